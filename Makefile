@@ -1,0 +1,44 @@
+# The commands of this repository. Each makes and fills .venv first, where that has not happened yet.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help report test nb sync install
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MPLBACKEND=Agg
+
+help: ## these lines
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+report: $(READY) ## the main job: class names and a few real scans -> outputs/quickstart/<run>/report.html
+	@$(BIN)/synthnb run quickstart $(ARGS)
+
+test: $(READY) ## what CI runs: notebooks clean, modules in sync, no undefined names, every notebook runs, pytest
+	@$(BIN)/python tools/check_sync.py
+	@$(BIN)/ruff check --no-cache synthnb
+	@$(TESTING) $(BIN)/nbdev_test --n_workers 2 --do_print
+	@$(TESTING) $(BIN)/python -m pytest -q tests
+
+nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=nbs/03_x.ipynb
+	@test -n "$(NB)" || { echo "which notebook? make nb NB=nbs/03_x.ipynb"; exit 2; }
+	@$(BIN)/python tools/run_notebook.py $(NB)
+
+sync: $(READY) ## clean all notebooks and export the modules
+	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+
+install: $(READY) ## only make and fill .venv
+
+# Stamps are written last: an interrupted installation goes on at the next call.
+LOCKED := $(VENV)/.locked
+$(LOCKED): requirements.lock
+	@test -x $(BIN)/pip || { python="$$(tools/find_python)" && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV); }
+	@echo "installing the tested set (about 6 GB with torch's CUDA libraries; minutes the first time)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
