@@ -1,0 +1,53 @@
+"""`synthnb glyphworld build` goes on after a real kill -9 and ends with the weights of a run that was left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+SCRIPT = """
+import sys, torch
+from synthnb import glyphmodels as g
+torch.set_num_threads(1)
+g.RECIPES["cnn"] = g.Recipe(steps=80, batch=32, lr=1e-3, pictures=300, warmup=5, save_every=0)
+g.build(sys.argv[1], device="cpu", only=["cnn"], progress=False)
+"""
+
+
+def start(out: Path) -> subprocess.Popen:
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], env=env, stdout=subprocess.PIPE, text=True)
+
+
+def steps_saved(checkpoint: Path) -> int:
+    if not checkpoint.exists():
+        return 0
+    with safe_open(checkpoint, "pt") as tensors:
+        return int(tensors.get_tensor("step"))
+
+
+def test_killed_build_goes_on_to_the_same_weights(tmp_path):
+    alone = start(tmp_path / "alone")
+    assert alone.wait(300) == 0
+
+    killed, checkpoint = start(tmp_path / "killed"), tmp_path / "killed" / ".build" / "cnn.safetensors"
+    deadline = time.monotonic() + 300
+    while steps_saved(checkpoint) < 10 and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(30) == -signal.SIGKILL, "the build ended before it could be killed"
+    assert 10 <= steps_saved(checkpoint) < 80 and not (tmp_path / "killed" / "cnn").exists()
+
+    assert start(tmp_path / "killed").wait(300) == 0
+    one, other = (load_file(tmp_path / side / "cnn" / "model.safetensors") for side in ("alone", "killed"))
+    assert one.keys() == other.keys() and all((one[k] == other[k]).all() for k in one)
+
+    again = start(tmp_path / "killed")
+    assert again.communicate(timeout=300)[0].strip() == "cnn: made already, kept"
+    assert json.loads((tmp_path / "killed" / ".build" / "cnn.json").read_text())["recipe"]["steps"] == 80
