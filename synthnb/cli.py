@@ -8,6 +8,7 @@ __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'fin
 
 # %% ../nbs/13_cli.ipynb #6bab315d
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,7 @@ def parameter_value(
 def gather_parameters(
     file: Path | None,  # YAML: one `name: value` a line
     pairs: list[str],  # "name=value"
+    texts: Collection[str] = (),  # names whose values are text: what is typed after them is taken as it is
 ) -> dict[str, object]:
     """Parameters of a run from a file and from `-p` pairs; raises ValueError on what is neither."""
     parameters = {}
@@ -58,7 +60,7 @@ def gather_parameters(
         name, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"-p {name} has no value: write -p NAME VALUE or -p NAME=VALUE")
-        parameters[name] = parameter_value(value)
+        parameters[name] = value if name in texts else parameter_value(value)
     return parameters
 
 # %% ../nbs/13_cli.ipynb #ab2e58c1
@@ -140,10 +142,11 @@ def run(
 ) -> None:
     """Run an experiment; print its report's path."""
     notebook, default_outputs = find_experiment(experiment)
-    parameters = gather_parameters(file, parameter or [])
 
-    from synthnb.experiment import run as run_experiment
+    from synthnb.experiment import declared_parameters, run as run_experiment
 
+    texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
+    parameters = gather_parameters(file, parameter or [], texts)
     folder = run_experiment(notebook, parameters, outputs or default_outputs)
     typer.echo(Path(folder) / "report.html")
 

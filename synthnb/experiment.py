@@ -228,7 +228,7 @@ def commit(folder: Path) -> dict[str, object]:
     def git(*words):
         return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
     try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", ":/", ":!:/outputs"))}
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", ":/", ":(top,exclude)outputs"))}
     except (OSError, subprocess.CalledProcessError):
         return {}
 
@@ -274,7 +274,7 @@ class Terminal:
         if self.screen.isatty() or bar and not text.startswith("\r"):
             self.screen.write(text)
         # A bar redraws itself with \r. Where nothing can be redrawn, its state is worth a line now and then, and one at the end.
-        elif bar and (time.monotonic() - self.shown > self.every or "100%|" in bar and bar.split("|")[0] != self.whole):
+        elif bar and (time.monotonic() - self.shown > self.every or "100%" in bar and bar.split("|")[0] != self.whole):
             self.shown, self.whole = time.monotonic(), bar.split("|")[0]
             self.screen.write(f"{bar}\n")
 
