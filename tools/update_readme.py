@@ -35,7 +35,7 @@ def results_block(run: Path) -> str:
     world = "**glyphworld**, " if results.get("glyphworld") else ""
     lines = [
         f"![real scans beside generated ones]({at}/figures/beside.png)", "",
-        f"{world}{parameters['shots']} real images of each class, {parameters['images_per_class']} generated ones, {len(parameters['seeds'])} seeds; "
+        f"{world}real images of each class: {parameters['shots']}, generated ones: {parameters['images_per_class']}, seeds: {len(parameters['seeds'])}; "
         f"accuracy on the untouched test split in %, with a 95 % interval over seeds, and the paired difference to training on the real images "
         f"alone for as many steps. One run of `make report`: {record['seconds'] / 60:.1f} minutes on {machine['cores']} cores "
         f"({machine['device']}). [The report]({at}/report.ipynb).", "",
