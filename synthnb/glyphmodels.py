@@ -154,11 +154,10 @@ def train_loop(
     first = _resume(path, model, ema, optimiser)
     bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=f"training {name}", unit="step", disable=not progress, mininterval=2)
     model.train()
-    bf16 = _bf16_pays(device)
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * _schedule(step, recipe)
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=_bf16_pays(device)):
             loss = loss_of(torch.Generator(device).manual_seed(seed * 1_000_003 + step))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -318,7 +317,7 @@ def _encode_latents(vae: AutoencoderKL, data: Corpus, device: str, progress: boo
         parts.append(torch.stack([d.mean, d.std]).mul(vae.config.scaling_factor).half())
     return tuple(torch.cat(parts, 1))
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #ed211cfd
 @torch.no_grad()
 def _encode_texts(text_encoder: CLIPTextModel, ids: torch.Tensor, progress: bool) -> torch.Tensor:
     """Every caption's hidden states, fp16 [N, 40, 128]."""
@@ -349,7 +348,7 @@ def train_generator(
     train_loop("generator", net, loss_of, recipe, work, device, progress=progress)
     return pipeline_of(vae, text_encoder, tokenizer, net)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #6e4a6852
 def pipeline_of(vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
     """Put the parts together as diffusers expects them, with DPM-Solver++."""
     scheduler = DPMSolverMultistepScheduler(**SCHEDULE, algorithm_type="dpmsolver++", solver_order=2)
@@ -401,7 +400,7 @@ def train_classifier(name: str, data: Corpus, recipe: Recipe, work: Path, device
     train_loop(name, model, loss_of, recipe, work, device, progress=progress)
     return model
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #626ec77e
 def save_classifier(name: str, model: nn.Module, out: Path) -> None:
     """Write a timm `local-dir:` folder: config.json with the model's arguments and label names, fp16 safetensors."""
     out.mkdir(parents=True, exist_ok=True)
@@ -449,7 +448,7 @@ def judged(judge: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.
     logits = torch.cat([judge(x.to(device).float() / 127.5 - 1) for x in images.split(512)]).cpu()
     return logits[:, :len(SENSES)].argmax(1), logits[:, len(SENSES):].argmax(1)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #6a311d77
 def exact_prompt(sense: Sense, style: Style) -> str:
     """The prompt that names exactly this sense and style."""
     return f"a photo of {'an' if sense.phrase[0] in 'aeiou' else 'a'} {sense.phrase}, {style.phrases[0]}"
@@ -468,7 +467,7 @@ def measure_generator(
     return {"sense, all": right.mean().item(), "sense, digits": right[arabic].mean().item(),
             "style": (seen_style == style).float().mean().item()}, images
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #eef2b689
 def _entropy(seen: torch.Tensor) -> float:
     p = torch.bincount(seen, minlength=len(SENSES)).double() / len(seen)
     return -(p[p > 0] * p[p > 0].log()).sum().item()
@@ -494,7 +493,7 @@ def measure_names(
             own=torch.isin(drawn[i], torch.tensor(pool)).float().mean().item(), arabic=arabic[drawn[i]].float().mean().item()))
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #17ce0923
 def measure_judge(judge: nn.Module, n: int = 2000, seed: int = 10, fonts=HELD_OUT_FONTS) -> dict[str, float]:
     """The judge's own accuracy on fresh renders."""
     data = corpus(n, seed, senses=torch.arange(len(SENSES)), fonts=fonts, progress=False)
@@ -536,7 +535,7 @@ def _row(what: str, values: list[float], n: int, bound: float | None = None) -> 
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return dict(what=what, value=float(np.mean(values)), sd_over_seeds=spread, seeds=len(values), pictures=n, bound=bound)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #321010a4
 def measure(
     models: Path,                # the folder that holds generator, clip, cnn, vit and judge
     per_sense: int = 4,          # generated pictures a sense and seed
@@ -603,7 +602,7 @@ def _build_stage(stage: str, out: Path, work: Path, recipe: Recipe, device: str,
     shutil.rmtree(target, ignore_errors=True)
     os.replace(made, target)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #8f42b002
 def write_model_card(out: Path, work: Path, device: str = "cpu", progress: bool = True) -> pd.DataFrame:
     """Measure the models in `out` and write MODEL_CARD.md and model_card.json beside them."""
     known = json.loads((out / "model_card.json").read_text())["stages"] if (out / "model_card.json").exists() else {}
@@ -633,7 +632,7 @@ def _markdown(table: pd.DataFrame) -> str:
     lines = [list(table.columns), ["---"] * len(table.columns)] + table.astype(object).where(table.notna(), "").values.tolist()
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #bcc039d2
 def build(
     out: Path | str | None = None,      # default: the package's own models folder
     device: str = "auto",               # "auto", "cpu" or "cuda"

@@ -237,7 +237,7 @@ def paint_brush(ink, u, grain):
     paper = _rgb(.93, .86, .7).to(ink.device) - 0.06 * grain[:, 2:3]
     return _mix(paper, _rgb(.08, .06, .06).to(ink.device), ink * (0.85 + 0.15 * grain[:, 1:2]))
 
-
+# %% ../nbs/00_glyphworld.ipynb #a6985e45
 def paint_pen(ink, u, grain):
     rows, _ = _grid(ink.shape[-1], ink.device)
     line = ((rows + 13 * u[:, 1, None, None, None]) % 13 < 2).float().expand(-1, 1, -1, ink.shape[-1])
@@ -313,7 +313,7 @@ class Scenes:
     def __getitem__(self, rows) -> "Scenes":
         return Scenes(*(getattr(self, f.name)[rows] for f in fields(self) if f.name != "fonts"), fonts=self.fonts)
 
-
+# %% ../nbs/00_glyphworld.ipynb #32046393
 def sample_scenes(
     n: int,
     generator: torch.Generator,        # a CPU generator: the same seed gives the same pictures on every machine
@@ -380,7 +380,7 @@ def _clutter(ink: torch.Tensor, scenes: Scenes, bank: torch.Tensor) -> torch.Ten
     beside = torch.where((u[:, 14] < .5).view(-1, 1, 1, 1), beside, beside.flip(-1))
     return torch.where((kind == 3).view(-1, 1, 1, 1), torch.maximum(ink, beside), ink)
 
-
+# %% ../nbs/00_glyphworld.ipynb #356d0f2e
 def _light(rgb: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
     """Darken the picture away from its light."""
     rows, columns = (g / GLYPH_SIZE for g in _grid(GLYPH_SIZE, rgb.device))
