@@ -174,7 +174,7 @@ def build(
         list[str] | None, typer.Option(metavar="NAME", help="Just this one: vae, clip, generator, cnn, vit, judge. Repeat for more.")] = None,
     steps_scale: Annotated[float, typer.Option(help="Multiplies every recipe's steps: 2 trains twice as long.")] = 1.0,
 ) -> None:
-    """Train glyphworld's models from nothing: minutes on a GPU, hours on 2 cores. A second start goes on."""
+    """Train glyphworld's models from nothing: about two hours on 2 cores; uses a GPU if there is one. A second start goes on."""
     from synthnb import glyphmodels
 
     typer.echo(glyphmodels.build(out, device=device, only=only or None, steps_scale=steps_scale))

@@ -282,7 +282,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def teach_reading(tokenizer: CLIPTokenizer, data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True) -> CLIPTextModel:
     """Teach a text encoder to tell from a caption which sense and style its picture shows.
 
-    Stable Diffusion starts from CLIP's text tower; at this size a few minutes of reading do the same for the generator, without
+    Stable Diffusion starts from CLIP's text tower; at this size a few minutes of reading serve the generator without
     waiting for CLIP's image tower. An ambiguous name is learned as what it is: a spread over its senses.
     """
     torch.manual_seed(0)
