@@ -593,7 +593,11 @@ def _build_stage(stage: str, out: Path, work: Path, recipe: Recipe, device: str,
         tokenizer = build_tokenizer(data.texts)
         save_clip(train_clip(tokenizer, data, recipe, work, device, progress), tokenizer, made)
     elif stage == "generator":
-        tokenizer, vae = build_tokenizer(data.texts), AutoencoderKL.from_pretrained(work / "vae").to(device)
+        # `--only generator` without a VAE made in this build keeps the one inside the generator that is there.
+        made_vae = next((p for p in (work / "vae", out / "generator" / "vae") if p.is_dir()), None)
+        if made_vae is None:
+            raise FileNotFoundError(f"the generator needs a VAE and {out} has none: build it first (--only vae)")
+        tokenizer, vae = build_tokenizer(data.texts), AutoencoderKL.from_pretrained(made_vae).to(device)
         text_encoder = teach_reading(tokenizer, data, RECIPES["reader"], work, device, progress)
         save_generator(train_generator(text_encoder, tokenizer, vae, data, recipe, work, device, progress), made)
     else:
