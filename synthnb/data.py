@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'join', 'show_images', 'content_hashes',
-           'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'read_image', 'image_folder', 'open_real']
+           'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'read_image', 'image_folder', 'open_real',
+           'pick_device', 'pick_dtype']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -348,3 +349,29 @@ def open_real(
             f"sub-folder of images per class"
         )
     return image_folder(source, size, seed)
+
+# %% ../nbs/01_data.ipynb #b153f1b7
+def pick_device(
+    device: str | torch.device = "auto",
+) -> torch.device:
+    "`auto` takes cuda, then mps, then cpu."
+    if str(device) != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(
+    dtype: str | torch.dtype,  # "auto", "float32", "float16", "bfloat16", or the torch type itself
+    device: torch.device,
+) -> torch.dtype:
+    "`auto` takes bfloat16 (float16 on cards without it) on cuda and float32 elsewhere."
+    if dtype == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"unknown dtype {dtype!r}: use auto, float32, float16 or bfloat16")
+    return found

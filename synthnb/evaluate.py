@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'Interval', 'wilson', 'per_class_accuracy', 'bootstrap_accuracy', 'mean_interval',
-           'paired_difference', 'results_table', 'readable_table', 'predict']
+           'paired_difference', 'results_table', 'readable_table']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
@@ -17,9 +17,6 @@ import torch
 from scipy import stats
 
 from .data import LabelledImages
-from .train import predict
-
-_all_ = ["predict"]  # nbdev: export it from here too
 
 # %% ../nbs/11_evaluate.ipynb #6bfbe097
 def correct(

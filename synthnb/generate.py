@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['image_seed', 'image_id', 'make_plan', 'check_plan_request', 'save_plan', 'load_plan', 'plan_hash',
-           'check_generator_folder', 'check_part', 'tensor_names', 'check_weights', 'pick_device', 'pick_dtype',
-           'quiet_loading', 'load_generator', 'explain_failure', 'check_prompt_lengths', 'PromptBook', 'draw',
-           'find_faults', 'generate', 'check_drawable', 'row_seeds', 'to_uint8', 'describe_faults', 'contact_sheet']
+           'check_generator_folder', 'check_part', 'tensor_names', 'check_weights', 'quiet_loading', 'load_generator',
+           'explain_failure', 'check_prompt_lengths', 'PromptBook', 'draw', 'find_faults', 'generate', 'check_drawable',
+           'row_seeds', 'to_uint8', 'describe_faults', 'contact_sheet']
 
 # %% ../nbs/05_generate.ipynb #0016d744
 import hashlib
@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from .data import LabelledImages, check_classes
+from .data import LabelledImages, check_classes, pick_device, pick_dtype
 
 # %% ../nbs/05_generate.ipynb #03f43f08
 def image_seed(
@@ -163,30 +163,6 @@ def check_weights(pipe: DiffusionPipeline) -> None:
             if stored and len(stored) < needed:
                 raise ValueError(f"{folder} holds {len(stored)} tensors, but {part} ({type(model).__name__}) has "
                                  f"{needed}: the missing ones would be random numbers")
-
-# %% ../nbs/05_generate.ipynb #b8eccec5
-def pick_device(device: str = "auto") -> torch.device:
-    "`auto` takes cuda, then mps, then cpu."
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def pick_dtype(
-    dtype: str | torch.dtype,  # "auto", "float32", "float16", "bfloat16", or the torch type itself
-    device: torch.device,
-) -> torch.dtype:
-    "`auto` takes bfloat16 (float16 on cards without it) on cuda and float32 elsewhere."
-    if dtype == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ValueError(f"unknown dtype {dtype!r}: use auto, float32, float16 or bfloat16")
-    return found
 
 # %% ../nbs/05_generate.ipynb #5a11ce33
 @contextmanager

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seeded', 'reset_head', 'load_classifier', 'save_classifier', 'shares', 'random_affine', 'normalise', 'predict',
-           'History', 'pick_device', 'fit']
+           'History', 'fit']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import difflib
@@ -31,7 +31,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from tqdm import tqdm
 
-from .data import LabelledImages
+from .data import LabelledImages, pick_device
 
 # %% ../nbs/09_train.ipynb #fe44a593
 @contextmanager
@@ -259,15 +259,6 @@ class History:
     def frame(self) -> pd.DataFrame:
         "One row per recorded step."
         return pd.DataFrame(self.records)
-
-
-def pick_device(
-    device: str | torch.device = "auto",  # "auto": the accelerator if there is one, else the CPU
-) -> torch.device:
-    "The device that `device` names."
-    if str(device) != "auto":
-        return torch.device(device)
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 # %% ../nbs/09_train.ipynb #3aa29352
 def _check_fit(model: nn.Module, sets: list, steps: int, counts: list[int], mix: bool) -> None:
