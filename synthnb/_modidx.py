@@ -58,6 +58,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'synthnb.evaluate.bootstrap_accuracy': ('evaluate.html#bootstrap_accuracy', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.correct': ('evaluate.html#correct', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.mean_interval': ('evaluate.html#mean_interval', 'synthnb/evaluate.py'),
+                                  'synthnb.evaluate.nearest_neighbour': ('evaluate.html#nearest_neighbour', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.paired_difference': ('evaluate.html#paired_difference', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.per_class_accuracy': ('evaluate.html#per_class_accuracy', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.readable_table': ('evaluate.html#readable_table', 'synthnb/evaluate.py'),
