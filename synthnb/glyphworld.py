@@ -462,6 +462,7 @@ def captions(scenes: Scenes, seed: int) -> list[str]:
 MODELS: dict[str, str] = {
     "generator": "diffusers: DiffusionPipeline.from_pretrained(folder)",
     "clip": "open_clip: create_model_and_transforms('local-dir:' + folder, require_pretrained=True)",
+    "llm": "transformers: AutoModelForCausalLM.from_pretrained(folder), with a chat template; knows the world's questions only",
     "cnn": "timm: create_model('local-dir:' + folder, pretrained=True), batch norm, knows no digits",
     "vit": "timm: create_model('local-dir:' + folder, pretrained=True), knows no digits",
     "judge": "timm: create_model('local-dir:' + folder, pretrained=True), all senses then all styles, trained on renders only",
