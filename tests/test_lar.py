@@ -1,0 +1,348 @@
+"""Label ambiguity resolution at its edges: hostile names, streams, broken CLIPs, interrupted files, the page, ImageNet's names."""
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+import weakref
+from html.parser import HTMLParser
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import PILToTensor
+from torchvision.transforms import functional as TF
+
+from synthnb import lar
+from synthnb.data import digits, few_shot
+from synthnb.glyphworld import folder, senses_named
+from synthnb.lar import Candidate, image_features, load_clip, resolve
+from synthnb.llm import AnswerCache, cached_llm, open_llm
+
+torch.set_num_threads(1)
+TEMPLATES = ("a photo of a {phrase}",)
+HOSTILE = ("../../etc/passwd", "..", "<script>alert(1)</script>", "a\x00b\x1b[31m\n", "猫", "मकर", "ნ" * 300, "x" * 5000, "no", "{looks}",
+           "$(reboot)", "a,b: - [c]")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip(folder("clip"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return digits(32)["train"]
+
+
+def senses_of(names) -> dict[str, list[Candidate]]:
+    return {name: [Candidate(phrase=s.phrase, key=s.key) for s in senses_named(name)] for name in names}
+
+
+def noise(images: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- names
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's font draws boxes for some scripts
+def test_hostile_names_go_all_the_way(clip, tmp_path):
+    labels = torch.arange(len(HOSTILE)).repeat_interleave(5)
+    features = image_features(clip, [(noise(len(labels)), labels)], HOSTILE, progress=False)
+    candidates = lar.wordnet_candidates(HOSTILE)
+    candidates |= {name: [Candidate(phrase=f"thing {name}"), Candidate(phrase=f"{name} letter")] for name in HOSTILE[:6]}
+    found = resolve(clip, features, candidates, {6: "a hat"}, ["a {name}, {phrase}"])
+    assert [c.name for c in found.classes] == list(HOSTILE) and found.classes[6].phrase == "a hat"
+    assert lar.load_resolutions(lar.save_resolutions(found, tmp_path / "senses.json")) == found
+    again = lar.load_features(lar.save_features(features, tmp_path / "f.safetensors"), clip)
+    assert again.classes == HOSTILE and torch.equal(again.features, features.features)
+    lar.write_evidence(found, tmp_path / "page.html", features)
+    lar.show_evidence(found, features, most=12)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.safetensors", "page.html", "senses.json"], "a name made a path"
+    said = [c.phrase for c in found.classes] + [s.candidate.phrase for c in found.classes for s in c.ranked]
+    assert all(text.isprintable() and len(text) <= 300 for text in said)
+
+
+def test_doubled_names_are_listed_with_both_ways_out(clip):
+    classes = ["crane", "owl", "CRANE", "teapot_", "tea pot", "teapot"]
+    with pytest.raises(ValueError) as error:
+        lar.check_names(classes)
+    for said in ("'crane' (class 0) and 'CRANE' (class 2)", "n02012849", "n03126707", "'teapot' (class 3) and 'teapot' (class 5)", "{0: .."):
+        assert said in str(error.value)
+    with pytest.raises(ValueError, match="read the same"):
+        image_features(clip, [(noise(1), [0])], classes, progress=False)
+    with pytest.raises(ValueError, match="read the same"):
+        lar.check_names(["crane", "crane"], {0: "n02012849", 1: "n02012849"})
+    overrides = lar.read_overrides({0: "n02012849", 2: "building crane", 5: "tea kettle"}, classes)
+    assert lar.check_names(classes, overrides) == ("n02012849", "owl", "building crane", "teapot_", "tea pot", "tea kettle")
+    with pytest.raises(ValueError, match=r"names classes \[0, 2\]: use the number"):
+        lar.read_overrides({"Crane": "n02012849"}, classes)
+
+
+@pytest.mark.parametrize("text, why", [
+    ("thre: die\n", "nearest is 'three'"), ("three: [die]\n", r"got \['die'\] \(list\)"), ("three: 3\n", r"got 3 \(int\)"), ("three:\n", "NoneType"),
+    ("no: x\n", "quotes"), ("three: a\nthree: b\n", "twice"), ("- three\n", "holds list"), ("three: 'a\n", "not YAML"),
+    ("three: n99999999\n", "none of that number"), ("7: x\n", "no class number 7"),
+    ("three: !!python/object/apply:os.system ['true']\n", "not YAML")])
+def test_override_file_that_does_not_fit(text, why, tmp_path):
+    path = tmp_path / "overrides.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=why):
+        lar.read_overrides(path, ["three", "four"])
+
+
+def test_override_file_may_be_empty(tmp_path):
+    (tmp_path / "overrides.yaml").write_text("# three: die face three\n")
+    assert lar.read_overrides(tmp_path / "overrides.yaml", ["three", "four"]) == {}
+    with pytest.raises(FileNotFoundError, match="no override file"):
+        lar.read_overrides(tmp_path / "nowhere.yaml", ["three", "four"])
+
+
+def test_override_wins_and_is_recorded(clip, scans):
+    features = image_features(clip, few_shot(scans, 4), progress=False)
+    found = resolve(clip, features, senses_of(scans.classes), {"three": "Die face three", 4: "n02012849", "five": "a hand"}, TEMPLATES)
+    three, four, five = (found[name] for name in ("three", "four", "five"))
+    assert three.chosen.key == "die-3" and three.override == "Die face three" and three.decided and "'arabic digit three' first" in three.reason
+    assert four.chosen.source == "override" and four.chosen.key == "n02012849" and "crane" in four.phrase
+    assert five.phrase == "a hand" and any(s.candidate.phrase == "a hand" and s.score is not None for s in five.ranked)
+    assert found["six"].override is None
+
+
+# ---- images
+
+
+def test_stream_is_never_held(clip):
+    alive, most = weakref.WeakSet(), []
+
+    def batches():
+        for i in range(20):
+            images = noise(16, i)
+            alive.add(images)
+            most.append(len(alive))
+            yield images, torch.arange(16) % 4
+    features = image_features(clip, batches(), list("abcd"), images_per_class=None, thumbnails=1, progress=False)
+    assert len(features) == 320 and max(most) <= 4, f"{max(most)} batches were alive at once"
+    assert sum(bool(t) for t in features.thumbnails) == 4
+
+
+def test_stream_stops_when_every_class_is_full(clip):
+    read = []
+
+    def batches():
+        for i in range(100):
+            read.append(i)
+            yield noise(8, i), torch.arange(8) % 4
+    features = image_features(clip, batches(), list("abcd"), images_per_class=3, progress=False)
+    assert len(read) == 2 and torch.bincount(features.labels).tolist() == [3] * 4
+
+
+def test_folder_of_photos_of_any_size_is_a_stream(clip, tmp_path):
+    for i, (name, size) in enumerate([("crane", (50, 31)), ("crane", (9, 80)), ("owl", (64, 64)), ("owl", (33, 40))]):
+        (tmp_path / name).mkdir(exist_ok=True)
+        TF.resize(Image.fromarray(noise(1, i)[0].permute(1, 2, 0).numpy()), size).convert("L" if i == 2 else "RGB").save(tmp_path / name / f"{i}.png")
+    photos = ImageFolder(tmp_path, transform=PILToTensor(), loader=lambda path: Image.open(path).convert("RGB"))
+    features = image_features(clip, DataLoader(photos, 3, collate_fn=lambda rows: tuple(map(list, zip(*rows)))), photos.classes, progress=False)
+    by_one = [image_features(clip, [([image], [label])], photos.classes, progress=False).features for image, label in photos]
+    assert features.labels.tolist() == [0, 0, 1, 1] and torch.allclose(features.features, torch.cat(by_one), atol=1e-5)
+
+
+def test_batch_size_order_and_precision_move_scores_little(clip, scans):
+    few = few_shot(scans, 3)
+    candidates = senses_of(scans.classes)
+    reference = lar.class_scores(clip, image_features(clip, few, batch_size=64, progress=False), candidates, TEMPLATES)
+    for options, allowed in [({"batch_size": 1}, 1e-5), ({"dtype": torch.float16}, 2e-4)]:
+        scores = lar.class_scores(clip, image_features(clip, few, progress=False, **options), candidates, TEMPLATES)
+        assert max(np.abs(scores[name] - reference[name]).max() for name in scores) < allowed
+    rounded = load_clip(folder("clip"), device="cpu", dtype="bfloat16")
+    with pytest.raises(ValueError, match="encode the images again"):
+        lar.class_scores(rounded, image_features(clip, few, progress=False), candidates, TEMPLATES)
+    scores = lar.class_scores(rounded, image_features(rounded, few, progress=False), candidates, TEMPLATES)
+    assert max(np.abs(scores[name] - reference[name]).max() for name in scores) < 0.05
+
+
+def test_killed_while_saving_leaves_a_whole_file(clip, scans, tmp_path):
+    features = image_features(clip, few_shot(scans, 2), progress=False)
+    path = lar.save_features(features, tmp_path / "features.safetensors")
+
+    def save_for_ever():
+        while True:
+            lar.save_features(features, path)
+    for i in range(8):
+        writer = multiprocessing.get_context("fork").Process(target=save_for_ever)
+        writer.start()
+        time.sleep(.02 + .013 * i)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        assert torch.equal(lar.load_features(path, clip).features, features.features)
+
+
+# ---- CLIP
+
+
+def test_broken_clip_folders_say_what_to_do(tmp_path):
+    whole, weights, config = folder("clip"), "open_clip_model.safetensors", "open_clip_config.json"
+    other = (whole / config).read_text().replace('"embed_dim": 128', '"embed_dim": 64')
+    for name, spoil, error, why in [
+        ("empty", lambda d: [f.unlink() for f in d.iterdir()], FileNotFoundError, "no open_clip_config.json"),
+        ("weightless", lambda d: (d / weights).unlink(), FileNotFoundError, "no \\*.safetensors"),
+        ("pickled", lambda d: (d / weights).rename(d / "open_clip_pytorch_model.bin"), FileNotFoundError, "pickled weights are not opened"),
+        ("cut", lambda d: (d / weights).write_bytes((whole / weights).read_bytes()[:90_000]), ValueError, "not a whole safetensors"),
+        ("other", lambda d: (d / config).write_text(other), RuntimeError, "could not be opened"),
+    ]:
+        shutil.copytree(whole, tmp_path / name)
+        spoil(tmp_path / name)
+        with pytest.raises(error, match=why):
+            load_clip(tmp_path / name, device="cpu")
+
+
+def test_missing_weights_of_a_name_say_how_to_get_them(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RuntimeError, match="hf download timm/vit_base_patch32_clip_224.openai"):
+        load_clip("ViT-B-32", "openai", device="cpu")
+    with pytest.raises(RuntimeError, match="hf download nobody/nothing"):
+        load_clip("hf-hub:nobody/nothing", device="cpu")
+    with pytest.raises(ValueError, match="needs the tag of its weights, got 'opena1'"):
+        load_clip("ViT-B-32", "opena1", device="cpu")
+
+
+# ---- the decision
+
+
+def test_interval_is_scipys_percentile_interval_at_the_expanded_level():
+    made = np.random.default_rng(3).normal([.3, .27], .05, (12, 2))
+    low, high = lar.bootstrap_lead(made, resamples=20_000)
+    level = 1 - 2 * stats.norm.cdf(-(12 / 11) ** .5 * stats.t.ppf(.975, 11))
+    by_scipy = stats.bootstrap((made[:, 0] - made[:, 1],), np.mean, confidence_level=level, n_resamples=20_000, method="percentile",
+                               rng=np.random.default_rng(0))
+    assert np.allclose([low[1], high[1]], by_scipy.confidence_interval, atol=1.5e-3)
+    assert np.allclose([low[0], high[0]], [low[1], high[1]]), "with one rival both leads are the same"
+
+
+def test_order_of_images_and_candidates_changes_nothing_but_chance(clip, scans):
+    few, names = few_shot(scans, 6), scans.classes
+    turned = few.subset(torch.randperm(len(few), generator=torch.Generator().manual_seed(1)))
+    here = resolve(clip, image_features(clip, few, progress=False), senses_of(names), templates=TEMPLATES)
+    backwards = {name: some[::-1] for name, some in senses_of(names).items()}
+    there = resolve(clip, image_features(clip, turned, progress=False), backwards, templates=TEMPLATES)
+    for a, b in zip(here.classes, there.classes):
+        assert a.phrase == b.phrase and a.margin == pytest.approx(b.margin, abs=1e-5) and a.low == pytest.approx(b.low, abs=.03)
+    assert here == resolve(clip, image_features(clip, few, progress=False), senses_of(names), templates=TEMPLATES)
+
+
+def test_equal_meanings_are_seldom_told_apart():
+    rng = np.random.default_rng(0)
+    decided = [lar.bootstrap_lead(rng.normal(.3, .05, (8, 3)), resamples=500)[0].min() > 0 for _ in range(400)]
+    assert np.mean(decided) < .06
+    one_sided = rng.normal([.3, .2, .2], .02, (8, 3))
+    assert lar.bootstrap_lead(one_sided)[0].min() > 0
+    assert np.isnan(lar.bootstrap_lead(one_sided[:3])[0]).all() and np.isnan(lar.bootstrap_lead(one_sided[:, :1])[0]).all()
+
+
+# ---- the page
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+
+
+def test_page_holds_names_and_words_as_text_only(clip):
+    nasty = "</title><script>alert(1)</script><img src=http://x/y onerror=alert(2)>"
+    classes = (nasty, "'\"><svg onload=x>", "{{ 7*7 }}{% raw %}")
+    candidates = {name: [Candidate(phrase=f"{nasty} {i}", looks=nasty, key="javascript:x") for i in range(2)] for name in classes}
+    features = image_features(clip, [(noise(15), [0, 1, 2] * 5)], classes, progress=False)
+    page = lar.evidence_html(resolve(clip, features, candidates, {1: nasty}, ["{phrase}"]), features, title=nasty)
+    reader = Reader()
+    reader.feed(page)
+    assert set(reader.tags) <= set("html head meta title style body h1 p small section h2 span table tr td div br img pre".split())
+    assert not [a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "href") and not a[2].startswith("data:image/jpeg;base64,")]
+    assert page.count("<img") == 15 and "{{ 7*7 }}" in page
+    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in reader.attributes
+
+
+def test_page_shows_what_needs_a_look_first(clip, scans):
+    features = image_features(clip, few_shot(scans, 4), progress=False)
+    candidates = senses_of(scans.classes) | {"nine": [], "eight": [Candidate(phrase="arabic digit seven")]}
+    found = resolve(clip, features, candidates, {"seven": "arabic digit seven", "one": "a finger"}, TEMPLATES)
+    order = [(c.name, note) for c, note in lar.attention_order(found)]
+    places = {name: i for i, (name, _) in enumerate(order)}
+    undecided = {c.name for c in found.classes if not c.decided}
+    assert {name for name, _ in order[:len(undecided)]} == undecided and "nine" in undecided
+    assert {order[places[n]][1] for n in ("seven", "eight")} == {"same meaning as class 'eight', override", "same meaning as class 'seven'"}
+    assert places["seven"] < places["one"] and places["eight"] < places["one"] and order[places["one"]][1] == "override"
+    assert '1: "a finger"' in lar.evidence_html(found).replace("&#34;", '"')
+
+
+def test_wordnets_notice_is_on_pages_that_show_its_words(clip):
+    features = image_features(clip, [(noise(8), [0, 1] * 4)], ["n02012849", "n03126707"], progress=False)
+    found = resolve(clip, features, lar.wordnet_candidates(features.classes))
+    page = lar.evidence_html(found, features)
+    assert "WordNet 3.0 Copyright 2006 by Princeton University" in page and "same name as class" in page
+    assert "Princeton" not in lar.evidence_html(lar.bare_names(["owl"]))
+
+
+# ---- candidates
+
+
+def test_llm_candidates_trace_to_their_answers_and_replay_without_the_llm(tmp_path):
+    names = ["three", "star", "king"]
+    cache = AnswerCache(tmp_path / "answers.sqlite")
+    told, answers = lar.llm_candidates(open_llm(folder("llm"), device="cpu"), names, n=2, cache=cache, progress=False)
+    assert not answers.failed and {s.phrase for s in senses_named("star")} <= {c.phrase for c in told["star"]}
+    keys = set(cache.table()["key"])
+    assert all(c.answers and set(c.answers) <= keys and c.source == "llm" for some in told.values() for c in some)
+    again, replayed = lar.llm_candidates(cached_llm(cache), names, n=2, cache=cache, progress=False)
+    assert again == told and len(replayed.found) == 6
+
+
+def test_table_candidates_from_files(tmp_path):
+    rows = "class,phrase,looks,key\nNA,salt,white grains,na\nnull,zero hypothesis,,\n3,die face three,,d3\n"
+    (tmp_path / "senses.csv").write_text(rows)
+    found = lar.table_candidates(tmp_path / "senses.csv", ["NA", "null", "3"])
+    assert [c.phrase for name in ("NA", "null", "3") for c in found[name]] == ["salt", "zero hypothesis", "die face three"]
+    assert found["3"][0].key == "d3"
+    (tmp_path / "bad.csv").write_text("name,phrase\na,b\n")
+    with pytest.raises(ValueError, match="needs the columns class and phrase"):
+        lar.table_candidates(tmp_path / "bad.csv", ["a"])
+    with pytest.raises(FileNotFoundError):
+        lar.table_candidates(tmp_path / "nowhere.yaml", ["a"])
+
+
+def test_merging_says_what_went_where_and_keeps_the_key(clip):
+    told = {"three": [Candidate(phrase="arabic digit three", source="llm", answers=("k1",))]}
+    rows = [("An Arabic digit-three!", "a3"), ("digit arabic three", "near"), ("die face three", "d3")]
+    mine = {"three": [Candidate(phrase=phrase, key=key) for phrase, key in rows]}
+    kept = lar.merge_candidates(told, mine, clip=clip, templates=TEMPLATES)["three"]
+    assert [c.phrase for c in kept] == ["arabic digit three", "die face three"]
+    assert kept[0].key == "a3" and kept[0].keys == {"a3", "near"} and kept[0].answers == ("k1",)
+    assert [(m.phrase, m.cosine == 1) for m in kept[0].merged] == [("An Arabic digit-three!", True), ("digit arabic three", False)]
+    strict = lar.merge_candidates(told, mine, clip=clip, templates=TEMPLATES, threshold=1)["three"]
+    assert len(strict) == 3
+
+
+# ---- ImageNet
+
+
+def test_imagenets_ambiguous_names_can_be_scored(clip):
+    table = lar.imagenet_ambiguous()
+    classes = table.synset.tolist()
+    labels = torch.arange(len(classes)).repeat_interleave(2)
+    features = image_features(clip, [(noise(len(labels)), labels)], classes, thumbnails=0, progress=False)
+    found = resolve(clip, features, lar.wordnet_candidates(classes), templates=["a photo of a {phrase}"])
+    marks = lar.lar_accuracy(found, {key: key for key in classes}).set_index("which")
+    assert marks.classes["all"] == 191 and marks.classes["decided"] + marks.classes["undecided"] == 191
+    assert .25 < marks.accuracy["all"] < .65, "noise and a CLIP of glyphs can only guess (44 %)"
+    assert json.loads(found.model_dump_json())["classes"][0]["name"] == classes[0]
