@@ -873,7 +873,7 @@ class Cost:
                  f"{self.answer_tokens:,} answered", "assumed:", *self.assumed]
         return "\n  ".join(lines)
 
-
+# %% ../nbs/04_diversify.ipynb #16acc70a
 def _rounds(ideas: Ideas, wanted: int) -> float:
     "Rounds that the classes of a run needed on average for so many ideas; beyond what was asked for, in proportion."
     needed = []
@@ -907,7 +907,7 @@ def _cost_of(
         f"{kind}: {wanted} {'for all classes' if askers == 1 else 'of each class'} in {rounds:.1f} rounds of {samples} answers with {count} each; "
         f"a question has {first} tokens, {later} with {examples} examples, an answer {answered}")
 
-# %% ../nbs/04_diversify.ipynb #16acc70a
+# %% ../nbs/04_diversify.ipynb #665c8959
 def estimate_cost(
     llm: LocalLLM | ServerLLM,       # counts the tokens; it is not asked
     classes: int = 1000,
@@ -926,7 +926,8 @@ def estimate_cost(
 ) -> Cost:
     "Calls and tokens that `write_prompts` would need without its cache, each answer valid at the first try."
     if min(classes, per_class, count, samples) < 1 or not 0 < accepted <= 1:
-        raise ValueError(f"classes ({classes}), per_class ({per_class}), count ({count}) and samples ({samples}) must be at least 1, accepted ({accepted}) in (0, 1]")
+        raise ValueError(f"classes ({classes}), per_class ({per_class}), count ({count}) and samples ({samples}) must be at least 1, "
+                         f"accepted ({accepted}) in (0, 1]")
     needs = dict(zip(("scenes", "styles"), ideas_needed(usable_shares(shares, scenes > 0, styles > 0), per_class, scenes, styles)))
     if shared_styles:
         needs["styles"] = styles
