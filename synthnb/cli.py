@@ -230,7 +230,7 @@ def build(
         list[str] | None, typer.Option(metavar="NAME", help="Just this stage: vae, judge, cnn, clip, vit, generator, refine, llm. Repeat for more.")] = None,
     steps_scale: Annotated[float, typer.Option(help="Multiplies every recipe's steps: 2 trains twice as long.")] = 1.0,
 ) -> None:
-    """Train glyphworld's models from nothing: about two hours on 2 cores; uses a GPU if there is one. A second start goes on."""
+    """Train glyphworld's models from nothing: hours on 2 cores (MODEL_CARD.md has each stage); uses a GPU if there is one. A second start goes on."""
     from synthnb import glyphllm
 
     typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale))
