@@ -5,18 +5,16 @@
 # %% auto #0
 __all__ = ['NAMES', 'SCENES', 'STYLE_PHRASES', 'TEMPLATE', 'SPECIAL', 'looks', 'meanings', 'scenes_in_the_world', 'scenes',
            'styles', 'conversation', 'build_chat_tokenizer', 'example_texts', 'new_llm', 'encode_conversations',
-           'train_llm', 'save_llm', 'measure_llm', 'build']
+           'train_llm', 'save_llm', 'measure_llm', 'build', 'measure_again']
 
 # %% ../nbs/04b_glyphllm.ipynb #2eda5409
 import json
-import os
 import random
-import shutil
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,7 +22,8 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .diversify import Scene, ScenesAnswer, StylesAnswer, check_answer, scene_question, style_question
-from .glyphmodels import RECIPES, STAGES, Recipe, train_loop, write_model_card
+from .glyphmodels import MEASURED, STAGES, Recipe, check_stages, measure, measure_speed, measured_row
+from .glyphmodels import pick_training_device, recipes_of, run_stage, train_loop, update_model_card
 from .glyphmodels import build as build_pictures
 from .glyphworld import ASPECTS, MODELS, SENSES, STYLES, Sense, senses_named
 from .lar import SensesAnswer, sense_question
@@ -225,30 +224,38 @@ def _fewest(answers: Answers, field: str, classes: list[str]) -> int:
 def build(
     out: Path | str | None = None,      # default: the package's own models folder
     device: str = "auto",               # "auto", "cpu" or "cuda"
-    only: list[str] | None = None,      # some of glyphmodels.STAGES and "llm"; default all
+    only: Collection[str] | None = None,  # some of glyphmodels.STAGES and "llm"; default all
     steps_scale: float = 1.,            # multiplies every recipe's steps
     progress: bool = True,
 ) -> Path:
-    """Train glyphworld's models from nothing; a second call after a kill goes on where the first one stopped."""
-    if unknown := set(only or ()) - {*STAGES, "llm"}:
-        raise ValueError(f"glyphworld has no stage {', '.join(sorted(unknown))}; stages are {', '.join((*STAGES, 'llm'))}")
-    out = build_pictures(out, device, None if only is None else [s for s in only if s != "llm"], steps_scale, progress, card=False)
-    device, work = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device, out / ".build"
-    if only is None or "llm" in only:
-        _build_llm(out, work, replace(RECIPES["llm"], steps=max(1, round(RECIPES["llm"].steps * steps_scale))), device, progress)
+    """Train glyphworld's models from nothing and measure them; a second call after a kill goes on where the first one stopped."""
+    check_stages(only, (*STAGES, "llm"))
+    device, stages = pick_training_device(device), {*STAGES, "llm"} if only is None else set(only)
+    out = build_pictures(out, device, stages - {"llm"}, steps_scale, progress)
+    if "llm" in stages:
+        recipes, work = recipes_of("llm", steps_scale), out / ".build"
+        run_stage("llm", recipes, partial(_make_llm, recipes, work, device, progress), out / "llm", work, device)
     if all((out / name).is_dir() for name in MODELS):
-        write_model_card(out, work, device, progress, measure_llm(out / "llm", device=device))
+        measure_again(out, stages, device, progress)
     return out
 
 
-def _build_llm(out: Path, work: Path, recipe: Recipe, device: str, progress: bool) -> None:
-    done, made, start = work / "llm.json", work / "made-llm", time.monotonic()
-    if done.exists() and json.loads(done.read_text())["recipe"] == asdict(recipe):
-        print("llm: made already, kept")
-        return
-    shutil.rmtree(made, ignore_errors=True)
-    tokenizer = build_chat_tokenizer(example_texts(recipe.pictures // 2))
-    save_llm(train_llm(tokenizer, recipe, RECIPES["names"], work, device, progress), tokenizer, made)
-    shutil.rmtree(out / "llm", ignore_errors=True)
-    os.replace(made, out / "llm")
-    done.write_text(json.dumps(dict(stage="llm", recipe=asdict(recipe), device=device, seconds=round(time.monotonic() - start), threads=torch.get_num_threads()), indent=1))
+def _make_llm(recipes: list[Recipe], work: Path, device: str, progress: bool, made: Path) -> None:
+    tokenizer = build_chat_tokenizer(example_texts(recipes[0].pictures // 2))
+    save_llm(train_llm(tokenizer, *recipes, work, device, progress), tokenizer, made)
+
+
+def measure_again(
+    out: Path,                  # the models' folder
+    stages: Collection[str],    # which were made
+    device: str = "cpu",
+    progress: bool = True,
+) -> None:
+    """Measure what these stages change, and bring the model card up to date; without a card, everything."""
+    if not (out / "model_card.json").exists():
+        stages = {*STAGES, "llm"}
+    draws = not {"vae", "generator", "refine", "judge"}.isdisjoint(stages)  # the judge says what is drawn
+    parts = {*stages} & {*MEASURED} | ({"generator"} if draws else set())
+    rows = measure(out, parts, device=device, progress=progress)
+    told = [measured_row(*row) for row in measure_llm(out / "llm", device=device)] if "llm" in stages else []
+    update_model_card(out, pd.concat([rows, pd.DataFrame(told)], ignore_index=True), measure_speed(out, device=device, progress=progress) if draws else None)

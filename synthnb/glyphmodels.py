@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'CONTEXT_LENGTH', 'SCHEDULE', 'NON_DIGIT', 'ARCHITECTURES', 'BOUNDS', 'ENTROPY_WITHIN', 'AMBIGUOUS',
-           'STAGES', 'Corpus', 'corpus', 'Recipe', 'train_loop', 'build_tokenizer', 'new_clip', 'train_clip',
-           'save_clip', 'load_clip', 'train_vae', 'new_text_encoder', 'teach_reading', 'new_unet', 'train_generator',
-           'refine_generator', 'pipeline_of', 'save_generator', 'new_classifier', 'train_classifier', 'save_classifier',
-           'load_judge', 'draw', 'judged', 'exact_prompt', 'measure_generator', 'measure_names', 'measure_judge',
-           'measure_clip', 'measure_classifier', 'measure', 'below_bounds', 'write_model_card', 'build']
+           'MEASURED', 'STAGES', 'LESSONS', 'Corpus', 'corpus', 'Recipe', 'train_loop', 'build_tokenizer', 'new_clip',
+           'train_clip', 'save_clip', 'load_clip', 'train_vae', 'new_text_encoder', 'teach_reading', 'new_unet',
+           'train_generator', 'refine_generator', 'pipeline_of', 'save_generator', 'new_classifier', 'train_classifier',
+           'save_classifier', 'load_judge', 'draw', 'judged', 'exact_prompt', 'measure_generator', 'measure_names',
+           'measure_judge', 'measure_clip', 'measure_classifier', 'measured_row', 'measure', 'below_bounds',
+           'pick_training_device', 'recipes_of', 'forget_stage', 'run_stage', 'check_stages', 'build', 'measure_speed',
+           'update_model_card', 'card_text']
 
 # %% ../nbs/00b_glyphmodels.ipynb #fa09b460
 import json
@@ -16,9 +18,10 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Callable, Sequence
 
 import numpy as np
 import open_clip
@@ -87,7 +90,7 @@ RECIPES: dict[str, Recipe] = {  # sized for two CPU cores: three hours in all
     "vae": Recipe(2000, 64, 2e-3, 40_000), "reader": Recipe(600, 256, 2e-3, 0, 50), "generator": Recipe(7000, 128, 1.5e-3, 80_000, 300),
     "refine": Recipe(4000, 128, 8e-4, 80_000, 300), "llm": Recipe(900, 16, 3e-3, 40_000, 100),
     "names": Recipe(700, 16, 3e-3, 40_000, 100),  # corpora of the last two are conversations
-    "clip": Recipe(2100, 256, 1.5e-3, 100_000), "cnn": Recipe(3000, 128, 3e-3, 80_000), "vit": Recipe(2800, 128, 1.5e-3, 100_000),
+    "clip": Recipe(4000, 256, 1.5e-3, 100_000), "cnn": Recipe(3000, 128, 3e-3, 80_000), "vit": Recipe(2800, 128, 1.5e-3, 100_000),
     "judge": Recipe(4000, 128, 3e-3, 120_000)}
 
 
@@ -556,13 +559,34 @@ ENTROPY_WITHIN = .20  # names alone: generated entropy over corpus entropy, rela
 AMBIGUOUS: tuple[str, ...] = tuple(sorted({n for s in SENSES for n in s.names if len(senses_named(n)) > 1}))
 
 
-def _row(what: str, values: list[float], n: int, bound: float | None = None) -> dict:
+def measured_row(
+    what: str,
+    values: list[float],  # one for each seed
+    n: int,               # pictures or answers, all seeds together
+) -> dict:
+    """One row of the card: mean and standard deviation over seeds, with its bound."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return dict(what=what, value=float(np.mean(values)), sd_over_seeds=spread, seeds=len(values), pictures=n, bound=bound)
+    return dict(what=what, value=float(np.mean(values)), sd_over_seeds=spread, seeds=len(values), pictures=n, bound=BOUNDS.get(what, math.nan))
 
 # %% ../nbs/00b_glyphmodels.ipynb #321010a4
+MEASURED = ("generator", "clip", "judge", "cnn", "vit")  # folders that `measure` knows
+
+
+def _generator_rows(models: Path, per_sense: int, per_name: int, seeds: tuple[int, ...], device: str, progress: bool) -> list[dict]:
+    pipe, judge = DiffusionPipeline.from_pretrained(models / "generator", use_safetensors=True).to(device), load_judge(models / "judge").to(device)
+    drawn = [measure_generator(pipe, judge, per_sense, s, progress)[0] for s in seeds]
+    names = [measure_names(pipe, judge, list(AMBIGUOUS), per_name, s, progress) for s in seeds]
+    three = [measure_names(pipe, judge, ["three"], 4 * per_name, s, progress).arabic[0] for s in seeds]
+    many = len(seeds) * per_name * len(AMBIGUOUS)
+    return [measured_row(f"generated: {k}", [d[k] for d in drawn], len(seeds) * per_sense * len(SENSES)) for k in drawn[0]] + [
+        measured_row("names alone: entropy, generated / corpus", [t.generated.sum() / t.corpus.sum() for t in names], many),
+        measured_row("names alone: one of the name's senses", [t.own.mean() for t in names], many),
+        measured_row("'three' alone: not arabic", [1 - x for x in three], 4 * per_name * len(seeds))]
+
+
 def measure(
     models: Path,                # the folder that holds generator, clip, cnn, vit and judge
+    parts: Collection[str] = MEASURED,  # which of them; the generator needs the judge
     per_sense: int = 4,          # generated pictures a sense and seed
     per_name: int = 16,          # generated pictures an ambiguous name and seed
     renders: int = 2000,         # fresh renders in held-out fonts for the recognisers
@@ -571,20 +595,13 @@ def measure(
     progress: bool = True,
 ) -> pd.DataFrame:  # what, value, sd_over_seeds, seeds, pictures, bound
     """Measure the trained models; recognisers on held-out fonts, the generator by the judge."""
-    pipe, judge = DiffusionPipeline.from_pretrained(models / "generator", use_safetensors=True).to(device), load_judge(models / "judge").to(device)
-    drawn = [measure_generator(pipe, judge, per_sense, s, progress)[0] for s in seeds]
-    names = [measure_names(pipe, judge, list(AMBIGUOUS), per_name, s, progress) for s in seeds]
-    three = [measure_names(pipe, judge, ["three"], 4 * per_name, s, progress).arabic[0] for s in seeds]
-    clip, own = measure_clip(models / "clip", renders), measure_judge(judge, renders)
-    rows = [_row(f"generated: {k}", [d[k] for d in drawn], len(seeds) * per_sense * len(SENSES)) for k in drawn[0]]
-    many = len(seeds) * per_name * len(AMBIGUOUS)
-    rows += [_row("names alone: entropy, generated / corpus", [t.generated.sum() / t.corpus.sum() for t in names], many),
-             _row("names alone: one of the name's senses", [t.own.mean() for t in names], many),
-             _row("'three' alone: not arabic", [1 - x for x in three], 4 * per_name * len(seeds))]
-    rows += [_row(f"CLIP zero-shot: {k}", [v], renders) for k, v in clip.items()] + [_row(f"judge itself: {k}", [v], renders) for k, v in own.items()]
-    rows += [_row(f"{label} top-1", [measure_classifier(models / key, renders)], renders) for key, label in (("cnn", "CNN"), ("vit", "ViT"))]
-    table = pd.DataFrame(rows)
-    return table.assign(bound=table.what.map(BOUNDS))
+    rows = _generator_rows(models, per_sense, per_name, seeds, device, progress) if "generator" in parts else []
+    if "clip" in parts:
+        rows += [measured_row(f"CLIP zero-shot: {k}", [v], renders) for k, v in measure_clip(models / "clip", renders).items()]
+    if "judge" in parts:
+        rows += [measured_row(f"judge itself: {k}", [v], renders) for k, v in measure_judge(load_judge(models / "judge"), renders).items()]
+    rows += [measured_row(f"{label} top-1", [measure_classifier(models / key, renders)], renders) for key, label in (("cnn", "CNN"), ("vit", "ViT")) if key in parts]
+    return pd.DataFrame(rows)
 
 
 def below_bounds(
@@ -593,113 +610,169 @@ def below_bounds(
 ) -> list[str]:
     """What misses its bound, as sentences; empty when all is well."""
     low = table[table.value < table.bound]
-    ratio = table.loc[table.what == "names alone: entropy, generated / corpus", "value"].item()
-    spread = [f"entropy of bare names is {ratio:.2f} of the corpus's, bound 1 +- {ENTROPY_WITHIN}"] if entropy and abs(ratio - 1) > ENTROPY_WITHIN else []
+    ratios = table.loc[table.what == "names alone: entropy, generated / corpus", "value"]
+    spread = [f"entropy of bare names is {r:.2f} of the corpus's, bound 1 +- {ENTROPY_WITHIN}" for r in ratios if entropy and abs(r - 1) > ENTROPY_WITHIN]
     return [f"{r.what} is {r.value:.3f}, bound {r.bound}" for r in low.itertuples()] + spread
 
 # %% ../nbs/00b_glyphmodels.ipynb #6a486478
 STAGES = ("vae", "judge", "cnn", "clip", "vit", "generator", "refine")
+LESSONS: dict[str, tuple[str, ...]] = {"generator": ("reader",), "llm": ("names",)}  # recipes that a stage follows beside its own
 
 
-def _device(device: str) -> str:
+def pick_training_device(device: str) -> str:
+    """"auto" is CUDA where there is one; nothing else has trained these models."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def _make_generator(stage: str, data: Corpus, out: Path, work: Path, recipe: Recipe, device: str, progress: bool) -> StableDiffusionPipeline:
-    """The two stages of the generator: from nothing (`--only generator` keeps the VAE that is there), or on from what is there."""
-    if stage == "refine":
-        if not (out / "generator").is_dir():
-            raise FileNotFoundError(f"there is no generator in {out} to refine: build it first (--only generator)")
-        pipe = DiffusionPipeline.from_pretrained(out / "generator", use_safetensors=True)
-        return refine_generator(pipe, data, recipe, work, device, progress)
+def recipes_of(stage: str, steps_scale: float = 1.) -> list[Recipe]:
+    """A stage's own recipe and those of its lessons."""
+    return [replace(RECIPES[name], steps=max(1, round(RECIPES[name].steps * steps_scale))) for name in (stage, *LESSONS.get(stage, ()))]
+
+
+def forget_stage(stage: str, work: Path) -> None:
+    """Drop what `work` knows of a stage: its record and its checkpoints."""
+    names = [f"{stage}.json", f"{stage}.begun", *(f"{name}.safetensors" for name in (stage, *LESSONS.get(stage, ())))]
+    for name in names:
+        (work / name).unlink(missing_ok=True)
+
+
+def run_stage(
+    stage: str,
+    recipes: list[Recipe],             # from `recipes_of`
+    make: Callable[[Path], None],      # trains and saves into the folder that it is given
+    target: Path,                      # where the folder belongs
+    work: Path,                        # records and checkpoints
+    device: str,
+) -> None:
+    """Make one model, unless the same recipes have made it; go on from checkpoints of the same recipes."""
+    own, *lessons = [asdict(recipe) for recipe in recipes]
+    plan = dict(recipe=own, lessons=dict(zip(LESSONS.get(stage, ()), lessons)))
+    done, begun, made = work / f"{stage}.json", work / f"{stage}.begun", work / f"made-{stage}"
+    if done.exists() and plan.items() <= json.loads(done.read_text()).items():
+        print(f"{stage}: made already, kept")
+        return
+    if not begun.exists() or json.loads(begun.read_text()) != plan:
+        forget_stage(stage, work)
+        begun.write_text(json.dumps(plan))
+    start = time.monotonic()
+    shutil.rmtree(made, ignore_errors=True)
+    make(made)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(made, target)
+    forget_stage(stage, work)
+    record = dict(stage=stage, **plan, device=device, seconds=round(time.monotonic() - start), threads=torch.get_num_threads())
+    done.write_text(json.dumps(record, indent=1))
+
+# %% ../nbs/00b_glyphmodels.ipynb #bcc039d2
+def _make_generator(out: Path, work: Path, data: Corpus, recipe: Recipe, lesson: Recipe, device: str, progress: bool) -> StableDiffusionPipeline:
+    """From nothing, with the VAE that is there."""
     made_vae = next((p for p in (work / "vae", out / "generator" / "vae") if p.is_dir()), None)
     if made_vae is None:
         raise FileNotFoundError(f"the generator needs a VAE and {out} has none: build it first (--only vae)")
+    forget_stage("refine", work)  # what was refined is replaced
     tokenizer, vae = build_tokenizer(data.texts), AutoencoderKL.from_pretrained(made_vae).to(device)
-    text_encoder = teach_reading(tokenizer, data, RECIPES["reader"], work, device, progress)
-    (work / "refine.json").unlink(missing_ok=True)  # what was refined is replaced
+    text_encoder = teach_reading(tokenizer, data, lesson, work, device, progress)
     return train_generator(text_encoder, tokenizer, vae, data, recipe, work, device, progress)
 
 
-def _build_stage(stage: str, out: Path, work: Path, recipe: Recipe, device: str, progress: bool) -> None:
-    """Train one model into `work`, then move it into `out`."""
-    made = work / f"made-{stage}"
-    shutil.rmtree(made, ignore_errors=True)
-    seed = 100 + STAGES.index("generator" if stage == "refine" else stage)  # both passes see the same corpus
+def _make_refined(out: Path, work: Path, data: Corpus, recipe: Recipe, device: str, progress: bool) -> StableDiffusionPipeline:
+    """The second pass, on from the generator that is there."""
+    if not (out / "generator").is_dir():
+        raise FileNotFoundError(f"there is no generator in {out} to refine: build it first (--only generator)")
+    pipe = DiffusionPipeline.from_pretrained(out / "generator", use_safetensors=True)
+    return refine_generator(pipe, data, recipe, work, device, progress)
+
+
+def _make_picture_model(stage: str, recipes: list[Recipe], out: Path, work: Path, device: str, progress: bool, made: Path) -> None:
+    """Render the stage's corpus, train its model and save it in `made`."""
+    recipe, seed = recipes[0], 100 + STAGES.index("generator" if stage == "refine" else stage)  # both passes see the same corpus
     data = corpus(recipe.pictures, seed, device, NON_DIGIT if stage in ("cnn", "vit") else None, progress)
     if stage == "vae":
         train_vae(data, recipe, work, device, progress).half().save_pretrained(made)
     elif stage == "clip":
         tokenizer = build_tokenizer(data.texts)
         save_clip(train_clip(tokenizer, data, recipe, work, device, progress), tokenizer, made)
-    elif stage in ("generator", "refine"):
-        save_generator(_make_generator(stage, data, out, work, recipe, device, progress), made)
+    elif stage == "generator":
+        save_generator(_make_generator(out, work, data, *recipes, device, progress), made)
+    elif stage == "refine":
+        save_generator(_make_refined(out, work, data, recipe, device, progress), made)
     else:
         save_classifier(stage, train_classifier(stage, data, recipe, work, device, progress), made)
-    target = {"vae": work / "vae", "refine": out / "generator"}.get(stage, out / stage)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(made, target)
 
-# %% ../nbs/00b_glyphmodels.ipynb #8f42b002
-def write_model_card(
-    out: Path, work: Path, device: str = "cpu", progress: bool = True,
-    more: Sequence[tuple[str, list[float], int]] = (),  # measured elsewhere: what, its value for each seed, how many pictures or answers
-) -> pd.DataFrame:
-    """Measure the models in `out` and write MODEL_CARD.md and model_card.json beside them."""
-    known = json.loads((out / "model_card.json").read_text())["stages"] if (out / "model_card.json").exists() else {}
-    stages = known | {stage: json.loads((work / f"{stage}.json").read_text()) for stage in (*STAGES, "llm") if (work / f"{stage}.json").exists()}
-    table, pipe = measure(out, device=device, progress=progress), DiffusionPipeline.from_pretrained(out / "generator", use_safetensors=True).to(device)
-    rows = pd.DataFrame([_row(*row, BOUNDS.get(row[0])) for row in more])
-    table = pd.concat([table, rows], ignore_index=True) if len(rows) else table
-    start = time.monotonic()
-    draw(pipe, ["a photo of an arabic digit three, white chalk on a blackboard"] * 1000, 0, progress=progress)
-    speed = dict(images=1000, seconds=round(time.monotonic() - start, 1), device=device, threads=torch.get_num_threads())
-    (out / "model_card.json").write_text(json.dumps(dict(stages=stages, generating=speed, measured=json.loads(table.to_json(orient="records"))), indent=1))
-    made = pd.DataFrame([dict(model=k, corpus=v["recipe"]["pictures"], steps=v["recipe"]["steps"], batch=v["recipe"]["batch"],
-                              minutes=round(v["seconds"] / 60, 1), device=v["device"], threads=v["threads"]) for k, v in stages.items()])
+
+def check_stages(only: Collection[str] | None, known: Sequence[str]) -> None:
+    """Raise `ValueError` for stages that do not exist."""
+    if unknown := set(only or ()) - set(known):
+        raise ValueError(f"glyphworld has no stage {', '.join(sorted(unknown))}; stages are {', '.join(known)}")
+
+
+def build(
+    out: Path | str | None = None,      # default: the package's own models folder
+    device: str = "auto",               # "auto", "cpu" or "cuda"
+    only: Collection[str] | None = None,  # some of STAGES; default all
+    steps_scale: float = 1.,            # multiplies every recipe's steps
+    progress: bool = True,
+) -> Path:
+    """Train glyphworld's picture models from nothing (`glyphllm.build` adds the language model and the card); a second call after a kill goes on."""
+    check_stages(only, STAGES)
+    out, device = Path(out or folder("clip", must_exist=False).parent), pick_training_device(device)
+    work = out / ".build"
+    work.mkdir(parents=True, exist_ok=True)
+    for stage in [s for s in STAGES if only is None or s in only]:
+        recipes = recipes_of(stage, steps_scale)
+        target = {"vae": work / "vae", "refine": out / "generator"}.get(stage, out / stage)
+        run_stage(stage, recipes, partial(_make_picture_model, stage, recipes, out, work, device, progress), target, work, device)
+    return out
+
+# %% ../nbs/00b_glyphmodels.ipynb #0c409add
+def measure_speed(models: Path, n: int = 1000, device: str = "cpu", progress: bool = True) -> dict:
+    """Seconds for `n` pictures with the generator's usual settings."""
+    pipe, start = DiffusionPipeline.from_pretrained(models / "generator", use_safetensors=True).to(device), time.monotonic()
+    draw(pipe, ["a photo of an arabic digit three, white chalk on a blackboard"] * n, 0, progress=progress)
+    return dict(images=n, seconds=round(time.monotonic() - start, 1), device=device, threads=torch.get_num_threads())
+
+
+def update_model_card(
+    out: Path,                              # the models' folder
+    measured: pd.DataFrame | None = None,   # rows as of `measure`; rows of the same name are replaced
+    generating: dict | None = None,         # from `measure_speed`
+) -> pd.DataFrame:                          # all that is measured
+    """Bring model_card.json and MODEL_CARD.md up to date with new measurements and with the stages' records."""
+    file, records = out / "model_card.json", [json.loads(f.read_text()) for f in (out / ".build").glob("*.json")]
+    card = json.loads(file.read_text()) if file.exists() else dict(stages={}, generating=None, measured=[])
+    stages = card["stages"] | {record["stage"]: record for record in records}
+    rows = {row["what"]: row for row in card["measured"]}
+    rows |= {} if measured is None else {row["what"]: row for row in json.loads(measured.to_json(orient="records"))}
+    card = dict(stages={name: stages[name] for name in RECIPES if name in stages}, generating=generating or card["generating"], measured=list(rows.values()))
+    file.write_text(json.dumps(card, indent=1) + "\n")
     size = {m: sum(f.stat().st_size for f in (out / m).rglob("*.safetensors")) / 1e6 for m in MODELS}
-    weights = pd.DataFrame([dict(folder=m, megabytes=round(size[m], 1), opened_by=how) for m, how in MODELS.items() if size[m]])
-    (out / "MODEL_CARD.md").write_text("\n\n".join([
+    (out / "MODEL_CARD.md").write_text(card_text(card, size))
+    return pd.DataFrame(card["measured"])
+
+
+def card_text(
+    card: dict,               # what model_card.json holds
+    size: dict[str, float],   # folder -> megabytes
+) -> str:
+    """The model card as markdown."""
+    table, speed = pd.DataFrame(card["measured"]), card["generating"]
+    made = [dict(stage=name, corpus=recipe["pictures"] or "", steps=recipe["steps"], batch=recipe["batch"], minutes=minutes, device=v["device"], threads=v["threads"])
+            for stage, v in card["stages"].items()
+            for name, recipe, minutes in ((stage, v["recipe"], round(v["seconds"] / 60, 1)), *((f"{stage}: {k}", r, "") for k, r in v["lessons"].items()))]
+    weights = [dict(folder=m, megabytes=round(size[m], 1), opened_by=how) for m, how in MODELS.items() if size[m]]
+    missed = below_bounds(table)
+    return "\n\n".join([
         "# Glyphworld's models", "Trained from nothing on rendered glyphs (`synthnb glyphworld build`, notebook `nbs/00b_glyphmodels.ipynb`). A testbed: never a "
         "claim about photographs. MIT licence. The fonts are matplotlib's own; no handwriting was seen by any model.",
-        f"{len(SENSES)} senses, {len(AMBIGUOUS)} ambiguous names, {len(STYLES)} styles.", "## Made", _markdown(made),
-        f"Minutes are those of the last start, where training was broken off and resumed. The generator's include {RECIPES['reader'].steps} steps of reading lessons for its text encoder; the VAE has its own "
-        "row; `refine` is the generator's second pass. The language model's corpus is conversations.", "## Files (fp16 safetensors)", _markdown(weights),
-        "## Measured", "Recognisers on fonts held out from all training, the generator by the judge (20 steps, guidance 2).",
-        _markdown(table.round(3)), f"Missed: {'; '.join(below_bounds(table))}." if below_bounds(table) else "No bound is missed.", f"Drawing {speed['images']} pictures (20 steps, guidance 2, batch 64) took {speed['seconds']} s on {device}, "
-        f"{speed['threads']} thread(s)."]) + "\n")
-    return table
+        f"{len(SENSES)} senses, {len(AMBIGUOUS)} ambiguous names, {len(STYLES)} styles.", "## Made", _markdown(pd.DataFrame(made)),
+        "Minutes are those of the last start, where training was broken off and resumed; a stage's include its lessons (`generator: reader` teaches the text encoder to read, "
+        "`llm: names` what each name means). `refine` is the generator's second pass. The language model's corpus is conversations.",
+        "## Files (fp16 safetensors)", _markdown(pd.DataFrame(weights)), "## Measured",
+        "Recognisers on fonts held out from all training, the generator by the judge (20 steps, guidance 2). The language model's rows count answers, not pictures.", _markdown(table.round(3)),
+        f"Missed: {'; '.join(missed)}." if missed else "No bound is missed.",
+        f"Drawing {speed['images']} pictures (20 steps, guidance 2, batch 64) took {speed['seconds']} s on {speed['device']}, {speed['threads']} thread(s)."]) + "\n"
 
 
 def _markdown(table: pd.DataFrame) -> str:
     lines = [list(table.columns), ["---"] * len(table.columns)] + table.astype(object).where(table.notna(), "").values.tolist()
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-# %% ../nbs/00b_glyphmodels.ipynb #bcc039d2
-def build(
-    out: Path | str | None = None,      # default: the package's own models folder
-    device: str = "auto",               # "auto", "cpu" or "cuda"
-    only: list[str] | None = None,      # some of STAGES; default all
-    steps_scale: float = 1.,            # multiplies every recipe's steps
-    progress: bool = True,
-    card: bool = True,                  # measure and write the model card at the end
-) -> Path:
-    """Train glyphworld's picture models from nothing (`glyphllm.build` adds the language model); a second call after a kill goes on where the first one stopped."""
-    out, device = Path(out or folder("clip", must_exist=False).parent), _device(device)
-    if unknown := set(only or ()) - set(STAGES):
-        raise ValueError(f"glyphworld has no stage {', '.join(sorted(unknown))}; stages are {', '.join(STAGES)}")
-    work = out / ".build"
-    work.mkdir(parents=True, exist_ok=True)
-    for stage in [s for s in STAGES if only is None or s in only]:
-        recipe = replace(RECIPES[stage], steps=max(1, round(RECIPES[stage].steps * steps_scale)))
-        done, plan = work / f"{stage}.json", asdict(recipe)
-        if done.exists() and json.loads(done.read_text())["recipe"] == plan:
-            print(f"{stage}: made already, kept")
-            continue
-        start = time.monotonic()
-        _build_stage(stage, out, work, recipe, device, progress)
-        record = dict(stage=stage, recipe=plan, device=device, seconds=round(time.monotonic() - start), threads=torch.get_num_threads())
-        done.write_text(json.dumps(record, indent=1))
-    if card and all((out / name).is_dir() for name in MODELS if name != "llm"):
-        write_model_card(out, work, device, progress)
-    return out

@@ -11,6 +11,8 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from synthnb import glyphmodels
+
 SCRIPT = """
 import sys, torch
 from synthnb import glyphmodels as g
@@ -51,3 +53,18 @@ def test_killed_build_goes_on_to_the_same_weights(tmp_path):
     again = start(tmp_path / "killed")
     assert again.communicate(timeout=300)[0].strip() == "cnn: made already, kept"
     assert json.loads((tmp_path / "killed" / ".build" / "cnn.json").read_text())["recipe"]["steps"] == 80
+    assert not checkpoint.exists(), "a finished stage must not leave a checkpoint that a later one would go on from"
+
+
+def test_refining_starts_from_the_generator_that_is_there(tmp_path, monkeypatch):
+    """A generator made anew is what the second pass refines, not the checkpoint of the pass before."""
+    tiny = glyphmodels.Recipe(steps=2, batch=4, lr=1e-3, pictures=40, warmup=1)
+    for name in ("vae", "reader", "generator", "refine"):
+        monkeypatch.setitem(glyphmodels.RECIPES, name, tiny)
+    unet = tmp_path / "generator" / "unet" / "diffusion_pytorch_model.safetensors"
+    glyphmodels.build(tmp_path, "cpu", ["vae", "generator", "refine"], progress=False)
+    before = load_file(unet)
+    monkeypatch.setitem(glyphmodels.RECIPES, "generator", glyphmodels.Recipe(steps=3, batch=4, lr=3e-2, pictures=40, warmup=1))
+    glyphmodels.build(tmp_path, "cpu", ["generator", "refine"], progress=False)
+    after = load_file(unet)
+    assert any((before[k] != after[k]).any() for k in before)
