@@ -10,8 +10,6 @@ import difflib
 import hashlib
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -24,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .data import LabelledImages, content_hashes, join
+from .data import LabelledImages, content_hashes, join, whole_file
 from .train import fit, load_classifier, predict, reset_head
 
 # %% ../nbs/10_bridge.ipynb #d4ba04b0
@@ -75,10 +73,8 @@ def stage1_key(
 def _write_weights(model: nn.Module, file: Path) -> None:
     "Write the state of `model` as safetensors, whole or not at all."
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-    os.close(handle)
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, partial)
-    os.replace(partial, file)
+    with whole_file(file) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, partial)
 
 
 def stage1_model(

@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'join', 'show_images', 'content_hashes',
-           'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'read_image', 'image_folder', 'open_real',
-           'pick_device', 'pick_dtype']
+           'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'read_image', 'image_folder', 'stream_folder',
+           'folder_classes', 'open_real', 'pick_device', 'pick_dtype', 'whole_file', 'tensor_names', 'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
 import math
+import os
+import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -21,7 +25,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
 from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 # %% ../nbs/01_data.ipynb #1db5be02
@@ -315,6 +321,11 @@ def _read_splits(root: Path, size: int, val: float, seed: int, progress: bool) -
     return splits
 
 # %% ../nbs/01_data.ipynb #a7083ee0
+def _holds_splits(root: Path) -> bool:
+    names = {p.name.lower() for p in _visible_folders(root)}
+    return bool(names) and names <= set(_SPLITS)
+
+# %% ../nbs/01_data.ipynb #f5f917c8
 def image_folder(
     root: str | Path,  # class sub-folders of images, or train/ and test/ folders of them
     size: int = 32,  # pixels per side
@@ -328,11 +339,61 @@ def image_folder(
         raise FileNotFoundError(f"{root} is not a folder: give a folder with one sub-folder of images per class")
     if len(fractions) != 3 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1):
         raise ValueError(f"fractions must be three positive numbers that sum to 1, got {fractions}")
-    names = {p.name.lower() for p in _visible_folders(root)}
-    if names and names <= set(_SPLITS):
+    if _holds_splits(root):
         return _read_splits(root, size, fractions[1] / (fractions[0] + fractions[1]), seed, progress)
     data, where = _read_classes(root, size, progress)
     return split_by_content(data, fractions[1], fractions[2], seed, where)
+
+# %% ../nbs/01_data.ipynb #74d2f774
+def stream_folder(
+    root: str | Path,  # one sub-folder per class
+    classes: Sequence[str],  # sub-folders to read, index = label
+    per_class: int | None = None,  # images of each class, drawn by `seed`; None: all
+    batch_size: int = 64,
+    longest: int = 512,  # pixels: the shorter side is made no longer than this
+    seed: int = 0,
+    workers: int = 0,  # processes that decode
+    progress: bool = True,
+) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:  # uint8 [3, H, W] each, int64 [B]
+    "Images and labels, a batch at a time; FileNotFoundError for a class without images, ValueError naming a file that cannot be read."
+    files = []
+    for label, name in enumerate(classes):
+        found = _image_files(Path(root).expanduser() / name)
+        if not found:
+            raise FileNotFoundError(f"no images in {Path(root) / name}: {name!r} needs a folder of them below {root}")
+        files += [(path, label) for path in random.Random(f"{seed} {name}").sample(found, min(per_class or len(found), len(found)))]
+    loader = DataLoader(files, batch_size, collate_fn=partial(_read_batch, longest=longest), num_workers=workers)
+    with tqdm(total=len(files), desc=f"reading {Path(root).name}", unit="img", disable=not progress) as bar:
+        for images, labels in loader:
+            yield images, labels
+            bar.update(len(labels))
+
+
+def _read_batch(files: list[tuple[Path, int]], longest: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    "Decode a batch, upright and in colour."
+    images = []
+    for path, _ in files:
+        try:
+            with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as image:
+                image.draft("RGB", (longest, longest))  # a large JPEG is decoded at a fraction of its size
+                image = ImageOps.exif_transpose(image).convert("RGB")
+        except Exception as error:  # Pillow raises many kinds
+            raise ValueError(f"{path} cannot be read, repair or remove it ({type(error).__name__}: {error})") from error
+        if (scale := longest / min(image.size)) < 1:
+            image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
+        images.append(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1))
+    return images, torch.tensor([label for _, label in files])
+
+# %% ../nbs/01_data.ipynb #04bde0ac
+def folder_classes(
+    root: str | Path,  # as in `image_folder`
+) -> tuple[str, ...]:
+    "The class names of a folder, index = label; ValueError as in `image_folder`."
+    root = Path(root).expanduser()
+    folders = _visible_folders(root)
+    if _holds_splits(root):
+        folders = _visible_folders(next(p for p in folders if _SPLITS[p.name.lower()] == "train"))
+    return check_classes([p.name for p in folders])
 
 # %% ../nbs/01_data.ipynb #9db4199a
 def open_real(
@@ -375,3 +436,40 @@ def pick_dtype(
     if found not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"unknown dtype {dtype!r}: use auto, float32, float16 or bfloat16")
     return found
+
+# %% ../nbs/01_data.ipynb #68c43a0a
+@contextmanager
+def whole_file(
+    path: str | Path,  # what the file will be called
+) -> Iterator[Path]:  # where to write it
+    "A file that appears when the block ends well, or not at all; what was there stays until then."
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may write the same file
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+# %% ../nbs/01_data.ipynb #cd9c28f8
+def tensor_names(
+    file: Path,  # safetensors
+) -> set[str]:
+    "Names in a safetensors file; ValueError naming a file that is missing or cut short."
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return set(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is missing or not a whole safetensors file ({error}): fetch it again") from error
+
+
+def explain_loading(
+    model: str | Path,  # a folder, or an id on the Hugging Face hub
+    error: Exception,  # what its loader raised
+) -> str:
+    "What went wrong, and for a hub id how to get it."
+    cause = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+    if isinstance(model, Path) or "trust_remote_code" in str(error):
+        return cause
+    return (f"there is no such folder here, and the Hugging Face hub answered: {cause}. Where there is a network, "
+            f"`hf download {model}` fetches it (a gated model first needs its licence accepted and `hf auth login`)")

@@ -17,7 +17,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import random
 import re
 import unicodedata
@@ -39,7 +38,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
-from .data import LabelledImages
+from .data import LabelledImages, whole_file
 from .lar import Clip, overlong
 from .llm import Answer, AnswerCache, Answers, Failure, LocalLLM, Question, Sampling, ServerLLM, ask, json_question
 
@@ -687,16 +686,6 @@ def _in_order(book: pd.DataFrame) -> pd.DataFrame:
     return book.iloc[np.lexsort((book.label, number))].reset_index(drop=True)
 
 # %% ../nbs/04_diversify.ipynb #a5e084ea
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    "Let `write` make a file that appears whole or not at all."
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _check_suffix(path: Path) -> Path:
     if path.suffix not in (".parquet", ".jsonl"):
         raise ValueError(f"cannot tell the format of {path.name!r}: end it in .parquet or .jsonl")
@@ -716,11 +705,14 @@ def save_book(book: pd.DataFrame, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         table = pa.Table.from_pandas(pd.DataFrame(book[list(COLUMNS)]), preserve_index=False)
-        _replace(path, lambda partial: pq.write_table(table.replace_schema_metadata({"synthnb": about}), partial))
+        with whole_file(path) as partial:
+            pq.write_table(table.replace_schema_metadata({"synthnb": about}), partial)
     else:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in book[list(COLUMNS)].to_dict("records"))
-        _replace(_about_of(path), lambda partial: partial.write_text(about, encoding="utf-8"))
-        _replace(path, lambda partial: partial.write_bytes(lines.encode()))
+        with whole_file(_about_of(path)) as partial:
+            partial.write_text(about, encoding="utf-8")
+        with whole_file(path) as partial:
+            partial.write_bytes(lines.encode())
     return path
 
 # %% ../nbs/04_diversify.ipynb #3103821e

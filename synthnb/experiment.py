@@ -40,6 +40,7 @@ from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 
 import synthnb
+from .data import whole_file
 
 # %% ../nbs/12_experiment.ipynb #b1683ecc
 @dataclass(frozen=True)
@@ -168,9 +169,8 @@ def open_run_folder(folder: Path) -> Path:
 
 def write_json(path: Path, content: dict) -> None:
     "Write JSON that appears whole or not at all."
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 # %% ../nbs/12_experiment.ipynb #30ba1f31
 RUN_FOLDER = "SYNTHNB_RUN_FOLDER"  # set by `run` in the environment of the kernel, and only there
@@ -328,9 +328,8 @@ def write_html(notebook: nbformat.NotebookNode, path: Path, title: str) -> None:
     exporter = HTMLExporter(config=Config({"TagRemovePreprocessor": hide}), embed_images=True, mathjax_url="",
                             require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": title}})
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(body, encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(body, encoding="utf-8")
 
 # %% ../nbs/12_experiment.ipynb #e391173d
 class RunFailed(RuntimeError):

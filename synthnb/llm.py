@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'Message', 'SYSTEM', 'AGAIN', 'CONTROL', 'REFUSAL', 'Question', 'json_question', 'Sampling', 'Reply',
-           'check_llm_folder', 'folder_revision', 'open_tokenizer', 'explain_failure', 'load_weights', 'RowSampler',
-           'LocalLLM', 'ServerRefusal', 'ServerLLM', 'open_llm', 'find_object', 'refuse_constant', 'refuse_doubles',
-           'read_answer', 'bare_schema', 'describe_schema', 'describe_request', 'request_key', 'AnswerCache',
-           'MissingLLM', 'cached_llm', 'Answer', 'Failure', 'Answers', 'ask', 'Estimate', 'estimate_calls']
+           'check_llm_folder', 'folder_revision', 'open_tokenizer', 'load_weights', 'RowSampler', 'LocalLLM',
+           'ServerRefusal', 'ServerLLM', 'open_llm', 'find_object', 'refuse_constant', 'refuse_doubles', 'read_answer',
+           'bare_schema', 'describe_schema', 'describe_request', 'request_key', 'AnswerCache', 'MissingLLM',
+           'cached_llm', 'Answer', 'Failure', 'Answers', 'ask', 'Estimate', 'estimate_calls']
 
 # %% ../nbs/02_llm.ipynb #3c4ffe54
 import asyncio
@@ -36,13 +36,12 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jinja2 import TemplateError
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exception, wait_random, wait_random_exponential
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 from transformers.utils import logging as transformers_logging
 
-from .data import pick_device, pick_dtype
+from .data import explain_loading, pick_device, pick_dtype, tensor_names
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +115,7 @@ def check_llm_folder(folder: Path) -> None:
         why = f"its weights are pickled ({pickled[0]}), which can run code when opened" if pickled else "it has no weights"
         raise ValueError(f"{folder} cannot be used: {why}; only safetensors are accepted, as `model.save_pretrained(...)` writes them")
     for file in weights:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is missing or not a whole safetensors file ({error}): fetch it again") from error
+        tensor_names(file)
 
 
 def folder_revision(folder: Path) -> str:
@@ -150,19 +145,10 @@ def open_tokenizer(
         commit = getattr(config, "_commit_hash", None) or revision
         tokenizer = AutoTokenizer.from_pretrained(str(model), revision=commit, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise RuntimeError(f"chat model {str(model)!r} could not be opened: {explain_failure(model, error)}") from error
+        raise RuntimeError(f"chat model {str(model)!r} could not be opened: {explain_loading(model, error)}") from error
     if not tokenizer.chat_template:
         raise ValueError(f"{str(model)!r} has no chat template, so it is not a chat model: take its instruct version")
     return str(model), commit, name, folder_revision(model) if isinstance(model, Path) else str(commit), config, tokenizer
-
-
-def explain_failure(model: str | Path, error: Exception) -> str:
-    "What went wrong with a folder or a hub id, and what to do."
-    cause = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
-    if isinstance(model, Path) or "trust_remote_code" in str(error):
-        return cause
-    return (f"there is no such folder here, and the Hugging Face hub answered: {cause}. Where there is a network, "
-            f"`hf download {model}` fetches it (a gated model first needs its licence accepted and `hf auth login`)")
 
 # %% ../nbs/02_llm.ipynb #ef05eb3c
 def load_weights(
@@ -179,7 +165,7 @@ def load_weights(
             source, revision=commit, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
     except (OSError, ValueError) as error:
         path = Path(source)
-        raise RuntimeError(f"chat model {source!r} could not be opened: {explain_failure(path if path.is_dir() else source, error)}") from error
+        raise RuntimeError(f"chat model {source!r} could not be opened: {explain_loading(path if path.is_dir() else source, error)}") from error
     finally:
         transformers_logging.enable_progress_bar()
     lost = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
