@@ -151,24 +151,28 @@ def run(
     typer.echo(Path(folder) / "report.html")
 
 # %% ../nbs/13_cli.ipynb #c76a8cc1
-def _find_phrases(classes: list[str], senses: Path | None, templates: list[str], llm, clip, cache, seed: int, evidence: Path) -> dict[str, str]:
-    """Class name -> what it means: by its images where `classes` is a folder, else by `senses` or as it stands."""
+def _find_phrases(
+    classes: list[str], senses: Path | None, templates: list[str], llm, clip, cache, seed: int, evidence: Path,
+) -> tuple[dict[str, str], set[str]]:
+    """Class name -> what it means, by its images where `classes` is a folder, else by `senses` or as it stands; and the names that got no answer."""
     from open_clip import get_model_preprocess_cfg
 
     from synthnb.data import open_real
-    from synthnb.lar import bare_names, image_features, llm_candidates, read_overrides, resolve, write_evidence
+    from synthnb.lar import bare_names, image_features, resolve_names, write_evidence
 
-    if len(classes) > 1 or not Path(classes[0]).is_dir():
-        settled = read_overrides(senses, classes)
-        return {c.name: settled.get(c.label, c.phrase) for c in bare_names(classes).classes}
+    if not _is_folder(classes):
+        return bare_names(classes, senses).phrases, set()
     side = get_model_preprocess_cfg(clip.model)["size"]
     features = image_features(clip, open_real(classes[0], side if isinstance(side, int) else max(side))["train"])
-    candidates, answers = llm_candidates(llm, features.classes, cache=cache, seed=seed)
+    found, answers = resolve_names(llm, clip, features, senses, templates, cache=cache, seed=seed)
     if answers.failed:
         typer.echo(answers.report(), err=True)
-    found = resolve(clip, features, candidates, senses, templates, seed=seed)
     typer.echo(f"{len(found.undecided)} of {len(found.classes)} names undecided; look at {write_evidence(found, evidence, features)}", err=True)
-    return found.phrases
+    return found.phrases, {failure.about for failure in answers.failed}
+
+
+def _is_folder(classes: list[str]) -> bool:
+    return len(classes) == 1 and Path(classes[0]).is_dir()
 
 # %% ../nbs/13_cli.ipynb #6e1403d3
 @app.command()
@@ -189,22 +193,25 @@ def prompts(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; ask nothing.")] = False,
 ) -> None:
     """Write diverse prompts for classes: what each name means, in many scenes and styles."""
+    from synthnb.data import folder_classes
     from synthnb.diversify import estimate_cost, write_prompts
     from synthnb.experiment import locate
     from synthnb.lar import load_clip
     from synthnb.llm import AnswerCache, open_llm
 
-    model = open_llm(locate(llm), llm_url)
+    model = open_llm(llm if llm_url else locate(llm), llm_url)
     if dry_run:
-        many = len(list(Path(classes[0]).iterdir())) if len(classes) == 1 and Path(classes[0]).is_dir() else len(classes)
+        many = len(folder_classes(classes[0])) if _is_folder(classes) else len(classes)
         typer.echo(f"{estimate_cost(model, many, n)}\n{estimate_cost(model, 1000, 200)}")
         return
     answers, reader = AnswerCache(cache or out.with_suffix(".answers.sqlite")), load_clip(locate(clip), clip_weights)
-    phrases = _find_phrases(classes, senses, template or ["a photo of a {phrase}"], model, reader, answers, seed, out.with_suffix(".senses.html"))
+    phrases, unanswered = _find_phrases(classes, senses, template or ["a photo of a {phrase}"], model, reader, answers, seed, out.with_suffix(".senses.html"))
     book = write_prompts(model, phrases, n, out, generator=locate(generator), clip=reader, seed=seed, cache=answers)
     typer.echo(out)
-    if missing := book.attrs["missing"]:
-        raise RuntimeError(f"{len(missing)} classes have no prompts: {', '.join(missing)}. Run it again: only what failed is asked again")
+    failed = [f"{len(names)} {what}: {', '.join(sorted(names))}" for names, what in (
+        (set(book.attrs["missing"]), "classes have no prompts"), (unanswered, "names got an answer too few on what they mean")) if names]
+    if failed:
+        raise RuntimeError("; ".join(failed) + ". Run it again: only what failed is asked again")
 
 # %% ../nbs/13_cli.ipynb #6b99d8b9
 @glyphworld_app.command()

@@ -8,9 +8,9 @@ __all__ = ['WORDNET_NOTICE', 'DEFAULT_TEMPLATES', 'plain_text', 'Synset', 'wordn
            'llm_candidates', 'synset_phrase', 'wordnet_candidates', 'find_class', 'table_candidates', 'read_overrides',
            'preprocess', 'Clip', 'overlong', 'load_clip', 'ImageFeatures', 'image_features', 'save_features',
            'load_features', 'fill_template', 'text_features', 'merge_candidates', 'class_scores', 'bootstrap_lead',
-           'Scored', 'Resolution', 'Resolutions', 'save_resolutions', 'load_resolutions', 'resolve', 'bare_names',
-           'described_names', 'curated_names', 'lar_accuracy', 'attention_order', 'show_evidence', 'evidence_html',
-           'write_evidence', 'imagenet_ambiguous']
+           'Scored', 'Resolution', 'Resolutions', 'save_resolutions', 'load_resolutions', 'resolve', 'resolve_names',
+           'bare_names', 'described_names', 'curated_names', 'lar_accuracy', 'attention_order', 'show_evidence',
+           'evidence_html', 'write_evidence', 'imagenet_ambiguous']
 
 # %% ../nbs/03_lar.ipynb #696aec97
 import base64
@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -41,7 +40,7 @@ from matplotlib.figure import Figure
 from open_clip.transform import center_crop_or_pad
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import stats
 from timm.data import ImageNetInfo
@@ -50,7 +49,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from .data import LabelledImages, pick_device, pick_dtype, readable_name
+from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor_names, whole_file
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
 
 # %% ../nbs/03_lar.ipynb #657a70b2
@@ -496,10 +495,7 @@ def _check_clip_folder(folder: Path) -> None:
     if not weights:
         raise FileNotFoundError(f"{folder} has no *.safetensors: copy the model's open_clip_model.safetensors there (pickled weights are not opened)")
     for file in weights:
-        try:
-            safe_open(file, framework="pt").__enter__()
-        except SafetensorError as error:
-            raise ValueError(f"{file} is not a whole safetensors file ({error}): fetch it again") from error
+        tensor_names(file)
 
 
 def _check_clip_name(name: str, pretrained: str | None) -> None:
@@ -644,15 +640,14 @@ def save_features(
     path: str | Path,  # ends in .safetensors
 ) -> Path:
     "Write features, labels and thumbnails; the file appears whole or not at all."
-    path, joined = Path(path), b"".join(features.thumbnails)
+    joined = b"".join(features.thumbnails)
     tensors = {"features": features.features.contiguous(), "labels": features.labels.contiguous(),
                "thumbnail_bytes": torch.frombuffer(bytearray(joined or b"\0"), dtype=torch.uint8),
                "thumbnail_sizes": torch.tensor([len(t) for t in features.thumbnails], dtype=torch.int64)}
     about = {"classes": json.dumps(features.classes), "clip": features.clip, "fingerprint": features.fingerprint}
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(tensors, partial, about)
-    os.replace(partial, path)
-    return path
+    with whole_file(path) as partial:
+        save_file(tensors, partial, about)
+    return Path(path)
 
 
 def load_features(
@@ -730,6 +725,8 @@ def _merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, t
     kept = {}  # place in `candidates` -> candidate
     for i, candidate in enumerate(candidates):
         for j, first in kept.items():
+            if len(_synsets(first) | _synsets(candidate)) > 1:
+                continue  # two synsets are two meanings, however alike CLIP finds their words
             same = _same_phrase(first.phrase) == _same_phrase(candidate.phrase)
             if same or cosines is not None and cosines[i, j] >= threshold:
                 kept[j] = _absorb(first, candidate, 1. if same else round(float(cosines[i, j]), 4))
@@ -737,6 +734,10 @@ def _merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, t
         else:
             kept[i] = candidate
     return list(kept.values())
+
+
+def _synsets(candidate: Candidate) -> set[str]:
+    return {key for key in candidate.keys if _SYNSET_ID.fullmatch(key)}
 
 
 def _absorb(first: Candidate, other: Candidate, cosine: float) -> Candidate:
@@ -852,11 +853,9 @@ class Resolutions(BaseModel):
 # %% ../nbs/03_lar.ipynb #f0d3d8e4
 def save_resolutions(resolutions: Resolutions, path: str | Path) -> Path:
     "Write all of it as JSON; the file appears whole or not at all."
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(resolutions.model_dump_json(indent=1), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    with whole_file(path) as partial:
+        partial.write_text(resolutions.model_dump_json(indent=1), encoding="utf-8")
+    return Path(path)
 
 
 def load_resolutions(path: str | Path) -> Resolutions:
@@ -894,8 +893,13 @@ def _with_override(candidates: list[Candidate], settled: str | None) -> list[Can
     "The candidates, and what the override says if it is none of them."
     if settled is None or _find_candidate(candidates, settled) is not None:
         return candidates
+    return candidates + [_override_candidate(settled)]
+
+
+def _override_candidate(settled: str) -> Candidate:
+    "What an override says: a synset's words, or its own."
     known = _SYNSET_ID.fullmatch(settled)
-    return candidates + [_synset_candidate(wordnet()[settled], "override") if known else Candidate(phrase=settled, source="override")]
+    return _synset_candidate(wordnet()[settled], "override") if known else Candidate(phrase=settled, source="override")
 
 
 def _find_candidate(candidates: Sequence[Candidate], settled: str) -> Candidate | None:
@@ -950,6 +954,24 @@ def _speaking(scores: np.ndarray, chosen: int, most: int = 12) -> np.ndarray:
     return np.argsort(-lead, kind="stable")[:most]
 
 # %% ../nbs/03_lar.ipynb #0229a762
+def resolve_names(
+    llm: LocalLLM | ServerLLM | MissingLLM,
+    clip: Clip,
+    features: ImageFeatures,                        # of the classes' real images
+    overrides: Mapping | str | Path | None = None,  # as in `resolve`
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+    *,
+    more: Sequence[Mapping[str, Sequence[Candidate]]] = (),  # candidates of other sources, by class name
+    cache: AnswerCache | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Resolutions, Answers]:                   # the meanings; and the answers, with those that failed
+    "Ask what the names can mean, take near-paraphrases as one, let the images decide."
+    told, answers = llm_candidates(llm, features.classes, cache=cache, seed=seed, progress=progress)
+    candidates = merge_candidates(told, *more, clip=clip, templates=templates)
+    return resolve(clip, features, candidates, overrides, templates, seed=seed), answers
+
+# %% ../nbs/03_lar.ipynb #cf3182e0
 def _baseline(method: str, classes: Sequence[str], chosen: Mapping[str, Candidate], missing: str) -> Resolutions:
     "A result without evidence; classes that `chosen` lacks keep their bare name, undecided."
     rows = [Resolution(label=label, name=name, chosen=chosen.get(name, Candidate(phrase=spoken_name(name), source="name")), decided=name in chosen,
@@ -957,9 +979,17 @@ def _baseline(method: str, classes: Sequence[str], chosen: Mapping[str, Candidat
     return Resolutions(method=method, classes=tuple(rows))
 
 
-def bare_names(classes: Sequence[str]) -> Resolutions:
-    "Baseline: every class by its own name, as if it were not ambiguous."
-    return _baseline("bare name", classes, {name: Candidate(phrase=spoken_name(name), source="name") for name in classes}, "")
+def bare_names(
+    classes: Sequence[str],
+    overrides: Mapping | str | Path | None = None,  # as in `resolve`
+) -> Resolutions:
+    "Baseline: every class by its own name, as if it were not ambiguous, but for what a user has settled."
+    settled = read_overrides(overrides, classes)
+    names = check_names(classes, settled)
+    plain = _baseline("bare name", names, {name: Candidate(phrase=spoken_name(name), source="name") for name in names}, "")
+    rows = [c.model_copy(update=dict(chosen=_override_candidate(settled[c.label]), override=settled[c.label], reason=f"override {settled[c.label]!r}"))
+            if c.label in settled else c for c in plain.classes]
+    return plain.model_copy(update=dict(classes=tuple(rows)))
 
 
 def described_names(
@@ -1045,7 +1075,7 @@ def show_evidence(
         right.axis("off")
         if pictures := [_open_thumbnail(features, row) for row in c.evidence[:thumbs] if features.thumbnails[row]]:
             right.imshow(np.concatenate([_square(p) for p in pictures] + [np.full((48, 48 * (thumbs - len(pictures)), 3), 255, np.uint8)], 1))
-        right.set_title(f"{c.images} images" + (f"; {note}" if note else ""), fontsize=7, loc="left")
+        right.set_title(f"{c.images} image{'s' * (c.images != 1)}" + (f"; {note}" if note else ""), fontsize=7, loc="left")
     if title:
         fig.suptitle(_short(title, 110), fontsize=9)
     fig.tight_layout(pad=.4)
@@ -1180,11 +1210,9 @@ def evidence_html(
 
 def write_evidence(resolutions: Resolutions, path: str | Path, features: ImageFeatures | None = None, **options) -> Path:
     "Write `evidence_html` to a file, which appears whole or not at all."
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(evidence_html(resolutions, features, **options), encoding="utf-8", errors="replace")
-    os.replace(partial, path)
-    return path
+    with whole_file(path) as partial:
+        partial.write_text(evidence_html(resolutions, features, **options), encoding="utf-8", errors="replace")
+    return Path(path)
 
 # %% ../nbs/03_lar.ipynb #f2220d89
 def imagenet_ambiguous() -> pd.DataFrame:

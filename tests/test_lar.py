@@ -7,6 +7,7 @@ import signal
 import time
 import weakref
 from html.parser import HTMLParser
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,10 +21,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
 from torchvision.transforms import functional as TF
 
-from synthnb import lar
+from synthnb import glyphworld, lar
 from synthnb.data import digits, few_shot
+from synthnb.experiment import run
 from synthnb.glyphworld import folder, senses_named
-from synthnb.lar import Candidate, image_features, load_clip, resolve
+from synthnb.lar import Candidate, image_features, imagenet_ambiguous, load_clip, resolve
 from synthnb.llm import AnswerCache, cached_llm, open_llm
 
 torch.set_num_threads(1)
@@ -346,3 +348,19 @@ def test_imagenets_ambiguous_names_can_be_scored(clip):
     assert marks.classes["all"] == 191 and marks.classes["decided"] + marks.classes["undecided"] == 191
     assert .25 < marks.accuracy["all"] < .65, "noise and a CLIP of glyphs can only guess (44 %)"
     assert json.loads(found.model_dump_json())["classes"][0]["name"] == classes[0]
+
+
+def test_benchmark_of_imagenets_ambiguous_names(tmp_path):
+    """The experiment goes from synset folders to its report; renders stand in for photographs, so only the way is tested, not the accuracy."""
+    images, table = tmp_path / "val", imagenet_ambiguous()
+    pictures = glyphworld.show(n=len(table), seed=1)
+    for i, synset in enumerate(table.synset):
+        (images / synset).mkdir(parents=True)
+        pictures.crop((0, 0, 32, 32)).resize((60 + i, 80)).save(images / synset / f"{synset}_1.JPEG")
+    asked = dict(images=str(images), numbers=[1], seeds=[0], wordnet=True, llm="", templates=["a photo of a {phrase}, {looks}"], image_batch=32)
+    folder = run(Path(__file__).parents[1] / "nbs/experiments/lar_benchmark.ipynb", asked, tmp_path / "outputs")
+    results = json.loads((folder / "results.json").read_text())
+    by_arm = {row["arm"]: row["accuracy"] for row in results["summary"]}
+    assert results["candidates"] == table.senses.sum() and 0 <= by_arm["LAR, 1 image"] <= 1
+    assert abs(by_arm["guess"] - (1 / table.senses).mean()) < 1e-6
+    assert "WordNet" in (folder / "senses.html").read_text()
