@@ -1,0 +1,370 @@
+"""Shards and what may befall them, with real files and real processes; glyphworld's own generator draws. SYNTHNB_KILLS=50 kills more often."""
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from synthnb import glyphworld
+from synthnb.generate import draw_batches, load_generator
+from synthnb.plan import write_plan
+from synthnb.shards import (Leases, ShardFolder, drawn_with, embedded_passport, generate_shards, make_shards, open_folder, read_shards, replay,
+                            stream_shards, verify, why)
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+KILLS = int(os.environ.get("SYNTHNB_KILLS", "20"))
+GENERATOR = glyphworld.folder("generator")
+PROMPTS = {name: [f"a photo of arabic digit {name}, neon at night", f"a pencil drawing of arabic digit {name}"] for name in ("one", "two", "three", "four")}
+SETTINGS = dict(seed=0, model="glyphworld/generator", steps=2, guidance=2.0, shard_size=8, batch_size=4)
+FORK = multiprocessing.get_context("fork")  # torch, once loaded, need not be loaded for every kill
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    torch.set_num_threads(1)
+    return load_generator(GENERATOR, "cpu")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    return write_plan(tmp_path_factory.mktemp("plan") / "plan.parquet", PROMPTS, 20, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def whole(plan, pipe, tmp_path_factory) -> Path:
+    """The folder of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_worker(folder, plan, pipe)
+    return folder
+
+
+def run_worker(path, plan, pipe, patience=60.0, wrap=lambda batches: batches, before=lambda: None, made_here=None):
+    """One worker from nothing to the end."""
+    before()
+    folder, made = open_folder(path, plan), drawn_with(pipe, GENERATOR, "png")
+    folder.bind(made)
+    done = make_shards(folder, folder.pieces(plan.images), lambda rows: wrap(draw_batches(pipe, rows, batch_size=4)), made, patience=patience)
+    if made_here is not None:
+        made_here.put(done)
+
+
+def start(*arguments, **options):
+    process = FORK.Process(target=run_worker, args=arguments, kwargs=options)
+    process.start()
+    return process
+
+
+def finish(*workers):
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+
+
+def tars(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.tar")}
+
+
+def leftovers(folder) -> list[str]:
+    return [path.name for name in ("leases", "partial") for path in (Path(folder) / ".synthnb" / name).iterdir()]
+
+
+# ---- kills
+
+
+def test_kill_9_at_random_moments_loses_and_doubles_nothing(plan, pipe, whole, tmp_path):
+    chance, kills, folders, redone = random.Random(0), 0, 0, []
+    drawn = FORK.Value("i", 0)
+
+    def counted(batches):
+        for batch in batches:
+            with drawn.get_lock():
+                drawn.value += len(batch.rows)
+            yield batch
+
+    while kills < KILLS:
+        folder, folders, here, drawn.value = tmp_path / str(folders), folders + 1, 0, 0
+        workers = [start(folder, plan, pipe, wrap=counted) for _ in range(2)]
+        while any(worker.is_alive() for worker in workers):
+            time.sleep(chance.uniform(0.0, 0.6))
+            victims = [i for i, worker in enumerate(workers) if worker.is_alive() and (chance.random() < 0.7)]
+            if here < 8 and kills < KILLS:
+                for i in victims:
+                    os.kill(workers[i].pid, signal.SIGKILL)
+                    workers[i].join()
+                    assert all(tars(whole)[name] == content for name, content in tars(folder).items()), "something torn is published"
+                    kills, here = kills + 1, here + 1
+                    workers[i] = start(folder, plan, pipe, wrap=counted)
+        assert [worker.exitcode for worker in workers] == [0, 0]
+        assert tars(folder) == tars(whole), "same names, same bytes"
+        assert verify(folder, progress=False) == [] and leftovers(folder) == []
+        redone.append((drawn.value - plan.images, here))
+    print(f"{kills} kills over {folders} runs of {plan.images} images; images drawn again, kills: {redone}")
+    assert all(more <= kills * SETTINGS["shard_size"] for more, kills in redone), "a kill costs at most the shard being drawn"
+
+
+def test_killed_between_sidecar_and_publication(plan, pipe, whole, tmp_path):
+    def die_before_publishing():
+        os.replace = lambda old, new: os._exit(9) if str(new).endswith("000002.tar") else os.rename(old, new)
+
+    worker = start(tmp_path, plan, pipe, before=die_before_publishing)
+    worker.join(60)
+    assert worker.exitcode == 9 and "000002.tar" not in tars(tmp_path) and (tmp_path / ".synthnb/stats/000002.json").exists()
+    finish(start(tmp_path, plan, pipe))
+    assert tars(tmp_path) == tars(whole) and leftovers(tmp_path) == []
+
+
+def test_a_hanging_worker_loses_its_lease_and_may_come_back(plan, pipe, whole, tmp_path):
+    counts = FORK.Queue()
+
+    def hang(batches):
+        for i, batch in enumerate(batches):
+            if i == 1 and not (tmp_path / "hung").exists():
+                (tmp_path / "hung").touch()
+                while len(tars(tmp_path)) < 10:  # until the other one has made everything
+                    time.sleep(0.05)
+            yield batch
+
+    slow = start(tmp_path, plan, pipe, wrap=hang, made_here=counts)
+    while not (tmp_path / "hung").exists():
+        time.sleep(0.05)
+    quick = start(tmp_path, plan, pipe, patience=1.0, made_here=counts)
+    finish(slow, quick)
+    assert tars(tmp_path) == tars(whole) and leftovers(tmp_path) == []
+
+
+def test_wrong_clocks_cost_nothing(plan, pipe, whole, tmp_path):
+    counts, real = FORK.Queue(), time.time
+
+    def skew(seconds):
+        def apply():
+            time.time = lambda: real() + seconds
+        return apply
+
+    def misdate(seconds):  # what a file server with another clock would write
+        def wrap(batches):
+            for batch in batches:
+                for path in (tmp_path / ".synthnb" / "leases").glob("*"):
+                    try:
+                        os.utime(path, (real() + seconds,) * 2)
+                    except FileNotFoundError:
+                        pass
+                yield batch
+        return wrap
+
+    finish(*(start(tmp_path, plan, pipe, patience=30.0, before=skew(s), wrap=misdate(s), made_here=counts) for s in (-86_400, 86_400)))
+    assert counts.get() + counts.get() == 10, "no shard was made twice, none was waited for"
+    assert tars(tmp_path) == tars(whole)
+
+
+def test_four_workers_make_every_shard_once(plan, pipe, whole, tmp_path):
+    counts = FORK.Queue()
+    finish(*(start(tmp_path, plan, pipe, made_here=counts) for _ in range(4)))
+    assert sum(counts.get() for _ in range(4)) == 10
+    assert tars(tmp_path) == tars(whole)
+
+
+# ---- disks
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=220k", "tmpfs", tmp_path], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_full_disk_is_said_and_gone_on_from(plan, pipe, whole, small_disk):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(60_000))
+    with pytest.raises(OSError, match=r"is full: [\d.]+ MB are free, .* of 10 shards are published and whole; make space and start again"):
+        run_worker(small_disk / "shards", plan, pipe)
+    published = tars(small_disk / "shards")
+    assert 0 < len(published) < 10 and all(content == tars(whole)[name] for name, content in published.items())
+    assert leftovers(small_disk / "shards") == []
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    run_worker(small_disk / "shards", plan, pipe)
+    assert tars(small_disk / "shards") == tars(whole)
+
+
+def test_read_only_folder_is_refused_before_anything_is_loaded(plan, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    begun = time.monotonic()
+    with pytest.raises(OSError, match=f"cannot write into {small_disk}/x"):
+        generate_shards(plan, small_disk / "x", generator=GENERATOR)
+    assert time.monotonic() - begun < 2
+
+
+# ---- damage
+
+
+def test_verify_finds_every_truncation_and_flipped_bit(whole, tmp_path):
+    chance = random.Random(0)
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    for trial in range(60):
+        name, content = chance.choice(sorted(tars(whole).items()))
+        at = chance.randrange(len(content))
+        flipped = content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1:]
+        (folder / name).write_bytes(content[:at] if trial % 2 else flipped)
+        assert any(problem.shard == name[:-4] for problem in verify(folder, progress=False)), (name, at)
+        (folder / name).write_bytes(content)
+    assert verify(folder, progress=False) == []
+
+
+def test_truncated_shard_is_remade(plan, pipe, whole, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    os.truncate(folder / "000003.tar", 5000)
+    assert {problem.shard for problem in verify(folder, remove=True, progress=False)} == {"000003"}
+    run_worker(folder, plan, pipe)
+    assert tars(folder) == tars(whole)
+
+
+def test_verify_knows_strangers_and_doubles(whole, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    shutil.copy(folder / "000000.tar", folder / "000099.tar")
+    shutil.copy(folder / "000001.tar", folder / "000002.tar")
+    found = {(problem.kind, problem.shard) for problem in verify(folder, progress=False)}
+    assert ("mismatch", "000099") in found and ("mismatch", "000002") in found and ("missing", "000002") in found
+    double = (whole / "000004.tar").read_bytes()
+    body = double.rstrip(b"\0")
+    body += bytes(-len(body) % 512)
+    (folder / "000004.tar").write_bytes(body + double)
+    assert ("duplicate", "000004") in {(problem.kind, problem.shard) for problem in verify(folder, progress=False)}
+
+
+# ---- plans
+
+
+def test_two_plans_into_one_folder_are_refused(plan, pipe, whole, tmp_path):
+    for change, message in (({"guidance": 3.0}, "guidance: 2.0 -> 3.0"), ({"steps": 3}, "steps: 2 -> 3"), ({"seed": 1}, "seed: 0 -> 1"),
+                            ({"shard_size": 16}, "shard_size: 8 -> 16"), ({"dtype": "bfloat16"}, "dtype: 'auto' -> 'bfloat16'")):
+        other = write_plan(tmp_path / "other.parquet", PROMPTS, 20, **SETTINGS | change)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            generate_shards(other, whole, generator=GENERATOR)
+        other.path.unlink()
+    bound = write_plan(tmp_path / "bound.parquet", PROMPTS, 20, **SETTINGS, revision="0123456789ab")
+    with pytest.raises(ValueError, match="made for revision 0123456789ab"):
+        generate_shards(bound, tmp_path / "bound", generator=GENERATOR, progress=False)
+
+
+def test_a_volume_grows_in_the_middle_of_a_shard(plan, pipe, whole, tmp_path):
+    for per_class, added in ((5, ["000000", "000001", "000002"]), (7, ["000002-00004", "000003"]), (6, [])):
+        volume = write_plan(tmp_path / f"{per_class}.parquet", PROMPTS, per_class, **SETTINGS)
+        before = set(tars(tmp_path / "shards"))
+        run_worker(tmp_path / "shards", volume, pipe)
+        assert sorted(set(tars(tmp_path / "shards")) - before) == [f"{name}.tar" for name in added]
+    run_worker(tmp_path / "shards", plan, pipe)
+    assert verify(tmp_path / "shards", progress=False) == []
+    grown, straight = (read_shards(folder) for folder in (tmp_path / "shards", whole))
+    assert torch.equal(grown.images, straight.images), "the same pixels, in whatever volumes they were made"
+
+
+def test_budget_and_selection_stop_at_shards(plan, pipe, whole, tmp_path):
+    common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
+    assert generate_shards(plan, tmp_path, max_images=20, **common).images == 16
+    assert generate_shards(plan, tmp_path, shards=slice(1, None, 3), **common).published == {"000004", "000007"}
+    assert generate_shards(plan, tmp_path, max_hours=1e-9, **common).images <= 8
+    assert "start again to go on" in str(generate_shards(plan, tmp_path, max_hours=0.0, **common))
+    generate_shards(plan, tmp_path, **common)
+    assert tars(tmp_path) == tars(whole)
+
+
+# ---- readers
+
+
+def test_webdataset_opens_the_shards(plan, whole):
+    webdataset = pytest.importorskip("webdataset")
+    dataset = webdataset.WebDataset([str(path) for path in sorted(whole.glob("*.tar"))], shardshuffle=False).decode("rgb8").to_tuple("png", "json", "__key__")
+    samples = list(dataset)
+    assert [key for _, _, key in samples] == plan.rows(0, plan.images).id.tolist()
+    assert np.array_equal(np.stack([image for image, _, _ in samples]).transpose(0, 3, 1, 2), read_shards(whole).images.numpy())
+    assert samples[5][1]["prompt"] == plan.rows(5, 6).prompt[0]
+
+
+@pytest.mark.parametrize("how", ["folder", "files"])
+def test_hugging_face_datasets_opens_the_shards(plan, whole, tmp_path, how):
+    datasets = pytest.importorskip("datasets")
+    if how == "folder":
+        opened = datasets.load_dataset(str(whole), split="train", cache_dir=str(tmp_path))
+    else:
+        opened = datasets.load_dataset("webdataset", data_files=str(whole / "*.tar"), split="train", cache_dir=str(tmp_path))
+    assert opened["__key__"] == plan.rows(0, plan.images).id.tolist()
+    assert opened[3]["png"].size == (32, 32) and opened[3]["json"]["drawn_with"]["scheduler"]
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_other_formats_are_explained_and_drawn_again(plan, kind, tmp_path):
+    generate_shards(plan, tmp_path, generator=GENERATOR, device="cpu", kind=kind, max_images=8, progress=False)
+    content, record = next(stream_shards(tmp_path))
+    image = Image.open(BytesIO(content))
+    assert image.format == kind.upper() and b"digitalsourcetype/trainedAlgorithmicMedia" in content
+    assert {**embedded_passport(BytesIO(content)), **{name: record[name] for name in ("file", "height", "width", "sha256")}} == record
+    assert replay(tmp_path / record["id"], GENERATOR, "cpu").identical
+    assert why(tmp_path / record["id"])["sha256"] == record["sha256"]
+
+
+# ---- the whole job, with worker processes of its own
+
+SCRIPT = """
+import sys
+from synthnb.shards import generate_shards
+try:
+    print(generate_shards(sys.argv[1], sys.argv[2], generator=sys.argv[3], device="cpu", kind="png", workers=2))
+except KeyboardInterrupt as stopped:
+    sys.exit(f"[{stopped}]")
+"""
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_ctrl_c_then_a_dead_worker_then_the_end(pipe, tmp_path):
+    plan = write_plan(tmp_path / "plan.parquet", PROMPTS, 60, **SETTINGS | {"steps": 6})
+    folder, leases = tmp_path / "shards", tmp_path / "shards" / ".synthnb" / "leases"
+    command = [sys.executable, "-c", SCRIPT, plan.path, folder, GENERATOR]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(list(folder.glob("*.tar"))) >= 2)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=60)
+    stopped_at = len(tars(folder))
+    assert first.returncode == 1 and 2 <= stopped_at < 30
+    assert re.search(rf"\[stopped: {8 * stopped_at} images in {stopped_at} new shards in .*; {30 - stopped_at} shards are left, start again to go on\]", said)
+    assert leftovers(folder) == []
+
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(list(folder.glob("*.tar"))) > stopped_at and any(file.read_text().count("\n") for file in leases.glob("*.0")))
+    owner = json.loads(next(text for text in (file.read_text() for file in leases.glob("*.0")) if text).splitlines()[0])
+    os.kill(owner["pid"], signal.SIGKILL)
+    out, said = second.communicate(timeout=120)
+    assert second.returncode == 0, said
+    assert f"{8 * (30 - stopped_at)} images in {30 - stopped_at} new shards" in out and "ended with status -9" in out
+    assert verify(folder, progress=False) == [] and leftovers(folder) == []
+
+
+def test_a_mistake_in_every_worker_is_said(plan, tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(RuntimeError, match="all workers died.*no model_index.json"):
+        generate_shards(plan, tmp_path / "shards", generator=tmp_path / "model", workers=2, progress=False)
+    assert leftovers(tmp_path / "shards") == []
