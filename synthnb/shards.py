@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -97,6 +98,7 @@ def drawn_with(
             "dtype": str(pipe.dtype).removeprefix("torch."), "format": kind, "quality": quality if kind != "png" else 0}
 
 
+@cache
 def library_versions() -> dict[str, str]:
     "Versions of the libraries that make pixels."
     return {name: version(name) for name in ("torch", "diffusers", "transformers", "pillow")} | {"synthnb": synthnb.__version__}
@@ -115,8 +117,8 @@ def make_passport(
 
 def passports(batch: DrawnBatch, made: dict, versions: dict) -> list[dict | None]:
     "One passport for each image of a batch, None where it failed."
-    seeds = [row_seeds(batch.rows.iloc[[i]], attempt)[0] for i, attempt in enumerate(batch.attempts)]
-    return [None if i in batch.failures else make_passport(row, batch.attempts[i], seeds[i], made, versions)
+    seeds = {attempt: row_seeds(batch.rows, attempt) for attempt in set(batch.attempts)}
+    return [None if i in batch.failures else make_passport(row, batch.attempts[i], seeds[batch.attempts[i]][i], made, versions)
             for i, row in enumerate(batch.rows.to_dict("records"))]
 
 # %% ../nbs/05b_shards.ipynb #668ad77e
@@ -445,7 +447,8 @@ def make_shards(
     hours: float | None = None,                            # take no shard that would not be done by then
     stop: Callable[[], bool] = lambda: False,
 ) -> int:                                                  # shards that this worker published
-    "Take and make shards until all are published, by this worker or by others."
+    "Take and make shards until all are published, by this worker or by others. Raises `ValueError` if the folder was begun with other settings."
+    folder.bind(made)
     leases, start, longest, done = Leases(folder.own / "leases", patience), time.monotonic(), 0.0, 0
     while todo := [piece for piece in pieces if piece.name not in folder.published()]:
         for piece in todo:
@@ -463,7 +466,7 @@ def make_shards(
             done, longest = done + 1, max(longest, time.monotonic() - began)
             break
         else:
-            time.sleep(min(0.5, patience / 4))
+            time.sleep(min(0.1, patience / 4))
     return done
 
 # %% ../nbs/05b_shards.ipynb #a984be54
@@ -488,7 +491,6 @@ def work(job: Job, pieces: Sequence[Piece], stop: Callable[[], bool]) -> int:
     made = drawn_with(pipe, job.generator, job.kind, job.quality)
     if settings.revision not in ("", made["revision"]):
         raise ValueError(f"the plan was made for revision {settings.revision} of {settings.model}, but {job.generator} is {made['revision']}")
-    folder.bind(made)
 
     def draw(rows: pd.DataFrame) -> Iterator[DrawnBatch]:
         return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries)
