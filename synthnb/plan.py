@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETTING_COLUMNS', 'PROMPT_COLUMNS', 'image_seed', 'class_slug', 'image_id', 'Settings', 'describe_changes',
-           'prompt_table', 'plan_tables', 'make_plan', 'RowHash', 'plan_hash', 'write_plan', 'Plan', 'load_plan',
-           'describe_plans']
+           'prompt_table', 'plan_tables', 'make_plan', 'RowHash', 'hash_tables', 'plan_hash', 'write_plan', 'Plan',
+           'load_plan', 'describe_plans']
 
 # %% ../nbs/04c_plan.ipynb #ac6b8272
 import hashlib
@@ -13,7 +13,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -213,11 +213,17 @@ def _string_bytes(column: pa.Array) -> memoryview:
     return memoryview(data or b"")[bounds[column.offset]:bounds[column.offset + len(column)]]
 
 
+def hash_tables(tables: Iterable[pa.Table]) -> str:
+    "`RowHash` of some tables."
+    known = RowHash()
+    for table in tables:
+        known.update(table)
+    return known.hexdigest()
+
+
 def plan_hash(plan: pd.DataFrame) -> str:
     "Twelve hex digits that change with any row or setting of the plan."
-    known = RowHash()
-    known.update(pa.Table.from_pandas(plan, preserve_index=False))
-    return known.hexdigest()
+    return hash_tables([pa.Table.from_pandas(plan, preserve_index=False)])
 
 # %% ../nbs/04c_plan.ipynb #5dcd7e96
 def write_plan(
@@ -251,16 +257,21 @@ def write_plan(
     return Plan(path)
 
 # %% ../nbs/04c_plan.ipynb #6d313826
+def _open_plan(path: Path) -> tuple[pq.ParquetFile, dict]:
+    "The file and what `write_plan` has written into its metadata."
+    try:
+        file = pq.ParquetFile(path)
+        return file, json.loads(file.metadata.metadata[b"synthnb_plan"])
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a plan: make one with `write_plan`") from error
+
+# %% ../nbs/04c_plan.ipynb #9c3e2397
 class Plan:
     "A plan in a file, read as far as it is needed. Raises `ValueError` for a file that is no plan."
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        try:
-            self._file = pq.ParquetFile(self.path)
-            about = json.loads(self._file.metadata.metadata[b"synthnb_plan"])
-        except (pa.ArrowInvalid, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is not a plan: make one with `write_plan`") from error
+        self._file, about = _open_plan(self.path)
         self.settings = Settings(**about["settings"])
         self.classes: list[str] = about["classes"]  # index = label
         self.images: int = about["images"]
@@ -295,20 +306,16 @@ class Plan:
 
     def find(self, key: str) -> int:
         "The number of the row with this id, worked out from the id. Raises `KeyError` if there is none."
-        match = re.fullmatch(r"(\d+)-([a-z0-9-]+)-(\d+)", key)
-        label, index = (int(match[1]), int(match[3])) if match else (0, self.images)
+        label, index = map(int, re.findall(r"^\d+|\d+$", key)) if re.fullmatch(r"\d+-[a-z0-9-]+-\d+", key) else (0, self.images)
         if label >= len(self.classes) or index >= self.images // len(self.classes) or image_id(label, self.classes[label], index) != key:
             raise KeyError(f"the plan {self.path.name} has no image {key!r}")
         return index * len(self.classes) + label
 
     def prefix_hash(self, images: int) -> str:
         "The hash of the smaller plan that the first rows are."
-        known = RowHash()
-        for table in self.tables(0, images):
-            known.update(table)
-        return known.hexdigest()
+        return hash_tables(self.tables(0, images))
 
-
+# %% ../nbs/04c_plan.ipynb #67c43bf3
 def load_plan(path: str | Path) -> pd.DataFrame:
     "All rows of a plan's file."
     plan = Plan(path)

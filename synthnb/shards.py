@@ -28,7 +28,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -129,32 +129,32 @@ def _tar_entry(name: str, content: bytes) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
 
 
+def _image_entries(image: torch.Tensor, record: dict, kind: str, quality: int) -> bytes:
+    "An image and its passport as two files of a tar."
+    content = encode_image(image, record, kind, quality)
+    about = {"file": f"{record['id']}.{SUFFIXES[kind]}", "height": image.shape[1], "width": image.shape[2], "sha256": hashlib.sha256(content).hexdigest()}
+    return _tar_entry(about["file"], content) + _tar_entry(f"{record['id']}.json", json.dumps(record | about, ensure_ascii=False).encode())
+
+# %% ../nbs/05b_shards.ipynb #3b2a6cf0
 class ShardWriter:
     "Encodes and writes one shard in background threads. Errors of the threads are raised by the next call."
 
     def __init__(self, path: Path, kind: str = "jpeg", quality: int = 95, threads: int = 2):
         self.path, self.kind, self.quality = path, kind, quality
         self.images, self.bytes, self._sha256 = 0, 0, hashlib.sha256()
-        self._file = open(path, "wb")
+        self._file, self._pending = open(path, "wb"), deque()
         self._encoders, self._writer = ThreadPoolExecutor(threads), ThreadPoolExecutor(1)
-        self._pending: deque[Future] = deque()
 
     def add(self, images: torch.Tensor, records: Sequence[dict | None]) -> None:
         "Add uint8 [B, 3, H, W]; images without a record are left out."
-        encoded = [self._encoders.submit(self._encode, image, record) for image, record in zip(images, records) if record]
+        encoded = [self._encoders.submit(_image_entries, image, record, self.kind, self.quality) for image, record in zip(images, records) if record]
         self._pending.append(self._writer.submit(self._write_all, encoded))
         while len(self._pending) > 2:  # the disk is slower than the generator: wait, rather than fill the memory
             self._pending.popleft().result()
 
-    def _encode(self, image: torch.Tensor, record: dict) -> bytes:
-        content, suffix = encode_image(image, record, self.kind, self.quality), SUFFIXES[self.kind]
-        about = {"file": f"{record['id']}.{suffix}", "height": image.shape[1], "width": image.shape[2], "sha256": hashlib.sha256(content).hexdigest()}
-        return _tar_entry(about["file"], content) + _tar_entry(f"{record['id']}.json", json.dumps(record | about, ensure_ascii=False).encode())
-
     def _write_all(self, entries: list[Future]) -> None:
-        for entry in entries:
+        for self.images, entry in enumerate(entries, self.images + 1):
             self._write(entry.result())
-            self.images += 1
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
@@ -176,14 +176,12 @@ class ShardWriter:
         "Leave nothing behind."
         self._stop_threads()
         self.path.unlink(missing_ok=True)
-        try:
+        with suppress(OSError):
             self._file.close()  # flushes, and so fails on a full disk
-        except OSError:
-            pass
 
     def _stop_threads(self) -> None:
-        self._encoders.shutdown(cancel_futures=True)
-        self._writer.shutdown(cancel_futures=True)
+        for pool in (self._encoders, self._writer):
+            pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/05b_shards.ipynb #c71143fd
 class Piece(NamedTuple):
@@ -300,7 +298,7 @@ class Lease:
     def release(self) -> None:
         self.path.unlink(missing_ok=True)
 
-
+# %% ../nbs/05b_shards.ipynb #9a69d678
 class Leases:
     "Who makes which shard, agreed on by files in one folder."
 
@@ -346,7 +344,7 @@ class Leases:
         for file in self._files(name):
             file.unlink(missing_ok=True)
 
-
+# %% ../nbs/05b_shards.ipynb #6e7e1645
 def _has_died(owner: dict) -> bool:
     "Is the owner of a lease a process of this machine that is gone?"
     if owner["host"] != platform.node():
@@ -415,7 +413,7 @@ def make_shard(
         if piece.name in folder.published():
             Leases(folder.own / "leases").tidy(piece.name)
 
-
+# %% ../nbs/05b_shards.ipynb #8c85557a
 def _publish(folder: ShardFolder, name: str, partial: Path, facts: dict[str, object]) -> None:
     "Sidecar first: a shard that is seen has one."
     if name in folder.published():  # made twice, by us and by whoever took our lease for dead
@@ -534,7 +532,7 @@ class Progress:
         return (f"{self.images:,} images in {len(self.published):,} new shards in {self.folder.path}, {self.failed:,} failed"
                 + (f"; {left:,} shards are left, start again to go on" if left else "") + "".join(f"; {line}" for line in self.lost))
 
-
+# %% ../nbs/05b_shards.ipynb #f84dd825
 @contextmanager
 def _watch(progress: Progress, show: bool) -> Iterator[Callable[[], None]]:
     "A bar that a thread of its own keeps up to date."
@@ -558,7 +556,7 @@ def _watch(progress: Progress, show: bool) -> Iterator[Callable[[], None]]:
             thread.join()
             update()
 
-# %% ../nbs/05b_shards.ipynb #f84dd825
+# %% ../nbs/05b_shards.ipynb #51fb6f49
 def _start_worker(job: Job, pieces: Sequence[Piece], number: int, workers: int) -> tuple[subprocess.Popen, Path]:
     "A worker process and its log. It has its own session, so that Ctrl-C reaches it through us, once."
     gpus = torch.cuda.device_count() if job.device in ("auto", "cuda") else 0
@@ -574,7 +572,7 @@ def _start_worker(job: Job, pieces: Sequence[Piece], number: int, workers: int) 
     process.stdin.close()
     return process, log
 
-
+# %% ../nbs/05b_shards.ipynb #6981f4a1
 def _run_workers(job: Job, pieces: Sequence[Piece], workers: int, asked: threading.Event) -> list[str]:
     "Run worker processes to their end; what became of those that died. Raises `RuntimeError` if all did."
     started = [_start_worker(job, pieces, number, workers) for number in range(workers)]
@@ -602,7 +600,7 @@ def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
 
-# %% ../nbs/05b_shards.ipynb #51fb6f49
+# %% ../nbs/05b_shards.ipynb #63c750e6
 def generate_shards(
     plan: str | Path | Plan,
     folder: str | Path,
@@ -640,7 +638,7 @@ def generate_shards(
                 raise KeyboardInterrupt(f"stopped: {watched}") from None
     return watched
 
-
+# %% ../nbs/05b_shards.ipynb #60f63cd0
 def _within_budget(pieces: list[Piece], max_images: int | None) -> list[Piece]:
     "The first pieces that hold no more images than that."
     if max_images is None or not pieces:
@@ -698,7 +696,7 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.kind} {self.shard}: {self.detail}"
 
-
+# %% ../nbs/05b_shards.ipynb #41eaee0b
 def verify(
     folder: str | Path,
     *,
@@ -718,7 +716,7 @@ def verify(
             home.tar(piece.name).unlink()
     return problems
 
-
+# %% ../nbs/05b_shards.ipynb #2db0b975
 def _check_piece(home: ShardFolder, piece: Piece, made: dict) -> list[Problem]:
     "What is wrong with one published shard."
     facts, path, problems = home.sidecar(piece.name), home.tar(piece.name), []
@@ -774,7 +772,7 @@ def why(
             return home.plan.rows(row, row + 1).to_dict("records")[0] | {"state": f"failed {failure['attempts']} times: {failure['reason']}"}
     return next(record for _, record in read_tar(home.tar(piece.name)) if record["id"] == key) | {"shard_file": home.tar(piece.name).name}
 
-
+# %% ../nbs/05b_shards.ipynb #8f23e7ec
 @dataclass(frozen=True)
 class Replay:
     "An image beside the same row drawn again."
@@ -787,7 +785,7 @@ class Replay:
         return ("the same file, byte by byte" if self.identical else
                 f"{'the same picture' if self.within else 'ANOTHER PICTURE'}: pixels differ by {self.mean:.2f} of 255 on average, by {self.largest} at most")
 
-
+# %% ../nbs/05b_shards.ipynb #4f834ae2
 def replay(
     image: str | Path,                    # "folder/0003-three-000012"
     generator: str | Path | None = None,  # where the plan's model lies; None: what the plan calls it
