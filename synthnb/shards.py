@@ -47,6 +47,7 @@ from tqdm import tqdm
 
 import synthnb
 from .data import LabelledImages
+from .denoise import loop_of
 from .generate import DrawnBatch, draw_batches, generator_revision, load_generator, row_seeds
 from .plan import Plan, describe_changes, describe_plans
 
@@ -94,7 +95,7 @@ def drawn_with(
     quality: int = 95,
 ) -> dict[str, object]:
     "What draws a folder's images, beside the plan: it has to stay the same for all of them."
-    return {"loop": "pipe(...)", "revision": generator_revision(generator), "scheduler": type(pipe.scheduler).__name__,
+    return {"loop": loop_of(pipe), "revision": generator_revision(generator), "scheduler": type(pipe.scheduler).__name__,
             "dtype": str(pipe.dtype).removeprefix("torch."), "format": kind, "quality": quality if kind != "png" else 0}
 
 
@@ -485,7 +486,7 @@ def work(job: Job, pieces: Sequence[Piece], stop: Callable[[], bool]) -> int:
     "Open the generator and make shards; how many."
     folder = ShardFolder(job.folder)
     settings = folder.plan.settings
-    pipe = load_generator(job.generator, job.device, settings.dtype, None if Path(job.generator).is_dir() else settings.revision or None)
+    pipe = load_generator(job.generator, job.device, settings.dtype, None if Path(job.generator).is_dir() else settings.revision or None, settings.scheduler)
     made = drawn_with(pipe, job.generator, job.kind, job.quality)
     if settings.revision not in ("", made["revision"]):
         raise ValueError(f"the plan was made for revision {settings.revision} of {settings.model}, but {job.generator} is {made['revision']}")
@@ -801,7 +802,7 @@ def replay(
         raise KeyError(f"{image} has no picture: {why(image)['state']}")
     content, record = stored
     settings, made = home.plan.settings, record["drawn_with"]
-    pipe = load_generator(generator or settings.model, device, made["dtype"])
+    pipe = load_generator(generator or settings.model, device, made["dtype"], scheduler=settings.scheduler)
     start = row - (row - piece.first) % settings.batch_size
     rows = home.plan.rows(start, min(start + settings.batch_size, piece.last))
     batch = next(draw_batches(pipe, rows, batch_size=settings.batch_size, retries=max(3, record["attempt"])))
@@ -836,7 +837,7 @@ def estimate_cost(
     "Draw a few batches, and say what the plan will take."
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     settings = plan.settings
-    pipe = load_generator(generator or settings.model, device, settings.dtype)
+    pipe = load_generator(generator or settings.model, device, settings.dtype, scheduler=settings.scheduler)
     made, versions = drawn_with(pipe, generator or settings.model, kind, quality), library_versions()
     rows = plan.rows(0, min(plan.images, (batches + 1) * settings.batch_size))
     sizes, times, last = [], [], time.perf_counter()

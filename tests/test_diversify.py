@@ -20,7 +20,7 @@ from synthnb import glyphworld
 from synthnb.diversify import (
     ASPECTS, SHARES, TEMPLATE, TOKEN_TEMPLATE, Idea, Ideas, Scene, ScenesAnswer, StylesAnswer, ask_ideas, check_answer, compose, fill, load_book,
     pool_of_rows, prompts_by_class, save_book, token_counts, tokenizers_of, write_prompts)
-from synthnb.generate import make_plan
+from synthnb.plan import make_plan
 from synthnb.lar import load_clip
 from synthnb.llm import AnswerCache, Reply, ServerLLM, open_llm
 
