@@ -1,0 +1,325 @@
+"""Dataset style inversion at its edges: the families, the file format, kills, broken losses, bad requests, and the example of diffusers step by step."""
+import copy
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from synthnb import dsi
+from synthnb.data import LabelledImages, digits, few_shot
+from synthnb.dsi import Style, add_style, invert, load_style, save_style, style_prompts
+from synthnb.generate import generate, load_generator, make_plan
+from synthnb.glyphworld import folder
+
+torch.set_num_threads(1)
+FAST = dict(batch_size=4, check_every=2, progress=False)
+
+
+@pytest.fixture(scope="module")
+def world() -> StableDiffusionPipeline:
+    return load_generator(folder("generator"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def scans() -> LabelledImages:
+    return few_shot(digits(32)["train"], 1)
+
+
+@pytest.fixture(scope="module")
+def phrases(scans) -> dict[str, str]:
+    return {name: f"arabic digit {name}" for name in scans.classes}
+
+
+def table_of(encoder) -> torch.Tensor:
+    return encoder.get_input_embeddings().weight.detach().clone()
+
+
+# ---- tiny models of the families, random weights
+
+
+def tiny_text(tokenizer, kind, width: int, eos: int | None = None):
+    return kind(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, projection_dim=16,
+        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id if eos is None else eos))
+
+
+def tiny_vae() -> AutoencoderKL:
+    return AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                         latent_channels=4, norm_num_groups=4, sample_size=16)
+
+
+def tiny_unet(width: int, **more) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=width, attention_head_dim=4, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **more)
+
+
+def tiny_pipeline(family: str, place) -> DiffusionPipeline:
+    "Stable Diffusion 1.x (epsilon), 2.x (v prediction) or XL, saved and opened as the component does."
+    torch.manual_seed(0)
+    tokenizer, vae = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer"), tiny_vae()
+    if family == "xl":
+        more = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16)
+        pipe = StableDiffusionXLPipeline(
+            vae=vae, unet=tiny_unet(16 + 24, **more), tokenizer=tokenizer, tokenizer_2=copy.deepcopy(tokenizer),
+            text_encoder=tiny_text(tokenizer, CLIPTextModel, 16), text_encoder_2=tiny_text(tokenizer, CLIPTextModelWithProjection, 24, eos=2),
+            scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"), add_watermarker=False)
+    else:
+        scheduler = DDIMScheduler(prediction_type={"1": "epsilon", "2": "v_prediction"}[family], steps_offset=1, clip_sample=False)
+        pipe = StableDiffusionPipeline(
+            vae=vae, unet=tiny_unet(16), tokenizer=tokenizer, text_encoder=tiny_text(tokenizer, CLIPTextModel, 16), scheduler=scheduler,
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipe.save_pretrained(place / "model")
+    return load_generator(place / "model", "cpu")
+
+
+NOISE = LabelledImages(torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+                       torch.tensor([0, 0, 0, 0, 0, 1]), ("one", "two"), "noise")
+WORDS = {"one": "one", "two": "two"}
+
+
+@pytest.fixture(scope="module", params=["1", "2", "xl"])
+def tiny(request, tmp_path_factory) -> DiffusionPipeline:
+    return tiny_pipeline(request.param, tmp_path_factory.mktemp("family"))
+
+
+# ---- the families
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_every_family_learns_saves_and_opens(tiny, vectors, tmp_path):
+    before = [table_of(encoder) for _, encoder in dsi.text_models(tiny)]
+    weights = {k: v.clone() for k, v in tiny.unet.state_dict().items()}
+    asked = [p.requires_grad for p in tiny.unet.parameters()]
+    style = invert(tiny, NOISE, WORDS, tmp_path / "style.safetensors", steps=4, num_vectors=vectors, lr=1e-2, **FAST)
+    for rows, start, table, (_, encoder) in zip(style.rows, dsi.initial_rows(tiny, "photo", vectors), before, dsi.text_models(tiny)):
+        assert rows.shape == start.shape and not torch.isclose(rows, start).all(1).any(), "a vector has not learned"
+        assert torch.equal(table_of(encoder), table), "the table moved"
+    assert all(torch.equal(v, weights[k]) for k, v in tiny.unet.state_dict().items())
+    assert [p.requires_grad for p in tiny.unet.parameters()] == asked and all(p.grad is None for p in tiny.unet.parameters())
+
+    other = copy.deepcopy(tiny)  # opened by diffusers alone
+    tensors = load_file(tmp_path / "style.safetensors")
+    if len(style.rows) == 1:
+        other.load_textual_inversion(str(tmp_path / "style.safetensors"))
+    else:
+        other.load_textual_inversion(tensors["clip_l"], token="<style>", text_encoder=other.text_encoder, tokenizer=other.tokenizer)
+        other.load_textual_inversion(tensors["clip_g"], token="<style>", text_encoder=other.text_encoder_2, tokenizer=other.tokenizer_2)
+    for rows, table, (tokenizer, encoder) in zip(style.rows, before, dsi.text_models(other)):
+        ids = tokenizer.convert_tokens_to_ids(dsi.vector_names("<style>", vectors))
+        assert torch.equal(table_of(encoder)[ids], rows) and torch.equal(table_of(encoder)[:len(table)], table)
+    image = other("A one photo in the style of <style>", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
+    ours = copy.deepcopy(tiny)
+    assert add_style(ours, tmp_path / "style.safetensors") == "<style>"
+    again = ours("A one photo in the style of <style>", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
+    assert (image == again).all()
+
+
+def test_the_unet_is_told_what_the_pipeline_would_tell_it(tiny):
+    pipe = copy.deepcopy(tiny)
+    prompts = list(style_prompts(WORDS, "<style>").values())
+    rows = dsi.initial_rows(pipe, None, 2)
+    ids = dsi.tokenize(pipe, prompts, dsi.vector_names("<style>", 2))
+    with torch.no_grad(), dsi.reading(pipe, rows, [len(tokenizer) for tokenizer, _ in dsi.text_models(pipe)]):
+        told = dsi.condition(pipe, ids, torch.tensor([1, 0, 1]))
+    add_style(pipe, Style("<style>", tuple(rows)))
+    with torch.no_grad():
+        expected = pipe.encode_prompt([prompts[1], prompts[0], prompts[1]], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    assert torch.allclose(told["encoder_hidden_states"], expected[0], atol=1e-6)
+    if isinstance(pipe, StableDiffusionXLPipeline):
+        assert torch.allclose(told["added_cond_kwargs"]["text_embeds"], expected[2], atol=1e-6)
+        assert told["added_cond_kwargs"]["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 3
+
+
+def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[list[float], torch.Tensor]:
+    "Losses and table of diffusers' examples/textual_inversion/textual_inversion.py, with given chance and without weight decay."
+    pipe, scheduler = copy.deepcopy(pipe), dsi.training_scheduler(pipe)
+    tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
+    tokenizer.add_tokens(["<style>"])
+    encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table, new = encoder.get_input_embeddings().weight, tokenizer.convert_tokens_to_ids("<style>")
+    table.data[new] = table.data[tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word))[0]]
+    original, optimiser, losses = table.detach().clone(), torch.optim.AdamW([table], lr=lr, weight_decay=0), []
+    ids = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    others = torch.arange(len(table)) != new
+    for draw in draws:
+        found = pipe.vae.encode(images.images[draw.images].float() / 127.5 - 1).latent_dist
+        latents = ((found.mean + found.std * draw.spread) * pipe.vae.config.scaling_factor).detach()
+        states = encoder(ids[images.labels[draw.images]])[0]
+        prediction = pipe.unet(scheduler.add_noise(latents, draw.noise, draw.timesteps), draw.timesteps, states).sample
+        velocity = scheduler.config.prediction_type == "v_prediction"
+        loss = F.mse_loss(prediction, scheduler.get_velocity(latents, draw.noise, draw.timesteps) if velocity else draw.noise)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        with torch.no_grad():
+            table[others] = original[others]
+        losses.append(loss.item())
+    return losses, table.detach()
+
+
+def test_losses_are_those_of_the_example(world, scans, phrases):
+    style = invert(world, scans, phrases, steps=6, lr=5e-3, **FAST)
+    latents = dsi.encode_images(world, scans)
+    draws = [dsi.draw_step(latents, 4, step) for step in range(6)]
+    losses, table = example_losses(world, scans, list(style_prompts(phrases, "<style>").values()), draws, "photo", 5e-3)
+    assert style.losses == pytest.approx(losses, rel=1e-4)
+    assert torch.allclose(style.rows[0][0], table[-1], atol=1e-5)
+
+
+def test_generating_with_it_is_ordinary(world, scans, phrases, tmp_path):
+    pipe = copy.deepcopy(world)
+    token = add_style(pipe, invert(world, scans, phrases, steps=2, num_vectors=2, **FAST))
+    plan = make_plan({name: [text] for name, text in style_prompts(phrases, token).items()}, 1, seed=0, model="glyphworld", steps=2, guidance=2)
+    assert len(generate(pipe, plan, progress=False)) == 10
+
+
+# ---- interruptions
+
+
+CHILD = textwrap.dedent("""
+    import sys, torch
+    from synthnb.data import digits, few_shot
+    from synthnb.dsi import invert
+    from synthnb.generate import load_generator
+    from synthnb.glyphworld import folder
+    torch.set_num_threads(1)
+    scans = few_shot(digits(32)["train"], 1)
+    invert(load_generator(folder("generator"), "cpu"), scans, {c: f"arabic digit {c}" for c in scans.classes}, sys.argv[1],
+           steps=int(sys.argv[2]), lr=5e-3, batch_size=4, check_every=2, save_every=0, progress=False)
+""")
+
+
+def test_killed_and_started_again_is_as_if_never_killed(world, scans, phrases, tmp_path):
+    path = tmp_path / "style.safetensors"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path), "100000"], stderr=subprocess.DEVNULL)
+    kept, deadline = path.with_suffix(".checkpoint"), time.monotonic() + 120
+    while not kept.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert kept.exists() and not path.exists()
+    with safe_open(kept, "pt") as file:
+        reached = int(file.metadata()["step"])
+    total = reached + 3
+    resumed = invert(world, scans, phrases, path, steps=total, **FAST)
+    whole = invert(world, scans, phrases, steps=total, **FAST)
+    assert resumed.losses == whole.losses and torch.equal(resumed.rows[0], whole.rows[0]) and resumed.checks == whole.checks
+    assert [p.name for p in tmp_path.iterdir() if "partial" not in p.name] == ["style.safetensors"]
+
+
+def test_a_finished_style_is_found_again_and_other_settings_are_refused(world, scans, phrases, tmp_path):
+    path = tmp_path / "style.safetensors"
+    style = invert(world, scans, phrases, path, steps=2, **FAST)
+    start = time.monotonic()
+    found = invert(world, scans, phrases, path, steps=2, **FAST)
+    assert time.monotonic() - start < 1 and torch.equal(found.rows[0], style.rows[0]) and found.losses == style.losses
+    with pytest.raises(ValueError, match="lr was 0.005 and is now 0.1"):
+        invert(world, scans, phrases, path, steps=2, lr=0.1, **FAST)
+    with pytest.raises(ValueError, match="images was"):
+        invert(world, scans.subset(range(5)), phrases, path, steps=2, **FAST)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged"):
+        invert(world, scans, phrases, path, steps=2, **FAST)
+
+
+def test_loss_that_is_no_number_stops_and_writes_nothing(world, scans, phrases, tmp_path):
+    broken = copy.deepcopy(world)
+    broken.unet.conv_out.weight.data[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="loss is nan at step 0: lower the learning rate"):
+        invert(broken, scans, phrases, tmp_path / "style.safetensors", steps=50, save_every=0, **FAST)
+    assert not list(tmp_path.iterdir())
+    assert isinstance(broken.text_encoder.get_input_embeddings(), torch.nn.Embedding)
+
+
+def test_early_stop_takes_the_best(world, scans, phrases, monkeypatch):
+    falling_then_rising = iter([3.0, 2.0, 1.0, 1.5, 1.2, 0.5])
+    monkeypatch.setattr(dsi, "_fixed_loss", lambda loss_of, draws: next(falling_then_rising))
+    stopped = invert(world, scans, phrases, steps=100, patience=2, **FAST)
+    assert stopped.checks == ((0, 3.0), (2, 2.0), (4, 1.0), (6, 1.5), (8, 1.2)) and stopped.steps == 8
+    monkeypatch.undo()
+    assert torch.equal(stopped.rows[0], invert(world, scans, phrases, steps=4, **FAST).rows[0])
+
+
+# ---- requests
+
+
+@pytest.mark.parametrize("change, why", [
+    (dict(placeholder_token="style"), "angle brackets"), (dict(placeholder_token="<|endoftext|>"), "already in the generator's vocabulary"),
+    (dict(template="a photo of a {phrase}"), "nowhere says {style}"), (dict(initializer="photo of", num_vectors=3), "is 2 tokens"), (dict(initializer=""), "is 0 tokens"),
+    (dict(num_vectors=0), "num_vectors is 0"), (dict(num_vectors=60), "fewer vectors or fewer words"), (dict(steps=0), "steps is 0"), (dict(lr=-1), "lr is -1"),
+    (dict(batch_size=0), "batch_size is 0"), (dict(check_every=0), "check_every is 0")])
+def test_bad_requests_are_refused_before_any_cost(world, scans, phrases, change, why, monkeypatch):
+    monkeypatch.setattr(dsi, "encode_images", lambda *a, **k: pytest.fail("an image was encoded"))
+    with pytest.raises(ValueError, match=why.replace("{", r"\{").replace("|", r"\|")):
+        invert(world, scans, phrases, **{"steps": 2, **FAST, **change})
+
+
+def test_bad_images_and_phrases_are_refused(world, scans, phrases):
+    with pytest.raises(ValueError, match="holds no images"):
+        invert(world, scans.subset([]), phrases, steps=2, **FAST)
+    with pytest.raises(ValueError, match="does not say what it means"):
+        invert(world, scans, {"zero": "arabic digit zero"}, steps=2, **FAST)
+    half = copy.deepcopy(world).to(torch.float16)
+    with pytest.raises(ValueError, match="bfloat16"):
+        invert(half, scans, phrases, steps=2, **FAST)
+
+
+def test_bfloat16_generator_learns_in_float32(world, scans, phrases):
+    half = copy.deepcopy(world).to(torch.bfloat16)
+    style = invert(half, scans, phrases, steps=2, **FAST)
+    assert style.rows[0].dtype == torch.float32 and half.vae.dtype == torch.bfloat16
+    assert style.losses == pytest.approx(invert(world, scans, phrases, steps=2, **FAST).losses, rel=0.05)
+
+
+def test_styles_of_others_and_for_others(world, tmp_path):
+    theirs = {"<cat>": torch.randn(128)}
+    save_file(theirs, tmp_path / "cat.safetensors")
+    style = load_style(tmp_path / "cat.safetensors")
+    assert (style.token, style.rows[0].shape) == ("<cat>", (1, 128))
+    pipe = copy.deepcopy(world)
+    add_style(pipe, style)
+    with pytest.raises(ValueError, match="already in the generator's vocabulary"):
+        add_style(pipe, style)
+    with pytest.raises(ValueError, match="learned for another one"):
+        add_style(pipe, Style("<dog>", (torch.randn(1, 64),)))
+    save_file({"a": torch.zeros(2), "b": torch.zeros(2)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="is not a style"):
+        load_style(tmp_path / "lora.safetensors")
+    save_style(style, tmp_path / "again.safetensors")
+    assert torch.equal(load_style(tmp_path / "again.safetensors").rows[0], style.rows[0])
+
+
+def test_flips_double_the_latents_and_keep_the_labels(world, scans):
+    plain, doubled = dsi.encode_images(world, scans, batch_size=4), dsi.encode_images(world, scans, flips=True, batch_size=4)
+    assert len(doubled.mean) == 2 * len(plain.mean) and doubled.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()
+    mirrored = LabelledImages(scans.images.flip(-1), scans.labels, scans.classes)
+    assert torch.allclose(doubled.mean[4:8], dsi.encode_images(world, mirrored).mean[:4], atol=1e-5)
+    assert torch.equal(doubled.labels[4:8], plain.labels[:4])
+
+
+def test_other_pipelines_are_refused():
+    with pytest.raises(ValueError, match="DiTPipeline is not supported"):
+        dsi.text_models(type("DiTPipeline", (), {})())
