@@ -756,7 +756,7 @@ def prompts_by_class(
     book: pd.DataFrame,
     skip_missing: bool = False,  # leave missing classes out, although the labels of those behind them then change
 ) -> dict[str, list[str]]:       # class name -> its prompts, in the order of the labels
-    "What `generate.make_plan` takes. Raises `ValueError` if a class has no prompts."
+    "What `plan.make_plan` takes. Raises `ValueError` if a class has no prompts."
     gaps = sorted(set(range(int(book.label.max()) + 1)) - set(book.label))
     missing = book.attrs.get("missing") or ({f"label {gap}": "" for gap in gaps})
     if missing and not skip_missing:
