@@ -14,7 +14,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .data import LabelledImages, content_hashes
+from .data import LabelledImages, content_hashes, whole_file
 
 # %% ../nbs/06_dsi.ipynb #35c5dcf4
 TEMPLATE = "A {phrase} photo in the style of {style}"  # the paper's
@@ -275,10 +274,9 @@ _ENCODERS = ("clip_l", "clip_g")  # SDXL's, as diffusers' own scripts name them
 def _publish(tensors: dict[str, torch.Tensor], path: Path, metadata: dict) -> Path:
     "Write a safetensors file whole or not at all."
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {k: json.dumps(v) for k, v in metadata.items()})
-    partial.chmod(0o644)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {k: json.dumps(v) for k, v in metadata.items()})
+        partial.chmod(0o644)
     return path
 
 

@@ -28,7 +28,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from synthnb import dsi
 from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.dsi import Style, add_style, invert, load_style, save_style, style_prompts
-from synthnb.generate import generate, load_generator, make_plan
+from synthnb.generate import generate, load_generator
+from synthnb.plan import make_plan
 from synthnb.glyphworld import folder
 
 torch.set_num_threads(1)
