@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['RECIPES', 'CONTEXT_LENGTH', 'SCHEDULE', 'NON_DIGIT', 'ARCHITECTURES', 'BOUNDS', 'ENTROPY_WITHIN', 'AMBIGUOUS',
            'MEASURED', 'STAGES', 'LESSONS', 'Corpus', 'corpus', 'Recipe', 'train_loop', 'build_tokenizer', 'new_clip',
-           'train_clip', 'save_clip', 'load_clip', 'train_vae', 'new_text_encoder', 'teach_reading', 'new_unet',
-           'train_generator', 'refine_generator', 'pipeline_of', 'save_generator', 'new_classifier', 'train_classifier',
-           'save_classifier', 'load_judge', 'draw', 'judged', 'exact_prompt', 'measure_generator', 'measure_names',
-           'measure_judge', 'measure_clip', 'measure_classifier', 'measured_row', 'measure', 'below_bounds',
-           'pick_training_device', 'recipes_of', 'forget_stage', 'run_stage', 'check_stages', 'build', 'measure_speed',
-           'update_model_card', 'card_text']
+           'roughen', 'train_clip', 'save_clip', 'load_clip', 'train_vae', 'new_text_encoder', 'teach_reading',
+           'new_unet', 'train_generator', 'refine_generator', 'pipeline_of', 'save_generator', 'new_classifier',
+           'train_classifier', 'save_classifier', 'load_judge', 'draw', 'judged', 'exact_prompt', 'measure_generator',
+           'measure_names', 'measure_judge', 'measure_clip', 'measure_classifier', 'measured_row', 'measure',
+           'below_bounds', 'pick_training_device', 'recipes_of', 'forget_stage', 'run_stage', 'check_stages', 'build',
+           'measure_speed', 'update_model_card', 'card_text']
 
 # %% ../nbs/00b_glyphmodels.ipynb #fa09b460
 import json
@@ -90,7 +90,7 @@ RECIPES: dict[str, Recipe] = {  # sized for two CPU cores: three hours in all
     "vae": Recipe(2000, 64, 2e-3, 40_000), "reader": Recipe(600, 256, 2e-3, 0, 50), "generator": Recipe(7000, 128, 1.5e-3, 80_000, 300),
     "refine": Recipe(4000, 128, 8e-4, 80_000, 300), "llm": Recipe(900, 16, 3e-3, 40_000, 100),
     "names": Recipe(700, 16, 3e-3, 40_000, 100),  # corpora of the last two are conversations
-    "clip": Recipe(4000, 256, 1.5e-3, 100_000), "cnn": Recipe(3000, 128, 3e-3, 80_000), "vit": Recipe(2800, 128, 1.5e-3, 100_000),
+    "clip": Recipe(4000, 256, 1.5e-3, 100_000), "rough": Recipe(420, 256, 6e-4, 0, 50), "cnn": Recipe(3000, 128, 3e-3, 80_000), "vit": Recipe(2800, 128, 1.5e-3, 100_000),
     "judge": Recipe(4000, 128, 3e-3, 120_000)}
 
 
@@ -223,18 +223,42 @@ def new_clip(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     return open_clip.CLIP(**config)
 
 
-def train_clip(tokenizer: CLIPTokenizer, data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True) -> open_clip.CLIP:
-    """Contrastive training on pictures and captions."""
+def roughen(
+    pictures: torch.Tensor,      # [B, 3, H, W] in -1..1, in random order
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Pictures as they turn up on the web: tilted, stretched, closer, with bolder or thinner strokes, blown up from a low resolution."""
+    n, device = len(pictures), pictures.device
+    least = torch.tensor([[-.26], [-.6], [-.5], [-.3], [-.15], [-.15]], device=device)  # radians, log of the window's two sides, shear, two shifts
+    most = torch.tensor([[.26], [.2], [.2], [.3], [.15], [.15]], device=device)
+    angle, wide, high, shear, right, down = torch.rand(6, n, generator=generator, device=device) * (most - least) + least
+    cos, sin, wide, high = angle.cos(), angle.sin(), wide.exp(), high.exp()
+    theta = torch.stack([cos * wide, shear - sin * wide, right, sin * high, cos * high, down], 1).view(n, 2, 3)
+    rough = F.grid_sample(pictures, F.affine_grid(theta, pictures.shape, align_corners=False), padding_mode="border", align_corners=False)
+    for first, (reach, sign) in enumerate(((3, 1), (3, -1), (5, 1), (5, -1))):  # light strokes bolder and dark ones thinner, or the other way round
+        rough[first::6] = sign * F.max_pool2d(sign * rough[first::6], reach, 1, reach // 2)
+    for some in rough.chunk(8)[:5]:
+        side = int(torch.randint(7, 20, (1,), generator=generator, device=device))
+        some.copy_(F.interpolate(F.interpolate(some, (side, side), mode="area"), some.shape[2:], mode="bicubic").clamp(-1, 1))
+    return rough
+
+
+def train_clip(tokenizer: CLIPTokenizer, data: Corpus, recipe: Recipe, rough: Recipe, work: Path, device: str, progress: bool = True) -> open_clip.CLIP:
+    """Contrastive training on pictures and captions, then by the recipe `rough` with half of the pictures roughened."""
     torch.manual_seed(0)
     model, ids = new_clip(tokenizer).to(device), _tokenize(tokenizer, data.texts, device)
     forward = torch.compile(model) if device == "cuda" else model
     clip_loss = open_clip.ClipLoss()
 
-    def loss_of(generator):
-        rows = torch.randint(len(ids), (recipe.batch,), generator=generator, device=device)
-        image, text, scale = forward(data.batch(rows), ids[rows])
-        return clip_loss(image.float(), text.float(), scale.float().clamp(max=100))
-    train_loop("clip", model, loss_of, recipe, work, device, progress=progress)
+    for name, part in (("clip", recipe), ("rough", rough)):
+        def loss_of(generator, name=name, batch=part.batch):
+            rows = torch.randint(len(ids), (batch,), generator=generator, device=device)
+            pictures = data.batch(rows)
+            if name == "rough":
+                pictures[::2] = roughen(pictures[::2], generator)  # the others keep what was learned
+            image, text, scale = forward(pictures, ids[rows])
+            return clip_loss(image.float(), text.float(), scale.float().clamp(max=100))
+        train_loop(name, model, loss_of, part, work, device, progress=progress)
     return model
 
 
@@ -616,7 +640,7 @@ def below_bounds(
 
 # %% ../nbs/00b_glyphmodels.ipynb #6a486478
 STAGES = ("vae", "judge", "cnn", "clip", "vit", "generator", "refine")
-LESSONS: dict[str, tuple[str, ...]] = {"generator": ("reader",), "llm": ("names",)}  # recipes that a stage follows beside its own
+LESSONS: dict[str, tuple[str, ...]] = {"clip": ("rough",), "generator": ("reader",), "llm": ("names",)}  # recipes that a stage follows beside its own
 
 
 def pick_training_device(device: str) -> str:
@@ -691,7 +715,7 @@ def _make_picture_model(stage: str, recipes: list[Recipe], out: Path, work: Path
         train_vae(data, recipe, work, device, progress).half().save_pretrained(made)
     elif stage == "clip":
         tokenizer = build_tokenizer(data.texts)
-        save_clip(train_clip(tokenizer, data, recipe, work, device, progress), tokenizer, made)
+        save_clip(train_clip(tokenizer, data, *recipes, work, device, progress), tokenizer, made)
     elif stage == "generator":
         save_generator(_make_generator(out, work, data, *recipes, device, progress), made)
     elif stage == "refine":
@@ -765,8 +789,8 @@ def card_text(
         "# Glyphworld's models", "Trained from nothing on rendered glyphs (`synthnb glyphworld build`, notebook `nbs/00b_glyphmodels.ipynb`). A testbed: never a "
         "claim about photographs. MIT licence. The fonts are matplotlib's own; no handwriting was seen by any model.",
         f"{len(SENSES)} senses, {len(AMBIGUOUS)} ambiguous names, {len(STYLES)} styles.", "## Made", _markdown(pd.DataFrame(made)),
-        "Minutes are those of the last start, where training was broken off and resumed; a stage's include its lessons (`generator: reader` teaches the text encoder to read, "
-        "`llm: names` what each name means). `refine` is the generator's second pass. The language model's corpus is conversations.",
+        "Minutes are those of the last start, where training was broken off and resumed; a stage's include its lessons (`clip: rough` goes on with roughened pictures, `generator: reader` teaches the text encoder "
+        "to read, `llm: names` says what each name means). `refine` is the generator's second pass. The language model's corpus is conversations.",
         "## Files (fp16 safetensors)", _markdown(pd.DataFrame(weights)), "## Measured",
         "Recognisers on fonts held out from all training, the generator by the judge (20 steps, guidance 2). The language model's rows count answers, not pictures.", _markdown(table.round(3)),
         f"Missed: {'; '.join(missed)}." if missed else "No bound is missed.",

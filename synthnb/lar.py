@@ -708,7 +708,7 @@ def merge_candidates(
     *sources: Mapping[str, Sequence[Candidate]],     # by class name; the earlier source's wording stays
     clip: Clip | None = None,                        # None: merge equal words only
     templates: Sequence[str] = DEFAULT_TEMPLATES,    # the same as in `resolve`
-    threshold: float = 0.985,                        # cosine of two texts from which they are one meaning (PROPOSED)
+    threshold: float = 0.99,                         # cosine of two texts from which they are one meaning (PROPOSED)
 ) -> dict[str, list[Candidate]]:
     "The candidates of all sources, near-paraphrases as one."
     if not 0 < threshold <= 1:
