@@ -222,7 +222,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     config["text_cfg"].pop("hf_tokenizer_name"), config["text_cfg"].pop("tokenizer_kwargs")
     return open_clip.CLIP(**config)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #9d657886
 def roughen(
     pictures: torch.Tensor,      # [B, 3, H, W] in -1..1, in random order
     generator: torch.Generator,
@@ -242,7 +242,7 @@ def roughen(
         some.copy_(F.interpolate(F.interpolate(some, (side, side), mode="area"), some.shape[2:], mode="bicubic").clamp(-1, 1))
     return rough
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #cf97f9af
 def train_clip(tokenizer: CLIPTokenizer, data: Corpus, recipe: Recipe, rough: Recipe, work: Path, device: str, progress: bool = True) -> open_clip.CLIP:
     """Contrastive training on pictures and captions, then by the recipe `rough` with half of the pictures roughened."""
     torch.manual_seed(0)
@@ -723,7 +723,7 @@ def _make_picture_model(stage: str, recipes: list[Recipe], out: Path, work: Path
     else:
         save_classifier(stage, train_classifier(stage, data, recipe, work, device, progress), made)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #1e83e57d
 def check_stages(only: Collection[str] | None, known: Sequence[str]) -> None:
     """Raise `ValueError` for stages that do not exist."""
     if unknown := set(only or ()) - set(known):
@@ -773,7 +773,7 @@ def update_model_card(
     (out / "MODEL_CARD.md").write_text(card_text(card, size))
     return pd.DataFrame(card["measured"])
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #d89035b6
 def card_text(
     card: dict,               # what model_card.json holds
     size: dict[str, float],   # folder -> megabytes

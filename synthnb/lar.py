@@ -991,7 +991,7 @@ def bare_names(
             if c.label in settled else c for c in plain.classes]
     return plain.model_copy(update=dict(classes=tuple(rows)))
 
-
+# %% ../nbs/03_lar.ipynb #5b510424
 def described_names(
     classes: Sequence[str],                   # names or synset ids
     texts: Mapping[str, str] | None = None,   # class -> definition or hypernym; default: WordNet's definitions, where there is one
