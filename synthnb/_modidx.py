@@ -672,7 +672,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.shards._tar_entry': ('shards.html#_tar_entry', 'synthnb/shards.py'),
                                 'synthnb.shards._watch': ('shards.html#_watch', 'synthnb/shards.py'),
                                 'synthnb.shards._within_budget': ('shards.html#_within_budget', 'synthnb/shards.py'),
-                                'synthnb.shards._write_whole': ('shards.html#_write_whole', 'synthnb/shards.py'),
                                 'synthnb.shards.cut_shards': ('shards.html#cut_shards', 'synthnb/shards.py'),
                                 'synthnb.shards.drawn_with': ('shards.html#drawn_with', 'synthnb/shards.py'),
                                 'synthnb.shards.embedded_passport': ('shards.html#embedded_passport', 'synthnb/shards.py'),

@@ -12,6 +12,7 @@ import hashlib
 import math
 import os
 import random
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -444,7 +445,7 @@ def whole_file(
 ) -> Iterator[Path]:  # where to write it
     "A file that appears when the block ends well, or not at all; what was there stays until then."
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may write the same file
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")  # two processes or threads may write the same file
     try:
         yield partial
         os.replace(partial, path)

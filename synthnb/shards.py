@@ -46,7 +46,7 @@ from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 import synthnb
-from .data import LabelledImages
+from .data import LabelledImages, whole_file
 from .denoise import loop_of
 from .generate import DrawnBatch, draw_batches, generator_revision, load_generator, row_seeds
 from .plan import Plan, describe_changes, describe_plans
@@ -202,13 +202,6 @@ def cut_shards(
     return [Piece(f"{a // shard_size:06d}" + f"-{a % shard_size:05d}" * bool(a % shard_size), a, b) for a, b in pairwise(cuts)]
 
 # %% ../nbs/05b_shards.ipynb #7118b7a2
-def _write_whole(path: Path, content: str) -> None:
-    "A small file that appears whole or not at all."
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)
-
-
 class ShardFolder:
     "A folder of shards that has a plan. Raises `FileNotFoundError` where there is none."
 
@@ -243,7 +236,8 @@ class ShardFolder:
         "Remember what draws the images. Raises `ValueError` if that is not what has drawn the others."
         file = self.own / "drawn_with.json"
         if not file.is_file():
-            _write_whole(file, json.dumps(made, indent=1))
+            with whole_file(file) as partial:
+                partial.write_text(json.dumps(made, indent=1), encoding="utf-8")
         if changes := describe_changes(json.loads(file.read_text(encoding="utf-8")), made):
             raise ValueError(f"{self.path} was begun with other settings ({changes}): go on with those, or choose another folder")
 
@@ -258,15 +252,15 @@ def open_folder(
     try:
         for folder in (plans, *(path / ".synthnb" / name for name in ("stats", "leases", "partial", "logs"))):
             folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(path / ".synthnb" / "probe", "")
+        with whole_file(path / ".synthnb" / "probe") as probe:
+            probe.touch()
     except OSError as error:
         raise type(error)(error.errno, f"cannot write into {path} ({error.strerror}): choose a folder that can be written", str(path)) from error
     _check_same_plan(path, plan)
     own = plans / f"{plan.images:012d}-{plan.hash}.parquet"
     if not any(int(file.stem.split("-")[0]) >= plan.images for file in plans.glob("*.parquet")):
-        partial = own.with_suffix(f".{os.getpid()}.partial")
-        shutil.copyfile(plan.path, partial)
-        os.replace(partial, own)
+        with whole_file(own) as partial:
+            shutil.copyfile(plan.path, partial)
         _check_same_plan(path, plan)  # somebody else may have had the same idea
     return ShardFolder(path)
 
@@ -420,7 +414,8 @@ def _publish(folder: ShardFolder, name: str, partial: Path, facts: dict[str, obj
     if name in folder.published():  # made twice, by us and by whoever took our lease for dead
         partial.unlink(missing_ok=True)
         return
-    _write_whole(folder.own / "stats" / f"{name}.json", json.dumps(facts, indent=1))
+    with whole_file(folder.own / "stats" / f"{name}.json") as sidecar:
+        sidecar.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     try:
         os.replace(partial, folder.tar(name))
     except FileNotFoundError:  # whoever took our lease has cleared our file away, and will publish the shard
