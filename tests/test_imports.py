@@ -1,17 +1,46 @@
 """Every module stands on its own: what a notebook defines and does not export is missing here."""
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).resolve().parents[1] / "synthnb"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+# The libraries take ten seconds, a module of ours takes none: one process imports them, and each module gets a fork of it.
+SCRIPT = """
+import importlib, os, sys
+exec(sys.stdin.read(), {})
+assert not any(name.split(".")[0] == "synthnb" for name in sys.modules)
+failed = []
+for name in sys.argv[1:]:
+    if not (child := os.fork()):
+        module = importlib.import_module(f"synthnb.{name}")
+        [getattr(module, public) for public in getattr(module, "__all__", [])]
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(name)
+sys.exit(f"cannot be imported alone: {failed}" if failed else 0)
+"""
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_module_imports_in_a_fresh_process(name, tmp_path):
-    code = f"import synthnb.{name} as m; [getattr(m, n) for n in getattr(m, '__all__', [])]"
-    done = subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+def libraries() -> str:
+    "All import statements of the modules but those of the package itself."
+    nodes = [node for name in MODULES for node in ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")).body]
+    return "\n".join({ast.unparse(node) for node in nodes if isinstance(node, ast.Import) or isinstance(node, ast.ImportFrom) and not node.level}
+                     - {"import synthnb"})
+
+
+def import_alone(names, cwd):
+    command = [sys.executable, "-W", "error::SyntaxWarning", "-c", SCRIPT, *names]
+    return subprocess.run(command, input=libraries(), cwd=cwd, capture_output=True, text=True)
+
+
+def test_every_module_imports_alone(tmp_path):
+    done = import_alone(MODULES, tmp_path)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir()), "an import should write nothing"
+
+
+def test_a_module_that_cannot_is_named(tmp_path):
+    done = import_alone(["plan", "no_such_module"], tmp_path)
+    assert done.returncode == 1 and "cannot be imported alone: ['no_such_module']" in done.stderr
