@@ -20,7 +20,7 @@ test: $(READY) ## what CI runs: notebooks clean, modules in sync, no undefined n
 	@$(BIN)/python tools/check_sync.py
 	@$(BIN)/ruff check --no-cache synthnb
 	@$(TESTING) $(BIN)/nbdev_test --n_workers 2 --do_print
-	@$(TESTING) $(BIN)/python -m pytest -q tests
+	@$(TESTING) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=nbs/03_x.ipynb
 	@test -n "$(NB)" || { echo "which notebook? make nb NB=nbs/03_x.ipynb"; exit 2; }
