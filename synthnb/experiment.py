@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['TYPES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'Parameter', 'read_parameters', 'check_value', 'yaml_hint',
            'check_parameters', 'check_params', 'is_parameters', 'parameter_table', 'declared_parameters', 'run_id',
-           'open_run_folder', 'write_json', 'run_folder', 'report', 'as_records', 'versions', 'commit', 'machine',
-           'private_sockets', 'environment', 'Terminal', 'section_lines', 'tidy', 'write_html', 'RunFailed', 'run',
-           'execute', 'papermill_view', 'publish', 'explain_failure', 'keep_failed', 'finish', 'state', 'locate']
+           'open_run_folder', 'write_json', 'run_folder', 'report', 'as_records', 'stages_folder', 'stage', 'versions',
+           'commit', 'machine', 'private_sockets', 'environment', 'Terminal', 'section_lines', 'tidy', 'write_html',
+           'RunFailed', 'run', 'execute', 'papermill_view', 'publish', 'explain_failure', 'keep_failed', 'finish',
+           'state', 'locate']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
+import atexit
 import difflib
 import hashlib
 import html
@@ -19,6 +21,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +29,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import TextIO
 
@@ -212,6 +216,30 @@ def report(
 def as_records(frame: pd.DataFrame) -> list[dict]:
     "Rows as plain JSON values; NaN becomes null."
     return json.loads(frame.to_json(orient="records", double_precision=10))
+
+# %% ../nbs/12_experiment.ipynb #8003e2d4
+@cache
+def stages_folder() -> Path:
+    "Where the stages of all runs lie; in a kernel that belongs to no run, a folder that goes with it."
+    if run_folder():
+        folder = run_folder().parents[1] / "stages"
+        folder.mkdir(exist_ok=True)
+        return folder
+    folder = Path(tempfile.mkdtemp(prefix="synthnb-stages-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def stage(
+    name: str,            # "style.safetensors"
+    **depends_on: object, # all that the stage depends on, as JSON can hold it: parameters, revisions, hashes of its input
+) -> Path:                # "style-0f3a9c2e41d7.safetensors", the same for every run that depends on the same
+    "The path of a stage, and a word on the page if it is there already."
+    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:12]
+    path = stages_folder() / f"{Path(name).stem}-{key}{Path(name).suffix}"
+    if path.exists():
+        print(f"found {path.name}, finished or begun by an earlier run")
+    return path
 
 # %% ../nbs/12_experiment.ipynb #0086c28e
 PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill")
