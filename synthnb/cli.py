@@ -221,6 +221,7 @@ def plan(
     out: Annotated[Path, typer.Option(help="The plan: .parquet. Never changed once it is there.")] = Path("plan.parquet"),
     generator: Annotated[str, typer.Option(help="Generator: shipped, a diffusers folder, or a hub id.")] = "glyphworld/generator",
     revision: Annotated[str, typer.Option(help="Commit of a hub id; bound when the first image is drawn, if not given.")] = "",
+    style: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="File of the style token that the prompts use.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Guidance scale; at most 1 means none.")] = 2.0,
     size: Annotated[int, typer.Option(min=0, help="Pixels a side; 0 is the generator's own size.")] = 0,
@@ -232,10 +233,11 @@ def plan(
 ) -> None:
     """Write down every image before any is drawn."""
     from synthnb.diversify import load_book
+    from synthnb.dsi import load_style
     from synthnb.plan import write_plan
 
-    written = write_plan(out, load_book(book), n, seed=seed, model=generator, revision=revision, steps=steps, guidance=guidance, size=size,
-                         negative_prompt=negative, dtype=dtype, shard_size=shard_size, batch_size=batch_size)
+    written = write_plan(out, load_book(book), n, seed=seed, model=generator, revision=revision, style=load_style(style).id if style else "", steps=steps,
+                         guidance=guidance, size=size, negative_prompt=negative, dtype=dtype, shard_size=shard_size, batch_size=batch_size)
     typer.echo(f"{written}\n{out}")
 
 # %% ../nbs/13_cli.ipynb #c815476f
@@ -254,6 +256,7 @@ def generate(
     workers: Annotated[int, typer.Option(min=1, help="Processes; one per GPU is right.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     generator: Annotated[str | None, typer.Option(help="Where the plan's generator lies on this machine, if not under its own name.")] = None,
+    style: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="File of the style token that the prompts use.")] = None,
     shards: Annotated[str, typer.Option(metavar="i::n", help="Only this machine's part of the shards: $SLURM_ARRAY_TASK_ID::$SLURM_ARRAY_TASK_COUNT.")] = "0::1",
     kind: Annotated[str, typer.Option("--format", help="jpeg, png or webp.")] = "jpeg",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpeg and webp.")] = 95,
@@ -273,7 +276,7 @@ def generate(
         typer.echo(estimate_cost(told, place, device, kind, quality))
         return
     try:
-        done = generate_shards(told, out or plan.with_suffix(""), generator=place, workers=workers, device=device, shards=part, kind=kind, quality=quality,
+        done = generate_shards(told, out or plan.with_suffix(""), generator=place, style=style, workers=workers, device=device, shards=part, kind=kind, quality=quality,
                                patience=patience, max_images=images, max_hours=hours)
     except KeyboardInterrupt as stopped:
         typer.echo(stopped, err=True)

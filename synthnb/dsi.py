@@ -264,6 +264,12 @@ class Style:
     def steps(self) -> int:
         return len(self.losses)
 
+    @property
+    def id(self) -> str:
+        "The token and twelve hex digits of its embeddings, for plans and passports."
+        content = b"".join(rows.detach().float().cpu().contiguous().numpy().tobytes() for rows in self.rows)
+        return f"{self.token} {hashlib.sha256(content).hexdigest()[:12]}"
+
     def __repr__(self) -> str:
         return f"Style({self.token}: {len(self.rows[0])} vector(s) in {len(self.rows)} text encoder(s), {self.steps} steps)"
 

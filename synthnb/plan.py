@@ -53,6 +53,7 @@ class Settings:
     seed: int                 # another seed gives other noise for the same rows
     model: str                # generator id or folder, as the user named it
     revision: str = ""        # of the generator, see `generate.generator_revision`; empty is bound when the first image is drawn
+    style: str = ""           # learned style token in the prompts, see `dsi.Style.id`; empty is bound likewise
     scheduler: str = ""       # diffusers class; empty is the pipeline's own
     steps: int                # denoising steps
     guidance: float           # guidance scale; at most 1 means none
@@ -80,7 +81,7 @@ class Settings:
         return {name: getattr(self, name) for name in SETTING_COLUMNS[:-2]} | {"guidance_from": low, "guidance_until": high}
 
 
-SETTING_COLUMNS = ("negative_prompt", "model", "revision", "scheduler", "steps", "guidance", "size", "dtype", "guidance_from", "guidance_until")
+SETTING_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype", "guidance_from", "guidance_until")
 
 # %% ../nbs/04c_plan.ipynb #95ddf7f8
 def describe_changes(

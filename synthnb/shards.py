@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'encode_image', 'embedded_passport', 'drawn_with', 'library_versions', 'make_passport', 'passports',
            'ShardWriter', 'Piece', 'cut_shards', 'ShardFolder', 'open_folder', 'Lease', 'Leases', 'Stopped',
-           'finish_batch_first', 'make_shard', 'make_shards', 'Job', 'work', 'work_alone', 'Progress',
-           'generate_shards', 'stream_shards', 'read_tar', 'read_shards', 'Problem', 'verify', 'locate_image', 'why',
-           'Replay', 'replay', 'Cost', 'estimate_cost']
+           'finish_batch_first', 'make_shard', 'make_shards', 'Job', 'keep_style', 'open_pipeline', 'check_bound',
+           'work', 'work_alone', 'Progress', 'generate_shards', 'stream_shards', 'read_tar', 'read_shards', 'Problem',
+           'verify', 'locate_image', 'why', 'Replay', 'replay', 'Cost', 'estimate_cost']
 
 # %% ../nbs/06b_shards.ipynb #1df099f2
 import errno
@@ -48,8 +48,9 @@ from tqdm import tqdm
 import synthnb
 from .data import LabelledImages, whole_file
 from .denoise import loop_of
+from .dsi import add_style, load_style
 from .generate import DrawnBatch, draw_batches, generator_revision, load_generator, row_seeds
-from .plan import Plan, describe_changes, describe_plans
+from .plan import Plan, Settings, describe_changes, describe_plans
 
 # %% ../nbs/06b_shards.ipynb #85b926ad
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
@@ -93,9 +94,10 @@ def drawn_with(
     generator: str | Path,  # where it was loaded from
     kind: str = "jpeg",
     quality: int = 95,
+    style: str = "",        # `dsi.Style.id` of the style token in the pipeline
 ) -> dict[str, object]:
     "What draws a folder's images, beside the plan: it has to stay the same for all of them."
-    return {"loop": loop_of(pipe), "revision": generator_revision(generator), "scheduler": type(pipe.scheduler).__name__,
+    return {"loop": loop_of(pipe), "revision": generator_revision(generator), "style": style, "scheduler": type(pipe.scheduler).__name__,
             "dtype": str(pipe.dtype).removeprefix("torch."), "format": kind, "quality": quality if kind != "png" else 0}
 
 
@@ -226,6 +228,12 @@ class ShardFolder:
 
     def tar(self, name: str) -> Path:
         return self.path / f"{name}.tar"
+
+    @property
+    def style(self) -> Path | None:
+        "The folder's copy of the style token that its prompts use."
+        file = self.own / "style.safetensors"
+        return file if file.is_file() else None
 
     def sidecar(self, name: str) -> dict:
         "Facts about a published shard: images, failed rows, bytes, sha256, seconds, worker. Empty if the file is gone."
@@ -477,14 +485,43 @@ class Job:
     hours: float | None = None
 
 
+
+
+# %% ../nbs/06b_shards.ipynb #2b38fe57
+def keep_style(folder: ShardFolder, path: str | Path) -> None:
+    "Copy a style into a folder. Raises `ValueError` if there is another one."
+    if folder.style is None:
+        with whole_file(folder.own / "style.safetensors") as partial:
+            shutil.copyfile(path, partial)
+    if (there := load_style(folder.style).id) != (new := load_style(path).id):
+        raise ValueError(f"{folder.path} was begun with the style {there}, not {new}: go on with that, or choose another folder")
+
+
+def open_pipeline(folder: ShardFolder, generator: str | Path, device: str, dtype: str, revision: str) -> DiffusionPipeline:
+    "The generator of a folder's plan, with the folder's style."
+    hub_revision = None if Path(generator).is_dir() else revision or None
+    pipe = load_generator(generator, device, dtype, hub_revision, folder.plan.settings.scheduler)
+    if folder.style:
+        add_style(pipe, folder.style)
+    return pipe
+
+
+def check_bound(settings: Settings, made: dict[str, object]) -> None:
+    "Raise `ValueError` if something else draws than the plan was made for."
+    if settings.revision not in ("", made["revision"]):
+        raise ValueError(f"the plan was made for revision {settings.revision} of {settings.model}, but what is here is {made['revision']}")
+    if settings.style not in ("", made["style"]):
+        raise ValueError(f"the plan was made for the style {settings.style}, but "
+                         + (f"the one given is {made['style']}" if made["style"] else "none was given: name its file"))
+
+# %% ../nbs/06b_shards.ipynb #9b1c4631
 def work(job: Job, pieces: Sequence[Piece], stop: Callable[[], bool]) -> int:
     "Open the generator and make shards; how many."
     folder = ShardFolder(job.folder)
     settings = folder.plan.settings
-    pipe = load_generator(job.generator, job.device, settings.dtype, None if Path(job.generator).is_dir() else settings.revision or None, settings.scheduler)
-    made = drawn_with(pipe, job.generator, job.kind, job.quality)
-    if settings.revision not in ("", made["revision"]):
-        raise ValueError(f"the plan was made for revision {settings.revision} of {settings.model}, but {job.generator} is {made['revision']}")
+    pipe = open_pipeline(folder, job.generator, job.device, settings.dtype, settings.revision)
+    made = drawn_with(pipe, job.generator, job.kind, job.quality, load_style(folder.style).id if folder.style else "")
+    check_bound(settings, made)
 
     def draw(rows: pd.DataFrame) -> Iterator[DrawnBatch]:
         return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries)
@@ -602,6 +639,7 @@ def generate_shards(
     folder: str | Path,
     *,
     generator: str | Path | None = None,  # where the plan's model lies; None: what the plan calls it
+    style: str | Path | None = None,      # file of the style token that the prompts use; the folder keeps a copy
     workers: int = 1,                     # processes; one per GPU is right
     device: str = "auto",                 # see `data.pick_device`; several workers share the GPUs out
     shards: slice = slice(None),          # of the folder's shards: slice(i, None, n) is the i-th of n machines
@@ -618,6 +656,8 @@ def generate_shards(
     if kind not in SUFFIXES:
         raise ValueError(f"unknown image format {kind!r}: use one of {', '.join(SUFFIXES)}")
     home = open_folder(folder, plan)
+    if style:
+        keep_style(home, style)
     job = Job(str(home.path), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours)
     published = home.published()
     pieces = _within_budget([piece for piece in home.pieces(plan.images)[shards] if piece.name not in published], max_images)
@@ -797,7 +837,7 @@ def replay(
         raise KeyError(f"{image} has no picture: {why(image)['state']}")
     content, record = stored
     settings, made = home.plan.settings, record["drawn_with"]
-    pipe = load_generator(generator or settings.model, device, made["dtype"], scheduler=settings.scheduler)
+    pipe = open_pipeline(home, generator or settings.model, device, made["dtype"], made["revision"])
     start = row - (row - piece.first) % settings.batch_size
     rows = home.plan.rows(start, min(start + settings.batch_size, piece.last))
     batch = next(draw_batches(pipe, rows, batch_size=settings.batch_size, retries=max(3, record["attempt"])))

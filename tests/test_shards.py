@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from synthnb import glyphworld
+from synthnb.dsi import initial_style, load_style, save_style
 from synthnb.generate import draw_batches, load_generator
 from synthnb.plan import write_plan
 from synthnb.shards import (drawn_with, embedded_passport, generate_shards, make_shards, open_folder, read_shards, replay,
@@ -273,6 +274,28 @@ def test_two_plans_into_one_folder_are_refused(plan, pipe, whole, tmp_path):
     bound = write_plan(tmp_path / "bound.parquet", PROMPTS, 20, **SETTINGS, revision="0123456789ab")
     with pytest.raises(ValueError, match="made for revision 0123456789ab"):
         generate_shards(bound, tmp_path / "bound", generator=GENERATOR, progress=False)
+
+
+def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path):
+    styles = {name: save_style(initial_style(pipe, "<look>", word), tmp_path / f"{name}.safetensors") for name, word in (("neon", "neon at night"), ("ink", "ink brush"))}
+    prompts = {name: [f"arabic digit {name} in the style of <look>"] for name in ("one", "two")}
+    plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **SETTINGS, style=load_style(styles["neon"]).id)
+    common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
+    with pytest.raises(ValueError, match="made for the style <look> [0-9a-f]{12}, but none was given"):
+        generate_shards(plan, tmp_path / "none", **common)
+    with pytest.raises(ValueError, match="but the one given is <look>"):
+        generate_shards(plan, tmp_path / "ink", style=styles["ink"], **common)
+    folder = tmp_path / "neon"
+    assert generate_shards(plan, folder, style=styles["neon"], workers=2, **common).images == 16
+    styles["neon"].unlink()
+    image = folder / "0001-two-000005"
+    assert why(image)["drawn_with"]["style"] == why(image)["style"] == plan.settings.style
+    assert replay(image, GENERATOR, "cpu").mean <= 1
+    with pytest.raises(ValueError, match="was begun with the style <look>"):
+        generate_shards(plan, folder, style=styles["ink"], **common)
+    plain = write_plan(tmp_path / "plain.parquet", prompts, 8, **SETTINGS)
+    generate_shards(plain, tmp_path / "plain", **common)
+    assert not torch.equal(read_shards(tmp_path / "plain").images, read_shards(folder).images), "the token changes the pictures"
 
 
 def test_a_volume_grows_in_the_middle_of_a_shard(plan, pipe, whole, tmp_path):
