@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'join', 'show_images', 'content_hashes',
-           'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'read_image', 'image_folder', 'stream_folder',
-           'folder_classes', 'open_real', 'pick_device', 'pick_dtype', 'whole_file', 'tensor_names', 'explain_loading']
+           'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'read_image', 'image_folder',
+           'stream_folder', 'folder_classes', 'open_real', 'pick_device', 'pick_dtype', 'whole_file', 'tensor_names',
+           'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
+import json
 import math
 import os
 import random
@@ -145,6 +147,14 @@ def content_hashes(
     "sha256 of each image's shape and pixels."
     head = str(tuple(images.shape[1:])).encode()
     return [hashlib.sha256(head + image.tobytes()).hexdigest() for image in images.cpu().contiguous().numpy()]
+
+
+def set_hash(
+    data: LabelledImages,
+) -> str:
+    "Sixteen hex digits of a set's pictures, labels and class names, in their order."
+    content = [content_hashes(data.images), data.labels.tolist(), data.classes]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 # %% ../nbs/01_data.ipynb #16b4d7ed
 def _shuffled(hashes: Sequence[str], seed: int) -> list[str]:

@@ -6,8 +6,8 @@
 __all__ = ['TEMPLATE', 'style_prompts', 'text_models', 'vector_names', 'check_placeholder', 'tokenize', 'initial_rows',
            'PlaceholderEmbedding', 'reading', 'Latents', 'encode_images', 'Draw', 'draw_step', 'condition',
            'training_scheduler', 'denoising_loss', 'Style', 'save_style', 'load_style', 'add_style', 'initial_style',
-           'Position', 'save_position', 'restore_position', 'check_request', 'check_finite', 'fingerprint',
-           'fingerprint_images', 'invert', 'rank_styles', 'invert_classes', 'kid']
+           'Position', 'save_position', 'restore_position', 'check_request', 'check_finite', 'fingerprint', 'invert',
+           'rank_styles', 'invert_classes', 'kid']
 
 # %% ../nbs/06_dsi.ipynb #ec1d00f2
 import copy
@@ -31,7 +31,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .data import LabelledImages, content_hashes, whole_file
+from .data import LabelledImages, set_hash, whole_file
 
 # %% ../nbs/06_dsi.ipynb #35c5dcf4
 TEMPLATE = "A {phrase} photo in the style of {style}"  # the paper's
@@ -418,9 +418,7 @@ def fingerprint(pipe: DiffusionPipeline) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint_images(images: LabelledImages) -> str:
-    "Sixteen hex digits of the pixels and labels."
-    return hashlib.sha256(json.dumps([content_hashes(images.images), images.labels.tolist()]).encode()).hexdigest()[:16]
+
 
 # %% ../nbs/06_dsi.ipynb #00f77f0d
 def _fixed_loss(loss_of: Callable[[Draw], torch.Tensor], draws: Sequence[Draw]) -> float:
@@ -518,7 +516,7 @@ def invert(
     settings = {
         "prompts": prompts, "placeholder_token": placeholder_token, "num_vectors": len(names), "initializer": initializer, "lr": lr,
         "batch_size": batch_size, "flips": flips, "seed": seed, "check_every": check_every, "patience": patience,
-        "images": fingerprint_images(images), "generator": fingerprint(pipe)}
+        "images": set_hash(images), "generator": fingerprint(pipe)}
     path = Path(path) if path else None
     if path and path.exists():
         return _found(path, settings | {"steps": steps})
