@@ -260,6 +260,9 @@ def generate(
     shards: Annotated[str, typer.Option(metavar="i::n", help="Only this machine's part of the shards: $SLURM_ARRAY_TASK_ID::$SLURM_ARRAY_TASK_COUNT.")] = "0::1",
     kind: Annotated[str, typer.Option("--format", help="jpeg, png or webp.")] = "jpeg",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpeg and webp.")] = 95,
+    clip: Annotated[str, typer.Option(help="Score every image while it is drawn: glyphworld/clip, an open_clip folder, a name such as ViT-B-32, or hf-hub:owner/name.")] = "",
+    clip_weights: Annotated[str, typer.Option(help="The tag of a named CLIP's weights: openai.")] = "",
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser: minutes at the first batch, for GPUs and long runs.")] = False,
     images: Annotated[int | None, typer.Option(min=1, help="Budget: stop at a shard before there are more new images.")] = None,
     hours: Annotated[float | None, typer.Option(min=0, help="Budget: start no shard that would not be done by then.")] = None,
     patience: Annotated[float, typer.Option(min=1, help="Seconds without a new batch after which a worker counts as dead.")] = 300.0,
@@ -277,7 +280,7 @@ def generate(
         return
     try:
         done = generate_shards(told, out or plan.with_suffix(""), generator=place, style=style, workers=workers, device=device, shards=part, kind=kind, quality=quality,
-                               patience=patience, max_images=images, max_hours=hours)
+                               patience=patience, max_images=images, max_hours=hours, clip=locate(clip), clip_weights=clip_weights, compile=compile)
     except KeyboardInterrupt as stopped:
         typer.echo(stopped, err=True)
         raise typer.Exit(130) from stopped

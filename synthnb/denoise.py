@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['loop_of', 'use_scheduler', 'check_prompt_lengths', 'Text', 'TextTable', 'conditions', 'decode_latents', 'denoise',
-           'DenoisingLoop']
+           'DenoisingLoop', 'draw_in_batches']
 
 # %% ../nbs/04d_denoise.ipynb #fdf01f14
 import inspect
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -125,7 +124,7 @@ def decode_latents(
 # %% ../nbs/04d_denoise.ipynb #8b61ed71
 def denoise(
     pipe: StableDiffusionPipeline | StableDiffusionXLPipeline,
-    unet: Callable,                 # `pipe.unet`, or what it was compiled to
+    unet: Callable,                 # `pipe.unet`, or what stands for it
     text: Text,
     seeds: Sequence[int],           # one for each image
     steps: int,
@@ -165,7 +164,6 @@ class DenoisingLoop:
         size: int = 0,                               # pixels a side; 0 is the pipeline's own
         batch_size: int = 64,                        # every batch has it, the last one is padded; halved when memory runs out
         decode_batch: int = 16,                      # latents decoded at once
-        compile: bool = False,                       # torch.compile the UNet: minutes at the first batch, see `first_seconds`
     ):
         if loop_of(pipe) != "denoise":
             raise ValueError(f"{type(pipe).__name__} has a loop of its own: call the pipeline")
@@ -173,36 +171,40 @@ class DenoisingLoop:
             raise ValueError(f"guided must be two shares of the steps, 0 <= from <= to <= 1, got {guided}")
         side = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
         self.settings = dict(steps=steps, guidance=guidance, guided=guided, side=side)
-        self.pipe, self.batch_size, self.decode_batch, self.first_seconds = pipe, batch_size, decode_batch, None
+        self.pipe, self.unet, self.batch_size, self.decode_batch = pipe, pipe.unet, batch_size, decode_batch
         if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
             pipe.vae.to(torch.float32)  # SDXL's decoder overflows in float16
         for part in (pipe.unet, pipe.vae):
             part.to(memory_format=torch.channels_last)
-        self.unet = torch.compile(pipe.unet) if compile else pipe.unet
 
     def __call__(self, text: Text, seeds: Sequence[int]) -> tuple[torch.Tensor, list[bool]]:
         "One image for each seed: pixels [B, 3, H, W] in 0..1, and which images the safety checker flagged."
-        return _draw_all(self, text, seeds)
+        def draw(at: list[int]) -> tuple[torch.Tensor, list[bool]]:
+            latents = denoise(self.pipe, self.unet, _rows(text, at), [seeds[i] for i in at], **self.settings)
+            return decode_latents(self.pipe, latents, self.decode_batch)
+        return draw_in_batches(self, len(seeds), draw)
 
 # %% ../nbs/04d_denoise.ipynb #c8238635
 @torch.no_grad()
-def _draw_all(loop: DenoisingLoop, text: Text, seeds: Sequence[int]) -> tuple[torch.Tensor, list[bool]]:
-    "Batch after batch, smaller ones where memory runs out."
-    started, pixels, flagged = time.perf_counter(), [], []
-    while (done := sum(map(len, pixels))) < len(seeds):
-        at = [min(done + i, len(seeds) - 1) for i in range(loop.batch_size)]  # the last row repeats
+def draw_in_batches(
+    loop: object,    # its `batch_size` is halved when memory runs out
+    count: int,      # images wanted
+    draw: Callable[[list[int]], tuple[torch.Tensor, list[bool]]],  # indices -> pixels [B, 3, H, W], flags
+) -> tuple[torch.Tensor, list[bool]]:
+    "Batch after batch, all of one size, smaller ones where memory runs out."
+    pixels, flagged = [], []
+    while (done := sum(map(len, pixels))) < count:
+        at = [min(done + i, count - 1) for i in range(loop.batch_size)]  # the last row repeats
         try:
-            latents = denoise(loop.pipe, loop.unet, _rows(text, at), [seeds[i] for i in at], **loop.settings)
-            images, marks = decode_latents(loop.pipe, latents, loop.decode_batch)
+            images, marks = draw(at)
         except RuntimeError as error:
             if loop.batch_size == 1 or not should_reduce_batch_size(error):
                 raise
             loop.batch_size //= 2
             clear_device_cache(garbage_collection=True)
             continue
-        pixels.append(images[:len(seeds) - done])
-        flagged += marks[:len(seeds) - done]
-    loop.first_seconds = loop.first_seconds or time.perf_counter() - started
+        pixels.append(images[:count - done])
+        flagged += marks[:count - done]
     return torch.cat(pixels), flagged
 
 

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .data import LabelledImages, set_hash, whole_file
+from .generate import quiet_loading
 
 # %% ../nbs/06_dsi.ipynb #35c5dcf4
 TEMPLATE = "A {phrase} photo in the style of {style}"  # the paper's
@@ -322,8 +323,9 @@ def add_style(pipe: DiffusionPipeline, style: Style | str | Path) -> str:
     widths = [encoder.get_input_embeddings().embedding_dim for _, encoder in pairs]
     if widths != [rows.shape[1] for rows in style.rows]:
         raise ValueError(f"{style} has widths {[r.shape[1] for r in style.rows]}, the generator reads {widths}: it was learned for another one")
-    for (tokenizer, encoder), rows in zip(pairs, style.rows):
-        pipe.load_textual_inversion(rows, token=style.token, tokenizer=tokenizer, text_encoder=encoder)
+    with quiet_loading():
+        for (tokenizer, encoder), rows in zip(pairs, style.rows):
+            pipe.load_textual_inversion(rows, token=style.token, tokenizer=tokenizer, text_encoder=encoder)
     return style.token
 
 # %% ../nbs/06_dsi.ipynb #4e0163f8

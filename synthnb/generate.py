@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_generator_folder', 'check_part', 'check_weights', 'quiet_loading', 'load_generator', 'generator_revision',
-           'open_drawer', 'call_pipeline', 'find_faults', 'DrawnBatch', 'draw_batches', 'check_drawable', 'row_seeds',
-           'to_uint8', 'generate', 'describe_faults', 'contact_sheet']
+           'Drawer', 'call_pipeline', 'find_faults', 'DrawnBatch', 'draw_batches', 'check_drawable', 'row_seeds',
+           'to_uint8', 'ClipScore', 'generate', 'describe_faults', 'contact_sheet']
 
 # %% ../nbs/05_generate.ipynb #0016d744
 import hashlib
@@ -13,8 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,8 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from .data import LabelledImages, explain_loading, pick_device, pick_dtype, tensor_names
-from .denoise import DenoisingLoop, TextTable, loop_of, use_scheduler
+from .denoise import DenoisingLoop, TextTable, draw_in_batches, loop_of, use_scheduler
+from .lar import Clip
 from .plan import image_seed
 
 # %% ../nbs/05_generate.ipynb #412913c9
@@ -77,12 +77,15 @@ def check_weights(pipe: DiffusionPipeline) -> None:
 # %% ../nbs/05_generate.ipynb #5a11ce33
 @contextmanager
 def quiet_loading():
-    "Hide the libraries' loading bars; downloads still show theirs."
+    "Hide the libraries' loading bars and remarks; downloads still show their bars, errors are still errors."
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         diffusers_logging.enable_progress_bar()
         transformers_logging.enable_progress_bar()
 
@@ -93,6 +96,7 @@ def load_generator(
     dtype: str | torch.dtype = "auto",  # see `pick_dtype`
     revision: str | None = None,        # branch, tag or commit of a hub id
     scheduler: str = "",                # a class of diffusers; "" keeps the pipeline's own
+    compile: bool = False,              # torch.compile the denoiser: minutes at the first batch, for GPUs and long runs
 ) -> DiffusionPipeline:
     "Open a text-to-image pipeline: safetensors only, no remote code; fetched only if `model` is a hub id."
     place = pick_device(device)
@@ -112,7 +116,10 @@ def load_generator(
     if scheduler:
         use_scheduler(pipe, scheduler)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(place)
+    pipe.to(place)
+    if compile:
+        (getattr(pipe, "unet", None) or pipe.transformer).compile()
+    return pipe
 
 # %% ../nbs/05_generate.ipynb #c7636c8d
 def generator_revision(
@@ -133,19 +140,31 @@ def generator_revision(
     return digest.hexdigest()[:12]
 
 # %% ../nbs/05_generate.ipynb #3f7ff20c
-def open_drawer(
-    pipe: DiffusionPipeline,
-    rows: pd.DataFrame,  # of a plan, with one value of each setting
-    batch_size: int,
-) -> Callable[[list[str], list[int]], tuple[torch.Tensor, list[bool]]]:
-    "From prompts and seeds to pixels [B, 3, H, W] in 0..1 and what the safety checker flagged, by the loop that this pipeline allows."
-    first = rows.iloc[0]
-    if loop_of(pipe) == "pipeline":
-        return partial(call_pipeline, pipe, first)
-    table = TextTable(pipe, list(rows.prompt), first.negative_prompt, batch_size)
-    loop = DenoisingLoop(pipe, steps=int(first.steps), guidance=float(first.guidance), guided=(first.guidance_from, first.guidance_until),
-                         size=int(first["size"]), batch_size=batch_size)
-    return lambda prompts, seeds: loop(table(prompts, pipe.device), seeds)
+class Drawer:
+    "From prompts and seeds to pixels [B, 3, H, W] in 0..1 and what the safety checker flagged, by the loop that the pipeline allows."
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        rows: pd.DataFrame,  # of a plan, with one value of each setting
+        batch_size: int,
+    ):
+        first = rows.iloc[0]
+        self.pipe, self.settings, self.batch_size, self.loop = pipe, first, batch_size, None
+        if loop_of(pipe) == "denoise":
+            self.table = TextTable(pipe, list(rows.prompt), first.negative_prompt, batch_size)
+            self.loop = DenoisingLoop(pipe, steps=int(first.steps), guidance=float(first.guidance), guided=(first.guidance_from, first.guidance_until),
+                                      size=int(first["size"]), batch_size=batch_size)
+
+    def __call__(self, prompts: list[str], seeds: list[int]) -> tuple[torch.Tensor, list[bool]]:
+        if self.loop:
+            return self.loop(self.table(prompts, self.pipe.device), seeds)
+        return draw_in_batches(self, len(seeds), lambda at: call_pipeline(self.pipe, self.settings, [prompts[i] for i in at], [seeds[i] for i in at]))
+
+    @property
+    def at_once(self) -> int:
+        "Images drawn at once: the batch size, or what memory allowed."
+        return (self.loop or self).batch_size
 
 
 def call_pipeline(
@@ -183,6 +202,8 @@ class DrawnBatch:
     images: torch.Tensor      # uint8 [B, 3, H, W] on the CPU; of a failed row its last try, never to be used
     attempts: list[int]       # which seed of its chain each row was drawn from; 0 is its own
     failures: dict[int, str]  # index in the batch -> why none of the tries can be used
+    at_once: int = 0          # images drawn at once: the batch size, or what memory allowed
+    scores: dict[int, dict] = field(default_factory=dict)  # index in the batch -> what was measured on the device
 
 
 def draw_batches(
@@ -192,17 +213,19 @@ def draw_batches(
     batch_size: int = 64,
     resize: int | None = None,  # pixels a side of the result; None keeps what the pipeline draws
     retries: int = 3,           # new seeds that a faulty row gets
+    score: Callable[[torch.Tensor, pd.DataFrame], list[dict]] | None = None,  # pixels on the device and their rows -> scores, such as `ClipScore`
 ) -> Iterator[DrawnBatch]:
     "Draw rows of a plan, batch by batch. Raises `ValueError` for what this pipeline cannot draw."
     check_drawable(pipe, rows)
-    draw = open_drawer(pipe, rows, batch_size)
+    draw = Drawer(pipe, rows, batch_size)
     for start in range(0, len(rows), batch_size):
-        yield _draw_batch(draw, rows.iloc[start:start + batch_size], batch_size, resize, retries)
+        yield _draw_batch(draw, rows.iloc[start:start + batch_size], batch_size, resize, retries, score)
 
 
-def _draw_batch(draw: Callable, rows: pd.DataFrame, batch_size: int, resize: int | None, retries: int) -> DrawnBatch:
+def _draw_batch(draw: Drawer, rows: pd.DataFrame, batch_size: int, resize: int | None, retries: int, score: Callable | None) -> DrawnBatch:
     "One batch, with its faulty rows drawn again."
     done: dict[int, torch.Tensor] = {}
+    scores: dict[int, dict] = {}
     attempts, faults = [0] * len(rows), dict.fromkeys(range(len(rows)), "")
     for attempt in range(retries + 1):
         todo = list(faults)
@@ -210,11 +233,12 @@ def _draw_batch(draw: Callable, rows: pd.DataFrame, batch_size: int, resize: int
         pixels, flagged = draw(list(filled.prompt), row_seeds(filled, attempt))
         bad = find_faults(pixels[:len(todo)], flagged[:len(todo)])
         done |= dict(zip(todo, to_uint8(pixels[:len(todo)], resize)))
+        scores |= dict(zip(todo, score(pixels[:len(todo)], rows.iloc[todo]))) if score else {}
         attempts = [attempt if i in faults else tried for i, tried in enumerate(attempts)]
         faults = {todo[i]: reason for i, reason in bad.items()}
         if not faults:
             break
-    return DrawnBatch(rows, torch.stack([done[i] for i in range(len(rows))]), attempts, faults)
+    return DrawnBatch(rows, torch.stack([done[i] for i in range(len(rows))]), attempts, faults, draw.at_once, scores)
 
 # %% ../nbs/05_generate.ipynb #06c3065d
 def check_drawable(pipe: DiffusionPipeline, plan: pd.DataFrame) -> None:
@@ -244,6 +268,25 @@ def to_uint8(pixels: torch.Tensor, size: int | None) -> torch.Tensor:
     if size and tuple(pixels.shape[-2:]) != (size, size):
         pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
     return pixels.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+
+# %% ../nbs/05_generate.ipynb #877c93d2
+class ClipScore:
+    "The cosine of each image and its text, for `draw_batches`; each distinct text is encoded once."
+
+    def __init__(self, clip: Clip, template: str = "a photo of {text}"):
+        self.clip, self.template, self.known = clip, template, {}
+
+    def __call__(
+        self,
+        pixels: torch.Tensor,  # [B, 3, H, W] in 0..1
+        rows: pd.DataFrame,    # of a plan
+    ) -> list[dict]:
+        texts = [self.template.replace("{text}", sense) if sense else prompt for sense, prompt in zip(rows.sense, rows.prompt)]
+        if new := list(set(texts) - set(self.known)):
+            self.known |= dict(zip(new, self.clip.encode_texts(new)))
+        images = self.clip.encode_images(self.clip.prepare(pixels.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)))
+        cosines = (images * torch.stack([self.known[text] for text in texts])).sum(1)
+        return [{"clip": round(cosine, 4), "clip_text": text} for cosine, text in zip(cosines.tolist(), texts)]
 
 # %% ../nbs/05_generate.ipynb #b0eb619b
 def generate(

@@ -42,6 +42,7 @@ import pandas as pd
 import psutil
 import torch
 from diffusers import DiffusionPipeline
+from filelock import FileLock
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
@@ -49,7 +50,8 @@ import synthnb
 from .data import LabelledImages, whole_file
 from .denoise import loop_of
 from .dsi import add_style, load_style
-from .generate import DrawnBatch, draw_batches, generator_revision, load_generator, row_seeds
+from .generate import ClipScore, DrawnBatch, draw_batches, generator_revision, load_generator, row_seeds
+from .lar import load_clip
 from .plan import Plan, Settings, describe_changes, describe_plans
 
 # %% ../nbs/06b_shards.ipynb #85b926ad
@@ -95,9 +97,11 @@ def drawn_with(
     kind: str = "jpeg",
     quality: int = 95,
     style: str = "",        # `dsi.Style.id` of the style token in the pipeline
+    clip: str = "",         # what scores the images
+    compiled: bool = False, # by torch.compile, which moves pixels by about a level
 ) -> dict[str, object]:
     "What draws a folder's images, beside the plan: it has to stay the same for all of them."
-    return {"loop": loop_of(pipe), "revision": generator_revision(generator), "style": style, "scheduler": type(pipe.scheduler).__name__,
+    return {"loop": loop_of(pipe), "compiled": compiled, "revision": generator_revision(generator), "style": style, "clip": clip, "scheduler": type(pipe.scheduler).__name__,
             "dtype": str(pipe.dtype).removeprefix("torch."), "format": kind, "quality": quality if kind != "png" else 0}
 
 
@@ -113,15 +117,17 @@ def make_passport(
     seed: int,             # that seed
     made: dict,            # from `drawn_with`
     versions: dict,        # from `library_versions`
+    at_once: int = 0,      # images drawn at once
+    scores: dict | None = None,  # of `DrawnBatch`
 ) -> dict:
     "The record of one image; its file's hash is added when it is encoded."
-    return row | {"attempt": attempt, "drawn_seed": seed, "scores": {}, "drawn_with": made, "versions": versions}
+    return row | {"attempt": attempt, "drawn_seed": seed, "at_once": at_once, "scores": scores or {}, "drawn_with": made, "versions": versions}
 
 
 def passports(batch: DrawnBatch, made: dict, versions: dict) -> list[dict | None]:
     "One passport for each image of a batch, None where it failed."
     seeds = {attempt: row_seeds(batch.rows, attempt) for attempt in set(batch.attempts)}
-    return [None if i in batch.failures else make_passport(row, batch.attempts[i], seeds[batch.attempts[i]][i], made, versions)
+    return [None if i in batch.failures else make_passport(row, batch.attempts[i], seeds[batch.attempts[i]][i], made, versions, batch.at_once, batch.scores.get(i))
             for i, row in enumerate(batch.rows.to_dict("records"))]
 
 # %% ../nbs/06b_shards.ipynb #668ad77e
@@ -236,7 +242,7 @@ class ShardFolder:
         return file if file.is_file() else None
 
     def sidecar(self, name: str) -> dict:
-        "Facts about a published shard: images, failed rows, bytes, sha256, seconds, worker. Empty if the file is gone."
+        "Facts about a published shard: images, failed rows, bytes, sha256, seconds in all and of the first batch (compiling), worker. Empty if the file is gone."
         file = self.own / "stats" / f"{name}.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -264,12 +270,11 @@ def open_folder(
             probe.touch()
     except OSError as error:
         raise type(error)(error.errno, f"cannot write into {path} ({error.strerror}): choose a folder that can be written", str(path)) from error
-    _check_same_plan(path, plan)
-    own = plans / f"{plan.images:012d}-{plan.hash}.parquet"
-    if not any(int(file.stem.split("-")[0]) >= plan.images for file in plans.glob("*.parquet")):
-        with whole_file(own) as partial:
-            shutil.copyfile(plan.path, partial)
-        _check_same_plan(path, plan)  # somebody else may have had the same idea
+    with FileLock(path / ".synthnb" / "plans.lock"):  # of two plans that come at the same moment, the second one finds the first
+        _check_same_plan(path, plan)
+        if not any(int(file.stem.split("-")[0]) >= plan.images for file in plans.glob("*.parquet")):
+            with whole_file(plans / f"{plan.images:012d}-{plan.hash}.parquet") as partial:
+                shutil.copyfile(plan.path, partial)
     return ShardFolder(path)
 
 
@@ -392,19 +397,20 @@ def make_shard(
     stop: Callable[[], bool] = lambda: False,              # asked after every batch
 ) -> None:
     "Draw and publish one shard; when anything goes wrong, leave nothing behind and raise."
-    start, versions, failed = time.monotonic(), library_versions(), []
+    start, versions, failed, first_batch = time.monotonic(), library_versions(), [], 0.0
     partial = folder.own / "partial" / f"{lease.path.name}.tar"
     for old in partial.parent.glob(f"{piece.name}.[0-9]*.tar"):
         old.unlink(missing_ok=True)  # of a worker that died
     writer = ShardWriter(partial, made["format"], made["quality"])
     try:
         for batch in draw(folder.plan.rows(piece.first, piece.last)):
+            first_batch = first_batch or round(time.monotonic() - start, 3)
             writer.add(batch.images, passports(batch, made, versions))
             failed += [{"id": batch.rows.id.iloc[i], "reason": reason, "attempts": batch.attempts[i] + 1} for i, reason in batch.failures.items()]
             lease.beat(len(batch.rows))
             if stop():
                 raise Stopped(f"shard {piece.name} was given back")
-        facts = writer.finish() | {"failed": failed, "seconds": round(time.monotonic() - start, 3), "worker": f"{platform.node()}:{os.getpid()}"}
+        facts = writer.finish() | {"failed": failed, "seconds": round(time.monotonic() - start, 3), "first_batch_seconds": first_batch, "worker": f"{platform.node()}:{os.getpid()}"}
         _publish(folder, piece.name, partial, facts)
     except BaseException as error:
         writer.discard()
@@ -483,6 +489,9 @@ class Job:
     retries: int = 3
     patience: float = 300.0
     hours: float | None = None
+    clip: str = ""
+    clip_weights: str = ""
+    compile: bool = False
 
 
 
@@ -497,10 +506,10 @@ def keep_style(folder: ShardFolder, path: str | Path) -> None:
         raise ValueError(f"{folder.path} was begun with the style {there}, not {new}: go on with that, or choose another folder")
 
 
-def open_pipeline(folder: ShardFolder, generator: str | Path, device: str, dtype: str, revision: str) -> DiffusionPipeline:
+def open_pipeline(folder: ShardFolder, generator: str | Path, device: str, dtype: str, revision: str, compile: bool = False) -> DiffusionPipeline:
     "The generator of a folder's plan, with the folder's style."
     hub_revision = None if Path(generator).is_dir() else revision or None
-    pipe = load_generator(generator, device, dtype, hub_revision, folder.plan.settings.scheduler)
+    pipe = load_generator(generator, device, dtype, hub_revision, folder.plan.settings.scheduler, compile)
     if folder.style:
         add_style(pipe, folder.style)
     return pipe
@@ -519,12 +528,14 @@ def work(job: Job, pieces: Sequence[Piece], stop: Callable[[], bool]) -> int:
     "Open the generator and make shards; how many."
     folder = ShardFolder(job.folder)
     settings = folder.plan.settings
-    pipe = open_pipeline(folder, job.generator, job.device, settings.dtype, settings.revision)
-    made = drawn_with(pipe, job.generator, job.kind, job.quality, load_style(folder.style).id if folder.style else "")
+    pipe = open_pipeline(folder, job.generator, job.device, settings.dtype, settings.revision, job.compile)
+    eye = load_clip(job.clip, job.clip_weights or None, job.device) if job.clip else None
+    made = drawn_with(pipe, job.generator, job.kind, job.quality, load_style(folder.style).id if folder.style else "",
+                      f"{eye.name} {eye.fingerprint}" if eye else "", job.compile)
     check_bound(settings, made)
 
     def draw(rows: pd.DataFrame) -> Iterator[DrawnBatch]:
-        return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries)
+        return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries, score=ClipScore(eye) if eye else None)
 
     return make_shards(folder, pieces, draw, made, patience=job.patience, hours=job.hours, stop=stop)
 
@@ -649,6 +660,9 @@ def generate_shards(
     patience: float = 300.0,              # seconds without a new batch after which a worker is taken for dead
     max_images: int | None = None,        # stop at a shard before there are more new ones than that
     max_hours: float | None = None,       # take no shard that would not be done by then
+    clip: str | Path = "",                # score every image while it is on the device: a CLIP for `lar.load_clip`
+    clip_weights: str = "",               # the tag of a named CLIP's weights
+    compile: bool = False,                # torch.compile the denoiser; its time is in each sidecar's first_batch_seconds
     progress: bool = True,
 ) -> Progress:
     "Draw what is missing of a plan. Raises `ValueError` for another plan's folder, KeyboardInterrupt after Ctrl-C, saying how to go on."
@@ -658,7 +672,7 @@ def generate_shards(
     home = open_folder(folder, plan)
     if style:
         keep_style(home, style)
-    job = Job(str(home.path), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours)
+    job = Job(str(home.path), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours, str(clip), clip_weights, compile)
     published = home.published()
     pieces = _within_budget([piece for piece in home.pieces(plan.images)[shards] if piece.name not in published], max_images)
     watched = Progress(home, pieces)

@@ -13,13 +13,17 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
 from synthnb import glyphworld
 from synthnb.dsi import initial_style, load_style, save_style
 from synthnb.generate import draw_batches, load_generator
+from synthnb.lar import load_clip
 from synthnb.plan import write_plan
 from synthnb.shards import (drawn_with, embedded_passport, generate_shards, make_shards, open_folder, read_shards, replay,
                             stream_shards, verify, why)
@@ -276,6 +280,28 @@ def test_two_plans_into_one_folder_are_refused(plan, pipe, whole, tmp_path):
         generate_shards(bound, tmp_path / "bound", generator=GENERATOR, progress=False)
 
 
+def register(path, plan, gate, told):
+    gate.wait()
+    try:
+        open_folder(path, plan)
+        told.put(plan.hash)
+    except ValueError as error:
+        told.put(str(error))
+
+
+def test_of_plans_that_come_at_the_same_moment_one_gets_in(tmp_path):
+    plans = [write_plan(tmp_path / f"{i}.parquet", PROMPTS, 2 + i, **SETTINGS | {"seed": i}) for i in range(4)]
+    for attempt in range(5):
+        gate, told = FORK.Barrier(4), FORK.Queue()
+        racers = [FORK.Process(target=register, args=(tmp_path / f"shards{attempt}", plan, gate, told)) for plan in plans]
+        for racer in racers:
+            racer.start()
+        answers = [told.get(timeout=60) for _ in racers]
+        accepted = [answer for answer in answers if answer in {plan.hash for plan in plans}]
+        assert accepted == [open_folder(tmp_path / f"shards{attempt}", next(plan for plan in plans if plan.hash == accepted[0])).plan.hash]
+        assert sum("another plan" in answer for answer in answers) == 3
+
+
 def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path):
     styles = {name: save_style(initial_style(pipe, "<look>", word), tmp_path / f"{name}.safetensors") for name, word in (("neon", "neon at night"), ("ink", "ink brush"))}
     prompts = {name: [f"arabic digit {name} in the style of <look>"] for name in ("one", "two")}
@@ -318,6 +344,69 @@ def test_budget_and_selection_stop_at_shards(plan, pipe, whole, tmp_path):
     assert "start again to go on" in str(generate_shards(plan, tmp_path, max_hours=0.0, **common))
     generate_shards(plan, tmp_path, **common)
     assert tars(tmp_path) == tars(whole)
+
+
+# ---- other pipelines
+
+
+def stable_diffusion_3(tokenizer, folder: Path) -> Path:
+    """A tiny pipeline of random weights whose loop is its own."""
+    torch.manual_seed(0)
+    text = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, projection_dim=32,
+                          max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    transformer = SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
+                                        caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64, pos_embed_max_size=16)
+    vae = AutoencoderKL(block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8,
+                        latent_channels=4, sample_size=16, shift_factor=0.06, scaling_factor=1.5)
+    pieces = [("<pad>", 0.), ("</s>", 0.), ("<unk>", 0.)] + [(letter, -1.) for letter in "▁abcdefghijklmnopqrstuvwxyz,"]
+    third = T5TokenizerFast(vocab=pieces, model_max_length=40)
+    encoder = T5EncoderModel(T5Config(vocab_size=len(third), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=2))
+    pipe = StableDiffusion3Pipeline(transformer, FlowMatchEulerDiscreteScheduler(), vae, CLIPTextModelWithProjection(text), tokenizer,
+                                    CLIPTextModelWithProjection(text), tokenizer, encoder, third)
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_a_pipeline_with_its_own_loop_goes_all_the_way(pipe, tmp_path, monkeypatch):
+    model = stable_diffusion_3(pipe.tokenizer, tmp_path / "model")
+    plan = write_plan(tmp_path / "plan.parquet", PROMPTS, 3, **SETTINGS | {"model": "tiny-sd3", "batch_size": 4, "shard_size": 8})
+    common = dict(generator=model, device="cpu", kind="png", progress=False)
+    assert generate_shards(plan, tmp_path / "shards", **common).images == 12
+    assert verify(tmp_path / "shards", progress=False) == []
+    image = tmp_path / "shards" / "0002-three-000001"
+    assert (why(image)["drawn_with"]["loop"], why(image)["at_once"]) == ("pipeline", 4)
+    assert replay(image, model, "cpu").mean <= 1
+    assert read_shards(tmp_path / "shards").images.float().std(0).mean() > 1, "twelve different pictures"
+
+    whole = StableDiffusion3Pipeline.__call__
+
+    def small_memory(self, prompt, *args, **kwargs):
+        if len(prompt) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(self, prompt, *args, **kwargs)
+    monkeypatch.setattr(StableDiffusion3Pipeline, "__call__", small_memory)
+    assert generate_shards(plan, tmp_path / "halved", **common).images == 12
+    assert why(tmp_path / "halved" / "0002-three-000001")["at_once"] == 2, "the passport says that memory ran out"
+    full, halved = (read_shards(tmp_path / name).images.int() for name in ("shards", "halved"))
+    assert (full - halved).abs().max() <= 1
+
+
+def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
+    prompts = pd.DataFrame([{"label": i, "class": name, "id": f"{i}", "prompt": f"a photo of arabic digit {name}, neon at night", "phrase": f"arabic digit {name}",
+                             "pool": "SD", "scene_key": "", "style_key": ""} for i, name in enumerate(("three", "eight"))])
+    plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **SETTINGS | {"steps": 10})
+    common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
+    generate_shards(plan, tmp_path / "shards", clip=glyphworld.folder("clip"), **common)
+    told = [record for _, record in stream_shards(tmp_path / "shards")]
+    assert {record["scores"]["clip_text"] for record in told} == {"a photo of arabic digit three", "a photo of arabic digit eight"}
+    eye = load_clip(glyphworld.folder("clip"), None, "cpu")
+    images = eye.encode_images(eye.prepare(read_shards(tmp_path / "shards").images))
+    texts = eye.encode_texts([record["scores"]["clip_text"] for record in told])
+    assert np.allclose([record["scores"]["clip"] for record in told], (images * texts).sum(1), atol=1e-3), "the same as of the files"
+    other = eye.encode_texts([text for text in ("a photo of arabic digit eight", "a photo of arabic digit three") for _ in range(8)])
+    assert np.mean([r["scores"]["clip"] for r in told]) > (images * other).sum(1).mean(), "the right text fits better"
+    with pytest.raises(ValueError, match="clip: '.*' -> ''"):
+        generate_shards(write_plan(tmp_path / "more.parquet", prompts, 12, **SETTINGS | {"steps": 10}), tmp_path / "shards", **common)
 
 
 # ---- readers
