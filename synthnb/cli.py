@@ -248,12 +248,13 @@ def _machine_slice(text: str) -> slice:
     first, step = map(int, text.split("::"))
     return slice(first, None, step)
 
-
+# %% ../nbs/13_cli.ipynb #f6585d45
 @app.command()
 def generate(
     plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plan, from `synthnb plan`.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the shards.  [default: the plan's name without .parquet]")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; one per GPU is right.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or tasks of the cluster; one per GPU is right.")] = 1,
+    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto is the one this machine belongs to, local starts one here.")] = "",
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     generator: Annotated[str | None, typer.Option(help="Where the plan's generator lies on this machine, if not under its own name.")] = None,
     style: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="File of the style token that the prompts use.")] = None,
@@ -279,7 +280,7 @@ def generate(
         typer.echo(estimate_cost(told, place, device, kind, quality))
         return
     try:
-        done = generate_shards(told, out or plan.with_suffix(""), generator=place, style=style, workers=workers, device=device, shards=part, kind=kind, quality=quality,
+        done = generate_shards(told, out or plan.with_suffix(""), generator=place, style=style, workers=workers, ray=ray, device=device, shards=part, kind=kind, quality=quality,
                                patience=patience, max_images=images, max_hours=hours, clip=locate(clip), clip_weights=clip_weights, compile=compile)
     except KeyboardInterrupt as stopped:
         typer.echo(stopped, err=True)

@@ -205,7 +205,7 @@ class DrawnBatch:
     at_once: int = 0          # images drawn at once: the batch size, or what memory allowed
     scores: dict[int, dict] = field(default_factory=dict)  # index in the batch -> what was measured on the device
 
-
+# %% ../nbs/05_generate.ipynb #b5b19197
 def draw_batches(
     pipe: DiffusionPipeline,
     rows: pd.DataFrame,         # of a plan

@@ -46,6 +46,7 @@ from filelock import FileLock
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
+# %% ../nbs/06b_shards.ipynb #bb577417
 import synthnb
 from .data import LabelledImages, whole_file
 from .denoise import loop_of
@@ -645,13 +646,46 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
 
 # %% ../nbs/06b_shards.ipynb #63c750e6
+def _work_on_ray(job: dict, pieces: list) -> int:
+    "What a task of the cluster runs."
+    return work(Job(**job), [Piece(*piece) for piece in pieces], lambda: False)
+
+
+def _run_on_ray(job: Job, pieces: Sequence[Piece], workers: int, address: str, asked: threading.Event) -> list[str]:
+    "Run workers as tasks of a cluster to their end; what became of those that failed. Raises `RuntimeError` if all did."
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("Ray is not installed: pip install 'synthnb[ray]'") from error
+    ray.init(address=None if address == "local" else address, include_dashboard=False, logging_level="warning", ignore_reinit_error=True)
+    gpus = 1 if job.device in ("auto", "cuda") and ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_work_on_ray)
+    left, lost = [task.remote(asdict(job), list(pieces)) for _ in range(workers)], []
+    while left and not asked.is_set():
+        done, left = ray.wait(left, timeout=0.2)
+        for reference in done:
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayError as error:
+                lost.append(f"a task failed ({str(error).strip().splitlines()[-1]})")
+    if asked.is_set():
+        for reference in left:
+            ray.cancel(reference)
+        ray.wait(left, num_returns=len(left), timeout=60)
+        raise Stopped("stopped")
+    if len(lost) == workers:
+        raise RuntimeError(f"all tasks failed: {'; '.join(lost)}. What is published stays; start again to go on")
+    return lost
+
+# %% ../nbs/06b_shards.ipynb #788a938f
 def generate_shards(
     plan: str | Path | Plan,
     folder: str | Path,
     *,
     generator: str | Path | None = None,  # where the plan's model lies; None: what the plan calls it
     style: str | Path | None = None,      # file of the style token that the prompts use; the folder keeps a copy
-    workers: int = 1,                     # processes; one per GPU is right
+    workers: int = 1,                     # processes, or tasks of the cluster; one per GPU is right
+    ray: str = "",                        # work on a Ray cluster: "auto" is the one this machine belongs to, "local" starts one here, or its address
     device: str = "auto",                 # see `data.pick_device`; several workers share the GPUs out
     shards: slice = slice(None),          # of the folder's shards: slice(i, None, n) is the i-th of n machines
     kind: str = "jpeg",                   # or png, webp
@@ -679,7 +713,9 @@ def generate_shards(
     if pieces:
         with finish_batch_first() as asked, _watch(watched, progress):
             try:
-                if workers > 1:
+                if ray:
+                    watched.lost = _run_on_ray(job, pieces, workers, ray, asked)
+                elif workers > 1:
                     watched.lost = _run_workers(job, pieces, workers, asked)
                 else:
                     work(job, pieces, asked.is_set)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def finish(*workers):
 
 def tars(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).glob("*.tar")}
+
+
+def read_or_nothing(path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # published and tidied up in the meantime
+        return ""
 
 
 def leftovers(folder) -> list[str]:
@@ -344,6 +352,31 @@ def test_budget_and_selection_stop_at_shards(plan, pipe, whole, tmp_path):
     assert "start again to go on" in str(generate_shards(plan, tmp_path, max_hours=0.0, **common))
     generate_shards(plan, tmp_path, **common)
     assert tars(tmp_path) == tars(whole)
+
+
+# ---- a cluster
+
+
+def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path):
+    ray, cluster_utils = pytest.importorskip("ray"), pytest.importorskip("ray.cluster_utils")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    try:
+        ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
+        leases, shards = tmp_path / "shards" / ".synthnb" / "leases", tmp_path / "shards"
+        large = write_plan(tmp_path / "plan.parquet", PROMPTS, 60, **SETTINGS | {"steps": 6})
+        run_worker(tmp_path / "undisturbed", large, pipe)
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(generate_shards, large, shards, generator=GENERATOR, workers=2, ray=cluster.address, device="cpu", kind="png", progress=False)
+            wait_for(lambda: leases.is_dir() and len({json.loads(text.splitlines()[0])["pid"] for text in map(read_or_nothing, leases.glob("*.0")) if text}) == 2)
+            wait_for(lambda: len(tars(shards)) >= 4)
+            cluster.remove_node(second, allow_graceful=False)
+            done = job.result(timeout=240)
+        assert (done.images, done.failed, done.lost) == (240, 0, [])
+        assert verify(shards, progress=False) == [] and tars(shards) == tars(tmp_path / "undisturbed") and leftovers(shards) == []
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 # ---- other pipelines
