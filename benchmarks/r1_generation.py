@@ -1,6 +1,6 @@
 """R1 and R2: a hundred prompts through the denoising loop against one `pipe(...)` and one PNG a picture, process CPU time.
 
-R1 is exact: fp32, same scheduler, same noise, images equal within one level. R2 adds what may move pixels: guidance for a part of the steps only, torch.compile, JPEG.
+R1 is exact: fp32, same scheduler, same noise, images equal within one level. R2 adds what may move pixels: bfloat16, guidance for a part of the steps only, torch.compile, JPEG.
 """
 import os
 
@@ -84,7 +84,7 @@ def compare(bar: str, model: str, images: int, steps: int, batch: int, rounds: i
     pipe = open_model(model)
     prompts = [f"a photo of {word}" for word in ("a heart", "an anchor", "an arabic digit three", "a star", "a die face five") for _ in range(-(-images // 5))][:images]
     fast = bar == "R2"
-    own = open_model(model, compiled=fast)  # the same weights
+    own = open_model(model, compiled=fast).to(torch.bfloat16 if fast else torch.float32)  # the same weights
     loop = DenoisingLoop(own, steps=steps, guidance=2., guided=GUIDED if fast else (0., 1.), batch_size=batch)
     print(f"{bar}, {model}: {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M parameters, {images} images, {steps} steps, batch {batch}")
     ratios = []

@@ -681,6 +681,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.shards._image_entries': ('shards.html#_image_entries', 'synthnb/shards.py'),
                                 'synthnb.shards._last_line': ('shards.html#_last_line', 'synthnb/shards.py'),
                                 'synthnb.shards._publish': ('shards.html#_publish', 'synthnb/shards.py'),
+                                'synthnb.shards._run': ('shards.html#_run', 'synthnb/shards.py'),
                                 'synthnb.shards._run_on_ray': ('shards.html#_run_on_ray', 'synthnb/shards.py'),
                                 'synthnb.shards._run_workers': ('shards.html#_run_workers', 'synthnb/shards.py'),
                                 'synthnb.shards._start_worker': ('shards.html#_start_worker', 'synthnb/shards.py'),

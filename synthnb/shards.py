@@ -678,6 +678,20 @@ def _run_on_ray(job: Job, pieces: Sequence[Piece], workers: int, address: str, a
     return lost
 
 # %% ../nbs/06b_shards.ipynb #788a938f
+def _run(job: Job, watched: Progress, workers: int, ray: str, asked: threading.Event) -> None:
+    "Here, in processes, or on a cluster."
+    try:
+        if ray:
+            watched.lost = _run_on_ray(job, watched.pieces, workers, ray, asked)
+        elif workers > 1:
+            watched.lost = _run_workers(job, watched.pieces, workers, asked)
+        else:
+            work(job, watched.pieces, asked.is_set)
+    except Stopped:
+        watched.look()
+        raise KeyboardInterrupt(f"stopped: {watched}") from None
+
+# %% ../nbs/06b_shards.ipynb #2d5c8aa3
 def generate_shards(
     plan: str | Path | Plan,
     folder: str | Path,
@@ -706,22 +720,13 @@ def generate_shards(
     home = open_folder(folder, plan)
     if style:
         keep_style(home, style)
-    job = Job(str(home.path), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours, str(clip), clip_weights, compile)
+    job = Job(str(home.path.resolve()), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours, str(clip), clip_weights, compile)
     published = home.published()
     pieces = _within_budget([piece for piece in home.pieces(plan.images)[shards] if piece.name not in published], max_images)
     watched = Progress(home, pieces)
     if pieces:
         with finish_batch_first() as asked, _watch(watched, progress):
-            try:
-                if ray:
-                    watched.lost = _run_on_ray(job, pieces, workers, ray, asked)
-                elif workers > 1:
-                    watched.lost = _run_workers(job, pieces, workers, asked)
-                else:
-                    work(job, pieces, asked.is_set)
-            except Stopped:
-                watched.look()
-                raise KeyboardInterrupt(f"stopped: {watched}") from None
+            _run(job, watched, workers, ray, asked)
     return watched
 
 # %% ../nbs/06b_shards.ipynb #60f63cd0
