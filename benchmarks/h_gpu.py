@@ -1,0 +1,131 @@
+"""H1, H1b, H1c and H5: images and inversion steps a second on a GPU, in Stable Diffusion 1.5's architecture with random weights, and their share of the card's floor.
+
+`python benchmarks/h_gpu.py` where a GPU is; `--small` takes a tiny architecture and runs anywhere, to see that it runs. Floors and bars are those of one H200
+(compute: an H100 has the same); on another device the script prints rates and no share. Exits with status 1 below a bar.
+"""
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from synthnb.data import LabelledImages
+from synthnb.denoise import loop_of
+from synthnb.dsi import invert
+from synthnb.generate import draw_batches
+from synthnb.glyphworld import folder
+from synthnb.plan import write_plan
+from synthnb.shards import Leases, make_shard, open_folder
+
+# name: (what, steps, guidance, part of the steps that is guided, tiny decoder, floor, pass)
+IMAGES = {
+    "H1": ("50 steps, guided", 50, 7.5, (0., 1.), False, 9.53, 4.0),
+    "H1b": ("20 steps, 8 of them guided", 20, 7.5, (.3, .7), False, 31.6, 12.),
+    "H1c": ("4 steps, no guidance", 4, 1., (0., 1.), False, 137., 40.),
+    "H1c tiny decoder": ("4 steps, no guidance, TAESD's architecture", 4, 1., (0., 1.), True, 234., 60.),
+}
+INVERSION = ("H5", 120., 20.)  # floor and pass, steps a second at batch 4
+
+
+def build(small: bool, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5 as its configuration describes it, or a tiny relative."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer", model_max_length=77)
+    text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2) if small else \
+        dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    encoder = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id,
+                                           eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **text))
+    if small:
+        unet = UNet2DConditionModel(sample_size=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32, attention_head_dim=8,
+                                    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    else:
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    widths = (16, 16, 32, 32) if small else (128, 256, 512, 512)
+    vae = AutoencoderKL(block_out_channels=widths, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2,
+                        norm_num_groups=8 if small else 32, latent_channels=4, sample_size=8 * unet.config.sample_size)
+    pipe = StableDiffusionPipeline(vae, encoder, tokenizer, unet, DPMSolverMultistepScheduler(beta_schedule="scaled_linear"), None, None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device, dtype)
+
+
+def rate_of_images(pipe, name: str, batch: int, batches: int, rounds: int) -> float:
+    """Images a second into published JPEG shards, the median of some rounds after one that warms up."""
+    _, steps, guidance, guided, tiny, *_ = IMAGES[name]
+    own, rates = pipe.vae, []
+    if tiny:
+        pipe.register_modules(vae=AutoencoderTiny().to(pipe.device, pipe.dtype))
+    with tempfile.TemporaryDirectory() as scratch:
+        for i in range(rounds + 1):
+            prompts = {c: [f"a photo of {c}"] for c in ("a heart", "an anchor")}
+            plan = write_plan(Path(scratch, f"{i}.parquet"), prompts, batch * batches // 2, seed=i, model="sd15", steps=steps, guidance=guidance, guidance_interval=guided,
+                              shard_size=batch * batches, batch_size=batch)
+            home, start = open_folder(Path(scratch, str(i)), plan), time.perf_counter()
+            make_shard(home, home.pieces()[0], Leases(home.own / "leases").claim("000000"), lambda rows: draw_batches(pipe, rows, batch_size=batch, retries=0),
+                       {"loop": loop_of(pipe), "format": "jpeg", "quality": 95})
+            rates.append(plan.images / (time.perf_counter() - start))  # a published shard has waited for the device
+    pipe.register_modules(vae=own)
+    return statistics.median(rates[1:])
+
+
+def rate_of_naive_loop(pipe, images: int) -> float:
+    """`pipe(prompt)` and a PNG, one by one: what H1 has to beat."""
+    with tempfile.TemporaryDirectory() as scratch:
+        pipe("a photo of a heart", num_inference_steps=2)
+        start = time.perf_counter()
+        for i in range(images):
+            pipe("a photo of a heart", num_inference_steps=50, guidance_scale=7.5, generator=torch.Generator().manual_seed(i)).images[0].save(f"{scratch}/{i}.png")
+        return images / (time.perf_counter() - start)
+
+
+def rate_of_inversion(pipe, steps: int, batch: int) -> float:
+    """Steps a second of `invert`, latents cached."""
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    pictures = torch.randint(0, 256, (8, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = LabelledImages(pictures, torch.arange(8) % 2, ("heart", "anchor"), "noise")
+    learn = lambda n: invert(pipe, data, {c: c for c in data.classes}, steps=n, batch_size=batch, initializer=None, num_vectors=1, check_every=n, progress=False)
+    learn(3)
+    return steps / learn(steps).seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
+    asked = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    if asked.small:
+        torch.set_num_threads(1)
+    if not (gpu or asked.small):
+        sys.exit("no GPU here: --small shows that the script runs")
+    device, card = ("cuda", torch.cuda.get_device_name()) if gpu else ("cpu", platform.machine())
+    floors = not asked.small and ("H200" in card or "H100" in card)
+    batch, batches, rounds = (2, 1, 1) if asked.small else (asked.batch, 4, asked.rounds)
+    print(f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, {'a tiny architecture' if asked.small else 'SD 1.5 architecture, 512 px'}, batch {batch}")
+    pipe, below = build(asked.small, device, torch.bfloat16 if gpu else torch.float32), []
+    naive = rate_of_naive_loop(pipe, 1 if asked.small else 4)
+    if asked.compile:
+        pipe.unet.compile()
+    rates = {name: (rate_of_images(pipe, name, batch, batches, rounds), "images", *IMAGES[name][-2:], IMAGES[name][0]) for name in IMAGES}
+    rates[INVERSION[0]] = (rate_of_inversion(pipe, 5 if asked.small else 100, 4), "steps", *INVERSION[1:], "inversion, batch 4")
+    for name, (rate, unit, floor, bar, what) in rates.items():
+        share = f", {rate / floor:.0%} of the floor of {floor:g}, bar {bar:g}" if floors else ""
+        print(f"{name} on {card}: {rate:.2f} {unit} a second ({what}){share}", flush=True)
+        below += [name] if floors and rate < bar else []
+    print(f"H1 on {card}: {rates['H1'][0] / naive:.2f}x of one by one ({naive:.2f} images a second; bar 4.5x on a GPU)")
+    if below or floors and rates["H1"][0] / naive < 4.5:
+        print(f"below the bar: {below or 'H1 against one by one'}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
