@@ -61,6 +61,7 @@ def without_progress(outputs: list) -> list:
 
 def run(path: Path) -> None:
     """Execute the notebook at `path` and put the executed, cleaned copy in its place."""
+    os.environ.pop("MPLBACKEND", None)  # a shell that sets Agg, as tests do, would store a notebook without its figures
     start = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
     client = SkippingClient(notebook, kernel_name="python3", timeout=None, coalesce_streams=True,
