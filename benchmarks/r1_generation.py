@@ -26,14 +26,15 @@ from synthnb.glyphworld import folder
 
 BARS = {"R1": (1.8, 2.3), "R2": (4.0, 6.0)}
 GUIDED = (.25, .6)  # R2's guidance interval
+WIDTHS = {"random": (64, 128, 256, 256), "wide": (128, 256, 512, 512)}  # Stable Diffusion has 320, 640, 1280, 1280
 
 
 def open_model(name: str, compiled: bool = False) -> StableDiffusionPipeline:
-    """Glyphworld's generator, or one with its text encoder and a UNet of Stable Diffusion's shape at a tenth of its width, random weights, 128 pixels."""
+    """Glyphworld's generator, or one with its text encoder and a UNet of Stable Diffusion's shape at a fifth or two fifths of its width, random weights, 128 pixels."""
     pipe = StableDiffusionPipeline.from_pretrained(folder("generator"), use_safetensors=True)
-    if name == "random":
+    if name in WIDTHS:
         torch.manual_seed(0)
-        pipe.unet = UNet2DConditionModel(sample_size=16, block_out_channels=(64, 128, 256, 256), layers_per_block=2, cross_attention_dim=128, attention_head_dim=8).eval()
+        pipe.unet = UNet2DConditionModel(sample_size=16, block_out_channels=WIDTHS[name], layers_per_block=2, cross_attention_dim=128, attention_head_dim=8).eval()
         pipe.vae = AutoencoderKL(block_out_channels=(32, 64, 64, 64), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
                                  latent_channels=4, sample_size=128).eval()
         pipe.register_to_config(unet=pipe.unet, vae=pipe.vae)
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bars", nargs="*", default=list(BARS), choices=list(BARS))
-    parser.add_argument("--models", nargs="*", default=["glyphworld", "random"], choices=["glyphworld", "random"])
+    parser.add_argument("--models", nargs="*", default=["glyphworld", *WIDTHS], choices=["glyphworld", *WIDTHS])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, {platform.processor() or platform.machine()}, one thread")

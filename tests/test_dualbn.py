@@ -1,0 +1,146 @@
+"""Dual norms in the architectures that people train, against timm's own layer and against the plain model."""
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import BatchNormAct2d, convert_splitbn_model, freeze_batch_norm_2d
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from synthnb.dualbn import Dual, DualBatchNorm2d, convert, domains, gap, is_dual, strip
+
+torch.set_num_threads(1)
+HALF = torch.tensor([False] * 4 + [True] * 4)
+ARCHITECTURES = {"resnet10t": {}, "resnetv2_50": {"layers": (1, 1, 1, 1), "norm_layer": BatchNormAct2d}, "densenet121": {}, "efficientnet_b0": {},
+                 "convnext_atto": {}, "vit_tiny_patch16_224": {"img_size": 64}}
+
+
+def build(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=5, **ARCHITECTURES[name])
+
+
+def train_a_little(model, marks=HALF, steps=3):
+    chance = torch.Generator().manual_seed(1)
+    optimiser = torch.optim.SGD(model.parameters(), lr=.05)
+    for _ in range(steps):
+        x = torch.randn(8, 3, 64, 64, generator=chance)
+        x[marks] = x[marks] * 3 + 1  # another domain
+        with domains(model.train(), marks):
+            loss = model(x).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return model
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_converts_trains_and_strips(name):
+    plain = build(name)
+    names, kinds = set(plain.state_dict()), [type(m) for m in plain.modules()]
+    dual = train_a_little(convert(copy.deepcopy(plain)))
+    assert is_dual(dual) and {n for n in dual.state_dict() if ".aux." not in n} == names
+    layers = [m for m in dual.modules() if isinstance(m, Dual)]
+    assert layers and any(not torch.equal(layer.weight, layer.aux.weight) for layer in layers), "each branch learns for itself"
+    x = torch.randn(4, 3, 64, 64)
+    single = strip(dual).eval()
+    assert [type(m) for m in single.modules()] == kinds and set(single.state_dict()) == names
+    assert torch.equal(single(x), dual.eval()(x))
+    fresh = timm.create_model(name, num_classes=5, **ARCHITECTURES[name])
+    fresh.load_state_dict(single.state_dict())
+    assert torch.equal(fresh.eval()(x), single(x))
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "densenet121", "efficientnet_b0"])
+def test_fused_activations_stay(name):
+    plain, x = build(name), torch.randn(8, 3, 64, 64)
+    fused = [m for m in plain.modules() if isinstance(m, BatchNormAct2d)]
+    assert fused, "this architecture has norms with an activation inside"
+    dual = convert(copy.deepcopy(plain)).train()
+    with domains(dual, torch.zeros(8, dtype=torch.bool)):
+        torch.manual_seed(3)
+        ours = dual(x)
+    torch.manual_seed(3)
+    assert torch.equal(ours, plain.train()(x)), "a batch of real images goes through the plain model"
+
+
+def test_bits_and_gradients_of_timms_split_batchnorm():
+    plain, x = build("resnet10t"), torch.randn(8, 3, 64, 64)
+    ours, theirs = convert(copy.deepcopy(plain)).train(), convert_splitbn_model(copy.deepcopy(plain), 2).train()
+    for _ in range(2):
+        with domains(ours, HALF):
+            out = ours(x)
+        out.square().sum().backward()
+        reference = theirs(x)
+        reference.square().sum().backward()
+        assert torch.equal(out, reference)
+    assert torch.equal(ours.conv1[0].weight.grad, theirs.conv1[0].weight.grad)
+    assert torch.equal(ours.bn1.running_mean, theirs.bn1.running_mean) and torch.equal(ours.bn1.aux.running_var, theirs.bn1.aux_bn[0].running_var)
+
+
+@pytest.mark.parametrize("marks", [[0, 1, 0, 1, 0, 1, 0, 1], [1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1], [1] * 8])
+def test_an_image_sees_its_own_domain_only(marks):
+    marks, x = torch.tensor(marks, dtype=torch.bool), torch.randn(8, 3, 64, 64)
+    dual = train_a_little(convert(build("resnet10t"))).train()
+    other = x.clone()
+    other[marks] = torch.randn(int(marks.sum()), 3, 64, 64)
+    with torch.no_grad(), domains(dual, marks):
+        a, b = copy.deepcopy(dual)(x), copy.deepcopy(dual)(other)
+    assert torch.allclose(a[~marks], b[~marks], atol=1e-5) and not torch.allclose(a[marks], b[marks], atol=1e-3)
+
+
+def test_a_frozen_branch_normalises_with_its_own_running_statistics():
+    dual = train_a_little(convert(build("resnet10t")))
+    for layer in [m for m in dual.modules() if isinstance(m, Dual)]:
+        layer.eval()
+    before = dual.bn1.aux.running_mean.clone()
+    with torch.no_grad(), domains(dual, HALF):
+        split = dual(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(5)))
+    assert torch.equal(before, dual.bn1.aux.running_mean) and split.isfinite().all()
+    frozen = freeze_batch_norm_2d(build("resnet10t"))
+    with pytest.raises(ValueError, match="no batchnorm and no layernorm|has no batchnorm"):
+        convert(frozen)
+
+
+def test_copies_averages_and_state_dicts_keep_the_branches():
+    dual = train_a_little(convert(build("resnet10t")))
+    average = ModelEmaV3(dual, decay=.5)
+    train_a_little(dual)
+    average.update(dual)
+    other = convert(build("resnet10t"))
+    other.load_state_dict(dual.state_dict())
+    x = torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        with domains(other.eval(), HALF), domains(dual.eval(), HALF):
+            assert torch.equal(other(x), dual(x))
+        assert not torch.equal(average.module(x), dual(x)), "evaluation of an average takes its main branch and needs no domains"
+    assert gap(dual)["mean"].max() > 0 and len(gap(dual)) == sum(isinstance(m, DualBatchNorm2d) for m in dual.modules())
+
+
+def test_half_precision_channels_last_compile_and_checkpointing():
+    dual = convert(build("resnet10t")).to(memory_format=torch.channels_last).train()
+    x = torch.randn(8, 3, 64, 64).to(memory_format=torch.channels_last)
+    with domains(dual, HALF), torch.autocast("cpu", torch.bfloat16):
+        assert dual(x).isfinite().all()
+    with torch.no_grad(), domains(dual.eval(), HALF):
+        whole = dual(x)
+        compiled = torch.compile(dual, backend="eager", fullgraph=True)
+        assert torch.allclose(compiled(x), whole, atol=1e-5)
+    dual.train()
+    plain = copy.deepcopy(dual)
+    dual.set_grad_checkpointing(True)
+    with domains(dual, HALF), domains(plain, HALF):  # the second pass of checkpointing is inside as well
+        dual(x).square().sum().backward()
+        plain(x).square().sum().backward()
+    assert torch.allclose(dual.conv1[0].weight.grad, plain.conv1[0].weight.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_syncbn_on_request():
+    dual = convert(build("resnet10t"), sync=True)
+    assert type(dual.bn1).__name__ == "DualSyncBatchNorm" and isinstance(dual.bn1, nn.SyncBatchNorm) and type(dual.bn1.aux) is nn.SyncBatchNorm
+    with domains(dual.train(), HALF):  # one process: what plain batch norm does
+        ours = dual(torch.ones(8, 3, 64, 64).cumsum(0))
+    plain = convert(build("resnet10t")).train()
+    with domains(plain, HALF):
+        assert torch.allclose(ours, plain(torch.ones(8, 3, 64, 64).cumsum(0)), atol=1e-5)
