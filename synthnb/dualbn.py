@@ -139,7 +139,7 @@ def _add_token(model: nn.Module, domain: Domain) -> nn.Module:
     embed.__class__, embed.domain = token_class(type(embed)), domain
     return model
 
-
+# %% ../nbs/08_dualbn.ipynb #fd1128ea
 def is_dual(model: nn.Module) -> bool:
     "Does a model tell synthetic images from real ones?"
     return any(isinstance(m, Dual | DomainToken) for m in model.modules())
