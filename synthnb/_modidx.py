@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'synthnb'},
   'syms': { 'synthnb.bridge': { 'synthnb.bridge.Arm': ('bridge.html#arm', 'synthnb/bridge.py'),
+                                'synthnb.bridge.Arm.needs_synthetic': ('bridge.html#arm.needs_synthetic', 'synthnb/bridge.py'),
                                 'synthnb.bridge.Arm.steps': ('bridge.html#arm.steps', 'synthnb/bridge.py'),
                                 'synthnb.bridge.ArmResult': ('bridge.html#armresult', 'synthnb/bridge.py'),
                                 'synthnb.bridge._check_run': ('bridge.html#_check_run', 'synthnb/bridge.py'),
@@ -742,8 +743,10 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'synthnb.train._from_hub': ('train.html#_from_hub', 'synthnb/train.py'),
                                'synthnb.train._generator': ('train.html#_generator', 'synthnb/train.py'),
                                'synthnb.train._known': ('train.html#_known', 'synthnb/train.py'),
+                               'synthnb.train._marks': ('train.html#_marks', 'synthnb/train.py'),
                                'synthnb.train._ready': ('train.html#_ready', 'synthnb/train.py'),
                                'synthnb.train._run': ('train.html#_run', 'synthnb/train.py'),
+                               'synthnb.train.domain_loss': ('train.html#domain_loss', 'synthnb/train.py'),
                                'synthnb.train.fit': ('train.html#fit', 'synthnb/train.py'),
                                'synthnb.train.load_classifier': ('train.html#load_classifier', 'synthnb/train.py'),
                                'synthnb.train.normalise': ('train.html#normalise', 'synthnb/train.py'),

@@ -25,29 +25,43 @@ from torch import nn
 
 import synthnb
 from .data import LabelledImages, join, set_hash, whole_file
+from .dualbn import convert, strip
 from .train import History, fit, load_classifier, predict, reset_head
 
 # %% ../nbs/10_bridge.ipynb #d4ba04b0
 @dataclass(frozen=True)
 class Arm:
     "One way from pre-trained weights to a classifier of the target."
-    bridge: bool = False  # a stage 1 on synthetic images
-    mixed: bool = False  # synthetic images joined to the real ones in the last stage
-    all_steps: bool = False  # no stage 1, but its steps are added to the last stage
-    mixup: bool = False  # in stage 1
+    stage1: str = ""  # trains on "synthetic" or "real" images first; "" has no stage 1
+    last: str = "real"  # then on "real", on "synthetic", on both "joined" to one set, or on both with a fixed share "per_batch"
+    all_steps: bool = True  # without a stage 1 its steps are added to the last stage
+    mixup: bool = False  # in stage 1, or in the only stage
     new_head: bool = False  # between the stages
+    dual: bool = False  # synthetic images have norms of their own, see `dualbn`
 
     def steps(self, stage1: int, stage2: int) -> tuple[int, int]:
         "Optimiser steps of this arm's two stages."
-        return (stage1, stage2) if self.bridge else (0, stage1 + stage2 if self.all_steps else stage2)
+        return (stage1, stage2) if self.stage1 else (0, stage1 + stage2 if self.all_steps else stage2)
+
+    @property
+    def needs_synthetic(self) -> bool:
+        return self.stage1 == "synthetic" or self.last != "real"
 
 
 ARMS = {
-    "vanilla": Arm(),
-    "vanilla_matched": Arm(all_steps=True),
-    "mixed": Arm(mixed=True, all_steps=True),
-    "bridged": Arm(bridge=True),
-    "bridged++": Arm(bridge=True, mixup=True, new_head=True),
+    "vanilla": Arm(all_steps=False),
+    "vanilla_matched": Arm(),
+    "vanilla+mixup": Arm(mixup=True),
+    "vanilla+new_head": Arm(stage1="real", new_head=True),
+    "synthetic_only": Arm(last="synthetic"),
+    "mixed": Arm(last="joined"),
+    "mixed+mixup": Arm(last="joined", mixup=True),
+    "mixed_per_batch": Arm(last="per_batch"),
+    "mixed_per_batch+dual": Arm(last="per_batch", dual=True),
+    "bridged": Arm(stage1="synthetic"),
+    "bridged+new_head": Arm(stage1="synthetic", new_head=True),
+    "bridged+mixup": Arm(stage1="synthetic", mixup=True),
+    "bridged++": Arm(stage1="synthetic", mixup=True, new_head=True),
 }
 
 # %% ../nbs/10_bridge.ipynb #97925775
@@ -132,7 +146,7 @@ def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None,
     if arm not in ARMS:
         near = difflib.get_close_matches(arm, ARMS, n=1)
         raise ValueError(f"no arm {arm!r}{f', did you mean {near[0]!r}' if near else ''}: there are {', '.join(ARMS)}")
-    if (ARMS[arm].bridge or ARMS[arm].mixed) and not (synthetic and len(synthetic)):
+    if ARMS[arm].needs_synthetic and not (synthetic and len(synthetic)):
         raise ValueError(f"arm {arm!r} needs synthetic images and got none")
     for other in (synthetic, test):
         if other is not None and other.classes != real.classes:
@@ -170,20 +184,25 @@ def train_arm(
     *,
     steps: tuple[int, int],  # optimiser steps of stage 1 and stage 2
     seed: int, stage1_seed: int,  # of the last stage, and of stage 1
-    mixup: float, store: str | Path | None, model_args: dict, device: str | torch.device, progress: bool,  # as in `run_arm`
+    mixup: float, synthetic_share: float, store: str | Path | None, model_args: dict, device: str | torch.device, progress: bool,  # as in `run_arm`
     **training,  # for `fit`: `val` for the last stage, the rest for both
 ) -> tuple[nn.Module, History, bool]:  # the classifier, its last stage, and whether stage 1 was found in the store
     "Train one arm."
     both, found = {name: value for name, value in training.items() if name != "val"} | {"device": device, "progress": progress}, False
-    steps1, steps2 = spec.steps(*steps)
-    if spec.bridge:
-        stage1 = both | ({"mixup": mixup} if spec.mixup else {})
-        net, found = stage1_model(model, synthetic, steps=steps1, seed=stage1_seed, store=store, model_args=model_args, **stage1)
+    mixing, (steps1, steps2) = {"mixup": mixup} if spec.mixup else {}, spec.steps(*steps)
+    if spec.stage1:
+        first = synthetic if spec.stage1 == "synthetic" else real
+        net, found = stage1_model(model, first, steps=steps1, seed=stage1_seed, store=store, model_args=model_args, **both | mixing)
         net = reset_head(net, seed) if spec.new_head else net
     else:
-        net = load_classifier(model, len(real.classes), seed=seed, **model_args)
-    train = join([real, synthetic]) if spec.mixed else real
-    return net, fit(net, train, steps=steps2, seed=seed, val=training.get("val"), **both), found
+        net, both = load_classifier(model, len(real.classes), seed=seed, **model_args), both | mixing
+    if spec.last == "per_batch":
+        both = both | {"synthetic": [False, True]}
+    train = {"real": real, "synthetic": synthetic, "joined": join([real, synthetic]) if synthetic else None,
+             "per_batch": [(real, 1 - synthetic_share), (synthetic, synthetic_share)]}[spec.last]
+    net = convert(net) if spec.dual else net
+    history = fit(net, train, steps=steps2, seed=seed, val=training.get("val"), **both)
+    return strip(net) if spec.dual else net, history, found
 
 # %% ../nbs/10_bridge.ipynb #83863278
 def run_arm(
@@ -196,7 +215,8 @@ def run_arm(
     steps: tuple[int, int] = (200, 200),  # optimiser steps of stage 1 and stage 2
     seed: int = 0,  # of the last stage
     stage1_seed: int | None = None,  # default: `seed`
-    mixup: float = 0.2,  # alpha, for arms with mixup in stage 1
+    mixup: float = 0.2,  # alpha, for arms with mixup
+    synthetic_share: float = 0.5,  # of a batch, for arms that mix within the batch
     val: LabelledImages | None = None,  # measured after training, for choosing settings
     store: str | Path | None = None,  # folder of stage-1 weights and finished runs
     model_args: dict | None = None,  # for `load_classifier`
@@ -207,9 +227,9 @@ def run_arm(
     "Train one arm and measure it, or find the run in the store; ValueError before any training if names, classes or sizes do not fit."
     _check_run(arm, real, synthetic, test)
     start, spec = time.perf_counter(), ARMS[arm]
-    used = synthetic if spec.bridge or spec.mixed else None
+    used = synthetic if spec.needs_synthetic else None
     seeds = {"seed": seed, "stage1_seed": seed if stage1_seed is None else stage1_seed}
-    how, model_args = {"steps": steps, "mixup": mixup, **seeds, **training}, model_args or {}
+    how, model_args = {"steps": steps, "mixup": mixup, "synthetic_share": synthetic_share, **seeds, **training}, model_args or {}
     file = Path(store) / f"run-{_run_key(spec, model, (real, used, test, val), model_args, **how)}.json" if store else None
     if file and file.is_file():
         return replace(_read_result(file), arm=arm)

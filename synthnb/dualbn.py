@@ -65,8 +65,10 @@ class Dual(nn.Module):
         if self.training and isinstance(self, _BatchNorm) and 1 in (split.real, split.synthetic):
             raise ValueError(f"a batch of {split.real} real and {split.synthetic} synthetic images leaves a branch with one: batch statistics need two or more")
         x = x if split.order is None else x[split.order]
-        parts = ([super().forward(x[:split.real])] if split.real else []) + ([self.aux(x[split.real:])] if split.synthetic else [])
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if not (split.real and split.synthetic):
+            return super().forward(x) if split.real else self.aux(x)
+        real, synthetic = x.split([split.real, split.synthetic])  # one node of the graph: its gradient is one cat, that of two slices two padded sums
+        out = torch.cat([super().forward(real), self.aux(synthetic)])
         return out if split.back is None else out[split.back]
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seeded', 'reset_head', 'load_classifier', 'save_classifier', 'shares', 'random_affine', 'normalise', 'predict',
-           'History', 'fit']
+           'History', 'domain_loss', 'fit']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import difflib
@@ -32,6 +32,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import LabelledImages, pick_device
+from .dualbn import domains, is_dual
 
 # %% ../nbs/09_train.ipynb #fe44a593
 @contextmanager
@@ -302,17 +303,41 @@ def _ready(parts: list, prepare: Callable, mix: Mixup | None, classes: int, smoo
         targets.append(soft)
     return torch.cat(inputs), torch.cat(targets), torch.cat([labels for _, labels in parts])
 
+# %% ../nbs/09_train.ipynb #f80dd6b2
+def _marks(model: nn.Module, sets: list, counts: list[int], synthetic: Sequence[bool]) -> torch.Tensor:
+    "bool [B]: which images of each batch are synthetic."
+    if is_dual(model) and not synthetic:
+        raise ValueError("the model has dual norms: say which of the sets are synthetic, synthetic=[False, True]")
+    if synthetic and len(synthetic) != len(sets):
+        raise ValueError(f"synthetic has {len(synthetic)} values for {len(sets)} sets")
+    return torch.tensor(list(synthetic) or [False] * len(sets)).repeat_interleave(torch.tensor(counts))
+
 # %% ../nbs/09_train.ipynb #a52d0b78
+def domain_loss(
+    logits: torch.Tensor,     # [B, C]
+    targets: torch.Tensor,    # float [B, C]
+    synthetic: torch.Tensor,  # bool [B]
+    weight: float,            # of the synthetic images
+) -> torch.Tensor:
+    "Cross-entropy of the real images plus `weight` times that of the synthetic ones, each averaged over its own (paper A's objective); plain, if all are of one kind."
+    losses, counts = F.cross_entropy(logits, targets, reduction="none"), int(synthetic.sum())
+    if counts in (0, len(synthetic)):
+        return losses.mean()
+    synthetic = synthetic.to(losses.device)
+    return losses[~synthetic].mean() + weight * losses[synthetic].mean()
+
+# %% ../nbs/09_train.ipynb #bb656cba
 def _run(
-    model: nn.Module, batches: Iterator, optimiser: torch.optim.Optimizer, schedule: CosineLRScheduler, steps: int,
+    model: nn.Module, batches: Iterator, optimiser: torch.optim.Optimizer, schedule: CosineLRScheduler, steps: int, synthetic: torch.Tensor, weight: float,
     clip_grad: float, val: LabelledImages | None, val_every: int, record_every: int, progress: bool,
 ) -> History:
     "`steps` steps over `batches` of (input, soft targets, labels)."
     history, start, recent = History(), time.perf_counter(), []
     for step in tqdm(range(1, steps + 1), desc="training", disable=not progress):
         x, soft, labels = next(batches)
-        logits, rate = model(x), optimiser.param_groups[0]["lr"]
-        loss = F.cross_entropy(logits, soft)
+        with domains(model, synthetic):
+            logits, rate = model(x), optimiser.param_groups[0]["lr"]
+        loss = domain_loss(logits, soft, synthetic, weight)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad or math.inf)
@@ -335,13 +360,15 @@ def _run(
     history.seconds = time.perf_counter() - start
     return history
 
-# %% ../nbs/09_train.ipynb #5c2c2a50
+# %% ../nbs/09_train.ipynb #b2d036d6
 def fit(
     model: nn.Module,  # moved to the device and trained in place
     train: LabelledImages | Sequence[tuple[LabelledImages, float]],  # one set, or sets each with its share of the batch
     *,
     steps: int,  # optimiser steps
     batch_size: int = 64,
+    synthetic: Sequence[bool] = (),  # which of the sets are synthetic: they take the auxiliary branch of dual norms, and have a loss of their own
+    synthetic_weight: float = 1.0,  # of that loss
     lr: float = 1e-3,  # highest rate, reached after the warm-up, cosine to 0 from there
     weight_decay: float = 0.05,  # of matrices only
     opt: str = "adamw",  # any optimiser of timm
@@ -361,6 +388,7 @@ def fit(
     sets = [(train, 1.0)] if isinstance(train, LabelledImages) else list(train)
     counts, classes = shares([weight for _, weight in sets], batch_size), len(sets[0][0].classes)
     _check_fit(model, sets, steps, counts, mix=mixup > 0 or cutmix > 0)
+    marks = _marks(model, sets, counts, synthetic)
     device, chance = pick_device(device), _generator(seed, len(sets))
     model.to(device).train()
     mix = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=classes) if mixup or cutmix else None
@@ -371,4 +399,4 @@ def fit(
     prepare = lambda images: normalise(model, augment(images, chance) if augment else images)
     batches = (_ready(parts, prepare, mix, classes, label_smoothing) for parts in _batches(sets, counts, seed, device))
     with seeded(seed):
-        return _run(model, batches, optimiser, schedule, steps, clip_grad, val, val_every, record_every, progress)
+        return _run(model, batches, optimiser, schedule, steps, marks, synthetic_weight, clip_grad, val, val_every, record_every, progress)
