@@ -224,6 +224,8 @@ def plan(
     style: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="File of the style token that the prompts use.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Guidance scale; at most 1 means none.")] = 2.0,
+    guidance_interval: Annotated[tuple[float, float], typer.Option(help="The part of the steps that is guided: 0.2 0.8.")] = (0.0, 1.0),
+    scheduler: Annotated[str, typer.Option(help="A scheduler class of diffusers, such as DDIMScheduler; the generator's own if not given.")] = "",
     size: Annotated[int, typer.Option(min=0, help="Pixels a side; 0 is the generator's own size.")] = 0,
     negative: Annotated[str, typer.Option(help="Negative prompt.")] = "",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
@@ -237,7 +239,8 @@ def plan(
     from synthnb.plan import write_plan
 
     written = write_plan(out, load_book(book), n, seed=seed, model=generator, revision=revision, style=load_style(style).id if style else "", steps=steps,
-                         guidance=guidance, size=size, negative_prompt=negative, dtype=dtype, shard_size=shard_size, batch_size=batch_size)
+                         guidance=guidance, guidance_interval=guidance_interval, scheduler=scheduler, size=size, negative_prompt=negative,
+                         dtype=dtype, shard_size=shard_size, batch_size=batch_size)
     typer.echo(f"{written}\n{out}")
 
 # %% ../nbs/13_cli.ipynb #c815476f
