@@ -187,7 +187,8 @@ def test_nothing_is_paid_twice_after_a_kill_and_an_interrupt(server, tmp_path):
     proxy, path = FaultyProxy(server, slow=0.1), tmp_path / "answers.sqlite"
     stored = 0
     for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 1)):
-        asker = subprocess.Popen([sys.executable, __file__, proxy.url, path], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        asker = subprocess.Popen([sys.executable, __file__, proxy.url, path], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background jobs are deaf to it
         already, before = set(kept(path)), len(proxy.answered)
         while len(kept(path)) < len(already) + 5:
             assert asker.poll() is None, asker.communicate()
