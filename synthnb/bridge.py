@@ -183,8 +183,9 @@ def train_arm(
     synthetic: LabelledImages | None,  # None for arms without them
     *,
     steps: tuple[int, int],  # optimiser steps of stage 1 and stage 2
-    seed: int, stage1_seed: int,  # of the last stage, and of stage 1
-    mixup: float, synthetic_share: float, store: str | Path | None, model_args: dict, device: str | torch.device, progress: bool,  # as in `run_arm`
+    seed: int = 0, stage1_seed: int = 0,  # of the last stage, and of stage 1
+    mixup: float = 0.2, synthetic_share: float = 0.5,  # as in `run_arm`, and so are the next
+    store: str | Path | None = None, model_args: dict | None = None, device: str | torch.device = "auto", progress: bool = False,
     **training,  # for `fit`: `val` for the last stage, the rest for both
 ) -> tuple[nn.Module, History, bool]:  # the classifier, its last stage, and whether stage 1 was found in the store
     "Train one arm."
@@ -195,7 +196,7 @@ def train_arm(
         net, found = stage1_model(model, first, steps=steps1, seed=stage1_seed, store=store, model_args=model_args, **both | mixing)
         net = reset_head(net, seed) if spec.new_head else net
     else:
-        net, both = load_classifier(model, len(real.classes), seed=seed, **model_args), both | mixing
+        net, both = load_classifier(model, len(real.classes), seed=seed, **(model_args or {})), both | mixing
     if spec.last == "per_batch":
         both = both | {"synthetic": [False, True]}
     train = {"real": real, "synthetic": synthetic, "joined": join([real, synthetic]) if synthetic else None,

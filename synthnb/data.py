@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'join', 'show_images', 'content_hashes',
-           'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'read_image', 'image_folder',
-           'stream_folder', 'folder_classes', 'open_real', 'pick_device', 'pick_dtype', 'whole_file', 'tensor_names',
-           'explain_loading']
+           'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'fraction', 'long_tail',
+           'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'open_real', 'pick_device', 'pick_dtype',
+           'whole_file', 'tensor_names', 'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -16,7 +16,7 @@ import os
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -227,6 +227,21 @@ def digits(
     return split_by_content(whole, val=30, test=60)
 
 # %% ../nbs/01_data.ipynb #afe53dae
+def _take(train: LabelledImages, wanted: Callable[[list[int]], Sequence[int]], seed: int, name: str) -> LabelledImages:
+    "As many distinct images of each class as `wanted` makes of the numbers there are; nested, since the order depends on the seed alone."
+    by_class = defaultdict(dict)
+    for i, (h, label) in enumerate(zip(content_hashes(train.images), train.labels.tolist())):
+        by_class[label].setdefault(h, i)
+    there = [len(by_class[label]) for label in range(len(train.classes))]
+    counts, taken = wanted(there), []
+    for label, (count, of) in enumerate(zip(counts, there)):
+        if of < count:
+            raise ValueError(f"class {train.classes[label]!r} of {train.name or 'the set'} has {of} distinct images, "
+                             f"fewer than {count} shots: add images or lower shots")
+        taken += [by_class[label][h] for h in _shuffled(by_class[label], seed)[:count]]
+    return train.subset(taken, f"{train.name}, {name}, seed {seed}")
+
+
 def few_shot(
     train: LabelledImages,  # to take from
     shots: int,  # distinct images per class
@@ -235,16 +250,29 @@ def few_shot(
     "`shots` images of each class, nested in `shots`; ValueError names the class that has fewer."
     if shots < 1:
         raise ValueError(f"shots must be 1 or more, got {shots}")
-    hashes, taken = content_hashes(train.images), []
-    by_class = defaultdict(dict)
-    for i, (h, label) in enumerate(zip(hashes, train.labels.tolist())):
-        by_class[label].setdefault(h, i)
-    for label, name in enumerate(train.classes):
-        if len(by_class[label]) < shots:
-            raise ValueError(f"class {name!r} of {train.name or 'the set'} has {len(by_class[label])} distinct images, "
-                             f"fewer than {shots} shots: add images or lower shots")
-        taken += [by_class[label][h] for h in _shuffled(by_class[label], seed)[:shots]]
-    return train.subset(taken, f"{train.name}, {shots} shot{'s' * (shots > 1)}, seed {seed}")
+    return _take(train, lambda there: [shots] * len(there), seed, f"{shots} shot{'s' * (shots > 1)}")
+
+# %% ../nbs/01_data.ipynb #bf38bc38
+def fraction(
+    train: LabelledImages,
+    share: float,  # of each class's distinct images, above 0 and at most 1; a class keeps one at least
+    seed: int = 0,
+) -> LabelledImages:
+    "A share of each class, nested in `share`; ValueError for a share that is none."
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, got {share}")
+    return _take(train, lambda there: [min(of, max(1, round(share * of))) for of in there], seed, f"{share:.3g} of it")
+
+
+def long_tail(
+    train: LabelledImages,
+    imbalance: float,  # images of the first class over images of the last one, 1 or more
+    seed: int = 0,
+) -> LabelledImages:
+    "Classes that get smaller exponentially in their order; the first has as many images as the smallest of `train`, every class one at least."
+    if imbalance < 1:
+        raise ValueError(f"imbalance must be 1 or more, got {imbalance}")
+    return _take(train, lambda there: [max(1, round(min(there) * imbalance ** (-k / max(1, len(there) - 1)))) for k in range(len(there))], seed, f"imbalance {imbalance:g}")
 
 # %% ../nbs/01_data.ipynb #da5a8a9a
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
