@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -31,12 +32,13 @@ class Split:
 
 
 def split_batch(
-    synthetic: torch.Tensor,  # bool [B], True where an image is synthetic
+    synthetic: torch.Tensor,             # bool [B], True where an image is synthetic
+    device: torch.device | None = None,  # of the batch; default: that of `synthetic`
 ) -> Split:
     "The split of a batch. Raises `ValueError` for anything but a bool vector."
     if synthetic.dtype != torch.bool or synthetic.ndim != 1:
         raise ValueError(f"synthetic must be bool [B], one value for each image, got {synthetic.dtype} {list(synthetic.shape)}")
-    place, marks = synthetic.device, synthetic.cpu()
+    place, marks = device or synthetic.device, synthetic.cpu()
     count = int(marks.sum())
     if not marks[:len(marks) - count].any():
         return Split(len(marks) - count, count, None, None)
@@ -93,7 +95,7 @@ class DomainToken(nn.Module):
             return out
         if split.real + split.synthetic != len(x):
             raise ValueError(f"the batch has {len(x)} images, but `domains` was told of {split.real + split.synthetic}")
-        marks = torch.cat([torch.zeros(split.real), torch.ones(split.synthetic)]).to(out)
+        marks = torch.cat([out.new_zeros(split.real), out.new_ones(split.synthetic)])
         marks = marks if split.back is None else marks[split.back]
         return out + marks.view(-1, *[1] * (out.ndim - 1)) * self.domain_token
 
@@ -125,7 +127,7 @@ def convert(
     found = next((some for name in kinds if (some := [m for m in model.modules() if isinstance(m, KINDS[name])])), [])
     if not found:
         raise ValueError(f"{type(model).__name__} has no {' and no '.join(kinds)} layer")
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if sync else model
+    model = convert_sync_batchnorm(model) if sync else model  # timm's: torch's own loses the activation of `BatchNormAct2d`
     for layer in [m for m in model.modules() if isinstance(m, _BatchNorm if isinstance(found[0], _BatchNorm) else nn.LayerNorm)]:
         layer.aux = copy.deepcopy(layer)
         layer.__class__, layer.domain = dual_class(type(layer)), domain
@@ -134,7 +136,7 @@ def convert(
 
 def _add_token(model: nn.Module, domain: Domain) -> nn.Module:
     "A domain token in the patch embedding."
-    if not hasattr(model, "patch_embed"):
+    if not (hasattr(model, "patch_embed") and hasattr(model, "embed_dim")):
         raise ValueError(f"{type(model).__name__} has no patch embedding that could take a domain token")
     embed, weight = model.patch_embed, next(model.parameters())
     embed.domain_token = nn.Parameter(torch.zeros(model.embed_dim, device=weight.device, dtype=weight.dtype))
@@ -165,7 +167,7 @@ def domains(
 ) -> Iterator[None]:
     "Inside, a batch of these images goes through the branches. A model without branches takes no notice."
     domain = next((m.domain for m in model.modules() if isinstance(m, Dual | DomainToken)), Domain())
-    domain.split = split_batch(synthetic)
+    domain.split = split_batch(synthetic, next(model.parameters(), synthetic).device)
     try:
         yield
     finally:
@@ -178,11 +180,11 @@ def gap(
     "One row per layer in the order of the network: layer, mean (in standard deviations) and deviation (absolute logarithm of the ratio)."
     rows = []
     for name, layer in model.named_modules():
-        if isinstance(layer, Dual) and isinstance(layer, _BatchNorm):
+        if isinstance(layer, Dual) and isinstance(layer, _BatchNorm) and layer.running_mean is not None:
             (m, v), (m2, v2) = ((b.running_mean.double(), b.running_var.double() + b.eps) for b in (layer, layer.aux))
             rows.append((name, float(((m - m2).abs() / ((v + v2) / 2).sqrt()).mean()), float((v / v2).log().abs().mean() / 2)))
     if not rows:
-        raise ValueError("the model has no dual batch norm: `convert` it, and train it, first")
+        raise ValueError("the model has no dual batch norm with running statistics: `convert` it, and train it, first")
     return pd.DataFrame(rows, columns=["layer", "mean", "deviation"])
 
 

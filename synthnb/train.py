@@ -337,9 +337,9 @@ def _run(
         x, soft, labels = next(batches)
         with domains(model, synthetic):
             logits, rate = model(x), optimiser.param_groups[0]["lr"]
-        loss = domain_loss(logits, soft, synthetic, weight)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+            loss = domain_loss(logits, soft, synthetic, weight)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # gradient checkpointing asks the layers once more
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad or math.inf)
         if not torch.isfinite(loss.detach() + norm):
             raise FloatingPointError(

@@ -8,7 +8,9 @@ from timm.layers import BatchNormAct2d, convert_splitbn_model, freeze_batch_norm
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from synthnb.data import LabelledImages
 from synthnb.dualbn import Dual, DualBatchNorm2d, convert, domains, gap, is_dual, strip
+from synthnb.train import fit
 
 torch.set_num_threads(1)
 HALF = torch.tensor([False] * 4 + [True] * 4)
@@ -134,6 +136,43 @@ def test_half_precision_channels_last_compile_and_checkpointing():
         dual(x).square().sum().backward()
         plain(x).square().sum().backward()
     assert torch.allclose(dual.conv1[0].weight.grad, plain.conv1[0].weight.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "resnetv2_50"])
+def test_syncbn_keeps_the_activations(name):
+    plain, x = build(name).eval(), torch.randn(4, 3, 64, 64)
+    dual = convert(copy.deepcopy(plain), sync=True)
+    with torch.no_grad(), domains(dual, torch.tensor([True, False, False, True])):
+        assert torch.allclose(dual(x), plain(x), rtol=1e-4, atol=1e-5), "new branches are copies: the outputs are the plain model's"
+    assert torch.allclose(strip(dual)(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["auto", "layernorm", "token"])
+def test_compiled_training_takes_the_step_of_plain_python(kind):
+    torch._dynamo.reset()
+    dual = convert(build("resnet10t" if kind == "auto" else "vit_tiny_patch16_224"), kind).train()
+    reference, x = copy.deepcopy(dual), torch.randn(8, 3, 64, 64)
+    compiled = torch.compile(dual, backend="aot_eager", fullgraph=True)
+    for i, marks in enumerate([HALF, HALF[torch.randperm(8)], HALF[torch.randperm(8)]]):
+        # one graph with real images first, one for every other order: nothing is compiled at each step
+        with domains(dual, marks), domains(reference, marks), torch._dynamo.config.patch(error_on_recompile=i == 2):
+            compiled(x).square().sum().backward()
+            reference(x).square().sum().backward()
+    for ours, theirs in zip(dual.parameters(), reference.parameters()):
+        assert ours.grad is theirs.grad is None or torch.allclose(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_the_training_loop_takes_gradient_checkpointing():
+    dual = convert(build("resnet10t"))
+    dual.set_grad_checkpointing(True)
+    data = LabelledImages(torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8), torch.arange(20) % 5, tuple("abcde"), "noise")
+    history = fit(dual, [(data, .5), (data, .5)], steps=2, batch_size=8, synthetic=[False, True], device="cpu", progress=False)
+    assert history.steps == 2
+
+
+def test_statistics_that_are_not_kept_have_no_gap():
+    with pytest.raises(ValueError, match="running statistics"):
+        gap(convert(nn.Sequential(nn.BatchNorm2d(4, track_running_stats=False))))
 
 
 def test_syncbn_on_request():
