@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "h_gpu.py"
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+SCRIPT, TRAINING = FOLDER / "h_gpu.py", FOLDER / "h2_h3_training.py"
 
 
 def test_the_gpu_script_runs_at_a_small_size():
@@ -17,6 +20,16 @@ def test_the_gpu_script_runs_at_a_small_size():
     assert "of the floor" not in run.stdout, "a CPU has no share of a GPU's floor"
 
 
-def test_without_a_gpu_it_says_what_to_do():
-    run = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+def test_the_training_script_runs_at_a_small_size():
+    run = subprocess.run([sys.executable, TRAINING, "--small"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    assert run.returncode == 0, run.stderr
+    rates = re.findall(r"^(H\d) (\w+) on \S+, ([^:]+): ([\d.]+) images a second, [\d.]+ of plain", run.stdout, re.MULTILINE)
+    assert {(row, model) for row, model, *_ in rates} == {("H2", "resnet10t"), ("H3", "vit_tiny_patch16_224"), ("H3", "deit_tiny_patch16_224")}
+    assert {way for row, _, way, _ in rates if row == "H2"} == {"plain", "dual", "dual, any order", "plain, eager", "timm split, eager"}
+    assert all(float(rate) > 0 for *_, rate in rates) and "floor" not in run.stdout, "a CPU has no share of a GPU's floor"
+
+
+@pytest.mark.parametrize("script", [SCRIPT, TRAINING])
+def test_without_a_gpu_it_says_what_to_do(script):
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     assert run.returncode == 1 and "no GPU here: --small" in run.stderr
