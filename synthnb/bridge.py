@@ -23,8 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import synthnb
-from .data import LabelledImages, join, set_hash, whole_file
+from .data import LabelledImages, join, package_hash, set_hash, whole_file
 from .dualbn import convert, strip
 from .train import History, fit, load_classifier, predict, reset_head
 
@@ -75,13 +74,12 @@ def stage_key(
     *sets: LabelledImages | None,
     **settings,  # of the training
 ) -> str:
-    "Twenty hex digits of starting weights, image sets, settings and the versions of what computes."
+    "Twenty hex digits of starting weights, image sets, settings and the code that computes."
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    versions = [synthnb.__version__, torch.__version__, timm.__version__]
-    rest = [[data and set_hash(data) for data in sets], settings, versions]
+    rest = [[data and set_hash(data) for data in sets], settings, package_hash(), torch.__version__, timm.__version__]
     digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:20]
 

@@ -279,12 +279,13 @@ def generate(
 
     part, told = _machine_slice(shards), Plan(plan)
     place = locate(generator or told.settings.model)
+    scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile)
     if dry_run:
-        typer.echo(estimate_cost(told, place, device, kind, quality))
+        typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring))
         return
     try:
-        done = generate_shards(told, out or plan.with_suffix(""), generator=place, style=style, workers=workers, ray=ray, device=device, shards=part, kind=kind, quality=quality,
-                               patience=patience, max_images=images, max_hours=hours, clip=locate(clip), clip_weights=clip_weights, compile=compile)
+        done = generate_shards(told, out or plan.with_suffix(""), generator=place, style=style, workers=workers, ray=ray, device=device, shards=part,
+                               kind=kind, quality=quality, patience=patience, max_images=images, max_hours=hours, **scoring)
     except KeyboardInterrupt as stopped:
         typer.echo(stopped, err=True)
         raise typer.Exit(130) from stopped

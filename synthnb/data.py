@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'join', 'show_images', 'content_hashes',
-           'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'fraction', 'long_tail',
-           'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'open_real', 'pick_device', 'pick_dtype',
-           'whole_file', 'tensor_names', 'explain_loading']
+           'set_hash', 'package_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'fraction',
+           'long_tail', 'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'open_real', 'pick_device',
+           'pick_dtype', 'whole_file', 'tensor_names', 'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 
@@ -155,6 +155,13 @@ def set_hash(
     "Sixteen hex digits of a set's pictures, labels and class names, in their order."
     content = [content_hashes(data.images), data.labels.tolist(), data.classes]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+# %% ../nbs/01_data.ipynb #2738fed9
+@cache
+def package_hash() -> str:
+    "Twelve hex digits of the source of this package."
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:12]
 
 # %% ../nbs/01_data.ipynb #16b4d7ed
 def _shuffled(hashes: Sequence[str], seed: int) -> list[str]:

@@ -128,7 +128,7 @@ class PlaceholderEmbedding(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:  # int64 [B, T] -> [B, T, width]
         new = ids >= self.first
         known = self.table(ids.masked_fill(new, 0))
-        learned = self.rows[(ids - self.first).clamp(0, len(self.rows) - 1)]
+        learned = F.embedding((ids - self.first).clamp(0, len(self.rows) - 1), self.rows)  # indexing adds its gradients in the order that threads come
         return torch.where(new[..., None], learned.to(known.dtype), known)
 
 
@@ -218,11 +218,11 @@ def condition(
     "What the UNet is told of a batch; each prompt in it is encoded once."
     used, of = labels.unique(return_inverse=True)
     if isinstance(pipe, StableDiffusionPipeline):
-        return {"encoder_hidden_states": pipe.text_encoder(ids[0][used])[0][of]}
+        return {"encoder_hidden_states": pipe.text_encoder(ids[0][used])[0].index_select(0, of)}
     outs = [encoder(own[used], output_hidden_states=True) for (_, encoder), own in zip(text_models(pipe), ids)]
-    pooled, side = outs[-1][0][of], (pipe.unet.config.sample_size * pipe.vae_scale_factor,) * 2
+    pooled, side = outs[-1][0].index_select(0, of), (pipe.unet.config.sample_size * pipe.vae_scale_factor,) * 2
     times = pipe._get_add_time_ids(side, (0, 0), side, pooled.dtype, pipe.text_encoder_2.config.projection_dim)
-    return {"encoder_hidden_states": torch.cat([out.hidden_states[-2] for out in outs], -1)[of],
+    return {"encoder_hidden_states": torch.cat([out.hidden_states[-2] for out in outs], -1).index_select(0, of),
             "added_cond_kwargs": {"text_embeds": pooled, "time_ids": times.to(pooled.device).expand(len(pooled), -1)}}
 
 

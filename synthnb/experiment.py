@@ -44,7 +44,7 @@ from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 
 import synthnb
-from .data import whole_file
+from .data import package_hash, whole_file
 
 # %% ../nbs/12_experiment.ipynb #b1683ecc
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def stage(
     **depends_on: object, # all that the stage depends on, as JSON can hold it: parameters, revisions, hashes of its input
 ) -> Path:                # "style-0f3a9c2e41d7.safetensors", the same for every run that depends on the same
     "The path of a stage, and a word on the page if it is there already."
-    key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([depends_on, package_hash()], sort_keys=True).encode()).hexdigest()[:12]
     path = stages_folder() / f"{Path(name).stem}-{key}{Path(name).suffix}"
     if path.exists():
         print(f"found {path.name}, finished or begun by an earlier run")

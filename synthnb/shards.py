@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'encode_image', 'embedded_passport', 'drawn_with', 'library_versions', 'make_passport', 'passports',
            'ShardWriter', 'Piece', 'cut_shards', 'ShardFolder', 'open_folder', 'Lease', 'Leases', 'Stopped',
-           'finish_batch_first', 'make_shard', 'make_shards', 'Job', 'keep_style', 'open_pipeline', 'check_bound',
-           'work', 'work_alone', 'Progress', 'generate_shards', 'stream_shards', 'read_tar', 'read_shards', 'Problem',
-           'verify', 'locate_image', 'why', 'Replay', 'replay', 'Cost', 'estimate_cost']
+           'finish_batch_first', 'make_shard', 'make_shards', 'Job', 'check_style', 'settle_style', 'open_pipeline',
+           'open_drawer', 'work', 'work_alone', 'Progress', 'generate_shards', 'stream_shards', 'read_tar',
+           'read_shards', 'Problem', 'verify', 'locate_image', 'why', 'Replay', 'replay', 'Cost', 'estimate_cost']
 
 # %% ../nbs/06b_shards.ipynb #1df099f2
 import errno
@@ -211,6 +211,11 @@ def cut_shards(
     return [Piece(f"{a // shard_size:06d}" + f"-{a % shard_size:05d}" * bool(a % shard_size), a, b) for a, b in pairwise(cuts)]
 
 # %% ../nbs/06b_shards.ipynb #7118b7a2
+def _read_facts(file: Path) -> dict:
+    "What a JSON file tells; nothing if it is not there."
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+# %% ../nbs/06b_shards.ipynb #ab6b7453
 class ShardFolder:
     "A folder of shards that has a plan. Raises `FileNotFoundError` where there is none."
 
@@ -244,16 +249,19 @@ class ShardFolder:
 
     def sidecar(self, name: str) -> dict:
         "Facts about a published shard: images, failed rows, bytes, sha256, seconds in all and of the first batch (compiling), worker. Empty if the file is gone."
-        file = self.own / "stats" / f"{name}.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return _read_facts(self.own / "stats" / f"{name}.json")
+
+    @property
+    def drawn_with(self) -> dict[str, object]:
+        "What has drawn the images; empty before the first one."
+        return _read_facts(self.own / "drawn_with.json")
 
     def bind(self, made: dict[str, object]) -> None:
         "Remember what draws the images. Raises `ValueError` if that is not what has drawn the others."
-        file = self.own / "drawn_with.json"
-        if not file.is_file():
-            with whole_file(file) as partial:
+        if not self.drawn_with:
+            with whole_file(self.own / "drawn_with.json") as partial:
                 partial.write_text(json.dumps(made, indent=1), encoding="utf-8")
-        if changes := describe_changes(json.loads(file.read_text(encoding="utf-8")), made):
+        if changes := describe_changes(self.drawn_with, made):
             raise ValueError(f"{self.path} was begun with other settings ({changes}): go on with those, or choose another folder")
 
 # %% ../nbs/06b_shards.ipynb #d06b6259
@@ -494,50 +502,59 @@ class Job:
     clip_weights: str = ""
     compile: bool = False
 
-
-
-
 # %% ../nbs/06b_shards.ipynb #2b38fe57
-def keep_style(folder: ShardFolder, path: str | Path) -> None:
-    "Copy a style into a folder. Raises `ValueError` if there is another one."
-    if folder.style is None:
+def check_style(settings: Settings, given: str) -> None:
+    "Raise `ValueError` if a plan was made for another style than the one given, a `dsi.Style.id` or nothing."
+    if settings.style not in ("", given):
+        raise ValueError(f"the plan was made for the style {settings.style}, but " + (f"the one given is {given}" if given else "none was given: name its file"))
+
+
+def settle_style(folder: ShardFolder, path: str | Path | None) -> None:
+    "Put the style that was given into a folder that nothing is drawn in yet. Raises `ValueError` if it is not the plan's, or not the one that a begun folder has."
+    given = load_style(path).id if path else ""
+    if folder.drawn_with:
+        if path and given != (there := folder.drawn_with["style"]):
+            raise ValueError(f"{folder.path} was begun with {f'the style {there}' if there else 'no style'}, not {given}: go on with that, or choose another folder")
+        return
+    check_style(folder.plan.settings, given)
+    (folder.own / "style.safetensors").unlink(missing_ok=True)  # of an attempt that drew nothing
+    if path:
         with whole_file(folder.own / "style.safetensors") as partial:
             shutil.copyfile(path, partial)
-    if (there := load_style(folder.style).id) != (new := load_style(path).id):
-        raise ValueError(f"{folder.path} was begun with the style {there}, not {new}: go on with that, or choose another folder")
 
-
-def open_pipeline(folder: ShardFolder, generator: str | Path, device: str, dtype: str, revision: str, compile: bool = False) -> DiffusionPipeline:
-    "The generator of a folder's plan, with the folder's style."
+# %% ../nbs/06b_shards.ipynb #9b1c4631
+def open_pipeline(
+    settings: Settings, generator: str | Path, style: str | Path | None, device: str, dtype: str, revision: str, compile: bool = False,
+) -> DiffusionPipeline:
+    "A plan's generator, with a style."
     hub_revision = None if Path(generator).is_dir() else revision or None
-    pipe = load_generator(generator, device, dtype, hub_revision, folder.plan.settings.scheduler, compile)
-    if folder.style:
-        add_style(pipe, folder.style)
+    pipe = load_generator(generator, device, dtype, hub_revision, settings.scheduler, compile)
+    if style:
+        add_style(pipe, style)
     return pipe
 
 
-def check_bound(settings: Settings, made: dict[str, object]) -> None:
-    "Raise `ValueError` if something else draws than the plan was made for."
+def open_drawer(
+    job: Job, settings: Settings, style: str | Path | None,
+) -> tuple[dict[str, object], Callable[[pd.DataFrame], Iterator[DrawnBatch]]]:
+    "What will draw a plan's rows, described and ready. Raises `ValueError` if the plan was made for another generator or style."
+    pipe = open_pipeline(settings, job.generator, style, job.device, settings.dtype, settings.revision, job.compile)
+    eye = load_clip(job.clip, job.clip_weights or None, job.device) if job.clip else None
+    made = drawn_with(pipe, job.generator, job.kind, job.quality, load_style(style).id if style else "", f"{eye.name} {eye.fingerprint}" if eye else "", job.compile)
     if settings.revision not in ("", made["revision"]):
         raise ValueError(f"the plan was made for revision {settings.revision} of {settings.model}, but what is here is {made['revision']}")
-    if settings.style not in ("", made["style"]):
-        raise ValueError(f"the plan was made for the style {settings.style}, but "
-                         + (f"the one given is {made['style']}" if made["style"] else "none was given: name its file"))
-
-# %% ../nbs/06b_shards.ipynb #9b1c4631
-def work(job: Job, pieces: Sequence[Piece], stop: Callable[[], bool]) -> int:
-    "Open the generator and make shards; how many."
-    folder = ShardFolder(job.folder)
-    settings = folder.plan.settings
-    pipe = open_pipeline(folder, job.generator, job.device, settings.dtype, settings.revision, job.compile)
-    eye = load_clip(job.clip, job.clip_weights or None, job.device) if job.clip else None
-    made = drawn_with(pipe, job.generator, job.kind, job.quality, load_style(folder.style).id if folder.style else "",
-                      f"{eye.name} {eye.fingerprint}" if eye else "", job.compile)
-    check_bound(settings, made)
+    check_style(settings, made["style"])
 
     def draw(rows: pd.DataFrame) -> Iterator[DrawnBatch]:
         return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries, score=ClipScore(eye) if eye else None)
 
+    return made, draw
+
+
+def work(job: Job, pieces: Sequence[Piece], stop: Callable[[], bool]) -> int:
+    "Open the generator and make shards; how many."
+    folder = ShardFolder(job.folder)
+    made, draw = open_drawer(job, folder.plan.settings, folder.style)
     return make_shards(folder, pieces, draw, made, patience=job.patience, hours=job.hours, stop=stop)
 
 
@@ -657,7 +674,7 @@ def _run_on_ray(job: Job, pieces: Sequence[Piece], workers: int, address: str, a
         import ray
     except ImportError as error:
         raise ImportError("Ray is not installed: pip install 'synthnb[ray]'") from error
-    ray.init(address=None if address == "local" else address, include_dashboard=False, logging_level="warning", ignore_reinit_error=True)
+    ray.init(address=address, include_dashboard=False, logging_level="warning", ignore_reinit_error=True)
     gpus = 1 if job.device in ("auto", "cuda") and ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_work_on_ray)
     left, lost = [task.remote(asdict(job), list(pieces)) for _ in range(workers)], []
@@ -718,8 +735,7 @@ def generate_shards(
     if kind not in SUFFIXES:
         raise ValueError(f"unknown image format {kind!r}: use one of {', '.join(SUFFIXES)}")
     home = open_folder(folder, plan)
-    if style:
-        keep_style(home, style)
+    settle_style(home, style)
     job = Job(str(home.path.resolve()), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours, str(clip), clip_weights, compile)
     published = home.published()
     pieces = _within_budget([piece for piece in home.pieces(plan.images)[shards] if piece.name not in published], max_images)
@@ -892,7 +908,7 @@ def replay(
         raise KeyError(f"{image} has no picture: {why(image)['state']}")
     content, record = stored
     settings, made = home.plan.settings, record["drawn_with"]
-    pipe = open_pipeline(home, generator or settings.model, device, made["dtype"], made["revision"])
+    pipe = open_pipeline(settings, generator or settings.model, home.style, device, made["dtype"], made["revision"])
     start = row - (row - piece.first) % settings.batch_size
     rows = home.plan.rows(start, min(start + settings.batch_size, piece.last))
     batch = next(draw_batches(pipe, rows, batch_size=settings.batch_size, retries=max(3, record["attempt"])))
@@ -922,16 +938,19 @@ def estimate_cost(
     device: str = "auto",
     kind: str = "jpeg",
     quality: int = 95,
+    *,
+    style: str | Path | None = None,      # this and the next as in `generate_shards`
+    clip: str | Path = "", clip_weights: str = "", compile: bool = False,
     batches: int = 3,                     # that are timed, after one that warms up
 ) -> Cost:
-    "Draw a few batches, and say what the plan will take."
+    "Draw a few batches, and say what the plan will take. Raises `ValueError` for what `generate_shards` would refuse."
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     settings = plan.settings
-    pipe = load_generator(generator or settings.model, device, settings.dtype, scheduler=settings.scheduler)
-    made, versions = drawn_with(pipe, generator or settings.model, kind, quality), library_versions()
+    job = Job("", str(generator or settings.model), device, kind, quality, clip=str(clip), clip_weights=clip_weights, compile=compile)
+    (made, draw), versions = open_drawer(job, settings, style), library_versions()
     rows = plan.rows(0, min(plan.images, (batches + 1) * settings.batch_size))
     sizes, times, last = [], [], time.perf_counter()
-    for batch in draw_batches(pipe, rows, batch_size=settings.batch_size):
+    for batch in draw(rows):
         for image, record in zip(batch.images, passports(batch, made, versions)):
             sizes += [len(encode_image(image, record, kind, quality)) + len(json.dumps(record)) + 3 * tarfile.BLOCKSIZE] if record else []
         now = time.perf_counter()

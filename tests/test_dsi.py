@@ -313,6 +313,15 @@ def test_styles_of_others_and_for_others(world, tmp_path):
     assert torch.equal(load_style(tmp_path / "again.safetensors").rows[0], style.rows[0])
 
 
+def test_threads_do_not_change_what_is_learned(world, scans, phrases):
+    torch.set_num_threads(2)
+    try:
+        learned = {invert(copy.deepcopy(world), scans, phrases, steps=8, batch_size=16, initializer="a neon sign at night", progress=False).id for _ in range(4)}
+    finally:
+        torch.set_num_threads(1)
+    assert len(learned) == 1, "gradients of shared rows are added in one order, whichever thread comes first"
+
+
 def test_flips_double_the_latents_and_keep_the_labels(world, scans):
     plain, doubled = dsi.encode_images(world, scans, batch_size=4), dsi.encode_images(world, scans, flips=True, batch_size=4)
     assert len(doubled.mean) == 2 * len(plain.mean) and doubled.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()

@@ -26,7 +26,7 @@ from synthnb.dsi import initial_style, load_style, save_style
 from synthnb.generate import draw_batches, load_generator
 from synthnb.lar import load_clip
 from synthnb.plan import write_plan
-from synthnb.shards import (drawn_with, embedded_passport, generate_shards, make_shards, open_folder, read_shards, replay,
+from synthnb.shards import (drawn_with, embedded_passport, estimate_cost, generate_shards, make_shards, open_folder, read_shards, replay,
                             stream_shards, verify, why)
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -315,12 +315,13 @@ def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path):
     prompts = {name: [f"arabic digit {name} in the style of <look>"] for name in ("one", "two")}
     plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **SETTINGS, style=load_style(styles["neon"]).id)
     common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
-    with pytest.raises(ValueError, match="made for the style <look> [0-9a-f]{12}, but none was given"):
-        generate_shards(plan, tmp_path / "none", **common)
-    with pytest.raises(ValueError, match="but the one given is <look>"):
-        generate_shards(plan, tmp_path / "ink", style=styles["ink"], **common)
     folder = tmp_path / "neon"
-    assert generate_shards(plan, folder, style=styles["neon"], workers=2, **common).images == 16
+    for refused, message in ((None, "made for the style <look> [0-9a-f]{12}, but none was given"), (styles["ink"], "but the one given is <look>")):
+        with pytest.raises(ValueError, match=message):
+            generate_shards(plan, folder, style=refused, **common)
+        with pytest.raises(ValueError, match=message):
+            estimate_cost(plan, GENERATOR, "cpu", style=refused)
+    assert generate_shards(plan, folder, style=styles["neon"], workers=2, **common).images == 16, "what was refused has left nothing behind"
     styles["neon"].unlink()
     image = folder / "0001-two-000005"
     assert why(image)["drawn_with"]["style"] == why(image)["style"] == plan.settings.style
@@ -328,7 +329,12 @@ def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path):
     with pytest.raises(ValueError, match="was begun with the style <look>"):
         generate_shards(plan, folder, style=styles["ink"], **common)
     plain = write_plan(tmp_path / "plain.parquet", prompts, 8, **SETTINGS)
-    generate_shards(plain, tmp_path / "plain", **common)
+    with pytest.raises(FileNotFoundError, match="no generator folder"):
+        generate_shards(plain, tmp_path / "plain", style=styles["ink"], **common | {"generator": tmp_path / "no model"})
+    generate_shards(plain, tmp_path / "plain", **common)  # the style of the attempt that drew nothing is not taken
+    assert why(tmp_path / "plain" / "0001-two-000005")["drawn_with"]["style"] == ""
+    with pytest.raises(ValueError, match="was begun with no style, not <look>"):
+        generate_shards(plain, tmp_path / "plain", style=styles["ink"], **common)
     assert not torch.equal(read_shards(tmp_path / "plain").images, read_shards(folder).images), "the token changes the pictures"
 
 
@@ -357,7 +363,7 @@ def test_budget_and_selection_stop_at_shards(plan, pipe, whole, tmp_path):
 # ---- a cluster
 
 
-def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path):
+def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path, monkeypatch):
     ray, cluster_utils = pytest.importorskip("ray"), pytest.importorskip("ray.cluster_utils")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
@@ -373,6 +379,11 @@ def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path)
             cluster.remove_node(second, allow_graceful=False)
             done = job.result(timeout=240)
         assert (done.images, done.failed, done.lost) == (240, 0, [])
+        ray.shutdown()
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        assert generate_shards(plan, tmp_path / "local", generator=GENERATOR, workers=2, ray="local", device="cpu", kind="png", progress=False).images == 80
+        assert ray.get_runtime_context().gcs_address != cluster.address, "local starts a cluster, whatever the environment names"
+        assert tars(tmp_path / "local") == tars(whole)
         assert verify(shards, progress=False) == [] and tars(shards) == tars(tmp_path / "undisturbed") and leftovers(shards) == []
     finally:
         ray.shutdown()
@@ -438,6 +449,7 @@ def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
     assert np.allclose([record["scores"]["clip"] for record in told], (images * texts).sum(1), atol=1e-3), "the same as of the files"
     other = eye.encode_texts([text for text in ("a photo of arabic digit eight", "a photo of arabic digit three") for _ in range(8)])
     assert np.mean([r["scores"]["clip"] for r in told]) > (images * other).sum(1).mean(), "the right text fits better"
+    assert estimate_cost(plan, GENERATOR, "cpu", kind="png", clip=glyphworld.folder("clip"), batches=1).images == 16
     with pytest.raises(ValueError, match="clip: '.*' -> ''"):
         generate_shards(write_plan(tmp_path / "more.parquet", prompts, 12, **SETTINGS | {"steps": 10}), tmp_path / "shards", **common)
 
