@@ -1,6 +1,6 @@
 """R1 and R2: a hundred prompts through the denoising loop against one `pipe(...)` and one PNG a picture, process CPU time.
 
-R1 is exact: fp32, same scheduler, same noise, images equal within one level. R2 adds what may move pixels: bfloat16, guidance for a part of the steps only, torch.compile, JPEG.
+R1 is exact: fp32, same scheduler, same noise, images equal within one level. R2 adds what may move pixels: bfloat16, guidance for a part of the steps only, torch.compile, JPEG shards.
 """
 import os
 
@@ -8,7 +8,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
-import io
 import platform
 import statistics
 import sys
@@ -23,6 +22,7 @@ from PIL import Image
 
 from synthnb.denoise import DenoisingLoop, TextTable
 from synthnb.glyphworld import folder
+from synthnb.shards import ShardWriter
 
 BARS = {"R1": (1.8, 2.3), "R2": (4.0, 6.0)}
 GUIDED = (.25, .6)  # R2's guidance interval
@@ -46,10 +46,15 @@ def open_model(name: str, compiled: bool = False) -> StableDiffusionPipeline:
     return pipe
 
 
-def encode(images: torch.Tensor, kind: str, where: Path) -> None:
-    """uint8 [B, 3, H, W] to files (PNG) or to one buffer, as a shard would take them (JPEG)."""
-    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        Image.fromarray(image).save(where / f"{i}.png" if kind == "PNG" else io.BytesIO(), kind, **({"quality": 95} if kind == "JPEG" else {}))
+def encode(images: torch.Tensor, first: int, kind: str, where: Path) -> None:
+    """uint8 [B, 3, H, W] to loose files (PNG), or to a checksummed shard with records (JPEG)."""
+    if kind == "JPEG":
+        writer = ShardWriter(where / f"{first:06d}.tar", "jpeg", 95)
+        writer.add(images, [{"id": f"{first + i:06d}", "seed": first + i} for i in range(len(images))])
+        writer.finish()
+        return
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy(), first):
+        Image.fromarray(image).save(where / f"{i}.png")
 
 
 def one_by_one(pipe, prompts: list[str], steps: int, where: Path) -> torch.Tensor:
@@ -69,7 +74,7 @@ def together(pipe, loop: DenoisingLoop, prompts: list[str], kind: str, where: Pa
         seeds = range(i, min(i + loop.batch_size, len(prompts)))
         pixels, _ = loop(table(prompts[i:i + loop.batch_size], pipe.device), seeds)
         images.append(pixels.mul(255).round().to(torch.uint8))
-        encode(images[-1], kind, where)
+        encode(images[-1], i, kind, where)
     return torch.cat(images)
 
 
