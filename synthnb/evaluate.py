@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'nearest_neighbour', 'Interval', 'wilson', 'per_class_accuracy', 'bootstrap_accuracy',
-           'mean_interval', 'paired_difference', 'results_table', 'readable_table']
+           'mean_interval', 'paired_difference', 'results_table', 'readable_table', 'calibration_error',
+           'calibration_floor']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
@@ -175,3 +176,43 @@ def readable_table(
     columns = {"accuracy %": ("accuracy", "low", "high", ""), "paired gain": ("gain", "gain_low", "gain_high", "+")}
     texts = {name: [text(*row, sign) for row in table[keys].to_numpy()] for name, (*keys, sign) in columns.items()}
     return table[["shots", "arm"]].assign(**texts, **{c: table[c] for c in ("seeds", "steps", "equal steps")})
+
+# %% ../nbs/11_evaluate.ipynb #a373adf6
+from torchmetrics.functional.classification import binary_calibration_error
+
+
+def _confidence(probabilities: torch.Tensor) -> torch.Tensor:
+    "float32 [N]: the probability of each predicted class; ValueError for logits."
+    if not torch.allclose(probabilities.sum(1).float(), torch.ones(len(probabilities)), atol=1e-3) or probabilities.min() < 0:
+        raise ValueError("calibration needs probabilities, rows that sum to 1: give logits.softmax(1)")
+    return probabilities.max(1).values.float().clamp(max=1)  # torchmetrics takes anything above 1 for logits
+
+
+def calibration_error(
+    probabilities: torch.Tensor,  # [N, C]
+    labels: torch.Tensor,  # int64 [N]
+    bins: int = 15,  # of equal width
+    level: float = 0.95,
+    resamples: int = 400,
+    seed: int = 0,
+) -> Interval:
+    "Expected calibration error (torchmetrics) with a basic-bootstrap interval over test images, cut at 0."
+    right, confidence = correct(probabilities, labels), _confidence(probabilities)
+    def error(right: np.ndarray, confidence: np.ndarray) -> float:
+        return binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(right).long(), bins, validate_args=False).item()
+    samples = (right, confidence.numpy())
+    ends = stats.bootstrap(samples, error, paired=True, vectorized=False, confidence_level=level, n_resamples=resamples,
+                           method="basic", rng=np.random.default_rng(seed)).confidence_interval
+    return Interval(error(*samples), max(0.0, float(ends.low)), max(0.0, float(ends.high)), len(right), level)
+
+
+def calibration_floor(
+    probabilities: torch.Tensor,  # [N, C]
+    bins: int = 15,
+    draws: int = 100,
+    seed: int = 0,
+) -> float:
+    "The calibration error to expect by chance: that of a classifier which is right exactly as often as these probabilities say."
+    confidence, chance = _confidence(probabilities), torch.Generator().manual_seed(seed)
+    errors = [binary_calibration_error(confidence, torch.bernoulli(confidence, generator=chance).long(), bins) for _ in range(draws)]
+    return float(torch.stack(errors).mean())
