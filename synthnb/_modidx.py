@@ -431,6 +431,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'synthnb.glyphworld.paint_scan': ('glyphworld.html#paint_scan', 'synthnb/glyphworld.py'),
                                     'synthnb.glyphworld.paint_stencil': ('glyphworld.html#paint_stencil', 'synthnb/glyphworld.py'),
                                     'synthnb.glyphworld.paint_stone': ('glyphworld.html#paint_stone', 'synthnb/glyphworld.py'),
+                                    'synthnb.glyphworld.printed_digits': ('glyphworld.html#printed_digits', 'synthnb/glyphworld.py'),
                                     'synthnb.glyphworld.render': ('glyphworld.html#render', 'synthnb/glyphworld.py'),
                                     'synthnb.glyphworld.sample_scenes': ('glyphworld.html#sample_scenes', 'synthnb/glyphworld.py'),
                                     'synthnb.glyphworld.senses_named': ('glyphworld.html#senses_named', 'synthnb/glyphworld.py'),

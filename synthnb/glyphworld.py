@@ -7,7 +7,8 @@ __all__ = ['NUMBERS', 'ROMAN', 'LETTERS', 'GREEK', 'GREEK_CASES', 'SIGNS', 'SENS
            'HELD_OUT_FONTS', 'GLYPH_SIZE', 'IMAGE_SIZE', 'PIPS', 'STYLES', 'ASPECTS', 'LEADS', 'MODELS', 'Sense',
            'senses_named', 'draw_glyph', 'glyph_bank', 'paint_print', 'paint_chalk', 'paint_neon', 'paint_pencil',
            'paint_stencil', 'paint_crayon', 'paint_stone', 'paint_brush', 'paint_pen', 'paint_scan', 'paint_embroidery',
-           'paint_enamel', 'Style', 'Scenes', 'sample_scenes', 'render', 'caption', 'captions', 'folder', 'show']
+           'paint_enamel', 'Style', 'Scenes', 'sample_scenes', 'render', 'printed_digits', 'caption', 'captions',
+           'folder', 'show']
 
 # %% ../nbs/00_glyphworld.ipynb #c049261b
 from dataclasses import dataclass, fields
@@ -412,6 +413,20 @@ def render(
         if len(rows):
             rgb[rows] = style.paint(ink[rows], scenes.u[:, 17:].to(device)[rows], grain[rows])
     return (F.avg_pool2d(_light(rgb, scenes.aspects[:, 2]), 2).clamp(0, 1) * 255).round().to(torch.uint8)
+
+# %% ../nbs/00_glyphworld.ipynb #2ef93d7c
+def printed_digits(
+    n: int = 20,  # of each digit
+    fonts: tuple[str, ...] = HELD_OUT_FONTS,
+    seed: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:  # uint8 [10 n, 3, 32, 32], and int64 [10 n]: the digits 0 to 9 in order
+    """Arabic digits printed in black ink on white paper, upright and alone."""
+    generator, pictures = torch.Generator().manual_seed(seed), []
+    for name in NUMBERS[:10]:
+        scenes = sample_scenes(n, generator, fonts, torch.tensor([SENSE_INDEX[f"arabic digit {name}"]]), plain=1)
+        scenes.style[:] = 0  # print
+        pictures.append(render(scenes))
+    return torch.cat(pictures), torch.arange(10).repeat_interleave(n)
 
 # %% ../nbs/00_glyphworld.ipynb #19d2961a
 LEADS: tuple[str, ...] = ("a photo of {a}", "a picture of {a}", "a good photo of the {}", "an image of {a}", "{}", "a {} photo", "the {}")
