@@ -15,13 +15,13 @@ import math
 import os
 import random
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -96,6 +96,14 @@ class LabelledImages:
         "The images at `indices`, in that order; `classes` stays whole."
         indices = torch.as_tensor(indices, dtype=torch.int64)
         return LabelledImages(self.images[indices], self.labels[indices], self.classes, name or self.name)
+
+    def draw(self, wanted: Callable[[list[int]], Sequence[int]], seed: int) -> list[int]:
+        "As many distinct images of each class as `wanted` makes of the numbers there are: nested, since the order depends on the seed alone."
+        own = [{} for _ in self.classes]
+        for i, (h, label) in enumerate(zip(content_hashes(self.images), self.labels.tolist())):
+            own[label].setdefault(h, i)
+        counts = wanted([len(found) for found in own])
+        return [found[h] for found, count in zip(own, counts) for h in _shuffled(found, seed)[:count]]
 
 # %% ../nbs/01_data.ipynb #6aaec4ff
 def join(
@@ -234,21 +242,6 @@ def digits(
     return split_by_content(whole, val=30, test=60)
 
 # %% ../nbs/01_data.ipynb #afe53dae
-def _take(train: LabelledImages, wanted: Callable[[list[int]], Sequence[int]], seed: int, name: str) -> LabelledImages:
-    "As many distinct images of each class as `wanted` makes of the numbers there are; nested, since the order depends on the seed alone."
-    by_class = defaultdict(dict)
-    for i, (h, label) in enumerate(zip(content_hashes(train.images), train.labels.tolist())):
-        by_class[label].setdefault(h, i)
-    there = [len(by_class[label]) for label in range(len(train.classes))]
-    counts, taken = wanted(there), []
-    for label, (count, of) in enumerate(zip(counts, there)):
-        if of < count:
-            raise ValueError(f"class {train.classes[label]!r} of {train.name or 'the set'} has {of} distinct images, "
-                             f"fewer than {count} shots: add images or lower shots")
-        taken += [by_class[label][h] for h in _shuffled(by_class[label], seed)[:count]]
-    return train.subset(taken, f"{train.name}, {name}, seed {seed}")
-
-
 def few_shot(
     train: LabelledImages,  # to take from
     shots: int,  # distinct images per class
@@ -257,7 +250,13 @@ def few_shot(
     "`shots` images of each class, nested in `shots`; ValueError names the class that has fewer."
     if shots < 1:
         raise ValueError(f"shots must be 1 or more, got {shots}")
-    return _take(train, lambda there: [shots] * len(there), seed, f"{shots} shot{'s' * (shots > 1)}")
+    name = f"{train.name}, {shots} shot{'s' * (shots > 1)}, seed {seed}"
+    taken = train.subset(train.draw(lambda there: [shots] * len(there), seed), name)
+    for name, found in taken.per_class.items():
+        if found < shots:
+            raise ValueError(f"class {name!r} of {train.name or 'the set'} has {found} distinct images, fewer than {shots} shots: "
+                             f"add images or lower shots")
+    return taken
 
 # %% ../nbs/01_data.ipynb #bf38bc38
 def fraction(
@@ -268,7 +267,8 @@ def fraction(
     "A share of each class, nested in `share`; ValueError for a share that is none."
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
-    return _take(train, lambda there: [min(of, max(1, round(share * of))) for of in there], seed, f"{share:.3g} of it")
+    taken = train.draw(lambda there: [min(of, max(1, round(share * of))) for of in there], seed)
+    return train.subset(taken, f"{train.name}, {share:.3g} of it, seed {seed}")
 
 
 def long_tail(
@@ -279,14 +279,16 @@ def long_tail(
     "Classes that get smaller exponentially in their order; the first has as many images as the smallest of `train`, every class one at least."
     if imbalance < 1:
         raise ValueError(f"imbalance must be 1 or more, got {imbalance}")
-    return _take(train, lambda there: [max(1, round(min(there) * imbalance ** (-k / max(1, len(there) - 1)))) for k in range(len(there))], seed, f"imbalance {imbalance:g}")
+    steps = len(train.classes) - 1
+    taken = train.draw(lambda there: [max(1, round(min(there) * imbalance ** (-k / steps))) for k in range(len(there))], seed)
+    return train.subset(taken, f"{train.name}, imbalance {imbalance:g}, seed {seed}")
 
 # %% ../nbs/01_data.ipynb #da5a8a9a
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def read_image(
-    path: str | Path,  # a PNG, JPEG, WebP or BMP file
+    path: str | Path | BinaryIO,  # a PNG, JPEG, WebP or BMP file
     size: int,  # pixels per side
 ) -> torch.Tensor:
     "uint8 [3, size, size] of the upright middle square, bicubic with antialias; whatever Pillow raises for a bad file."
