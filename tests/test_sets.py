@@ -1,0 +1,471 @@
+"""Every named set is read from files laid out as its authors did, hub ids and shards as their libraries write them, and what is missing says so."""
+import hashlib
+import io
+import json
+import os
+import pickle
+import pkgutil
+import tarfile
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from timm.data import ImageNetInfo
+from torchvision.datasets import Flowers102
+
+from synthnb import shards
+from synthnb.data import few_shot, fraction, join
+from synthnb.sets import (
+    NAMED,
+    check_splits,
+    imagenet_indices,
+    imagenet_names,
+    list_folder,
+    list_hub,
+    list_named,
+    list_set,
+    list_shards,
+    load_images,
+    near_pairs,
+    open_set,
+    prompt_name,
+    read_batches,
+    without_near,
+)
+
+torch.set_num_threads(1)
+
+
+def shade(number: int) -> Image.Image:
+    """A picture that tells which one it is: noise of its own."""
+    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (12, 10, 3), dtype=np.uint8))
+
+
+def put(path, number: int) -> str:
+    """Write a picture; its stem."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shade(number).save(path, "JPEG")
+    return path.stem
+
+
+def text(path, lines) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+# ---- originals in miniature: each returns the class names to expect, and how many images of train (with val) and test
+
+
+def aircraft(root):
+    home, variants = root / "fgvc-aircraft-2013b" / "data", ["707-320", "F/A-18"]
+    text(home / "variants.txt", variants)
+    for s, side in enumerate(("train", "val", "test")):
+        text(home / f"images_variant_{side}.txt", [f"{put(home / 'images' / f'{s}{i:06d}.jpg', 10 * s + i)} {variants[i % 2]}" for i in range(4)])
+    return ("707-320", "FA-18"), 8, 4
+
+
+def caltech101(root):
+    home = root / "caltech101" / "101_ObjectCategories"
+    for c, name in enumerate(("BACKGROUND_Google", "Faces_easy", "yin_yang")):
+        for i in range(1, 34):
+            put(home / name / f"image_{i:04d}.jpg", 100 * c + i)
+    return ("close-up of a face", "yin and yang symbol"), 60, 6
+
+
+def cars(root):
+    home, names = root / "stanford_cars", ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"]
+    (home / "devkit").mkdir(parents=True)
+    savemat(home / "devkit" / "cars_meta.mat", {"class_names": np.array(names, dtype=object)})
+    rows = np.array([(f"{i:05d}.jpg", 1 + i % 2) for i in range(6)], dtype=[("fname", object), ("class", np.uint8)])
+    for s, (folder, file) in enumerate((("cars_train", "devkit/cars_train_annos.mat"), ("cars_test", "cars_test_annos_withlabels.mat"))):
+        savemat(home / file, {"annotations": rows})
+        for i, row in enumerate(rows):
+            put(home / folder / row["fname"], 10 * s + i)
+    return ("AM General Hummer SUV 2000", "Ram C-V Cargo Van Minivan 2012"), 6, 6
+
+
+def dtd(root):
+    home = root / "dtd" / "dtd"
+    for s, side in enumerate(("train", "val", "test")):
+        text(home / "labels" / f"{side}1.txt", [f"{name}/{put(home / 'images' / name / f'{name}_{s}{i:03d}.jpg', 10 * s + i)}.jpg"
+                                                for i, name in enumerate(("banded", "polka-dotted", "banded", "polka-dotted"))])
+    return ("banded", "polka-dotted"), 8, 4
+
+
+def dogs(root):
+    home, names = root / "stanford_dogs", ["n02085620-Chihuahua", "n02086240-Shih-Tzu"]
+    for s, side in enumerate(("train", "test")):
+        files = [f"{name}/{put(home / 'Images' / name / f'{name[:9]}_{s}{i}.jpg', 10 * s + i)}.jpg" for i, name in enumerate(names * 2)]
+        savemat(home / f"{side}_list.mat", {"file_list": np.array(files, dtype=object), "labels": np.array([1, 2, 1, 2])})
+    return ("Chihuahua", "Shih-Tzu"), 4, 4
+
+
+def flowers102(root):
+    home = root / "flowers-102"
+    for i in range(1, 9):
+        put(home / "jpg" / f"image_{i:05d}.jpg", i)
+    savemat(home / "imagelabels.mat", {"labels": np.array([1, 60, 1, 60, 1, 60, 1, 60])})
+    savemat(home / "setid.mat", {"trnid": np.array([1, 2]), "valid": np.array([3, 4]), "tstid": np.array([5, 6, 7, 8])})
+    return None, 4, 4
+
+
+def food101(root):
+    home, names = root / "food-101", ["apple_pie", "french_onion_soup"]
+    for s, side in enumerate(("train", "test")):
+        text(home / "meta" / f"{side}.json",
+             [json.dumps({name: [f"{name}/{put(home / 'images' / name / f'{s}{i}.jpg', 10 * s + i)}" for i in range(c, 4, 2)] for c, name in enumerate(names)})])
+    return ("apple pie", "french onion soup"), 4, 4
+
+
+def pets(root):
+    home, names = root / "oxford-iiit-pet", ["Abyssinian", "american_bulldog"]
+    for s, side in enumerate(("trainval", "test")):
+        text(home / "annotations" / f"{side}.txt", [f"{put(home / 'images' / f'{names[i % 2]}_{s}{i}.jpg', 10 * s + i)} {1 + i % 2} {1 + i % 2} 1" for i in range(4)])
+    return ("Abyssinian", "American Bulldog"), 4, 4
+
+
+def sun397(root):
+    home, names, lists = root / "SUN397", ["/a/abbey", "/a/apartment_building/outdoor"], {"Training_01.txt": [], "Testing_01.txt": []}
+    text(home / "ClassName.txt", names)
+    for c, name in enumerate(names):
+        for i in range(5):  # the last one is in no list, as most images of SUN397
+            stem = put(home / name[1:] / f"sun_{'abcde'[i]}{c}.jpg", 10 * c + i)
+            if i < 4:
+                lists["Training_01.txt" if i < 3 else "Testing_01.txt"].append(f"{name}/{stem}.jpg")
+    for file, lines in lists.items():
+        text(home / file, lines)
+    return ("abbey", "outdoor apartment building"), 6, 2
+
+
+def cub(root):
+    home, names = root / "CUB_200_2011", ["001.Black_footed_Albatross", "002.Laysan_Albatross"]
+    text(home / "classes.txt", [f"{1 + i} {name}" for i, name in enumerate(names)])
+    text(home / "images.txt", [f"{1 + i} {names[i % 2]}/{put(home / 'images' / names[i % 2] / f'Bird_{i}.jpg', i)}.jpg" for i in range(8)])
+    text(home / "image_class_labels.txt", [f"{1 + i} {1 + i % 2}" for i in range(8)])
+    text(home / "train_test_split.txt", [f"{1 + i} {int(i < 6)}" for i in range(8)])
+    return ("Black footed Albatross", "Laysan Albatross"), 6, 2
+
+
+@pytest.fixture
+def tiny_flowers(monkeypatch):
+    """Let torchvision's check of the flowers' annotation files pass for the small ones."""
+    monkeypatch.setattr("torchvision.datasets.flowers102.check_integrity", lambda path, md5=None: os.path.isfile(path))
+
+
+MAKERS = [aircraft, caltech101, cars, dtd, dogs, flowers102, food101, pets, sun397, cub]
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_original_in_miniature(make, tmp_path, tiny_flowers):
+    name = make.__name__
+    classes, train, test = make(tmp_path)
+    listed = list_named(name, tmp_path, complete=False)
+    if classes is None:
+        classes = tuple(prompt_name(flower) for flower in Flowers102.classes)
+        assert classes[59] == "pink-yellow dahlia"
+    assert all(one.classes == classes for one in listed.values())
+    assert (len(listed["train"]) + len(listed.get("val", ())), len(listed["test"])) == (train, test)
+    assert ("val" in listed) == (NAMED[name].sides.get("val") == "val")
+    everything = [item for one in listed.values() for item in one.items]
+    assert len(set(everything)) == train + test and not any(item.startswith("/") for item in everything)
+    for one in listed.values():  # the label is that of the picture's own class folder or annotation
+        assert set(one.labels.tolist()) <= set(range(len(classes))) and len(set(one.labels.tolist())) == 2
+        images = load_images(one, 8)
+        assert len({hashlib.sha256(image.numpy().tobytes()).digest() for image in images.images}) == len(one)
+    with pytest.raises(ValueError, match=f"not {NAMED[name].test}"):
+        list_named(name, tmp_path)
+
+
+def test_labels_are_those_of_the_annotations(tmp_path):
+    for make in (aircraft, cub, sun397, dogs, caltech101):
+        make(tmp_path)
+    for name, told in {"cub": "Black_footed", "sun397": "abbey", "dogs": "Chihuahua", "caltech101": "Faces_easy"}.items():
+        for one in list_named(name, tmp_path, complete=False).values():
+            assert [told in item for item in one.items] == [label == 0 for label in one.labels.tolist()]
+    assert all("_1" in item for item in list_named("dogs", tmp_path, complete=False)["test"].items)
+    test = list_named("aircraft", tmp_path, complete=False)["test"]
+    assert [int(item[-5]) % 2 for item in test.items] == test.labels.tolist()
+
+
+def test_the_order_of_files_on_disk_changes_no_draw(tmp_path, monkeypatch):
+    sun397(tmp_path)
+    before = few_shot(list_named("sun397", tmp_path, complete=False)["train"], 1, seed=3).items
+    plain = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: iter(sorted(plain(self, pattern), reverse=True)))
+    assert few_shot(list_named("sun397", tmp_path, complete=False)["train"], 1, seed=3).items == before
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_missing_set_names_both_sources(name, tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        list_named(name, tmp_path)
+    said = str(raised.value)
+    assert all(source in said for source in NAMED[name].sources) and NAMED[name].where in said and str(tmp_path) in said
+    assert ("download=True" in said) == (not NAMED[name].dead and bool(NAMED[name].torchvision or name == "caltech101"))
+    assert not list(tmp_path.iterdir()), "looking for a set makes no folders"
+
+
+def test_a_lost_image_and_a_lost_list_are_named(tmp_path):
+    food101(tmp_path)
+    next((tmp_path / "food-101" / "images" / "apple_pie").iterdir()).unlink()
+    with pytest.raises(FileNotFoundError, match="1 of its images are missing, the first is .*apple_pie"):
+        list_named("food101", tmp_path, complete=False)
+    sun397(tmp_path)
+    (tmp_path / "SUN397" / "Testing_01.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="Testing_01.txt"):
+        list_named("sun397", tmp_path, complete=False)
+
+
+def test_a_dead_link_is_not_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.SUN397._download", lambda self: pytest.fail("tried"))
+    monkeypatch.setattr("torchvision.datasets.StanfordCars.download", lambda self: pytest.fail("tried"))
+    for name in ("cars", "sun397"):
+        with pytest.raises(FileNotFoundError, match="hf:tanganke"):
+            list_named(name, tmp_path, download=True)
+
+
+def test_download_is_torchvisions(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.Food101._download", lambda self: food101(tmp_path))
+    assert len(list_named("food101", tmp_path, download=True, complete=False)["train"]) == 4
+
+
+# ---- ImageNet
+
+
+def test_imagenet_and_variants(tmp_path):
+    names = imagenet_names()
+    synsets = {"imagenet-r": ["n01443537", "n01484850"], "imagenet-a": ["n01498041", "n01531178"]}
+    for name, folders in synsets.items():
+        home = tmp_path / NAMED[name].where
+        for folder in wnids(name):
+            (home / folder).mkdir(parents=True)
+        for i, folder in enumerate(folders):
+            put(home / folder / f"{i}.jpg", i)
+        test = list_named(name, tmp_path, complete=False)["test"]
+        assert len(test.classes) == 200 and test.labels.tolist() == [wnids(name).index(folder) for folder in folders]
+        assert [names[imagenet_indices(name)[label]] for label in test.labels] == [test.classes[label] for label in test.labels]
+    v2 = tmp_path / NAMED["imagenet-v2"].where
+    for i in range(1000):
+        (v2 / str(i)).mkdir(parents=True)
+    for i in (2, 10, 134):
+        put(v2 / str(i) / "a.jpeg", i)
+    test = list_named("imagenet-v2", tmp_path, complete=False)["test"]
+    assert test.labels.tolist() == [2, 10, 134] and test.classes[134] == "crane bird"
+
+
+def wnids(name: str) -> list[str]:
+    """The folders of a variant, by timm's own list."""
+    return pkgutil.get_data("timm.data", f"_info/{name.replace('-', '_')}_synsets.txt").decode().split()
+
+
+def test_imagenet_itself(tmp_path):
+    for side in ("train", "val"):
+        for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names()):
+            (tmp_path / "imagenet" / side / synset).mkdir(parents=True)
+            if i in (0, 999):
+                put(tmp_path / "imagenet" / side / synset / f"{synset}_{i}.JPEG", i)
+    listed = list_named("imagenet", tmp_path, complete=False)
+    assert {side: one.labels.tolist() for side, one in listed.items()} == {"train": [0, 999], "test": [0, 999]}
+    assert listed["train"].classes[0] == "tench" and listed["train"].classes[999] == "toilet paper"
+    with pytest.raises(ValueError, match="2 test, not 50000; 2 train, not 1281167"):
+        list_named("imagenet", tmp_path)
+
+
+# ---- the hub
+
+
+def parquet(folder, splits, classes=("red_fox", "F/A-18"), **more):
+    """A data set as the hub's Parquet files hold it."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes)), **{key: kind for key, (kind, _) in more.items()}})
+    folder.mkdir(parents=True, exist_ok=True)
+    for s, (side, labels) in enumerate(splits.items()):
+        rows = {"image": [shade(100 * s + i) for i in range(len(labels))], "label": labels} | {key: value[:len(labels)] for key, (_, value) in more.items()}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{side}-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub cache")
+
+
+def test_hub_folder(tmp_path):
+    path = parquet(tmp_path / "animals", {"train": [0, 1, 0, 1], "validation": [1, 0], "test": [0, 1, 1]})
+    listed = list_set(f"hf:{path}")
+    assert {side: one.labels.tolist() for side, one in listed.items()} == {"train": [0, 1, 0, 1], "val": [1, 0], "test": [0, 1, 1]}
+    assert listed["train"].classes == ("red fox", "FA-18") and listed["train"].name == "animals train"
+    opened = open_set(f"hf:{path}", 8)
+    want = np.asarray(shade(201).crop((0, 1, 10, 11)))  # the middle square
+    assert (load_images(listed["test"].subset([1]), 10).images[0].permute(1, 2, 0).numpy() == want).all()
+    assert len(opened["val"]) == 2 and len(few_shot(listed["train"], 2)) == 4
+    batches = list(read_batches(listed["train"], 8, batch_size=3, workers=1))
+    assert [len(labels) for _, labels in batches] == [3, 1] and torch.equal(torch.cat([images for images, _ in batches]), opened["train"].images)
+
+
+def test_hub_without_labelled_test_takes_validation(tmp_path):
+    listed = list_hub(parquet(tmp_path / "like-imagenet", {"train": [0, 1] * 5, "validation": [0, 1], "test": [-1, -1]}))
+    assert set(listed) == {"train", "test"} and listed["test"].labels.tolist() == [0, 1]
+    opened = open_set(f"hf:{tmp_path / 'like-imagenet'}", 8)
+    assert {side: len(one) for side, one in opened.items()} == {"train": 8, "val": 2, "test": 2}
+
+
+def test_hub_asks_which_labels(tmp_path):
+    fine = datasets.ClassLabel(names=["a", "b", "c"])
+    path = parquet(tmp_path / "two", {"train": [0, 1, 1]}, coarse=(fine, [0, 1, 2]))
+    assert list_hub(path)["train"].classes == ("red fox", "FA-18")  # the one called label
+    assert list_hub(f"{path}#coarse")["train"].labels.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="#COLUMN"):
+        list_hub(f"{path}#size")
+
+
+def test_hub_id_that_cannot_be_had():
+    with pytest.raises(FileNotFoundError, match="hf download --repo-type dataset nobody/nothing"):
+        list_set("hf:nobody/nothing")
+
+
+def test_hub_copy_of_a_named_set_is_checked(tmp_path, monkeypatch):
+    path = parquet(tmp_path / "stanford_cars", {"train": [0, 1], "test": [0, 1]}, classes=("AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"))
+    plain = datasets.load_dataset
+    monkeypatch.setattr("datasets.load_dataset", lambda source, **options: plain(path if source == "tanganke/stanford_cars" else source, **options))
+    with pytest.raises(ValueError, match="2 classes, not 196; 2 test, not 8041; 2 train, not 8144"):
+        list_set("hf:tanganke/stanford_cars")
+    assert list_set("hf:tanganke/stanford_cars", complete=False)["test"].classes[1] == "Ram C-V Cargo Van Minivan 2012"
+
+
+# ---- shards and folders
+
+
+def shard(path, numbers, classes=("one", "two")) -> None:
+    with tarfile.open(path, "w") as opened:
+        for n in numbers:
+            shade(n).save(image := io.BytesIO(), "PNG")
+            for name, content in ((f"{n:06d}.png", image.getvalue()), (f"{n:06d}.json", json.dumps({"label": n % 2, "class": classes[n % 2]}).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                opened.addfile(info, io.BytesIO(content))
+
+
+def test_shards(tmp_path):
+    shard(tmp_path / "00000.tar", range(3))
+    shard(tmp_path / "00001.tar", range(3, 6))
+    listed = list_set(tmp_path)["synthetic"]
+    assert listed.labels.tolist() == [0, 1, 0, 1, 0, 1] and listed.classes == ("one", "two")
+    for i in (0, 4):
+        assert Image.open(io.BytesIO(listed.fetch(listed.items[i]))).tobytes() == shade(i).tobytes()
+    assert set(open_set(tmp_path, 8)) == {"synthetic"} and len(pickle.dumps(listed)) < 10_000
+    whole = (tmp_path / "00001.tar").read_bytes()
+    for left in (700, 3000):
+        (tmp_path / "00001.tar").write_bytes(whole[:left])
+        with pytest.raises(ValueError, match="00001.tar is damaged|images and"):
+            list_shards(tmp_path)
+
+
+def test_shards_that_synthnb_draws(tmp_path):
+    """Shards of `shards` are read as it reads them itself."""
+    record = {"id": "0000-one-000000", "label": 0, "class": "one"}
+    with open(tmp_path / "00000.tar", "wb") as opened:
+        for label, name in enumerate(("one", "two")):
+            picture = torch.from_numpy(np.asarray(shade(label)).copy()).permute(2, 0, 1)
+            opened.write(shards._image_entries(picture, record | {"id": f"{label:04d}-{name}-000000", "label": label, "class": name}, "png", 90))
+        opened.write(bytes(1024))
+    ours, theirs = list_shards(tmp_path), list(shards.read_tar(tmp_path / "00000.tar"))
+    assert [ours.fetch(item) for item in ours.items] == [content for content, _ in theirs]
+    assert ours.labels.tolist() == [record["label"] for _, record in theirs] == [0, 1]
+
+
+def test_folder_stays_on_disk(tmp_path):
+    for side, n in (("train", 4), ("validation", 2), ("test", 2)):
+        for c, name in enumerate(("a cat", "dog")):
+            for i in range(n):
+                put(tmp_path / side / name / "deep" / f"{i}.jpg", 100 * n + 10 * c + i)
+    (tmp_path / "train" / "dog" / ".hidden.jpg").write_bytes(b"")
+    listed = list_folder(tmp_path)
+    assert {side: one.per_class for side, one in listed.items()} == {side: {"a cat": n, "dog": n} for side, n in (("test", 2), ("train", 4), ("val", 2))}
+    assert listed["train"].items[0] == "train/a cat/deep/0.jpg"
+    (tmp_path / "test" / "cow").mkdir()
+    with pytest.raises(ValueError, match="'cow' is in one only"):
+        list_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no set that can be opened"):
+        list_set(tmp_path / "nowhere")
+
+
+# ---- subsets and reading
+
+
+def test_copies_under_two_names_are_one_shot(tmp_path):
+    for name in ("cat", "dog"):
+        for i in range(6):
+            put(tmp_path / name / f"{i}.jpg", (0 if name == "cat" else 50) + i // 2)  # every picture twice
+    train = list_folder(tmp_path)["train"]
+    assert len({train.fetch(item) for item in few_shot(train, 3, seed=1).items}) == 6
+    with pytest.raises(ValueError, match="class 'cat' of .* has 3 distinct images, fewer than 4 shots"):
+        few_shot(train, 4)
+    assert set(fraction(train, 1 / 3).per_class.values()) == {2}
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    for name in ("cat", "dog"):
+        put(tmp_path / name / "0.jpg", len(name))
+    (tmp_path / "dog" / "cut.jpg").write_bytes((tmp_path / "dog" / "0.jpg").read_bytes()[:300])
+    with pytest.raises(ValueError, match="dog/cut.jpg of .* cannot be read"):
+        load_images(list_folder(tmp_path)["train"], 8)
+
+
+def test_what_does_not_fit_in_memory_is_refused(tmp_path):
+    for name in ("cat", "dog"):
+        put(tmp_path / name / "0.jpg", len(name))
+    with pytest.raises(ValueError, match="read_batches"):
+        load_images(list_folder(tmp_path)["train"], 224, max_bytes=1000)
+
+
+# ---- hygiene
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return open_set("digits", 32)
+
+
+def test_near_pairs_in_parts_as_at_once(scans):
+    images = torch.cat([scans["train"].images, scans["test"].images])  # more than one part
+    pairs = near_pairs(images, images)
+    assert {tuple(pair) for pair in pairs.tolist()} == {(i, i) for i in range(len(images))}
+    assert near_pairs(images[:0], images).shape == near_pairs(images, images[:0]).shape == (0, 2)
+
+
+def test_blank_pictures_are_near_to_nothing():
+    blank = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
+    assert len(near_pairs(blank, blank)) == 0
+
+
+def test_negative_and_mirrored_are_other_pictures(scans):
+    images = scans["test"].images
+    assert len(near_pairs(images, 255 - images)) == 0
+    pairs = near_pairs(images, images.flip(-1))
+    assert (scans["test"].labels[pairs[:, 0]] == scans["test"].labels[pairs[:, 1]]).all() and len(pairs) < 20  # a symmetrical zero is its own mirror image
+
+
+def test_planted_copies_stop_a_run(scans):
+    copies = scans["test"].subset(range(20))
+    smaller = torch.nn.functional.interpolate(copies.images.float(), 24, mode="bilinear", antialias=True)
+    smaller = torch.nn.functional.interpolate(smaller, 32, mode="bilinear").round().byte()
+    planted = join([scans["train"], type(copies)(smaller, copies.labels, copies.classes, "planted")])
+    with pytest.raises(ValueError, match=r"synthetic & test +917 & 600 +0 +20"):
+        check_splits({"synthetic": planted, "test": scans["test"]})
+    assert check_splits({"synthetic": planted, "test": scans["test"]}, allowed=20)["nearly the same"].tolist() == [20]
+    assert torch.equal(without_near(planted, [scans["test"]]).images, scans["train"].images)
+    with pytest.raises(ValueError, match=r"train & test +897 & 897 +897"):
+        check_splits({"train": scans["train"], "test": scans["train"]}, allowed=10_000)
+
+
+def test_sides_of_different_sizes_are_compared(scans):
+    small = open_set("digits", 16)["test"]
+    with pytest.raises(ValueError, match="nearly the same"):
+        check_splits({"synthetic": small, "test": scans["test"]})
