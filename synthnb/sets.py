@@ -110,10 +110,11 @@ def load_images(
     "The whole set in memory; ValueError if it does not fit."
     if (need := len(listed) * 3 * size * size) > max_bytes:
         raise ValueError(f"{len(listed)} images of {size}x{size} need {need >> 30} GiB: take a smaller size, `few_shot`, `fraction` or `read_batches`")
-    images = torch.zeros(len(listed), 3, size, size, dtype=torch.uint8)
+    images, done = torch.zeros(len(listed), 3, size, size, dtype=torch.uint8), 0
     with tqdm(total=len(listed), desc=f"reading {listed.name}", unit="img", disable=not progress) as bar:
         for batch, _ in read_batches(listed, size, workers=workers):
-            images[bar.n:bar.n + len(batch)] = batch
+            images[done:done + len(batch)] = batch
+            done += len(batch)
             bar.update(len(batch))
     return LabelledImages(images, listed.labels, listed.classes, listed.name)
 

@@ -418,6 +418,15 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
         load_images(list_folder(tmp_path)["train"], 8)
 
 
+def test_more_images_than_a_batch_keep_their_places(tmp_path):
+    for c, name in enumerate(("cat", "dog")):
+        for i in range(75):
+            put(tmp_path / name / f"{i:02d}.jpg", 100 * c + i)
+    train = list_folder(tmp_path)["train"]
+    loaded, last = load_images(train, 10), load_images(train.subset([149]), 10)
+    assert torch.equal(loaded.images[149], last.images[0]) and len({image.numpy().tobytes() for image in loaded.images}) == 150
+
+
 def test_what_does_not_fit_in_memory_is_refused(tmp_path):
     for name in ("cat", "dog"):
         put(tmp_path / name / "0.jpg", len(name))
