@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'nearest_neighbour', 'Interval', 'wilson', 'per_class_accuracy', 'bootstrap_accuracy',
            'mean_interval', 'paired_difference', 'results_table', 'readable_table', 'calibration_error',
-           'calibration_floor']
+           'calibration_floor', 'leep', 'steps_to_reach']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
@@ -196,7 +196,7 @@ def calibration_error(
     resamples: int = 400,
     seed: int = 0,
 ) -> Interval:
-    "Expected calibration error (torchmetrics) with a basic-bootstrap interval over test images, cut at 0."
+    "Expected calibration error (torchmetrics) with a basic-bootstrap interval over test images, cut at 0. It holds the truth less often than `level` says, see below."
     right, confidence = correct(probabilities, labels), _confidence(probabilities)
     def error(right: np.ndarray, confidence: np.ndarray) -> float:
         return binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(right).long(), bins, validate_args=False).item()
@@ -216,3 +216,27 @@ def calibration_floor(
     confidence, chance = _confidence(probabilities), torch.Generator().manual_seed(seed)
     errors = [binary_calibration_error(confidence, torch.bernoulli(confidence, generator=chance).long(), bins) for _ in range(draws)]
     return float(torch.stack(errors).mean())
+
+# %% ../nbs/11_evaluate.ipynb #785145e8
+def leep(
+    probabilities: torch.Tensor,  # [N, Z]: what the network gives its own classes on target images
+    labels: torch.Tensor,  # int64 [N]: target classes
+) -> float:
+    "Mean log-likelihood of the target labels, 0 at best: LEEP (https://arxiv.org/abs/2002.12462)."
+    if len(probabilities) != len(labels) or not len(labels):
+        raise ValueError(f"{len(probabilities)} rows of probabilities for {len(labels)} labels: give one row per image")
+    theta = probabilities.double()
+    joint = torch.zeros(int(labels.max()) + 1, theta.shape[1], dtype=torch.float64).index_add_(0, labels, theta) / len(labels)
+    seen = joint.sum(0) > 0
+    conditional = joint[:, seen] / joint[:, seen].sum(0)  # P(y | z)
+    return (conditional[labels] * theta[:, seen]).sum(1).log().mean().item()
+
+
+def steps_to_reach(
+    curve: pd.DataFrame,  # `History.frame` of a run with `val_every`
+    accuracy: float,  # on validation images
+) -> int | None:
+    "The first measured step at which validation accuracy is reached; None if it never is."
+    measured = curve.dropna(subset="val_accuracy")
+    reached = measured[measured.val_accuracy >= accuracy]
+    return int(reached.step.iloc[0]) if len(reached) else None

@@ -15,7 +15,7 @@ import pkgutil
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -83,11 +83,14 @@ def read_batches(
     batch_size: int = 64,
     seed: int | None = None,  # shuffles, anew in every pass; None keeps the order
     workers: int = 0,  # processes that decode
+    order: Iterable[list[int]] | None = None,  # the indices of each batch, in place of size and shuffling; may be endless
 ) -> DataLoader:  # of uint8 [B, 3, size, size] and int64 [B]
     "The set a batch at a time; ValueError names an image that cannot be read."
+    read = {"num_workers": workers, "collate_fn": partial(_read_images, listed, size)}
+    if order is not None:
+        return DataLoader(range(len(listed)), batch_sampler=order, **read)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return DataLoader(range(len(listed)), batch_size, shuffle=seed is not None, generator=generator, num_workers=workers,
-                      collate_fn=partial(_read_images, listed, size))
+    return DataLoader(range(len(listed)), batch_size, shuffle=seed is not None, generator=generator, **read)
 
 
 def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,6 +67,8 @@ def textured(
     "A photograph's texture in place of each image's ground, the colour of its rim."
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie in 0..1, got {strength}")
+    if not len(data):
+        return data
     images = data.images.float() / 255
     rim = torch.cat([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], dim=-1)
     distance = (images - rim.median(-1).values[..., None, None]).abs().amax(1, keepdim=True)

@@ -1,0 +1,285 @@
+"""The training loop at its edges: kills, processes, accumulation, averages, sets on disk, and losses that break."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from synthnb.data import LabelledImages, digits, few_shot
+from synthnb.dualbn import convert
+from synthnb.glyphworld import folder
+from synthnb.sets import list_folder
+from synthnb.train import fit, fresh, load_classifier, normalise, only_head, predict, reset_blocks
+
+torch.set_num_threads(1)
+HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return few_shot(digits()["train"], 8)
+
+
+@pytest.fixture(scope="module")
+def inverted(scans):
+    return LabelledImages(255 - scans.images, scans.labels, scans.classes, "inverted")
+
+
+def cnn() -> torch.nn.Module:
+    return load_classifier(folder("cnn"), 10)
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([value.detach().flatten().float() for value in model.state_dict().values()])
+
+
+# ---- checkpoints
+
+
+CHILD = textwrap.dedent("""
+    import sys, torch
+    torch.set_num_threads(1)
+    from synthnb.data import digits, few_shot
+    from synthnb.glyphworld import folder
+    from synthnb.train import fit, fresh, load_classifier
+    from synthnb.dualbn import convert
+    scans = few_shot(digits()["train"], 8)
+    net = convert(load_classifier(folder("cnn"), 10, drop_rate=.1))
+    fit(net, [(scans, 1), (scans, 1)], synthetic=[False, True], steps=STEPS, checkpoint=sys.argv[1], checkpoint_every=3, ema=.9, mixup=.2,
+        batch_size=16, lr=2e-3, device="cpu", progress=False)
+""")
+
+
+def trained(scans, steps, **options):
+    net = convert(load_classifier(folder("cnn"), 10, drop_rate=.1))
+    history = fit(net, [(scans, 1), (scans, 1)], synthetic=[False, True], steps=steps, ema=.9, mixup=.2, **HOW, **options)
+    return weights(net), history
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.2, 0.45])
+def test_killed_and_started_again_is_as_if_never_killed(scans, tmp_path, delay):
+    file, steps = tmp_path / "run.safetensors", 60
+    child = subprocess.Popen([sys.executable, "-c", CHILD.replace("STEPS", str(steps)), str(file)])
+    deadline = time.monotonic() + 120
+    while not file.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(delay)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    with safe_open(file, "pt") as opened:
+        reached = json.loads(opened.metadata()["facts"])["history"]["steps"]
+    assert 3 <= reached < steps, "it was killed on its way"
+    whole, whole_history = trained(scans, steps)
+    resumed, history = trained(scans, steps, checkpoint=file, checkpoint_every=3)
+    assert torch.equal(resumed, whole) and history.records == whole_history.records and history.images == whole_history.images
+    again, history = trained(scans, steps, checkpoint=file)
+    assert torch.equal(again, whole) and history.steps == steps, "a finished run is found"
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(scans, tmp_path):
+    file = tmp_path / "run.safetensors"
+    fit(cnn(), scans, steps=2, checkpoint=file, **HOW)
+    for other in ({"steps": 3}, {"steps": 2, "seed": 1}, {"steps": 2, "ema": .5}, {"steps": 2, "label_smoothing": .1}):
+        with pytest.raises(ValueError, match="is of another run"):
+            fit(cnn(), scans, checkpoint=file, **other, **HOW)
+    with pytest.raises(ValueError, match="is of another run"):
+        fit(cnn(), scans.subset(range(70)), steps=2, checkpoint=file, **HOW)
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(ValueError, match="is damaged"):
+        fit(cnn(), scans, steps=2, checkpoint=file, **HOW)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+@pytest.mark.parametrize("opt", ["sgd", "lamb", "nadamw", "lion", "adafactor"])
+def test_every_optimisers_state_is_kept(scans, tmp_path, opt):
+    file, half = tmp_path / "run.safetensors", {}
+    whole = cnn()
+    fit(whole, scans, steps=6, opt=opt, **HOW)
+    stopped = cnn()
+    def stop(images, generator):
+        half["calls"] = half.get("calls", 0) + 1
+        if half["calls"] == 4:
+            raise KeyboardInterrupt
+        return images.float()
+    stop.__qualname__ = plain.__qualname__  # what a checkpoint knows a function by
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, scans, steps=6, opt=opt, checkpoint=file, checkpoint_every=1, augment=stop, **HOW)
+    resumed, reference = cnn(), cnn()
+    assert fit(resumed, scans, steps=6, opt=opt, checkpoint=file, augment=plain, **HOW).steps == 6
+    fit(reference, scans, steps=6, opt=opt, augment=plain, **HOW)
+    assert torch.equal(weights(resumed), weights(reference)) and not torch.equal(weights(resumed), weights(whole))
+
+
+def plain(images, generator):
+    return images.float()
+
+
+# ---- processes, accumulation, precision
+
+
+PROCESS = textwrap.dedent("""
+    import json, sys, torch
+    torch.set_num_threads(1)
+    from accelerate import Accelerator
+    from synthnb.data import LabelledImages, digits, few_shot
+    from synthnb.glyphworld import folder
+    from synthnb.train import fit, fresh, load_classifier
+    from safetensors.torch import save_file
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    scans = few_shot(digits()["train"], 8)
+    other = LabelledImages(255 - scans.images, scans.labels, scans.classes, "inverted")
+    net = load_classifier(folder("vit"), 10)
+    history = fit(net, [(scans, 3), (other, 1)], synthetic=[False, True], synthetic_weight=.5, steps=5, batch_size=16, lr=2e-3, record_every=1,
+                  accelerator=accelerator, checkpoint=sys.argv[1] + "/run.safetensors", mixup=.2, progress=False)
+    save_file(net.state_dict(), f"{sys.argv[1]}/{accelerator.process_index}.safetensors")
+    if accelerator.is_main_process:
+        json.dump(history.records, open(sys.argv[1] + "/records.json", "w"))
+""")
+
+
+def with_vit(scans, inverted, **options):
+    net = load_classifier(folder("vit"), 10)
+    history = fit(net, [(scans, 3), (inverted, 1)], synthetic=[False, True], synthetic_weight=.5, steps=5, batch_size=16, lr=2e-3, record_every=1,
+                  mixup=.2, progress=False, **options)
+    return net, history
+
+
+def test_two_processes_train_as_one(scans, inverted, tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text(PROCESS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    net, history = with_vit(scans, inverted, device="cpu")
+    records = json.loads((tmp_path / "records.json").read_text())
+    assert [r["loss"] for r in records] == pytest.approx([r["loss"] for r in history.records], rel=1e-4)
+    assert [r["accuracy"] for r in records] == [r["accuracy"] for r in history.records]
+    first, second = (load_file(tmp_path / f"{i}.safetensors") for i in range(2))
+    for name, value in net.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-4)
+    assert (tmp_path / "run.safetensors").is_file()
+
+
+def test_accumulated_steps_are_whole_steps(scans, inverted):
+    whole, history = with_vit(scans, inverted, device="cpu")
+    parts, accumulated = with_vit(scans, inverted, accelerator=Accelerator(cpu=True, gradient_accumulation_steps=4))
+    assert [r["loss"] for r in accumulated.records] == pytest.approx([r["loss"] for r in history.records], rel=1e-4)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-3, atol=2e-4)
+    with pytest.raises(ValueError, match="cannot be dealt to 3 equal pieces"):
+        with_vit(scans, inverted, accelerator=Accelerator(cpu=True, gradient_accumulation_steps=3))
+
+
+def test_bf16_is_near_and_leaves_a_plain_model(scans, inverted):
+    from accelerate.state import AcceleratorState
+    _, history = with_vit(scans, inverted, device="cpu")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        net, half = with_vit(scans, inverted, accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert half.records[0]["loss"] == pytest.approx(history.records[0]["loss"], rel=0.02) and half.records[0]["loss"] != history.records[0]["loss"]
+    assert {p.dtype for p in net.parameters()} == {torch.float32} and net(normalise(net, scans.images[:2])).dtype == torch.float32
+    assert torch.equal(net(scans.images[:2].float()), type(net).forward(net, scans.images[:2].float())), "nothing of accelerate is left"
+
+
+# ---- averages, schedules, sets on disk
+
+
+def test_the_average_is_what_is_returned_and_measured(scans):
+    by_hand, steps = cnn(), 6
+    kept = []
+    def keep(images, generator):
+        kept.append({name: value.clone() for name, value in by_hand.state_dict().items()})
+        return images.float()
+    fit(by_hand, scans, steps=steps, augment=keep, **HOW)
+    states, averaged = [*kept[1:], by_hand.state_dict()], cnn()
+    history = fit(averaged, scans, steps=steps, augment=plain, ema=.8, val=scans, **HOW)
+    expected = dict(cnn().state_dict())
+    for step, state in enumerate(states, 1):
+        decay = max(0.0, min(.8, 1 - step ** (-2 / 3)))  # timm's warm-up: the first step replaces the average
+        expected = {name: torch.lerp(old, state[name], 1 - decay) if old.is_floating_point() else state[name] for name, old in expected.items()}
+    for name, value in averaged.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+    assert history.records[-1]["val_accuracy"] == (predict(averaged, scans).argmax(1) == scans.labels).float().mean().item()
+
+
+@pytest.mark.parametrize("sched", ["cosine", "step", "poly", "tanh"])
+def test_schedules_warm_up_to_the_rate_and_fall(scans, sched):
+    rates = fit(cnn(), scans, steps=20, sched=sched, warmup=5, record_every=1, **HOW).frame.lr
+    assert rates.iloc[5] == pytest.approx(2e-3, rel=.02) and rates.iloc[:6].is_monotonic_increasing and rates.iloc[-1] < 0.8 * rates.iloc[5]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_set_on_disk_trains_as_it_does_in_memory(scans, inverted, tmp_path, workers):
+    from torchvision.io import write_png
+    for i, (image, label) in enumerate(zip(scans.images, scans.labels.tolist())):
+        home = tmp_path / f"{label} {scans.classes[label]}"
+        home.mkdir(exist_ok=True)
+        write_png(image, str(home / f"{i:03d}.png"))
+    listed = list_folder(tmp_path)["train"]
+    resident = LabelledImages(torch.stack([scans.images[int(item.split("/")[-1][:3])] for item in listed.items]), listed.labels, listed.classes, "in memory")
+    other = LabelledImages(inverted.images, inverted.labels, listed.classes, "inverted")
+    one, two = cnn(), cnn()
+    fit(one, [(resident, 1), (other, 1)], steps=8, **HOW)
+    fit(two, [(listed, 1), (other, 1)], steps=8, image_size=32, workers=workers, **HOW)
+    assert torch.equal(weights(one), weights(two))
+    with pytest.raises(ValueError, match="give image_size"):
+        fit(two, listed, steps=1, **HOW)
+
+
+def test_a_broken_loss_names_the_step_and_its_images(scans):
+    net = cnn()
+    before = []
+    def poison(images, generator):
+        before.append(weights(net))
+        return images.float() * (float("nan") if len(before) == 3 else 1)
+    with pytest.raises(FloatingPointError, match=r"step 3 of 9: loss nan.*digits train, 8 shots, seed 0 \[\d+, .*\d\] \.\.\."):
+        fit(net, scans, steps=9, augment=poison, **HOW)
+    assert len(before) == 3, "it stops at once"
+
+
+# ---- parts of a network
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnetv2_50", "efficientnet_b0", "vit_tiny_patch16_224"])
+def test_last_blocks_are_new_and_the_rest_stays(name):
+    import timm
+    torch.manual_seed(3)
+    net = timm.create_model(name, num_classes=5)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    reset_blocks(net, 1)
+    new = [key for key, value in net.state_dict().items() if not torch.equal(value, before[key])]
+    blocks = {".".join(key.split(".")[:2]) for key in new}
+    last = {"resnet18": {"layer4.0", "layer4.1"}, "vit_tiny_patch16_224": {"blocks.11"}}.get(name, set())
+    assert last <= blocks and any(key.startswith(("fc", "head", "classifier")) for key in new)
+    assert len(new) < 0.8 * len(before) and next(iter(before)) not in new
+    with pytest.raises(ValueError, match="blocks must lie in 1"):
+        reset_blocks(net, 99)
+
+
+@pytest.mark.parametrize("name", ["cnn", "vit"])
+def test_a_linear_probe_moves_the_head_alone(name, scans):
+    net = load_classifier(folder(name), 10)
+    before, head = {key: value.clone() for key, value in net.state_dict().items()}, {id(p) for p in net.get_classifier().parameters()}
+    with only_head(net):
+        fit(net, scans, steps=5, **HOW)
+    names = {key for key, p in net.named_parameters() if id(p) in head}
+    assert {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])} == names
+    assert all(p.requires_grad for p in net.parameters()) and list(net.state_dict()) == list(before)
+    assert not torch.equal(weights(fresh(net, 0)), weights(fresh(net, 1))) and fresh(net).num_classes == 10
