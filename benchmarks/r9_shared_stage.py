@@ -18,17 +18,14 @@ import torch
 
 from synthnb.bridge import run_arm
 from synthnb.data import LabelledImages, digits, few_shot
-from synthnb.glyphworld import SENSES, folder, render, sample_scenes
+from synthnb.glyphworld import folder, rendered_digits
 
 SHARE, SHOTS, SEEDS = 0.9, (1, 2, 4, 8, 16), (0, 1, 2)
 
 
 def rendered(volume: int, classes: tuple[str, ...]) -> LabelledImages:
     """`volume` images of each digit in all styles."""
-    senses = [next(i for i, sense in enumerate(SENSES) if sense.phrase == f"arabic digit {name}") for name in classes]
-    scenes = sample_scenes(volume * len(classes), torch.Generator().manual_seed(0), senses=torch.tensor(senses))
-    labels = torch.tensor([senses.index(sense) for sense in scenes.sense.tolist()])
-    return LabelledImages(render(scenes), labels, classes, f"{volume} rendered")
+    return LabelledImages(*rendered_digits(volume * len(classes)), classes, f"{volume} rendered")
 
 
 def grid(steps: tuple[int, int], real: dict, volumes: list[LabelledImages], store: str | None) -> tuple[float, list]:

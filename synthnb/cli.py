@@ -157,13 +157,13 @@ def _find_phrases(
     """Class name -> what it means, by its images where `classes` is a folder, else by `senses` or as it stands; and the names that got no answer."""
     from open_clip import get_model_preprocess_cfg
 
-    from synthnb.data import open_real
+    from synthnb.sets import open_set
     from synthnb.lar import bare_names, image_features, resolve_names, write_evidence
 
     if not _is_folder(classes):
         return bare_names(classes, senses).phrases, set()
     side = get_model_preprocess_cfg(clip.model)["size"]
-    features = image_features(clip, open_real(classes[0], side if isinstance(side, int) else max(side))["train"])
+    features = image_features(clip, open_set(classes[0], side if isinstance(side, int) else max(side))["train"])
     found, answers = resolve_names(llm, clip, features, senses, templates, cache=cache, seed=seed)
     if answers.failed:
         typer.echo(answers.report(), err=True)

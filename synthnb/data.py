@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'join', 'show_images', 'content_hashes',
            'set_hash', 'package_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'fraction',
-           'long_tail', 'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'open_real', 'pick_device',
-           'pick_dtype', 'whole_file', 'tensor_names', 'explain_loading']
+           'long_tail', 'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype',
+           'whole_file', 'tensor_names', 'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -442,22 +442,6 @@ def folder_classes(
     if _holds_splits(root):
         folders = _visible_folders(next(p for p in folders if _SPLITS[p.name.lower()] == "train"))
     return check_classes([p.name for p in folders])
-
-# %% ../nbs/01_data.ipynb #9db4199a
-def open_real(
-    source: str | Path,  # "digits", or a folder
-    size: int,  # pixels per side
-    seed: int = 0,  # of the split of a folder; the digits' split is fixed
-) -> dict[str, LabelledImages]:
-    "train, val and test of a named set or a folder; FileNotFoundError says what can be opened."
-    if str(source) == "digits":
-        return digits(size)
-    if not Path(source).expanduser().is_dir():
-        raise FileNotFoundError(
-            f"real data {str(source)!r} is neither 'digits' nor a folder: give the path of a folder with one "
-            f"sub-folder of images per class"
-        )
-    return image_folder(source, size, seed)
 
 # %% ../nbs/01_data.ipynb #b153f1b7
 def pick_device(

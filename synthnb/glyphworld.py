@@ -7,8 +7,8 @@ __all__ = ['NUMBERS', 'ROMAN', 'LETTERS', 'GREEK', 'GREEK_CASES', 'SIGNS', 'SENS
            'HELD_OUT_FONTS', 'GLYPH_SIZE', 'IMAGE_SIZE', 'PIPS', 'STYLES', 'ASPECTS', 'LEADS', 'MODELS', 'Sense',
            'senses_named', 'draw_glyph', 'glyph_bank', 'paint_print', 'paint_chalk', 'paint_neon', 'paint_pencil',
            'paint_stencil', 'paint_crayon', 'paint_stone', 'paint_brush', 'paint_pen', 'paint_scan', 'paint_embroidery',
-           'paint_enamel', 'Style', 'Scenes', 'sample_scenes', 'render', 'printed_digits', 'caption', 'captions',
-           'folder', 'show']
+           'paint_enamel', 'Style', 'Scenes', 'sample_scenes', 'render', 'printed_digits', 'rendered_digits', 'caption',
+           'captions', 'folder', 'show']
 
 # %% ../nbs/00_glyphworld.ipynb #c049261b
 from dataclasses import dataclass, fields
@@ -427,6 +427,16 @@ def printed_digits(
         scenes.style[:] = 0  # print
         pictures.append(render(scenes))
     return torch.cat(pictures), torch.arange(10).repeat_interleave(n)
+
+# %% ../nbs/00_glyphworld.ipynb #a27d18a6
+def rendered_digits(
+    n: int = 400,  # in all, about as many of each digit
+    seed: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:  # uint8 [n, 3, 32, 32], and int64 [n]
+    """Arabic digits in all styles and contexts."""
+    senses = [SENSE_INDEX[f"arabic digit {name}"] for name in NUMBERS[:10]]
+    scenes = sample_scenes(n, torch.Generator().manual_seed(seed), senses=torch.tensor(senses))
+    return render(scenes), torch.tensor([senses.index(sense) for sense in scenes.sense.tolist()])
 
 # %% ../nbs/00_glyphworld.ipynb #19d2961a
 LEADS: tuple[str, ...] = ("a photo of {a}", "a picture of {a}", "a good photo of the {}", "an image of {a}", "{}", "a {} photo", "the {}")

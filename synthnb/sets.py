@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMED', 'Files', 'ListedImages', 'read_batches', 'load_images', 'NamedSet', 'prompt_name', 'imagenet_names',
            'imagenet_indices', 'list_named', 'check_complete', 'list_hub', 'list_shards', 'list_folder', 'list_set',
-           'open_set', 'thumbnails', 'near_pairs', 'check_splits', 'without_near']
+           'open_set', 'open_real', 'thumbnails', 'near_pairs', 'check_splits', 'without_near']
 
 # %% ../nbs/01b_sets.ipynb #6dffd4b1
 import hashlib
@@ -459,6 +459,19 @@ def open_set(
         parts = split_by_content(sides["train"], val=val, test=0, seed=seed, where=[str(item) for item in listed["train"].items])
         sides |= {"train": parts["train"], "val": parts["val"]}
     return {side: sides[side] for side in ("train", "val", "test", "synthetic") if side in sides}
+
+# %% ../nbs/01b_sets.ipynb #d399a743
+def open_real(
+    source: str | Path,  # as in `open_set`
+    size: int,  # pixels per side
+    seed: int = 0,  # of the split, where it is drawn
+    root: str | Path = "data",  # the folder that named sets lie in
+) -> dict[str, LabelledImages]:
+    "train, val and test of real images; ValueError if a set has no such sides."
+    sides = open_set(source, size, seed, root)
+    if missing := [side for side in ("train", "val", "test") if side not in sides]:
+        raise ValueError(f"{str(source)!r} has {', '.join(sides)} but no {' and no '.join(missing)}: an experiment needs train, val and test")
+    return sides
 
 # %% ../nbs/01b_sets.ipynb #503875c2
 def thumbnails(

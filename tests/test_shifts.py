@@ -97,9 +97,7 @@ def test_each_severity_takes_pictures_further_away(kind, size):
                           for photo in load_sample_images().images])
     data = LabelledImages(photos, torch.tensor([0, 1]), ("a", "b"))
     distances = [rms(data, corrupt(data, kind, severity)) for severity in (0, *SEVERITIES)]
-    if kind == "zoom_blur":  # ImageNet-C's zooms get coarser as they get wider, so that its third and fourth severity can change places
-        distances = [distances[i] for i in (0, 1, 2, 5)]
-    assert distances == sorted(distances) and min(np.diff(distances)) > 0.05
+    assert distances == sorted(distances) and min(np.diff(distances)) > 0.1
 
 
 def test_constants_are_what_they_say():
