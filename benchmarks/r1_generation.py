@@ -1,6 +1,7 @@
 """R1 and R2: a hundred prompts through the denoising loop against one `pipe(...)` and one PNG a picture, process CPU time.
 
 R1 is exact: fp32, same scheduler, same noise, images equal within one level. R2 adds what may move pixels: bfloat16, guidance for a part of the steps only, torch.compile, JPEG shards.
+Its bar is for processors with bfloat16 instructions; those without emulate it (a third of the reference's speed), so R2 takes float32 there, and says so.
 """
 import os
 
@@ -26,6 +27,7 @@ from synthnb.shards import ShardWriter
 
 BARS = {"R1": (1.8, 2.3), "R2": (4.0, 6.0)}
 GUIDED = (.25, .6)  # R2's guidance interval
+FAST = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
 WIDTHS = {"random": (64, 128, 256, 256), "wide": (128, 256, 512, 512)}  # Stable Diffusion has 320, 640, 1280, 1280
 
 
@@ -90,9 +92,9 @@ def compare(bar: str, model: str, images: int, steps: int, batch: int, rounds: i
     pipe = open_model(model)
     prompts = [f"a photo of {word}" for word in ("a heart", "an anchor", "an arabic digit three", "a star", "a die face five") for _ in range(-(-images // 5))][:images]
     fast = bar == "R2"
-    own = open_model(model, compiled=fast).to(torch.bfloat16 if fast else torch.float32)  # the same weights
+    own = open_model(model, compiled=fast).to(FAST if fast else torch.float32)  # the same weights
     loop = DenoisingLoop(own, steps=steps, guidance=2., guided=GUIDED if fast else (0., 1.), batch_size=batch)
-    print(f"{bar}, {model}: {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M parameters, {images} images, {steps} steps, batch {batch}")
+    print(f"{bar}, {model}: {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M parameters, {images} images, {steps} steps, batch {batch}, {str(FAST if fast else torch.float32).removeprefix('torch.')}")
     ratios = []
     with tempfile.TemporaryDirectory() as scratch:
         reference = lambda: one_by_one(pipe, prompts, steps, Path(scratch))
