@@ -99,13 +99,14 @@ class Ours:
         self.rows = [nn.Parameter(initial_rows(pipe, WORD)[0])]
         self.optimiser = torch.optim.AdamW(self.rows, lr=LR, weight_decay=0)
         self.table, self.original = pipe.text_encoder.get_input_embeddings(), pipe.text_encoder.get_input_embeddings().weight.detach().clone()
+        self.open = reading(pipe, self.rows, [len(pipe.tokenizer)])  # for all steps, as in `invert`
+        self.open.__enter__()
 
     def step(self, draw) -> float:
-        with reading(self.pipe, self.rows, [len(self.pipe.tokenizer)]):
-            loss = denoising_loss(self.pipe, self.scheduler, self.latents, self.ids, draw)
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
+        loss = denoising_loss(self.pipe, self.scheduler, self.latents, self.ids, draw)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
         return loss.item()
 
     def untouched(self) -> bool:
@@ -125,7 +126,7 @@ def compare(name: str, pipe: StableDiffusionPipeline, classes: int, batch_size: 
     names = tuple(f"digit {i}" for i in range(classes))
     images = LabelledImages(torch.randint(0, 256, (20, 3, size, size), dtype=torch.uint8), torch.arange(20) % classes, names, "noise")
     prompts = list(style_prompts(dict(zip(names, names)), TOKEN).values())
-    ours, reference = Ours(pipe, images, prompts), Reference(copy.deepcopy(pipe), images, prompts)
+    reference, ours = Reference(copy.deepcopy(pipe), images, prompts), Ours(pipe, images, prompts)
     print(f"{name}: UNet {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M, table {tuple(ours.table.weight.shape)}, {size} px, batch {batch_size}, {classes} classes")
     ratios = []
     for i in range(rounds + 1):  # the first one warms up
