@@ -22,6 +22,7 @@ from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import BinaryIO
+from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -157,12 +158,18 @@ def content_hashes(
     return [hashlib.sha256(head + image.tobytes()).hexdigest() for image in images.cpu().contiguous().numpy()]
 
 
+_HASHED = WeakKeyDictionary()  # set -> how often its tensors had been written to, and its hash: a grid asks for the same few sets again and again
+
+
 def set_hash(
     data: LabelledImages,
 ) -> str:
     "Sixteen hex digits of a set's pictures, labels and class names, in their order."
-    content = [content_hashes(data.images), data.labels.tolist(), data.classes]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    written = tuple(0 if tensor.is_inference() else tensor._version for tensor in (data.images, data.labels))
+    if data not in _HASHED or _HASHED[data][0] != written:
+        content = [content_hashes(data.images), data.labels.tolist(), data.classes]
+        _HASHED[data] = written, hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return _HASHED[data][1]
 
 # %% ../nbs/01_data.ipynb #2738fed9
 @cache
