@@ -86,6 +86,7 @@ def stage1_model(
     model_args: dict | None = None,  # for `load_classifier`
     device: str | torch.device = "auto",
     progress: bool = False,
+    checkpoint_every: int = 0,  # steps: a killed stage goes on from its last checkpoint in `store`; 0 = it begins anew
     **training,  # for `fit`
 ) -> tuple[nn.Module, bool]:  # the model, and whether it was found in the store
     "A classifier fine-tuned on synthetic images only, found again in `store` if it was made before."
@@ -98,9 +99,12 @@ def stage1_model(
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged ({error}): delete it, it will be made again") from error
         return net, True
-    fit(net, synthetic, device=device, progress=progress, **settings)
+    kept = file.with_suffix(".checkpoint") if file and checkpoint_every else None
+    fit(net, synthetic, device=device, progress=progress, checkpoint=kept, checkpoint_every=checkpoint_every, **settings)
     if file:
         _write_weights(net, file)
+    if kept:
+        kept.unlink(missing_ok=True)
     return net, False
 
 # %% ../nbs/10_bridge.ipynb #05658c5e
@@ -168,7 +172,8 @@ def train_arm(
     steps: tuple[int, int],  # optimiser steps of stage 1 and stage 2
     seed: int = 0, stage1_seed: int = 0,  # of the last stage, and of stage 1
     mixup: float = 0.2, synthetic_share: float = 0.5,  # as in `run_arm`, and so are the next
-    store: str | Path | None = None, model_args: dict | None = None, device: str | torch.device = "auto", progress: bool = False,
+    store: str | Path | None = None, model_args: dict | None = None, device: str | torch.device = "auto", progress: bool = False, checkpoint_every: int = 0,
+    checkpoint: str | Path | None = None,  # file of the last stage's checkpoints
     **training,  # for `fit`: `val` for the last stage, the rest for both
 ) -> tuple[nn.Module, History, bool]:  # the classifier, its last stage, and whether stage 1 was found in the store
     "Train one arm."
@@ -176,7 +181,7 @@ def train_arm(
     mixing, (steps1, steps2) = {"mixup": mixup} if spec.mixup else {}, spec.steps(*steps)
     if spec.stage1:
         first = synthetic if spec.stage1 == "synthetic" else real
-        net, found = stage1_model(model, first, steps=steps1, seed=stage1_seed, store=store, model_args=model_args, **both | mixing)
+        net, found = stage1_model(model, first, steps=steps1, seed=stage1_seed, store=store, model_args=model_args, checkpoint_every=checkpoint_every, **both | mixing)
         net = reset_head(net, seed) if spec.new_head else net
         net = reset_blocks(net, spec.new_blocks, seed) if spec.new_blocks else net
     else:
@@ -188,7 +193,7 @@ def train_arm(
              "per_batch": [(real, 1 - synthetic_share), (synthetic, synthetic_share)]}[spec.last]
     net = convert(net) if spec.dual else net
     with only_head(net) if spec.probe else nullcontext():
-        history = fit(net, train, steps=steps2, seed=seed, val=training.get("val"), **both)
+        history = fit(net, train, steps=steps2, seed=seed, val=training.get("val"), checkpoint=checkpoint, checkpoint_every=checkpoint_every, **both)
     return strip(net) if spec.dual else net, history, found
 
 # %% ../nbs/10_bridge.ipynb #83863278
@@ -209,10 +214,13 @@ def run_arm(
     model_args: dict | None = None,  # for `load_classifier`
     device: str | torch.device = "auto",
     progress: bool = False,
+    checkpoint_every: int = 0,  # steps: a killed run goes on from its last checkpoint in `store`; 0 = from its last whole stage
     **training,  # for `fit`, in both stages: lr, batch_size, ...
 ) -> ArmResult:
     "Train one arm and measure it, or find the run in the store; ValueError before any training if names, classes or sizes do not fit."
     _check_run(arm, real, synthetic, test)
+    if checkpoint_every and not store:
+        raise ValueError(f"checkpoint_every is {checkpoint_every}, but there is no store to keep checkpoints in: name a folder")
     start, spec = time.perf_counter(), ARMS[arm]
     used = synthetic if spec.needs_synthetic else None
     seeds = {"seed": seed, "stage1_seed": seed if stage1_seed is None else stage1_seed}
@@ -220,13 +228,17 @@ def run_arm(
     file = Path(store) / f"run-{_run_key(spec, model, (real, used, test, val), model_args, **how)}.json" if store else None
     if file and file.is_file():
         return replace(_read_result(file), arm=arm)
-    net, history, found = train_arm(spec, model, real, used, store=store, model_args=model_args, device=device, progress=progress, val=val, **how)
+    kept = file.with_suffix(".checkpoint") if checkpoint_every else None
+    net, history, found = train_arm(spec, model, real, used, store=store, model_args=model_args, device=device, progress=progress, val=val, checkpoint=kept,
+                                    checkpoint_every=checkpoint_every, **how)
     right, last = (predict(net, test).argmax(1) == test.labels).numpy(), history.records[-1]
     result = ArmResult(
         arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(right.mean()),
         last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right)
     if file:
         _write_result(result, file)
+    if kept:
+        kept.unlink(missing_ok=True)
     return result
 
 # %% ../nbs/10_bridge.ipynb #b0dc2cc2
