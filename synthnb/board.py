@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['rank_classes', 'Picture', 'Board', 'make_board', 'show_board', 'board_html', 'write_board']
 
-# %% ../nbs/07c_board.ipynb #1dd36a6d
+# %% ../nbs/07c_board.ipynb #6aa0219c
 import base64
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,14 +20,14 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-# %% ../nbs/07c_board.ipynb #fca903f7
+# %% ../nbs/07c_board.ipynb #edbaa9c4
 from .curate import Scores, first_alike, stream_kept
 from .data import whole_file
 from .diversify import dispersion
 from .fidelity import Features, kid, share_estimate
 from .lar import plain_text
 
-# %% ../nbs/07c_board.ipynb #73d7af67
+# %% ../nbs/07c_board.ipynb #bc02276e
 def rank_classes(
     scores: Scores,                # measured with a CLIP
     real: Features | None = None,  # of the same CLIP and classes, from `fidelity.extract`
@@ -50,7 +49,7 @@ def rank_classes(
                     | _distance(None if real is None else real.of(label), features[own]))
     return pd.DataFrame(rows).set_index("class").sort_values(["agreement", "probability"], kind="stable", na_position="first")
 
-# %% ../nbs/07c_board.ipynb #4e4f4ec0
+# %% ../nbs/07c_board.ipynb #d6cbebdf
 def _describe_class(table: pd.DataFrame, failed: int, thumbs: torch.Tensor, features: torch.Tensor, blank: float, alike: float) -> dict[str, float]:
     "One row of the board; nan for what its images are too few to tell."
     planned, empty = len(table) + failed, (table.contrast < blank).to_numpy()
@@ -71,7 +70,7 @@ def _distance(real: torch.Tensor | None, features: torch.Tensor) -> dict[str, fl
     names = ("distance", "distance_low", "distance_high")
     return dict(zip(names, kid(real, features, resamples=200) if min(len(real), len(features)) > 1 else (math.nan,) * 3))
 
-# %% ../nbs/07c_board.ipynb #0ce7449e
+# %% ../nbs/07c_board.ipynb #0b6ce3c8
 class Picture(NamedTuple):
     "A thumbnail and what to say of it."
     id: str
@@ -118,7 +117,7 @@ def make_board(
     ordered = {name: sorted(some, key=lambda picture: picture.probability) for name, some in pictures.items()}
     return Board(table, scores.about["phrases"], ordered, scores.about["clip"], scores.home.plan.settings.model)
 
-# %% ../nbs/07c_board.ipynb #b00e19c7
+# %% ../nbs/07c_board.ipynb #a795682a
 def _figures(row: pd.Series) -> str:
     "The numbers of a class in words."
     said = [f"CLIP sees it in {row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}, mean probability {row.probability:.2f}", f"blank {row.blank:.0%}",
@@ -150,7 +149,7 @@ def show_board(
     figure.suptitle(title or f"the classes that {Path(board.generator).name} draws worst", fontsize=9)
     return figure
 
-# %% ../nbs/07c_board.ipynb #1177f327
+# %% ../nbs/07c_board.ipynb #aa90e187
 _STYLE = """body { font: 15px/1.4 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222 }
 section { border-top: 1px solid #ccc; padding: .8em 0; overflow-wrap: anywhere } h2 { font-size: 1.1em; margin: 0 } small { color: #666 }
 figure { display: inline-block; width: 13em; margin: .4em .8em .4em 0; vertical-align: top; font-size: .8em } figure img { height: 96px; image-rendering: pixelated }
@@ -177,7 +176,7 @@ the same as an earlier one of the class. Diversity is the mean cosine distance o
 {% endfor %}</table></body></html>
 """)
 
-# %% ../nbs/07c_board.ipynb #6122089a
+# %% ../nbs/07c_board.ipynb #e82b1479
 _HEADS = {"planned": ("images planned", "{:.0f}"), "agreement": ("CLIP sees it", "{:.0%}"), "probability": ("probability", "{:.2f}"), "blank": ("blank", "{:.0%}"),
           "copies": ("copies", "{:.0%}"), "diversity": ("diversity", "{:.2f}"), "distance": ("distance to real", "{:.3g}")}
 

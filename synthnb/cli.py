@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'find_experiment', 'OneLineErrors',
-           'PairedParameters', 'main', 'run', 'prompts', 'plan', 'generate', 'verify', 'why', 'replay', 'show', 'build']
+           'PairedParameters', 'main', 'run', 'prompts', 'plan', 'generate', 'verify', 'why', 'replay', 'curate',
+           'show', 'build']
 
 # %% ../nbs/13_cli.ipynb #6bab315d
 import re
@@ -331,6 +332,69 @@ def replay(
     typer.echo(result)
     if not result.within:
         raise typer.Exit(1)
+
+# %% ../nbs/13_cli.ipynb #946ef220
+def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path | None, real: str, device: str):
+    """The scores of a folder, and its board where a CLIP looks."""
+    from synthnb.board import make_board
+    from synthnb.curate import class_phrases, score_images, stream_kept
+    from synthnb.experiment import locate
+    from synthnb.fidelity import extract, open_extractor
+    from synthnb.lar import bare_names, load_clip, read_overrides
+    from synthnb.sets import open_real
+    from synthnb.shards import ShardFolder
+
+    plan, first = ShardFolder(folder).plan, next(stream_kept(folder), None)
+    if first is None:
+        raise ValueError(f"{folder} has no images yet: `synthnb generate` draws them")
+    told = bare_names(plan.classes, senses).phrases
+    phrases = class_phrases(plan) | {plan.classes[label]: [told[plan.classes[label]]] for label in read_overrides(senses, plan.classes)}
+    eye = load_clip(locate(clip), clip_weights or None, device) if clip else None
+    sides = open_real(real, min(256, first[1]["height"])) if real else {}
+    scores = score_images(folder, eye, phrases=phrases, train=sides.get("train"), test=sides.get("test"))
+    if eye is None:
+        return scores, None
+    alike = sides and sides["train"].classes == tuple(plan.classes)
+    return scores, make_board(scores, extract(open_extractor(eye), sides["train"]) if alike else None)
+
+# %% ../nbs/13_cli.ipynb #b56af279
+@app.command()
+def curate(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
+    name: Annotated[str, typer.Option(help="Of the kept list; another name, another list.")] = "kept",
+    clip: Annotated[str, typer.Option(help="Who looks: glyphworld/clip, an open_clip folder, a name such as ViT-B-32, or hf-hub:owner/name.")] = "",
+    clip_weights: Annotated[str, typer.Option(help="The tag of a named CLIP's weights: openai.")] = "",
+    senses: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML: class name -> what it means, where that is not what the plan says.")] = None,
+    real: Annotated[str, typer.Option(help="Real images with train and test: digits, a named set, hf:ID or a folder.")] = "",
+    agree: Annotated[bool, typer.Option("--agree", help="Keep what CLIP takes for its class among all classes.")] = False,
+    min_probability: Annotated[str | None, typer.Option(help="Keep what CLIP gives more than this for its class: 0.5, or 1/N for chance.")] = None,
+    min_percentile: Annotated[float | None, typer.Option(min=0, max=1, help="Reject this share of each class, those least like its text.")] = None,
+    blank: Annotated[bool, typer.Option("--blank", help="Reject images of one colour.")] = False,
+    duplicates: Annotated[bool, typer.Option("--duplicates", help="Reject copies within the folder.")] = False,
+    leaked: Annotated[bool, typer.Option("--leaked", help="Reject copies of real test images.")] = False,
+    memorised: Annotated[bool, typer.Option("--memorised", help="Reject copies of real training images.")] = False,
+    alike: Annotated[float, typer.Option(min=0, max=1, help="Correlation of thumbnails from which an image is a copy.")] = 0.997,
+    decisions: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV of people's decisions: id, decision, class, reviewer, time.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+) -> None:
+    """Measure every image once, keep what passes the filters, say what is kept of each class and why the rest is not."""
+    import pandas as pd
+
+    from synthnb.curate import Filters, curate as decide, write_kept
+
+    copies = {key: alike for key, on in (("duplicates", duplicates), ("leaked", leaked), ("memorised", memorised)) if on}
+    filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, **copies,
+                      min_probability=min_probability if min_probability in (None, "1/N") else float(min_probability))
+    scores, board = _scores_and_board(folder, clip, clip_weights, senses, real, device)
+    curation = decide(scores, filters, decisions=pd.read_csv(decisions) if decisions else None, progress=True)
+    with pd.option_context("display.max_rows", 30, "display.width", 160, "display.max_columns", 20):
+        typer.echo(curation.report().to_string(float_format="{:.3f}".format) if len(scores.classes) <= 30 else curation.report())
+    path = write_kept(curation, name)
+    typer.echo(f"{curation}\n{path}")
+    if board:
+        from synthnb.board import write_board
+
+        typer.echo(write_board(board, path.with_name(f"{name}.board.html")))
 
 # %% ../nbs/13_cli.ipynb #6b99d8b9
 @glyphworld_app.command()

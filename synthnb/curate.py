@@ -7,7 +7,7 @@ __all__ = ['class_phrases', 'ClassTexts', 'class_texts', 'pixel_statistics', 'ne
            'Scores', 'score_images', 'load_scores', 'Filters', 'curate', 'Curation', 'kept_path', 'write_kept',
            'read_kept', 'stream_kept', 'kept_batches', 'load_kept']
 
-# %% ../nbs/07_curate.ipynb #fec3ca78
+# %% ../nbs/07_curate.ipynb #4bf31352
 import hashlib
 import io
 import json
@@ -27,14 +27,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-# %% ../nbs/07_curate.ipynb #5e33871d
+# %% ../nbs/07_curate.ipynb #42502ff0
 from .data import LabelledImages, content_hashes, whole_file
 from .lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
 from .sets import ListedImages, read_batches, thumbnails
 from .shards import ShardFolder, read_tar
 
-# %% ../nbs/07_curate.ipynb #6b7ec654
+# %% ../nbs/07_curate.ipynb #90b045af
 def class_phrases(plan: Plan) -> dict[str, list[str]]:
     "The meanings of each class in a plan, in their order; the class's own name where it has none."
     found = {name: {} for name in plan.classes}
@@ -45,7 +45,7 @@ def class_phrases(plan: Plan) -> dict[str, list[str]]:
             found[name][pair["sense"] or spoken_name(name)] = None
     return {name: list(told) for name, told in found.items()}
 
-# %% ../nbs/07_curate.ipynb #3bfe1dd3
+# %% ../nbs/07_curate.ipynb #4d394f13
 @dataclass(eq=False)
 class ClassTexts:
     "CLIP features of what the classes mean."
@@ -73,7 +73,7 @@ def class_texts(
     owners = torch.tensor([label for label, name in enumerate(phrases) for _ in phrases[name]])
     return ClassTexts(torch.cat([told[name] for name in phrases]), owners, len(phrases), clip.model.logit_scale.exp().item())
 
-# %% ../nbs/07_curate.ipynb #9bc3ee09
+# %% ../nbs/07_curate.ipynb #24ded7b8
 def pixel_statistics(
     images: torch.Tensor,  # uint8 [B, 3, H, W]
 ) -> dict[str, np.ndarray]:
@@ -81,7 +81,7 @@ def pixel_statistics(
     grey = images.float().mean(1).flatten(1)
     return {"contrast": grey.std(1, correction=0).numpy(), "brightest": images.flatten(1).amax(1).numpy().astype(np.int16)}
 
-# %% ../nbs/07_curate.ipynb #f327e84d
+# %% ../nbs/07_curate.ipynb #8a6aa0f1
 def nearest(
     a: torch.Tensor,  # [N, D] of unit length, from `sets.thumbnails`
     b: torch.Tensor,  # [M, D]
@@ -121,7 +121,7 @@ def first_alike(
         count += len(own)
     return found
 
-# %% ../nbs/07_curate.ipynb #f16e3797
+# %% ../nbs/07_curate.ipynb #7f4c95f5
 def _image_batches(path: Path, batch_size: int) -> Iterator[tuple[torch.Tensor, list[dict]]]:
     "Decoded images, uint8 [B, 3, H, W], and their passports. ValueError names an image that cannot be read."
     pixels, records = [], []
@@ -160,7 +160,7 @@ def _score_batch(images: torch.Tensor, records: list[dict], clip: Clip | None, t
                     "clip_label": cosines.argmax(1).numpy(), "features": _tensor_column(features)}
     return pa.table(columns | {"thumbnail": _tensor_column(thumbs)})
 
-# %% ../nbs/07_curate.ipynb #5e3c420e
+# %% ../nbs/07_curate.ipynb #3f6c412d
 def reference_thumbnails(
     real: LabelledImages | ListedImages,
     size: int = 64,  # pixels a side at which a set on disk is read
@@ -175,7 +175,7 @@ def _digest(thing: object) -> str:
     content = thing.numpy().tobytes() if torch.is_tensor(thing) else json.dumps(thing, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:12]
 
-# %% ../nbs/07_curate.ipynb #bb3fd1d7
+# %% ../nbs/07_curate.ipynb #597dd80f
 class Scores:
     "What was measured of a folder's images, in the order of the plan. Raises `FileNotFoundError` where nothing was."
 
@@ -214,7 +214,7 @@ class Scores:
         rows = [(f["id"], self.home.plan.find(f["id"]) % len(self.classes), f["reason"]) for f in failed]
         return pd.DataFrame(rows, columns=["id", "label", "reason"])
 
-# %% ../nbs/07_curate.ipynb #5e9e6e9a
+# %% ../nbs/07_curate.ipynb #d5b8e840
 def _plain_columns(file: Path) -> pd.DataFrame:
     "The scores of a shard without the tensors."
     names = [name for name in pq.read_schema(file).names if name not in ("thumbnail", "features")]
@@ -239,7 +239,7 @@ def _score_shard(home: ShardFolder, name: str, file: Path, batch_size: int, bar:
         with whole_file(file) as partial:
             pq.write_table(table, partial)
 
-# %% ../nbs/07_curate.ipynb #43d49202
+# %% ../nbs/07_curate.ipynb #2e680ac4
 def score_images(
     folder: str | Path,        # of shards
     clip: Clip | None = None,  # from `lar.load_clip`; None measures the pixels only
@@ -272,7 +272,7 @@ def score_images(
             _score_shard(home, name, place / f"{name}.parquet", batch_size, bar, clip=clip, texts=texts, references=references)
     return Scores(folder, place)
 
-# %% ../nbs/07_curate.ipynb #3c71cb4b
+# %% ../nbs/07_curate.ipynb #1fde2841
 def load_scores(
     folder: str | Path,  # of shards
 ) -> Scores:
@@ -282,7 +282,7 @@ def load_scores(
         raise FileNotFoundError(f"{folder} has no scores yet: `score_images` makes them")
     return Scores(folder, places[-1])
 
-# %% ../nbs/07_curate.ipynb #ebc7c054
+# %% ../nbs/07_curate.ipynb #e8074d60
 @dataclass(frozen=True, kw_only=True)
 class Filters:
     "Which images to reject: those that fall below a threshold, or are as alike as one. Raises `ValueError` for thresholds that make no sense."
@@ -306,7 +306,7 @@ class Filters:
         "The filters that are on."
         return {name: value for name, value in asdict(self).items() if value is not None and value is not False}
 
-# %% ../nbs/07_curate.ipynb #6e63c256
+# %% ../nbs/07_curate.ipynb #e89b0a9d
 def _last_decisions(decisions: pd.DataFrame | None, scores: Scores) -> pd.DataFrame:
     "One row an image, in the order of the scores; empty strings where nobody has said anything. ValueError for what makes no sense."
     if decisions is None or decisions.empty:
@@ -321,9 +321,9 @@ def _last_decisions(decisions: pd.DataFrame | None, scores: Scores) -> pd.DataFr
         raise ValueError(f"{len(unknown)} decisions are about images that were not scored, such as {unknown[0]!r}: is it the right folder?")
     if wrong := sorted(set(told["class"][told.decision == "relabel"].fillna("")) - set(scores.classes)):
         raise ValueError(f"an image is relabelled as {wrong[0]!r}, which is no class: there are {', '.join(scores.classes[:5])}, ...")
-    return told.reindex(scores.table.id).fillna("").reset_index(drop=True)
+    return told.astype(object).reindex(scores.table.id).fillna("").reset_index(drop=True)
 
-# %% ../nbs/07_curate.ipynb #b53ef9a2
+# %% ../nbs/07_curate.ipynb #67a39e86
 def _needs(scores: Scores, column: str, why: str) -> pd.Series:
     "A column of the scores; ValueError says what to score with."
     if column not in scores.table:
@@ -331,35 +331,37 @@ def _needs(scores: Scores, column: str, why: str) -> pd.Series:
     return scores.table[column]
 
 
-def _faults(scores: Scores, filters: Filters) -> Iterator[tuple[str, bool, np.ndarray]]:
-    "Reason, whether a person may overrule it, and bool [N]; for each filter that is on, but for duplicates."
+def _faults(scores: Scores, filters: Filters) -> Iterator[tuple[str, bool, pd.Series, str]]:
+    "Reason, whether a person may overrule it, bool [N], and what a rejected image is like; for each filter that is on, but for duplicates."
     table, chance = scores.table, 1 / len(scores.classes)
     if filters.blank is not None:
         blank = table.contrast < filters.blank
-        yield "black", False, blank & (table.brightest < 32)
-        yield "blank", False, blank
+        yield "black", False, blank & (table.brightest < 32), ""
+        yield "blank", False, blank, ""
     if filters.leaked is not None:
-        yield "near a test image", False, _needs(scores, "test_similarity", "leaked") >= filters.leaked
+        yield "near a test image", False, _needs(scores, "test_similarity", "leaked") >= filters.leaked, "test image "
     if filters.memorised is not None:
-        yield "near a training image", False, _needs(scores, "train_similarity", "memorised") >= filters.memorised
+        yield "near a training image", False, _needs(scores, "train_similarity", "memorised") >= filters.memorised, "train image "
     if filters.agree:
-        yield "CLIP sees another class", True, _needs(scores, "clip_label", "agree") != table.label
+        yield "CLIP sees another class", True, _needs(scores, "clip_label", "agree") != table.label, ""
     if filters.min_probability is not None:
         least = chance if filters.min_probability == "1/N" else filters.min_probability
-        yield "CLIP probability", True, ~(_needs(scores, "clip_probability", "min_probability") > least)  # nan is not above it
+        yield "CLIP probability", True, ~(_needs(scores, "clip_probability", "min_probability") > least), ""  # nan is not above it
     if filters.min_percentile is not None:
-        yield "CLIP percentile", True, ~(_needs(scores, "clip_percentile", "min_percentile") > filters.min_percentile)
+        yield "CLIP percentile", True, ~(_needs(scores, "clip_percentile", "min_percentile") > filters.min_percentile), ""
 
-# %% ../nbs/07_curate.ipynb #ab9f7ce3
-def _duplicates(scores: Scores, alike: float, rows: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray]:
-    "Of some rows those that are the same as an earlier one, and those that are nearly the same; as numbers of rows."
+# %% ../nbs/07_curate.ipynb #c7b665ba
+def _duplicates(scores: Scores, alike: float, rows: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Of some rows those that repeat an earlier one, the rows they repeat, and whether to the last pixel."
     hashes = scores.table.pixels.iloc[rows]
-    same = hashes.duplicated().to_numpy()
+    first = hashes.map(dict(zip(hashes[::-1], rows[::-1]))).to_numpy()  # the earliest with these pixels
+    same = first != rows
     if alike >= 1:
-        return rows[same], rows[:0]
+        return rows[same], first[same], same[same]
     rest = rows[~same]
-    near = first_alike(scores.tensor("thumbnail")[torch.from_numpy(rest)], alike, progress).numpy() >= 0
-    return rows[same], rest[near]
+    near = first_alike(scores.tensor("thumbnail")[torch.from_numpy(rest)], alike, progress).numpy()
+    gone = near >= 0
+    return np.concatenate([rows[same], rest[gone]]), np.concatenate([first[same], rest[near[gone]]]), np.repeat([True, False], [same.sum(), gone.sum()])
 
 
 def curate(
@@ -371,26 +373,30 @@ def curate(
 ) -> "Curation":
     "Decide about every scored image. ValueError for a filter whose measurements are missing."
     table, said = scores.table[["id", "shard", "label", "class"]].copy(), _last_decisions(decisions, scores)
-    reason = pd.Series("", index=table.index, dtype=object)
-    reason[said.decision == "reject"] = "rejected by " + said.reviewer[said.decision == "reject"].replace("", "somebody")
-    for name, overruled, bad in _faults(scores, filters):
-        passes = said.decision.isin(["accept", "relabel"]) if overruled else False
-        reason[np.asarray(bad) & (reason == "") & ~pd.Series(passes, index=table.index)] = name
+    table["drawn_as"], table["reason"], table["like"] = table["class"], "", ""
+    rejected = said.decision == "reject"
+    table.loc[rejected, "reason"] = "rejected by " + said.reviewer[rejected].replace("", "somebody")
+    approved = said.decision.isin(["accept", "relabel"])
+    for name, overruled, bad, like in _faults(scores, filters):
+        new = np.asarray(bad) & (table.reason == "") & ~(approved & overruled)
+        table.loc[new, "reason"] = name
+        if like:
+            table.loc[new, "like"] = like + scores.table[f"{like.split()[0]}_index"][new].astype(str)
     if filters.duplicates is not None:
-        same, near = _duplicates(scores, filters.duplicates, np.flatnonzero(reason == ""), progress)
-        reason.iloc[same], reason.iloc[near] = "duplicate", "near-duplicate"
+        rows, first, same = _duplicates(scores, filters.duplicates, np.flatnonzero(table.reason == ""), progress)
+        table.loc[rows, "reason"], table.loc[rows, "like"] = np.where(same, "duplicate", "near-duplicate"), table.id.to_numpy()[first]
     moved = said.decision == "relabel"
     table.loc[moved, "class"] = said["class"][moved]
     table["label"] = table["class"].map({name: label for label, name in enumerate(scores.classes)}).astype("int64")
-    return Curation(scores, filters, table.assign(drawn_as=scores.table["class"], reason=reason), 0 if decisions is None else len(decisions))
+    return Curation(scores, filters, table, 0 if decisions is None else len(decisions))
 
-# %% ../nbs/07_curate.ipynb #52d6007b
+# %% ../nbs/07_curate.ipynb #8a3cadd5
 @dataclass(eq=False)
 class Curation:
     "What is kept of a folder and what is not."
     scores: Scores
     filters: Filters
-    table: pd.DataFrame  # id, shard, label, class, drawn_as (its class before people changed it), reason; an empty reason is kept
+    table: pd.DataFrame  # id, shard, label, class, drawn_as (before people changed it), reason (empty where it is kept), like (of what it is a copy)
     decisions: int       # lines of people's decisions that were considered
 
     @property
@@ -419,7 +425,7 @@ class Curation:
         took = ", ".join(f"{reason}: {n:,}" for reason, n in self.reasons.items())
         return f"{len(self.kept):,} of {len(self.table):,} images are kept" + (f" ({took})" if took else "")
 
-# %% ../nbs/07_curate.ipynb #c36e7b42
+# %% ../nbs/07_curate.ipynb #6886d2b3
 def kept_path(
     folder: str | Path,
     name: str = "kept",
@@ -435,18 +441,18 @@ def _write_rejects(curation: Curation, folder: Path, name: str, progress: bool) 
     partial.mkdir(parents=True)
     rejected = curation.table[curation.table.reason != ""]
     for shard, rows in tqdm(rejected.groupby("shard"), desc="rejects", unit="shard", disable=not progress):
-        reasons = dict(zip(rows.id, rows.reason))
+        told = dict(zip(rows.id, zip(rows.reason, rows.like)))
         with tarfile.open(partial / f"{shard}.tar", "w", format=tarfile.USTAR_FORMAT) as opened:
             for content, record in read_tar(curation.scores.home.tar(shard)):
-                if reason := reasons.get(record["id"]):
-                    about = json.dumps(record | {"rejected": {"by": name, "reason": reason}}, ensure_ascii=False)
+                if why := told.get(record["id"]):
+                    about = json.dumps(record | {"rejected": {"by": name, "reason": why[0], "like": why[1]}}, ensure_ascii=False)
                     for file, data in ((record["file"], content), (f"{record['id']}.json", about.encode())):
                         (entry := tarfile.TarInfo(file)).size = len(data)
                         opened.addfile(entry, io.BytesIO(data))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
-# %% ../nbs/07_curate.ipynb #248c0923
+# %% ../nbs/07_curate.ipynb #dbc70e20
 def write_kept(
     curation: Curation,
     name: str = "kept",     # another name, another list of the same folder
@@ -484,7 +490,7 @@ def read_kept(
     kept.attrs = about
     return kept
 
-# %% ../nbs/07_curate.ipynb #3d6b3ff6
+# %% ../nbs/07_curate.ipynb #b30bbfc3
 def stream_kept(
     folder: str | Path,
     kept: str | Path | pd.DataFrame | None = None,  # a kept list or its file; None: all published images

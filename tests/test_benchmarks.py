@@ -1,4 +1,4 @@
-"""The script for GPUs runs where none is, in a tiny architecture: what it measures is real, only small."""
+"""Scripts for large machines and sets run in a small form: what they measure is real, only small."""
 import os
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPT, TRAINING = FOLDER / "h_gpu.py", FOLDER / "h2_h3_training.py"
+SCRIPT, TRAINING, CURATION = FOLDER / "h_gpu.py", FOLDER / "h2_h3_training.py", FOLDER / "r_curation.py"
 
 
 def test_the_gpu_script_runs_at_a_small_size():
@@ -27,6 +27,15 @@ def test_the_training_script_runs_at_a_small_size():
     assert {(row, model) for row, model, *_ in rates} == {("H2", "resnet10t"), ("H3", "vit_tiny_patch16_224"), ("H3", "deit_tiny_patch16_224")}
     assert {way for row, _, way, _ in rates if row == "H2"} == {"plain", "dual", "dual, any order", "plain, eager", "timm split, eager"}
     assert all(float(rate) > 0 for *_, rate in rates) and "floor" not in run.stdout, "a CPU has no share of a GPU's floor"
+
+
+def test_the_curation_script_runs_at_a_small_size():
+    run = subprocess.run([sys.executable, CURATION, "--small"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    assert run.returncode == 0, run.stdout + run.stderr
+    ratios = dict(re.findall(r"^([^:\n]+): ([\d.]+)x$", run.stdout, re.MULTILINE))
+    assert set(ratios) == {"scores, glyphworld's CLIP", "near-duplicates", "measures"} and all(float(ratio) > 0 for ratio in ratios.values())
+    peaks = re.findall(r"^(\w+) 200 images: [\d.]+ s CPU, peak (\d+) MiB$", run.stdout, re.MULTILINE)
+    assert [what for what, _ in peaks] == ["score", "curate", "measure"] and all(50 < int(size) < 4000 for _, size in peaks)
 
 
 @pytest.mark.parametrize("script", [SCRIPT, TRAINING])

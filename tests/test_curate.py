@@ -209,6 +209,7 @@ def test_planted_test_images_are_found(planted, scans):
     home, rows = planted
     table = curate(score_images(home.path, test=scans["test"], progress=False), Filters(leaked=.997)).table
     found = np.flatnonzero(table.reason == "near a test image").tolist()
+    assert table.like[rows].tolist() == [f"test image {10 * i}" for i in range(60)]
     assert set(rows) <= set(found), "20 of 20 in each of the three kinds"
     assert len(set(found) - set(rows)) <= .01 * (len(table) - len(rows))
 
@@ -248,6 +249,7 @@ def test_of_two_alike_the_one_without_another_fault_stays(tmp_path, rendered, cl
     scores.table.loc[0, "clip_label"] = 1  # CLIP errs in the first
     reason = curate(scores, Filters(blank=2, agree=True, duplicates=.997)).table.reason
     assert (reason[0], reason[11], reason[30]) == ("CLIP sees another class", "CLIP sees another class", "")
+    assert curate(scores, Filters(duplicates=.997)).table.like[[11, 30]].tolist() == [scores.table.id[0]] * 2
     assert reason[[5, 6, 8]].tolist() == ["black", "blank", "blank"]
     assert curate(scores, Filters(duplicates=1)).table.reason[[0, 11, 30]].tolist() == ["", "duplicate", "duplicate"]
 
