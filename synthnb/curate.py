@@ -363,7 +363,7 @@ def _duplicates(scores: Scores, alike: float, rows: np.ndarray, progress: bool) 
     gone = near >= 0
     return np.concatenate([rows[same], rest[gone]]), np.concatenate([first[same], rest[near[gone]]]), np.repeat([True, False], [same.sum(), gone.sum()])
 
-
+# %% ../nbs/07_curate.ipynb #10d12b49
 def curate(
     scores: Scores,
     filters: Filters = Filters(),
@@ -513,7 +513,7 @@ def stream_kept(
         if wanted:
             raise ValueError(f"{len(wanted)} images of the kept list are not in shard {shard} of {home.path}, such as {next(iter(wanted))}: curate again")
 
-
+# %% ../nbs/07_curate.ipynb #5ced4b30
 def kept_batches(
     folder: str | Path,
     kept: str | Path | pd.DataFrame | None = None,

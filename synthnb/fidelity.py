@@ -97,7 +97,7 @@ class Features:
         "The rows of one class; all of them for None."
         return self.values if label is None else self.values[self.labels == label]
 
-
+# %% ../nbs/07b_fidelity.ipynb #bc815612
 def extract(
     extractor: Extractor,
     images: LabelledImages | Iterable[tuple[torch.Tensor, torch.Tensor]],  # a set, or batches of uint8 [B, 3, H, W] and int64 [B]
@@ -278,7 +278,7 @@ def _measure_one(real: torch.Tensor, generated: torch.Tensor, k: int, level: flo
         found |= {"Vendi score": vendi(generated, level, seed=seed), "Vendi score, real": vendi(real, level, seed=seed)}
     return found
 
-
+# %% ../nbs/07b_fidelity.ipynb #2daf03f6
 def measure(
     real: Features,
     generated: Features,
@@ -313,7 +313,7 @@ def measure(
     table.attrs = {"extractor": real.extractor, "resize": real.resize, "k": k, "level": level, "most": most, "seed": seed}
     return table
 
-
+# %% ../nbs/07b_fidelity.ipynb #8bee22e7
 def readable(
     table: pd.DataFrame,  # from `measure`
 ) -> pd.DataFrame:
