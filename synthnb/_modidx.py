@@ -37,6 +37,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'synthnb.cli._find_phrases': ('cli.html#_find_phrases', 'synthnb/cli.py'),
                              'synthnb.cli._is_folder': ('cli.html#_is_folder', 'synthnb/cli.py'),
                              'synthnb.cli._machine_slice': ('cli.html#_machine_slice', 'synthnb/cli.py'),
+                             'synthnb.cli._probability': ('cli.html#_probability', 'synthnb/cli.py'),
                              'synthnb.cli._scores_and_board': ('cli.html#_scores_and_board', 'synthnb/cli.py'),
                              'synthnb.cli._version': ('cli.html#_version', 'synthnb/cli.py'),
                              'synthnb.cli.build': ('cli.html#build', 'synthnb/cli.py'),

@@ -333,7 +333,15 @@ def replay(
     if not result.within:
         raise typer.Exit(1)
 
-# %% ../nbs/13_cli.ipynb #946ef220
+# %% ../nbs/13_cli.ipynb #a88108e2
+def _probability(text: str | None) -> float | str | None:
+    """A number, or `1/N`."""
+    try:
+        return text if text in (None, "1/N") else float(text)
+    except ValueError as error:
+        raise ValueError(f"--min-probability {text!r} should be a number in 0..1, or 1/N for chance") from error
+
+
 def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path | None, real: str, device: str):
     """The scores of a folder, and its board where a CLIP looks."""
     from synthnb.board import make_board
@@ -357,7 +365,7 @@ def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path |
     alike = sides and sides["train"].classes == tuple(plan.classes)
     return scores, make_board(scores, extract(open_extractor(eye), sides["train"]) if alike else None)
 
-# %% ../nbs/13_cli.ipynb #b56af279
+# %% ../nbs/13_cli.ipynb #b4f059a8
 @app.command()
 def curate(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
@@ -380,11 +388,14 @@ def curate(
     """Measure every image once, keep what passes the filters, say what is kept of each class and why the rest is not."""
     import pandas as pd
 
-    from synthnb.curate import Filters, curate as decide, write_kept
+    from synthnb.curate import Filters, curate as decide, kept_path, write_kept
 
+    kept_path(folder, name)  # is it a name?
+    if lacking := [needed for needed, given, on in (("--clip", clip, agree or min_probability or min_percentile is not None), ("--real", real, leaked or memorised)) if on and not given]:
+        raise ValueError(f"these filters need {' and '.join(lacking)}")
     copies = {key: alike for key, on in (("duplicates", duplicates), ("leaked", leaked), ("memorised", memorised)) if on}
     filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, **copies,
-                      min_probability=min_probability if min_probability in (None, "1/N") else float(min_probability))
+                      min_probability=_probability(min_probability))
     scores, board = _scores_and_board(folder, clip, clip_weights, senses, real, device)
     curation = decide(scores, filters, decisions=pd.read_csv(decisions) if decisions else None, progress=True)
     with pd.option_context("display.max_rows", 30, "display.width", 160, "display.max_columns", 20):

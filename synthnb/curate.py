@@ -327,7 +327,8 @@ def _last_decisions(decisions: pd.DataFrame | None, scores: Scores) -> pd.DataFr
 def _needs(scores: Scores, column: str, why: str) -> pd.Series:
     "A column of the scores; ValueError says what to score with."
     if column not in scores.table:
-        raise ValueError(f"{why}: the scores have no {column}; call score_images with {'clip' if column.startswith('clip') else column.split('_')[0]}=...")
+        source = {"clip": "a CLIP", "test": "the test images", "train": "the training images"}[given := column.split("_")[0]]
+        raise ValueError(f"the filter {why} needs {source}, and these scores were made without: score the images with {given}=...")
     return scores.table[column]
 
 
@@ -430,7 +431,9 @@ def kept_path(
     folder: str | Path,
     name: str = "kept",
 ) -> Path:
-    "Where a kept list of this name lies."
+    "Where a kept list of this name lies. ValueError for a name that is no file name."
+    if not name.strip() or name != Path(name).name or name.startswith("."):
+        raise ValueError(f"{name!r} cannot be the name of a kept list: take letters and digits")
     return Path(folder) / ".synthnb" / "curation" / f"{name}.kept.parquet"
 
 
@@ -461,8 +464,6 @@ def write_kept(
 ) -> Path:
     "Write the kept list, and before it the rejects. Warns if a class keeps nothing. ValueError for a name that is no file name."
     path, kept, scores = kept_path(curation.scores.home.path, name), curation.kept, curation.scores
-    if path.name != f"{name}.kept.parquet" or not name.strip():
-        raise ValueError(f"{name!r} cannot be the name of a kept list: take letters and digits")
     per_class = kept["class"].value_counts().reindex(scores.classes, fill_value=0).to_dict()
     if empty := [name for name, n in per_class.items() if not n]:
         warnings.warn(f"{len(empty)} classes keep no image ({', '.join(empty[:5])}): loosen the filters, or draw more of them", stacklevel=2)
