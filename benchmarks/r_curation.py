@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 
@@ -154,14 +155,20 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def peak(images: int) -> dict[str, tuple[float, int]]:
-    """CPU seconds and peak resident bytes after each step on so many images of 16 pixels."""
+def peak(images: int, alone: bool) -> dict[str, tuple[float, int]]:
+    """CPU seconds and peak resident bytes after each step on so many images of 16 pixels, in a process of its own or in this one."""
     with tempfile.TemporaryDirectory() as place:
         home = noise_folder(Path(place), images, 100, 16)
-        run = subprocess.run([sys.executable, __file__, "--child", str(home.path)], capture_output=True, text=True)
-    if run.returncode:
-        sys.exit(run.stderr)
-    return {what: (float(seconds), int(size)) for what, seconds, size in (line.split() for line in run.stdout.splitlines())}
+        if alone:
+            run = subprocess.run([sys.executable, __file__, "--child", str(home.path)], capture_output=True, text=True)
+            if run.returncode:
+                sys.exit(run.stderr)
+            said = run.stdout
+        else:
+            with redirect_stdout(io.StringIO()) as file:
+                child(str(home.path))
+            said = file.getvalue()
+    return {what: (float(seconds), int(size)) for what, seconds, size in (line.split() for line in said.splitlines())}
 
 
 def main() -> int:
@@ -205,8 +212,8 @@ def main() -> int:
     for what, ratio in ratios.items():
         print(f"{what}: {ratio:.2f}x" + ("" if arguments.small else f", bar {BARS[what]}x: {'met' if ratio >= BARS[what] else 'MISSED'}"))
     count = arguments.many // 50
-    many = peak(arguments.many)
-    few = many if arguments.small else peak(count)
+    many = peak(arguments.many, alone=not arguments.small)
+    few = many if arguments.small else peak(count, alone=True)
     for what, (seconds, size) in many.items():
         print(f"{what} {arguments.many:,} images: {seconds:.1f} s CPU, peak {size / 2**20:.0f} MiB"
               + ("" if arguments.small else f", {(size - few[what][1]) / 2**20:.0f} MiB more than with {count:,}"))

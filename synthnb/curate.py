@@ -439,8 +439,9 @@ def kept_path(
 
 def _write_rejects(curation: Curation, folder: Path, name: str, progress: bool) -> None:
     "Put the tars of rejects in place of those that an earlier call has made."
+    for old in folder.parent.glob(f"{folder.name}.*.partial"):
+        shutil.rmtree(old)  # of a call that was killed
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     rejected = curation.table[curation.table.reason != ""]
     for shard, rows in tqdm(rejected.groupby("shard"), desc="rejects", unit="shard", disable=not progress):

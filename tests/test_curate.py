@@ -329,6 +329,7 @@ def test_kept_list_and_rejects_are_the_folder(scores):
 
 def test_thresholds_are_changed_without_scoring(scores):
     write_kept(curate(scores, Filters(agree=True)), "tuned", progress=False)
+    (kept_path(scores.home.path, "tuned").parent / "tuned.rejects.1.partial").mkdir()  # of a call that was killed
     path = write_kept(curate(load_scores(scores.home.path), Filters()), "tuned", progress=False)
     assert len(read_kept(path)) == 200 and not list((path.parent / "tuned.rejects").iterdir())
     assert not list(path.parent.glob("*.partial"))
