@@ -67,6 +67,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.curate.Scores': ('curate.html#scores', 'synthnb/curate.py'),
                                 'synthnb.curate.Scores.__init__': ('curate.html#scores.__init__', 'synthnb/curate.py'),
                                 'synthnb.curate.Scores.__repr__': ('curate.html#scores.__repr__', 'synthnb/curate.py'),
+                                'synthnb.curate.Scores.choices': ('curate.html#scores.choices', 'synthnb/curate.py'),
                                 'synthnb.curate.Scores.classes': ('curate.html#scores.classes', 'synthnb/curate.py'),
                                 'synthnb.curate.Scores.never_drawn': ('curate.html#scores.never_drawn', 'synthnb/curate.py'),
                                 'synthnb.curate.Scores.tensor': ('curate.html#scores.tensor', 'synthnb/curate.py'),

@@ -75,7 +75,7 @@ class Picture(NamedTuple):
     "A thumbnail and what to say of it."
     id: str
     prompt: str
-    seen: str         # the class that CLIP sees
+    seen: str         # the class that CLIP sees, or the other thing
     probability: float  # of its own class
     file: bytes       # PNG
 
@@ -113,7 +113,7 @@ def make_board(
     pictures = {name: [] for name in table.index[:worst]}
     for content, record in stream_kept(scores.home.path, low[["id", "shard", "label", "class"]]):
         row = measured.loc[record["id"]]
-        pictures[record["class"]].append(Picture(record["id"], record["prompt"], scores.classes[row.clip_label], float(row.clip_probability), _thumbnail(content, size)))
+        pictures[record["class"]].append(Picture(record["id"], record["prompt"], scores.choices[row.clip_label], float(row.clip_probability), _thumbnail(content, size)))
     ordered = {name: sorted(some, key=lambda picture: picture.probability) for name, some in pictures.items()}
     return Board(table, scores.about["phrases"], ordered, scores.about["clip"], scores.home.plan.settings.model)
 

@@ -333,7 +333,7 @@ def replay(
     if not result.within:
         raise typer.Exit(1)
 
-# %% ../nbs/13_cli.ipynb #a88108e2
+# %% ../nbs/13_cli.ipynb #a8c3e417
 def _probability(text: str | None) -> float | str | None:
     """A number, or `1/N`."""
     try:
@@ -342,7 +342,7 @@ def _probability(text: str | None) -> float | str | None:
         raise ValueError(f"--min-probability {text!r} should be a number in 0..1, or 1/N for chance") from error
 
 
-def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path | None, real: str, device: str):
+def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path | None, others: list[str], real: str, device: str):
     """The scores of a folder, and its board where a CLIP looks."""
     from synthnb.board import make_board
     from synthnb.curate import class_phrases, score_images, stream_kept
@@ -359,13 +359,13 @@ def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path |
     phrases = class_phrases(plan) | {plan.classes[label]: [told[plan.classes[label]]] for label in read_overrides(senses, plan.classes)}
     eye = load_clip(locate(clip), clip_weights or None, device) if clip else None
     sides = open_real(real, min(256, first[1]["height"])) if real else {}
-    scores = score_images(folder, eye, phrases=phrases, train=sides.get("train"), test=sides.get("test"))
+    scores = score_images(folder, eye, phrases=phrases, others=others, train=sides.get("train"), test=sides.get("test"))
     if eye is None:
         return scores, None
     alike = sides and sides["train"].classes == tuple(plan.classes)
     return scores, make_board(scores, extract(open_extractor(eye), sides["train"]) if alike else None)
 
-# %% ../nbs/13_cli.ipynb #b4f059a8
+# %% ../nbs/13_cli.ipynb #d71742a9
 @app.command()
 def curate(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
@@ -373,6 +373,7 @@ def curate(
     clip: Annotated[str, typer.Option(help="Who looks: glyphworld/clip, an open_clip folder, a name such as ViT-B-32, or hf-hub:owner/name.")] = "",
     clip_weights: Annotated[str, typer.Option(help="The tag of a named CLIP's weights: openai.")] = "",
     senses: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML: class name -> what it means, where that is not what the plan says.")] = None,
+    other: Annotated[list[str] | None, typer.Option(help="Something that is no class, which CLIP may see, too: 'roman numeral three'. Repeat for more.")] = None,
     real: Annotated[str, typer.Option(help="Real images with train and test: digits, a named set, hf:ID or a folder.")] = "",
     agree: Annotated[bool, typer.Option("--agree", help="Keep what CLIP takes for its class among all classes.")] = False,
     min_probability: Annotated[str | None, typer.Option(help="Keep what CLIP gives more than this for its class: 0.5, or 1/N for chance.")] = None,
@@ -396,7 +397,7 @@ def curate(
     copies = {key: alike for key, on in (("duplicates", duplicates), ("leaked", leaked), ("memorised", memorised)) if on}
     filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, **copies,
                       min_probability=_probability(min_probability))
-    scores, board = _scores_and_board(folder, clip, clip_weights, senses, real, device)
+    scores, board = _scores_and_board(folder, clip, clip_weights, senses, other or [], real, device)
     curation = decide(scores, filters, decisions=pd.read_csv(decisions) if decisions else None, progress=True)
     with pd.option_context("display.max_rows", 30, "display.width", 160, "display.max_columns", 20):
         typer.echo(curation.report().to_string(float_format="{:.3f}".format) if len(scores.classes) <= 30 else curation.report())

@@ -50,16 +50,16 @@ def class_phrases(plan: Plan) -> dict[str, list[str]]:
 class ClassTexts:
     "CLIP features of what the classes mean."
     features: torch.Tensor  # [T, D] of unit length
-    owners: torch.Tensor    # int64 [T]: the class of each text
-    classes: int
+    owners: torch.Tensor    # int64 [T]: what each text speaks of, a class or one of the others behind them
+    choices: int            # classes and others
     scale: float            # CLIP's inverse temperature
 
     def cosines(
         self,
         images: torch.Tensor,  # [B, D] of unit length
-    ) -> torch.Tensor:         # [B, classes]
-        "Of each image with the nearest meaning of each class."
-        lowest = torch.full((len(images), self.classes), -1.0)
+    ) -> torch.Tensor:         # [B, choices]
+        "Of each image with the nearest meaning of each class, and with each of the others."
+        lowest = torch.full((len(images), self.choices), -1.0)
         return lowest.scatter_reduce(1, self.owners.expand(len(images), -1), images @ self.features.T, "amax")
 
 
@@ -67,11 +67,14 @@ def class_texts(
     clip: Clip,
     phrases: Mapping[str, Sequence[str]],  # class name -> its meanings; in the order of the labels
     templates: Sequence[str] = DEFAULT_TEMPLATES,
+    others: Sequence[str] = (),  # phrases of what is no class
 ) -> ClassTexts:
-    "Encode what the classes mean, each text once."
+    "Encode what the classes mean, and what else an image may show; each text once."
     told = text_features(clip, {name: [Candidate(phrase=phrase) for phrase in some] for name, some in phrases.items()}, templates)
-    owners = torch.tensor([label for label, name in enumerate(phrases) for _ in phrases[name]])
-    return ClassTexts(torch.cat([told[name] for name in phrases]), owners, len(phrases), clip.model.logit_scale.exp().item())
+    rest = text_features(clip, {phrase: [Candidate(phrase=phrase)] for phrase in others}, templates)
+    parts = [told[name] for name in phrases] + [rest[phrase] for phrase in others]
+    owners = torch.tensor([i for i, part in enumerate(parts) for _ in part])
+    return ClassTexts(torch.cat(parts), owners, len(parts), clip.model.logit_scale.exp().item())
 
 # %% ../nbs/07_curate.ipynb #24ded7b8
 def pixel_statistics(
@@ -198,6 +201,11 @@ class Scores:
     def classes(self) -> list[str]:
         return self.home.plan.classes
 
+    @property
+    def choices(self) -> list[str]:
+        "What a `clip_label` stands for: the classes, and behind them what else CLIP could choose."
+        return self.classes + self.about["others"]
+
     def tensor(
         self,
         column: str,    # "thumbnail" or "features"
@@ -245,6 +253,7 @@ def score_images(
     clip: Clip | None = None,  # from `lar.load_clip`; None measures the pixels only
     *,
     phrases: Mapping[str, Sequence[str] | str] | None = None,    # class name -> what it means; default: what the plan says
+    others: Sequence[str] = (),  # phrases of things that are no class, which CLIP may choose, too
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     train: LabelledImages | ListedImages | None = None,  # real training images, which a generator may have by heart
     test: LabelledImages | ListedImages | None = None,   # test images, which must not be trained on
@@ -258,7 +267,7 @@ def score_images(
         raise ValueError(f"class {missing[0]!r} has no phrase that says what it means: phrases must name all classes")
     told = {name: told[name] for name in home.plan.classes}
     references = {name: reference_thumbnails(real) for name, real in (("train", train), ("test", test)) if real is not None}
-    about = {"clip": f"{clip.name} {clip.fingerprint}" if clip else "", "phrases": told if clip else {}, "templates": list(templates) if clip else [],
+    about = {"clip": f"{clip.name} {clip.fingerprint}" if clip else "", "phrases": told if clip else {}, "others": list(others) if clip else [], "templates": list(templates) if clip else [],
              "real": {name: {"images": len(thumbs), "hash": _digest(thumbs)} for name, thumbs in references.items()}}
     place = home.own / "curation" / f"scores-{_digest(about)}"
     place.mkdir(parents=True, exist_ok=True)
@@ -266,7 +275,7 @@ def score_images(
         partial.write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
     sidecars = {name: home.sidecar(name) for name in sorted(home.published())}
     todo = [name for name, facts in sidecars.items() if not _is_scored(place / f"{name}.parquet", facts)]
-    texts = class_texts(clip, told, templates) if clip and todo else None
+    texts = class_texts(clip, told, templates, others) if clip and todo else None
     with tqdm(total=sum(sidecars[name].get("images", 0) for name in todo), desc="scores", unit="img", disable=not progress) as bar:
         for name in todo:
             _score_shard(home, name, place / f"{name}.parquet", batch_size, bar, clip=clip, texts=texts, references=references)
@@ -290,7 +299,7 @@ class Filters:
     leaked: float | None = None      # similarity to a test image; 0.997 finds changed copies of scans, see `sets.near_pairs`
     memorised: float | None = None   # similarity to a real training image, likewise
     agree: bool = False              # CLIP must find the image's class the likeliest of all
-    min_probability: float | str | None = None  # CLIP's probability of the class among all must be above it; "1/N" is chance
+    min_probability: float | str | None = None  # CLIP's probability of the class among all choices must be above it; "1/N" is chance
     min_percentile: float | None = None  # this share of each class, those least similar to its text, is rejected
     duplicates: float | None = None  # similarity to an earlier image that stays; 1 rejects pictures that are the same to the last pixel only
 
@@ -334,7 +343,7 @@ def _needs(scores: Scores, column: str, why: str) -> pd.Series:
 
 def _faults(scores: Scores, filters: Filters) -> Iterator[tuple[str, bool, pd.Series, str]]:
     "Reason, whether a person may overrule it, bool [N], and what a rejected image is like; for each filter that is on, but for duplicates."
-    table, chance = scores.table, 1 / len(scores.classes)
+    table, chance = scores.table, 1 / len(scores.choices)
     if filters.blank is not None:
         blank = table.contrast < filters.blank
         yield "black", False, blank & (table.brightest < 32), ""

@@ -14,7 +14,7 @@ from PIL import Image
 from shard_images import plan_of, shard_images
 
 from synthnb import glyphworld
-from synthnb.curate import (Curation, Filters, Scores, class_phrases, curate, first_alike, kept_path, load_kept, load_scores, nearest, pixel_statistics, read_kept,
+from synthnb.curate import (Curation, Filters, Scores, class_phrases, class_texts, curate, first_alike, kept_path, load_kept, load_scores, nearest, pixel_statistics, read_kept,
                             reference_thumbnails, score_images, stream_kept, write_kept)
 from synthnb.data import DIGITS, digits
 from synthnb.lar import load_clip
@@ -159,6 +159,24 @@ def test_phrases_of_a_plan_with_several_senses(tmp_path, clip):
         id=lambda t: [f"{label:04d}-{n:06d}" for label, n in zip(t.label, t.n)], scene_key="", style_key="")
     plan = write_plan(tmp_path / "plan.parquet", book, 4, seed=0, model="elsewhere", steps=1, guidance=1.0)
     assert class_phrases(plan) == {"crane": ["crane bird", "crane machine"], "star": ["star"]}
+
+
+def test_clip_may_see_what_is_no_class(home, scores, clip):
+    wider = score_images(home.path, clip, phrases=MEANT, others=["circled digit three", "letter o"], progress=False)
+    assert wider.choices == [*DIGITS, "circled digit three", "letter o"] and wider.place != scores.place
+    assert (wider.table.clip_probability <= scores.table.clip_probability + 1e-6).all() and (wider.table.clip_cosine - scores.table.clip_cosine).abs().max() < 1e-5
+    elsewhere = (wider.table.clip_label >= 10).to_numpy()
+    assert 0 < elsewhere.sum() < 60 and (wider.table.clip_label == scores.table.clip_label)[~elsewhere].all()
+    assert (curate(wider, Filters(agree=True)).table.reason[elsewhere] != "").all()
+    below = curate(wider, Filters(min_probability="1/N")).table.reason != ""
+    assert below.tolist() == (wider.table.clip_probability <= 1 / 12).tolist()
+
+
+def test_a_template_may_name_the_class(clip):
+    texts = class_texts(clip, {"crane": ["bird"], "star": ["sun", "light"]}, ["{name} the {phrase}"], others=["moon"])
+    alone = clip.encode_texts(["crane the bird", "star the sun", "star the light", "moon the moon"])
+    assert torch.allclose(texts.features, alone, atol=1e-5) and texts.owners.tolist() == [0, 1, 1, 2] and texts.choices == 3
+    assert torch.allclose(texts.cosines(alone)[:, 1], (alone @ alone[1:3].T).amax(1), atol=1e-5)
 
 
 # ---- near-duplicates
