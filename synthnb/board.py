@@ -113,15 +113,16 @@ def make_board(
     pictures = {name: [] for name in table.index[:worst]}
     for content, record in stream_kept(scores.home.path, low[["id", "shard", "label", "class"]]):
         row = measured.loc[record["id"]]
-        pictures[record["class"]].append(Picture(record["id"], record["prompt"], scores.choices[row.clip_label], float(row.clip_probability), _thumbnail(content, size)))
+        seen, probability = scores.choices[row.clip_label], float(row.clip_probability)
+        pictures[record["class"]].append(Picture(record["id"], record["prompt"], seen, probability, _thumbnail(content, size)))
     ordered = {name: sorted(some, key=lambda picture: picture.probability) for name, some in pictures.items()}
     return Board(table, scores.about["phrases"], ordered, scores.about["clip"], scores.home.plan.settings.model)
 
 # %% ../nbs/07c_board.ipynb #a795682a
 def _figures(row: pd.Series) -> str:
     "The numbers of a class in words."
-    said = [f"CLIP sees it in {row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}, mean probability {row.probability:.2f}", f"blank {row.blank:.0%}",
-            f"copies {row.copies:.0%}", f"diversity {row.diversity:.2f}"]
+    said = [f"CLIP sees it in {row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}, mean probability {row.probability:.2f}",
+            f"blank {row.blank:.0%}", f"copies {row.copies:.0%}", f"diversity {row.diversity:.2f}"]
     if "distance" in row.index:
         said.append(f"distance to real {row.distance:.3g} [{row.distance_low:.3g}, {row.distance_high:.3g}]")
     return "; ".join(said)
@@ -162,8 +163,8 @@ _PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, tr
 <style>{{ style }}</style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ rows|length }} classes drawn by {{ generator }}, seen by CLIP {{ clip }}; worst first.</p>
-<p><small>Ordered by the share of planned images in which CLIP sees the class among all classes (interval: Wilson, 95 %); blank and failed images are not seen. Copies are images nearly
-the same as an earlier one of the class. Diversity is the mean cosine distance of CLIP features, distance is KID to real images in them.</small></p>
+<p><small>Ordered by the share of planned images in which CLIP sees the class among all classes (interval: Wilson, 95 %); blank and failed images are not
+seen. Copies are images nearly the same as an earlier one of the class. Diversity is the mean cosine distance of CLIP features, distance is KID to real images in them.</small></p>
 {% for c in cards %}
 <section><h2>{{ c.name }}</h2><small>{{ c.phrase }}</small><p>{{ c.figures }}</p>
 {% for p in c.pictures %}<figure><img alt="" src="data:image/png;base64,{{ p.data }}"><figcaption>{{ p.prompt }}<br><small>seen as {{ p.seen }}, own class

@@ -333,7 +333,7 @@ def replay(
     if not result.within:
         raise typer.Exit(1)
 
-# %% ../nbs/13_cli.ipynb #a8c3e417
+# %% ../nbs/13_cli.ipynb #ffaddd22
 def _probability(text: str | None) -> float | str | None:
     """A number, or `1/N`."""
     try:
@@ -365,7 +365,7 @@ def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path |
     alike = sides and sides["train"].classes == tuple(plan.classes)
     return scores, make_board(scores, extract(open_extractor(eye), sides["train"]) if alike else None)
 
-# %% ../nbs/13_cli.ipynb #d71742a9
+# %% ../nbs/13_cli.ipynb #96a43f8c
 @app.command()
 def curate(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
@@ -392,7 +392,8 @@ def curate(
     from synthnb.curate import Filters, curate as decide, kept_path, write_kept
 
     kept_path(folder, name)  # is it a name?
-    if lacking := [needed for needed, given, on in (("--clip", clip, agree or min_probability or min_percentile is not None), ("--real", real, leaked or memorised)) if on and not given]:
+    wanted = (("--clip", clip, agree or min_probability or min_percentile is not None), ("--real", real, leaked or memorised))
+    if lacking := [needed for needed, given, on in wanted if on and not given]:
         raise ValueError(f"these filters need {' and '.join(lacking)}")
     copies = {key: alike for key, on in (("duplicates", duplicates), ("leaked", leaked), ("memorised", memorised)) if on}
     filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, **copies,

@@ -267,8 +267,8 @@ def score_images(
         raise ValueError(f"class {missing[0]!r} has no phrase that says what it means: phrases must name all classes")
     told = {name: told[name] for name in home.plan.classes}
     references = {name: reference_thumbnails(real) for name, real in (("train", train), ("test", test)) if real is not None}
-    about = {"clip": f"{clip.name} {clip.fingerprint}" if clip else "", "phrases": told if clip else {}, "others": list(others) if clip else [], "templates": list(templates) if clip else [],
-             "real": {name: {"images": len(thumbs), "hash": _digest(thumbs)} for name, thumbs in references.items()}}
+    about = {"clip": f"{clip.name} {clip.fingerprint}" if clip else "", "phrases": told if clip else {}, "others": list(others) if clip else [],
+             "templates": list(templates) if clip else [], "real": {name: {"images": len(thumbs), "hash": _digest(thumbs)} for name, thumbs in references.items()}}
     place = home.own / "curation" / f"scores-{_digest(about)}"
     place.mkdir(parents=True, exist_ok=True)
     with whole_file(place / "about.json") as partial:
