@@ -89,7 +89,7 @@ class Board:
     clip: str
     generator: str
 
-
+# %% ../nbs/07c_board.ipynb #eff51b7f
 def _thumbnail(content: bytes, size: int) -> bytes:
     picture = Image.open(io.BytesIO(content)).convert("RGB")
     picture.thumbnail((size, size))
