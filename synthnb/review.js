@@ -23,7 +23,10 @@ class GalleryView {
   constructor(model, el) {
     this.model = model;
     this.current = 0;
-    this.pending = new Map(); // id -> timer
+    this.pending = new Map(); // id -> how many messages about it are not answered
+    this.queue = []; // one message is under way at a time: JupyterLab may bring two to the kernel in another order
+    this.name = crypto.getRandomValues(new Uint32Array(1))[0];
+    this.sent = 0;
     this.urls = [];
     this.build(el);
     this.listeners = [
@@ -38,7 +41,7 @@ class GalleryView {
   // ---- what there is to see
 
   build(el) {
-    this.root = make("div", { class: "synthnb-gallery", "data-lm-suppress-shortcuts": "true", onkeydown: (event) => this.press(event) });
+    this.root = make("div", { class: "synthnb-gallery", onkeydown: (event) => this.press(event) });
     this.root.style.setProperty("--side", `${this.model.get("side")}px`);
     this.bar = make("progress", { "aria-label": "images looked at" });
     this.counts = make("span", { class: "counts" });
@@ -128,13 +131,16 @@ class GalleryView {
   }
 
   receive(message) {
-    for (const id of message.ids ?? []) {
-      clearTimeout(this.pending.get(id));
-      this.pending.delete(id);
+    if (message.n !== this.queue[0]?.n) return; // the answer to a view in another window
+    clearTimeout(this.timer);
+    for (const id of this.queue.shift().ids ?? []) {
+      if (this.pending.get(id) > 1) this.pending.set(id, this.pending.get(id) - 1);
+      else this.pending.delete(id);
     }
-    if (message.kind === "at") this.select(Math.max(0, this.cards.findIndex((card) => card.id === message.id)));
-    this.warn(message.kind === "failed" ? `Not saved: ${message.why}` : message.kind === "told" ? message.why : "");
+    this.warn(message.why ? `${message.ids.length ? "Not saved: " : ""}${message.why}` : "");
     this.showStates();
+    if (message.at) this.select(Math.max(0, this.cards.findIndex((card) => card.id === message.at)));
+    this.sendNext();
   }
 
   warn(text) {
@@ -166,17 +172,25 @@ class GalleryView {
   }
 
   send(message) {
-    for (const id of message.ids ?? []) {
-      clearTimeout(this.pending.get(id));
-      this.pending.set(id, setTimeout(() => this.warn(`${this.pending.size} not saved: the kernel does not answer. ` +
-        "Run the cell again; what carries a mark without a dashed frame is saved."), PATIENCE));
-    }
+    for (const id of message.ids ?? []) this.pending.set(id, (this.pending.get(id) ?? 0) + 1);
     this.showStates();
+    this.sent += 1;
+    this.queue.push({ ...message, n: `${this.name}-${this.sent}` });
+    if (this.queue.length === 1) this.sendNext();
+  }
+
+  sendNext() {
+    if (!this.queue.length) return;
+    this.timer = setTimeout(() => this.complain("the kernel does not answer"), PATIENCE);
     try {
-      this.model.send(message);
+      this.model.send(this.queue[0]);
     } catch (error) {
-      this.warn(`Not saved: ${error.message}. Run the cell again.`);
+      this.complain(error.message);
     }
+  }
+
+  complain(why) {
+    this.warn(`${this.pending.size} not saved: ${why}. Run the cell again; what carries a mark without a dashed frame is saved.`);
   }
 
   decide(decision, name) {
@@ -228,8 +242,8 @@ class GalleryView {
   }
 
   press(event) {
-    event.stopPropagation(); // or JupyterLab would take an x for "cut this cell"
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return; // JupyterLab's own, such as saving
+    event.stopPropagation(); // or it would take an x for "cut this cell"
     if (event.target === this.wanted) {
       if (event.key === "Escape") this.stopAsking();
       return;
@@ -249,7 +263,7 @@ class GalleryView {
 
   remove() {
     for (const [event, listener] of this.listeners) this.model.off(event, listener);
-    for (const timer of this.pending.values()) clearTimeout(timer);
+    clearTimeout(this.timer);
     for (const url of this.urls) URL.revokeObjectURL(url);
   }
 }

@@ -12,6 +12,7 @@ import io
 import json
 import sqlite3
 import tarfile
+import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 import traitlets
 from PIL import Image
 from scipy import stats
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from tqdm import tqdm
 
 # %% ../nbs/07d_review.ipynb #9079474d
@@ -78,7 +79,8 @@ def _check_kept(home: ShardFolder, kept: pd.DataFrame) -> pd.DataFrame:
     "The list itself, if it can be one of this folder."
     if missing := [name for name in KEPT_COLUMNS if name not in kept]:
         raise ValueError(f"a kept list has the columns {', '.join(KEPT_COLUMNS)}; this one has no {missing[0]!r}")
-    if kept.attrs.get("plan", home.plan.hash) != home.plan.hash and home.plan.hash not in {path.stem.split("-")[-1] for path in (home.own / "plans").iterdir()}:
+    hashes = {path.stem.split("-")[-1] for path in (home.own / "plans").glob("*.parquet")}
+    if kept.attrs.get("plan", home.plan.hash) not in hashes:
         raise ValueError(f"the kept list is of the plan {kept.attrs['plan']}, {home.path} has {home.plan.hash}: take the list of this folder")
     if absent := sorted(set(kept.shard) - home.published()):
         raise ValueError(f"the kept list names shard {absent[0]!r}, which is not published in {home.path}")
@@ -166,7 +168,7 @@ class Decisions:
                 yield database
 
     def say(self, rows: Iterable[tuple[str, str, str]], reviewer: str) -> None:
-        "Write what one person says at once, (id, decision, class) of each image: one `undo` takes all of it back."
+        "Write what one person says at once, (id, decision, class) of each image; one `undo` takes all of it back."
         if not reviewer.strip():
             raise ValueError("a decision needs a reviewer: say who is looking")
         self._write([(*row, reviewer, _now()) for row in rows], together=True)
@@ -210,7 +212,8 @@ def check_decisions(
     "Decisions in their one form. Raises `ValueError` naming the first line that is none."
     if lost := [name for name in ("id", "decision") if name not in table]:
         raise ValueError(f"decisions need a column {lost[0]!r}; there is {', '.join(map(str, table.columns))}")
-    told = table.reindex(columns=DECISION_COLUMNS).fillna("").astype(str).reset_index(drop=True)
+    told = table.reindex(columns=DECISION_COLUMNS).astype(object).reset_index(drop=True)
+    told = told.where(told.notna(), "").astype(str)
     told["decision"] = told.decision.str.strip().str.lower()
     told["reviewer"], told["time"] = told.reviewer.where(told.reviewer != "", reviewer), told.time.where(told.time != "", _now())
     for line, (key, decision, name, who, _) in enumerate(told.itertuples(index=False), 1):
@@ -273,6 +276,7 @@ class Gallery(anywidget.AnyWidget):
         self.images, self.listed, self.decisions, self.per_page = images, listed, decisions, per_page
         self._row = {key: row for row, key in enumerate(listed.id)}
         self._said: dict[str, tuple[str, str]] = {}
+        self._one_at_a_time = threading.Lock()
         super().__init__(classes=images.home.plan.classes, reviewer=reviewer, side=side, pages=max(1, -(-len(listed) // per_page)))
         self._look()
         self.show(self.undecided())
@@ -310,12 +314,14 @@ class Gallery(anywidget.AnyWidget):
 
     def _answer(self, _, message: dict, buffers: list) -> None:
         "Do what the browser asks for, and say so."
-        ids = message.get("ids", [])
-        try:
-            getattr(self, f"_on_{message['kind']}")(message)
-            self.send({"kind": "saved", "ids": ids})
-        except Exception as error:  # whatever it is, a person must not believe that it was written
-            self.send({"kind": "failed", "ids": ids, "why": f"{error}"})
+        answer = {"n": message.get("n"), "ids": message.get("ids", [])}
+        with self._one_at_a_time:  # JupyterLab may bring messages in several threads
+            try:
+                getattr(self, f"_on_{message['kind']}")(message)
+                answer |= {"at": self.at} if message["kind"] in ("undo", "next") else {}
+            except Exception as error:  # whatever it is, a person must not believe that it was written
+                answer |= {"why": f"{error}"}
+        self.send(answer)
 
     def _on_decide(self, message: dict) -> None:
         rows = [(key, message["decision"], message.get("class") or self.listed["class"].iat[self._row[key]]) for key in message["ids"]]
@@ -327,18 +333,16 @@ class Gallery(anywidget.AnyWidget):
 
     def _on_undo(self, message: dict) -> None:
         undone = [key for key in self.decisions.undo(self.reviewer) if key in self._row]
-        self._look()
         if not undone:
             raise ValueError("there is nothing to undo here")
+        self._look()
         self.show(self._row[undone[0]])
-        self.send({"kind": "at", "id": undone[0]})
 
     def _on_page(self, message: dict) -> None:
         self.show(min(max(message["to"], 0), self.pages - 1) * self.per_page)
 
     def _on_next(self, message: dict) -> None:
         self.show(self.undecided())
-        self.send({"kind": "at", "id": self.at})
 
 # %% ../nbs/07d_review.ipynb #440af782
 def gallery(
@@ -372,7 +376,7 @@ class Agreement:
     table: pd.DataFrame  # images, rows: people, columns: the filter
 
     def __str__(self) -> str:
-        kappa = f"kappa {self.kappa:.2f} [{self.kappa_low:.2f}, {self.kappa_high:.2f}]" if self.kappa == self.kappa else "no kappa: each judge says one thing of all"
+        kappa = f"kappa {self.kappa:.2f} [{self.kappa_low:.2f}, {self.kappa_high:.2f}]" if self.kappa == self.kappa else "no kappa: both say one thing of all"
         return f"{self.share:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.n} images, {kappa}"
 
 
@@ -398,7 +402,7 @@ def agreement(
     both = pd.DataFrame({"people": people, "filter": kept}).dropna().astype(bool)
     if both.empty:
         raise ValueError("people and filter have no image in common: are both of the same folder?")
-    cells = np.array([(both.people & both["filter"]).sum(), (both.people & ~both["filter"]).sum(), (~both.people & both["filter"]).sum(), (~both.people & ~both["filter"]).sum()])
+    cells = confusion_matrix(both.people, both["filter"], labels=[True, False]).ravel()
     same = int(cells[0] + cells[3])
     low, high = stats.binomtest(same, len(both)).proportion_ci(level, method="wilson")
     kappa = cohen_kappa_score(both.people, both["filter"]) if both.to_numpy().any() and not both.to_numpy().all() else np.nan
@@ -458,8 +462,9 @@ def to_fiftyone(
             (media / passport["file"]).write_bytes(content)
             told = said.get(row["id"], {"decision": ""})
             label = told["class"] if told["decision"] == "relabel" else row["class"]
-            yield fiftyone.Sample(filepath=str((media / passport["file"]).resolve()), tags=[told["decision"]] if told["decision"] in ("accept", "reject") else [],
-                                  ground_truth=fiftyone.Classification(label=label), image_id=row["id"], drawn_as=row["class"], prompt=passport["prompt"])
+            tags = [told["decision"]] if told["decision"] in ("accept", "reject") else []
+            yield fiftyone.Sample(filepath=str((media / passport["file"]).resolve()), tags=tags, ground_truth=fiftyone.Classification(label=label),
+                                  image_id=row["id"], drawn_as=row["class"], prompt=passport["prompt"])
 
     dataset.add_samples(samples())
     return dataset
