@@ -3,8 +3,8 @@
 const MARKS = { accept: "\u2713", reject: "\u2715", relabel: "\u2192" };
 const SAID = { accept: "accepted", reject: "rejected", relabel: "relabelled" };
 const LEGEND = [
-  ["A", "accept"], ["X", "reject"], ["L", "relabel"], ["U", "undo"], ["\u21e7A", "accept the rest of the page"],
-  ["\u2190\u2191\u2192\u2193", "move"], ["N", "next page"], ["P", "previous page"], ["G", "first image without a decision"],
+  ["A", "accept"], ["X", "reject"], ["L", "relabel"], ["U", "undo"], ["\u21e7A", "accept the rest"], ["\u2190\u2191\u2192\u2193", "move"],
+  ["N", "next page"], ["P", "previous page"], ["G", "first without a decision"],
 ];
 const PATIENCE = 4000; // milliseconds without an answer after which a person is told
 
@@ -41,7 +41,7 @@ class GalleryView {
   // ---- what there is to see
 
   build(el) {
-    this.root = make("div", { class: "synthnb-gallery", onkeydown: (event) => this.press(event) });
+    this.root = make("div", { class: "synthnb-gallery", role: "group", "aria-label": "gallery", onkeydown: (event) => this.press(event) });
     this.root.style.setProperty("--side", `${this.model.get("side")}px`);
     this.bar = make("progress", { "aria-label": "images looked at" });
     this.counts = make("span", { class: "counts" });
@@ -51,7 +51,7 @@ class GalleryView {
     this.grid = make("div", { class: "cards", role: "listbox", "aria-label": "images", "aria-orientation": "horizontal" });
     this.root.append(
       make("div", { class: "line" }, this.bar, this.counts, this.turning()),
-      this.acting(), this.relabelling(), this.alert, this.told, this.grid, this.legend(),
+      this.acting(), this.relabelling(), this.legend(), this.alert, this.told, this.grid,
     );
     el.append(this.root);
   }
@@ -92,9 +92,10 @@ class GalleryView {
     this.urls.push(url);
     const quick = (decision) => make("button", { type: "button", class: decision, tabindex: -1, "aria-hidden": "true", title: decision,
       onclick: (event) => { event.stopPropagation(); this.select(i); this.decide(decision); } }, MARKS[decision]);
-    return make("div", { class: "card", role: "option", tabindex: -1, title: `${card.class}: ${card.prompt}`, "data-id": card.id,
-      onclick: () => this.select(i), onfocus: () => this.select(i, false), onmouseenter: () => this.tell(i), onmouseleave: () => this.tell(this.current) },
-      make("span", { class: "picture" }, make("img", { src: url, alt: "", draggable: "false", onload: (event) => this.root.classList.toggle("pixels", event.target.naturalWidth < 96) }), make("span", { class: "quick" }, quick("accept"), quick("reject"))),
+    const image = make("img", { src: url, alt: "", draggable: "false", onload: () => this.root.classList.toggle("pixels", image.naturalWidth < 96) });
+    return make("div", { class: "card", role: "option", tabindex: -1, title: `${card.class}: ${card.prompt}`, "data-id": card.id, onclick: () => this.select(i),
+      onfocus: () => this.select(i, false), onmouseenter: () => this.tell(i), onmouseleave: () => this.tell(this.current) },
+      make("span", { class: "picture" }, image, make("span", { class: "quick" }, quick("accept"), quick("reject"))),
       make("span", { class: "mark" }), make("span", { class: "name" }, card.class));
   }
 
