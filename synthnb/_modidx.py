@@ -42,6 +42,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'synthnb.cli._version': ('cli.html#_version', 'synthnb/cli.py'),
                              'synthnb.cli.build': ('cli.html#build', 'synthnb/cli.py'),
                              'synthnb.cli.curate': ('cli.html#curate', 'synthnb/cli.py'),
+                             'synthnb.cli.export': ('cli.html#export', 'synthnb/cli.py'),
                              'synthnb.cli.find_experiment': ('cli.html#find_experiment', 'synthnb/cli.py'),
                              'synthnb.cli.gather_parameters': ('cli.html#gather_parameters', 'synthnb/cli.py'),
                              'synthnb.cli.generate': ('cli.html#generate', 'synthnb/cli.py'),

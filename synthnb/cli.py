@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'find_experiment', 'OneLineErrors',
            'PairedParameters', 'main', 'run', 'prompts', 'plan', 'generate', 'verify', 'why', 'replay', 'curate',
-           'show', 'build']
+           'export', 'show', 'build']
 
 # %% ../nbs/13_cli.ipynb #6bab315d
 import re
@@ -408,6 +408,31 @@ def curate(
         from synthnb.board import write_board
 
         typer.echo(write_board(board, path.with_name(f"{name}.board.html")))
+
+# %% ../nbs/13_cli.ipynb #ab19a1ea
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the data set: new, or of an export that was broken off.")],
+    format: Annotated[str, typer.Option(help="imagefolder, webdataset or parquet (for the Hugging Face hub).")] = "imagefolder",
+    kept: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A kept list: only its images, under its labels.")] = None,
+    license: Annotated[str, typer.Option(help="What the data set is offered under, such as cc-by-4.0. A conflict with what it was made from warns.")] = "",
+    title: Annotated[str, typer.Option(help="Of the card.")] = "",
+    llm: Annotated[str, typer.Option(help="What wrote the prompts, for the card: glyphworld/llm, a hub id, a folder.")] = "",
+    real: Annotated[str, typer.Option(help="Real data behind senses or style, for the card.")] = "",
+    licence_of: Annotated[list[str] | None, typer.Option(metavar="PART=LICENCE", help="The licence of generator, llm or real, where you know it; repeat.")] = None,
+) -> None:
+    """Write a data set that others can open, with a card that says where it comes from. Starting again goes on."""
+    import warnings
+
+    from synthnb.share import export_images
+
+    stated = gather_parameters(None, licence_of or [], ("generator", "llm", "real"))
+    with warnings.catch_warnings(record=True):  # they are in the result, and said once
+        done = export_images(folder, out, format, kept=kept, license=license, title=title, llm=llm, real=real, licences=stated)
+    for line in done.warnings:
+        typer.echo(f"warning: {line}", err=True)
+    typer.echo(done)
 
 # %% ../nbs/13_cli.ipynb #6b99d8b9
 @glyphworld_app.command()

@@ -77,7 +77,7 @@ def find_licence(
         if card and Path(card).is_file() and (read := _licence_in(Path(card))):
             return Licence(part, name, read, source)
     known = json.loads(_TABLE.read_text(encoding="utf-8")).get(thing, {"licence": "unknown", "source": "nothing here says it"})
-    return Licence(part, name or "unknown", known["licence"], known["source"])
+    return Licence(part, name or "(not named)", known["licence"], known["source"])
 
 
 def _licence_in(card: Path) -> str:
@@ -197,7 +197,8 @@ USE = """For training image classifiers together with real images of the same cl
 - Everything here is one generator's idea of these classes; what it draws badly, seldom or in a biased way is so here, too.
 - Not for testing: accuracy on these images measures the generator as much as the classifier. No image shows a real scene, and none is evidence of anything."""
 PROVENANCE = """Each image comes with its passport: prompt, seed, settings, model and revision, library versions and the file's SHA-256, as JSON beside it;
-all but the hash are inside its XMP, too. With synthnb {version}, `synthnb why FILE` prints it, and whoever has the generator and the plan can draw the image again."""
+all but the hash are inside its XMP, too. With synthnb {version}, `synthnb why FILE` prints it, and whoever has the generator and the plan can draw the image
+again."""
 
 # %% ../nbs/07e_share.ipynb #6eaba18c
 def dataset_card(
@@ -214,8 +215,8 @@ def dataset_card(
     classes = pd.DataFrame({"label": counts.index, "class": home.plan.classes, "images": counts.to_numpy()})
     sample = prompts.groupby("class", sort=False).head(2).head(20)
     sections = {
-        "": f"{len(listed):,} images of {len(classes)} classes. **All of them are synthetic**: drawn by {_cell(generator.name)} from text, and marked so in their files "
-            f"(IPTC `trainedAlgorithmicMedia`, in XMP).\n\n```python\n{READERS[format][1]}\n```",
+        "": f"{len(listed):,} images of {len(classes)} classes. **All of them are synthetic**: drawn by {_cell(generator.name)} from text, and marked so in their "
+            f"files (IPTC `trainedAlgorithmicMedia`, in XMP).\n\n```python\n{READERS[format][1]}\n```",
         "Classes": _table(classes),
         "How the images were drawn": _table(_drawing(home, generator)),
         "Prompts": f"{len(prompts):,} different prompts, all in `prompts.csv` with the number of their images. Some of them:\n\n{_table(sample)}",

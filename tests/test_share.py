@@ -1,0 +1,175 @@
+"""Exports and what may befall them, with real files and real kills; nbs/07e_share.ipynb opens each layout with its own reader."""
+import json
+import multiprocessing
+import os
+import random
+import signal
+import tarfile
+import time
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import synthnb
+from synthnb.generate import DrawnBatch
+from synthnb.plan import write_plan
+from synthnb.review import ShardImages, gallery, listed_images, open_kept
+from synthnb.shards import ShardFolder, make_shards, open_folder, why
+from synthnb.share import export_images, find_licence, licence_warnings
+
+FORMATS = ("imagefolder", "webdataset", "parquet")
+FORK = multiprocessing.get_context("fork")
+CLASSES = {"crane": ["a crane", "a crane at night"], "ab: \"odd\" | *name*": ["an odd thing"], "kite": ["a kite"]}
+
+
+def noise(rows: pd.DataFrame):
+    """Batches of pictures that nothing has drawn: what matters here is files. One row fails."""
+    for start in range(0, len(rows), 64):
+        part = rows.iloc[start:start + 64]
+        images = torch.randint(0, 256, (len(part), 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(int(part.seed.iloc[0] % 2**31)))
+        yield DrawnBatch(part, images, [0] * len(part), {i: "blank" for i, key in enumerate(part.id) if key == "0002-kite-000003"})
+
+
+def fill(path: Path, per_class: int, shard_size: int = 64) -> Path:
+    """A folder of shards of such pictures."""
+    plan = write_plan(path.with_name(f"{path.name}.parquet"), CLASSES, per_class, seed=0, model="somebody/model", steps=1, guidance=1.0, shard_size=shard_size, batch_size=64)
+    home = open_folder(path, plan)
+    made = {"loop": "none", "revision": "abc", "style": "", "scheduler": "none", "dtype": "float32", "format": "png", "quality": 0}
+    make_shards(home, home.pieces(), noise, made)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return fill(tmp_path_factory.mktemp("home") / "shards", 300)
+
+
+def export(folder, out, format, **options):
+    """An export that warns of nothing: the licence is said."""
+    return export_images(folder, out, format, licences={"generator": "mit"}, progress=False, **options)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "export.lock"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_kill_9_in_the_middle_then_whole_and_identical(folder, tmp_path, format):
+    chance = random.Random(0)
+    start = time.monotonic()
+    worker = FORK.Process(target=export, args=(folder, tmp_path / "whole", format))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    undisturbed, took, kills = files(tmp_path / "whole"), time.monotonic() - start, 0
+    for _ in range(50):
+        worker = FORK.Process(target=export, args=(folder, tmp_path / "killed", format))
+        worker.start()
+        time.sleep(chance.uniform(0.2, 0.7) * took)
+        if worker.exitcode is None and not (tmp_path / "killed" / "README.md").exists():
+            os.kill(worker.pid, signal.SIGKILL)
+            kills += (tmp_path / "killed" / ".synthnb" / "export.json").exists()
+        worker.join()
+        if worker.exitcode == 0:
+            break
+    assert worker.exitcode == 0 and kills, "a kill that hits nothing proves nothing"
+    assert files(tmp_path / "killed") == undisturbed
+    assert not [name for name in undisturbed if name.endswith(".partial")] and len(listed_images(folder)) == 899
+
+
+def test_a_finished_export_is_not_done_again_but_its_card_is(folder, tmp_path):
+    export(folder, tmp_path, "webdataset")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
+    export(folder, tmp_path, "webdataset", license="cc0-1.0")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")} == before and len(before) == 15
+    assert yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])["license"] == "cc0-1.0"
+
+
+def test_names_that_are_no_file_names_stay_themselves(folder, tmp_path):
+    export(folder, tmp_path, "imagefolder")
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["0000-crane", "0001-ab-odd-name", "0002-kite", "metadata.jsonl"]
+    record = json.loads((tmp_path / "train" / "metadata.jsonl").read_text().splitlines()[1])
+    assert record["class"] == 'ab: "odd" | *name*' and why(tmp_path / "train" / record["file_name"])["class"] == record["class"]
+    assert 'ab: "odd" \\| \\*name\\*' in (tmp_path / "README.md").read_text()
+
+
+def test_damage_is_found_on_the_way_and_a_lost_picture_named(folder, tmp_path):
+    home = ShardFolder(folder)
+    copy = tmp_path / "shards"
+    (copy / ".synthnb" / "plans").mkdir(parents=True)
+    for path in [*folder.glob("*.tar"), *(folder / ".synthnb" / "plans").glob("*")]:
+        (copy / path.relative_to(folder)).write_bytes(path.read_bytes())
+    with tarfile.open(copy / "000002.tar") as opened:
+        place = opened.getmembers()[10]
+    with open(copy / "000002.tar", "r+b") as file:
+        file.seek(place.offset_data + place.size - 20)
+        file.write(b"x")
+    rows = listed_images(folder)
+    with pytest.raises(ValueError, match=f"{place.name[:-4]} of shard 000002 is not what its passport says"):
+        export(copy, tmp_path / "out", "parquet", kept=rows)
+    lost = pd.concat([rows, pd.DataFrame({"id": ["0002-kite-000003"], "shard": "000000", "label": 2, "class": "kite"})])
+    with pytest.raises(ValueError, match="has no picture of 0002-kite-000003"):
+        export(folder, tmp_path / "lost", "webdataset", kept=lost)
+    with pytest.raises(ValueError, match="has no picture of 0002-kite-000003"):
+        ShardImages(folder).read("0002-kite-000003")
+    assert home.published() == {f"{i:06d}" for i in range(15)}
+
+
+def test_kept_list_from_its_file(folder, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    kept = listed_images(folder)[:10]
+    about = {"plan": ShardFolder(folder).plan.hash, "filters": {"blank": True}}
+    pq.write_table(pa.Table.from_pandas(kept, preserve_index=False).replace_schema_metadata({"synthnb": json.dumps(about)}), tmp_path / "kept.parquet")
+    assert open_kept(tmp_path / "kept.parquet").attrs == about
+    assert export(folder, tmp_path / "out", "imagefolder", kept=tmp_path / "kept.parquet").images == 10
+    assert "filters: {\"blank\": true}" in (tmp_path / "out" / "README.md").read_text()
+    kept.attrs = {"plan": "another"}
+    with pytest.raises(ValueError, match="the kept list is of the plan another"):
+        export(folder, tmp_path / "other", "imagefolder", kept=kept)
+
+
+def test_an_unknown_licence_is_said_to_be_unknown(folder, tmp_path):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        export_images(folder, tmp_path, "webdataset", license="mit", progress=False)
+    assert [str(line.message) for line in heard] == ["the licence of generator somebody/model is unknown: find out before sharing, and state it"]
+    assert "| generator | somebody/model | unknown |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_path_of_this_machine_does_not_get_into_the_card(tmp_path):
+    model = tmp_path / "secret" / "my-model"
+    model.mkdir(parents=True)
+    (model / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    part = find_licence("generator", str(model))
+    assert (part.name, part.licence) == ("my-model", "cc-by-nc-4.0")
+    assert "non-commercial" in licence_warnings([part], "apache-2.0")[0]
+    assert find_licence("generator", str(tmp_path / "gone" / "model")).name == "model"
+
+
+def test_every_line_of_the_licence_table_has_a_source_and_known_terms():
+    table = json.loads((Path(synthnb.__file__).parent / "licences.json").read_text())
+    for name in table:
+        part = find_licence("generator", name)
+        assert part.source.startswith("https://") or (Path(synthnb.__file__).parents[1] / part.source).is_file()
+        assert not licence_warnings([part]), f"the terms of {part.licence} are not known"
+
+
+def test_two_exports_to_one_folder_do_not_mix(folder, tmp_path):
+    from filelock import FileLock
+    (tmp_path / ".synthnb").mkdir()
+    with FileLock(tmp_path / ".synthnb" / "export.lock"):
+        worker = FORK.Process(target=export, args=(folder, tmp_path, "webdataset"))
+        worker.start()
+        worker.join()
+    assert worker.exitcode == 1 and not list(tmp_path.glob("*.tar"))
+
+
+def test_gallery_reads_a_page_not_the_folder(folder):
+    view = gallery(folder, "anna", order=["kite"])
+    assert len(view.cards) == 50 and {card["class"] for card in view.cards} == {"kite"}
+    assert 2 <= len(view.images._places) <= 4, "50 images of every third row lie in three or four shards of 64"
