@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT_COLUMNS', 'SAID', 'DECISION_COLUMNS', 'listed_images', 'open_kept', 'ShardImages', 'decisions_path', 'Decisions',
-           'check_decisions', 'page_order', 'Gallery', 'gallery', 'Agreement', 'agreement', 'write_decisions',
-           'read_decisions', 'to_fiftyone', 'from_fiftyone']
+           'check_decisions', 'page_order', 'Pages', 'Gallery', 'gallery', 'Agreement', 'agreement', 'write_decisions',
+           'read_decisions', 'add_decisions', 'to_fiftyone', 'from_fiftyone']
 
 # %% ../nbs/07d_review.ipynb #4b0879a0
 import io
@@ -14,7 +14,7 @@ import sqlite3
 import tarfile
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -146,62 +146,53 @@ def decisions_path(
     return Path(folder) / ".synthnb" / "curation" / f"{name}.decisions.sqlite"
 
 # %% ../nbs/07d_review.ipynb #806c0bb4
+@contextmanager
+def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    "One transaction on a file of decisions, of this process alone, brought to the disk at its end."
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as database:
+        database.execute("PRAGMA synchronous=FULL")
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            yield database
+
+# %% ../nbs/07d_review.ipynb #53ca84f0
 class Decisions:
-    "What people have said, in a file that is made if need be. What `say`, `undo` and `add` have returned from is on the disk."
+    "What people have said, in a file that is made if need be. What `say` and `undo` have returned from is on the disk."
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with self._transaction() as database:
+            with _transaction(self.path) as database:
                 database.execute(_TABLE)
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self.path} cannot be used for decisions ({error}): name another file") from error
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        "One transaction, of this process alone, brought to the disk at its end."
-        with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
-            database.execute("PRAGMA synchronous=FULL")
-            with database:
-                database.execute("BEGIN IMMEDIATE")
-                yield database
-
-    def say(self, rows: Iterable[tuple[str, str, str]], reviewer: str) -> None:
-        "Write what one person says at once, (id, decision, class) of each image; one `undo` takes all of it back."
+    def say(self, rows: Iterable[tuple[str, str, str]], reviewer: str, time: str = "") -> None:
+        "Write what one person says at once, (id, decision, class) of each image; one `undo` takes all of it back. ValueError for what is no decision."
+        rows, time = list(rows), time or _now()
         if not reviewer.strip():
             raise ValueError("a decision needs a reviewer: say who is looking")
-        self._write([(*row, reviewer, _now()) for row in rows], together=True)
-
-    def _write(self, rows: list[tuple], together: bool) -> None:
         if wrong := [row for row in rows if row[1] not in SAID]:
             raise ValueError(f"unknown decision {wrong[0][1]!r} about {wrong[0][0]}: use one of {', '.join(SAID)}")
-        with self._transaction() as database:
+        with _transaction(self.path) as database:
             step = database.execute("SELECT coalesce(max(step), 0) + 1 FROM said").fetchone()[0]
-            database.executemany("INSERT INTO said VALUES (?, ?, ?, ?, ?, ?, NULL)", [(step + (0 if together else i), *row) for i, row in enumerate(rows)])
+            database.executemany("INSERT INTO said VALUES (?, ?, ?, ?, ?, ?, NULL)", [(step, *row, reviewer, time) for row in rows])
 
-    def undo(self, reviewer: str) -> list[str]:
-        "Take back this person's last step; the ids it was about, none if there is nothing left."
-        with self._transaction() as database:
-            found = database.execute("SELECT step, id FROM said WHERE reviewer = ? AND undone IS NULL ORDER BY step DESC, rowid", (reviewer,)).fetchall()
-            if found:
-                database.execute("UPDATE said SET undone = ? WHERE step = ?", (_now(), found[0][0]))
-        return [key for step, key in found if step == found[0][0]]
+    def undo(self, reviewer: str, among: Container[str] | None = None) -> list[str]:
+        "Take back this person's last step, or the last about one of some images; the ids it was about, none if there is nothing left."
+        with _transaction(self.path) as database:
+            said = database.execute("SELECT step, id FROM said WHERE reviewer = ? AND undone IS NULL ORDER BY rowid DESC", (reviewer,)).fetchall()
+            last = next((step for step, key in said if among is None or key in among), None)
+            database.execute("UPDATE said SET undone = ? WHERE step = ?", (_now(), last))
+        return [key for step, key in reversed(said) if step == last]
 
     def table(self, reviewer: str | None = None) -> pd.DataFrame:  # id, decision, class, reviewer, time
         "The decisions that hold: the last of each person about each image, in the order in which they were said."
-        with self._transaction() as database:
+        with _transaction(self.path) as database:
             rows = database.execute("SELECT id, decision, class, reviewer, time FROM said WHERE undone IS NULL ORDER BY rowid").fetchall()
         table = pd.DataFrame(rows, columns=DECISION_COLUMNS, dtype=str).drop_duplicates(["id", "reviewer"], keep="last")
         return table[table.reviewer == reviewer].reset_index(drop=True) if reviewer else table.reset_index(drop=True)
-
-    def add(self, table: pd.DataFrame, reviewer: str = "") -> int:
-        "Take in decisions from elsewhere, see `check_decisions`; how many were new. `reviewer` is for lines that name nobody."
-        told = check_decisions(table, reviewer=reviewer)
-        known = set(self.table()[DECISION_COLUMNS].itertuples(index=False, name=None))
-        new = [row for row in told[DECISION_COLUMNS].itertuples(index=False, name=None) if row not in known]
-        self._write(new, together=False)
-        return len(new)
 
 # %% ../nbs/07d_review.ipynb #d899ce94
 def check_decisions(
@@ -256,9 +247,16 @@ def _to_show(content: bytes, longest: int = 512) -> tuple[bytes, str]:
     small.save(buffer, "jpeg", quality=85)
     return buffer.getvalue(), "image/jpeg"
 
+
+def _card(images: ShardImages, key: str, name: str) -> dict:
+    "What the browser is told of an image."
+    content, passport = images.read(key)
+    image, kind = _to_show(content)
+    return {"id": key, "class": name, "prompt": passport["prompt"], "image": image, "type": kind}
+
 # %% ../nbs/07d_review.ipynb #68c4986e
-class Gallery(anywidget.AnyWidget):
-    "A page of images to say something about; see `gallery`."
+class Pages(anywidget.AnyWidget):
+    "What a gallery shows: a page of images, and what was said about them."
 
     _esm = Path(synthnb.__file__).parent / "review.js"
     _css = Path(synthnb.__file__).parent / "review.css"
@@ -276,11 +274,7 @@ class Gallery(anywidget.AnyWidget):
         self.images, self.listed, self.decisions, self.per_page = images, listed, decisions, per_page
         self._row = {key: row for row, key in enumerate(listed.id)}
         self._said: dict[str, tuple[str, str]] = {}
-        self._one_at_a_time = threading.Lock()
         super().__init__(classes=images.home.plan.classes, reviewer=reviewer, side=side, pages=max(1, -(-len(listed) // per_page)))
-        self._look()
-        self.show(self.undecided())
-        self.on_msg(self._answer)
 
     def _look(self) -> None:
         "Read again what was said."
@@ -297,20 +291,26 @@ class Gallery(anywidget.AnyWidget):
         part = self.listed.iloc[page * self.per_page:(page + 1) * self.per_page]
         with self.hold_sync():
             if page != self.page or not self.cards:
-                self.cards = [self._card(key, name) for key, name in zip(part.id, part["class"])]
+                self.cards = [_card(self.images, key, name) for key, name in zip(part.id, part["class"])]
             self.page, self.at = page, self.listed.id.iloc[row] if len(self.listed) else ""
             self._tell()
-
-    def _card(self, key: str, name: str) -> dict:
-        content, passport = self.images.read(key)
-        image, kind = _to_show(content)
-        return {"id": key, "class": name, "prompt": passport["prompt"], "image": image, "type": kind}
 
     def _tell(self) -> None:
         "Bring marks and counts up to date."
         self.states = {card["id"]: dict(zip(("decision", "class"), self._said[card["id"]])) for card in self.cards if card["id"] in self._said}
         kinds = [decision for decision, _ in self._said.values()]
         self.counts = {"total": len(self._row)} | {kind: kinds.count(kind) for kind in SAID}
+
+# %% ../nbs/07d_review.ipynb #6de35ad1
+class Gallery(Pages):
+    "Pages that a person can say something about; see `gallery`."
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._one_at_a_time = threading.Lock()
+        self._look()
+        self.show(self.undecided())
+        self.on_msg(self._answer)
 
     def _answer(self, _, message: dict, buffers: list) -> None:
         "Do what the browser asks for, and say so."
@@ -332,7 +332,7 @@ class Gallery(anywidget.AnyWidget):
         self._tell()
 
     def _on_undo(self, message: dict) -> None:
-        undone = [key for key in self.decisions.undo(self.reviewer) if key in self._row]
+        undone = [key for key in self.decisions.undo(self.reviewer, self._row) if key in self._row]
         if not undone:
             raise ValueError("there is nothing to undo here")
         self._look()
@@ -430,6 +430,20 @@ def read_decisions(
         return check_decisions(pd.read_csv(path, dtype=str, keep_default_na=False), classes, reviewer)
     except ValueError as error:  # pandas' own errors for what is no CSV are of this kind too
         raise ValueError(f"{path}: {error}") from error
+
+# %% ../nbs/07d_review.ipynb #6c79974b
+def add_decisions(
+    decisions: Decisions,
+    table: pd.DataFrame,   # from elsewhere, see `check_decisions`
+    reviewer: str = "",    # of lines that name nobody
+) -> int:
+    "Take in decisions from elsewhere, with who said them and when; how many were new."
+    told = check_decisions(table, reviewer=reviewer)
+    known = set(decisions.table()[DECISION_COLUMNS[:4]].itertuples(index=False, name=None))
+    new = told[[row not in known for row in told[DECISION_COLUMNS[:4]].itertuples(index=False, name=None)]]
+    for (who, time), rows in new.groupby(["reviewer", "time"], sort=False):
+        decisions.say(rows[["id", "decision", "class"]].itertuples(index=False, name=None), who, time)
+    return len(new)
 
 # %% ../nbs/07d_review.ipynb #9daa8c24
 def _fiftyone():

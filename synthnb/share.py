@@ -13,7 +13,7 @@ import json
 import re
 import tarfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def find_licence(
 ) -> Licence:
     "Read the licence of a model or data set; unknown where nothing says it."
     place = next((Path(path) for path in (folder, thing) if path and Path(path).is_dir()), None)
-    name = Path(thing).name if Path(thing).is_absolute() or place and not folder else thing
+    name = (Path(thing).name if Path(thing).is_absolute() or place and not folder else thing) or "(not named)"
     if stated.get(part):
         return Licence(part, name, stated[part], "stated at export")
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", thing) and try_to_load_from_cache(thing, "README.md")
@@ -77,7 +77,7 @@ def find_licence(
         if card and Path(card).is_file() and (read := _licence_in(Path(card))):
             return Licence(part, name, read, source)
     known = json.loads(_TABLE.read_text(encoding="utf-8")).get(thing, {"licence": "unknown", "source": "nothing here says it"})
-    return Licence(part, name or "(not named)", known["licence"], known["source"])
+    return Licence(part, name, known["licence"], known["source"])
 
 
 def _licence_in(card: Path) -> str:
