@@ -46,7 +46,7 @@ class GalleryView {
     this.bar = make("progress", { "aria-label": "images looked at" });
     this.counts = make("span", { class: "counts" });
     this.pages = make("span", { class: "pages" });
-    this.told = make("p", { class: "told", "aria-live": "polite" });
+    this.told = make("p", { class: "told" });
     this.alert = make("p", { class: "alert", role: "alert", hidden: true });
     this.grid = make("div", { class: "cards", role: "listbox", "aria-label": "images", "aria-orientation": "horizontal" });
     this.root.append(

@@ -10,6 +10,7 @@ __all__ = ['KEPT_COLUMNS', 'SAID', 'DECISION_COLUMNS', 'listed_images', 'open_ke
 # %% ../nbs/07d_review.ipynb #4b0879a0
 import io
 import json
+import re
 import sqlite3
 import tarfile
 import threading
@@ -195,9 +196,15 @@ class Decisions:
         return table[table.reviewer == reviewer].reset_index(drop=True) if reviewer else table.reset_index(drop=True)
 
 # %% ../nbs/07d_review.ipynb #d899ce94
+def _own_class(key: str, classes: Sequence[str]) -> str:
+    "The class an image was drawn for, which its id begins with; empty if that is not known."
+    label = int(key.split("-")[0]) if re.match(r"\d+-", key) else len(classes)
+    return classes[label] if label < len(classes) else ""
+
+
 def check_decisions(
     table: pd.DataFrame,                # id and decision; class where it is relabel; reviewer and time if known
-    classes: Sequence[str] = (),        # that may be relabelled to; empty: any
+    classes: Sequence[str] = (),        # of the plan: fills in the class of what is not relabelled; empty: any may be relabelled to
     reviewer: str = "",                 # of lines that name nobody
 ) -> pd.DataFrame:  # id, decision, class, reviewer, time
     "Decisions in their one form. Raises `ValueError` naming the first line that is none."
@@ -207,6 +214,7 @@ def check_decisions(
     told = told.where(told.notna(), "").astype(str)
     told["decision"] = told.decision.str.strip().str.lower()
     told["reviewer"], told["time"] = told.reviewer.where(told.reviewer != "", reviewer), told.time.where(told.time != "", _now())
+    told["class"] = [name or decision != "relabel" and _own_class(key, classes) or "" for key, decision, name in zip(told.id, told.decision, told["class"])]
     for line, (key, decision, name, who, _) in enumerate(told.itertuples(index=False), 1):
         problem = (f"{decision!r} is no decision, use one of {', '.join(SAID)}" if decision not in SAID else
                    "it names no image" if not key else "it names no reviewer: pass `reviewer`" if not who else
@@ -421,9 +429,9 @@ def write_decisions(decisions: pd.DataFrame, path: str | Path) -> Path:
 
 
 def read_decisions(
-    path: str | Path,               # CSV, see `check_decisions`
-    classes: Sequence[str] = (),    # that may be relabelled to; empty: any
-    reviewer: str = "",             # of lines that name nobody
+    path: str | Path,               # CSV
+    classes: Sequence[str] = (),    # this and the next as in `check_decisions`
+    reviewer: str = "",
 ) -> pd.DataFrame:  # id, decision, class, reviewer, time
     "Decisions from a CSV file. Raises `ValueError` naming the file and the line."
     try:

@@ -113,6 +113,8 @@ def licence_warnings(
 # %% ../nbs/07e_share.ipynb #82e48a87
 def _cell(value: object) -> str:
     "A value that cannot break a table, nor become markup: names and prompts come from others."
+    if isinstance(value, float) and value != value:
+        return "-"
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", " ".join(text.split()))
 
@@ -184,6 +186,14 @@ class Story:
     warnings: tuple[str, ...] = ()
 
 
+def _measures_said(measures: pd.DataFrame | None, most: int = 40) -> str:
+    "Measures with what they were taken in; of many lines the first ones."
+    if measures is None:
+        return "None were given."
+    taken_in = ", ".join(f"{name}: {_cell(value)}" for name, value in measures.attrs.items())
+    return (f"{taken_in}\n\n" if taken_in else "") + _table(measures.head(most)) + f"\n\nAll {len(measures):,} lines are in `measures.csv`." * (len(measures) > most)
+
+
 def _licences_said(story: Story) -> str:
     lines = [_table(pd.DataFrame([(p.part, p.name, p.licence, p.source) for p in story.parts], columns=["part", "name", "licence", "read in"])), "",
              f"The data set is offered under **{_cell(story.license)}**." if story.license else "No licence was chosen for the data set.",
@@ -221,7 +231,7 @@ def dataset_card(
         "How the images were drawn": _table(_drawing(home, generator)),
         "Prompts": f"{len(prompts):,} different prompts, all in `prompts.csv` with the number of their images. Some of them:\n\n{_table(sample)}",
         "Filters": _filters_said(story.filters, total, len(listed)),
-        "Measures": "None were given." if story.measures is None else _table(story.measures),
+        "Measures": _measures_said(story.measures),
         "Licences": _licences_said(story),
         "Intended use and limits": USE.format(reviewed="" if not (story.filters or {}).get("decisions") else ", or what a person said it shows"),
         "Provenance": PROVENANCE.format(version=synthnb.__version__),
@@ -370,7 +380,7 @@ def export_images(
     real: str = "",                                 # real data behind senses or style
     licences: dict[str, str] | None = None,         # part (generator, llm, real) -> its licence, where you know it
     generator: str | Path = "",                     # folder of the plan's model on this machine, whose README.md may name its licence
-    measures: pd.DataFrame | None = None,           # for the card, such as `fidelity` gives
+    measures: pd.DataFrame | None = None,           # for the card, a line each; in its `attrs` what they were taken in
     progress: bool = True,
 ) -> Exported:
     "Write a data set with its card; a second start goes on. Warns of licences that do not fit. Raises `ValueError` for a folder with something else in it."
@@ -415,6 +425,9 @@ def _export(home: ShardFolder, listed: pd.DataFrame, out: Path, format: str, sto
             prompts = prompt_counts(home, listed.id)
             with whole_file(out / "prompts.csv") as partial:
                 prompts.to_csv(partial, index=False)
+            if story.measures is not None:
+                with whole_file(out / "measures.csv") as partial:
+                    story.measures.to_csv(partial, index=False)
             with whole_file(out / "README.md") as partial:
                 partial.write_text(dataset_card(home, listed, prompts, format, story), encoding="utf-8")
             with whole_file(out / ".synthnb" / "export.json") as partial:
