@@ -790,7 +790,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.review.from_fiftyone': ('review.html#from_fiftyone', 'synthnb/review.py'),
                                 'synthnb.review.gallery': ('review.html#gallery', 'synthnb/review.py'),
                                 'synthnb.review.listed_images': ('review.html#listed_images', 'synthnb/review.py'),
-                                'synthnb.review.open_kept': ('review.html#open_kept', 'synthnb/review.py'),
                                 'synthnb.review.page_order': ('review.html#page_order', 'synthnb/review.py'),
                                 'synthnb.review.read_decisions': ('review.html#read_decisions', 'synthnb/review.py'),
                                 'synthnb.review.to_fiftyone': ('review.html#to_fiftyone', 'synthnb/review.py'),

@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 # %% ../nbs/07e_share.ipynb #b0c84a50
 import synthnb
+from .curate import read_kept
 from .data import whole_file
 from .plan import class_slug
-from .review import listed_images, open_kept
+from .review import listed_images
 from .shards import ShardFolder, read_tar
 
 # %% ../nbs/07e_share.ipynb #39d52020
@@ -387,7 +388,7 @@ def export_images(
     if format not in WRITERS:
         raise ValueError(f"unknown format {format!r}: use one of {', '.join(WRITERS)}")
     home, out = ShardFolder(folder), Path(out)
-    kept = kept if kept is None or isinstance(kept, pd.DataFrame) else open_kept(kept)
+    kept = kept if kept is None or isinstance(kept, pd.DataFrame) else read_kept(kept)
     listed = listed_images(folder, kept)
     if listed.empty:
         raise ValueError(f"there is nothing to export: {'the kept list is empty' if kept is not None else f'{folder} has no images yet'}")

@@ -17,7 +17,8 @@ import yaml
 import synthnb
 from synthnb.generate import DrawnBatch
 from synthnb.plan import write_plan
-from synthnb.review import ShardImages, gallery, listed_images, open_kept
+from synthnb.curate import Filters, curate, read_kept, score_images, write_kept
+from synthnb.review import ShardImages, gallery, listed_images
 from synthnb.shards import ShardFolder, make_shards, open_folder, why
 from synthnb.share import export_images, find_licence, licence_warnings
 
@@ -120,14 +121,10 @@ def test_damage_is_found_on_the_way_and_a_lost_picture_named(folder, tmp_path):
 
 
 def test_kept_list_from_its_file(folder, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    kept = listed_images(folder)[:10]
-    about = {"plan": ShardFolder(folder).plan.hash, "filters": {"blank": True}}
-    pq.write_table(pa.Table.from_pandas(kept, preserve_index=False).replace_schema_metadata({"synthnb": json.dumps(about)}), tmp_path / "kept.parquet")
-    assert open_kept(tmp_path / "kept.parquet").attrs == about
-    assert export(folder, tmp_path / "out", "imagefolder", kept=tmp_path / "kept.parquet").images == 10
-    assert "filters: {\"blank\": true}" in (tmp_path / "out" / "README.md").read_text()
+    path = write_kept(curate(score_images(folder, progress=False), Filters(blank=2.0)), progress=False)
+    kept = read_kept(path)
+    assert export(folder, tmp_path / "out", "imagefolder", kept=path).images == len(kept) > 10
+    assert "filters: {\"blank\": 2.0}" in (tmp_path / "out" / "README.md").read_text()
     kept.attrs = {"plan": "another"}
     with pytest.raises(ValueError, match="the kept list is of the plan another"):
         export(folder, tmp_path / "other", "imagefolder", kept=kept)
