@@ -6,9 +6,9 @@
 __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTES', 'SECRETS', 'SECRET_NAMES', 'STARTS',
            'Parameter', 'read_parameters', 'check_value', 'yaml_hint', 'check_parameters', 'check_params',
            'is_parameters', 'parameter_table', 'declared_parameters', 'run_id', 'open_run_folder', 'write_json', 'Busy',
-           'sole_writer', 'is_running', 'run_folder', 'report', 'as_records', 'stages_folder', 'stage', 'noted_stages',
-           'versions', 'commit', 'machine', 'private_sockets', 'environment', 'stop_at_sigterm', 'Terminal',
-           'section_lines', 'tidy', 'write_html', 'fit_report', 'secret_values', 'star_out', 'mask_secrets',
+           'sole_writer', 'is_running', 'run_folder', 'report', 'headline_of', 'as_records', 'stages_folder', 'stage',
+           'noted_stages', 'versions', 'commit', 'machine', 'private_sockets', 'environment', 'stop_at_sigterm',
+           'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report', 'secret_values', 'star_out', 'mask_secrets',
            'RunFailed', 'run', 'resolve_parameters', 'execute', 'papermill_view', 'publish', 'about_run',
            'explain_failure', 'keep_failed', 'finish', 'state', 'locate']
 
@@ -208,7 +208,7 @@ def sole_writer(
     lock = _lock(folder)
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        held = lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0.2)  # somebody may be looking, see `is_running`
     except Timeout:
         raise Busy(f"another process is at work on {folder}") from None
     except OSError as error:
@@ -266,6 +266,17 @@ def report(
         write_json(folder / "results.json", content | ({"headline": as_records(pd.DataFrame([headline]))[0]} if headline else {}) | extra)
     table = summary if shown is None else shown
     display(table.style.hide(axis="index").format(precision=3), Markdown(conclusion))
+
+
+def headline_of(results: dict) -> str:
+    "The headline of a `results.json` in words; where it has none, the first line of the conclusion."
+    if told := results.get("headline"):
+        sign = "+" if re.search(r" - | minus ", told["what"]) and told["value"] > 0 else ""
+        spread = f" [{told['low']:.4g}, {told['high']:.4g}]" if None not in (told["low"], told["high"]) else ""
+        unit = f" {told['unit']}" if told.get("unit") else ""
+        return f"{told['what']}: {sign}{told['value']:.3g}{unit}{spread}"
+    first = next((line for line in results.get("conclusion", "").splitlines() if line.strip()), "")
+    return re.sub(r"[*`]|^\s*[-#]+\s+", "", first).strip()
 
 
 def as_records(frame: pd.DataFrame) -> list[dict]:
