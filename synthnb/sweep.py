@@ -352,7 +352,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="view
 <p class="soft">{{ counts }}{% if folder_table %} All rows: <a href="table.parquet">table.parquet</a>.{% endif %} Same for all cells: <code>{{ base }}</code></p>
 {% if summary %}<h2>Means over seeds, with 95 % intervals</h2><div class="scroll"><table>
 <tr>{% for name in columns %}<th>{{ name }}{% endfor %}<th>value<th>seeds</tr>
-{% for row in summary %}<tr>{% for value in row.keys %}<td>{{ value }}{% endfor %}<td class="number">{{ row.value }}<td class="number">{{ row.n }}</tr>
+{% for row in summary %}<tr>{% for value in row.setting %}<td>{{ value }}{% endfor %}<td class="number">{{ row.value }}<td class="number">{{ row.n }}</tr>
 {% endfor %}</table></div>{% endif %}
 <h2>Cells</h2><div class="scroll"><table>
 <tr><th>cell{% for name in varied %}<th>{{ name }}{% endfor %}<th>state<th>result</tr>
@@ -378,7 +378,7 @@ def sweep_html(sweep: Sweep, table: pd.DataFrame) -> str:
     "The report as one page of HTML; nothing in it is fetched."
     summary = summarise(table, sweep.varied)
     columns = [name for name in summary.columns if name not in ("value", "low", "high", "n")]
-    means = [{"keys": [_short(row[name]) for name in columns], "n": row["n"],
+    means = [{"setting": [_short(row[name]) for name in columns], "n": row["n"],
               "value": f"{row['value']:.3f}" + (f" [{row['low']:.3f}, {row['high']:.3f}]" if pd.notna(row["low"]) else "")} for row in summary.to_dict("records")]
     base = {name: value for name, value in sweep.cells[0].parameters.items() if name not in sweep.varied}
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE.replace("{{ style }}", STYLE + _TABLE_STYLE))
