@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'find_experiment', 'OneLineErrors',
            'PairedParameters', 'main', 'run', 'prompts', 'plan', 'generate', 'verify', 'why', 'replay', 'curate',
-           'export', 'show', 'build']
+           'export', 'show', 'build', 'sweep', 'index_runs', 'doctor']
 
 # %% ../nbs/13_cli.ipynb #6bab315d
 import re
@@ -140,15 +140,21 @@ def run(
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="One parameter; repeat for more.")] = None,
     outputs: Annotated[Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")] = None,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")] = None,
 ) -> None:
-    """Run an experiment; print its report's path."""
+    """Run an experiment; print its report's path. The runs' index.html is made anew."""
     notebook, default_outputs = find_experiment(experiment)
 
     from synthnb.experiment import declared_parameters, run as run_experiment
+    from synthnb.index import write_index
 
     texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
-    parameters = gather_parameters(file, parameter or [], texts)
-    folder = run_experiment(notebook, parameters, outputs or default_outputs)
+    parameters, place = gather_parameters(file, parameter or [], texts), outputs or default_outputs
+    try:
+        folder = run_experiment(notebook, parameters, place, timeout=timeout)
+    finally:
+        if place.is_dir():
+            write_index(place)
     typer.echo(Path(folder) / "report.html")
 
 # %% ../nbs/13_cli.ipynb #c76a8cc1
@@ -462,3 +468,83 @@ def build(
     from synthnb import glyphllm
 
     typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale))
+
+# %% ../nbs/13_cli.ipynb #dfcc8448
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", exists=True, dir_okay=False, help="YAML: experiment, base, grid, and perhaps exclude and include.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or tasks of the cluster; each has one thread and, where there are GPUs, one of them.")] = 1,
+    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto is the one this machine belongs to, local starts one here.")] = "",
+    index: Annotated[int | None, typer.Option(min=0, help="Make this cell only, as a job of an array: $SLURM_ARRAY_TASK_ID.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Make failed cells again.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")] = None,
+    outputs: Annotated[Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the grid and list its cells; run nothing.")] = False,
+) -> None:
+    """Run an experiment for every cell of a grid, and gather one table and one report. Starting again goes on. Status 1 if a cell failed or is left."""
+    spec = gather_parameters(grid, [])
+    if not isinstance(spec.get("experiment"), str):
+        raise ValueError(f"{grid} does not say which experiment: write `experiment: NAME` into it")
+    notebook, default_outputs = find_experiment(spec["experiment"])
+
+    from synthnb.index import write_index
+    from synthnb.sweep import plan_sweep, run_sweep
+
+    planned = plan_sweep(notebook, spec, outputs or default_outputs, grid.stem)
+    if dry_run:
+        lines = [f"{number} {found:10} {cell.run} {cell.parameters}" for number, (cell, found) in enumerate(zip(planned.cells, planned.states()))]
+        typer.echo("\n".join([*lines, f"{len(lines)} cells; as an array of jobs: sbatch --array=0-{len(lines) - 1} ... --index $SLURM_ARRAY_TASK_ID"]))
+        return
+    try:
+        outcome = run_sweep(planned, workers=workers, ray=ray, index=index, retry=retry, timeout=timeout)
+    except KeyboardInterrupt as stopped:
+        typer.echo(stopped, err=True)
+        raise typer.Exit(130) from stopped
+    finally:
+        if planned.outputs.is_dir():
+            write_index(planned.outputs)
+    typer.echo(outcome)
+    if not outcome.whole:
+        raise typer.Exit(1)
+
+# %% ../nbs/13_cli.ipynb #8db3c7b4
+@app.command("index")
+def index_runs(
+    outputs: Annotated[Path | None, typer.Argument(help="A folder of runs.  [default: outputs/ of the checkout]")] = None,
+) -> None:
+    """Make index.html, the page of all runs in a folder, anew; print its path."""
+    from synthnb.index import write_index
+
+    typer.echo(write_index(outputs or _checkout() / "outputs"))
+
+
+def _checkout() -> Path:
+    here = Path.cwd()
+    return next((root for root in (here, *here.parents) if (root / "nbs/experiments").is_dir()), here)
+
+# %% ../nbs/13_cli.ipynb #9322be60
+@app.command(cls=PairedParameters)
+def doctor(
+    file: Annotated[Path, typer.Argument(metavar="PARAMS.yaml", exists=True, dir_okay=False, help="YAML file of parameters, as for `synthnb run -f`.")],
+    experiment: Annotated[str, typer.Option("-e", "--experiment", help="Which experiment, if the file's name or a line `# experiment: NAME` does not say it.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="One parameter; repeat for more.")] = None,
+    outputs: Annotated[Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")] = None,
+    root: Annotated[Path, typer.Option(help="The folder that named data sets lie in.")] = Path("data"),
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Draw two batches to estimate time, if the generator is small or there is a GPU.")] = True,
+) -> None:
+    """Look for everything a run needs before it starts: models, data, disk, GPU, time. Fetches nothing. Status 1 if something is missing."""
+    from synthnb.doctor import diagnosis, examine, guess_experiment
+    from synthnb.experiment import declared_parameters
+
+    if experiment:
+        (notebook, place), how = find_experiment(experiment), ""
+    else:
+        folder = next((parent for parent in file.resolve().parents if parent.name == "experiments"), _checkout() / "nbs/experiments")
+        notebook, how = guess_experiment(file, gather_parameters(file, []), sorted(folder.glob("[!_.]*.ipynb")))
+        place = _checkout() / "outputs"
+    texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
+    found = examine(notebook, gather_parameters(file, parameter or [], texts), outputs or place, root, measure)
+    typer.echo(f"{notebook.stem}{f', {how}' if how else ''}\n{diagnosis(found)}")
+    if any(finding.state == "missing" for finding in found):
+        raise typer.Exit(1)

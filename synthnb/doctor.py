@@ -318,6 +318,8 @@ def guess_experiment(file: Path, given: dict, notebooks: list[Path]) -> tuple[Pa
     for name, how in ((said[1] if said else "", "the file says so"), (file.stem, "the file is called so"), (file.parent.name, "its folder is called so")):
         if name in names:
             return names[name], how
+    if begins := [name for name in names if file.stem.startswith(f"{name}_")]:
+        return names[max(begins, key=len)], "the file's name begins so"
     takes = [path for path in notebooks if given and set(given) <= set(declared_parameters(path))]
     if len(takes) == 1:
         return takes[0], "the only one with these parameters"

@@ -56,9 +56,10 @@ def describe_run(folder: Path) -> dict:
     else:
         told = "at work now" if is_running(folder) else "ended without a word: killed, or the machine went down; run it again"
     picture = _first_picture(folder, results) if found == "DONE" else None
-    begun = facts.get("started") if found != "UNFINISHED" else None
+    facts = facts if found != "UNFINISHED" else {}  # of the run before
+    begun = facts.get("started")
     begun = datetime.fromisoformat(begun) if begun else datetime.fromtimestamp(folder.stat().st_mtime, timezone.utc)
-    given = facts.get("given", {}) if found != "UNFINISHED" else {}
+    given = facts.get("given", {})
     return {"experiment": folder.parent.name, "run": folder.name, "state": found, "told": told, "begun": begun, "seconds": facts.get("seconds"), "picture": picture,
             "given": [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()], "folder": folder,
             "commit": (facts.get("commit") or "")[:7], "changed": bool(facts.get("changed"))}
@@ -76,8 +77,8 @@ input, select { font: inherit; font-size: 1rem; color: var(--ink); background: v
 .thumb { width: 11rem; height: 7.5rem; border-radius: .25rem; background: var(--tint); display: grid; place-items: center; color: var(--soft); font-size: .85rem; overflow: hidden }
 .thumb img { width: 100%; height: 100%; object-fit: contain; background: #fff }
 .head { display: flex; flex-wrap: wrap; gap: .1rem .75rem; align-items: baseline } .told { margin: .35rem 0; font-size: 1.05rem; overflow-wrap: anywhere }
-.FAILED .told { font: .875rem/1.45 ui-monospace, monospace } .UNFINISHED .told { font-size: .95rem; color: var(--soft) }
-.meta { display: flex; flex-wrap: wrap; gap: .15rem .9rem; font-size: .85rem; color: var(--soft) } .links { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin-top: .4rem; font-size: .95rem }
+.run.FAILED .told { color: var(--failed); font: .875rem/1.45 ui-monospace, monospace } .run.UNFINISHED .told { font-size: .95rem; color: var(--soft) }
+.meta { display: flex; align-items: baseline; flex-wrap: wrap; gap: .15rem .9rem; font-size: .85rem; color: var(--soft) } .links { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin-top: .4rem; font-size: .95rem }
 .chip { background: var(--tint); border-radius: .25rem; padding: 0 .4rem }
 @media (max-width: 40rem) { body { padding: 1rem .75rem 3rem } .run { grid-template-columns: 1fr } .thumb { width: 100%; height: 10rem } .thumb.none { display: none }
   .bar { position: static; padding: .5rem 0 } .grow { flex-basis: 100% } .bar label:not(.grow) { flex: 1 } .links a { padding: .35rem 0 } }
@@ -88,7 +89,8 @@ _SCRIPT = """
 const bar = document.querySelector('.bar'), cards = [...document.querySelectorAll('.run')], fields = [...bar.querySelectorAll('input, select')];
 const count = document.querySelector('.count'), none = document.querySelector('.none-found');
 function show() {
-  const [text, experiment, state] = fields.map(field => field.value.trim().toLowerCase()), words = text.split(/\\s+/).filter(Boolean);
+  const [text, experiment, state] = fields.map(field => field.value.trim().toLowerCase());
+  const words = cards.some(card => card.textContent.toLowerCase().includes(text)) ? [text] : text.split(/\\s+/);  // as it stands, else all its words
   let shown = 0;
   for (const card of cards) {
     const told = card.textContent.toLowerCase();

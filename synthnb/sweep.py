@@ -336,8 +336,8 @@ STYLE = """
 body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1.25rem 4rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper) }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 a { color: var(--link) } .soft { color: var(--soft) } code { font: .875em ui-monospace, monospace; overflow-wrap: anywhere }
-.state { font-weight: 600; font-size: .8rem; letter-spacing: .02em; white-space: nowrap } .DONE { color: var(--done) } .FAILED { color: var(--failed) }
-.UNFINISHED { color: var(--unfinished) }
+.state { font-weight: 600; font-size: .8rem; letter-spacing: .02em; white-space: nowrap } .state.DONE { color: var(--done) } .state.FAILED { color: var(--failed) }
+.state.UNFINISHED { color: var(--unfinished) }
 """
 
 _TABLE_STYLE = """

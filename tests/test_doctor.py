@@ -1,0 +1,127 @@
+"""The doctor on caches, folders and files that are really there, half there, or not (nbs/12d_doctor.ipynb shows the rest)."""
+import os
+import shutil
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from synthnb import doctor, glyphworld
+from synthnb.doctor import check_classifier, check_generator, check_llm, check_set, examine, guess_experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = ROOT / "nbs" / "experiments"
+COMMAND = Path(sys.executable).with_name("synthnb")
+REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A hub cache that holds glyphworld's generator under the name of Stable Diffusion 1.5."""
+    home = tmp_path / "hub"
+    repository = home / f"models--{REPOSITORY.replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("0f3a9c2e41d7" + "0" * 28)
+    shutil.copytree(glyphworld.folder("generator"), snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    (snapshot / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n# A model\n")
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
+    real = doctor.snapshot_download
+    monkeypatch.setattr(doctor, "snapshot_download", lambda name, **options: real(name, cache_dir=home, **options))
+    return snapshot
+
+
+def test_a_cached_model_is_found_with_its_licence(cache):
+    found = check_generator(REPOSITORY, {})
+    assert (found.state, "licence creativeml-openrail-m" in found.told) == ("ok", True)
+    (cache / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    assert "not for commercial use" in check_generator(REPOSITORY, {}).told
+    (cache / "README.md").unlink()
+    assert "licence unknown" in check_generator(REPOSITORY, {}).told
+
+
+def test_half_a_download_is_missing(cache):
+    weights = next((cache / "unet").glob("*.safetensors"))
+    os.truncate(weights, 1000)
+    found = check_generator(REPOSITORY, {})
+    assert found.state == "missing" and weights.name in found.told and found.cure.startswith(f"hf download {REPOSITORY}")
+    shutil.rmtree(cache / "unet")
+    assert "the part 'unet'" in check_generator(REPOSITORY, {}).told
+
+
+def test_what_is_not_here_says_how_to_get_it(tmp_path):
+    gated = check_generator("stabilityai/stable-diffusion-3-medium-diffusers", {})
+    assert gated.state == "missing" and "it is gated" in gated.cure and "hf auth login" in gated.cure
+    assert check_llm("Qwen/Qwen3-4B", {}).cure.startswith("hf download Qwen/Qwen3-4B")
+    assert "hf download timm/resnet50.a1_in1k" in check_classifier("resnet50.a1_in1k", {}).cure
+    assert check_generator(str(tmp_path / "no model"), {}).state == "missing"
+    for name in ("aircraft", "caltech101", "cars", "dtd", "dogs", "flowers102", "food101", "pets", "sun397", "cub", "imagenet"):
+        found, classes = check_set(name, tmp_path / "data")
+        assert (found.state, classes) == ("missing", 0) and "Get it from" in found.told, name
+    assert not (tmp_path / "data").exists(), "looking makes no folder"
+
+
+def test_a_folder_of_images_is_counted_not_opened(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "pets" / name / f"{i}.png").touch()  # empty: nobody opens it
+    found, classes = check_set(str(tmp_path / "pets"))
+    assert (found.state, classes) == ("ok", 2) and "6 train; files were listed, not opened" in found.told
+    (tmp_path / "pets" / "bird").mkdir()
+    assert "no images" in check_set(str(tmp_path / "pets"))[0].told
+
+
+def test_a_server_is_looked_for_and_not_asked():
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        assert check_llm("any", {"llm_url": f"http://127.0.0.1:{server.server_port}/v1"}).state == "unknown"
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert asked == []
+    assert check_llm("any", {"llm_url": f"http://127.0.0.1:{server.server_port}/v1"}).state == "missing"
+
+
+def test_time_and_disk_are_measured_where_the_generator_runs(tmp_path):
+    found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"images_per_class": 20, "denoising_steps": 1, "generator_batch": 20}, tmp_path)}
+    assert {finding.state for finding in found.values()} == {"ok"}
+    assert "to draw 200 images, from two batches drawn here" in found["time"].told
+    assert "200 images need about 0.00" in found["disk"].told
+
+
+def test_paper_scale_says_what_is_unknown(tmp_path):
+    found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": REPOSITORY, "real_data": "digits", "images_per_class": 3000, "denoising_steps": 50}, tmp_path)}
+    assert (found["time"].state, found["disk"].state) == ("unknown", "unknown")
+    assert "on an A100, by its published rate, 7.2 hours to draw 30,000 images" in found["time"].told
+
+
+def test_which_experiment_a_file_is_for(tmp_path):
+    notebooks, file = sorted(EXPERIMENTS.glob("[!_.]*.ipynb")), tmp_path / "mine.yaml"
+    file.write_text("shots: 1")
+    with pytest.raises(ValueError, match="does not say which experiment it is for"):
+        guess_experiment(file, {"shots": 1}, notebooks)
+    file.write_text("# experiment: volume_study\nshots: 1")
+    assert guess_experiment(file, {"shots": 1}, notebooks)[0].stem == "volume_study"
+    (tmp_path / "quickstart.yaml").touch()
+    (tmp_path / "volume_study_vit.yaml").touch()
+    assert guess_experiment(tmp_path / "quickstart.yaml", {}, notebooks)[0].stem == "quickstart"
+    assert guess_experiment(tmp_path / "volume_study_vit.yaml", {}, notebooks)[0].stem == "volume_study"
+
+
+def test_the_command(tmp_path):
+    done = subprocess.run([COMMAND, "doctor", EXPERIMENTS / "params" / "paper" / "lar_imagenet.yaml", "--root", tmp_path], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "missing: clip", done.stdout + done.stderr
+    assert "lar_benchmark, the only one with these parameters" in done.stdout and "hf download timm/vit_large_patch14_clip_224.openai" in done.stdout
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is fetched"

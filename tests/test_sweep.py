@@ -1,0 +1,171 @@
+"""Sweeps with real processes, real kills and a real cluster; the experiments are tiny (nbs/12b_sweep.ipynb shows the rest)."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+from synthnb.experiment import is_running, state
+from synthnb.sweep import plan_sweep, run_sweep
+
+DECLARED = "shots: int = 1  # real images\nseed: int = 0  # of all\npause: float = 0.0  # seconds of work"
+WORK = """import json, os, pathlib, time
+folder = pathlib.Path(os.environ["SYNTHNB_RUN_FOLDER"])
+with open(folder.parents[2] / "made.txt", "a") as made:
+    made.write(f"{shots} {seed} {os.environ.get('OMP_NUM_THREADS')}\\n")
+assert shots != 13, "unlucky"
+time.sleep(pause)
+rows = [{"arm": "a", "seed": seed, "value": 0.5 + 0.01 * shots + 0.01 * seed, "steps": 1}]
+(folder / "results.json").write_text(json.dumps({"rows": rows, "summary": [], "conclusion": "it ran"}))"""
+STAGE = """import os, time
+from synthnb.experiment import stage
+style = stage("style.txt", seed=seed)
+if not style.exists():
+    with open(style.parents[2] / "styles.txt", "a") as styles:
+        styles.write("made\\n")
+    time.sleep(3)
+    style.write_text("learned")
+assert style.read_text() == "learned"
+"""
+SCRIPT = """
+import json, sys
+from synthnb.sweep import plan_sweep, run_sweep
+outcome = run_sweep(plan_sweep(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]), workers=2)
+print(outcome)
+sys.exit(not outcome.whole)
+"""
+
+
+def experiment(folder: Path, work: str = WORK) -> Path:
+    cells = [nbformat.v4.new_code_cell(DECLARED, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(work)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "e.ipynb")
+    return folder / "e.ipynb"
+
+
+def made(folder: Path) -> list[str]:
+    file = folder / "made.txt"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def wait_for(condition, seconds=100):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_kill_9_and_a_second_start_lose_at_most_the_running_cells(tmp_path):
+    spec = {"base": {"pause": 1.0}, "grid": {"shots": [1, 2, 3], "seed": [0, 1]}}
+    planned = plan_sweep(experiment(tmp_path), spec, tmp_path / "outputs")
+    command = [sys.executable, "-c", SCRIPT, planned.notebook, json.dumps(spec), planned.outputs]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    wait_for(lambda: planned.states().count("DONE") >= 1 and len(made(tmp_path)) > planned.states().count("DONE"))
+    for process in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:
+        process.kill()  # the sweep, its workers and their kernels
+    first.wait()
+    done = {cell.run: (planned.place(cell) / "DONE").stat().st_mtime_ns for cell in planned.cells if state(planned.place(cell)) == "DONE"}
+    assert 1 <= len(done) < 6 and "FAILED" not in planned.states()
+    second = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert second.returncode == 0 and "6 of 6 cells are done" in second.stdout, second.stderr
+    assert all((planned.outputs / "e" / run / "DONE").stat().st_mtime_ns == when for run, when in done.items()), "what was done is not made again"
+    assert 6 <= len(made(tmp_path)) <= 8, "of two workers, two cells were lost at most"
+    assert "cells: 100%" in second.stderr and "6/6" in second.stderr
+    assert {line.split()[2] for line in made(tmp_path)} == {"1"}, "a worker has one thread"
+    table = pd.read_parquet(planned.folder / "table.parquet")
+    assert len(table) == 6 and table.groupby("param.shots").size().tolist() == [2, 2, 2]
+
+
+def test_a_killed_worker_is_made_up_for_and_named(tmp_path):
+    spec = {"base": {"pause": 1.0}, "grid": {"shots": [1, 2, 3]}}
+    planned = plan_sweep(experiment(tmp_path), spec, tmp_path / "outputs")
+    sweep = subprocess.Popen([sys.executable, "-c", SCRIPT, planned.notebook, json.dumps(spec), planned.outputs], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(made(tmp_path)) >= 2)
+    psutil.Process(sweep.pid).children()[0].kill()
+    said, _ = sweep.communicate(timeout=100)
+    assert sweep.returncode == 0 and "3 of 3 cells are done; worker" in said and "ended with status -9" in said
+    assert len(made(tmp_path)) == 4
+
+
+def test_a_stopped_sweep_says_how_far_it_is_and_goes_on(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump({"experiment": str(experiment(tmp_path)), "base": {"pause": 2.0}, "grid": {"shots": [1, 2, 3]}}))
+    command = [Path(sys.executable).with_name("synthnb"), "sweep", grid, "--outputs", tmp_path / "outputs"]
+    first = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(made(tmp_path)) >= 2)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == 130 and "start again to go on" in said, said
+    assert 'data-state="FAILED"' in (tmp_path / "outputs" / "index.html").read_text()
+    second = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert second.returncode == 0 and "3 of 3 cells are done" in second.stdout, "an interrupted cell has not failed by itself"
+
+
+def test_a_failing_cell_stops_no_other_and_sets_the_status(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump({"experiment": str(experiment(tmp_path)), "grid": {"shots": [13, 1, 2]}}))
+    command = [Path(sys.executable).with_name("synthnb"), "sweep", grid, "--outputs", tmp_path / "outputs"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "2 of 3 cells are done, 1 failed; --retry makes failed cells again" in done.stdout, done.stderr
+    times = len(made(tmp_path))
+    again = subprocess.run([*command, "--retry"], capture_output=True, text=True)
+    assert (again.returncode, len(made(tmp_path))) == (1, times + 1), "only the failed cell is made again"
+    page = next((tmp_path / "outputs" / "sweeps").glob("grid-*/report.html")).read_text()
+    assert "AssertionError: unlucky" in page and "failed.ipynb" in page and "it ran" in page
+
+
+def test_cells_that_need_the_same_stage_at_once_make_it_once(tmp_path):
+    planned = plan_sweep(experiment(tmp_path, STAGE + WORK), {"grid": {"shots": [1, 2, 3]}}, tmp_path / "outputs")
+    with ThreadPoolExecutor(1) as pool:  # a watcher: cells that run at the same moment
+        together, job = 0, None
+        command = [sys.executable, "-c", SCRIPT, planned.notebook, json.dumps({"grid": {"shots": [1, 2, 3]}}), planned.outputs]
+        job = pool.submit(subprocess.run, command, capture_output=True, text=True)
+        while not job.done():
+            together = max(together, sum(is_running(planned.place(cell)) for cell in planned.cells))
+            time.sleep(0.2)
+    assert job.result().returncode == 0 and together == 2, job.result().stderr
+    assert (tmp_path / "styles.txt").read_text() == "made\n"
+    notes = [json.loads((planned.place(cell) / "run.json").read_text())["stages"][0]["found"] for cell in planned.cells]
+    assert sorted(notes) == [False, True, True]
+
+
+def test_everything_is_checked_before_a_kernel_starts(tmp_path):
+    with pytest.raises(ValueError, match="cells 2, 3: parameter shots is 'two'.*|unknown"):
+        plan_sweep(experiment(tmp_path), {"grid": {"shots": [1, "two"], "seed": [0, 1]}}, tmp_path / "outputs")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_array_of_jobs_gathers_the_same_table(tmp_path):
+    planned = plan_sweep(experiment(tmp_path), {"grid": {"shots": [1, 2]}}, tmp_path / "outputs")
+    for index in (1, 0):
+        assert run_sweep(planned, index=index, progress=False).whole
+    assert pd.read_parquet(planned.folder / "table.parquet")["param.shots"].tolist() == [1, 2]
+    assert len(made(tmp_path)) == 2
+
+
+def test_a_cluster_that_loses_a_node_loses_no_cell(tmp_path):
+    ray, cluster_utils = pytest.importorskip("ray"), pytest.importorskip("ray.cluster_utils")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    try:
+        ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
+        planned = plan_sweep(experiment(tmp_path), {"base": {"pause": 2.0}, "grid": {"shots": [1, 13, 2, 3, 4]}}, tmp_path / "outputs")
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(run_sweep, planned, workers=2, ray=cluster.address, progress=False)
+            wait_for(lambda: sum(is_running(planned.place(cell)) for cell in planned.cells) == 2)
+            cluster.remove_node(second, allow_graceful=False)
+            outcome = job.result(timeout=120)
+        assert outcome.states == ["DONE", "FAILED", "DONE", "DONE", "DONE"] and outcome.lost == ()
+        assert len(pd.read_parquet(planned.folder / "table.parquet")) == 4
+        assert {line.split()[2] for line in made(tmp_path)} == {"1"}
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
