@@ -10,7 +10,7 @@ __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTE
            'noted_stages', 'versions', 'commit', 'machine', 'private_sockets', 'environment', 'stop_at_sigterm',
            'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report', 'secret_values', 'star_out', 'mask_secrets',
            'RunFailed', 'run', 'resolve_parameters', 'execute', 'papermill_view', 'publish', 'about_run',
-           'explain_failure', 'keep_failed', 'finish', 'state', 'locate']
+           'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled', 'locate']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
@@ -515,9 +515,9 @@ def fit_report(
 
 # %% ../nbs/12_experiment.ipynb #cfd0e110
 SECRETS = re.compile(
-    rb"sk-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}"
+    rb"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}"
     rb"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----"
-    rb"|(?<![A-Za-z0-9+/])(?:A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35})(?![A-Za-z0-9+/])"  # pictures in base64 hold letters like these
+    rb"|(?:(?<![A-Za-z0-9+/])|(?<=\\[nrt]))(?:A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35})(?![A-Za-z0-9+/])"  # pictures in base64 hold letters like these
     rb"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}|(?<=://)[^\s/:@\"'<>]+:[^\s/:@\"'<>]{6,}(?=@)"
     rb"|(?i:(?:api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|password|passwd)[\\\"']{0,3} ?[:=] ?[\\\"']{0,3})(?P<value>[A-Za-z0-9._~+/=-]{12,})",
     re.DOTALL)
@@ -564,12 +564,15 @@ def run(
     outputs: str | Path = "outputs",          # the run gets the folder <outputs>/<notebook's name>/<run id>
     progress: bool = True,                    # show sections and progress bars on stderr
     timeout: float | None = None,             # seconds that one cell may take
+    again: bool = True,                       # False leaves a run as it is that is done, or has failed by itself
 ) -> Path:                                    # the run's folder, with report.html, report.ipynb and results.json
     "Run an experiment notebook. Raises `ValueError` for wrong parameters, before anything starts, `Busy` if it is being run, and `RunFailed` after."
     notebook = Path(experiment)
     given, resolved = resolve_parameters(notebook, parameters or {})
     folder = Path(outputs) / notebook.stem / run_id(notebook, resolved)
     with sole_writer(folder), stop_at_sigterm():
+        if not again and is_settled(folder):  # looked at with the lock in hand: somebody may have settled it while we waited
+            return folder
         record = {"experiment": notebook.stem, "run": folder.name, "parameters": resolved, "given": given,
                   "started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "versions": versions()} | commit(notebook.parent)
         open_run_folder(folder)
@@ -716,6 +719,15 @@ def state(folder: Path) -> str:
     markers = [name for name in ("DONE", "FAILED") if (folder / name).is_file()]
     whole = (folder / "results.json").is_file() and (folder / "report.ipynb").is_file()
     return markers[0] if markers == ["FAILED"] or markers == ["DONE"] and whole else "UNFINISHED"
+
+
+def is_settled(folder: Path) -> bool:
+    "Is a run done, or failed by itself rather than interrupted?"
+    if state(folder) != "FAILED":
+        return state(folder) == "DONE"
+    with suppress(OSError, ValueError):
+        return not json.loads((folder / "run.json").read_text(encoding="utf-8")).get("interrupted")
+    return True
 
 # %% ../nbs/12_experiment.ipynb #ca0e2a16
 def locate(model: str) -> str:

@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import pytest
 
 from synthnb.index import write_index
-from synthnb.sweep import publish_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
