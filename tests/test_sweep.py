@@ -136,6 +136,15 @@ def test_cells_that_need_the_same_stage_at_once_make_it_once(tmp_path):
     assert sorted(notes) == [False, True]
 
 
+def test_no_cell_is_made_twice_where_workers_wait_for_each_other(tmp_path):
+    planned = plan_sweep(experiment(tmp_path), {"grid": {"shots": [1, 2, 3], "seed": [0, 1]}}, tmp_path / "outputs")
+    workers = [start(work_through, planned) for _ in range(3)]  # a worker that waits for a lock finds the cell done
+    for worker in workers:
+        worker.join(100)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0] and planned.states() == ["DONE"] * 6
+    assert len(made(tmp_path)) == 6
+
+
 def test_everything_is_checked_before_a_kernel_starts(tmp_path):
     with pytest.raises(ValueError, match="cells 2, 3: parameter shots is 'two'"):
         plan_sweep(experiment(tmp_path), {"grid": {"shots": [1, "two"], "seed": [0, 1]}}, tmp_path / "outputs")
