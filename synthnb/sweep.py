@@ -337,13 +337,13 @@ a { color: var(--link) } .soft { color: var(--soft) } code { font: .875em ui-mon
 _TABLE_STYLE = """
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: .5rem }
 table { border-collapse: collapse; width: 100%; font-size: .9rem } th, td { padding: .4rem .75rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line) }
-tr:first-child > th { border-top: 0; color: var(--soft); font-weight: 600; white-space: nowrap } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+tr:first-child > th { border-top: 0; color: var(--soft); font-weight: 600; white-space: nowrap } td.number { font-variant-numeric: tabular-nums; white-space: nowrap }
 """
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Sweep {{ name }}</title><style>{{ style }}</style>
 <h1>Sweep: {{ name }}</h1>
-<p class="soft">{{ counts }}{% if folder_table %} All rows: <a href="table.parquet">table.parquet</a>.{% endif %} Same for all cells: <code>{{ base }}</code></p>
+<p class="soft">{{ counts }}{% if folder_table %} All rows: <a href="table.parquet">table.parquet</a>.{% endif %} {% if base %} Same for all cells: <code>{{ base }}</code>{% endif %}</p>
 {% if summary %}<h2>Means over seeds, with 95 % intervals</h2><div class="scroll"><table>
 <tr>{% for name in columns %}<th>{{ name }}{% endfor %}<th>value<th>seeds</tr>
 {% for row in summary %}<tr>{% for value in row.setting %}<td>{{ value }}{% endfor %}<td class="number">{{ row.value }}<td class="number">{{ row.n }}</tr>
@@ -376,7 +376,7 @@ def sweep_html(sweep: Sweep, table: pd.DataFrame) -> str:
               "value": f"{row['value']:.3f}" + (f" [{row['low']:.3f}, {row['high']:.3f}]" if pd.notna(row["low"]) else "")} for row in summary.to_dict("records")]
     base = {name: value for name, value in sweep.cells[0].parameters.items() if name not in sweep.varied}
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE.replace("{{ style }}", STYLE + _TABLE_STYLE))
-    return page.render(name=sweep.name, counts=_counts(sweep.states()), folder_table=not table.empty, base=json.dumps(base, ensure_ascii=False), summary=means,
+    return page.render(name=sweep.name, counts=_counts(sweep.states()), folder_table=not table.empty, base=json.dumps(base, ensure_ascii=False) if base else "", summary=means,
                        columns=[name.removeprefix("param.") for name in columns], varied=sweep.varied, cells=[_shown_cell(sweep, cell) for cell in sweep.cells])
 
 
