@@ -96,7 +96,7 @@ def hub_finding(what: str, model: str, repository: str, check: Callable[[Path], 
         return Finding("missing", what, f"{model} is in the hub's cache, but not whole: {error}", cure)
     return Finding("ok", what, f"{model} is in the hub's cache, {size_of(folder) / 1e9:.2f} GB of weights, {licence_of(folder)}")
 
-
+# %% ../nbs/12d_doctor.ipynb #9ab83db8
 def folder_finding(what: str, model: str, check: Callable[[Path], None]) -> Finding:
     "Is a folder a whole model?"
     folder = Path(locate(model)).expanduser()
@@ -149,7 +149,7 @@ def check_server(model: str, url: str) -> Finding:
     except (OSError, TypeError) as error:
         return Finding("missing", "llm", f"nothing answers at {url} ({error})", "start the server, or give another llm_url")
 
-
+# %% ../nbs/12d_doctor.ipynb #de016fa0
 def check_classifier(model: str, parameters: dict) -> Finding:
     if model.endswith(".safetensors"):
         return folder_finding("classifier", str(Path(model).parent), check_files(Path(model).name))
@@ -281,7 +281,7 @@ def _disk_finding(images: int, need: float | None, outputs: Path) -> Finding:
 def in_words(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days" if seconds > 172_800 else f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} s"
 
-
+# %% ../nbs/12d_doctor.ipynb #832610c5
 def check_gpu(parameters: dict, models: list[str]) -> Finding:
     "The device that the run asks for, and whether the generator's weights fit."
     asked = parameters.get("device", "auto")
@@ -325,7 +325,7 @@ def guess_experiment(file: Path, given: dict, notebooks: list[Path]) -> tuple[Pa
         return takes[0], "the only one with these parameters"
     raise ValueError(f"{file} does not say which experiment it is for: name it, or put a line `# experiment: NAME` into the file; there is: {', '.join(names)}")
 
-
+# %% ../nbs/12d_doctor.ipynb #08a477f2
 def examine(
     notebook: str | Path,
     given: dict[str, object],         # parameters that differ from the notebook's defaults

@@ -53,6 +53,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 
+# %% ../nbs/12_experiment.ipynb #cb311293
 import synthnb
 from .data import package_hash, whole_file
 
@@ -267,7 +268,7 @@ def report(
     table = summary if shown is None else shown
     display(table.style.hide(axis="index").format(precision=3), Markdown(conclusion))
 
-
+# %% ../nbs/12_experiment.ipynb #a23b4f16
 def headline_of(results: dict) -> str:
     "The headline of a `results.json` in words; where it has none, the first line of the conclusion."
     if told := results.get("headline"):
@@ -319,7 +320,7 @@ def _is_there(path: Path) -> bool:
         _making.append(lock)
         return False
 
-
+# %% ../nbs/12_experiment.ipynb #7da6de27
 def stage(
     name: str,            # "style.safetensors"
     **depends_on: object, # all that the stage depends on, as JSON can hold it: parameters, revisions, hashes of its input
@@ -591,7 +592,7 @@ def run(
             raise RunFailed(f"{line}; see {folder}") from error
     return folder
 
-
+# %% ../nbs/12_experiment.ipynb #755d5152
 def resolve_parameters(notebook: Path, parameters: dict[str, object]) -> tuple[dict, dict]:
     "The given values, typed, and all values with the defaults filled in. Raises `FileNotFoundError` and `ValueError`."
     if not notebook.is_file():
@@ -600,7 +601,7 @@ def resolve_parameters(notebook: Path, parameters: dict[str, object]) -> tuple[d
     given = check_parameters(declared, parameters)
     return given, {name: given.get(name, parameter.default) for name, parameter in declared.items()}
 
-# %% ../nbs/12_experiment.ipynb #755d5152
+# %% ../nbs/12_experiment.ipynb #4bf07f2d
 STARTS = 3  # tries to start a kernel; a run that has begun is never repeated
 
 
@@ -642,7 +643,7 @@ def papermill_view(notebook: Path, parameters: dict[str, object]) -> nbformat.No
         node.cells.insert(at + 1, nbformat.v4.new_code_cell())
     return node
 
-
+# %% ../nbs/12_experiment.ipynb #3905368d
 def publish(folder: Path, record: dict) -> None:
     "Turn the executed copy into the report. Raises `RunFailed` if the notebook reported nothing."
     partial = folder / "report.partial.ipynb"
@@ -666,7 +667,7 @@ def about_run(record: dict, stages: list[dict]) -> str:
     lines += [f"Stages reused from earlier runs: {', '.join(found)}."] if found else []
     return "---\n\n" + " ".join(lines)
 
-# %% ../nbs/12_experiment.ipynb #4bf07f2d
+# %% ../nbs/12_experiment.ipynb #31165e97
 def explain_failure(error: BaseException, folder: Path) -> str:
     "One line: which cell, which error."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -699,7 +700,7 @@ def keep_failed(folder: Path, name: str) -> None:
             pass
         partial.unlink()
 
-
+# %% ../nbs/12_experiment.ipynb #e20a7fdc
 def finish(folder: Path, marker: str, record: dict, start: float, line: str = "") -> None:
     "Write `run.json`, take keys out of all files, and write the marker last of all."
     facts = {"state": marker, "seconds": round(time.monotonic() - start, 1), "stages": noted_stages(folder), "machine": machine(), "error": line}

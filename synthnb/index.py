@@ -169,7 +169,7 @@ def index_html(outputs: Path) -> str:
     return page.render(runs=[_shown(run, outputs) for run in runs], counts=told or "none yet", sweeps=_sweeps(outputs), states=[name for name in ("DONE", "FAILED", "UNFINISHED") if counts[name]],
                        experiments=sorted({run["experiment"] for run in runs}))
 
-
+# %% ../nbs/12c_index.ipynb #53a43919
 def write_index(outputs: str | Path = "outputs") -> Path:
     "Write `index.html` into a folder of runs. Raises `FileNotFoundError` if there is no such folder."
     outputs = Path(outputs)

@@ -110,7 +110,7 @@ class Sweep:
         "DONE, FAILED or UNFINISHED, in the order of the cells."
         return [state(self.place(cell)) for cell in self.cells]
 
-
+# %% ../nbs/12b_sweep.ipynb #cc1e3482
 def plan_sweep(
     notebook: str | Path,
     spec: dict,                        # see `expand_grid`
@@ -210,7 +210,7 @@ def own_gpu(number: int) -> dict[str, str]:
     names = [name for name in visible.split(",") if name.strip()]
     return {"CUDA_VISIBLE_DEVICES": names[number % len(names)]} if names else {}
 
-
+# %% ../nbs/12b_sweep.ipynb #472f31f7
 def _start_worker(job: Job, number: int, log: Path) -> subprocess.Popen:
     "A worker process. It has its own session, so that Ctrl-C reaches it through us, once."
     package = str(Path(synthnb.__file__).resolve().parents[1])
@@ -415,7 +415,7 @@ def publish_sweep(sweep: Sweep) -> list[str]:
         write_json(sweep.folder / "sweep.json", {"name": sweep.name, "experiment": sweep.notebook.stem, "cells": [asdict(cell) for cell in sweep.cells], "states": states})
     return states
 
-
+# %% ../nbs/12b_sweep.ipynb #21999823
 @contextmanager
 def _watch(sweep: Sweep, show: bool) -> Iterator[None]:
     "A bar over the cells that a thread of its own keeps up to date."
