@@ -128,8 +128,10 @@ class ArmResult:
     found: bool = False  # the whole run came from the store
 
 
-def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None, test: LabelledImages) -> None:
+def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None, test: LabelledImages, store: str | Path | None, checkpoint_every: int) -> None:
     "ValueError for a run that could not be finished or would mean nothing."
+    if checkpoint_every and not store:
+        raise ValueError(f"checkpoint_every is {checkpoint_every}, but there is no store to keep checkpoints in: name a folder")
     if arm not in ARMS:
         near = difflib.get_close_matches(arm, ARMS, n=1)
         raise ValueError(f"no arm {arm!r}{f', did you mean {near[0]!r}' if near else ''}: there are {', '.join(ARMS)}")
@@ -145,11 +147,12 @@ def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None,
 
 # %% ../nbs/10_bridge.ipynb #7c14ffa0
 def _write_result(result: ArmResult, file: Path) -> None:
-    "Keep a run."
+    "Keep a run, and no checkpoint of it."
     told = {f.name: getattr(result, f.name) for f in fields(ArmResult)} | {"correct": "".join(map(str, result.correct.astype(int)))}
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as partial:
         partial.write_text(json.dumps(told), encoding="utf-8")
+    file.with_suffix(".checkpoint").unlink(missing_ok=True)
 
 
 def _read_result(file: Path) -> ArmResult:
@@ -212,15 +215,12 @@ def run_arm(
     val: LabelledImages | None = None,  # measured after training, for choosing settings
     store: str | Path | None = None,  # folder of stage-1 weights and finished runs
     model_args: dict | None = None,  # for `load_classifier`
-    device: str | torch.device = "auto",
-    progress: bool = False,
+    device: str | torch.device = "auto", progress: bool = False,
     checkpoint_every: int = 0,  # steps: a killed run goes on from its last checkpoint in `store`; 0 = from its last whole stage
     **training,  # for `fit`, in both stages: lr, batch_size, ...
 ) -> ArmResult:
     "Train one arm and measure it, or find the run in the store; ValueError before any training if names, classes or sizes do not fit."
-    _check_run(arm, real, synthetic, test)
-    if checkpoint_every and not store:
-        raise ValueError(f"checkpoint_every is {checkpoint_every}, but there is no store to keep checkpoints in: name a folder")
+    _check_run(arm, real, synthetic, test, store, checkpoint_every)
     start, spec = time.perf_counter(), ARMS[arm]
     used = synthetic if spec.needs_synthetic else None
     seeds = {"seed": seed, "stage1_seed": seed if stage1_seed is None else stage1_seed}
@@ -237,8 +237,6 @@ def run_arm(
         last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right)
     if file:
         _write_result(result, file)
-    if kept:
-        kept.unlink(missing_ok=True)
     return result
 
 # %% ../nbs/10_bridge.ipynb #b0dc2cc2
