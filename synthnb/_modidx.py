@@ -388,6 +388,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'synthnb.experiment.stop_at_sigterm': ('experiment.html#stop_at_sigterm', 'synthnb/experiment.py'),
                                     'synthnb.experiment.tidy': ('experiment.html#tidy', 'synthnb/experiment.py'),
                                     'synthnb.experiment.versions': ('experiment.html#versions', 'synthnb/experiment.py'),
+                                    'synthnb.experiment.without_nan': ('experiment.html#without_nan', 'synthnb/experiment.py'),
                                     'synthnb.experiment.write_html': ('experiment.html#write_html', 'synthnb/experiment.py'),
                                     'synthnb.experiment.write_json': ('experiment.html#write_json', 'synthnb/experiment.py'),
                                     'synthnb.experiment.yaml_hint': ('experiment.html#yaml_hint', 'synthnb/experiment.py')},

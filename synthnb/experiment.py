@@ -6,11 +6,11 @@
 __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTES', 'SECRETS', 'SECRET_NAMES', 'STARTS',
            'Parameter', 'read_parameters', 'check_value', 'yaml_hint', 'check_parameters', 'check_params',
            'is_parameters', 'parameter_table', 'declared_parameters', 'run_id', 'open_run_folder', 'write_json', 'Busy',
-           'sole_writer', 'is_running', 'run_folder', 'report', 'headline_of', 'as_records', 'stages_folder', 'stage',
-           'noted_stages', 'versions', 'commit', 'machine', 'private_sockets', 'environment', 'stop_at_sigterm',
-           'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report', 'secret_values', 'star_out', 'mask_secrets',
-           'RunFailed', 'run', 'resolve_parameters', 'execute', 'papermill_view', 'publish', 'about_run',
-           'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled', 'locate']
+           'sole_writer', 'is_running', 'run_folder', 'report', 'headline_of', 'as_records', 'without_nan',
+           'stages_folder', 'stage', 'noted_stages', 'versions', 'commit', 'machine', 'private_sockets', 'environment',
+           'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report', 'secret_values',
+           'star_out', 'mask_secrets', 'RunFailed', 'run', 'resolve_parameters', 'execute', 'papermill_view', 'publish',
+           'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled', 'locate']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
@@ -264,7 +264,7 @@ def report(
         for name, table in (tables or {}).items():
             table.to_csv(folder / f"{name}.csv", index=False)
         content = {"schema": 1, "rows": as_records(rows), "summary": as_records(summary), "conclusion": conclusion, "figures": list(figures or {})}
-        write_json(folder / "results.json", content | ({"headline": as_records(pd.DataFrame([headline]))[0]} if headline else {}) | extra)
+        write_json(folder / "results.json", content | ({"headline": as_records(pd.DataFrame([headline]))[0]} if headline else {}) | without_nan(extra))
     table = summary if shown is None else shown
     display(table.style.hide(axis="index").format(precision=3), Markdown(conclusion))
 
@@ -283,6 +283,15 @@ def headline_of(results: dict) -> str:
 def as_records(frame: pd.DataFrame) -> list[dict]:
     "Rows as plain JSON values; NaN becomes null."
     return json.loads(frame.to_json(orient="records", double_precision=10))
+
+
+def without_nan(value: object) -> object:
+    "A value for JSON, which has no NaN: null takes its place, as at the ends of an interval over one seed."
+    if isinstance(value, dict):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and value != value else value
 
 # %% ../nbs/12_experiment.ipynb #8003e2d4
 @cache
