@@ -1,0 +1,235 @@
+"""The parameter files at paper scale: every name and type, what the doctor says is missing, and two of them run to the end on tiny random models in the exact formats."""
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from huggingface_hub import constants
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from synthnb.cli import gather_parameters
+from synthnb.doctor import examine, guess_experiment
+from synthnb.experiment import declared_parameters, resolve_parameters, run
+from synthnb.glyphworld import folder
+from synthnb.sets import NAMED
+from synthnb.sweep import plan_sweep
+from synthnb.train import save_classifier
+
+torch.set_num_threads(1)
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
+PAPER = EXPERIMENTS / "params" / "paper"
+GRIDS = sorted(PAPER.glob("*.grid.yaml"))
+SINGLE = sorted(set(PAPER.glob("*.yaml")) - set(GRIDS))
+STUDIES = ("bridge_study", "dsi_study", "quickstart", "volume_study")
+
+
+@cache
+def notebook_of(file: Path) -> Path:
+    given = gather_parameters(file, [])
+    if said := given.get("experiment"):  # a grid
+        return EXPERIMENTS / f"{said}.ipynb"
+    return guess_experiment(file, given, sorted(EXPERIMENTS.glob("[!_.]*.ipynb")))[0]
+
+
+@cache
+def cells_of(file: Path) -> list[dict]:
+    "The parameters of every run that a file asks for."
+    given = gather_parameters(file, [])
+    return [cell.parameters for cell in plan_sweep(notebook_of(file), given).cells] if file in GRIDS else [given]
+
+
+@pytest.fixture(autouse=True)
+def nothing_cached(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "no hub"))
+
+
+# ---- names, types, marks
+
+
+def test_every_study_has_a_file():
+    assert set(STUDIES) <= {notebook_of(file).stem for file in SINGLE}
+    assert {notebook_of(file).stem for file in GRIDS} == {"bridge_study", "dsi_study"}
+
+
+@pytest.mark.parametrize("file", SINGLE + GRIDS, ids=lambda file: file.name)
+def test_parameters_are_the_notebooks(file):
+    for cell in cells_of(file):
+        _, resolved = resolve_parameters(notebook_of(file), cell)
+        assert max(resolved["seeds"]) == len(resolved["seeds"]) - 1 and len(resolved["seeds"]) >= 3, "the paper repeats three times"
+        assert not any("glyphworld" in str(resolved.get(name)) for name in ("generator", "classifier", "clip", "llm")
+                       if name in cell), "glyphworld is not paper scale"
+
+
+@pytest.mark.parametrize("file", [file for file in SINGLE + GRIDS if file.name != "lar_imagenet.yaml"], ids=lambda file: file.name)
+def test_every_model_is_named_and_every_value_has_a_source(file):
+    declared = declared_parameters(notebook_of(file))
+    for cell in cells_of(file):
+        for name in ("real_data", "generator", "classifier", "llm", "clip"):
+            assert name not in declared or name in cell, f"{name} is left at glyphworld's"
+    for line in file.read_text(encoding="utf-8").splitlines():
+        name = line.strip().partition(":")[0]
+        if name in declared and name != "real_share" and not (name == "image_size" and "both networks" in line):
+            assert "PROPOSED" in line or "# paper " in line, f"{file.name}: {line!r} does not say where its value comes from"
+
+
+def test_the_wrong_is_refused():
+    given = gather_parameters(PAPER / "bridge_study.yaml", [])
+    with pytest.raises(ValueError, match="unknown parameter 'shot'; did you mean 'shots'"):
+        resolve_parameters(EXPERIMENTS / "bridge_study.ipynb", given | {"shot": [1]})
+    with pytest.raises(ValueError, match="lr is 'fast'"):
+        resolve_parameters(EXPERIMENTS / "bridge_study.ipynb", given | {"lr": "fast"})
+    grid = gather_parameters(PAPER / "bridge_transfer.grid.yaml", [])
+    with pytest.raises(ValueError, match="lr is 'fast'"):
+        plan_sweep(EXPERIMENTS / "bridge_study.ipynb", grid | {"base": grid["base"] | {"lr": "fast"}})
+
+
+def test_the_grids_span_the_sets_and_the_networks():
+    cells = cells_of(PAPER / "bridge_transfer.grid.yaml") + cells_of(PAPER / "bridge_transfer_vit.grid.yaml")
+    ten = {name for name in NAMED if not name.startswith("imagenet")}
+    assert {cell["real_data"] for cell in cells} == ten and len(ten) == 10
+    assert len(cells) == 2 * 10 + 2 * 9 and {cell["classifier"].split("_")[0].split(".")[0] for cell in cells} == {"resnet18", "resnet50", "vit", "deit3"}
+    for cell in cells:  # what `sets.load_images` takes into memory
+        facts = NAMED[cell["real_data"]]
+        assert max(facts.train, facts.test) * 3 * cell["image_size"] ** 2 <= 8 << 30, f"{facts.title} does not open"
+        assert 224 in timm.get_pretrained_cfg(cell["classifier"]).input_size
+    for cell in cells_of(PAPER / "bridge_volume.grid.yaml"):
+        facts = NAMED[cell["real_data"]]
+        assert max(facts.train, facts.test) * 3 * cell["image_size"] ** 2 <= 8 << 30
+
+
+# ---- what is missing
+
+
+@pytest.mark.parametrize("file", SINGLE + GRIDS, ids=lambda file: file.name)
+def test_the_doctor_names_what_is_missing(file, tmp_path):
+    for cell in cells_of(file)[:: max(1, len(cells_of(file)) - 1)]:  # the first, and of a grid the last
+        found = examine(notebook_of(file), cell, tmp_path / "outputs", tmp_path / "data", measure=False)
+        missing = {finding.what: finding for finding in found if finding.state == "missing"}
+        assert "parameters" not in missing
+        assert {name for name in ("generator", "classifier", "llm", "clip") if cell.get(name)} <= set(missing), "a model is here that cannot be"
+        assert all(finding.cure for finding in missing.values() if finding.what != "data"), "nobody says how to get it"
+        assert "real_data" not in cell or "data" in missing
+        assert all("hf download" in missing[name].cure for name in ("generator", "classifier", "llm", "clip") if name in missing)
+        if cell.get("real_data") in NAMED:
+            assert NAMED[cell["real_data"]].title in missing["data"].told and "Get it from" in missing["data"].told
+
+
+# ---- two of them, to the end
+
+
+def tiny_text(tokenizer) -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=16,
+        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id))
+
+
+def stable_diffusion(place: Path) -> Path:
+    "All parts of Stable Diffusion 1.5, of its classes, its sampler and its scaling, with few and random weights."
+    tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer")
+    vae = AutoencoderKL(block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                        latent_channels=4, layers_per_block=1, norm_num_groups=4, sample_size=64, scaling_factor=0.18215)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 8, 16, 16), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+    StableDiffusionPipeline(vae=vae, unet=unet, tokenizer=tokenizer, text_encoder=tiny_text(tokenizer), scheduler=scheduler,
+                            safety_checker=None, feature_extractor=None, requires_safety_checker=False).save_pretrained(place)
+    return place
+
+
+def clip(place: Path) -> Path:
+    "The folder that open_clip saves and opens, with a transformer to see, as ViT-L/14 has."
+    place.mkdir()
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (place / file).write_bytes((folder("clip") / file).read_bytes())
+    config = json.loads((folder("clip") / "open_clip_config.json").read_text())
+    config["model_cfg"] |= {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}}
+    config["model_cfg"]["text_cfg"] |= {"width": 16, "heads": 2, "layers": 1}
+    (place / "open_clip_config.json").write_text(json.dumps(config))
+    model = open_clip.CLIP(embed_dim=16, vision_cfg=config["model_cfg"]["vision_cfg"],
+                           text_cfg={k: v for k, v in config["model_cfg"]["text_cfg"].items() if k not in ("hf_tokenizer_name", "tokenizer_kwargs")})
+    save_file(model.state_dict(), place / "open_clip_model.safetensors")
+    return place
+
+
+TEXTURES = (
+    "banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched crystalline dotted fibrous flecked freckled frilly gauzy grid grooved "
+    "honeycombed interlaced knitted lacelike lined marbled matted meshed paisley perforated pitted pleated polka-dotted porous potholed scaly smeared "
+    "spiralled sprinkled stained stratified striped studded swirly veined waffled woven wrinkled zigzagged")
+
+
+def dtd(root: Path) -> None:
+    "DTD as its authors laid it out, with all its classes and as many files, each of a few pixels."
+    home, names = root / "dtd" / "dtd", TEXTURES.split()
+    (home / "labels").mkdir(parents=True)
+    noise, lists = np.random.default_rng(0), {side: [] for side in ("train", "val", "test")}
+    for name in names:
+        (home / "images" / name).mkdir(parents=True)
+        for i in range(120):
+            file = f"{name}/{name}_{i:04d}.jpg"
+            Image.fromarray(noise.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(home / "images" / file, "JPEG")
+            lists[("train", "val", "test")[i % 3]].append(file)
+    for side, files in lists.items():
+        (home / "labels" / f"{side}1.txt").write_text("\n".join(files) + "\n")
+
+
+def own_pictures(root: Path) -> None:
+    "Folders of train, val and test, as one lays out pictures of one's own."
+    noise = np.random.default_rng(1)
+    for side in ("train", "val", "test"):
+        for name in ("three", "club", "star"):
+            (root / side / name).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(noise.integers(0, 256, (14, 11, 3), dtype=np.uint8)).save(root / side / name / f"{i}.png")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    "A working directory with data/ in it and the models beside."
+    place = tmp_path_factory.mktemp("paper")
+    torch.manual_seed(0)
+    dtd(place / "data")
+    own_pictures(place / "mine")
+    stable_diffusion(place / "sd15")
+    clip(place / "clip")
+    for name, small in {"resnet18": dict(channels=(8, 16, 16, 32)), "vit_base_patch16_224": dict(img_size=32, embed_dim=32, depth=2, num_heads=2)}.items():
+        save_classifier(timm.create_model(name, num_classes=1000, **small), place / name, small)
+    return place
+
+
+def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
+    "Of a run with a file's values, but few images and steps, and models that are here."
+    monkeypatch.chdir(here)
+    given = gather_parameters(PAPER / file, []) | minimal | {
+        "generator": "./sd15", "llm": "glyphworld/llm", "device": "cpu", "threads": 1, "seeds": [0], "image_size": 32, "batch_size": 8, "images_per_class": 1,
+        "denoising_steps": 1, "generator_batch": 47, "stage1_steps": 1, "stage2_steps": 1}
+    done = run(notebook_of(PAPER / file), given, here / "outputs", progress=False)
+    assert (done / "DONE").is_file()
+    return json.loads((done / "results.json").read_text())
+
+
+def test_bridge_study_runs_to_the_end(here, monkeypatch):
+    found = results("bridge_study.yaml", here, monkeypatch, classifier="./vit_base_patch16_224", shots=[1, 0], curve_every=1)
+    rows = found["rows"]
+    methods = gather_parameters(PAPER / "bridge_study.yaml", [])["methods"]
+    assert {(row["arm"], row["shots"]) for row in rows} == {(arm, n) for arm in methods for n in (1, 0)}
+    assert all(0 <= row["value"] <= 1 for row in rows) and found["leep"]["after synthetic images"] < 0 and found["glyphworld"] is False
+
+
+def test_quickstart_runs_to_the_end(here, monkeypatch):
+    found = results("quickstart.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", clip="./clip", clip_weights="", shots=2, style_steps=1,
+                    prompts_per_class=1)
+    assert {row["arm"] for row in found["rows"]} >= {"vanilla_matched", "bridged++", "mixed_per_batch+dual"}
+    assert list(found["phrases"]) == ["club", "star", "three"] and found["style"] and found["glyphworld"] is False
