@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'find_experiment', 'OneLineErrors',
            'PairedParameters', 'main', 'run', 'prompts', 'plan', 'generate', 'verify', 'why', 'replay', 'curate',
-           'export', 'show', 'build', 'sweep', 'index_runs', 'doctor']
+           'export', 'show', 'build', 'sweep', 'index_runs', 'doctor', 'ledger']
 
 # %% ../nbs/13_cli.ipynb #6bab315d
 import re
@@ -547,4 +547,17 @@ def doctor(
     found = examine(notebook, gather_parameters(file, parameter or [], texts), outputs or place, root, measure)
     typer.echo(f"{notebook.stem}{f', {how}' if how else ''}\n{diagnosis(found)}")
     if any(finding.state == "missing" for finding in found):
+        raise typer.Exit(1)
+
+# %% ../nbs/13_cli.ipynb #c1f780bc
+@app.command()
+def ledger(check: Annotated[bool, typer.Option("--check", help="Write nothing; status 1 if the page is not what it should be.")] = False) -> None:
+    """Make outputs/ledger.md anew: each claim of both papers beside what the committed reports say; print its path."""
+    from synthnb.ledger import ledger_markdown, write_ledger
+
+    page = _checkout() / "outputs/ledger.md"
+    if not check:
+        typer.echo(write_ledger(_checkout()))
+    elif not page.is_file() or page.read_text(encoding="utf-8") != ledger_markdown(_checkout()):
+        typer.echo(f"{page} is not what the claims and the committed reports give: run synthnb ledger", err=True)
         raise typer.Exit(1)
