@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'Scalar', 'Side', 'PAPERS', 'Known', 'Comparison', 'Claim', 'Claims', 'load_claims', 'Run', 'open_run',
            'committed_runs', 'newest_run', 'NoRows', 'table_of', 'side_values', 'effect_in', 'verdict_of', 'Entry',
-           'expanded', 'entry_for', 'ledger_entries', 'paper_command', 'effect_text', 'printed', 'entry_line',
-           'claim_section', 'ledger_markdown', 'write_ledger']
+           'expanded', 'entry_for', 'ledger_entries', 'paper_commands', 'command_for', 'effect_text', 'printed',
+           'entry_line', 'claim_section', 'ledger_markdown', 'write_ledger']
 
 # %% ../nbs/12e_ledger.ipynb #c07e3497
 import json
@@ -233,25 +233,22 @@ def ledger_entries(
     return [entry for claim, own in zip(claims, judged) for entry in own or [Entry(claim, None, "not run", note="no experiment compares this")]]
 
 # %% ../nbs/12e_ledger.ipynb #188fe114
-def _paper_files(experiment: str, root: Path) -> Iterator[tuple[str, Path]]:
-    "The command word and file of each setting at paper scale of an experiment: parameters for `run`, a grid for `sweep`."
-    folder = root / "nbs/experiments"
+def paper_commands(root: Path) -> list[tuple[str, Path, str]]:
+    "Experiment, file and command of each setting at paper scale: parameters for `run`, a grid for `sweep`."
+    folder, found = root / "nbs/experiments", []
     notebooks = sorted(folder.glob("[!_.]*.ipynb"))
     for file in sorted((folder / "params/paper").glob("*.yaml")):
-        given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        if given.get("experiment") == experiment:
-            yield f"sweep {file.relative_to(root).as_posix()}", file
-        elif "experiment" not in given and guess_experiment(file, given, notebooks)[0].stem == experiment:
-            yield f"run {experiment} -f {file.relative_to(root).as_posix()}", file
+        given, at = yaml.safe_load(file.read_text(encoding="utf-8")) or {}, file.relative_to(root).as_posix()
+        experiment = given.get("experiment") or guess_experiment(file, given, notebooks)[0].stem
+        found.append((experiment, file, f"sweep {at}" if "experiment" in given else f"run {experiment} -f {at}"))
+    return found
 
 
-def paper_command(claim: Claim, root: Path) -> str:
+def command_for(claim: Claim, commands: list[tuple[str, Path, str]]) -> str:
     "How to run a claim's experiment at paper scale."
-    found = [(words, file) for words, file in _paper_files(claim.experiment, root) if fnmatch(file.name, claim.paper_scale)] if claim.experiment else []
-    if not found:
-        return "none yet"
-    others = f" (also {', '.join(f'`{file.name}`' for _, file in found[1:])})" if found[1:] else ""
-    return f"`synthnb {found[0][0]}`{others}"
+    own = [(file, words) for experiment, file, words in commands if experiment == claim.experiment and fnmatch(file.name, claim.paper_scale)]
+    others = f" (also {', '.join(f'`{file.name}`' for file, _ in own[1:])})" if own[1:] else ""
+    return f"`synthnb {own[0][1]}`{others}" if own else "none yet"
 
 
 def effect_text(effect: Interval | None, unit: str) -> str:
@@ -304,10 +301,10 @@ def _counted(entries: list[Entry]) -> str:
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
 
 
-def claim_section(claim: Claim, entries: list[Entry], root: Path) -> list[str]:
+def claim_section(claim: Claim, entries: list[Entry], command: str, root: Path) -> list[str]:
     "A claim with what is known of it, its command and its comparisons."
     notebook = f"[{claim.experiment}](../nbs/experiments/{claim.experiment}.ipynb)" if claim.experiment else "none yet"
-    facts = [f"the paper's number: {printed(claim.number)}", f"notebook: {notebook}", f"at paper scale: {paper_command(claim, root)}"]
+    facts = [f"the paper's number: {printed(claim.number)}", f"notebook: {notebook}", f"at paper scale: {command}"]
     table = ["| comparison | expected | effect in glyphworld, 95 % interval | seeds | verdict | run |", "|---|---|---|---|---|---|"]
     known = f"Claim: {claim.known.mark}, {claim.known.source}; " + "; ".join(facts) + "."
     return [f"### {claim.name}", "", f"{claim.claim} {known} {claim.note}".strip(), "", *table, *(entry_line(entry, root) for entry in entries), ""]
@@ -317,13 +314,13 @@ def ledger_markdown(
     root: Path,  # of the checkout
 ) -> str:
     "The ledger as Markdown, for `outputs/ledger.md`."
-    entries, sources = ledger_entries(root), load_claims(root / "nbs/experiments/claims.yaml").sources
+    entries, sources, commands = ledger_entries(root), load_claims(root / "nbs/experiments/claims.yaml").sources, paper_commands(root)
     own = {claim.name: [entry for entry in entries if entry.claim is claim] for claim in {id(entry.claim): entry.claim for entry in entries}.values()}
     lines = [_FACE, f"{len(own)} claims, {len(entries)} comparisons: {_counted(entries)}.", "", "| paper | claim | comparisons | the paper's number |", "|---|---|---|---|"]
     lines += [f"| {of[0].claim.paper} | [{of[0].claim.claim}](#{name}) | {_counted(of)} | {printed(of[0].claim.number)} |" for name, of in own.items()]
     for paper, title in PAPERS.items():
         lines += ["", f"## Paper {paper}: {title}", ""]
-        lines += [line for of in own.values() if of[0].claim.paper == paper for line in claim_section(of[0].claim, of, root)]
+        lines += [line for of in own.values() if of[0].claim.paper == paper for line in claim_section(of[0].claim, of, command_for(of[0].claim, commands), root)]
     return "\n".join([*lines, "## Sources", "", *(f"- {key}: {address}" for key, address in sources.items())]) + "\n"
 
 

@@ -1,0 +1,100 @@
+"""The ledger says what the claims file and the committed reports give, and what it claims about experiments can be so."""
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from synthnb.experiment import declared_parameters
+from synthnb.ledger import VERDICTS, Comparison, Run, entry_for, expanded, ledger_entries, ledger_markdown, load_claims
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = ROOT / "nbs/experiments"
+CLAIMS = load_claims(EXPERIMENTS / "claims.yaml").claims
+PAGE = ROOT / "outputs/ledger.md"
+
+
+@pytest.fixture(scope="module")
+def should_be():
+    return ledger_markdown(ROOT)
+
+
+def test_page_is_that_of_the_claims_and_the_committed_reports(should_be):
+    assert PAGE.read_text(encoding="utf-8") == should_be, "run `synthnb ledger` and commit outputs/ledger.md"
+
+
+def test_git_knows_the_page():
+    listed = subprocess.run(["git", "ls-files", "outputs/ledger.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert listed.strip(), "git add outputs/ledger.md"
+
+
+def test_links_lead_somewhere(should_be):
+    links = re.findall(r"\]\(([^)]+)\)", should_be)
+    headings = re.findall(r"^#+ (.+)$", should_be, re.MULTILINE)
+    missing = [link for link in links if not (link[1:] in headings if link[0] == "#" else (PAGE.parent / link).is_file())]
+    assert links and not missing
+
+
+def test_commands_name_files_that_exist(should_be):
+    named = re.findall(r"nbs/experiments/params/\S+?\.yaml", should_be)
+    assert named and all((ROOT / name).is_file() for name in named)
+
+
+def test_verdicts_and_effects_are_not_typed():
+    said = (EXPERIMENTS / "claims.yaml").read_text().split("\nclaims:\n")[1]
+    assert not [word for word in VERDICTS if word in said], "a verdict is computed"
+
+
+def test_conditions_are_parameters_of_their_experiments():
+    for claim in CLAIMS:
+        for comparison in expanded(claim):
+            declared = declared_parameters(EXPERIMENTS / f"{comparison.experiment}.ipynb")
+            assert set(comparison.where) <= set(declared), f"{claim.name}: {comparison.what}"
+
+
+def test_every_arm_is_named_by_its_experiment():
+    """A misspelt arm would be `not run` for ever: whatever no committed run has must at least stand in the notebook or in `ARMS`."""
+    from synthnb.bridge import ARMS
+
+    entries = [entry for entry in ledger_entries(ROOT) if entry.comparison and entry.effect is None]
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in EXPERIMENTS.glob("*.ipynb")}
+    for entry in entries:
+        for side in [*entry.comparison.plus, *entry.comparison.minus]:
+            arm, source = str(side["arm"]), sources[entry.comparison.experiment]
+            parts = [part for part in re.split(r", (?:\d+ images)?", arm) if part]  # "diverse, dual" and "LAR, 8 images" are put together there
+            assert arm in ARMS or all(part in source for part in parts), f"{entry.claim.name}: {arm}"
+
+
+def made_up(values: dict[str, list[float]], where: Path, **parameters) -> Run:
+    rows = [{"arm": arm, "seed": seed, "value": value} for arm, own in values.items() for seed, value in enumerate(own)]
+    return Run(where / "outputs/bridge_study/made-up", {"parameters": parameters}, {"rows": rows, "glyphworld": True, "time": {"a": 3, "b": None}})
+
+
+@pytest.mark.parametrize("values, verdict", [
+    ({"a": [0.8, 0.9, 0.85], "b": [0.7, 0.81, 0.74]}, "reproduced"),
+    ({"a": [0.7, 0.81, 0.74], "b": [0.8, 0.9, 0.85]}, "contradicted"),
+    ({"a": [0.8, 0.7, 0.9], "b": [0.7, 0.8, 0.9]}, "inconclusive"),
+    ({"a": [0.9], "b": [0.1]}, "inconclusive"),  # one seed is no evidence, however far apart
+    ({"a": [0.9, 0.9]}, "not run"),
+])
+def test_interval_decides(tmp_path, values, verdict):
+    comparison = Comparison(what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study")
+    assert entry_for(CLAIMS[0], comparison, [made_up(values, tmp_path)]).verdict == verdict
+
+
+def test_newer_run_counts_only_if_it_meets_the_conditions(tmp_path):
+    good, harm = ({"a": [high, high + 0.01, high], "b": [0.5, 0.52, 0.51]} for high in (0.8, 0.2))
+    newest_first = [made_up(harm, tmp_path, classifier="vit"), made_up(good, tmp_path, classifier="cnn"), made_up(harm, tmp_path, classifier="cnn")]
+    comparison = Comparison(what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study", where={"classifier": "cnn"})
+    assert entry_for(CLAIMS[0], comparison, newest_first).verdict == "reproduced"
+    assert entry_for(CLAIMS[0], comparison.model_copy(update={"where": {}}), newest_first).verdict == "contradicted"
+    assert entry_for(CLAIMS[0], comparison.model_copy(update={"where": {"shots": 1}}), newest_first).verdict == "not run"
+
+
+def test_other_seeds_are_an_error_and_a_missing_end_is_no_number(tmp_path):
+    run = made_up({"a": [0.9, 0.9], "b": [0.1]}, tmp_path)
+    pair = Comparison(what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study")
+    with pytest.raises(ValueError, match="different seeds"):
+        entry_for(CLAIMS[0], pair, [run])
+    never = pair.model_copy(update={"plus": [{"table": "time", "arm": "b"}], "minus": [{"table": "time", "arm": "a"}]})
+    assert entry_for(CLAIMS[0], never, [run]).verdict == "inconclusive"
