@@ -314,13 +314,17 @@ def ledger_markdown(
     root: Path,  # of the checkout
 ) -> str:
     "The ledger as Markdown, for `outputs/ledger.md`."
-    entries, sources, commands = ledger_entries(root), load_claims(root / "nbs/experiments/claims.yaml").sources, paper_commands(root)
-    own = {claim.name: [entry for entry in entries if entry.claim is claim] for claim in {id(entry.claim): entry.claim for entry in entries}.values()}
+    entries, commands, sources = ledger_entries(root), paper_commands(root), load_claims(root / "nbs/experiments/claims.yaml").sources
+    own: dict[str, list[Entry]] = {}
+    for entry in entries:
+        own.setdefault(entry.claim.name, []).append(entry)
+    about = {name: of[0].claim for name, of in own.items()}
     lines = [_FACE, f"{len(own)} claims, {len(entries)} comparisons: {_counted(entries)}.", "", "| paper | claim | comparisons | the paper's number |", "|---|---|---|---|"]
-    lines += [f"| {of[0].claim.paper} | [{of[0].claim.claim}](#{name}) | {_counted(of)} | {printed(of[0].claim.number)} |" for name, of in own.items()]
+    lines += [f"| {claim.paper} | [{claim.claim}](#{name}) | {_counted(own[name])} | {printed(claim.number)} |" for name, claim in about.items()]
     for paper, title in PAPERS.items():
         lines += ["", f"## Paper {paper}: {title}", ""]
-        lines += [line for of in own.values() if of[0].claim.paper == paper for line in claim_section(of[0].claim, of, command_for(of[0].claim, commands), root)]
+        for name, claim in about.items():
+            lines += claim_section(claim, own[name], command_for(claim, commands), root) if claim.paper == paper else []
     return "\n".join([*lines, "## Sources", "", *(f"- {key}: {address}" for key, address in sources.items())]) + "\n"
 
 
