@@ -57,7 +57,7 @@ class Comparison(_Strict):
     where: dict[str, Scalar | list[Scalar]] = {}  # parameters of the run; a list holds alternatives, null stands for a parameter it does not have
     each: dict[str, list[Scalar]] = {}  # one comparison for every value, which all sides share
 
-
+# %% ../nbs/12e_ledger.ipynb #cfc533a5
 class Claim(_Strict):
     "One statement of one paper."
     name: str = Field(pattern="^[a-z0-9-]+$")
@@ -89,7 +89,7 @@ class Claims(_Strict):
                 raise ValueError(f"{claim.name} has a comparison without an experiment")
         return self
 
-
+# %% ../nbs/12e_ledger.ipynb #594ce792
 def load_claims(
     file: str | Path,  # YAML
 ) -> Claims:
@@ -266,7 +266,7 @@ def printed(number: Known | None) -> str:
     "The paper's number with its mark and source."
     return f"{number.text} ({number.mark}, {number.source})" if number else "unknown"
 
-
+# %% ../nbs/12e_ledger.ipynb #93e7c3d1
 def entry_line(entry: Entry, root: Path) -> str:
     "A row of a claim's table."
     if not (comparison := entry.comparison):
@@ -300,7 +300,7 @@ def _counted(entries: list[Entry]) -> str:
     counts = Counter(entry.verdict for entry in entries)
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
 
-
+# %% ../nbs/12e_ledger.ipynb #e9623e3a
 def claim_section(claim: Claim, entries: list[Entry], command: str, root: Path) -> list[str]:
     "A claim with what is known of it, its command and its comparisons."
     notebook = f"[{claim.experiment}](../nbs/experiments/{claim.experiment}.ipynb)" if claim.experiment else "none yet"
