@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +126,7 @@ class ArmResult:
     seconds: float  # of this run
     correct: np.ndarray  # bool [N], one per test image
     found: bool = False  # the whole run came from the store
+    records: list[dict] = field(default_factory=list, repr=False)  # the learning curve of the last stage, `History.records`
 
 
 def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None, test: LabelledImages, store: str | Path | None, checkpoint_every: int) -> None:
@@ -234,7 +235,7 @@ def run_arm(
     right, last = (predict(net, test).argmax(1) == test.labels).numpy(), history.records[-1]
     result = ArmResult(
         arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(right.mean()),
-        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right)
+        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right, records=history.records)
     if file:
         _write_result(result, file)
     return result
@@ -243,5 +244,5 @@ def run_arm(
 def results_frame(
     results: Sequence[ArmResult],
 ) -> pd.DataFrame:
-    "One row per run, without the judgements of single images."
-    return pd.DataFrame([{f.name: getattr(r, f.name) for f in fields(ArmResult) if f.name != "correct"} for r in results])
+    "One row per run, without the judgements of single images and the learning curve."
+    return pd.DataFrame([{f.name: getattr(r, f.name) for f in fields(ArmResult) if f.name not in ("correct", "records")} for r in results])
