@@ -226,7 +226,8 @@ def count_images(parameters: dict, classes: int) -> int | None:
         each = largest("volumes") * largest("shots")
     else:
         return None
-    return each * classes or None
+    scales = 1 if "guidance" in parameters else len(parameters.get("guidances", [1]))  # beside a guidance of its own, a list is for a part of the images
+    return each * scales * classes or None
 
 
 def pixels_of(folder: Path) -> int:

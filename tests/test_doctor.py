@@ -8,9 +8,11 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import yaml
 
 from synthnb import doctor, glyphworld
-from synthnb.doctor import check_classifier, check_generator, check_llm, check_set, examine, guess_experiment
+from synthnb.doctor import check_classifier, check_generator, check_llm, check_set, count_images, examine, guess_experiment
+from synthnb.experiment import resolve_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "nbs" / "experiments"
@@ -104,6 +106,12 @@ def test_paper_scale_says_what_is_unknown(tmp_path):
     found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": REPOSITORY, "real_data": "digits", "images_per_class": 3000, "denoising_steps": 50}, tmp_path)}
     assert (found["time"].state, found["disk"].state) == ("unknown", "unknown")
     assert "on an A100, by its published rate, 7.2 hours to draw 30,000 images" in found["time"].told
+
+
+@pytest.mark.parametrize("experiment, images", [("transfer_volume", 1500), ("guidance_study", 2500), ("bridge_study", 800), ("dsi_study", 100)])
+def test_images_of_all_volumes_and_guidance_scales_are_counted(experiment, images):
+    given = yaml.safe_load((EXPERIMENTS / "params" / f"{experiment}.yaml").read_text())
+    assert count_images(resolve_parameters(EXPERIMENTS / f"{experiment}.ipynb", given)[1], classes=10) == images
 
 
 def test_which_experiment_a_file_is_for(tmp_path):
