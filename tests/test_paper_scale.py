@@ -1,4 +1,4 @@
-"""The parameter files at paper scale: every name and type, what the doctor says is missing, and two of them run to the end on tiny random models in the exact formats."""
+"""The parameter files at paper scale: every name and type, what the doctor says is missing, and four of them run to the end on tiny random models in the exact formats."""
 import json
 import os
 from functools import cache
@@ -31,7 +31,7 @@ EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
 PAPER = EXPERIMENTS / "params" / "paper"
 GRIDS = sorted(PAPER.glob("*.grid.yaml"))
 SINGLE = sorted(set(PAPER.glob("*.yaml")) - set(GRIDS))
-STUDIES = ("bridge_study", "dsi_study", "quickstart", "volume_study")
+STUDIES = ("bridge_study", "dsi_study", "guidance_study", "quickstart", "transfer_volume", "volume_study")
 
 
 @cache
@@ -59,7 +59,7 @@ def nothing_cached(tmp_path, monkeypatch):
 
 def test_every_study_has_a_file():
     assert set(STUDIES) <= {notebook_of(file).stem for file in SINGLE}
-    assert {notebook_of(file).stem for file in GRIDS} == {"bridge_study", "dsi_study"}
+    assert {notebook_of(file).stem for file in GRIDS} == {"bridge_study", "dsi_study", "transfer_volume"}
 
 
 @pytest.mark.parametrize("file", SINGLE + GRIDS, ids=lambda file: file.name)
@@ -103,7 +103,7 @@ def test_the_grids_span_the_sets_and_the_networks():
         facts = NAMED[cell["real_data"]]
         assert max(facts.train, facts.test) * 3 * cell["image_size"] ** 2 <= 8 << 30, f"{facts.title} does not open"
         assert 224 in timm.get_pretrained_cfg(cell["classifier"]).input_size
-    for cell in cells_of(PAPER / "bridge_volume.grid.yaml"):
+    for cell in cells_of(PAPER / "transfer_volume.yaml") + cells_of(PAPER / "transfer_volume_sets.grid.yaml"):
         facts = NAMED[cell["real_data"]]
         assert max(facts.train, facts.test) * 3 * cell["image_size"] ** 2 <= 8 << 30
 
@@ -125,7 +125,7 @@ def test_the_doctor_names_what_is_missing(file, tmp_path):
             assert NAMED[cell["real_data"]].title in missing["data"].told and "Get it from" in missing["data"].told
 
 
-# ---- two of them, to the end
+# ---- four of them, to the end
 
 
 def tiny_text(tokenizer) -> CLIPTextModel:
@@ -212,9 +212,9 @@ def here(tmp_path_factory) -> Path:
 def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
     "Of a run with a file's values, but few images and steps, and models that are here."
     monkeypatch.chdir(here)
-    given = gather_parameters(PAPER / file, []) | minimal | {
+    given = gather_parameters(PAPER / file, []) | {
         "generator": "./sd15", "llm": "glyphworld/llm", "device": "cpu", "threads": 1, "seeds": [0], "image_size": 32, "batch_size": 8, "images_per_class": 1,
-        "denoising_steps": 1, "generator_batch": 47, "stage1_steps": 1, "stage2_steps": 1}
+        "denoising_steps": 1, "generator_batch": 47, "stage1_steps": 1, "stage2_steps": 1} | minimal
     done = run(notebook_of(PAPER / file), given, here / "outputs", progress=False)
     assert (done / "DONE").is_file()
     return json.loads((done / "results.json").read_text())
@@ -233,3 +233,26 @@ def test_quickstart_runs_to_the_end(here, monkeypatch):
                     prompts_per_class=1)
     assert {row["arm"] for row in found["rows"]} >= {"vanilla_matched", "bridged++", "mixed_per_batch+dual"}
     assert list(found["phrases"]) == ["club", "star", "three"] and found["style"] and found["glyphworld"] is False
+
+
+def test_transfer_volume_runs_to_the_end(here, monkeypatch):
+    volumes = [1, 2, 3]
+    found = results("transfer_volume.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", llm="", shots=[1, 0], images_per_class=volumes, seeds=[1])
+    methods = gather_parameters(PAPER / "transfer_volume.yaml", [])["methods"]
+    assert {(row["arm"], row["shots"], row["volume"]) for row in found["rows"]} == {
+        *((arm, k, n) for arm in methods for k in (1, 0) for n in volumes), *(("vanilla_matched", k, 0) for k in (1, 0))}
+    assert len({row["steps"] for row in found["rows"]}) == 1, "all arms take the same steps"
+    assert all(row["stage1_seed"] == row["seed"] for row in found["rows"]) and "more images for `bridged++`?" in found["conclusion"]
+    files = {path.name for path in (here / "outputs" / "transfer_volume").glob("*/*.csv")}
+    assert files == {"curves.csv", "forecast.csv"} and not list((here / "outputs" / "transfer_volume").glob("*/answers.sqlite")), "a chat model was asked"
+
+
+def test_guidance_study_runs_to_the_end(here, monkeypatch):
+    scales = [1.25, 7.5]
+    found = results("guidance_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", llm="", clip="./clip", clip_weights="", shots=[1], guidances=scales,
+                    images_per_class=2)
+    assert {(row["arm"], row["guidance"]) for row in found["rows"]} == {
+        ("vanilla_matched", None), *((arm, scale) for arm in ("bridged", "bridged++", "synthetic_only") for scale in scales)}
+    assert found["margin"] == {"hardly": 0.03} and "headline" not in found, "one seed says nothing of best and worst"
+    plans = {path.name for path in (here / "outputs" / "stages").glob("*.parquet")}
+    assert len(plans) >= len(scales), "a plan for each scale"
