@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help report test nb sync install
+.PHONY: help report test nb sync docs install
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,6 +28,9 @@ nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=n
 
 sync: $(READY) ## clean all notebooks and export the modules
 	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+
+docs: $(READY) ## pages of guides and notebooks for the browser: _docs/index.html
+	@$(BIN)/python tools/build_docs.py
 
 install: $(READY) ## only make and fill .venv
 
