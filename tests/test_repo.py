@@ -180,7 +180,7 @@ def test_module_loads_neither_pickles_nor_remote_code(path):
 
 def test_no_path_of_somebodys_machine():
     pattern = re.compile(r"(?<![\w.])/(?:tmp|work|root|home|opt|Users)/\w")
-    files = [path for kind in ("*.md", "*.toml", "*.ini", "Makefile", "tests/*.py", "tools/*", "synthnb/*.py", "nbs/**/*.yaml", "benchmarks/*")
+    files = [path for kind in ("*.md", "*.toml", "*.ini", "Makefile", "tests/*.py", "tools/*", "synthnb/*.py", "nbs/**/*.yaml", "nbs/**/*.md", "benchmarks/*")
              for path in ROOT.glob(kind) if path.is_file()]
     said = {path: path.read_text() for path in files} | {path: "\n".join(texts(path)) for path in NOTEBOOKS}
     found = {path.relative_to(ROOT).as_posix(): pattern.findall(text) for path, text in said.items() if pattern.search(text)}

@@ -49,7 +49,7 @@ code, pre { font: 13px/1.5 ui-monospace, monospace } pre { margin: .5rem 0; over
 :not(pre) > code { padding: .05rem .25rem; border-radius: .25rem; background: var(--tint) }
 .output_subarea, .rendered_html { overflow-x: auto } .output pre { padding-left: .75rem; border-left: 3px solid var(--line); white-space: pre-wrap } .output_stderr pre { color: var(--soft) }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums } th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-img { max-width: 100%; height: auto } .output img { padding: .25rem; background: #fff } @media (prefers-color-scheme: dark) { img.math { filter: invert(1) } }
+img { max-width: 100%; height: auto } .output img { padding: .25rem; background: #fff } @media (prefers-color-scheme: dark) { img.math { filter: invert(1); mix-blend-mode: screen } }
 """
 
 

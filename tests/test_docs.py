@@ -1,0 +1,222 @@
+"""The guides name what exists, the house is as it is drawn, every link leads somewhere, and the site stands alone."""
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from typer import TyperException
+from typer.main import get_command
+
+from synthnb.cli import app, find_experiment, gather_parameters
+from synthnb.doctor import guess_experiment
+from synthnb.experiment import declared_parameters, resolve_parameters
+from synthnb.sweep import plan_sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import build_docs  # noqa: E402
+import update_house  # noqa: E402
+
+GUIDES = sorted((ROOT / "nbs/guides").glob("*.md"))
+NOTEBOOKS = [path for path in sorted((ROOT / "nbs").rglob("*.ipynb")) if not re.search(r"/[._]", path.relative_to(ROOT).as_posix())]
+EXPERIMENTS = [path for path in NOTEBOOKS if path.parent.name == "experiments"]
+
+
+# ---- the site
+
+
+class Page(HTMLParser):
+    """What a page refers to, and the ids that others may refer to."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.fetched, self.ids, self.path = [], [], set(), path
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.ids |= {given[name] for name in ("id", "name") if given.get(name)}
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        elif tag in ("img", "script", "link", "iframe", "source", "object"):
+            self.fetched += [given[name] for name in ("src", "href", "data") if name in given]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site") / "docs"
+    return folder, {path: Page(path) for path in build_docs.build(folder)}
+
+
+def test_every_notebook_and_guide_has_a_page_and_a_line_in_the_index(site):
+    folder, pages = site
+    listed = [link for link in pages[folder / "index.html"].links]
+    for source in [*GUIDES, *NOTEBOOKS]:
+        place = source.relative_to(ROOT / "nbs").with_suffix(".html").as_posix()
+        assert folder / place in pages and listed.count(place) == 1
+        title, line = build_docs.heading(source)
+        assert f">{build_docs.html.escape(title)}</a></dt><dd>{build_docs.html.escape(line)}</dd>" in (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_pages_fetch_nothing_from_elsewhere_and_run_nothing(site):
+    for path, page in site[1].items():
+        text = path.read_text(encoding="utf-8")
+        assert "<script" not in text, f"{path.name} holds a script"
+        assert not [what for what in page.fetched if not what.startswith("data:") and ":" in what], path.name
+    assert "url(" not in (site[0] / "style.css").read_text(encoding="utf-8")
+
+
+def test_formulas_are_pictures(site):
+    texts = {path.name: path.read_text(encoding="utf-8") for path in site[1]}
+    assert texts["03_lar.html"].count('<img alt=') + texts["03_lar.html"].count('<img class="math"') >= 3
+    assert not [name for name, text in texts.items() if "&lt;img class=" in text or "\\frac" in re.sub("<[^>]*>", "", text)]
+
+
+def test_links_of_the_site_lead_somewhere(site):
+    folder, pages = site
+    for path, page in pages.items():
+        for link in page.links + page.fetched:
+            if re.match(r"[a-z]+:", link):
+                continue
+            name, _, anchor = link.partition("#")
+            target = (path.parent / unquote(name)).resolve() if name else path
+            assert target.is_file() and target.is_relative_to(folder.resolve()), f"{path.name} links to {link}"
+            assert not anchor or unquote(anchor) in pages[target].ids, f"{path.name}: there is no {link}"
+
+
+def test_one_reads_from_the_index_through_all_pages_and_back(site):
+    folder, pages = site
+    order = list(pages)[1:]
+    for before, path, after in zip([None, *order], order, [*order[1:], None]):
+        wanted = [folder / "index.html", *(other for other in (before, after) if other)]
+        said = [(path.parent / link).resolve() for link in pages[path].links[:len(wanted)]]
+        assert said == [other.resolve() for other in wanted], path.name
+
+
+def test_a_dead_link_ends_the_build(tmp_path):
+    source = ROOT / "nbs/01_data.ipynb"
+    with pytest.raises(SystemExit, match="nbs/01_data.ipynb links to 01_dato.ipynb, which is no file"):
+        build_docs.linked("01_dato.ipynb", source, {source: Path("01_data.html")}, tmp_path)
+
+
+# ---- links in the repository
+
+
+@cache
+def known_to_git() -> frozenset[str]:
+    """Files of this checkout that git knows or would take, and their folders; all there are outside of a checkout."""
+    done = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    files = done.stdout.splitlines() if not done.returncode else [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*")]
+    return frozenset(files) | {parent.as_posix() for file in files for parent in Path(file).parents}
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "benchmarks/README.md", ROOT / "synthnb/models/MODEL_CARD.md", ROOT / "outputs/ledger.md", *GUIDES, *NOTEBOOKS],
+                         ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_relative_links_lead_to_files_in_git(path):
+    texts = [path.read_text(encoding="utf-8")] if path.suffix == ".md" else [
+        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    links = [link for text in texts for link in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", text) if not re.match(r"[a-z]+:", link)]
+    missing = [link for link in links if (path.parent / unquote(link)).resolve().relative_to(ROOT).as_posix() not in known_to_git()]
+    assert not missing
+
+
+# ---- the house
+
+
+def test_house_is_drawn_as_it_is():
+    text = update_house.HOUSE.read_text(encoding="utf-8")
+    assert update_house.BLOCK.search(text)[0] == f"<!-- rooms -->\n{update_house.rooms()}<!-- /rooms -->", "run python tools/update_house.py"
+    for path in NOTEBOOKS:
+        assert text.count(f"[{path.stem}](") == 1, path.stem
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *GUIDES], ids=lambda path: path.name)
+def test_modules_and_files_that_are_mentioned_exist(path):
+    text = path.read_text(encoding="utf-8")
+    assert not [name for name in re.findall(r"`synthnb\.(\w+)", text) if not (ROOT / "synthnb" / f"{name}.py").is_file()]
+    assert not [name for name in re.findall(r"(?<![\w./-])((?:nbs|tests|tools|benchmarks|synthnb)/[\w./-]+\.\w+)", text) if name not in known_to_git()]
+
+
+def test_gpu_guide_lists_every_file_at_paper_scale():
+    listed = re.findall(r"\]\(\.\./experiments/params/paper/([\w.]+)\)", (ROOT / "nbs/guides/gpu.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "nbs/experiments/params/paper").glob("*.yaml"))
+
+
+# ---- commands
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The calls of synthnb and make in the shell blocks of a page, each without what comes before and after it."""
+    found = []
+    for block in re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if not re.search(r"\b(synthnb|make) ", line):
+                continue
+            call, words = None, shlex.shlex(re.sub(r"\$\w+", "1", line), posix=True, punctuation_chars=True)
+            words.whitespace_split = True
+            for word in words:
+                if call is None and re.fullmatch(r"(.*/)?synthnb|make", word):
+                    found.append(call := [Path(word).name])
+                elif re.fullmatch(r"[();<>|&]+", word):
+                    call = None
+                elif call is not None:
+                    call.append(word)
+    return [call for call in found if call[1:]]
+
+
+def refused(call: list[str]) -> str:
+    """What make or the command line would have against a call; nothing if it would take it. A file that the call names needs to be there only if git has it."""
+    program, *words = call
+    if program == "make":
+        targets = [word for word in words if "=" not in word]
+        text = (ROOT / "Makefile").read_text()
+        wrong = [target for target in targets if not re.search(rf"^{target}:", text, re.MULTILINE)]
+        given = next((word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")), "")
+        return f"make has no {wrong}" if wrong else refused(["synthnb", "run", "quickstart", *shlex.split(given)]) if given else ""
+    command, name = get_command(app), ""
+    while hasattr(command, "commands") and words:
+        if words[0] not in command.commands:
+            return "" if words[0] in ("--help", "--version") else f"there is no synthnb {words[0]}"
+        command, name, words = command.commands[words[0]], words[0], words[1:]
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for parameter in command.params:
+                patch.setattr(parameter.type_descriptor.parameter_info, "exists", False)
+            given = command.make_context(name, words).params
+        if name in ("run", "doctor"):
+            file = given["file"] if given["file"] and given["file"].is_file() else None
+            if name == "doctor" and not (given["experiment"] or file):
+                return f"there is no {given['file']}"
+            notebook = find_experiment(given["experiment"])[0] if given["experiment"] else guess_experiment(file, gather_parameters(file, []), EXPERIMENTS)[0]
+            texts = {each for each, declared in declared_parameters(notebook).items() if declared.type == "str"}
+            resolve_parameters(notebook, gather_parameters(file, given["parameter"] or [], texts))
+        elif name == "sweep" and given["grid"].is_file():
+            spec = gather_parameters(given["grid"], [])
+            plan_sweep(find_experiment(spec["experiment"])[0], spec)
+    except (TyperException, ValueError, OSError) as error:
+        return error.format_message() if isinstance(error, TyperException) else str(error)
+    return ""
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *(path for path in GUIDES if "```sh" in path.read_text(encoding="utf-8"))], ids=lambda path: path.name)
+def test_commands_would_be_taken(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    calls = commands(path)
+    assert calls and not {" ".join(call): said for call in calls if (said := refused(call))}
+
+
+@pytest.mark.parametrize("call, said", [
+    ("synthnb generat plan.parquet", "no synthnb generat"), ("synthnb generate plan.parquet --worker 2", "No such option: --worker"),
+    ("synthnb run quickstart -p shot 4", "shot"), ("synthnb plan prompts.jsonl -n many", "valid integer"), ("make reports", "reports"),
+    ("make report ARGS='-p seed 1'", "seed"), ("synthnb sweep nbs/experiments/params/paper/bridge_transfer.grid.yaml --shards 0::2", "--shards"),
+])
+def test_wrong_commands_are_refused(call, said, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert said in refused(shlex.split(call))
