@@ -22,9 +22,9 @@ from PIL import Image
 
 # %% ../nbs/07c_board.ipynb #edbaa9c4
 from .curate import Scores, first_alike, stream_kept
-from .data import whole_file
 from .diversify import dispersion
 from .fidelity import Features, kid, share_estimate
+from .files import whole_file
 from .lar import plain_text
 
 # %% ../nbs/07c_board.ipynb #bc02276e

@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .data import LabelledImages, join, whole_file
+from .data import LabelledImages, join
 from .dualbn import convert, strip
+from .files import whole_file
 from .train import History, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
 
 # %% ../nbs/10_bridge.ipynb #d4ba04b0

@@ -28,7 +28,8 @@ from PIL import Image
 from tqdm import tqdm
 
 # %% ../nbs/07_curate.ipynb #42502ff0
-from .data import LabelledImages, content_hashes, whole_file
+from .data import LabelledImages, content_hashes
+from .files import whole_file
 from .lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
 from .sets import ListedImages, read_batches, thumbnails

@@ -4,21 +4,18 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'join', 'show_images', 'content_hashes',
-           'set_hash', 'package_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'fraction',
-           'long_tail', 'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype',
-           'whole_file', 'tensor_names', 'explain_loading']
+           'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'fraction', 'long_tail',
+           'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype', 'tensor_names',
+           'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
 import json
 import math
-import os
 import random
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import BinaryIO
@@ -170,13 +167,6 @@ def set_hash(
         content = [content_hashes(data.images), data.labels.tolist(), data.classes]
         _HASHED[data] = written, hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return _HASHED[data][1]
-
-# %% ../nbs/01_data.ipynb #2738fed9
-@cache
-def package_hash() -> str:
-    "Twelve hex digits of the source of this package."
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:12]
 
 # %% ../nbs/01_data.ipynb #16b4d7ed
 def _shuffled(hashes: Sequence[str], seed: int) -> list[str]:
@@ -475,20 +465,6 @@ def pick_dtype(
     if found not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"unknown dtype {dtype!r}: use auto, float32, float16 or bfloat16")
     return found
-
-# %% ../nbs/01_data.ipynb #68c43a0a
-@contextmanager
-def whole_file(
-    path: str | Path,  # what the file will be called
-) -> Iterator[Path]:  # where to write it
-    "A file that appears when the block ends well, or not at all; what was there stays until then."
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")  # two processes or threads may write the same file
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 # %% ../nbs/01_data.ipynb #cd9c28f8
 def tensor_names(

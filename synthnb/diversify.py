@@ -38,7 +38,8 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
-from .data import LabelledImages, whole_file
+from .data import LabelledImages
+from .files import whole_file
 from .lar import Clip, overlong
 from .llm import Answer, AnswerCache, Answers, Failure, LocalLLM, Question, Sampling, ServerLLM, ask, json_question
 

@@ -31,7 +31,8 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .data import LabelledImages, set_hash, whole_file
+from .data import LabelledImages, set_hash
+from .files import whole_file
 from .generate import quiet_loading
 
 # %% ../nbs/06_dsi.ipynb #35c5dcf4

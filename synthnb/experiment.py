@@ -55,7 +55,7 @@ from traitlets.config import Config
 
 # %% ../nbs/12_experiment.ipynb #cb311293
 import synthnb
-from .data import package_hash, whole_file
+from .files import package_hash, whole_file
 
 # %% ../nbs/12_experiment.ipynb #b1683ecc
 @dataclass(frozen=True)

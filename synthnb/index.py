@@ -16,8 +16,8 @@ from urllib.parse import quote
 from filelock import FileLock
 from jinja2 import Environment
 
-from .data import whole_file
 from .experiment import headline_of, is_running, state
+from .files import whole_file
 from .sweep import STYLE
 
 # %% ../nbs/12c_index.ipynb #05ad2f32

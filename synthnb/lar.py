@@ -49,7 +49,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor_names, whole_file
+from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor_names
+from .files import whole_file
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
 
 # %% ../nbs/03_lar.ipynb #657a70b2

@@ -24,10 +24,10 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .data import whole_file
 from .doctor import guess_experiment
 from .evaluate import Interval, paired_difference
 from .experiment import state
+from .files import whole_file
 
 # %% ../nbs/12e_ledger.ipynb #d7afffc5
 VERDICTS = ("reproduced", "contradicted", "inconclusive", "not run")

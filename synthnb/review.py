@@ -33,7 +33,7 @@ from tqdm import tqdm
 # %% ../nbs/07d_review.ipynb #9079474d
 import synthnb
 from .curate import read_kept
-from .data import whole_file
+from .files import whole_file
 from .plan import image_id
 from .shards import ShardFolder
 

@@ -48,9 +48,10 @@ from tqdm import tqdm
 
 # %% ../nbs/06b_shards.ipynb #bb577417
 import synthnb
-from .data import LabelledImages, whole_file
+from .data import LabelledImages
 from .denoise import loop_of
 from .dsi import add_style, load_style
+from .files import whole_file
 from .generate import ClipScore, DrawnBatch, draw_batches, generator_revision, load_generator, row_seeds
 from .lar import load_clip
 from .plan import Plan, Settings, describe_changes, describe_plans

@@ -28,7 +28,7 @@ from tqdm import tqdm
 # %% ../nbs/07e_share.ipynb #b0c84a50
 import synthnb
 from .curate import read_kept
-from .data import whole_file
+from .files import whole_file
 from .plan import class_slug
 from .review import listed_images
 from .shards import ShardFolder, read_tar

@@ -30,9 +30,8 @@ from jinja2 import Environment
 from tqdm import tqdm
 
 import synthnb
-from .data import whole_file
-from .evaluate import mean_interval
 from .experiment import Busy, RunFailed, environment, headline_of, is_settled, resolve_parameters, run, run_id, state, stop_at_sigterm, write_json
+from .files import whole_file
 
 # %% ../nbs/12b_sweep.ipynb #62c6f520
 GRID_KEYS = ("experiment", "base", "grid", "exclude", "include")
@@ -310,6 +309,8 @@ def summarise(
     varied: list[str],    # names of the parameters that differ
 ) -> pd.DataFrame:
     "Mean and 95 % interval over seeds for each arm of each setting."
+    from synthnb.evaluate import mean_interval  # seconds, which workers need not wait for
+
     if table.empty:
         return table
     text = [name for name in table if name not in ("run", "arm") and not name.startswith("param.") and pd.api.types.is_string_dtype(table[name])]

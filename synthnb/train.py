@@ -42,8 +42,9 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from tqdm import tqdm
 
-from .data import LabelledImages, package_hash, pick_device, set_hash, whole_file
+from .data import LabelledImages, pick_device, set_hash
 from .dualbn import domains, is_dual
+from .files import package_hash, whole_file
 from .sets import ListedImages, read_batches
 
 # %% ../nbs/09_train.ipynb #fe44a593
