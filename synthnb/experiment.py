@@ -10,7 +10,7 @@ __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTE
            'stages_folder', 'stage', 'noted_stages', 'versions', 'commit', 'machine', 'private_sockets', 'environment',
            'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report', 'secret_values',
            'star_out', 'mask_secrets', 'RunFailed', 'run', 'resolve_parameters', 'execute', 'papermill_view', 'publish',
-           'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled', 'locate']
+           'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled', 'status', 'locate']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
@@ -738,6 +738,14 @@ def is_settled(folder: Path) -> bool:
     with suppress(OSError, ValueError):
         return not json.loads((folder / "run.json").read_text(encoding="utf-8")).get("interrupted")
     return True
+
+
+def status(folder: Path) -> str:
+    "`DONE`, `FAILED`, `RUNNING`, or `KILLED` where a run left no marker and nobody holds its lock; for people, who cannot see locks."
+    if state(folder) == "UNFINISHED" and is_running(folder):
+        return "RUNNING"
+    found = state(folder)  # looked at again: between the first look and the lock, it may have come to its end
+    return "KILLED" if found == "UNFINISHED" else found
 
 # %% ../nbs/12_experiment.ipynb #ca0e2a16
 def locate(model: str) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from filelock import FileLock
 from jinja2 import Environment
 
-from .experiment import headline_of, is_running, state
+from .experiment import headline_of, status
 from .files import whole_file
 from .sweep import STYLE
 
@@ -47,20 +47,21 @@ def _first_picture(folder: Path, results: dict) -> Path | None:
 
 def describe_run(folder: Path) -> dict:
     "What the index shows of a run; a number only if the run is done."
-    found, facts, results = state(folder), _facts(folder / "run.json"), {}
+    found, facts, results = status(folder), _facts(folder / "run.json"), {}
     if found == "DONE":
         results = _facts(folder / "results.json")
         told = headline_of(results)
     elif found == "FAILED":
         told = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip()
     else:
-        told = "at work now" if is_running(folder) else "ended without a word: killed, or the machine went down; run it again"
+        facts = {}  # what is there is of the run before
+        how = "killed, or the machine went down" if not (folder / "DONE").is_file() else "it was done, but its results or its report are gone"
+        told = "at work now" if found == "RUNNING" else f"{how}: run it again, finished stages are found again"
     picture = _first_picture(folder, results) if found == "DONE" else None
-    facts = facts if found != "UNFINISHED" else {}  # of the run before
     begun = facts.get("started")
     begun = datetime.fromisoformat(begun) if begun else datetime.fromtimestamp(folder.stat().st_mtime, timezone.utc)
     given = facts.get("given", {})
-    return {"experiment": folder.parent.name, "run": folder.name, "state": found, "told": told, "begun": begun, "seconds": facts.get("seconds"), "picture": picture,
+    return {"experiment": folder.parent.name, "run": folder.name, "state": "FAILED" if found == "KILLED" else found, "told": told, "begun": begun, "seconds": facts.get("seconds"), "picture": picture,
             "given": [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()], "folder": folder,
             "commit": (facts.get("commit") or "")[:7], "changed": bool(facts.get("changed"))}
 
@@ -77,7 +78,7 @@ input, select { font: inherit; font-size: 1rem; color: var(--ink); background: v
 .thumb { width: 11rem; height: 7.5rem; border-radius: .25rem; background: var(--tint); display: grid; place-items: center; color: var(--soft); font-size: .85rem; overflow: hidden }
 .thumb img { width: 100%; height: 100%; object-fit: contain; background: #fff }
 .head { display: flex; flex-wrap: wrap; gap: .1rem .75rem; align-items: baseline } .told { margin: .35rem 0; font-size: 1.05rem; overflow-wrap: anywhere }
-.run.FAILED .told { color: var(--failed); font: .875rem/1.45 ui-monospace, monospace } .run.UNFINISHED .told { font-size: .95rem; color: var(--soft) }
+.run.FAILED .told { color: var(--failed); font: .875rem/1.45 ui-monospace, monospace } .run.RUNNING .told { font-size: .95rem; color: var(--soft) }
 .meta { display: flex; align-items: baseline; flex-wrap: wrap; gap: .15rem .9rem; font-size: .85rem; color: var(--soft) } .links { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin-top: .4rem; font-size: .95rem }
 .chip { background: var(--tint); border-radius: .25rem; padding: 0 .4rem }
 @media (max-width: 40rem) { body { padding: 1rem .75rem 3rem } .run { grid-template-columns: 1fr } .thumb { width: 100%; height: 10rem } .thumb.none { display: none }
@@ -154,7 +155,8 @@ def _sweeps(outputs: Path) -> list[dict]:
     for file in sorted(outputs.glob("sweeps/*/report.html"), key=os.path.getmtime, reverse=True):
         facts = _facts(file.with_name("sweep.json"))
         folders = [outputs / facts.get("experiment", "") / cell["run"] for cell in facts.get("cells", [])]
-        counts = Counter(map(state, folders))
+        counts = Counter(status(folder) for folder in folders if folder.is_dir())  # of the others none has begun
+        counts["FAILED"] += counts["KILLED"]
         found.append({"name": facts.get("name", file.parent.name), "link": quote(file.relative_to(outputs).as_posix()),
                       "counts": f"{counts['DONE']} of {len(folders)} cells done" + (f", {counts['FAILED']} failed" if counts["FAILED"] else "")})
     return found
@@ -164,9 +166,9 @@ def index_html(outputs: Path) -> str:
     "The index as one page of HTML; nothing in it is fetched from elsewhere."
     runs = sorted((describe_run(folder) for folder in find_runs(outputs)), key=lambda run: run["begun"], reverse=True)
     counts = Counter(run["state"] for run in runs)
-    told = ", ".join(f"{counts[name]} {word}" for name, word in (("DONE", "done"), ("FAILED", "failed"), ("UNFINISHED", "unfinished")) if counts[name])
+    told = ", ".join(f"{counts[name]} {word}" for name, word in (("DONE", "done"), ("FAILED", "failed"), ("RUNNING", "running")) if counts[name])
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE.replace("{{ style }}", _STYLE).replace("{{ script }}", _SCRIPT))
-    return page.render(runs=[_shown(run, outputs) for run in runs], counts=told or "none yet", sweeps=_sweeps(outputs), states=[name for name in ("DONE", "FAILED", "UNFINISHED") if counts[name]],
+    return page.render(runs=[_shown(run, outputs) for run in runs], counts=told or "none yet", sweeps=_sweeps(outputs), states=[name for name in ("DONE", "FAILED", "RUNNING") if counts[name]],
                        experiments=sorted({run["experiment"] for run in runs}))
 
 # %% ../nbs/12c_index.ipynb #53a43919

@@ -18,7 +18,7 @@ from PIL import Image
 
 from synthnb.cli import gather_parameters
 from synthnb.experiment import (Busy, RunFailed, check_parameters, check_value, declared_parameters, fit_report, mask_secrets, read_parameters,
-                                run, state)
+                                run, state, status)
 from synthnb.index import write_index
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +119,11 @@ def test_a_notebook_without_one_parameters_cell_is_refused(tmp_path):
 # ---- endings
 
 FORK = multiprocessing.get_context("fork")  # what is imported once need not be imported for every signal
-PAUSE = "import os, pathlib, time\npathlib.Path(os.environ['SYNTHNB_RUN_FOLDER'], 'begun').touch()\ntime.sleep(pause)"
+PAUSE = """import os, pathlib, time
+begun = pathlib.Path(os.environ["SYNTHNB_RUN_FOLDER"], "begun")
+if not begun.exists():  # a second start goes on
+    begun.touch()
+    time.sleep(pause)"""
 
 
 @pytest.mark.parametrize("work, timeout, message", [
@@ -147,15 +151,18 @@ def test_signals(tmp_path, number, told, found):
     folder = only_run(outputs)
     with pytest.raises(Busy, match="another process is at work"):
         run(notebook, {"pause": 60.0}, outputs, progress=False)
-    assert "at work now" in write_index(outputs).read_text()
+    assert status(folder) == "RUNNING" and 'data-state="RUNNING"' in write_index(outputs).read_text()
     os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode not in (0, None)
     assert state(folder) == found and not (folder / "results.json").exists()
     if told:
         assert (folder / "FAILED").read_text().strip() == told and json.loads((folder / "run.json").read_text())["interrupted"]
+    assert status(folder) == (found if told else "KILLED")
     page = write_index(outputs).read_text()
-    assert f'data-state="{found}"' in page and 'data-state="DONE"' not in page and "at work now" not in page
+    assert 'data-state="FAILED"' in page and not re.search('data-state="(DONE|RUNNING|UNFINISHED)"', page) and (told or "killed, or the machine went down") in page
+    if not told:
+        assert run(notebook, {"pause": 60.0}, outputs, progress=False) == folder and status(folder) == "DONE"
 
 
 @pytest.fixture

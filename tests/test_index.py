@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
+from synthnb.experiment import sole_writer
 from synthnb.index import write_index
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,8 +39,8 @@ def outputs(tmp_path):
     run_folder(folder, "bridge_study", "0f3a9c2e41d7", 20, "DONE", shots=1)
     run_folder(folder, "bridge_study", "1f3a9c2e41d7", 22, "FAILED", "cell 7 failed: ValueError: <img src=x onerror=alert(1)> is no class", shots=4)
     run_folder(folder, "volume_study", "2f3a9c2e41d7", 21, "DONE", volumes=[0, 6], note="</script><script>alert(2)</script>")
-    run_folder(folder, "volume_study", "3f3a9c2e41d7", 19, "")
-    return folder
+    with sole_writer(run_folder(folder, "volume_study", "3f3a9c2e41d7", 19, "")):
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,11 @@ def shown(page) -> list[str]:
 
 
 def test_newest_first_and_failures_in_sight(page):
-    assert [name[0] for name in shown(page)] == ["3", "1", "2", "0"], "the unfinished run was touched just now"
+    assert [name[0] for name in shown(page)] == ["3", "1", "2", "0"], "the run at work was touched just now"
     failed = page.query_selector(".run.FAILED")
     assert "cell 7 failed: ValueError: <img src=x onerror=alert(1)> is no class" in failed.inner_text() and "points" not in failed.inner_text()
     assert page.query_selector(".run.DONE .told").inner_text() == "bridged - vanilla: +6.1 points [3.6, 8.6]"
-    assert "ended without a word" in page.query_selector(".run.UNFINISHED").inner_text()
+    assert "at work now" in page.query_selector(".run.RUNNING").inner_text()
 
 
 def test_filters(page):
@@ -121,7 +122,7 @@ def test_looks(page, width, scheme, tmp_path):
         return (high + 0.05) / (low + 0.05)
     assert (sum(colour("body", "backgroundColor")) > 380) == (scheme == "light")
     card = colour(".run", "backgroundColor")
-    for selector in (".told", ".meta", ".run.FAILED .told", ".state.DONE", ".state.FAILED", ".state.UNFINISHED", ".links a"):
+    for selector in (".told", ".meta", ".run.FAILED .told", ".state.DONE", ".state.FAILED", ".state.RUNNING", ".links a"):
         assert contrast(colour(selector, "color"), card) >= 4.5, selector
     thumb, told = page.query_selector(".run.DONE .thumb").bounding_box(), page.query_selector(".run.DONE .told").bounding_box()
     assert (thumb["y"] + thumb["height"] <= told["y"]) == (width == 390), "under each other on a phone, side by side on a desk"
@@ -130,15 +131,24 @@ def test_looks(page, width, scheme, tmp_path):
     assert picture.stat().st_size > 20_000
 
 
-def test_readable_without_scripts(browser, outputs):
-    context = browser.browser.new_context(java_script_enabled=False) if browser.browser else None
-    if context is None:
-        text = write_index(outputs).read_text()
-        assert text.count('<li class="run') == 4 and '<form class="bar" hidden>' in text and "onerror=alert(1)&gt;" in text
-        return
-    page = context.new_page()
-    page.goto(write_index(outputs).as_uri())
-    assert len(page.query_selector_all(".run")) == 4 and not page.is_visible(".bar")
+def test_readable_without_scripts(page):
+    assert page.is_visible(".bar")
+    page.context.new_cdp_session(page).send("Emulation.setScriptExecutionDisabled", {"value": True})
+    page.reload()
+    assert not page.is_visible(".bar"), "scripts are off, and there is nothing that only they can work"
+    assert [name[0] for name in shown(page)] == ["3", "1", "2", "0"]
+    box = page.query_selector_all(".run")[-1].bounding_box()
+    assert box["height"] > 50 and box["width"] > 300
+    assert "cell 7 failed: ValueError: <img src=x onerror=alert(1)> is no class" in page.inner_text(".run.FAILED")
+    page.click(".run.DONE .links a >> text=report")
+    assert page.inner_text("h1") == "a report"
+
+
+def test_a_run_that_was_killed_is_failed_and_one_at_work_is_running(outputs):
+    run_folder(outputs, "bridge_study", "4f3a9c2e41d7", 18, "", shots=8)
+    text = write_index(outputs).read_text()
+    assert text.count('data-state="RUNNING"') == 1 and text.count('data-state="FAILED"') == 2 and "2 done, 2 failed, 1 running" in text
+    assert "killed, or the machine went down: run it again" in text and "shots: 8" not in text, "what run.json says is of an earlier run"
 
 
 def test_the_committed_reports_have_an_index(tmp_path):
@@ -153,6 +163,6 @@ def test_damaged_runs_are_still_on_the_page(outputs):
     (outputs / "bridge_study" / "0f3a9c2e41d7" / "run.json").write_text('{"started": "2026-')
     (outputs / "volume_study" / "2f3a9c2e41d7" / "results.json").unlink()
     text = write_index(outputs).read_text()
-    assert text.count('<li class="run') == 4 and text.count('data-state="UNFINISHED"') == 2, "DONE without results is not done"
+    assert text.count('<li class="run') == 4 and text.count('data-state="FAILED"') == 2 and "its report are gone" in text, "DONE without results is not done"
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         write_index(outputs / "nowhere")
