@@ -12,6 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from PIL import Image
 
 from synthnb.cli import app
 from synthnb.experiment import is_running, state
@@ -80,6 +81,7 @@ def test_kill_9_and_a_second_start_lose_at_most_the_running_cells(tmp_path, capf
     assert {line.split()[2] for line in made(tmp_path)} == {"1"}, "a worker has one thread"
     table = pd.read_parquet(planned.folder / "table.parquet")
     assert len(table) == 6 and table.groupby("param.shots").size().tolist() == [2, 2, 2]
+    assert '<img src="figure.png"' in (planned.folder / "report.html").read_text() and Image.open(planned.folder / "figure.png").size > (300, 200)
 
 
 def test_a_killed_worker_is_made_up_for_and_named(tmp_path):
