@@ -4,7 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
 import synthnb
+from synthnb.cli import app
 
 COMMAND = Path(sys.executable).with_name("synthnb")
 
@@ -16,7 +21,44 @@ def test_version_from_anywhere(tmp_path):
 
 def test_mistake_is_one_line(tmp_path):
     done = subprocess.run([COMMAND, "run", "nothing.ipynb"], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: there is no notebook nothing.ipynb\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no notebook nothing.ipynb\n")
+
+
+HOSTILE = ["z=1;import os;y", "__import__('os')", "shots\n", "shots ", "a.b", "a[0]", "1shots", "lambda", "class", "sh\u043ets", "\u202eshots", "x" * 5000, "../../etc",
+           "{shots}", "$(touch x)", "`touch x`", "shots;", "import os", "None", "shot"]
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    cell = nbformat.v4.new_code_cell("shots: int = 1  # real images", metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell("open('ran', 'w')")]), tmp_path / "tiny.ipynb")
+    return tmp_path / "tiny.ipynb"
+
+
+def test_refused_parameters_exit_with_2_and_nothing_begins(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file, grid = tmp_path / "p.yaml", tmp_path / "grid.yaml"
+    asked = [("run", tiny, "-p", name, "1") for name in HOSTILE]
+    asked += [("run", tiny, "-p", "shots", "four"), ("run", tiny, "-p", "shots"), ("run", tiny, "-f", file), ("doctor", file, "-e", tiny), ("doctor", file),
+              ("doctor", file, "-e", "nowhere"), ("doctor", grid), ("sweep", grid)]
+    file.write_text("shot: 4")
+    for text in (f"experiment: {tiny}\ngrid: {{shot: [1, 2]}}", f"experiment: {tiny}\ngrid: {{shots: [1, two]}}", "grid: {shots: [1]}", f"experiment: {tiny}\nbase: 3"):
+        grid.write_text(text)
+        for words in asked if "shot:" in text else asked[-2:]:
+            done = CliRunner().invoke(app, [str(word) for word in words], prog_name="synthnb")
+            assert done.exit_code == 2 and done.output.splitlines()[-1].lower().startswith("error: "), (words, done.output)
+    done = CliRunner().invoke(app, ["run", str(tiny), "--no-such-option"])
+    assert done.exit_code == 2, "as typer's own usage errors"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.yaml", "p.yaml", "tiny.ipynb"], "no run, no outputs"
+
+
+def test_what_fails_after_the_start_exits_with_1(tiny, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(f"experiment: {tiny}\ngrid: {{shots: [1]}}")
+    (tmp_path / "out").touch()
+    for words in (("run", tiny), ("sweep", grid)):
+        done = CliRunner().invoke(app, [str(word) for word in (*words, "--outputs", tmp_path / "out")], prog_name="synthnb")
+        assert done.exit_code == 1 and done.output.startswith("error: "), done.output
 
 
 def test_from_names_to_images_by_two_processes(tmp_path):

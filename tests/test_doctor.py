@@ -1,22 +1,22 @@
 """The doctor on caches, folders and files that are really there, half there, or not (nbs/12d_doctor.ipynb shows the rest)."""
 import os
 import shutil
-import subprocess
-import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from synthnb import doctor, glyphworld
+from synthnb.cli import app, gather_parameters
 from synthnb.doctor import check_classifier, check_generator, check_llm, check_set, count_images, examine, guess_experiment
 from synthnb.experiment import resolve_parameters
+from synthnb.sets import NAMED
+from synthnb.sweep import plan_sweep
 
-ROOT = Path(__file__).resolve().parents[1]
-EXPERIMENTS = ROOT / "nbs" / "experiments"
-COMMAND = Path(sys.executable).with_name("synthnb")
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
 REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
@@ -63,7 +63,7 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path):
     assert check_generator(str(tmp_path / "no model"), {}).state == "missing"
     for name in ("aircraft", "caltech101", "cars", "dtd", "dogs", "flowers102", "food101", "pets", "sun397", "cub", "imagenet"):
         found, classes = check_set(name, tmp_path / "data")
-        assert (found.state, classes) == ("missing", 0) and "Get it from" in found.told, name
+        assert (found.state, classes) == ("missing", NAMED[name].classes) and "Get it from" in found.told, name
     assert not (tmp_path / "data").exists(), "looking makes no folder"
 
 
@@ -127,9 +127,50 @@ def test_which_experiment_a_file_is_for(tmp_path):
     assert guess_experiment(tmp_path / "volume_study_vit.yaml", {}, notebooks)[0].stem == "volume_study"
 
 
-def test_the_command(tmp_path):
-    done = subprocess.run([COMMAND, "doctor", EXPERIMENTS / "params" / "paper" / "lar_imagenet.yaml", "--root", tmp_path], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
-    assert done.returncode == 1 and done.stdout.splitlines()[-1] == "missing: clip", done.stdout + done.stderr
-    assert "lar_benchmark, the only one with these parameters" in done.stdout and "hf download timm/vit_large_patch14_clip_224.openai" in done.stdout
+def test_named_sets_are_looked_for_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for variable, folder in (("", "data"), (str(tmp_path / "big disk"), str(tmp_path / "big disk"))):
+        monkeypatch.setenv("SYNTHNB_DATA", variable)
+        assert f"is not in {folder} (" in check_set("dtd")[0].told and "set SYNTHNB_DATA to that folder" in check_set("dtd")[0].told
+        assert f"is not in {tmp_path / 'given'} (" in check_set("dtd", tmp_path / "given")[0].told
+
+
+# ---- grids
+
+
+@pytest.mark.parametrize("grid, images, days", [("bridge_transfer", "1,401,000 images in 10 plans", "14.1 days"), ("transfer_volume_sets", "891,000 images in 2 plans", "9.0 days")])
+def test_images_that_cells_share_are_counted_once(grid, images, days, tmp_path):
+    file = EXPERIMENTS / "params" / "paper" / f"{grid}.grid.yaml"
+    spec = gather_parameters(file, [])
+    notebook = EXPERIMENTS / f"{spec['experiment']}.ipynb"
+    cells = [cell.parameters for cell in plan_sweep(notebook, spec).cells]
+    found = examine(notebook, cells, tmp_path, tmp_path / "data", measure=False)
+    told = {finding.what: finding.told for finding in found}
+    assert images in told["time"] and days in told["time"] and images in told["disk"]
+    wanted = {(name, cell.get(parameter)) for cell in cells for name, parameter in (("data", "real_data"), ("generator", "generator"), ("llm", "llm"), ("classifier", "classifier")) if cell.get(parameter)}
+    assert len([finding for finding in found if finding.state == "missing"]) == len(wanted), "each need once"
+    for finding in found:  # the cells that are named are those that want it
+        if finding.what == "data":
+            mine = [i for i, cell in enumerate(cells) if finding.told.startswith(NAMED[cell["real_data"]].title)]
+            assert finding.cells == doctor.in_cells(mine, cells) and mine
+
+
+def test_a_grid_by_command(tmp_path):
+    file = tmp_path / "mine.grid.yaml"
+    file.write_text("experiment: quickstart\nbase: {denoising_steps: 1, generator_batch: 20, images_per_class: 2}\n"
+                    "grid: {real_data: [digits, pets], classifier: [glyphworld/cnn, resnet18.a1_in1k], lr: [0.1, 0.2]}\n")
+    done = CliRunner().invoke(app, ["doctor", str(file), "--root", str(tmp_path), "--outputs", str(tmp_path)])
+    lines = done.output.splitlines()
+    assert done.exit_code == 1 and lines[-1] == "missing: data, classifier", done.output
+    assert lines[0] == "quickstart, a grid of 8 cells, as `synthnb sweep --dry-run` numbers them"
+    assert [line.rpartition("(cell")[2] for line in lines if line.startswith("missing") and "(cell" in line] == ["s 4-7)", "s 2-3, 6-7)"]
+    assert sum("glyphworld/generator" in line for line in lines) == 1 and "ok       data           digits come with scikit-learn (cells 0-3)" in lines
+    assert any(line.startswith("ok       time") and "from two batches drawn here" in line for line in lines)
+
+
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no hub"))
+    done = CliRunner().invoke(app, ["doctor", str(EXPERIMENTS / "params" / "paper" / "lar_imagenet.yaml"), "--root", str(tmp_path)])
+    assert done.exit_code == 1 and done.output.splitlines()[-1] == "missing: clip", done.output
+    assert "lar_benchmark, the only one with these parameters" in done.output and "hf download timm/vit_large_patch14_clip_224.openai" in done.output
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is fetched"
