@@ -61,14 +61,17 @@ def test_what_fails_after_the_start_exits_with_1(tiny, tmp_path):
         assert done.exit_code == 1 and done.output.startswith("error: "), done.output
 
 
-def test_from_names_to_images_by_two_processes(tmp_path):
-    def synthnb_says(*words):
-        done = subprocess.run([COMMAND, *map(str, words)], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+def test_from_names_to_images_by_two_processes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def synthnb_says(*words):  # here, where everything is imported once
+        done = CliRunner().invoke(app, [str(word) for word in words], prog_name="synthnb")
+        assert done.exit_code == 0, done.output
         return done.stdout
     synthnb_says("prompts", "three", "club", "-n", 2, "--out", "book.parquet")
     synthnb_says("plan", "book.parquet", "-n", 8, "--steps", 3, "--scheduler", "DDIMScheduler", "--guidance-interval", 0.2, 0.8, "--shard-size", 4, "--batch-size", 4)
-    assert "16 images in 4 new shards" in synthnb_says("generate", "plan.parquet", "--workers", 2, "--format", "png")
+    done = subprocess.run([COMMAND, "generate", "plan.parquet", "--workers", "2", "--format", "png"], capture_output=True, text=True)
+    assert done.returncode == 0 and "16 images in 4 new shards" in done.stdout, done.stderr
     assert "is whole" in synthnb_says("verify", "plan")
     passport = json.loads(synthnb_says("why", "plan/0001-club-000003"))
     assert (passport["guidance_from"], passport["guidance_until"], passport["drawn_with"]["scheduler"]) == (0.2, 0.8, "DDIMScheduler")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr
 from io import BytesIO
 from pathlib import Path
 
@@ -490,14 +491,16 @@ def test_other_formats_are_explained_and_drawn_again(plan, kind, tmp_path):
 
 # ---- the whole job, with worker processes of its own
 
-SCRIPT = """
-import sys
-from synthnb.shards import generate_shards
-try:
-    print(generate_shards(sys.argv[1], sys.argv[2], generator=sys.argv[3], device="cpu", kind="png", workers=2))
-except KeyboardInterrupt as stopped:
-    sys.exit(f"[{stopped}]")
-"""
+
+def whole_job(plan, folder, said):
+    """What a user's script would do, its words in a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
+    with open(said, "w") as sys.stdout, redirect_stderr(sys.stdout):
+        try:
+            print(generate_shards(plan, folder, generator=GENERATOR, device="cpu", kind="png", workers=2))
+        except KeyboardInterrupt as stopped:
+            print(f"[{stopped}]")
+            sys.exit(1)
 
 
 def wait_for(condition, seconds=120):
@@ -507,25 +510,31 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
+def start_job(*arguments):
+    process = FORK.Process(target=whole_job, args=arguments)
+    process.start()
+    return process
+
+
 def test_ctrl_c_then_a_dead_worker_then_the_end(pipe, tmp_path):
     plan = write_plan(tmp_path / "plan.parquet", PROMPTS, 60, **SETTINGS | {"steps": 6})
     folder, leases = tmp_path / "shards", tmp_path / "shards" / ".synthnb" / "leases"
-    command = [sys.executable, "-c", SCRIPT, plan.path, folder, GENERATOR]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = start_job(plan, folder, tmp_path / "first.txt")
     wait_for(lambda: len(list(folder.glob("*.tar"))) >= 2)
-    first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=60)
-    stopped_at = len(tars(folder))
-    assert first.returncode == 1 and 2 <= stopped_at < 30
+    os.kill(first.pid, signal.SIGINT)
+    first.join(60)
+    stopped_at, said = len(tars(folder)), (tmp_path / "first.txt").read_text()
+    assert first.exitcode == 1 and 2 <= stopped_at < 30
     assert re.search(rf"\[stopped: {8 * stopped_at} images in {stopped_at} new shards in .*; {30 - stopped_at} shards are left, start again to go on\]", said)
     assert leftovers(folder) == []
 
-    second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    second = start_job(plan, folder, tmp_path / "second.txt")
     wait_for(lambda: len(list(folder.glob("*.tar"))) > stopped_at and any(file.read_text().count("\n") for file in leases.glob("*.0")))
     owner = json.loads(next(text for text in (file.read_text() for file in leases.glob("*.0")) if text).splitlines()[0])
     os.kill(owner["pid"], signal.SIGKILL)
-    out, said = second.communicate(timeout=120)
-    assert second.returncode == 0, said
+    second.join(120)
+    out = (tmp_path / "second.txt").read_text()
+    assert second.exitcode == 0, out
     assert f"{8 * (30 - stopped_at)} images in {30 - stopped_at} new shards" in out and "ended with status -9" in out
     assert verify(folder, progress=False) == [] and leftovers(folder) == []
 
