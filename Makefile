@@ -14,7 +14,7 @@ help: ## these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 report: $(READY) ## the main job: class names and a few real scans -> outputs/quickstart/<run>/report.html
-	@$(BIN)/synthnb run quickstart -f nbs/experiments/params/quickstart.yaml $(ARGS)
+	@$(BIN)/synthnb run quickstart -f nbs/experiments/params/glyphworld/quickstart.yaml $(ARGS)
 
 test: $(READY) ## what CI runs: notebooks clean, modules in sync, no undefined names, every notebook runs, pytest
 	@$(BIN)/python tools/check_sync.py

@@ -392,6 +392,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'synthnb.experiment.private_sockets': ('experiment.html#private_sockets', 'synthnb/experiment.py'),
                                     'synthnb.experiment.publish': ('experiment.html#publish', 'synthnb/experiment.py'),
                                     'synthnb.experiment.read_parameters': ('experiment.html#read_parameters', 'synthnb/experiment.py'),
+                                    'synthnb.experiment.remembered': ('experiment.html#remembered', 'synthnb/experiment.py'),
                                     'synthnb.experiment.report': ('experiment.html#report', 'synthnb/experiment.py'),
                                     'synthnb.experiment.resolve_parameters': ( 'experiment.html#resolve_parameters',
                                                                                'synthnb/experiment.py'),

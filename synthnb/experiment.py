@@ -7,10 +7,11 @@ __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTE
            'Parameter', 'read_parameters', 'check_value', 'yaml_hint', 'check_parameters', 'check_params',
            'is_parameters', 'parameter_table', 'declared_parameters', 'run_id', 'open_run_folder', 'write_json', 'Busy',
            'sole_writer', 'is_running', 'run_folder', 'report', 'headline_of', 'as_records', 'without_nan',
-           'stages_folder', 'stage', 'noted_stages', 'versions', 'commit', 'machine', 'private_sockets', 'environment',
-           'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report', 'secret_values',
-           'star_out', 'mask_secrets', 'RunFailed', 'run', 'resolve_parameters', 'execute', 'papermill_view', 'publish',
-           'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled', 'status', 'locate']
+           'stages_folder', 'stage', 'remembered', 'noted_stages', 'versions', 'commit', 'machine', 'private_sockets',
+           'environment', 'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report',
+           'secret_values', 'star_out', 'mask_secrets', 'RunFailed', 'run', 'resolve_parameters', 'execute',
+           'papermill_view', 'publish', 'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled',
+           'status', 'locate']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
@@ -33,7 +34,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -247,7 +248,7 @@ def report(
     figures: dict | None = None,  # name -> matplotlib figure or PIL image, saved as figures/<name>.png
     tables: dict | None = None,   # name -> DataFrame, saved as <name>.csv
     headline: dict | None = None, # the one number for the index: {"what": "bridged - vanilla", "value": 6.1, "low": 3.6, "high": 8.6, "unit": "points"}
-    **extra: object,        # anything else for results.json
+    **extra: object,        # anything else for results.json, DataFrames too
 ) -> None:
     "Show an experiment's result and write it to `results.json`. Raises `ValueError` for rows that are not tidy."
     missing = {"arm", "seed", "value", "steps"} - set(rows.columns)
@@ -255,6 +256,10 @@ def report(
         raise ValueError(f"rows lack the columns {sorted(missing)}")
     if headline and (wrong := {"what", "value", "low", "high"} - set(headline) or set(headline) - {"what", "value", "low", "high", "unit"}):
         raise ValueError(f"a headline has what, value, low, high and perhaps unit; look at {sorted(wrong)}")
+    content = {"schema": 1, "rows": as_records(rows), "summary": as_records(summary), "conclusion": conclusion, "figures": list(figures or {})}
+    content |= {"headline": as_records(pd.DataFrame([headline]))[0]} if headline else {}
+    content |= {name: as_records(value) if isinstance(value, pd.DataFrame) else without_nan(value) for name, value in extra.items()}
+    json.dumps(content, allow_nan=False)  # what cannot be written is found in a smoke run too, which has no folder
     folder = run_folder()
     if folder:
         for name, figure in (figures or {}).items():
@@ -263,8 +268,7 @@ def report(
             save(folder / "figures" / f"{name}.png")
         for name, table in (tables or {}).items():
             table.to_csv(folder / f"{name}.csv", index=False)
-        content = {"schema": 1, "rows": as_records(rows), "summary": as_records(summary), "conclusion": conclusion, "figures": list(figures or {})}
-        write_json(folder / "results.json", content | ({"headline": as_records(pd.DataFrame([headline]))[0]} if headline else {}) | without_nan(extra))
+        write_json(folder / "results.json", content)
     table = summary if shown is None else shown
     display(table.style.hide(axis="index").format(precision=3), Markdown(conclusion))
 
@@ -344,6 +348,18 @@ def stage(
         with open(folder / STAGES, "a", encoding="utf-8") as notes:
             notes.write(json.dumps({"stage": path.name, "found": found}) + "\n")
     return path
+
+
+def remembered(
+    name: str,                  # "accuracies"
+    make: Callable[[], object], # returns what JSON can hold
+    **depends_on: object,       # as of `stage`
+) -> object:
+    "What `make` returns, kept as a stage: a run that was killed does not make it again."
+    path = stage(f"{name}.json", **depends_on)
+    if not path.is_file():
+        write_json(path, {"made": make()})
+    return json.loads(path.read_text(encoding="utf-8"))["made"]
 
 
 def noted_stages(folder: Path) -> list[dict]:

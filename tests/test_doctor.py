@@ -110,7 +110,7 @@ def test_paper_scale_says_what_is_unknown(tmp_path):
 
 @pytest.mark.parametrize("experiment, images", [("transfer_volume", 1500), ("guidance_study", 2000), ("bridge_study", 800), ("dsi_study", 100)])
 def test_images_of_all_volumes_and_guidance_scales_are_counted(experiment, images):
-    given = yaml.safe_load((EXPERIMENTS / "params" / f"{experiment}.yaml").read_text())
+    given = yaml.safe_load((EXPERIMENTS / "params/glyphworld" / f"{experiment}.yaml").read_text())
     assert count_images(resolve_parameters(EXPERIMENTS / f"{experiment}.ipynb", given)[1], classes=10) == images
 
 
