@@ -229,7 +229,8 @@ def count_images(parameters: dict, classes: int) -> int | None:
     else:
         return None
     scales = 1 if "guidance" in parameters else len(parameters.get("guidances", [1]))  # beside a guidance of its own, a list is for a part of the images
-    return each * scales * classes or None
+    kinds = len(parameters.get("rungs") or parameters.get("prompts") or [1])  # of prompts, each with images of its own
+    return each * scales * kinds * classes or None
 
 
 def pixels_of(folder: Path) -> int:

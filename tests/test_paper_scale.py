@@ -31,7 +31,7 @@ EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
 PAPER = EXPERIMENTS / "params" / "paper"
 GRIDS = sorted(PAPER.glob("*.grid.yaml"))
 SINGLE = sorted(set(PAPER.glob("*.yaml")) - set(GRIDS))
-STUDIES = ("bridge_study", "dsi_study", "guidance_study", "quickstart", "transfer_volume", "volume_study")
+STUDIES = ("bridge_study", "dsi_study", "guidance_study", "prompt_ladder", "quickstart", "transfer_volume", "volume_study")
 
 
 @cache
@@ -214,9 +214,11 @@ def here(tmp_path_factory) -> Path:
 def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
     "Of a run with a file's values, but few images and steps, and models that are here."
     monkeypatch.chdir(here)
-    given = gather_parameters(PAPER / file, []) | {
+    few = {
         "generator": "./sd15", "llm": "glyphworld/llm", "device": "cpu", "threads": 1, "seeds": [0], "image_size": 32, "batch_size": 8, "images_per_class": 1,
-        "denoising_steps": 1, "generator_batch": 47, "stage1_steps": 1, "stage2_steps": 1} | minimal
+        "denoising_steps": 1, "generator_batch": 47, "stage1_steps": 1, "stage2_steps": 1}
+    declared = declared_parameters(notebook_of(PAPER / file))
+    given = gather_parameters(PAPER / file, []) | {name: value for name, value in few.items() if name in declared} | minimal
     done = run(notebook_of(PAPER / file), given, here / "outputs", progress=False)
     assert (done / "DONE").is_file()
     return json.loads((done / "results.json").read_text())
@@ -227,7 +229,7 @@ def test_bridge_study_runs_to_the_end(here, monkeypatch):
     rows = found["rows"]
     methods = gather_parameters(PAPER / "bridge_study.yaml", [])["methods"]
     assert {(row["arm"], row["shots"]) for row in rows} == {(arm, n) for arm in methods for n in (1, 0)}
-    assert all(0 <= row["value"] <= 1 for row in rows) and found["leep"]["after synthetic images"] < 0 and found["glyphworld"] is False
+    assert all(0 <= row["value"] <= 1 for row in rows) and len(found["leep"]) == 2 and all(row["value"] < 0 for row in found["leep"]) and found["glyphworld"] is False
 
 
 def test_quickstart_runs_to_the_end(here, monkeypatch):
@@ -258,3 +260,11 @@ def test_guidance_study_runs_to_the_end(here, monkeypatch):
     assert found["margin"] == {"hardly": 0.03} and "headline" not in found, "one seed says nothing of best and worst"
     plans = {path.name for path in (here / "outputs" / "stages").glob("*.parquet")}
     assert len(plans) >= len(scales), "a plan for each scale"
+
+
+def test_prompt_ladder_runs_to_the_end(here, monkeypatch):
+    found = results("prompt_ladder.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", clip="./clip", clip_weights="", shots=2, lar_images=2, steps=1,
+                    images_per_class=2)
+    rungs = gather_parameters(PAPER / "prompt_ladder.yaml", [])["rungs"]
+    assert {row["arm"] for row in found["rows"]} == {"real only", *rungs} and [row["rung"] for row in found["images"]] == rungs
+    assert list(found["meanings"]) == ["club", "star", "three"] and found["glyphworld"] is False
