@@ -142,10 +142,16 @@ def test_endings_are_marked_and_keep_their_notebook(tmp_path, work, timeout, mes
     assert 'data-state="FAILED"' in page and 'data-state="DONE"' not in page
 
 
+def run_from_a_terminal(*arguments):
+    "As there, Ctrl-C interrupts; whoever starts the tests in the background may have it ignored."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run(*arguments)
+
+
 @pytest.mark.parametrize("number, told, found", [(signal.SIGTERM, "stopped by SIGTERM", "FAILED"), (signal.SIGINT, "interrupted", "FAILED"), (signal.SIGKILL, "", "UNFINISHED")])
 def test_signals(tmp_path, number, told, found):
     notebook, outputs = experiment(tmp_path / "e.ipynb", PAUSE), tmp_path / "outputs"
-    process = FORK.Process(target=run, args=(notebook, {"pause": 60.0}, outputs, False))
+    process = FORK.Process(target=run_from_a_terminal, args=(notebook, {"pause": 60.0}, outputs, False))
     process.start()
     wait_for(lambda: list(outputs.glob("e/*/begun")))
     folder = only_run(outputs)

@@ -67,13 +67,15 @@ def test_kill_9_in_the_middle_then_whole_and_identical(folder, tmp_path, format)
     worker.join()
     assert worker.exitcode == 0
     undisturbed, took, kills = files(tmp_path / "whole"), time.monotonic() - start, 0
-    for _ in range(50):
+    for attempt in range(50):
         worker = FORK.Process(target=export, args=(folder, tmp_path / "killed", format))
         worker.start()
-        time.sleep(chance.uniform(0.2, 0.7) * took)
-        if worker.exitcode is None and not (tmp_path / "killed" / "README.md").exists():
+        while worker.is_alive() and not (tmp_path / "killed" / ".synthnb" / "export.json").exists():  # it has begun
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.3) * took * (1 + attempt / 5))
+        if worker.is_alive() and not (tmp_path / "killed" / "README.md").exists():
             os.kill(worker.pid, signal.SIGKILL)
-            kills += (tmp_path / "killed" / ".synthnb" / "export.json").exists()
+            kills += 1
         worker.join()
         if worker.exitcode == 0:
             break
