@@ -38,7 +38,7 @@ install: $(READY) ## only make and fill .venv
 LOCKED := $(VENV)/.locked
 $(LOCKED): requirements.lock
 	@test -x $(BIN)/pip || { python="$$(tools/find_python)" && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV); }
-	@echo "installing the tested set (about 6 GB with torch's CUDA libraries; minutes the first time)"
+	@echo "installing the tested set (about 7 GB with torch's CUDA libraries; minutes the first time)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 

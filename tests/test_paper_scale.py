@@ -1,4 +1,4 @@
-"""The parameter files at paper scale: every name and type, what the doctor says is missing, and four of them run to the end on tiny random models in the exact formats."""
+"""The parameter files at paper scale: every name and type, what the doctor says is missing, and five of them run to the end on tiny random models in the exact formats."""
 import json
 import os
 from functools import cache
@@ -127,7 +127,7 @@ def test_the_doctor_names_what_is_missing(file, tmp_path):
         assert any(told.startswith(title) and "Get it from" in told for told in sets)
 
 
-# ---- four of them, to the end
+# ---- five of them, to the end
 
 
 def tiny_text(tokenizer) -> CLIPTextModel:
