@@ -69,6 +69,16 @@ class Interval:
             return f"{self.mean:.1%} (n={self.n}, no interval)"
         return f"{self.mean:.1%} [{self.low:.1%}, {self.high:.1%}]"
 
+    @property
+    def points(self) -> str:
+        "A difference of shares in points, for sentences: +6.1 [+3.6, +8.6]."
+        return f"{100 * self.mean:+.1f}" + ("" if math.isnan(self.low) else f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        "Low and high, as seaborn's `errorbar` wants them."
+        return self.low, self.high
+
 
 def wilson(
     k: int,  # right ones

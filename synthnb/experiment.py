@@ -11,7 +11,7 @@ __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTE
            'environment', 'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report',
            'secret_values', 'star_out', 'mask_secrets', 'RunFailed', 'run', 'resolve_parameters', 'execute',
            'papermill_view', 'publish', 'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled',
-           'status', 'locate']
+           'status', 'locate', 'draw_images', 'points_headline']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
@@ -771,3 +771,33 @@ def locate(model: str) -> str:
         return model
     from synthnb import glyphworld  # the embedded world is needed only where it is named
     return str(glyphworld.folder(name))
+
+# %% ../nbs/12_experiment.ipynb #b3a150e8
+def draw_images(
+    prompts: dict[str, list[str]],  # class name -> prompts
+    images_per_class: int,
+    *,
+    generator: str,                 # as parameters have it
+    denoising_steps: int,
+    guidance: float,
+    generator_batch: int,
+    device: str,
+) -> Path:                          # a folder of shards, for `read_shards`
+    "Plan images and draw those that are not there yet."
+    from synthnb.generate import generator_revision  # torch, which those who only run notebooks need not wait for
+    from synthnb.plan import make_plan, plan_hash, write_plan
+    from synthnb.shards import generate_shards
+
+    place = locate(generator)
+    settings = dict(seed=0, model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
+    folder = stage("images", plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
+    generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind="png")
+    return folder
+
+
+def points_headline(
+    what: str,
+    gain: object,  # an `Interval` of `evaluate`, a difference of shares
+) -> dict:
+    "The headline of `report` for a difference in points."
+    return {"what": what, "value": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high, "unit": "points"}
