@@ -1,4 +1,4 @@
-"""The parameter files at paper scale: every name and type, what the doctor says is missing, and five of them run to the end on tiny random models in the exact formats."""
+"""The parameter files at paper scale: every name and type, what the doctor says is missing, and every single one runs to the end on tiny random models in the exact formats."""
 import json
 import os
 from functools import cache
@@ -22,6 +22,7 @@ from synthnb.cli import gather_parameters
 from synthnb.doctor import examine, guess_experiment
 from synthnb.experiment import declared_parameters, resolve_parameters, run
 from synthnb.glyphworld import folder
+from synthnb.lar import imagenet_ambiguous
 from synthnb.sets import NAMED
 from synthnb.sweep import plan_sweep
 from synthnb.train import save_classifier
@@ -31,7 +32,7 @@ EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
 PAPER = EXPERIMENTS / "params" / "paper"
 GRIDS = sorted(PAPER.glob("*.grid.yaml"))
 SINGLE = sorted(set(PAPER.glob("*.yaml")) - set(GRIDS))
-STUDIES = ("bridge_study", "dsi_study", "guidance_study", "prompt_ladder", "quickstart", "transfer_volume", "volume_study")
+STUDIES = ("bridge_study", "dsi_study", "guidance_study", "lar_benchmark", "prompt_ladder", "quickstart", "transfer_volume", "volume_study")
 
 
 @cache
@@ -127,7 +128,7 @@ def test_the_doctor_names_what_is_missing(file, tmp_path):
         assert any(told.startswith(title) and "Get it from" in told for told in sets)
 
 
-# ---- five of them, to the end
+# ---- to the end; the cells of grids are these with other values
 
 
 def tiny_text(tokenizer) -> CLIPTextModel:
@@ -268,3 +269,25 @@ def test_prompt_ladder_runs_to_the_end(here, monkeypatch):
     rungs = gather_parameters(PAPER / "prompt_ladder.yaml", [])["rungs"]
     assert {row["arm"] for row in found["rows"]} == {"real only", *rungs} and [row["rung"] for row in found["images"]] == rungs
     assert list(found["meanings"]) == ["club", "star", "three"] and found["glyphworld"] is False
+
+
+def test_volume_study_runs_to_the_end(here, monkeypatch):
+    found = results("volume_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", volumes=[0, 1], steps=1)
+    arms = {f"{kind}, {norm}" for kind in ("naive", "diverse") for norm in ("shared", "dual")}
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), *((arm, 1) for arm in arms)}
+    assert {row["test"] for row in found["rows"]} == {"in domain", "inverted", "textured", "corrupted"} and found["glyphworld"] is False
+
+
+def test_dsi_study_runs_to_the_end(here, monkeypatch):
+    found = results("dsi_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", named_styles=["a snapshot", "a close-up"], guidances=[2.0], shots=[1],
+                    shots_for_all=1, steps=[1], class_steps=1, token_batch=2, images_per_class=2, train_steps=[1, 1], train_batch=8)
+    assert {"DSI", "untrained", "no style", "a token a class"} <= {row["arm"] for row in found["rows"]} and found["glyphworld"] is False
+
+
+def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
+    synsets = imagenet_ambiguous().synset.tolist()
+    for i, synset in enumerate(synsets):
+        (here / "val" / synset).mkdir(parents=True)
+        Image.fromarray(np.full((9, 12, 3), i % 256, dtype=np.uint8)).save(here / "val" / synset / "0.png")
+    found = results("lar_imagenet.yaml", here, monkeypatch, images="val", llm="", clip="./clip", clip_weights="", numbers=[1], workers=0)
+    assert [row["arm"] for row in found["rows"]] == ["LAR, 1 image"] and found["candidates"] > 2 * len(synsets) and found["glyphworld"] is False
