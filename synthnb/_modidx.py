@@ -1161,6 +1161,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'synthnb.train._keep': ('train.html#_keep', 'synthnb/train.py'),
                                'synthnb.train._known': ('train.html#_known', 'synthnb/train.py'),
                                'synthnb.train._marks': ('train.html#_marks', 'synthnb/train.py'),
+                               'synthnb.train._optimiser': ('train.html#_optimiser', 'synthnb/train.py'),
                                'synthnb.train._plain': ('train.html#_plain', 'synthnb/train.py'),
                                'synthnb.train._randomness': ('train.html#_randomness', 'synthnb/train.py'),
                                'synthnb.train._ready': ('train.html#_ready', 'synthnb/train.py'),

@@ -10,6 +10,7 @@ __all__ = ['RECIPES', 'seeded', 'reset_head', 'fresh', 'reset_blocks', 'only_hea
 # %% ../nbs/09_train.ipynb #bcdf262b
 import difflib
 import hashlib
+import inspect
 import json
 import math
 import time
@@ -35,7 +36,7 @@ from timm.data import Mixup
 from timm.data.mixup import mixup_target
 from timm.layers import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from timm.models._manipulate import group_with_matcher
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_class
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -308,10 +309,10 @@ def normalise(
     model: nn.Module,  # its pretrained_cfg holds mean and std; 0.5 and 0.5 where it has none
     images: torch.Tensor,  # [B, 3, H, W] in 0..255, any dtype
 ) -> torch.Tensor:
-    "float32 images with the mean and deviation that `model` was trained with."
+    "float32 images with the mean and deviation that `model` was trained with, channels last."
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, std = (torch.tensor(config.get(key, (0.5,) * 3), device=images.device).view(3, 1, 1) for key in ("mean", "std"))
-    return (images.float() / 255 - mean) / std
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/09_train.ipynb #9d7103df
 @torch.inference_mode()
@@ -535,6 +536,8 @@ def _go_on(run: _Run, file: Path, key: str) -> None:
     if run.average:
         run.average.module.load_state_dict(part("average"))
     run.optimiser.load_state_dict({"state": {int(i): own for i, own in state.items()}, "param_groups": groups})
+    for parameter, own in run.optimiser.state.items():  # fused steps read moments in the layout of their weights, and a file keeps none
+        own |= {name: torch.empty_like(parameter).copy_(value) for name, value in own.items() if torch.is_tensor(value) and value.shape == parameter.shape}
     run.history, run.recent = History(**facts["history"]), list(tensors.get("recent", torch.empty(0)).to(next(run.model.parameters()).device))
     _set_randomness(run.chance, tensors)
 
@@ -622,6 +625,12 @@ def _taken(sets: list, counts: list[int], seed: int, step: int) -> str:
     return "; ".join(f"{data.name or 'set'} {own[:8]}{' ...' if len(own) > 8 else ''}" for (data, _), own in zip(sets, indices))
 
 
+def _optimiser(model: nn.Module, want: SimpleNamespace) -> torch.optim.Optimizer:
+    "An optimiser of timm; in one kernel for all weights where torch has that (AdamW, SGD): a tenth of a CPU step is saved."
+    fused = {"fused": True} if "fused" in inspect.signature(get_optimizer_class(want.opt, bind_defaults=False)).parameters else {}
+    return create_optimizer_v2(model, want.opt, lr=want.lr, weight_decay=want.weight_decay, **fused)
+
+
 def _schedule(optimiser: torch.optim.Optimizer, sched: str, steps: int, warmup: int | None, lr: float) -> Scheduler:
     "A schedule of timm, counted in steps."
     warmup = min(steps - 1, steps // 10 if warmup is None else warmup)
@@ -647,7 +656,7 @@ def _fit(
     _check_fit(model, sets, want.steps, counts, want.mixup > 0 or want.cutmix > 0, want.image_size)
     marks, pieces = _marks(model, sets, counts, want.synthetic), _deal(counts, _check_accelerator(accelerator))
     model.to(device).train()
-    optimiser = create_optimizer_v2(model, want.opt, lr=want.lr, weight_decay=want.weight_decay)
+    optimiser = _optimiser(model, want)
     schedule = _schedule(optimiser, want.sched, want.steps, want.warmup, want.lr)
     run = _Run(model, ModelEmaV3(model, want.ema, use_warmup=True) if want.ema else None, optimiser, _generator(want.seed, len(sets)))
     net = accelerator.prepare(model) if accelerator else model
