@@ -25,7 +25,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from scipy.io import loadmat
 from timm.data import ImageNetInfo
 from torch.nn import functional as F
@@ -155,6 +154,8 @@ def prompt_name(
 # %% ../nbs/01b_sets.ipynb #c53cc68d
 def imagenet_names() -> tuple[str, ...]:
     "Names of the 1,000 classes, in the order of the synsets."
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES  # here, as it brings transformers: a second that no other set needs
+
     names = [name.split(" / ")[0] for name in IMAGENET_CLASSNAMES]
     times, words = Counter(names), ImageNetInfo("imagenet-1k").label_descriptions()
     return check_classes([name if times[name] == 1 else word.split(",")[0] for name, word in zip(names, words)])
