@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['class_phrases', 'ClassTexts', 'class_texts', 'pixel_statistics', 'nearest', 'first_alike', 'reference_thumbnails',
            'Scores', 'score_images', 'load_scores', 'Filters', 'curate', 'Curation', 'kept_path', 'write_kept',
-           'read_kept', 'stream_kept', 'kept_batches', 'load_kept']
+           'read_kept', 'stream_kept', 'kept_batches', 'load_kept', 'open_synthetic']
 
 # %% ../nbs/07_curate.ipynb #4bf31352
 import hashlib
@@ -32,7 +32,7 @@ from .data import LabelledImages, content_hashes
 from .files import whole_file
 from .lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
-from .sets import ListedImages, read_batches, thumbnails
+from .sets import ListedImages, list_folder, load_images, read_batches, thumbnails
 from .shards import ShardFolder, read_tar
 
 # %% ../nbs/07_curate.ipynb #90b045af
@@ -556,3 +556,20 @@ def load_kept(
         raise ValueError(f"no image of {folder} is kept")
     images, labels = (torch.cat(some) for some in zip(*parts))
     return LabelledImages(images, labels, tuple(ShardFolder(folder).plan.classes), f"{Path(folder).name}, {len(labels)} kept")
+
+# %% ../nbs/07_curate.ipynb #efa9d662
+def open_synthetic(
+    source: str | Path,       # a folder of shards, or one with a sub-folder of images for each class
+    size: int,                # pixels a side
+    classes: Sequence[str],   # of the real images: labels follow their order
+    kept: str | Path | pd.DataFrame | None = None,  # of shards: a kept list or its file; None takes all
+) -> LabelledImages:
+    "All synthetic images, whichever tool drew them, as one labelled set in memory. ValueError if classes differ, or if the folder has sides."
+    folder = Path(source).expanduser()
+    if any(folder.glob("*.tar")):
+        return load_kept(folder, kept, size).ordered(classes)
+    if kept is not None:
+        raise ValueError(f"{folder} is not a folder of shards, which is what a kept list is for: delete from it what you do not want, and give no list")
+    if len(sides := list_folder(folder)) > 1:
+        raise ValueError(f"{folder} has the sides {', '.join(sides)}: synthetic images are for training only, give the folder of one side")
+    return load_images(sides["train"], size).ordered(classes)

@@ -95,6 +95,13 @@ class LabelledImages:
         indices = torch.as_tensor(indices, dtype=torch.int64)
         return LabelledImages(self.images[indices], self.labels[indices], self.classes, name or self.name)
 
+    def ordered(self, classes: Sequence[str]) -> "LabelledImages":
+        "The same images, labels by the order of `classes` (case and underscores aside); ValueError if there are other classes."
+        places, own = ([readable_name(name).casefold() for name in names] for names in (classes, self.classes))
+        if odd := set(places) ^ set(own):
+            raise ValueError(f"{self} and the classes asked for differ: {sorted(odd)[0]!r} is in one of them only")
+        return LabelledImages(self.images, torch.tensor([places.index(name) for name in own])[self.labels], tuple(classes), self.name)
+
     def draw(self, wanted: Callable[[list[int]], Sequence[int]], seed: int) -> list[int]:
         "As many distinct images of each class as `wanted` makes of the numbers there are: nested, since the order depends on the seed alone."
         own = [{} for _ in self.classes]

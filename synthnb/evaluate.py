@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'nearest_neighbour', 'Interval', 'wilson', 'per_class_accuracy', 'bootstrap_accuracy',
-           'mean_interval', 'paired_difference', 'results_table', 'readable_table', 'calibration_error',
-           'calibration_floor', 'leep', 'steps_to_reach']
+           'mean_interval', 'paired_difference', 'results_table', 'readable_table', 'verdicts', 'show_results',
+           'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
@@ -186,6 +188,42 @@ def readable_table(
     columns = {"accuracy %": ("accuracy", "low", "high", ""), "paired gain": ("gain", "gain_low", "gain_high", "+")}
     texts = {name: [text(*row, sign) for row in table[keys].to_numpy()] for name, (*keys, sign) in columns.items()}
     return table[["shots", "arm"]].assign(**texts, **{c: table[c] for c in ("seeds", "steps", "equal steps")})
+
+# %% ../nbs/11_evaluate.ipynb #0220741b
+def verdicts(
+    table: pd.DataFrame,  # of `results_table`
+    against: str = "vanilla_matched",  # the reference arm it was made with
+) -> list[str]:
+    "A line of Markdown for each arm: what it reaches, and on which side of the reference it lies, if the interval tells."
+    lines = []
+    for row in table.itertuples():
+        line = f"- `{row.arm}` reaches {row.accuracy:.1%}"
+        if row.gain == row.gain:  # it has one
+            side = "above" if row.gain_low > 0 else "below" if row.gain_high < 0 else "not told apart from"
+            line += f", {100 * row.gain:+.1f} points [{100 * row.gain_low:+.1f}, {100 * row.gain_high:+.1f}]: {side} `{against}` over {row.seeds} seeds"
+        lines.append(f"{line}.")
+    return lines
+
+
+def show_results(
+    results: Sequence,  # runs with arm and accuracy, such as ArmResult
+    table: pd.DataFrame,  # of `results_table`
+    title: str = "",
+    floor: float | None = None,  # an accuracy that needs no network, such as that of `nearest_neighbour`
+) -> plt.Figure:
+    "Accuracy of each arm: seeds as points, the interval of their mean below."
+    runs = pd.DataFrame([{"arm": run.arm, "value": run.accuracy} for run in results])
+    figure, ax = plt.subplots(figsize=(7, 0.6 * len(table) + 1.2))
+    sns.stripplot(runs, x="value", y="arm", order=table.arm, color="0.5", size=5, jitter=False, ax=ax)
+    if floor is not None:
+        ax.axvline(floor, color="0.7", linestyle=":", zorder=0)
+    ax.errorbar(table.accuracy, [i + 0.25 for i in range(len(table))], fmt="o", capsize=4, xerr=[table.accuracy - table.low, table.high - table.accuracy])
+    ax.set(xlabel="test accuracy; seeds in grey, 95 % interval in blue" + ("; dotted: nearest neighbour on pixels" if floor is not None else ""), ylabel="")
+    ax.set_title(title, parse_math=False)
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    sns.despine(figure)
+    figure.tight_layout()
+    return figure
 
 # %% ../nbs/11_evaluate.ipynb #a373adf6
 from torchmetrics.functional.classification import binary_calibration_error
