@@ -28,7 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 # %% ../nbs/07_curate.ipynb #42502ff0
-from .data import LabelledImages, content_hashes
+from .data import LabelledImages, content_hashes, ordered
 from .files import whole_file
 from .lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
@@ -567,9 +567,9 @@ def open_synthetic(
     "All synthetic images, whichever tool drew them, as one labelled set in memory. ValueError if classes differ, or if the folder has sides."
     folder = Path(source).expanduser()
     if any(folder.glob("*.tar")):
-        return load_kept(folder, kept, size).ordered(classes)
+        return ordered(load_kept(folder, kept, size), classes)
     if kept is not None:
         raise ValueError(f"{folder} is not a folder of shards, which is what a kept list is for: delete from it what you do not want, and give no list")
     if len(sides := list_folder(folder)) > 1:
         raise ValueError(f"{folder} has the sides {', '.join(sides)}: synthetic images are for training only, give the folder of one side")
-    return load_images(sides["train"], size).ordered(classes)
+    return ordered(load_images(sides["train"], size), classes)

@@ -198,7 +198,9 @@ def verdicts(
     lines = []
     for row in table.itertuples():
         line = f"- `{row.arm}` reaches {row.accuracy:.1%}"
-        if row.gain == row.gain:  # it has one
+        if row.gain_low == row.gain_high:
+            line += f", {100 * row.gain:+.1f} points against `{against}` in each of {row.seeds} seeds, which is no interval"
+        elif row.gain == row.gain:  # it has one
             side = "above" if row.gain_low > 0 else "below" if row.gain_high < 0 else "not told apart from"
             line += f", {100 * row.gain:+.1f} points [{100 * row.gain_low:+.1f}, {100 * row.gain_high:+.1f}]: {side} `{against}` over {row.seeds} seeds"
         lines.append(f"{line}.")

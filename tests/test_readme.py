@@ -1,9 +1,16 @@
-"""The README shows the committed report and links to files that exist."""
+"""The README shows the committed report, links to files that exist, and its Python runs."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
+from PIL import Image
+from shard_images import plan_of, shard_images
+
+from synthnb.data import digits
+from synthnb.glyphworld import folder, render, sample_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +24,22 @@ def test_links_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert links and not missing
+
+
+def test_the_python_in_it_runs(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    for told, small in {"224": "32", '"resnet50.a1_in1k"': repr(str(folder("cnn"))), "(5000, 2000)": "(2, 1)", ", 4, seed)": ", 2, seed)", "(0, 1, 2)": "(0, 1)"}.items():
+        assert told in code, f"{told} is no longer what the README says"
+        code = code.replace(told, small)
+    torch.set_num_threads(1)
+    scans = digits()
+    for image, label in zip(scans["train"].images[:150], scans["train"].labels[:150].tolist()):
+        place = tmp_path / "photos" / scans["train"].classes[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{len(list(place.iterdir()))}.png")
+    names = sorted(scans["train"].classes)
+    shard_images(tmp_path / "plan", plan_of(tmp_path / "plan.parquet", names, 4), render(sample_scenes(40, torch.Generator().manual_seed(0))))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    told = capsys.readouterr().out
+    assert [arm for arm in ("vanilla_matched", "mixed_per_batch+dual", "bridged++") if arm not in told] == [] and "NO" not in told
