@@ -332,6 +332,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.dualbn.domains': ('dualbn.html#domains', 'synthnb/dualbn.py'),
                                 'synthnb.dualbn.dual_class': ('dualbn.html#dual_class', 'synthnb/dualbn.py'),
                                 'synthnb.dualbn.gap': ('dualbn.html#gap', 'synthnb/dualbn.py'),
+                                'synthnb.dualbn.has_gap': ('dualbn.html#has_gap', 'synthnb/dualbn.py'),
                                 'synthnb.dualbn.is_dual': ('dualbn.html#is_dual', 'synthnb/dualbn.py'),
                                 'synthnb.dualbn.show_gap': ('dualbn.html#show_gap', 'synthnb/dualbn.py'),
                                 'synthnb.dualbn.split_batch': ('dualbn.html#split_batch', 'synthnb/dualbn.py'),

@@ -37,7 +37,7 @@ class Arm:
     mixup: bool = False  # in stage 1, or in the only stage
     new_head: bool = False  # between the stages
     new_blocks: int = 0  # between the stages: so many blocks at the end of the network, and the head
-    dual: bool = False  # synthetic images have norms of their own, see `dualbn`
+    dual: str = ""  # what synthetic images have of their own, a kind of `dualbn.convert`: norms ("auto") or a "token"
     scratch: bool = False  # random weights in place of the pre-trained ones
     probe: bool = False  # the last stage trains the head alone
 
@@ -61,12 +61,13 @@ ARMS = {
     "mixed": Arm(last="joined"),
     "mixed+mixup": Arm(last="joined", mixup=True),
     "mixed_per_batch": Arm(last="per_batch"),
-    "mixed_per_batch+dual": Arm(last="per_batch", dual=True),
+    "mixed_per_batch+dual": Arm(last="per_batch", dual="auto"),
     "bridged": Arm(stage1="synthetic"),
     "bridged+new_head": Arm(stage1="synthetic", new_head=True),
     "bridged+new_block": Arm(stage1="synthetic", new_blocks=1),
     "bridged+mixup": Arm(stage1="synthetic", mixup=True),
     "bridged++": Arm(stage1="synthetic", mixup=True, new_head=True),
+    "mixed_per_batch+token": Arm(last="per_batch", dual="token"),  # for vision transformers
 }
 
 # %% ../nbs/10_bridge.ipynb #642d6369
@@ -128,6 +129,7 @@ class ArmResult:
     correct: np.ndarray  # bool [N], one per test image
     found: bool = False  # the whole run came from the store
     records: list[dict] = field(default_factory=list, repr=False)  # the learning curve of the last stage, `History.records`
+    gaps: list[dict] = field(default_factory=list, repr=False)  # of dual batch norms over the last stage, `History.gaps`
 
 
 def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None, test: LabelledImages, store: str | Path | None, checkpoint_every: int) -> None:
@@ -139,6 +141,9 @@ def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None,
         raise ValueError(f"no arm {arm!r}{f', did you mean {near[0]!r}' if near else ''}: there are {', '.join(ARMS)}")
     if ARMS[arm].needs_synthetic and not (synthetic and len(synthetic)):
         raise ValueError(f"arm {arm!r} needs synthetic images and got none")
+    for side in (real, synthetic, test):
+        if side is not None and not isinstance(side, LabelledImages):
+            raise ValueError(f"{side} stays on disk, and arms compare sets in memory: `sets.load_images` reads it, `few_shot` or `fraction` take less of it, and `train.fit` streams it")
     for other in (synthetic, test):
         if other is not None and other.classes != real.classes:
             raise ValueError(f"{other} and {real} have different classes: {other.classes} and {real.classes}")
@@ -196,7 +201,7 @@ def train_arm(
         both = both | {"synthetic": [False, True]}
     train = {"real": real, "synthetic": synthetic, "joined": join([real, synthetic]) if synthetic else None,
              "per_batch": [(real, 1 - synthetic_share), (synthetic, synthetic_share)]}[spec.last]
-    net = convert(net) if spec.dual else net
+    net = convert(net, spec.dual) if spec.dual else net
     with only_head(net) if spec.probe else nullcontext():
         history = fit(net, train, steps=steps2, seed=seed, val=training.get("val"), checkpoint=checkpoint, checkpoint_every=checkpoint_every, **both)
     return strip(net) if spec.dual else net, history, found
@@ -236,7 +241,7 @@ def run_arm(
     right, last = (predict(net, test).argmax(1) == test.labels).numpy(), history.records[-1]
     result = ArmResult(
         arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(right.mean()),
-        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right, records=history.records)
+        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right, records=history.records, gaps=history.gaps)
     if file:
         _write_result(result, file)
     return result
@@ -246,4 +251,4 @@ def results_frame(
     results: Sequence[ArmResult],
 ) -> pd.DataFrame:
     "One row per run, without the judgements of single images and the learning curve."
-    return pd.DataFrame([{f.name: getattr(r, f.name) for f in fields(ArmResult) if f.name not in ("correct", "records")} for r in results])
+    return pd.DataFrame([{f.name: getattr(r, f.name) for f in fields(ArmResult) if f.name not in ("correct", "records", "gaps")} for r in results])

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DualBatchNorm2d', 'KINDS', 'Split', 'split_batch', 'Domain', 'Dual', 'dual_class', 'DomainToken', 'token_class',
-           'convert', 'is_dual', 'strip', 'domains', 'gap', 'show_gap']
+           'convert', 'is_dual', 'strip', 'domains', 'has_gap', 'gap', 'show_gap']
 
 # %% ../nbs/08_dualbn.ipynb #6d007941
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -174,25 +174,31 @@ def domains(
         domain.split = None
 
 # %% ../nbs/08_dualbn.ipynb #22c1a27b
+def has_gap(model: nn.Module) -> bool:
+    "Has a model dual batch norms with running statistics, which `gap` compares?"
+    return any(isinstance(m, Dual) and isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules())
+
+
 def gap(
     model: nn.Module,  # converted with batch norms
 ) -> pd.DataFrame:
     "One row per layer in the order of the network: layer, mean (in standard deviations) and deviation (absolute logarithm of the ratio)."
+    if not has_gap(model):
+        raise ValueError("the model has no dual batch norm with running statistics: `convert` it, and train it, first")
     rows = []
     for name, layer in model.named_modules():
         if isinstance(layer, Dual) and isinstance(layer, _BatchNorm) and layer.running_mean is not None:
             (m, v), (m2, v2) = ((b.running_mean.double(), b.running_var.double() + b.eps) for b in (layer, layer.aux))
             rows.append((name, float(((m - m2).abs() / ((v + v2) / 2).sqrt()).mean()), float((v / v2).log().abs().mean() / 2)))
-    if not rows:
-        raise ValueError("the model has no dual batch norm with running statistics: `convert` it, and train it, first")
     return pd.DataFrame(rows, columns=["layer", "mean", "deviation"])
 
 
 def show_gap(
-    gaps: dict[int, pd.DataFrame],  # step -> `gap` at that step
+    gaps: Sequence[dict] | pd.DataFrame,  # rows of `gap` with their step, such as `History.gaps`
 ) -> plt.Figure:
     "The gap of every layer over training: a line for each step."
-    told = pd.concat([frame.assign(step=step, place=range(len(frame))) for step, frame in gaps.items()])
+    told = pd.DataFrame(gaps)
+    told["place"] = told.groupby("step").cumcount()
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.6), sharex=True)
     for ax, column, label in zip(axes, ("mean", "deviation"), ("means apart, in standard deviations", "deviations apart, |log ratio|")):
         sns.lineplot(told, x="place", y=column, hue="step", palette="viridis", ax=ax, legend="full" if ax is axes[1] else False)

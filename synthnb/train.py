@@ -44,7 +44,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import LabelledImages, pick_device, set_hash
-from .dualbn import domains, is_dual
+from .dualbn import domains, gap, has_gap, is_dual
 from .files import package_hash, whole_file
 from .sets import ListedImages, read_batches
 
@@ -337,6 +337,7 @@ class History:
     steps: int = 0  # optimiser steps taken
     images: int = 0  # images seen, repeats counted
     seconds: float = 0.0  # wall time, validation included
+    gaps: list[dict] = field(default_factory=list)  # of dual batch norms, five times in a run: step, and a row of `dualbn.gap`; `dualbn.show_gap` draws it
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -614,6 +615,8 @@ def _train(
             validate = val is not None and (last or bool(val_every) and step % val_every == 0)
             if validate or last or step % record_every == 0:
                 _record(run, rate, val if validate else None, accelerator)
+            if (last or step % max(1, steps // 5) == 0) and has_gap(run.model):
+                history.gaps += gap(run.model).assign(step=step).to_dict("records")
             history.seconds = time.perf_counter() - began
             if last or keep_every and step % keep_every == 0:
                 keep()
