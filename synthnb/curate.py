@@ -8,6 +8,7 @@ __all__ = ['class_phrases', 'ClassTexts', 'class_texts', 'pixel_statistics', 'ne
            'read_kept', 'stream_kept', 'kept_batches', 'load_kept', 'open_synthetic']
 
 # %% ../nbs/07_curate.ipynb #4bf31352
+import difflib
 import hashlib
 import io
 import json
@@ -310,6 +311,14 @@ class Filters:
                 raise ValueError(f"{name} is {value}; it must lie in 0..1")
         if isinstance(self.min_probability, str) and self.min_probability != "1/N":
             raise ValueError(f"min_probability is {self.min_probability!r}; it must be a number or '1/N'")
+
+    @classmethod
+    def named(cls, asked: dict[str, object]) -> "Filters":
+        "Filters from a file of parameters; ValueError for a name that there is not, with the nearest."
+        if odd := [name for name in asked if name not in cls.__dataclass_fields__]:
+            near = difflib.get_close_matches(odd[0], cls.__dataclass_fields__, n=1)
+            raise ValueError(f"no filter {odd[0]!r}{f', did you mean {near[0]!r}' if near else ''}: there are {', '.join(cls.__dataclass_fields__)}")
+        return cls(**asked)
 
     @property
     def asked(self) -> dict[str, object]:

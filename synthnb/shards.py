@@ -25,7 +25,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -579,20 +579,33 @@ class Progress:
     images: int = 0
     published: set[str] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)  # workers that died; the others have taken over
+    of_class: dict[str, Counter] = field(default_factory=lambda: {"asked": Counter(), "failed": Counter()})  # rows of the new shards
 
     def look(self) -> int:
         "Look again; rows that are published or under way."
         leases = Leases(self.folder.own / "leases")
         fresh = {piece.name for piece in self.pieces} & self.folder.published() - self.published
-        for facts in map(self.folder.sidecar, fresh):
-            self.failed += len(facts.get("failed", ()))
-            self.images += facts.get("images", 0)
+        for piece in self.pieces:
+            if piece.name in fresh:
+                facts, rows = self.folder.sidecar(piece.name), self.folder.plan.rows(piece.first, piece.last).set_index("id")["class"]
+                failed = [failure["id"] for failure in facts.get("failed", ())]
+                self.failed += len(failed)
+                self.images += facts.get("images", 0)
+                self.of_class["asked"].update(rows)
+                self.of_class["failed"].update(rows[failed])
         self.published |= fresh
         return sum(piece.last - piece.first if piece.name in self.published else leases.images_under_way(piece.name) for piece in self.pieces)
 
+    def short_classes(self, share: float = 0.05) -> dict[str, float]:
+        "Classes of which more than this share failed, the worst first: failures that hit some classes only make a set uneven."
+        shares = {name: failed / self.of_class["asked"][name] for name, failed in self.of_class["failed"].items()}
+        return {name: lost for name, lost in sorted(shares.items(), key=lambda one: -one[1]) if lost > share}
+
     def __str__(self) -> str:
-        left = len(self.pieces) - len(self.published)
+        left, short = len(self.pieces) - len(self.published), self.short_classes()
+        uneven = ", ".join(f"{name} {lost:.0%}" for name, lost in list(short.items())[:5]) + (" ..." if len(short) > 5 else "")
         return (f"{self.images:,} images in {len(self.published):,} new shards in {self.folder.path}, {self.failed:,} failed"
+                + (f"; WARNING: more than 5 % failed of {len(short)} classes ({uneven}), which are short of images now" if short else "")
                 + (f"; {left:,} shards are left, start again to go on" if left else "") + "".join(f"; {line}" for line in self.lost))
 
 # %% ../nbs/06b_shards.ipynb #f84dd825
