@@ -38,6 +38,20 @@ class Advice:
         return (f"run {best} in full ({self.table.accuracy[best]:.1%} of {self.images} validation images after {sum(self.steps)} steps); {told}. "
                 f"The probe took {self.seconds:.0f} s.")
 
+    def outcome(
+        self,
+        table: pd.DataFrame,  # of `results_table`: the full runs, with one number of shots
+    ) -> str:
+        "A line of Markdown: whether the best arm of the probe was the best of the full runs, by their means, and how all arms of the probe ended."
+        (best, *others), ended = self.run, table.set_index("arm").accuracy.sort_values(ascending=False, kind="stable")
+        told = f"- The advisor's pick, `{best}`" + (f" (not told apart from it: {', '.join(f'`{arm}`' for arm in others)})," if others else ",")
+        if best not in ended:
+            told += f" was not run in full, where `{ended.index[0]}` was the best arm"
+        else:
+            told += " was the best arm of the full runs" if ended[best] == ended.max() else f" was not the best arm of the full runs, which was `{ended.index[0]}` ({ended.max():.1%})"
+        ends = [f"`{arm}` {value:.1%}" for arm, value in ended.items() if arm in self.table.index] + [f"`{arm}` not run" for arm in self.table.index if arm not in ended]
+        return f"{told}; the arms that it compared ended: {', '.join(ends)}."
+
 # %% ../nbs/11c_advise.ipynb #7b583bda
 def advise(
     model: str | Path,  # pre-trained classifier, for `load_classifier`

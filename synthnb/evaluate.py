@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'nearest_neighbour', 'Interval', 'wilson', 'per_class_accuracy', 'bootstrap_accuracy',
            'mean_interval', 'paired_difference', 'results_table', 'readable_table', 'verdicts', 'show_results',
-           'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
+           'gain_by_class', 'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
@@ -226,6 +226,30 @@ def show_results(
     sns.despine(figure)
     figure.tight_layout()
     return figure
+
+# %% ../nbs/11_evaluate.ipynb #f520658f
+def gain_by_class(
+    results: Sequence,  # runs with arm, seed and correct, such as ArmResult; one number of shots
+    data: LabelledImages,  # the test set
+    arm: str,
+    against: str = "vanilla_matched",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    "Accuracy of two arms and their difference with a bootstrap interval over test images: of all classes first, then by class, the largest gain first."
+    runs = {name: {run.seed: run.correct for run in results if run.arm == name} for name in (arm, against)}
+    if set(runs[arm]) != set(runs[against]) or not runs[arm]:
+        raise ValueError(f"{arm!r} and {against!r} need runs with the same seeds, got {sorted(runs[arm])} and {sorted(runs[against])}")
+    share, before = (np.mean(list(own.values()), axis=0) for own in (runs[arm], runs[against]))
+    labels, rows = data.labels.numpy(), []
+    if len(share) != len(labels):
+        raise ValueError(f"{len(share)} judgements for {data}: both must be of the same images")
+    for name, chosen in [("(all classes)", labels >= 0), *((name, labels == i) for i, name in enumerate(data.classes))]:
+        if n := int(chosen.sum()):
+            gain = share[chosen] - before[chosen]
+            ends = bootstrap_accuracy(gain, level).ends if n > 1 else (math.nan, math.nan)
+            rows.append((name, n, before[chosen].mean(), share[chosen].mean(), gain.mean(), *ends))
+    table = pd.DataFrame(rows, columns=["class", "images", "before", "accuracy", "gain", "low", "high"])
+    return pd.concat([table[:1], table[1:].sort_values("gain", ascending=False, kind="stable")], ignore_index=True)
 
 # %% ../nbs/11_evaluate.ipynb #a373adf6
 from torchmetrics.functional.classification import binary_calibration_error
