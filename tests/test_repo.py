@@ -144,6 +144,12 @@ def test_experiment_defines_nothing_reusable(path):
     assert not [cell for cell in cells(path, "code") if re.search(r"^#\|\s*(export|default_exp)", cell.source, re.MULTILINE)]
 
 
+@each(EXPERIMENTS)
+def test_experiment_says_how_long_it_takes(path):
+    first = nbformat.read(path, as_version=4).cells[0].source
+    assert re.search(r"(?:^|\s)\*\*Time\*\*: \S", first), "`**Time**:` and what was measured, or that nothing was, in the opening cell"
+
+
 # ---- modules
 
 
