@@ -278,6 +278,17 @@ def test_volume_study_runs_to_the_end(here, monkeypatch):
     assert {row["test"] for row in found["rows"]} == {"in domain", "inverted", "textured", "corrupted"} and found["glyphworld"] is False
 
 
+def test_volume_long_tail_runs_to_the_end(here, monkeypatch):
+    found = results("volume_long_tail.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", imbalance=3, prompts=["naive"], volumes=[0, 1], steps=1)
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("naive, shared", 1), ("naive, dual", 1)}
+    assert {row["test"] for row in found["rows"]} == {"in domain", "rare classes", "inverted", "textured", "corrupted"} and found["glyphworld"] is False
+
+
+def test_volume_vit_runs_to_the_end(here, monkeypatch):
+    found = results("volume_vit.yaml", here, monkeypatch, real_data="mine", classifier="./vit_base_patch16_224", volumes=[0, 1], steps=1)
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("diverse, shared", 1)} and found["glyphworld"] is False
+
+
 def test_dsi_study_runs_to_the_end(here, monkeypatch):
     found = results("dsi_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", named_styles=["a snapshot", "a close-up"], guidances=[2.0], shots=[1],
                     shots_for_all=1, steps=[1], class_steps=1, token_batch=2, images_per_class=2, train_steps=[1, 1], train_batch=8)
