@@ -410,6 +410,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'synthnb.experiment.resolve_parameters': ( 'experiment.html#resolve_parameters',
                                                                                'synthnb/experiment.py'),
                                     'synthnb.experiment.run': ('experiment.html#run', 'synthnb/experiment.py'),
+                                    'synthnb.experiment.run_answers': ('experiment.html#run_answers', 'synthnb/experiment.py'),
                                     'synthnb.experiment.run_folder': ('experiment.html#run_folder', 'synthnb/experiment.py'),
                                     'synthnb.experiment.run_id': ('experiment.html#run_id', 'synthnb/experiment.py'),
                                     'synthnb.experiment.secret_values': ('experiment.html#secret_values', 'synthnb/experiment.py'),

@@ -11,7 +11,7 @@ __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTE
            'environment', 'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report',
            'secret_values', 'star_out', 'mask_secrets', 'RunFailed', 'run', 'resolve_parameters', 'execute',
            'papermill_view', 'publish', 'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled',
-           'status', 'locate', 'draw_images', 'points_headline']
+           'status', 'locate', 'run_answers', 'draw_images', 'points_headline']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
@@ -771,6 +771,13 @@ def locate(model: str) -> str:
         return model
     from synthnb import glyphworld  # the embedded world is needed only where it is named
     return str(glyphworld.folder(name))
+
+# %% ../nbs/12_experiment.ipynb #dbfa6708
+def run_answers():  # an `llm.AnswerCache`
+    "The chat model's answers in this run's folder; in memory, where a notebook is run by hand."
+    from synthnb.llm import AnswerCache  # only where there is a chat model
+
+    return AnswerCache(run_folder() / "answers.sqlite" if run_folder() else ":memory:")
 
 # %% ../nbs/12_experiment.ipynb #b3a150e8
 def draw_images(
