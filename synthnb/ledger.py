@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'Scalar', 'Side', 'PAPERS', 'Known', 'Comparison', 'Claim', 'Claims', 'load_claims', 'Run', 'open_run',
-           'committed_runs', 'newest_run', 'NoRows', 'table_of', 'side_values', 'effect_in', 'verdict_of', 'Entry',
+           'committed_runs', 'runs_of', 'NoRows', 'table_of', 'side_values', 'effect_in', 'verdict_of', 'Entry',
            'expanded', 'entry_for', 'ledger_entries', 'paper_commands', 'command_for', 'effect_text', 'printed',
            'entry_line', 'claim_section', 'ledger_markdown', 'write_ledger']
 
@@ -47,7 +47,7 @@ class Known(_Strict):
 
 
 class Comparison(_Strict):
-    "Sides whose sum should lie above or below the sum of others, in the newest run of an experiment that meets conditions."
+    "Sides whose sum should lie above or below the sum of others, in the newest run of an experiment that meets conditions and has their rows."
     what: str
     plus: list[Side] = Field(min_length=1)
     minus: list[Side] = Field(min_length=1)
@@ -129,9 +129,9 @@ def committed_runs(
     return sorted((open_run(folder) for folder in folders if state(folder) == "DONE"), key=lambda run: run.record["started"], reverse=True)
 
 
-def newest_run(runs: list[Run], experiment: str, where: dict) -> Run | None:
-    "The first run of an experiment in glyphworld that meets the conditions."
-    return next((run for run in runs if run.folder.parent.name == experiment and run.results.get("glyphworld") and run.meets(where)), None)
+def runs_of(runs: list[Run], experiment: str, where: dict) -> list[Run]:
+    "The runs of an experiment in glyphworld that meet the conditions, in the same order."
+    return [run for run in runs if run.folder.parent.name == experiment and run.results.get("glyphworld") and run.meets(where)]
 
 # %% ../nbs/12e_ledger.ipynb #2d5646ee
 class NoRows(LookupError):
@@ -214,14 +214,15 @@ def expanded(claim: Claim) -> Iterator[Comparison]:
 
 def entry_for(claim: Claim, comparison: Comparison, runs: list[Run]) -> Entry:
     "What the committed runs say to a comparison."
-    run = newest_run(runs, comparison.experiment, comparison.where)
-    if run is None:
-        return Entry(claim, comparison, "not run", note="no committed run")
-    try:
-        effect = effect_in(run, comparison)
-    except NoRows as missing:
-        return Entry(claim, comparison, "not run", run, note=f"{missing} in this run")
-    return Entry(claim, comparison, verdict_of(effect, comparison.expect), run, effect)
+    without = None
+    for run in runs_of(runs, comparison.experiment, comparison.where):  # a run of other arms hides no older one
+        try:
+            effect = effect_in(run, comparison)
+        except NoRows as missing:
+            without = without or Entry(claim, comparison, "not run", run, note=f"{missing} in this run")
+        else:
+            return Entry(claim, comparison, verdict_of(effect, comparison.expect), run, effect)
+    return without or Entry(claim, comparison, "not run", note="no committed run")
 
 
 def ledger_entries(
@@ -285,8 +286,8 @@ _FACE = """# Ledger of claims
 **Every effect on this page was measured in glyphworld**, a small world of drawn glyphs and handwritten digits. It is a testbed: a verdict here is about the claim's shape in that
 world, never about ImageNet or the ten sets of photographs. The papers' numbers stand beside the effects for the size of things and are not comparable to them.
 
-Made by `synthnb ledger` from [claims.yaml](../nbs/experiments/claims.yaml) and the committed reports; do not edit it. For each comparison the newest finished run that is committed and
-fits it is taken. The effect is the mean difference paired by seed with Student's 95 % interval over seeds. *Reproduced*: the interval lies wholly on the side that the paper says.
+Made by `synthnb ledger` from [claims.yaml](../nbs/experiments/claims.yaml) and the committed reports; do not edit it. For each comparison the newest finished run that is committed,
+fits it and has its arms is taken. The effect is the mean difference paired by seed with Student's 95 % interval over seeds. *Reproduced*: the interval lies wholly on the side that the paper says.
 *Contradicted*: wholly on the other. *Inconclusive*: neither, or one value only. *Not run*: no committed run has it. An interval is for its comparison alone; nothing is corrected for
 their number. One set of generated images serves all seeds of a run, so its own luck is not in the intervals.
 
