@@ -200,10 +200,10 @@ def show_gap(
     told = pd.DataFrame(gaps)
     told["place"] = told.groupby("step").cumcount()
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.6), sharex=True)
-    for ax, column, label in zip(axes, ("mean", "deviation"), ("means apart, in standard deviations", "deviations apart, |log ratio|")):
+    for ax, column, label in zip(axes, ("mean", "deviation"), ("means apart, in deviations", "deviations apart, |log ratio|")):
         sns.lineplot(told, x="place", y=column, hue="step", palette="viridis", ax=ax, legend="full" if ax is axes[1] else False)
         ax.set(xlabel="layer, from the input", ylabel=label)
-    axes[1].legend(title="step", fontsize=7, loc="upper right")
+    axes[1].legend(title="step", fontsize=7, loc="center left", bbox_to_anchor=(1, .5), frameon=False)
     sns.despine(figure)
     figure.tight_layout()
     return figure

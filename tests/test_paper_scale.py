@@ -274,19 +274,19 @@ def test_prompt_ladder_runs_to_the_end(here, monkeypatch):
 def test_volume_study_runs_to_the_end(here, monkeypatch):
     found = results("volume_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", volumes=[0, 1], steps=1)
     arms = {f"{kind}, {norm}" for kind in ("naive", "diverse") for norm in ("shared", "dual")}
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), *((arm, 1) for arm in arms)}
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), *((arm, 1) for arm in arms)}
     assert {row["test"] for row in found["rows"]} == {"in domain", "inverted", "textured", "corrupted"} and found["glyphworld"] is False
 
 
 def test_volume_long_tail_runs_to_the_end(here, monkeypatch):
     found = results("volume_long_tail.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", imbalance=3, prompts=["naive"], volumes=[0, 1], steps=1)
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("naive, shared", 1), ("naive, dual", 1)}
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), ("naive, shared", 1), ("naive, dual", 1)}
     assert {row["test"] for row in found["rows"]} == {"in domain", "rare classes", "inverted", "textured", "corrupted"} and found["glyphworld"] is False
 
 
 def test_volume_vit_runs_to_the_end(here, monkeypatch):
     found = results("volume_vit.yaml", here, monkeypatch, real_data="mine", classifier="./vit_base_patch16_224", volumes=[0, 1], steps=1)
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("diverse, shared", 1)} and found["glyphworld"] is False
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), ("diverse, shared", 1)} and found["glyphworld"] is False
 
 
 def test_dsi_study_runs_to_the_end(here, monkeypatch):
