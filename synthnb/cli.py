@@ -8,6 +8,7 @@ __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'fin
            'curate', 'export', 'show', 'build', 'sweep', 'index_runs', 'doctor', 'ledger']
 
 # %% ../nbs/13_cli.ipynb #6bab315d
+import os
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -145,6 +146,7 @@ def main(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")] = False,
 ) -> None:
     """Class names and a few real images into a better classifier, with synthetic images."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait: see above
 
 # %% ../nbs/13_cli.ipynb #ad3e5f36
 @app.command(cls=PairedParameters)

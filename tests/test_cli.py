@@ -76,3 +76,13 @@ def test_from_names_to_images_by_two_processes(tmp_path, monkeypatch):
     passport = json.loads(synthnb_says("why", "plan/0001-club-000003"))
     assert (passport["guidance_from"], passport["guidance_until"], passport["drawn_with"]["scheduler"]) == (0.2, 0.8, "DDIMScheduler")
     assert "the same" in synthnb_says("replay", "plan/0001-club-000003")
+
+
+def test_threads_sleep_while_they_wait_unless_told_otherwise(monkeypatch):
+    from synthnb.cli import main
+
+    for given, then in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+        given or monkeypatch.delenv("OMP_WAIT_POLICY")
+        main()
+        assert os.environ["OMP_WAIT_POLICY"] == then
