@@ -1,5 +1,6 @@
 """The installed command, as a shell sees it (nbs/13_cli.ipynb tests the rest)."""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
