@@ -6,7 +6,6 @@
 __all__ = ['ARMS', 'Arm', 'check_arms', 'stage1_model', 'ArmResult', 'train_arm', 'run_arm', 'results_frame']
 
 # %% ../nbs/10_bridge.ipynb #cbd162be
-import difflib
 import json
 import math
 import time
@@ -24,7 +23,7 @@ from torch import nn
 
 from .data import LabelledImages, join
 from .dualbn import convert, strip
-from .files import whole_file
+from .files import did_you_mean, whole_file
 from .train import History, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
 
 # %% ../nbs/10_bridge.ipynb #d4ba04b0
@@ -78,8 +77,7 @@ def check_arms(
     "ValueError for unknown or doubled names of `ARMS`, for none at all, or where one of `always` is missing: before any image is drawn."
     for name in names:
         if name not in ARMS:
-            near = difflib.get_close_matches(name, ARMS, n=1)
-            raise ValueError(f"no arm {name!r}{f', did you mean {near[0]!r}' if near else ''}: there are {', '.join(ARMS)}")
+            raise ValueError(f"no arm {name!r}{did_you_mean(name, ARMS)}")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"ways to train must be a list of different names, got {list(names)}")
     if missing := [name for name in always if name not in names]:

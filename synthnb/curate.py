@@ -8,7 +8,6 @@ __all__ = ['class_phrases', 'ClassTexts', 'class_texts', 'pixel_statistics', 'ne
            'read_kept', 'stream_kept', 'kept_batches', 'load_kept', 'open_synthetic']
 
 # %% ../nbs/07_curate.ipynb #4bf31352
-import difflib
 import hashlib
 import io
 import json
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 # %% ../nbs/07_curate.ipynb #42502ff0
 from .data import LabelledImages, content_hashes, ordered
-from .files import whole_file
+from .files import did_you_mean, whole_file
 from .lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
 from .sets import ListedImages, list_folder, load_images, read_batches, thumbnails
@@ -316,8 +315,7 @@ class Filters:
     def named(cls, asked: dict[str, object]) -> "Filters":
         "Filters from a file of parameters; ValueError for a name that there is not, with the nearest."
         if odd := [name for name in asked if name not in cls.__dataclass_fields__]:
-            near = difflib.get_close_matches(odd[0], cls.__dataclass_fields__, n=1)
-            raise ValueError(f"no filter {odd[0]!r}{f', did you mean {near[0]!r}' if near else ''}: there are {', '.join(cls.__dataclass_fields__)}")
+            raise ValueError(f"no filter {odd[0]!r}{did_you_mean(odd[0], cls.__dataclass_fields__)}")
         return cls(**asked)
 
     @property

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'ordered', 'join', 'show_images',
-           'content_hashes', 'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'fraction',
-           'long_tail', 'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype',
-           'tensor_names', 'explain_loading']
+           'content_hashes', 'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'few_shots',
+           'fraction', 'long_tail', 'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'pick_device',
+           'pick_dtype', 'tensor_names', 'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -265,6 +265,16 @@ def few_shot(
             raise ValueError(f"class {name!r} of {train.name or 'the set'} has {found} distinct images, fewer than {shots} shots: "
                              f"add images or lower shots")
     return taken
+
+
+def few_shots(
+    train: LabelledImages,  # to take from
+    shots: Sequence[int],  # 0 takes as many as the class with the fewest distinct images has
+    seeds: Sequence[int],
+) -> dict[tuple[int, int], LabelledImages]:  # (shots, seed) -> images
+    "`few_shot` for all numbers of shots and all seeds; ValueError names the class that has fewer."
+    fewest = min(train.subset(train.draw(lambda there: there, seed=0)).per_class.values())
+    return {(n, seed): few_shot(train, n or fewest, seed) for n in shots for seed in seeds}
 
 # %% ../nbs/01_data.ipynb #bf38bc38
 def fraction(

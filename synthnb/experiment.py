@@ -11,7 +11,8 @@ __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTE
            'environment', 'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report',
            'secret_values', 'star_out', 'mask_secrets', 'RunFailed', 'run', 'resolve_parameters', 'execute',
            'papermill_view', 'publish', 'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled',
-           'status', 'locate', 'run_answers', 'draw_images', 'points_headline']
+           'status', 'locate', 'run_answers', 'write_study_prompts', 'check_names_classes', 'world_of', 'draw_images',
+           'points_headline']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
@@ -35,7 +36,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -778,6 +779,41 @@ def run_answers():  # an `llm.AnswerCache`
     from synthnb.llm import AnswerCache  # only where there is a chat model
 
     return AnswerCache(run_folder() / "answers.sqlite" if run_folder() else ":memory:")
+
+# %% ../nbs/12_experiment.ipynb #3909fd85
+def write_study_prompts(
+    phrases: dict[str, str],  # class name -> what it means
+    per_class: int,           # different prompts of each class, where the chat model writes them
+    *,
+    template: str = "",       # one prompt for all images: "A good photo of the {class}"; empty asks the chat model
+    llm: str, llm_url: str, generator: str,  # as parameters have them
+    contexts: bool = True, styles: bool = True,  # what the chat model writes
+) -> dict[str, list[str]]:    # class name -> prompts
+    "Prompts of one template, or scenes and styles of the chat model, whose answers stay in the run's folder."
+    from synthnb.diversify import prompts_by_class, write_prompts  # torch, which those who only run notebooks need not wait for
+    from synthnb.llm import open_llm
+
+    if template:
+        return {name: [template.replace("{class}", phrase)] for name, phrase in phrases.items()}
+    with closing(run_answers()) as answers:
+        chat = open_llm(llm if llm_url else locate(llm), llm_url or None)
+        return prompts_by_class(write_prompts(
+            chat, phrases, per_class, generator=locate(generator), scenes=30 * contexts, styles=10 * styles, cache=answers, progress=False))
+
+
+def check_names_classes(
+    text: str,  # a template or a meaning
+) -> None:
+    "ValueError for a text that says {class} nowhere: all classes would look alike."
+    if "{class}" not in text:
+        raise ValueError(f"{text!r} nowhere says {{class}}: all classes would look alike")
+
+
+def world_of(
+    *models: str,  # as parameters have them
+) -> str:
+    "What titles begin with: `glyphworld: ` if a model is shipped, else nothing."
+    return "glyphworld: " if any(model.startswith("glyphworld/") for model in models) else ""
 
 # %% ../nbs/12_experiment.ipynb #b3a150e8
 def draw_images(

@@ -7,7 +7,6 @@ __all__ = ['CORRUPTIONS', 'SEVERITIES', 'ReadOnce', 'inverted', 'textured', 'cor
            'show_severities']
 
 # %% ../nbs/11b_shifts.ipynb #56199609
-import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -24,6 +23,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from .data import LabelledImages
 from .evaluate import Interval, bootstrap_accuracy, calibration_error, calibration_floor, correct, per_class_accuracy, wilson
+from .files import did_you_mean
 from .train import predict, seeded
 
 # %% ../nbs/11b_shifts.ipynb #e1c45113
@@ -149,8 +149,7 @@ def corrupt(
 ) -> LabelledImages:
     "The images corrupted; the severities of a kind share their random numbers."
     if kind not in CORRUPTIONS:
-        near = difflib.get_close_matches(kind, CORRUPTIONS, n=1)
-        raise ValueError(f"no corruption {kind!r}{f', did you mean {near[0]!r}' if near else ''}: there are {', '.join(CORRUPTIONS)}")
+        raise ValueError(f"no corruption {kind!r}{did_you_mean(kind, CORRUPTIONS)}")
     if severity not in (0, *SEVERITIES):
         raise ValueError(f"severity must be 0 (as it is) or 1 to 5, got {severity}")
     if severity == 0 or not len(data):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'seeded', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'load_classifier', 'save_classifier',
            'shares', 'random_affine', 'random_resized_crop', 'normalise', 'predict', 'History', 'domain_loss',
-           'stage_key', 'fit']
+           'stage_key', 'fit', 'with_recipe']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import difflib
@@ -45,7 +45,7 @@ from tqdm import tqdm
 
 from .data import LabelledImages, pick_device, set_hash
 from .dualbn import domains, gap, has_gap, is_dual
-from .files import package_hash, whole_file
+from .files import did_you_mean, package_hash, whole_file
 from .sets import ListedImages, read_batches
 
 # %% ../nbs/09_train.ipynb #fe44a593
@@ -728,3 +728,13 @@ RECIPES = {
     "fine_tuning": {  # paper B: both stages of bridged transfer
         "opt": "sgd", "lr": 1e-2, "weight_decay": 5e-4, "batch_size": 64, "augment": random_resized_crop},
 }
+
+
+def with_recipe(
+    recipe: str,  # a name of `RECIPES`; "" takes what `fit` takes by itself
+    **own,  # settings that win over the recipe's
+) -> dict:
+    "Arguments for `fit`; ValueError for a recipe that there is not."
+    if recipe and recipe not in RECIPES:
+        raise ValueError(f"no recipe {recipe!r}{did_you_mean(recipe, RECIPES)}")
+    return {**RECIPES.get(recipe, {}), **own}
