@@ -630,7 +630,8 @@ def _taken(sets: list, counts: list[int], seed: int, step: int) -> str:
 
 def _optimiser(model: nn.Module, want: SimpleNamespace) -> torch.optim.Optimizer:
     "An optimiser of timm; in one kernel for all weights where torch has that (AdamW, SGD): a tenth of a CPU step is saved."
-    fused = {"fused": True} if "fused" in inspect.signature(get_optimizer_class(want.opt, bind_defaults=False)).parameters else {}
+    inner = get_optimizer_class(want.opt.removeprefix("lookahead_"), bind_defaults=False)  # the prefix wraps any of them
+    fused = {"fused": True} if "fused" in inspect.signature(inner).parameters else {}
     return create_optimizer_v2(model, want.opt, lr=want.lr, weight_decay=want.weight_decay, **fused)
 
 
