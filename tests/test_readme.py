@@ -1,5 +1,6 @@
 """The README shows the committed report, links to files that exist, and its Python runs."""
 
+import json
 import re
 import subprocess
 import sys
@@ -43,3 +44,15 @@ def test_the_python_in_it_runs(tmp_path, monkeypatch, capsys):
     exec(code, {})
     told = capsys.readouterr().out
     assert [arm for arm in ("vanilla_matched", "mixed_per_batch+dual", "bridged++") if arm not in told] == [] and "NO" not in told
+
+
+def test_intervals_of_the_findings_stand_in_the_ledger_or_a_report():
+    """As an effect `+1.0 [-0.5, +2.5]` or with its sign turned, a loss. A number that no committed run has is found here."""
+    plain = lambda text: re.sub(r" points(?: over \d+)?(?= \[)|%", "", text)
+    tracked = subprocess.run(["git", "ls-files", "outputs/*/*/results.json"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    known = plain((ROOT / "outputs/ledger.md").read_text(encoding="utf-8") + "".join(json.loads((ROOT / path).read_text(encoding="utf-8"))["conclusion"] for path in tracked))
+    findings = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What came of it")[2]
+    told = re.findall(r"([+-]?\d+\.\d) \[([+-]?\d+\.\d), ([+-]?\d+\.\d)\]", plain(findings))
+    signed = lambda mean, low, high: f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    missing = [one for one in told if signed(*map(float, one)) not in known and signed(*(-float(one[i]) for i in (0, 2, 1))) not in known]
+    assert len(told) > 30 and not missing, missing
