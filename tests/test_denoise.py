@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKL, DiTPipeline, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from synthnb.denoise import DenoisingLoop, TextTable, loop_of, use_scheduler
+from synthnb.denoise import DenoisingLoop, TextTable, denoise, loop_of, use_scheduler
+from synthnb.generate import compile_parts
 from synthnb.glyphworld import folder
 
 torch.set_num_threads(1)
@@ -130,3 +131,28 @@ def test_half_precision_stays_close(glyphs):
     pipe.to(torch.bfloat16)
     halved, _ = DenoisingLoop(pipe, steps=4, guidance=2., batch_size=3)(TextTable(pipe, PROMPTS)(PROMPTS, "cpu"), SEEDS)
     assert halved.dtype == torch.float32 and (exact - halved).abs().mean() < .02
+
+
+def test_compiled_parts_draw_the_same_images(glyphs):
+    torch._dynamo.reset()
+    loop, text = DenoisingLoop(glyphs, steps=2, guidance=2., guided=(0., .5), batch_size=3), TextTable(glyphs, PROMPTS)(PROMPTS, "cpu")
+    draw = lambda: loop(text, SEEDS)[0]  # noqa: E731
+    plain = draw()
+    compile_parts(glyphs, backend="aot_eager")
+    try:
+        assert torch.allclose(draw(), plain, atol=1e-5)
+        with torch._dynamo.config.patch(error_on_recompile=True):  # two shapes, guided and not, and no more
+            assert torch.allclose(draw(), plain, atol=1e-5)
+    finally:
+        glyphs.unet._compiled_call_impl = glyphs.vae.decoder._compiled_call_impl = None
+
+
+def test_half_precision_starts_from_the_noise_of_single_precision(glyphs):
+    "torch below 2.14 draws normal numbers of half precision from 8 to 11 random bits, and others than in float32."
+    pipe = stable_diffusion_2(glyphs)
+    started = []
+    for kind in (torch.float32, torch.bfloat16):
+        pipe.to(kind)
+        unet = lambda x, t, **_: (started.append(x.float()), x)[1:]  # noqa: E731
+        denoise(pipe, unet, TextTable(pipe, PROMPTS)(PROMPTS, "cpu"), SEEDS, 1, 1., (0., 1.), 64)
+    assert torch.allclose(started[0], started[1], rtol=2**-8)
