@@ -216,10 +216,10 @@ def draw_step(latents: Latents, batch_size: int, seed: int, timesteps: int = 100
 def condition(
     pipe: DiffusionPipeline,
     ids: Sequence[torch.Tensor],  # int64 [prompts, T] for each text encoder
-    labels: torch.Tensor,  # int64 [B]: prompt of each image
+    labels: torch.Tensor,  # int64 [B] on the CPU: prompt of each image
 ) -> dict:
     "What the UNet is told of a batch; each prompt in it is encoded once."
-    used, of = labels.unique(return_inverse=True)
+    used, of = (some.to(ids[0].device) for some in labels.unique(return_inverse=True))  # labels on the CPU: a GPU would have to be waited for
     if isinstance(pipe, StableDiffusionPipeline):
         return {"encoder_hidden_states": pipe.text_encoder(ids[0][used])[0].index_select(0, of)}
     outs = [encoder(own[used], output_hidden_states=True) for (_, encoder), own in zip(text_models(pipe), ids)]
@@ -250,7 +250,7 @@ def denoising_loss(
     clean = latents.mean[images] + latents.std[images] * to(draw.spread)
     noisy = scheduler.add_noise(clean, noise, t).to(pipe.unet.dtype)
     target = noise if scheduler.config.prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, t)
-    prediction = pipe.unet(noisy, t, **condition(pipe, [to(own) for own in ids], to(latents.labels[draw.images]))).sample
+    prediction = pipe.unet(noisy, t, **condition(pipe, [to(own) for own in ids], latents.labels[draw.images])).sample
     return F.mse_loss(prediction.float(), target)
 
 # %% ../nbs/06_dsi.ipynb #87a49fba
