@@ -15,8 +15,11 @@ import os
 import shutil
 import tarfile
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,7 @@ from .data import LabelledImages, content_hashes, ordered
 from .files import did_you_mean, whole_file
 from .lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
-from .sets import ListedImages, list_folder, load_images, read_batches, thumbnails
+from .sets import ListedImages, cache_sized, list_folder, load_images, read_batches, thumbnails
 from .shards import ShardFolder, read_tar
 
 # %% ../nbs/07_curate.ipynb #90b045af
@@ -82,8 +85,8 @@ def pixel_statistics(
     images: torch.Tensor,  # uint8 [B, 3, H, W]
 ) -> dict[str, np.ndarray]:
     "Contrast, the standard deviation of the grey levels, and the brightest value of each image, in levels of 255."
-    grey = images.float().mean(1).flatten(1)
-    return {"contrast": grey.std(1, correction=0).numpy(), "brightest": images.flatten(1).amax(1).numpy().astype(np.int16)}
+    contrast = torch.cat([part.float().mean(1).flatten(1).std(1, correction=0) for part in cache_sized(images)])
+    return {"contrast": contrast.cpu().numpy(), "brightest": images.flatten(1).amax(1).cpu().numpy().astype(np.int16)}
 
 # %% ../nbs/07_curate.ipynb #8a6aa0f1
 def nearest(
@@ -126,33 +129,41 @@ def first_alike(
     return found
 
 # %% ../nbs/07_curate.ipynb #7f4c95f5
-def _image_batches(path: Path, batch_size: int) -> Iterator[tuple[torch.Tensor, list[dict]]]:
-    "Decoded images, uint8 [B, 3, H, W], and their passports. ValueError names an image that cannot be read."
-    pixels, records = [], []
-    for content, record in read_tar(path):
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                decoded = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-        except OSError as error:
-            raise ValueError(f"{path}: image {record['id']} cannot be read ({error}): `verify` finds all such images") from error
-        if pixels and (len(pixels) == batch_size or decoded.shape != pixels[0].shape):
-            yield torch.stack(pixels), records
-            pixels, records = [], []
-        pixels.append(decoded)
-        records.append(record)
-    if pixels:
-        yield torch.stack(pixels), records
+def _decode(path: Path, content: bytes, record: dict) -> tuple[torch.Tensor, str]:
+    "An image, uint8 [3, H, W], and the hash of its pixels. ValueError names one that cannot be read."
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            pixels = np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+    except OSError as error:
+        raise ValueError(f"{path}: image {record['id']} cannot be read ({error}): `verify` finds all such images") from error
+    return (decoded := torch.from_numpy(pixels)), content_hashes(decoded[None])[0]
+
+
+def _image_batches(path: Path, batch_size: int, threads: Executor) -> Iterator[tuple[torch.Tensor, list[str], list[dict]]]:
+    "Images of one shape, uint8 [B, 3, H, W], hashes and passports; the next batch is decoded meanwhile."
+    members, ahead = read_tar(path), deque()
+    for some in chain(iter(lambda: list(islice(members, batch_size)), []), [[]]):
+        ahead.append(([threads.submit(_decode, path, content, record) for content, record in some], [record for _, record in some]))
+        if len(ahead) > 1:
+            futures, records = ahead.popleft()
+            decoded = zip([future.result() for future in futures], records)
+            for _, alike in groupby(decoded, key=lambda one: one[0][0].shape):
+                images, told = zip(*alike)
+                yield torch.stack([pixels for pixels, _ in images]), [digest for _, digest in images], list(told)
 
 
 def _tensor_column(rows: torch.Tensor) -> pa.Array:
     return pa.FixedShapeTensorArray.from_numpy_ndarray(rows.half().contiguous().numpy())
 
 
-def _score_batch(images: torch.Tensor, records: list[dict], clip: Clip | None, texts: ClassTexts | None, references: dict[str, torch.Tensor]) -> pa.Table:
-    "All measurements of some images."
-    thumbs, labels = thumbnails(images), torch.tensor([record["label"] for record in records])
+def _score_batch(
+    images: torch.Tensor, hashes: list[str], records: list[dict], clip: Clip | None, texts: ClassTexts | None, references: dict[str, torch.Tensor],
+) -> pa.Table:
+    "All measurements of some images, where CLIP is."
+    images = images.to(clip.device) if clip else images
+    thumbs, labels = thumbnails(images).cpu(), torch.tensor([record["label"] for record in records])
     columns = {"id": [record["id"] for record in records], "label": labels.numpy(), "class": [record["class"] for record in records],
-               "pixels": content_hashes(images)} | pixel_statistics(images)
+               "pixels": hashes} | pixel_statistics(images)
     for name, others in references.items():
         similarity, index = nearest(thumbs, others)
         columns |= {f"{name}_similarity": similarity.numpy(), f"{name}_index": index.numpy()}
@@ -237,11 +248,11 @@ def _is_scored(file: Path, sidecar: dict) -> bool:
     return file.is_file() and (pq.read_schema(file).metadata or {}).get(b"tar") == sidecar.get("sha256", "").encode()
 
 
-def _score_shard(home: ShardFolder, name: str, file: Path, batch_size: int, bar: tqdm, **measuring) -> None:
+def _score_shard(home: ShardFolder, name: str, file: Path, batch_size: int, threads: Executor, bar: tqdm, **measuring) -> None:
     "Score one shard; its file appears whole or not at all."
     parts = []
-    for images, records in _image_batches(home.tar(name), batch_size):
-        parts.append(_score_batch(images, records, **measuring))
+    for images, hashes, records in _image_batches(home.tar(name), batch_size, threads):
+        parts.append(_score_batch(images, hashes, records, **measuring))
         bar.update(len(records))
     if parts:  # a shard may be empty, where all of its rows failed
         table = pa.concat_tables(parts).replace_schema_metadata({"tar": home.sidecar(name).get("sha256", "")})
@@ -277,9 +288,10 @@ def score_images(
     sidecars = {name: home.sidecar(name) for name in sorted(home.published())}
     todo = [name for name, facts in sidecars.items() if not _is_scored(place / f"{name}.parquet", facts)]
     texts = class_texts(clip, told, templates, others) if clip and todo else None
-    with tqdm(total=sum(sidecars[name].get("images", 0) for name in todo), desc="scores", unit="img", disable=not progress) as bar:
+    with (tqdm(total=sum(sidecars[name].get("images", 0) for name in todo), desc="scores", unit="img", disable=not progress) as bar,
+          ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as threads):
         for name in todo:
-            _score_shard(home, name, place / f"{name}.parquet", batch_size, bar, clip=clip, texts=texts, references=references)
+            _score_shard(home, name, place / f"{name}.parquet", batch_size, threads, bar, clip=clip, texts=texts, references=references)
     return Scores(folder, place)
 
 # %% ../nbs/07_curate.ipynb #1fde2841
