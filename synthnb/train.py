@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'seeded', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'load_classifier', 'save_classifier',
            'shares', 'random_affine', 'random_resized_crop', 'normalise', 'predict', 'History', 'domain_loss',
-           'stage_key', 'fit', 'with_recipe']
+           'stage_key', 'pick_precision', 'fit', 'with_recipe']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import difflib
@@ -282,6 +282,33 @@ def random_affine(
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 # %% ../nbs/09_train.ipynb #a08e4c24
+def _shares(first: torch.Tensor, length: torch.Tensor, size: int, whole: int) -> torch.Tensor:
+    "float32 [B, size, whole]: what each pixel of a resized side takes of `length` pixels from `first` on; triangles, as bilinear resizing with antialias has."
+    first, length = first.float().view(-1, 1, 1), length.float().view(-1, 1, 1)
+    scale, pixels = length / size, torch.arange(whole, device=first.device) + .5
+    centres = first + (torch.arange(size, device=first.device).view(1, -1, 1) + .5) * scale
+    share = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp(min=0) * ((pixels > first) & (pixels < first + length))
+    return share / share.sum(-1, keepdim=True)
+
+
+def _crop_at_once(images: torch.Tensor, boxes: torch.Tensor, out: tuple[int, int]) -> torch.Tensor:
+    "Crops by two matrix products: for GPUs, on which a few kernels for each image take longer than the network."
+    top, left, down, across, mirror = boxes.to(images.device)
+    rows, columns = _shares(top, down, out[0], images.shape[2]), _shares(left, across, out[1], images.shape[3])
+    columns = torch.where(mirror.bool().view(-1, 1, 1), columns.flip(1), columns)
+    return (rows[:, None] @ images.float() @ columns[:, None].mT).round().clamp(0, 255).to(torch.uint8)
+
+
+def _crop_each(images: torch.Tensor, boxes: torch.Tensor, out: tuple[int, int]) -> torch.Tensor:
+    "Crops one by one: for CPUs, which resize bytes."
+    crops = []
+    for image, (top, left, down, across, mirror) in zip(images.unsqueeze(1), boxes.T.tolist()):
+        crop = image[..., top:top + down, left:left + across].contiguous(memory_format=torch.channels_last)  # resized faster so
+        crop = F.interpolate(crop, out, mode="bilinear", antialias=True)
+        crops.append(crop.flip(-1) if mirror else crop)
+    return torch.cat(crops)
+
+# %% ../nbs/09_train.ipynb #546c58c1
 def random_resized_crop(
     images: torch.Tensor,  # uint8 [B, 3, H, W]
     generator: torch.Generator,  # on the CPU, so that a GPU draws the same
@@ -297,12 +324,8 @@ def random_resized_crop(
     across = (area * slope).sqrt().clamp(max=1).mul(width).round().clamp(min=1).long()
     down = (area / slope).sqrt().clamp(max=1).mul(height).round().clamp(min=1).long()
     left, top = (x * (width - across + 1)).long(), (y * (height - down + 1)).long()
-    out, crops = (size, size) if size else (height, width), []
-    for image, t, l, h, w, mirrored in zip(images.unsqueeze(1), *(v.tolist() for v in (top, left, down, across, mirror < flip))):
-        crop = image[..., t:t + h, l:l + w].contiguous(memory_format=torch.channels_last)  # resized faster so
-        crop = F.interpolate(crop, out, mode="bilinear", antialias=True)
-        crops.append(crop.flip(-1) if mirrored else crop)
-    return torch.cat(crops)
+    crop = _crop_each if images.device.type == "cpu" else _crop_at_once
+    return crop(images, torch.stack([top, left, down, across, (mirror < flip).long()]), (size, size) if size else (height, width))
 
 # %% ../nbs/09_train.ipynb #f147fca3
 def normalise(
@@ -422,11 +445,11 @@ def domain_loss(
     weight: float,            # of the synthetic images
 ) -> torch.Tensor:
     "Cross-entropy of the real images plus `weight` times that of the synthetic ones, each averaged over its own (paper A's objective); plain, if all are of one kind."
-    losses, counts = F.cross_entropy(logits, targets, reduction="none"), int(synthetic.sum())
-    if counts in (0, len(synthetic)):
+    losses, count = F.cross_entropy(logits, targets, reduction="none"), int(synthetic.sum())
+    if count in (0, len(synthetic)):
         return losses.mean()
-    synthetic = synthetic.to(losses.device)
-    return losses[~synthetic].mean() + weight * losses[synthetic].mean()
+    shares = torch.where(synthetic, weight / count, 1 / (len(synthetic) - count))  # picking by a mask would make the CPU wait for a GPU
+    return (losses * shares.to(losses)).sum()
 
 # %% ../nbs/09_train.ipynb #bb656cba
 def _plain(value: object) -> object:
@@ -554,17 +577,18 @@ def _deal(counts: list[int], pieces: int) -> list:
 
 
 def _backward(
-    run: _Run, net: nn.Module, batch: tuple[torch.Tensor, ...], pieces: list, synthetic: torch.Tensor, weight: float, accelerator: Accelerator | None,
+    run: _Run, net: nn.Module, batch: tuple[torch.Tensor, ...], pieces: list, synthetic: torch.Tensor, weight: float, half: bool, accelerator: Accelerator | None,
 ) -> torch.Tensor:  # [2]
-    "Gradients of one batch; its mean loss and accuracy. `net` is the model, perhaps wrapped by accelerate."
+    "Gradients of one batch; its mean loss and accuracy. `net` is the model, perhaps compiled or wrapped by accelerate; `half`: forward in bfloat16."
     run.optimiser.zero_grad(set_to_none=True)
     x, soft, labels = batch
     shown = []
     for i, piece in enumerate(pieces, 1):
         alone = accelerator.no_sync(net) if accelerator and i < len(pieces) else nullcontext()
         with alone, domains(run.model, synthetic[piece]):
-            logits = net(x[piece])
-            loss = domain_loss(logits, soft[piece], synthetic[piece], weight)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+                logits = net(x[piece])
+            loss = domain_loss(logits.float(), soft[piece], synthetic[piece], weight)
             accelerator.backward(loss) if accelerator else loss.backward()  # gradient checkpointing asks the layers once more
         shown.append(torch.stack([loss.detach(), (logits.argmax(1) == labels[piece]).float().mean()]))
     return torch.stack(shown).mean(0)
@@ -643,6 +667,27 @@ def _schedule(optimiser: torch.optim.Optimizer, sched: str, steps: int, warmup: 
                                warmup_prefix=True, step_on_epochs=False, updates_per_epoch=1)[0]
 
 
+def pick_precision(
+    precision: str,  # "auto", "bf16" or "no"
+    device: torch.device,
+    accelerator: Accelerator | None = None,  # has a precision of its own, and its own way to compile
+    compile: bool | str = False,
+) -> str:  # "bf16" or "no"
+    "`auto` takes bf16 on cards that compute in it. ValueError for a name that there is not, and for what an accelerator must be asked for."
+    if precision not in ("auto", "bf16", "no"):
+        raise ValueError(f"unknown precision {precision!r}: use auto, bf16 or no")
+    if accelerator is not None:
+        if precision != "auto" or compile:
+            raise ValueError("an accelerator brings precision and compiling of its own: Accelerator(mixed_precision='bf16', dynamo_backend='inductor')")
+        return accelerator.mixed_precision
+    return precision if precision != "auto" else "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def _compiled(model: nn.Module, how: bool | str) -> nn.Module:
+    "The model as a compiled function of batches of one shape; the weights are shared."
+    return torch.compile(model, dynamic=False, backend="inductor" if how is True else how)
+
+
 def _check_accelerator(accelerator: Accelerator | None) -> int:  # pieces of a batch
     "ValueError for fp16, whose scaled gradients overflow as a matter of course."
     if accelerator is None:
@@ -663,7 +708,7 @@ def _fit(
     optimiser = _optimiser(model, want)
     schedule = _schedule(optimiser, want.sched, want.steps, want.warmup, want.lr)
     run = _Run(model, ModelEmaV3(model, want.ema, use_warmup=True) if want.ema else None, optimiser, _generator(want.seed, len(sets)))
-    net = accelerator.prepare(model) if accelerator else model
+    net = accelerator.prepare(model) if accelerator else _compiled(model, want.compile) if want.compile else model
     mine = pieces[accelerator.process_index::accelerator.num_processes] if accelerator else pieces
     mix = Mixup(want.mixup, want.cutmix, label_smoothing=want.label_smoothing, num_classes=classes) if want.mixup or want.cutmix else None
     prepare = lambda images: normalise(model, want.augment(images, run.chance) if want.augment else images)
@@ -674,7 +719,8 @@ def _fit(
         parts = _batches(sets, counts, want.seed, device, run.history.steps, want.image_size, workers)
         batches = (_ready(part, prepare, mix, classes, want.label_smoothing) for part in parts)
         _train(run, want.steps, batches, accelerator=accelerator, **showing,
-               forward=partial(_backward, run, net, pieces=mine, synthetic=marks, weight=want.synthetic_weight, accelerator=accelerator),
+               forward=partial(_backward, run, net, pieces=mine, synthetic=marks, weight=want.synthetic_weight, accelerator=accelerator,
+                               half=want.precision == "bf16" and accelerator is None),
                update=partial(_update, run, schedule, clip_grad=want.clip_grad, steps=want.steps, taken=partial(_taken, sets, counts, want.seed)),
                keep=partial(_keep, run, file, key) if writes else lambda: None)
     if accelerator:
@@ -706,6 +752,8 @@ def fit(
     clip_grad: float = 1.0,  # largest norm of the gradient; 0 = off
     ema: float = 0.0,  # decay of an average of the weights, which is what is measured and returned; 0 = off
     seed: int = 0,  # of batches, augmentation, mixup and dropout
+    precision: str = "auto",  # "bf16": forward passes in bfloat16, by autocast; "no": float32; "auto": bf16 on cards that compute in it
+    compile: bool | str = False,  # torch.compile the network, by the backend of that name if it is one: a minute at the first step, for GPUs and long runs
     image_size: int = 0, workers: int = 0,  # for sets on disk: pixels per side, processes that decode
     device: str | torch.device = "auto",
     accelerator: Accelerator | None = None,  # of accelerate: its device, precision, accumulation and processes
@@ -718,8 +766,10 @@ def fit(
     "Train for `steps` steps; FloatingPointError names step and batch at which the loss or its gradient stopped being finite."
     want = {name: value for name, value in locals().items() if name not in _FREE}
     sets = list(train) if isinstance(train, Sequence) else [(train, 1.0)]
+    place = accelerator.device if accelerator else pick_device(device)
+    want["precision"] = pick_precision(precision, place, accelerator, compile)
     key = stage_key(model, *(data for data, _ in sets), shares=[share for _, share in sets], **want) if checkpoint else ""
-    return _fit(model, sets, SimpleNamespace(**want), key, Path(checkpoint) if checkpoint else None, accelerator.device if accelerator else pick_device(device),
+    return _fit(model, sets, SimpleNamespace(**want), key, Path(checkpoint) if checkpoint else None, place,
                 workers, accelerator, keep_every=checkpoint_every, val=val, val_every=val_every, record_every=record_every, progress=progress)
 
 # %% ../nbs/09_train.ipynb #774fc73d

@@ -286,3 +286,38 @@ def test_a_linear_probe_moves_the_head_alone(name, scans):
     assert {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])} == names
     assert all(p.requires_grad for p in net.parameters()) and list(net.state_dict()) == list(before)
     assert not torch.equal(weights(fresh(net, 0)), weights(fresh(net, 1))) and fresh(net).num_classes == 10
+
+
+# ---- precision and compiling
+
+
+def test_half_precision_is_autocast_with_float32_weights(scans):
+    exact, half, asked = cnn(), cnn(), cnn()
+    told = fit(exact, scans, steps=4, **HOW)
+    rough = fit(half, scans, steps=4, precision="bf16", **HOW)
+    fit(asked, scans, steps=4, precision="no", **HOW)
+    assert torch.equal(weights(asked), weights(exact)), "auto is float32 on a CPU"
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    assert 0 < abs(rough.records[-1]["loss"] - told.records[-1]["loss"]) < .005, "the same steps, in fewer digits"
+
+
+def test_a_compiled_network_takes_the_steps_of_a_plain_one(scans, inverted):
+    torch._dynamo.reset()
+    plain, compiled = convert(cnn()), convert(cnn())
+    for net, how in ((plain, False), (compiled, "aot_eager")):
+        fit(net, [(scans, 1), (inverted, 1)], synthetic=[False, True], steps=3, compile=how, **HOW)
+    assert torch.allclose(weights(plain), weights(compiled), rtol=1e-4, atol=1e-5)
+    assert not any("_orig_mod" in name for name in compiled.state_dict()), "what comes back is the model that was given"
+
+
+def test_precision_is_part_of_what_a_checkpoint_belongs_to(scans, tmp_path):
+    fit(cnn(), scans, steps=2, checkpoint=tmp_path / "c.safetensors", checkpoint_every=1, **HOW)
+    with pytest.raises(ValueError, match="of another run"):
+        fit(cnn(), scans, steps=2, checkpoint=tmp_path / "c.safetensors", precision="bf16", **HOW)
+
+
+def test_precision_and_compiling_are_asked_of_whoever_brings_them(scans):
+    with pytest.raises(ValueError, match="unknown precision 'fp16'"):
+        fit(cnn(), scans, steps=1, precision="fp16", **HOW)
+    with pytest.raises(ValueError, match="an accelerator brings precision"):
+        fit(cnn(), scans, steps=1, accelerator=Accelerator(cpu=True), compile=True, **HOW)
