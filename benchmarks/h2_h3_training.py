@@ -2,7 +2,7 @@
 
 `python benchmarks/h2_h3_training.py` where a GPU is (ResNet-50, ViT-B/16, DeiT-S, compiled, batch 256 of 224 px); `--small` takes small relatives, not compiled, and
 runs anywhere, to see that it runs. Half of each batch is synthetic, real images first; `dual, any order` is shuffled. timm's split is measured as people run it, eager,
-with a plain eager model beside it. Before a rate counts, the dual model's outputs in float32 are equal to the split's. Absolute bars are those of one H200, shares
+with a plain eager model beside it; `fit` is `train.fit` on images in the card's memory, uint8, not augmented. Before a rate counts, the dual model's outputs in float32 are equal to the split's. Absolute bars are those of one H200, shares
 are for any GPU. Exits with status 1 below a bar.
 """
 import argparse
@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from timm.layers import convert_splitbn_model
 from torch import nn
 
+from synthnb.data import LabelledImages
 from synthnb.dualbn import convert, domains
+from synthnb.train import fit
 
 # row, model, its small relative, floor and bar in images a second on one H200
 MODELS = [("H2", "resnet50", "resnet10t", 13_900, 4_500),
@@ -59,6 +61,17 @@ def stepper(model: nn.Module, synthetic: torch.Tensor, size: int, device: str, c
     return run
 
 
+def fitter(model: nn.Module, batch: int, size: int, device: str, compiled: bool) -> Callable[[int], float]:
+    """The same of `fit`: its batches, normalisation, losses, clipped gradients and checks are in it."""
+    images = torch.randint(0, 256, (2 * batch, 3, size, size), dtype=torch.uint8)
+    data = LabelledImages(images, torch.arange(len(images)) % model.num_classes, tuple(f"class {i}" for i in range(model.num_classes)), "noise")
+
+    def run(steps: int) -> float:
+        history = fit(model, data, steps=steps, batch_size=batch, lr=1e-3, opt="sgd", augment=None, device=device, compile=compiled, progress=False)
+        return history.images / history.seconds
+    return run
+
+
 def ways_of(plain: nn.Module, batch: int, compiled: bool) -> dict[str, tuple[nn.Module, torch.Tensor, bool]]:
     """What is measured: model, its domains, and if it is compiled."""
     half = torch.arange(batch) >= batch // 2
@@ -71,10 +84,13 @@ def ways_of(plain: nn.Module, batch: int, compiled: bool) -> dict[str, tuple[nn.
     return ways
 
 
-def measure(plain: nn.Module, batch: int, size: int, device: str, compiled: bool, steps: int, rounds: int) -> dict[str, list[float]]:
+def measure(plain: nn.Module, batch: int, size: int, device: str, compiled: bool, steps: int, rounds: int, ways: list[str]) -> dict[str, list[float]]:
     """Images a second of each way, one value a round, the ways taking turns."""
     torch._dynamo.reset()  # the limit of recompilations counts all models of a class
-    runs, rates = {name: stepper(model, marks, size, device, quick) for name, (model, marks, quick) in ways_of(plain, batch, compiled).items()}, {}
+    runs, rates = {name: stepper(model, marks, size, device, quick) for name, (model, marks, quick) in ways_of(plain, batch, compiled).items() if name in (ways or [name])}, {}
+    runs["fit"] = fitter(copy.deepcopy(plain), batch, size, device, compiled)
+    if "plain, eager" in runs:
+        runs["fit, eager"] = fitter(copy.deepcopy(plain), batch, size, device, False)
     for name, run in runs.items():
         start = time.perf_counter()
         run(3)
@@ -91,6 +107,8 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=20, help="in a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--models", nargs="*", default=[full for _, full, *_ in MODELS], help="some of them")
+    parser.add_argument("--ways", nargs="*", default=[], help="some of them, plain among them; default: all")
     asked = parser.parse_args()
     gpu = torch.cuda.is_available()
     if asked.small:
@@ -103,12 +121,12 @@ def main() -> int:
     print(f"{card}, torch {torch.__version__}, timm {timm.__version__}, batch {batch} of {size} px{', small models' if asked.small else ''}")
     torch.manual_seed(0)
     below = []
-    for row, full, small, floor, bar in MODELS:
+    for row, full, small, floor, bar in (row for row in MODELS if row[1] in asked.models):
         name = small if asked.small else full
         plain = timm.create_model(name, num_classes=1000, **({"img_size": size} if row == "H3" else {}))
         if row == "H2":
             check_equal(plain, size)
-        rates = measure(plain, batch, size, device, judged, steps, rounds)
+        rates = measure(plain, batch, size, device, judged, steps, rounds, asked.ways)
         for way, found in rates.items():
             reference = "plain, eager" if way.endswith("eager") else "plain"
             share = statistics.median(ours / theirs for ours, theirs in zip(found, rates[reference]))

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPT, TRAINING, CURATION = FOLDER / "h_gpu.py", FOLDER / "h2_h3_training.py", FOLDER / "r_curation.py"
+SCRIPT, TRAINING, CLIP, CURATION = (FOLDER / name for name in ("h_gpu.py", "h2_h3_training.py", "h4_clip.py", "r_curation.py"))
 
 
 def test_the_gpu_script_runs_at_a_small_size():
     run = subprocess.run([sys.executable, SCRIPT, "--small"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
     assert run.returncode == 0, run.stderr
-    rates = dict(re.findall(r"^(H\d\w?(?: tiny decoder)?) on \S+: ([\d.]+) \w+ a second", run.stdout, re.MULTILINE))
+    rates = dict(re.findall(r"^(H\d\w?(?: tiny decoder)?) on \S+, as it comes: ([\d.]+) \w+ a second", run.stdout, re.MULTILINE))
     assert set(rates) == {"H1", "H1b", "H1c", "H1c tiny decoder", "H5"} and all(float(rate) > 0 for rate in rates.values())
     assert float(rates["H1b"]) > float(rates["H1"]), "28 passes of the network in place of 100"
-    assert "of the floor" not in run.stdout, "a CPU has no share of a GPU's floor"
+    assert "floor" not in run.stdout, "a CPU has no share of a GPU's floor"
 
 
 def test_the_training_script_runs_at_a_small_size():
@@ -25,8 +25,15 @@ def test_the_training_script_runs_at_a_small_size():
     assert run.returncode == 0, run.stderr
     rates = re.findall(r"^(H\d) (\w+) on \S+, ([^:]+): ([\d.]+) images a second, [\d.]+ of plain", run.stdout, re.MULTILINE)
     assert {(row, model) for row, model, *_ in rates} == {("H2", "resnet10t"), ("H3", "vit_tiny_patch16_224"), ("H3", "deit_tiny_patch16_224")}
-    assert {way for row, _, way, _ in rates if row == "H2"} == {"plain", "dual", "dual, any order", "plain, eager", "timm split, eager"}
+    assert {way for row, _, way, _ in rates if row == "H2"} == {"plain", "dual", "dual, any order", "plain, eager", "timm split, eager", "fit", "fit, eager"}
     assert all(float(rate) > 0 for *_, rate in rates) and "floor" not in run.stdout, "a CPU has no share of a GPU's floor"
+
+
+def test_the_clip_script_runs_at_a_small_size():
+    run = subprocess.run([sys.executable, CLIP, "--small"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    assert run.returncode == 0, run.stdout + run.stderr
+    rates = dict(re.findall(r"^(H4b?) glyphworld on \S+, .*: (\d+) images a second, [\d.]+x of one by one", run.stdout, re.MULTILINE))
+    assert set(rates) == {"H4", "H4b"} and all(int(rate) > 0 for rate in rates.values()) and "floor" not in run.stdout
 
 
 def test_the_curation_script_runs_at_a_small_size():

@@ -1,0 +1,137 @@
+"""H4 and H4b: images a second that CLIP scores on a GPU, from tensors in its memory and from JPEG shards, random weights, bfloat16.
+
+`python benchmarks/h4_clip.py` where a GPU is (ViT-B/32 and ViT-L/14); `--small` takes glyphworld's CLIP, few images and a CPU, to see that it runs. The reference is
+what people write: Pillow's transform of one image, one image through the network, its prompt encoded again; ratios to it are for any GPU, floors and bars are those of
+one H200 with 16 cores. Before a rate counts, cosines agree with the reference's to 0.02, which is bfloat16. Exits with status 1 below a bar.
+"""
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from synthnb.curate import score_images
+from synthnb.generate import ClipScore, DrawnBatch
+from synthnb.glyphworld import folder as glyphworld_folder
+from synthnb.lar import Clip, load_clip
+from synthnb.plan import write_plan
+from synthnb.shards import ShardFolder, make_shards, open_folder
+
+# row, model: floor and bar in images a second
+BARS = {("H4", "ViT-B-32"): (89_600, 20_000), ("H4", "ViT-L-14"): (4_880, 2_400), ("H4b", "ViT-B-32"): (10_000, 4_000)}
+MADE = {"loop": "own", "format": "jpeg", "quality": 95, "style": "", "revision": "", "scheduler": "", "dtype": "bfloat16", "clip": "", "compiled": False}
+
+
+def pictures(count: int, size: int, seed: int) -> torch.Tensor:
+    """uint8 [N, 3, H, W]: coloured clouds with some grain, which JPEG files of photographs weigh about as much as."""
+    generator = torch.Generator().manual_seed(seed)
+    clouds = torch.rand(count, 3, 16, 16, generator=generator)
+    return (F.interpolate(clouds, (size, size), mode="bicubic") * 230 + torch.rand(count, 1, size, size, generator=generator) * 20).clamp(0, 255).byte()
+
+
+def shards(path: Path, images: int, size: int, each: int = 512) -> ShardFolder:
+    """A folder of JPEG shards."""
+    plan = write_plan(path / "plan.parquet", {f"thing {label}": [f"a photo of thing {label}"] for label in range(8)}, images // 8, seed=0, model="clouds", steps=1, guidance=1.,
+                      shard_size=min(each, images))
+    home, drawn = open_folder(path / "shards", plan), pictures(64, size, 0)
+
+    def draw(rows):
+        for start in range(0, len(rows), 64):
+            part = rows.iloc[start:start + 64]
+            yield DrawnBatch(part, drawn[:len(part)], [0] * len(part), {})
+
+    make_shards(home, home.pieces(), draw, MADE)
+    return home
+
+
+@torch.inference_mode()
+def one_by_one(clip: Clip, transform, images: torch.Tensor, texts: list[str]) -> tuple[float, list[float]]:
+    """Images a second and cosines of the plain loop."""
+    start, cosines = time.perf_counter(), []
+    for pixels, text in zip(images, texts):
+        prepared = transform(Image.fromarray(pixels.permute(1, 2, 0).numpy()))[None].to(clip.device, clip.dtype)
+        image, told = clip.model.encode_image(prepared), clip.model.encode_text(clip.tokenizer([text]).to(clip.device))
+        cosines.append(F.cosine_similarity(image.float(), told.float()).item())
+    return len(images) / (time.perf_counter() - start), cosines
+
+
+def from_tensors(clip: Clip, images: torch.Tensor, rows, batches: int) -> tuple[float, list[float]]:
+    """Images a second of `ClipScore`, which scores what was just drawn, and its cosines."""
+    score = ClipScore(clip, "{text}")
+    score(images, rows)  # texts are encoded once
+    start = time.perf_counter()
+    for _ in range(batches):
+        found = score(images, rows)
+    return batches * len(images) / (time.perf_counter() - start), [one["clip"] for one in found]
+
+
+def from_shards(clip: Clip, home: ShardFolder) -> float:
+    """Images a second of `score_images`: read, decoded, hashed, compared, encoded, written."""
+    for old in (home.own / "curation").glob("scores-*/*.parquet"):
+        old.unlink()
+    start = time.perf_counter()
+    table = score_images(home.path, clip, batch_size=256, progress=False).table
+    return len(table) / (time.perf_counter() - start)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=4096, help="in shards")
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    if asked.small:
+        torch.set_num_threads(1)
+    if not (gpu or asked.small):
+        sys.exit("no GPU here: --small shows that the script runs")
+    device, card = ("cuda", torch.cuda.get_device_name()) if gpu else ("cpu", platform.machine())
+    judged = gpu and not asked.small and "H200" in card
+    batch, images, rounds, size = (8, 16, 1, 32) if asked.small else (asked.batch, asked.images, asked.rounds, 512)
+    print(f"{card}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}, open_clip {open_clip.__version__}, batch {batch}")
+    torch.manual_seed(0)
+    below = []
+    with tempfile.TemporaryDirectory() as scratch:
+        home = shards(Path(scratch), images, size)
+        rows = home.plan.rows(0, batch) if batch <= images else home.plan.rows(0, images)
+        for name in ("glyphworld",) if asked.small else ("ViT-B-32", "ViT-L-14"):
+            if asked.small:
+                clip = load_clip(glyphworld_folder("clip"), device=device)
+                transform = open_clip.create_model_and_transforms(f"local-dir:{glyphworld_folder('clip')}")[2]
+            else:
+                net, _, transform = open_clip.create_model_and_transforms(name, device=device)
+                clip = Clip(net, open_clip.get_tokenizer(name), f"random {name}", torch.device(device), torch.bfloat16)
+            side = open_clip.get_model_preprocess_cfg(clip.model)["size"]
+            side = side if isinstance(side, int) else side[0]
+            drawn, few = pictures(len(rows), side, 1), 8 if asked.small else 64
+            theirs, expected = one_by_one(clip, transform, drawn[:few], list(rows.prompt)[:few])
+            on_card, found = drawn.to(device).float() / 255, []
+            for _ in range(rounds):
+                rate, cosines = from_tensors(clip, on_card, rows, 2 if asked.small else 8)
+                found.append(rate)
+            if (apart := max(abs(a - b) for a, b in zip(cosines, expected))) > .02:
+                sys.exit(f"cosines of {name} differ by {apart:.3f}: there is nothing to compare")
+            rates = {"H4": statistics.median(found)}
+            if name != "ViT-L-14":
+                rates["H4b"] = statistics.median(from_shards(clip, home) for _ in range(rounds))
+            for row, rate in rates.items():
+                floor, bar = BARS.get((row, name), (0, 0))
+                share = f", {rate / floor:.0%} of the floor of {floor}, bar {bar}" if judged and bar else ""
+                what = f"{side} px, from memory" if row == "H4" else f"{size} px, from JPEG shards"
+                print(f"{row} {name} on {card}, {what}: {rate:.0f} images a second, {rate / theirs:.1f}x of one by one ({theirs:.0f}){share}", flush=True)
+                below += [f"{row} {name}"] if judged and rate < bar else []
+    print(f"below the bar: {below}" if below else "no bar missed" if judged else "no bars on this device")
+    return bool(below)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
