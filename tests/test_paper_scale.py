@@ -12,11 +12,11 @@ import open_clip
 import pytest
 import timm
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthnb.cli import gather_parameters
 from synthnb.doctor import examine, guess_experiment
@@ -128,11 +128,11 @@ def test_the_doctor_names_what_is_missing(file, tmp_path):
         assert any(told.startswith(title) and "Get it from" in told for told in sets)
 
 
-# ---- to the end; the cells of grids are these with other values
+# ---- to the end: every single file, and one cell of every grid
 
 
-def tiny_text(tokenizer) -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig(
+def tiny_text(tokenizer, kind=CLIPTextModel) -> CLIPTextModel:
+    return kind(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=16,
         max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id))
@@ -149,6 +149,20 @@ def stable_diffusion(place: Path) -> Path:
     scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
     StableDiffusionPipeline(vae=vae, unet=unet, tokenizer=tokenizer, text_encoder=tiny_text(tokenizer), scheduler=scheduler,
                             safety_checker=None, feature_extractor=None, requires_safety_checker=False).save_pretrained(place)
+    return place
+
+
+def stable_diffusion_xl(place: Path) -> Path:
+    "Stable Diffusion XL likewise: two text encoders, pooled text and sizes in the time embedding."
+    tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer")
+    vae = AutoencoderKL(block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                        latent_channels=4, layers_per_block=1, norm_num_groups=4, sample_size=64, scaling_factor=0.13025, force_upcast=True)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 8, 16), layers_per_block=1, cross_attention_dim=32, attention_head_dim=4, norm_num_groups=4, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16, transformer_layers_per_block=(1, 1, 2), use_linear_projection=True,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+    StableDiffusionXLPipeline(vae, tiny_text(tokenizer), tiny_text(tokenizer, CLIPTextModelWithProjection), tokenizer, tokenizer, unet,
+                              EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1), add_watermarker=False).save_pretrained(place)
     return place
 
 
@@ -206,20 +220,22 @@ def here(tmp_path_factory) -> Path:
     dtd(place / "data")
     own_pictures(place / "mine")
     stable_diffusion(place / "sd15")
+    stable_diffusion_xl(place / "sdxl")
     clip(place / "clip")
-    for name, small in {"resnet18": dict(channels=(8, 16, 16, 32)), "vit_base_patch16_224": dict(img_size=32, embed_dim=32, depth=2, num_heads=2)}.items():
+    residual, transformer = dict(channels=(8, 16, 16, 32)), dict(img_size=32, embed_dim=32, depth=2, num_heads=2)
+    for name, small in {"resnet18": residual, "resnet50": residual, "vit_base_patch16_224": transformer, "vit_large_patch16_224": transformer}.items():
         save_classifier(timm.create_model(name, num_classes=1000, **small), place / name, small)
     return place
 
 
 def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
-    "Of a run with a file's values, but few images and steps, and models that are here."
+    "Of a run with a file's values, for a grid those of its first cell, but few images and steps, and models that are here."
     monkeypatch.chdir(here)
     few = {
         "generator": "./sd15", "llm": "glyphworld/llm", "device": "cpu", "threads": 1, "seeds": [0], "image_size": 32, "batch_size": 8, "images_per_class": 1,
         "denoising_steps": 1, "generator_batch": 47, "stage1_steps": 1, "stage2_steps": 1}
     declared = declared_parameters(notebook_of(PAPER / file))
-    given = gather_parameters(PAPER / file, []) | {name: value for name, value in few.items() if name in declared} | minimal
+    given = cells_of(PAPER / file)[0] | {name: value for name, value in few.items() if name in declared} | minimal
     done = run(notebook_of(PAPER / file), given, here / "outputs", progress=False)
     assert (done / "DONE").is_file()
     return json.loads((done / "results.json").read_text())
@@ -254,7 +270,7 @@ def test_transfer_volume_runs_to_the_end(here, monkeypatch):
 
 def test_guidance_study_runs_to_the_end(here, monkeypatch):
     scales = [1.25, 7.5]
-    found = results("guidance_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", llm="", clip="./clip", clip_weights="", shots=[1], guidances=scales,
+    found = results("guidance_study.yaml", here, monkeypatch, real_data="mine", generator="./sdxl", classifier="./resnet50", llm="", clip="./clip", clip_weights="", shots=[1], guidances=scales,
                     images_per_class=2)
     assert {(row["arm"], row["guidance"]) for row in found["rows"]} == {
         ("vanilla_matched", None), *((arm, scale) for arm in ("bridged", "bridged++", "synthetic_only") for scale in scales)}
@@ -293,6 +309,27 @@ def test_dsi_study_runs_to_the_end(here, monkeypatch):
     found = results("dsi_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", named_styles=["a snapshot", "a close-up"], guidances=[2.0], shots=[1],
                     shots_for_all=1, steps=[1], class_steps=1, token_batch=2, images_per_class=2, train_steps=[1, 1], train_batch=8)
     assert {"DSI", "untrained", "no style", "a token a class"} <= {row["arm"] for row in found["rows"]} and found["glyphworld"] is False
+
+
+def test_a_cell_of_bridge_transfer_runs_to_the_end(here, monkeypatch):
+    found = results("bridge_transfer.grid.yaml", here, monkeypatch, real_data="mine", classifier="./resnet50", shots=[1, 0], curve_every=1)
+    assert {(row["arm"], row["shots"]) for row in found["rows"]} == {(arm, n) for arm in cells_of(PAPER / "bridge_transfer.grid.yaml")[0]["methods"] for n in (1, 0)}
+
+
+def test_a_cell_of_bridge_transfer_with_a_transformer_runs_to_the_end(here, monkeypatch):
+    found = results("bridge_transfer_vit.grid.yaml", here, monkeypatch, real_data="mine", classifier="./vit_large_patch16_224", shots=[1], curve_every=1)
+    assert {row["arm"] for row in found["rows"]} == set(cells_of(PAPER / "bridge_transfer_vit.grid.yaml")[0]["methods"])
+
+
+def test_a_cell_of_transfer_volume_sets_runs_to_the_end(here, monkeypatch):
+    found = results("transfer_volume_sets.grid.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", shots=[0], images_per_class=[1, 2, 3])
+    assert {row["volume"] for row in found["rows"]} == {0, 1, 2, 3}
+
+
+def test_a_cell_of_dsi_sets_runs_to_the_end(here, monkeypatch):
+    found = results("dsi_sets.grid.yaml", here, monkeypatch, real_data="mine", generator="./sdxl", classifier="./resnet18", named_styles=["a snapshot"], guidances=[2.0], shots=[1],
+                    shots_for_all=1, steps=[1], class_steps=1, token_batch=2, images_per_class=2, train_steps=[1, 1], train_batch=8)
+    assert {"DSI", "untrained", "no style"} <= {row["arm"] for row in found["rows"]}
 
 
 def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
