@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import (
+    AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel, LCMScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline,
+    StableDiffusionPipeline, UNet2DConditionModel)
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
 from synthnb import glyphworld
 from synthnb.dsi import initial_style, load_style, save_style
@@ -394,22 +396,57 @@ def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path,
 # ---- other pipelines
 
 
-def stable_diffusion_3(tokenizer, folder: Path) -> Path:
-    """A tiny pipeline of random weights whose loop is its own."""
+def tiny_parts(tokenizer) -> tuple[CLIPTextConfig, AutoencoderKL, T5EncoderModel, T5TokenizerFast]:
+    """What tiny pipelines of random weights have in common: how their CLIP text encoders are built, decoder, T5 and its tokenizer."""
     torch.manual_seed(0)
     text = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, projection_dim=32,
                           max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
-    transformer = SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
-                                        caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64, pos_embed_max_size=16)
     vae = AutoencoderKL(block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8,
                         latent_channels=4, sample_size=16, shift_factor=0.06, scaling_factor=1.5)
     pieces = [("<pad>", 0.), ("</s>", 0.), ("<unk>", 0.)] + [(letter, -1.) for letter in "▁abcdefghijklmnopqrstuvwxyz,"]
-    third = T5TokenizerFast(vocab=pieces, model_max_length=40)
-    encoder = T5EncoderModel(T5Config(vocab_size=len(third), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=2))
+    reader = T5TokenizerFast(vocab=pieces, model_max_length=40)
+    return text, vae, T5EncoderModel(T5Config(vocab_size=len(reader), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=2)), reader
+
+
+def stable_diffusion_3(tokenizer, folder: Path) -> Path:
+    """A pipeline whose loop is its own."""
+    text, vae, encoder, third = tiny_parts(tokenizer)
+    transformer = SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
+                                        caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64, pos_embed_max_size=16)
     pipe = StableDiffusion3Pipeline(transformer, FlowMatchEulerDiscreteScheduler(), vae, CLIPTextModelWithProjection(text), tokenizer,
                                     CLIPTextModelWithProjection(text), tokenizer, encoder, third)
     pipe.save_pretrained(folder)
     return folder
+
+
+def flux(tokenizer, folder: Path) -> Path:
+    """FLUX of few steps: a transformer over packed latents, without guidance."""
+    text, vae, encoder, second = tiny_parts(tokenizer)
+    transformer = FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+                                         joint_attention_dim=64, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8))
+    FluxPipeline(FlowMatchEulerDiscreteScheduler(), vae, CLIPTextModel(text), tokenizer, encoder, second, transformer).save_pretrained(folder)
+    return folder
+
+
+def latent_consistency(tokenizer, folder: Path) -> Path:
+    """Stable Diffusion distilled to few steps: its network is told the guidance, and its sampler draws noise at each step."""
+    text, vae, *_ = tiny_parts(tokenizer)
+    unet = UNet2DConditionModel(sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32, attention_head_dim=8,
+                                time_cond_proj_dim=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    scheduler = LCMScheduler(beta_start=0.00085, beta_end=0.012)
+    StableDiffusionPipeline(vae, CLIPTextModel(text), tokenizer, unet, scheduler, None, None, requires_safety_checker=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("build", [flux, latent_consistency])
+def test_few_step_pipelines_go_all_the_way(pipe, tmp_path, build):
+    model = build(pipe.tokenizer, tmp_path / "model")
+    plan = write_plan(tmp_path / "plan.parquet", PROMPTS, 3, **SETTINGS | {"model": build.__name__, "steps": 2, "guidance": 4., "size": 16, "batch_size": 4, "shard_size": 8})
+    assert generate_shards(plan, tmp_path / "shards", generator=model, device="cpu", kind="png", progress=False).images == 12
+    assert verify(tmp_path / "shards", progress=False) == []
+    image = tmp_path / "shards" / "0002-three-000001"
+    assert why(image)["drawn_with"]["loop"] == "pipeline" and replay(image, model, "cpu").mean <= 1
+    assert read_shards(tmp_path / "shards").images.float().std(0).mean() > 1, "twelve different pictures"
 
 
 def test_a_pipeline_with_its_own_loop_goes_all_the_way(pipe, tmp_path, monkeypatch):
