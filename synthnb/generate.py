@@ -96,7 +96,7 @@ def compile_parts(pipe: DiffusionPipeline, backend: str = "inductor") -> None:
     for part in filter(None, (denoiser, decoder)):
         part.compile(dynamic=False, backend=backend)
 
-
+# %% ../nbs/05_generate.ipynb #75d7b95b
 def load_generator(
     model: str | Path,                  # a diffusers folder, or an id on the Hugging Face hub
     device: str = "auto",               # see `pick_device`

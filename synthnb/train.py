@@ -646,6 +646,22 @@ def _train(
                 keep()
 
 # %% ../nbs/09_train.ipynb #a467ce42
+def pick_precision(
+    precision: str,  # "auto", "bf16" or "no"
+    device: torch.device,
+    accelerator: Accelerator | None = None,  # has a precision of its own, and its own way to compile
+    compile: bool | str = False,
+) -> str:  # "bf16" or "no"
+    "`auto` takes bf16 on cards that compute in it. ValueError for a name that there is not, and for what an accelerator must be asked for."
+    if precision not in ("auto", "bf16", "no"):
+        raise ValueError(f"unknown precision {precision!r}: use auto, bf16 or no")
+    if accelerator is not None:
+        if precision != "auto" or compile:
+            raise ValueError("an accelerator brings precision and compiling of its own: Accelerator(mixed_precision='bf16', dynamo_backend='inductor')")
+        return accelerator.mixed_precision
+    return precision if precision != "auto" else "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+# %% ../nbs/09_train.ipynb #a03e7556
 def _taken(sets: list, counts: list[int], seed: int, step: int) -> str:
     "Which images the batch of a step holds."
     indices = [next(islice(walk, step - 1, None)).tolist() for walk in _walks(sets, counts, seed)]
@@ -665,22 +681,6 @@ def _schedule(optimiser: torch.optim.Optimizer, sched: str, steps: int, warmup: 
     rest = max(2, steps - warmup)
     return create_scheduler_v2(optimiser, sched, num_epochs=rest, decay_epochs=max(1, rest // 3), warmup_epochs=warmup, warmup_lr=lr / 100,
                                warmup_prefix=True, step_on_epochs=False, updates_per_epoch=1)[0]
-
-
-def pick_precision(
-    precision: str,  # "auto", "bf16" or "no"
-    device: torch.device,
-    accelerator: Accelerator | None = None,  # has a precision of its own, and its own way to compile
-    compile: bool | str = False,
-) -> str:  # "bf16" or "no"
-    "`auto` takes bf16 on cards that compute in it. ValueError for a name that there is not, and for what an accelerator must be asked for."
-    if precision not in ("auto", "bf16", "no"):
-        raise ValueError(f"unknown precision {precision!r}: use auto, bf16 or no")
-    if accelerator is not None:
-        if precision != "auto" or compile:
-            raise ValueError("an accelerator brings precision and compiling of its own: Accelerator(mixed_precision='bf16', dynamo_backend='inductor')")
-        return accelerator.mixed_precision
-    return precision if precision != "auto" else "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
 def _compiled(model: nn.Module, how: bool | str) -> nn.Module:
