@@ -23,6 +23,7 @@ from torch import nn
 
 from .data import LabelledImages, join
 from .dualbn import convert, strip
+from .evaluate import accuracy, calibration
 from .files import did_you_mean, whole_file
 from .train import History, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
 
@@ -143,6 +144,8 @@ class ArmResult:
     found: bool = False  # the whole run came from the store
     records: list[dict] = field(default_factory=list, repr=False)  # the learning curve of the last stage, `History.records`
     gaps: list[dict] = field(default_factory=list, repr=False)  # of dual batch norms over the last stage, `History.gaps`
+    top5: float = math.nan  # share of test images whose class is among the five most likely; nan for five classes or fewer
+    calibration: float = math.nan  # expected calibration error on the test split, `evaluate.calibration`
 
 
 def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None, test: LabelledImages, store: str | Path | None, checkpoint_every: int) -> None:
@@ -250,10 +253,12 @@ def run_arm(
     kept = file.with_suffix(".checkpoint") if checkpoint_every else None
     net, history, found = train_arm(spec, model, real, used, store=store, model_args=model_args, device=device, progress=progress, val=val, checkpoint=kept,
                                     checkpoint_every=checkpoint_every, **how)
-    right, last = (predict(net, test).argmax(1) == test.labels).numpy(), history.records[-1]
+    said, last = predict(net, test), history.records[-1]
+    right = (said.argmax(1) == test.labels).numpy()
     result = ArmResult(
         arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(right.mean()),
-        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right, records=history.records, gaps=history.gaps)
+        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right, records=history.records, gaps=history.gaps,
+        top5=accuracy(said, test.labels, 5) if said.shape[1] > 5 else math.nan, calibration=calibration(said, test.labels))
     if file:
         _write_result(result, file)
     return result
