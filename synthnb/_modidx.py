@@ -350,7 +350,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'synthnb.evaluate._confidence': ('evaluate.html#_confidence', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.accuracy': ('evaluate.html#accuracy', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.bootstrap_accuracy': ('evaluate.html#bootstrap_accuracy', 'synthnb/evaluate.py'),
-                                  'synthnb.evaluate.calibration': ('evaluate.html#calibration', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.calibration_error': ('evaluate.html#calibration_error', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.calibration_floor': ('evaluate.html#calibration_floor', 'synthnb/evaluate.py'),
                                   'synthnb.evaluate.correct': ('evaluate.html#correct', 'synthnb/evaluate.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'nearest_neighbour', 'Interval', 'wilson', 'per_class_accuracy', 'bootstrap_accuracy',
            'mean_interval', 'paired_difference', 'results_table', 'readable_table', 'verdicts', 'show_results',
-           'gain_by_class', 'calibration', 'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
+           'gain_by_class', 'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
@@ -260,15 +260,6 @@ def _confidence(probabilities: torch.Tensor) -> torch.Tensor:
     if not torch.allclose(probabilities.sum(1).float(), torch.ones(len(probabilities)), atol=1e-3) or probabilities.min() < 0:
         raise ValueError("calibration needs probabilities, rows that sum to 1: give logits.softmax(1)")
     return probabilities.max(1).values.float().clamp(max=1)  # torchmetrics takes anything above 1 for logits
-
-
-def calibration(
-    probabilities: torch.Tensor,  # [N, C]
-    labels: torch.Tensor,  # int64 [N]
-    bins: int = 15,  # of equal width
-) -> float:
-    "Expected calibration error (torchmetrics), 0..1: how far the probability of the predicted class is from how often it is right."
-    return binary_calibration_error(_confidence(probabilities), torch.from_numpy(correct(probabilities, labels)).long(), bins, validate_args=False).item()
 
 
 def calibration_error(
