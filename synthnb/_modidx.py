@@ -33,6 +33,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.bridge.Arm.steps': ('bridge.html#arm.steps', 'synthnb/bridge.py'),
                                 'synthnb.bridge.ArmResult': ('bridge.html#armresult', 'synthnb/bridge.py'),
                                 'synthnb.bridge._check_run': ('bridge.html#_check_run', 'synthnb/bridge.py'),
+                                'synthnb.bridge._measured': ('bridge.html#_measured', 'synthnb/bridge.py'),
                                 'synthnb.bridge._read_result': ('bridge.html#_read_result', 'synthnb/bridge.py'),
                                 'synthnb.bridge._run_key': ('bridge.html#_run_key', 'synthnb/bridge.py'),
                                 'synthnb.bridge._write_result': ('bridge.html#_write_result', 'synthnb/bridge.py'),

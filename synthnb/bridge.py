@@ -168,6 +168,14 @@ def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None,
         raise ValueError(f"{real} has no images of {empty[0]!r}")
 
 # %% ../nbs/10_bridge.ipynb #7c14ffa0
+def _measured(net: nn.Module, test: LabelledImages) -> dict:
+    "What a classifier says of the test images: which are right, also among its first five, and how far its probabilities can be believed."
+    said = predict(net, test)
+    right, best = said.argmax(1) == test.labels, said.topk(min(5, said.shape[1])).indices == test.labels[:, None]
+    return {"correct": right.numpy(), "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan,
+            "calibration": binary_calibration_error(said.max(1).values.clamp(max=1), right.long(), 15).item()}
+
+
 def _write_result(result: ArmResult, file: Path) -> None:
     "Keep a run, and no checkpoint of it."
     told = {f.name: getattr(result, f.name) for f in fields(ArmResult)} | {"correct": "".join(map(str, result.correct.astype(int)))}
@@ -253,13 +261,10 @@ def run_arm(
     kept = file.with_suffix(".checkpoint") if checkpoint_every else None
     net, history, found = train_arm(spec, model, real, used, store=store, model_args=model_args, device=device, progress=progress, val=val, checkpoint=kept,
                                     checkpoint_every=checkpoint_every, **how)
-    said, last = predict(net, test), history.records[-1]
-    best, right = said.topk(min(5, said.shape[1])).indices == test.labels[:, None], (said.argmax(1) == test.labels).numpy()
+    told, last = _measured(net, test), history.records[-1]
     result = ArmResult(
-        arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(right.mean()),
-        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, right, records=history.records, gaps=history.gaps,
-        top5=best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan,
-        calibration=binary_calibration_error(said.max(1).values.clamp(max=1), torch.from_numpy(right).long(), 15).item())
+        arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(told["correct"].mean()),
+        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, records=history.records, gaps=history.gaps, **told)
     if file:
         _write_result(result, file)
     return result
