@@ -147,7 +147,7 @@ class ArmResult:
     top5: float = math.nan  # share of test images whose class is among the five most likely; nan for five classes or fewer
     calibration: float = math.nan  # expected calibration error on the test split, 15 bins
 
-
+# %% ../nbs/10_bridge.ipynb #53c43df3
 def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None, test: LabelledImages, store: str | Path | None, checkpoint_every: int) -> None:
     "ValueError for a run that could not be finished or would mean nothing."
     if checkpoint_every and not store:
