@@ -27,35 +27,24 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from shard_pictures import shard_pictures
 
 from synthnb.curate import Filters, class_texts, curate, first_alike, kept_batches, load_scores, score_images, write_kept
 from synthnb.data import LabelledImages
 from synthnb.fidelity import extract, kid, measure, neighbourhoods, open_extractor
-from synthnb.generate import DrawnBatch
 from synthnb.glyphworld import folder as glyphworld_folder
 from synthnb.lar import Clip, load_clip
-from synthnb.plan import write_plan
 from synthnb.sets import thumbnails
-from synthnb.shards import ShardFolder, make_shards, open_folder, read_tar
+from synthnb.shards import ShardFolder, read_tar
 
 BARS = {"scores, ViT-B/32": 1.5, "scores, glyphworld's CLIP": 2.0, "near-duplicates": 2.0, "measures": 5.0}  # set before the first run
 MEMORY = 2**30  # bytes that many images may take beyond a few
-MADE = {"loop": "own", "format": "png", "quality": 0, "style": "", "revision": "", "scheduler": "", "dtype": "float32", "clip": "", "compiled": False}
 
 
 def noise_folder(path: Path, images: int, classes: int, size: int) -> ShardFolder:
     """Shards of random pictures."""
-    told = {f"thing {label}": [f"a photo of thing {label}"] for label in range(classes)}
-    plan = write_plan(path / "plan.parquet", told, images // classes, seed=0, model="noise", steps=1, guidance=1.0)
-    home, generator = open_folder(path / "shards", plan), torch.Generator().manual_seed(0)
-
-    def draw(rows):
-        for start in range(0, len(rows), 256):
-            part = rows.iloc[start:start + 256]
-            yield DrawnBatch(part, torch.randint(0, 256, (len(part), 3, size, size), dtype=torch.uint8, generator=generator), [0] * len(part), {})
-
-    make_shards(home, home.pieces(), draw, MADE)
-    return home
+    generator = torch.Generator().manual_seed(0)
+    return shard_pictures(path, images, classes, lambda n: torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator), "png")
 
 
 @torch.inference_mode()

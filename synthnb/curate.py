@@ -36,7 +36,7 @@ from .files import did_you_mean, whole_file
 from .lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
 from .sets import ListedImages, cache_sized, list_folder, load_images, read_batches, thumbnails
-from .shards import ShardFolder, read_tar
+from .shards import ShardFolder, read_tar, usable_cores
 
 # %% ../nbs/07_curate.ipynb #90b045af
 def class_phrases(plan: Plan) -> dict[str, list[str]]:
@@ -289,7 +289,7 @@ def score_images(
     todo = [name for name, facts in sidecars.items() if not _is_scored(place / f"{name}.parquet", facts)]
     texts = class_texts(clip, told, templates, others) if clip and todo else None
     with (tqdm(total=sum(sidecars[name].get("images", 0) for name in todo), desc="scores", unit="img", disable=not progress) as bar,
-          ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as threads):
+          ThreadPoolExecutor(usable_cores()) as threads):
         for name in todo:
             _score_shard(home, name, place / f"{name}.parquet", batch_size, threads, bar, clip=clip, texts=texts, references=references)
     return Scores(folder, place)

@@ -6,8 +6,9 @@
 __all__ = ['SUFFIXES', 'encode_image', 'embedded_passport', 'drawn_with', 'library_versions', 'make_passport', 'passports',
            'ShardWriter', 'Piece', 'cut_shards', 'ShardFolder', 'open_folder', 'Lease', 'Leases', 'Stopped',
            'finish_batch_first', 'make_shard', 'make_shards', 'Job', 'check_style', 'settle_style', 'open_pipeline',
-           'open_drawer', 'work', 'work_alone', 'Progress', 'generate_shards', 'stream_shards', 'read_tar',
-           'read_shards', 'Problem', 'verify', 'locate_image', 'why', 'Replay', 'replay', 'Cost', 'estimate_cost']
+           'open_drawer', 'work', 'work_alone', 'Progress', 'usable_cores', 'generate_shards', 'stream_shards',
+           'read_tar', 'read_shards', 'Problem', 'verify', 'locate_image', 'why', 'Replay', 'replay', 'Cost',
+           'estimate_cost']
 
 # %% ../nbs/06b_shards.ipynb #1df099f2
 import errno
@@ -633,11 +634,16 @@ def _watch(progress: Progress, show: bool) -> Iterator[Callable[[], None]]:
             update()
 
 # %% ../nbs/06b_shards.ipynb #51fb6f49
+def usable_cores() -> int:
+    "Cores that this process may run on."
+    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()  # macOS has none
+
+
 def _start_worker(job: Job, pieces: Sequence[Piece], number: int, workers: int) -> tuple[subprocess.Popen, Path]:
     "A worker process and its log. It has its own session, so that Ctrl-C reaches it through us, once."
     gpus = torch.cuda.device_count() if job.device in ("auto", "cuda") else 0
     own = replace(job, device=f"cuda:{number % gpus}" if gpus else job.device)
-    threads = str(max(1, len(psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else range(os.cpu_count())) // workers))
+    threads = str(max(1, usable_cores() // workers))
     package = str(Path(synthnb.__file__).resolve().parents[1])
     environment = {"OMP_NUM_THREADS": threads} | os.environ | {"PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
     log = Path(job.folder) / ".synthnb" / "logs" / f"{platform.node()}-{number}.txt"

@@ -282,7 +282,7 @@ def random_affine(
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 # %% ../nbs/09_train.ipynb #a08e4c24
-def _shares(first: torch.Tensor, length: torch.Tensor, size: int, whole: int) -> torch.Tensor:
+def _resizing(first: torch.Tensor, length: torch.Tensor, size: int, whole: int) -> torch.Tensor:
     "float32 [B, size, whole]: what each pixel of a resized side takes of `length` pixels from `first` on; triangles, as bilinear resizing with antialias has."
     first, length = first.float().view(-1, 1, 1), length.float().view(-1, 1, 1)
     scale, pixels = length / size, torch.arange(whole, device=first.device) + .5
@@ -294,7 +294,7 @@ def _shares(first: torch.Tensor, length: torch.Tensor, size: int, whole: int) ->
 def _crop_at_once(images: torch.Tensor, boxes: torch.Tensor, out: tuple[int, int]) -> torch.Tensor:
     "Crops by two matrix products: for GPUs, on which a few kernels for each image take longer than the network."
     top, left, down, across, mirror = boxes.to(images.device)
-    rows, columns = _shares(top, down, out[0], images.shape[2]), _shares(left, across, out[1], images.shape[3])
+    rows, columns = _resizing(top, down, out[0], images.shape[2]), _resizing(left, across, out[1], images.shape[3])
     columns = torch.where(mirror.bool().view(-1, 1, 1), columns.flip(1), columns)
     return (rows[:, None] @ images.float() @ columns[:, None].mT).round().clamp(0, 255).to(torch.uint8)
 
@@ -448,8 +448,8 @@ def domain_loss(
     losses, count = F.cross_entropy(logits, targets, reduction="none"), int(synthetic.sum())
     if count in (0, len(synthetic)):
         return losses.mean()
-    shares = torch.where(synthetic, weight / count, 1 / (len(synthetic) - count))  # picking by a mask would make the CPU wait for a GPU
-    return (losses * shares.to(losses)).sum()
+    portions = torch.where(synthetic, weight / count, 1 / (len(synthetic) - count))  # picking by a mask would make the CPU wait for a GPU
+    return (losses * portions.to(losses)).sum()
 
 # %% ../nbs/09_train.ipynb #bb656cba
 def _plain(value: object) -> object:
