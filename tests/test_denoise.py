@@ -138,9 +138,11 @@ def test_compiled_parts_draw_the_same_images(glyphs):
     loop, text = DenoisingLoop(glyphs, steps=2, guidance=2., guided=(0., .5), batch_size=3), TextTable(glyphs, PROMPTS)(PROMPTS, "cpu")
     draw = lambda: loop(text, SEEDS)[0]  # noqa: E731
     plain = draw()
+    torch._dynamo.utils.counters.clear()
     compile_parts(glyphs, backend="aot_eager")
     try:
         assert torch.allclose(draw(), plain, atol=1e-5)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3, "the network with guidance and without, and the decoder"
         with torch._dynamo.config.patch(error_on_recompile=True):  # two shapes, guided and not, and no more
             assert torch.allclose(draw(), plain, atol=1e-5)
     finally:
@@ -148,11 +150,13 @@ def test_compiled_parts_draw_the_same_images(glyphs):
 
 
 def test_half_precision_starts_from_the_noise_of_single_precision(glyphs):
-    "torch below 2.14 draws normal numbers of half precision from 8 to 11 random bits, and others than in float32."
+    "torch 2.11 draws other normal numbers in half precision, without tails."
     pipe = stable_diffusion_2(glyphs)
-    started = []
+    started, drawn, whole = [], [], pipe.prepare_latents
+    pipe.prepare_latents = lambda *asked: drawn.append(asked[4]) or whole(*asked)
     for kind in (torch.float32, torch.bfloat16):
         pipe.to(kind)
         unet = lambda x, t, **_: (started.append(x.float()), x)[1:]  # noqa: E731
         denoise(pipe, unet, TextTable(pipe, PROMPTS)(PROMPTS, "cpu"), SEEDS, 1, 1., (0., 1.), 64)
+    assert drawn == [torch.float32] * 2, "whichever torch this is"
     assert torch.allclose(started[0], started[1], rtol=2**-8)

@@ -303,9 +303,11 @@ def test_half_precision_is_autocast_with_float32_weights(scans):
 
 def test_a_compiled_network_takes_the_steps_of_a_plain_one(scans, inverted):
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     plain, compiled = convert(cnn()), convert(cnn())
     for net, how in ((plain, False), (compiled, "aot_eager")):
         fit(net, [(scans, 1), (inverted, 1)], synthetic=[False, True], steps=3, compile=how, **HOW)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "all steps by one graph"
     assert torch.allclose(weights(plain), weights(compiled), rtol=1e-4, atol=1e-5)
     assert not any("_orig_mod" in name for name in compiled.state_dict()), "what comes back is the model that was given"
 
