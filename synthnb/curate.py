@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
 from tqdm import tqdm
 
 # %% ../nbs/07_curate.ipynb #42502ff0
@@ -129,27 +130,30 @@ def first_alike(
     return found
 
 # %% ../nbs/07_curate.ipynb #7f4c95f5
-def _decode(path: Path, content: bytes, record: dict) -> tuple[torch.Tensor, str]:
-    "An image, uint8 [3, H, W], and the hash of its pixels. ValueError names one that cannot be read."
+def _decode(path: Path, content: bytes, record: dict, place: torch.Tensor) -> str:
+    "Write an image to its place in a batch, uint8 [3, H, W]; the hash of its pixels. ValueError names one that cannot be read."
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-    except OSError as error:
+        image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)  # Pillow's pixels, and other threads go on meanwhile
+        if image.shape != place.shape:
+            raise RuntimeError(f"it is {image.shape[2]}x{image.shape[1]}, its passport says {place.shape[2]}x{place.shape[1]}")
+    except RuntimeError as error:
         raise ValueError(f"{path}: image {record['id']} cannot be read ({error}): `verify` finds all such images") from error
-    return (decoded := torch.from_numpy(pixels)), content_hashes(decoded[None])[0]
+    np.copyto(place.numpy(), image.numpy())  # torch would start threads for each of these threads
+    return content_hashes(place[None])[0]
 
 
-def _image_batches(path: Path, batch_size: int, threads: Executor) -> Iterator[tuple[torch.Tensor, list[str], list[dict]]]:
-    "Images of one shape, uint8 [B, 3, H, W], hashes and passports; the next batch is decoded meanwhile."
+def _image_batches(path: Path, batch_size: int, threads: Executor, pinned: bool = False) -> Iterator[tuple[torch.Tensor, list[str], list[dict]]]:
+    "Images of one shape, uint8 [B, 3, H, W], hashes and passports; the next batch is decoded meanwhile, `pinned` in memory that a card reads fast."
     members, ahead = read_tar(path), deque()
-    for some in chain(iter(lambda: list(islice(members, batch_size)), []), [[]]):
-        ahead.append(([threads.submit(_decode, path, content, record) for content, record in some], [record for _, record in some]))
-        if len(ahead) > 1:
-            futures, records = ahead.popleft()
-            decoded = zip([future.result() for future in futures], records)
-            for _, alike in groupby(decoded, key=lambda one: one[0][0].shape):
-                images, told = zip(*alike)
-                yield torch.stack([pixels for pixels, _ in images]), [digest for _, digest in images], list(told)
+    for some in chain(iter(lambda: list(islice(members, batch_size)), []), [None]):
+        for shape, alike in groupby(some or [], key=lambda member: (member[1]["height"], member[1]["width"])):
+            alike = list(alike)
+            images = torch.empty(len(alike), 3, *shape, dtype=torch.uint8, pin_memory=pinned)
+            hashes = [threads.submit(_decode, path, *member, place) for member, place in zip(alike, images)]
+            ahead.append((images, hashes, [record for _, record in alike]))
+        while ahead and (some is None or len(ahead) > 1):
+            images, hashes, records = ahead.popleft()
+            yield images, [digest.result() for digest in hashes], records
 
 
 def _tensor_column(rows: torch.Tensor) -> pa.Array:
@@ -160,7 +164,7 @@ def _score_batch(
     images: torch.Tensor, hashes: list[str], records: list[dict], clip: Clip | None, texts: ClassTexts | None, references: dict[str, torch.Tensor],
 ) -> pa.Table:
     "All measurements of some images, where CLIP is."
-    images = images.to(clip.device) if clip else images
+    images = images.to(clip.device, non_blocking=True) if clip else images
     thumbs, labels = thumbnails(images).cpu(), torch.tensor([record["label"] for record in records])
     columns = {"id": [record["id"] for record in records], "label": labels.numpy(), "class": [record["class"] for record in records],
                "pixels": hashes} | pixel_statistics(images)
@@ -251,7 +255,8 @@ def _is_scored(file: Path, sidecar: dict) -> bool:
 def _score_shard(home: ShardFolder, name: str, file: Path, batch_size: int, threads: Executor, bar: tqdm, **measuring) -> None:
     "Score one shard; its file appears whole or not at all."
     parts = []
-    for images, hashes, records in _image_batches(home.tar(name), batch_size, threads):
+    pinned = measuring["clip"] is not None and measuring["clip"].device.type == "cuda"
+    for images, hashes, records in _image_batches(home.tar(name), batch_size, threads, pinned):
         parts.append(_score_batch(images, hashes, records, **measuring))
         bar.update(len(records))
     if parts:  # a shard may be empty, where all of its rows failed

@@ -162,8 +162,12 @@ def content_hashes(
     images: torch.Tensor,  # uint8 [N, 3, H, W]
 ) -> list[str]:
     "sha256 of each image's shape and pixels."
-    head = str(tuple(images.shape[1:])).encode()
-    return [hashlib.sha256(head + image.tobytes()).hexdigest() for image in images.cpu().contiguous().numpy()]
+    digests, head = [], str(tuple(images.shape[1:])).encode()
+    for image in images.cpu().contiguous().numpy():
+        digest = hashlib.sha256(head)
+        digest.update(image)  # other threads go on meanwhile
+        digests.append(digest.hexdigest())
+    return digests
 
 
 _HASHED = WeakKeyDictionary()  # set -> how often its tensors had been written to, and its hash: a grid asks for the same few sets again and again

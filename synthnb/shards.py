@@ -787,7 +787,7 @@ def stream_shards(folder: str | Path) -> Iterator[tuple[bytes, dict]]:
 def read_tar(path: str | Path) -> Iterator[tuple[bytes, dict]]:
     "Image files and passports of one shard. Raises `ValueError` naming a file that is cut short."
     try:
-        with tarfile.open(path, "r|") as opened:
+        with tarfile.open(path, "r:") as opened:
             members = ((member.name, opened.extractfile(member).read()) for member in opened)
             for (_, content), (_, record) in zip(members, members):
                 yield content, json.loads(record)
