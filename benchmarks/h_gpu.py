@@ -99,14 +99,16 @@ def rate_of_inversion(pipe, batch: int, steps: int, rounds: int) -> float:
     return statistics.median(steps / learn(steps).seconds for _ in range(rounds))
 
 
-def rates_of(pipe, names: list[str], batch: int, batches: int, steps: int, rounds: int, label: str = "") -> dict[str, float]:
-    """Rates of some rows, said when they are known if there is a label."""
+def rates_of(pipe, names: list[str], batch: int, batches: int, steps: int, rounds: int, label: str) -> dict[str, float]:
+    """Rates of some rows, each said when it is known; a first turn that does not count compiles what has to be."""
     rates = {}
     for name in names:
+        start = time.perf_counter()
+        rate_of_images(pipe, name, batch, 1, 1) if name in IMAGES else rate_of_inversion(pipe, 4, 3, 1)
+        first = time.perf_counter() - start
         many = batches * max(1, 20 // IMAGES[name][1]) if name in IMAGES else 0  # few-step shards would end as soon as they begin
         rates[name] = rate_of_images(pipe, name, batch, many, rounds) if name in IMAGES else rate_of_inversion(pipe, 4, steps, rounds)
-        if label:
-            print(f"{name} on {label}: {rates[name]:.2f} {describe(name, 'H100' in label or 'H200' in label)}", flush=True)
+        print(f"{name} on {label}: {rates[name]:.2f} {describe(name, 'H100' in label or 'H200' in label)}, after a first turn of {first:.0f} s", flush=True)
     return rates
 
 
@@ -134,16 +136,13 @@ def main() -> int:
     pipe = build(asked.small, device, torch.bfloat16 if gpu else torch.float32)
     pipe.tiny_decoder = AutoencoderTiny().to(pipe.device, pipe.dtype)
     names = [*IMAGES, INVERSION[0]]
-    rates_of(pipe, names[2:], batch, 1, 3, 1)  # warms up
+    rate_of_naive_loop(pipe, 1)  # warms up
     naive = rate_of_naive_loop(pipe, 1 if asked.small else 4)
     print(f"one by one on {card}: {naive:.2f} images a second", flush=True)
     ways = {"as it comes": rates_of(pipe, names, batch, batches, steps, rounds, f"{card}, as it comes")}
     if not asked.small:
-        start = time.perf_counter()
         compile_parts(pipe)
         pipe.tiny_decoder.decoder.compile(dynamic=False)
-        rates_of(pipe, names, batch, 1, 3, 1)
-        print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
         ways["compiled"] = rates_of(pipe, names, batch, batches, steps, rounds, f"{card}, compiled")
     for way, rates in ways.items():
         print(f"H1 on {card}, {way}: {rates['H1'] / naive:.2f}x of one by one ({naive:.2f} images a second; bar 4.5x on a GPU)")
