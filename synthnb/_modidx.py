@@ -284,6 +284,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.doctor.size_of': ('doctor.html#size_of', 'synthnb/doctor.py')},
             'synthnb.dsi': { 'synthnb.dsi.Draw': ('dsi.html#draw', 'synthnb/dsi.py'),
                              'synthnb.dsi.Latents': ('dsi.html#latents', 'synthnb/dsi.py'),
+                             'synthnb.dsi.Latents.by_prompt': ('dsi.html#latents.by_prompt', 'synthnb/dsi.py'),
                              'synthnb.dsi.PlaceholderEmbedding': ('dsi.html#placeholderembedding', 'synthnb/dsi.py'),
                              'synthnb.dsi.PlaceholderEmbedding.__init__': ('dsi.html#placeholderembedding.__init__', 'synthnb/dsi.py'),
                              'synthnb.dsi.PlaceholderEmbedding.forward': ('dsi.html#placeholderembedding.forward', 'synthnb/dsi.py'),

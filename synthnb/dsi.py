@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -166,6 +167,11 @@ class Latents:
     std: torch.Tensor
     labels: torch.Tensor  # int64 [N]: prompt of each
 
+    @cached_property
+    def by_prompt(self) -> tuple[torch.Tensor, torch.Tensor]:
+        "Indices of the images in the order of their prompts, and how many each prompt has."
+        return self.labels.argsort(stable=True), self.labels.bincount()
+
 
 @torch.no_grad()
 def encode_images(
@@ -201,7 +207,7 @@ class Draw:
 def draw_step(latents: Latents, batch_size: int, seed: int, timesteps: int = 1000, stratified: bool = False) -> Draw:
     "A class-balanced batch; `stratified` spreads the timesteps evenly."
     g = torch.Generator().manual_seed(seed)
-    order, counts = latents.labels.argsort(stable=True), latents.labels.bincount()
+    order, counts = latents.by_prompt
     present, starts = counts.nonzero().flatten(), counts.cumsum(0) - counts
     rounds = -(-batch_size // len(present))
     labels = torch.cat([present[torch.randperm(len(present), generator=g)] for _ in range(rounds)])[:batch_size]
@@ -245,7 +251,9 @@ def denoising_loss(
     draw: Draw,
 ) -> torch.Tensor:  # scalar
     "Mean squared error of the UNet's prediction for one draw."
-    to = lambda x: x.to(latents.mean.device)  # noqa: E731
+    device = latents.mean.device
+    pinned = lambda x: x.pin_memory() if device.type == "cuda" and not x.is_cuda else x  # noqa: E731; a copy of unpinned memory waits for the card
+    to = lambda x: pinned(x).to(device, non_blocking=True)  # noqa: E731
     images, noise, t = to(draw.images), to(draw.noise), to(draw.timesteps)
     clean = latents.mean[images] + latents.std[images] * to(draw.spread)
     noisy = scheduler.add_noise(clean, noise, t).to(pipe.unet.dtype)
