@@ -15,11 +15,11 @@ import os
 import shutil
 import tarfile
 import warnings
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -142,18 +142,26 @@ def _decode(path: Path, content: bytes, record: dict, place: torch.Tensor) -> st
     return content_hashes(place[None])[0]
 
 
-def _image_batches(path: Path, batch_size: int, threads: Executor, pinned: bool = False) -> Iterator[tuple[torch.Tensor, list[str], list[dict]]]:
-    "Images of one shape, uint8 [B, 3, H, W], hashes and passports; the next batch is decoded meanwhile, `pinned` in memory that a card reads fast."
-    members, ahead = read_tar(path), deque()
-    for some in chain(iter(lambda: list(islice(members, batch_size)), []), [None]):
-        for shape, alike in groupby(some or [], key=lambda member: (member[1]["height"], member[1]["width"])):
-            alike = list(alike)
-            images = torch.empty(len(alike), 3, *shape, dtype=torch.uint8, pin_memory=pinned)
-            hashes = [threads.submit(_decode, path, *member, place) for member, place in zip(alike, images)]
-            ahead.append((images, hashes, [record for _, record in alike]))
-        while ahead and (some is None or len(ahead) > 1):
-            images, hashes, records = ahead.popleft()
-            yield images, [digest.result() for digest in hashes], records
+def _started(tars: Iterable[Path], batch_size: int, threads: Executor, pinned: bool) -> Iterator[tuple[Path, torch.Tensor, list[Future], list[dict]]]:
+    "Batches of images of one shape, which threads decode."
+    for path in tars:
+        members = read_tar(path)
+        while some := list(islice(members, batch_size)):
+            for shape, alike in groupby(some, key=lambda member: (member[1]["height"], member[1]["width"])):
+                alike = list(alike)
+                images = torch.empty(len(alike), 3, *shape, dtype=torch.uint8, pin_memory=pinned)
+                hashes = [threads.submit(_decode, path, *member, place) for member, place in zip(alike, images)]
+                yield path, images, hashes, [record for _, record in alike]
+
+
+def _image_batches(
+    tars: Iterable[Path], batch_size: int, threads: Executor, pinned: bool,  # in memory that a card reads fast
+) -> Iterator[tuple[Path, torch.Tensor, list[str], list[dict]]]:
+    "Tar, images of one shape, uint8 [B, 3, H, W], hashes and passports; the next batch is decoded meanwhile, be it another tar's."
+    started = _started(tars, batch_size, threads, pinned)
+    for batch, _ in pairwise(chain(started, [None])):
+        path, images, hashes, records = batch
+        yield path, images, [digest.result() for digest in hashes], records
 
 
 def _tensor_column(rows: torch.Tensor) -> pa.Array:
@@ -252,17 +260,17 @@ def _is_scored(file: Path, sidecar: dict) -> bool:
     return file.is_file() and (pq.read_schema(file).metadata or {}).get(b"tar") == sidecar.get("sha256", "").encode()
 
 
-def _score_shard(home: ShardFolder, name: str, file: Path, batch_size: int, threads: Executor, bar: tqdm, **measuring) -> None:
-    "Score one shard; its file appears whole or not at all."
-    parts = []
-    pinned = measuring["clip"] is not None and measuring["clip"].device.type == "cuda"
-    for images, hashes, records in _image_batches(home.tar(name), batch_size, threads, pinned):
-        parts.append(_score_batch(images, hashes, records, **measuring))
-        bar.update(len(records))
-    if parts:  # a shard may be empty, where all of its rows failed
-        table = pa.concat_tables(parts).replace_schema_metadata({"tar": home.sidecar(name).get("sha256", "")})
-        with whole_file(file) as partial:
-            pq.write_table(table, partial)
+def _score_shards(tars: dict[Path, str], place: Path, batch_size: int, bar: tqdm, clip: Clip | None, **measuring) -> None:
+    "Score shards, whose checksums are given; a shard's file appears whole or not at all. A shard may be empty, where all of its rows failed."
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        batches = _image_batches(tars, batch_size, threads, pinned=clip is not None and clip.device.type == "cuda")
+        for tar, own in groupby(batches, key=itemgetter(0)):
+            parts = []
+            for _, images, hashes, records in own:
+                parts.append(_score_batch(images, hashes, records, clip, **measuring))
+                bar.update(len(records))
+            with whole_file(place / f"{tar.stem}.parquet") as partial:
+                pq.write_table(pa.concat_tables(parts).replace_schema_metadata({"tar": tars[tar]}), partial)
 
 # %% ../nbs/07_curate.ipynb #2e680ac4
 def score_images(
@@ -293,10 +301,9 @@ def score_images(
     sidecars = {name: home.sidecar(name) for name in sorted(home.published())}
     todo = [name for name, facts in sidecars.items() if not _is_scored(place / f"{name}.parquet", facts)]
     texts = class_texts(clip, told, templates, others) if clip and todo else None
-    with (tqdm(total=sum(sidecars[name].get("images", 0) for name in todo), desc="scores", unit="img", disable=not progress) as bar,
-          ThreadPoolExecutor(usable_cores()) as threads):
-        for name in todo:
-            _score_shard(home, name, place / f"{name}.parquet", batch_size, threads, bar, clip=clip, texts=texts, references=references)
+    tars = {home.tar(name): sidecars[name].get("sha256", "") for name in todo}
+    with tqdm(total=sum(sidecars[name].get("images", 0) for name in todo), desc="scores", unit="img", disable=not progress) as bar:
+        _score_shards(tars, place, batch_size, bar, clip, texts=texts, references=references)
     return Scores(folder, place)
 
 # %% ../nbs/07_curate.ipynb #1fde2841

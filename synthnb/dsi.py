@@ -183,13 +183,13 @@ def encode_images(
     "Mean and standard deviation of every image's latents, in float32."
     side, vae, kind = pipe.unet.config.sample_size * pipe.vae_scale_factor, pipe.vae, pipe.vae.dtype
     if kind != torch.float32:
-        vae.to(torch.float32)  # half precision overflows in some VAEs, and this happens once
+        nn.Module.to(vae, torch.float32)  # half precision overflows in some VAEs, and this happens once; diffusers' own `to` has a remark about no module
     parts = []
     for pixels in images.images.split(batch_size):
         pixels = F.interpolate(pixels.to(vae.device).float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255) / 127.5 - 1
         parts += [vae.encode(p).latent_dist for p in ((pixels, pixels.flip(-1)) if flips else (pixels,))]
     if kind != torch.float32:
-        vae.to(kind)
+        nn.Module.to(vae, kind)
     labels = torch.cat([torch.cat([labels] * (1 + flips)) for labels in images.labels.split(batch_size)])
     scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0
     return Latents((torch.cat([p.mean for p in parts]) - shift) * scale, torch.cat([p.std for p in parts]) * scale, labels)
