@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_image
+from torchcodec.decoders import decode_image
 from tqdm import tqdm
 
 # %% ../nbs/07_curate.ipynb #42502ff0
@@ -129,14 +129,14 @@ def first_alike(
         count += len(own)
     return found
 
-# %% ../nbs/07_curate.ipynb #7f4c95f5
+# %% ../nbs/07_curate.ipynb #14968376
 def _decode(path: Path, content: bytes, record: dict, place: torch.Tensor) -> str:
     "Write an image to its place in a batch, uint8 [3, H, W]; the hash of its pixels. ValueError names one that cannot be read."
     try:
-        image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)  # Pillow's pixels, and other threads go on meanwhile
+        image = decode_image(content, mode="RGB")  # Pillow's pixels, and other threads go on meanwhile
         if image.shape != place.shape:
-            raise RuntimeError(f"it is {image.shape[2]}x{image.shape[1]}, its passport says {place.shape[2]}x{place.shape[1]}")
-    except RuntimeError as error:
+            raise ValueError(f"it is {image.shape[2]}x{image.shape[1]}, its passport says {place.shape[2]}x{place.shape[1]}")
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: image {record['id']} cannot be read ({error}): `verify` finds all such images") from error
     np.copyto(place.numpy(), image.numpy())  # torch would start threads for each of these threads
     return content_hashes(place[None])[0]
@@ -163,7 +163,7 @@ def _image_batches(
         path, images, hashes, records = batch
         yield path, images, [digest.result() for digest in hashes], records
 
-
+# %% ../nbs/07_curate.ipynb #7f4c95f5
 def _tensor_column(rows: torch.Tensor) -> pa.Array:
     return pa.FixedShapeTensorArray.from_numpy_ndarray(rows.half().contiguous().numpy())
 
