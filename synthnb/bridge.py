@@ -25,6 +25,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 from .data import LabelledImages, join
 from .dualbn import convert, strip
 from .files import did_you_mean, whole_file
+from .sets import ListedImages, join_listed
 from .train import History, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
 
 # %% ../nbs/10_bridge.ipynb #d4ba04b0
@@ -92,9 +93,14 @@ def _write_weights(model: nn.Module, file: Path) -> None:
         save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, partial)
 
 
+def _decisive(settings: dict) -> dict:
+    "The settings that decide what comes out."
+    return {name: value for name, value in settings.items() if name != "workers"}
+
+
 def stage1_model(
     model: str | Path,  # for `load_classifier`
-    synthetic: LabelledImages,
+    synthetic: LabelledImages | ListedImages,
     *,
     steps: int,
     seed: int = 0,  # of head, batches and augmentation
@@ -108,7 +114,7 @@ def stage1_model(
     "A classifier fine-tuned on synthetic images only, found again in `store` if it was made before."
     net = load_classifier(model, len(synthetic.classes), seed=seed, **(model_args or {}))
     settings = {"steps": steps, "seed": seed, **training}
-    file = Path(store) / f"stage1-{stage_key(net, synthetic, **settings)}.safetensors" if store else None
+    file = Path(store) / f"stage1-{stage_key(net, synthetic, **_decisive(settings))}.safetensors" if store else None
     if file and file.exists():
         try:
             net.load_state_dict(load_file(file))
@@ -148,29 +154,37 @@ class ArmResult:
     calibration: float = math.nan  # expected calibration error on the test split, 15 bins
 
 # %% ../nbs/10_bridge.ipynb #53c43df3
-def _check_run(arm: str, real: LabelledImages, synthetic: LabelledImages | None, test: LabelledImages, store: str | Path | None, checkpoint_every: int) -> None:
+_Images = LabelledImages | ListedImages  # in memory, or on disk
+
+
+def _check_run(
+    arm: str, real: _Images, synthetic: _Images | None, test: _Images, val: _Images | None, store: str | Path | None, checkpoint_every: int, image_size: int,
+) -> None:
     "ValueError for a run that could not be finished or would mean nothing."
     if checkpoint_every and not store:
         raise ValueError(f"checkpoint_every is {checkpoint_every}, but there is no store to keep checkpoints in: name a folder")
     check_arms([arm])
     if ARMS[arm].needs_synthetic and not (synthetic and len(synthetic)):
         raise ValueError(f"arm {arm!r} needs synthetic images and got none")
-    for side in (real, synthetic, test):
-        if side is not None and not isinstance(side, LabelledImages):
-            raise ValueError(f"{side} stays on disk, and arms compare sets in memory: `sets.load_images` reads it, `few_shot` or `fraction` take less of it, and `train.fit` streams it")
     for other in (synthetic, test):
         if other is not None and other.classes != real.classes:
             order = "; only their order differs: `data.ordered` puts it right" if sorted(other.classes) == sorted(real.classes) else ""
             raise ValueError(f"{other} and {real} have different classes: {other.classes} and {real.classes}{order}")
-        if other is not None and other.images.shape[1:] != real.images.shape[1:]:
-            raise ValueError(f"{other} and {real} have different image sizes: make them alike")
+    sides = [side for side in (real, synthetic, test, val) if side is not None]
+    if any(isinstance(side, ListedImages) for side in sides) and not image_size:
+        raise ValueError("a set stays on disk: give image_size, the pixels per side that its images are read at")
+    sizes = {tuple(side.images.shape[2:]) if isinstance(side, LabelledImages) else (image_size,) * 2: side for side in sides}
+    if len(sizes) > 1:
+        raise ValueError(" and ".join(f"{side} with {h}x{w} pixels" for (h, w), side in sizes.items()) + " have different image sizes: make them alike")
+    if ARMS[arm].last == "joined" and isinstance(real, ListedImages) != isinstance(synthetic, ListedImages):
+        raise ValueError(f"arm {arm!r} joins {real} and {synthetic}, of which one is in memory and one on disk: make them alike")
     if empty := [name for name, n in real.per_class.items() if not n]:
         raise ValueError(f"{real} has no images of {empty[0]!r}")
 
 # %% ../nbs/10_bridge.ipynb #7c14ffa0
-def _measured(net: nn.Module, test: LabelledImages) -> dict:
+def _measured(net: nn.Module, test: _Images, **reading) -> dict:
     "What a classifier says of the test images: which are right, also among its first five, and how far its probabilities can be believed."
-    said = predict(net, test)
+    said = predict(net, test, **reading)
     right, best = said.argmax(1) == test.labels, said.topk(min(5, said.shape[1])).indices == test.labels[:, None]
     return {"correct": right.numpy(), "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan,
             "calibration": binary_calibration_error(said.max(1).values.clamp(max=1), right.long(), 15).item()}
@@ -199,8 +213,8 @@ def _run_key(spec: Arm, model: str | Path, sets: tuple, model_args: dict, **how)
 def train_arm(
     spec: Arm,
     model: str | Path,  # pre-trained classifier, for `load_classifier`
-    real: LabelledImages,  # the few real images
-    synthetic: LabelledImages | None,  # None for arms without them
+    real: LabelledImages | ListedImages,  # the few real images; what is on disk is read at `image_size`
+    synthetic: LabelledImages | ListedImages | None,  # None for arms without them
     *,
     steps: tuple[int, int],  # optimiser steps of stage 1 and stage 2
     seed: int = 0, stage1_seed: int = 0,  # of the last stage, and of stage 1
@@ -222,8 +236,9 @@ def train_arm(
         net = fresh(net, seed) if spec.scratch else net
     if spec.last == "per_batch":
         both = both | {"synthetic": [False, True]}
-    train = {"real": real, "synthetic": synthetic, "joined": join([real, synthetic]) if synthetic else None,
-             "per_batch": [(real, 1 - synthetic_share), (synthetic, synthetic_share)]}[spec.last]
+    train = {"real": real, "synthetic": synthetic, "per_batch": [(real, 1 - synthetic_share), (synthetic, synthetic_share)]}.get(spec.last)
+    if spec.last == "joined":
+        train = (join_listed if isinstance(real, ListedImages) else join)([real, synthetic])
     net = convert(net, spec.dual) if spec.dual else net
     with only_head(net) if spec.probe else nullcontext():
         history = fit(net, train, steps=steps2, seed=seed, val=training.get("val"), checkpoint=checkpoint, checkpoint_every=checkpoint_every, **both)
@@ -233,35 +248,36 @@ def train_arm(
 def run_arm(
     arm: str,  # a name in ARMS
     model: str | Path,  # pre-trained classifier, for `load_classifier`
-    real: LabelledImages,  # the few real images
-    synthetic: LabelledImages | None,  # None for arms without them
-    test: LabelledImages,  # read once, after training
+    real: LabelledImages | ListedImages,  # the few real images; what is on disk is read at `image_size`
+    synthetic: LabelledImages | ListedImages | None,  # None for arms without them
+    test: LabelledImages | ListedImages,  # read once, after training
     *,
     steps: tuple[int, int] = (200, 200),  # optimiser steps of stage 1 and stage 2
     seed: int = 0,  # of the last stage
     stage1_seed: int | None = None,  # default: `seed`
     mixup: float = 0.2,  # alpha, for arms with mixup
     synthetic_share: float = 0.5,  # of a batch, for arms that mix within the batch
-    val: LabelledImages | None = None,  # measured after training, for choosing settings
+    val: LabelledImages | ListedImages | None = None,  # measured after training, for choosing settings
     store: str | Path | None = None,  # folder of stage-1 weights and finished runs
     model_args: dict | None = None,  # for `load_classifier`
     device: str | torch.device = "auto", progress: bool = False,
     checkpoint_every: int = 0,  # steps: a killed run goes on from its last checkpoint in `store`; 0 = from its last whole stage
-    **training,  # for `fit`, in both stages: lr, batch_size, ...
+    **training,  # for `fit`, in both stages: lr, batch_size, image_size and workers of sets on disk, ...
 ) -> ArmResult:
     "Train one arm and measure it, or find the run in the store; ValueError before any training if names, classes or sizes do not fit."
-    _check_run(arm, real, synthetic, test, store, checkpoint_every)
+    reading = {name: training.get(name, 0) for name in ("image_size", "workers")}
+    _check_run(arm, real, synthetic, test, val, store, checkpoint_every, reading["image_size"])
     start, spec = time.perf_counter(), ARMS[arm]
     used = synthetic if spec.needs_synthetic else None
     seeds = {"seed": seed, "stage1_seed": seed if stage1_seed is None else stage1_seed}
     how, model_args = {"steps": steps, "mixup": mixup, "synthetic_share": synthetic_share, **seeds, **training}, model_args or {}
-    file = Path(store) / f"run-{_run_key(spec, model, (real, used, test, val), model_args, **how)}.json" if store else None
+    file = Path(store) / f"run-{_run_key(spec, model, (real, used, test, val), model_args, **_decisive(how))}.json" if store else None
     if file and file.is_file():
         return replace(_read_result(file), arm=arm)
     kept = file.with_suffix(".checkpoint") if checkpoint_every else None
     net, history, found = train_arm(spec, model, real, used, store=store, model_args=model_args, device=device, progress=progress, val=val, checkpoint=kept,
                                     checkpoint_every=checkpoint_every, **how)
-    told, last = _measured(net, test), history.records[-1]
+    told, last = _measured(net, test, **reading), history.records[-1]
     result = ArmResult(
         arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(told["correct"].mean()),
         last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, records=history.records, gaps=history.gaps, **told)

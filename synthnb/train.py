@@ -341,16 +341,30 @@ def normalise(
 @torch.inference_mode()
 def predict(
     model: nn.Module,  # on any device
-    images: LabelledImages | torch.Tensor,  # a set, or uint8 [N, 3, H, W]
+    images: LabelledImages | ListedImages | torch.Tensor,  # a set, or uint8 [N, 3, H, W]
     batch_size: int = 256,  # images per forward pass
+    image_size: int = 0, workers: int = 0,  # for a set on disk: pixels per side, processes that decode
 ) -> torch.Tensor:  # float32 [N, C] on the CPU
-    "Class probabilities, in evaluation mode; the model's mode is put back."
-    images = images.images if isinstance(images, LabelledImages) else images
+    "Class probabilities, in evaluation mode; the model's mode is put back. ValueError for a set on disk and no `image_size`."
+    if isinstance(images, ListedImages):
+        _check_size(images, image_size)
+        batches = (batch for batch, _ in read_batches(images, image_size, batch_size, workers=workers))
+    else:
+        batches = (images.images if isinstance(images, LabelledImages) else images).split(batch_size)
     device, training = next(model.parameters()).device, model.training
     model.eval()
-    logits = [model(normalise(model, batch.to(device))).float().cpu() for batch in images.split(batch_size)]
+    logits = [model(normalise(model, batch.to(device))).float().cpu() for batch in batches]
     model.train(training)
     return torch.cat(logits).softmax(-1)
+
+
+def _check_size(images: ListedImages, image_size: int) -> None:
+    if not image_size:
+        raise ValueError(f"{images} stays on disk: give image_size, the pixels per side that its images are read at")
+
+
+def _share_right(model: nn.Module, images: LabelledImages | ListedImages, image_size: int, workers: int) -> float:
+    return (predict(model, images, image_size=image_size, workers=workers).argmax(1) == images.labels).float().mean().item()
 
 # %% ../nbs/09_train.ipynb #47feee17
 @dataclass
@@ -377,8 +391,8 @@ def _check_fit(model: nn.Module, sets: list, steps: int, counts: list[int], mix:
     if mix and any(n % 2 for n in counts):
         raise ValueError(f"mixup pairs the images of each set's part of the batch, which must be even, got {counts}")
     for data, _ in sets:
-        if isinstance(data, ListedImages) and not image_size:
-            raise ValueError(f"{data} stays on disk: give image_size, the pixels per side that its images are read at")
+        if isinstance(data, ListedImages):
+            _check_size(data, image_size)
         if not len(data):
             raise ValueError(f"{data} is empty: there is nothing to train on")
         if data.classes != sets[0][0].classes:
@@ -610,19 +624,19 @@ def _update(run: _Run, schedule: Scheduler, loss: torch.Tensor, clip_grad: float
         run.average.update(run.model, step)
 
 
-def _record(run: _Run, rate: float, val: LabelledImages | None, accelerator: Accelerator | None) -> None:
+def _record(run: _Run, rate: float, val: Callable[[nn.Module], float] | None, accelerator: Accelerator | None) -> None:
     "Add a record: means since the last one, over all processes."
     means = torch.stack(run.recent).mean(0)
     means = accelerator.reduce(means, "mean") if accelerator else means
     run.history.records.append({"step": run.history.steps, "lr": rate, **dict(zip(("loss", "accuracy"), means.tolist()))})
     run.recent = []
     if val is not None:
-        run.history.records[-1]["val_accuracy"] = (predict(run.finished, val).argmax(1) == val.labels).float().mean().item()
+        run.history.records[-1]["val_accuracy"] = val(run.finished)
 
 # %% ../nbs/09_train.ipynb #b8329fd5
 def _train(
     run: _Run, steps: int, batches: Iterator, forward: Callable, update: Callable, keep: Callable, *, keep_every: int,
-    val: LabelledImages | None, val_every: int, record_every: int, accelerator: Accelerator | None, progress: bool,
+    val: Callable[[nn.Module], float] | None, val_every: int, record_every: int, accelerator: Accelerator | None, progress: bool,
 ) -> None:
     "The steps that are left."
     history = run.history
@@ -758,7 +772,7 @@ def fit(
     device: str | torch.device = "auto",
     accelerator: Accelerator | None = None,  # of accelerate: its device, precision, accumulation and processes
     checkpoint: str | Path | None = None, checkpoint_every: int = 0,  # file, and steps between; a run goes on from a file of its own
-    val: LabelledImages | None = None,  # measured at the end, and every `val_every` steps
+    val: LabelledImages | ListedImages | None = None,  # measured at the end, and every `val_every` steps
     val_every: int = 0,  # 0 = only at the end
     record_every: int = 10,  # steps between records
     progress: bool = True,
@@ -767,10 +781,11 @@ def fit(
     want = {name: value for name, value in locals().items() if name not in _FREE}
     sets = list(train) if isinstance(train, Sequence) else [(train, 1.0)]
     place = accelerator.device if accelerator else pick_device(device)
+    measured = None if val is None else partial(_share_right, images=val, image_size=image_size, workers=workers)
     want["precision"] = pick_precision(precision, place, accelerator, compile)
     key = stage_key(model, *(data for data, _ in sets), shares=[share for _, share in sets], **want) if checkpoint else ""
     return _fit(model, sets, SimpleNamespace(**want), key, Path(checkpoint) if checkpoint else None, place,
-                workers, accelerator, keep_every=checkpoint_every, val=val, val_every=val_every, record_every=record_every, progress=progress)
+                workers, accelerator, keep_every=checkpoint_every, val=measured, val_every=val_every, record_every=record_every, progress=progress)
 
 # %% ../nbs/09_train.ipynb #774fc73d
 RECIPES = {
