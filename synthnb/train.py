@@ -712,9 +712,12 @@ def _check_accelerator(accelerator: Accelerator | None) -> int:  # pieces of a b
 
 # %% ../nbs/09_train.ipynb #033a2417
 def _fit(
-    model: nn.Module, sets: list, want: SimpleNamespace, key: str, file: Path | None, device: torch.device, workers: int, accelerator: Accelerator | None, **showing,
+    model: nn.Module, sets: list, want: SimpleNamespace, key: str, file: Path | None, device: torch.device, workers: int, accelerator: Accelerator | None,
+    val: LabelledImages | ListedImages | None, **showing,
 ) -> History:
     "`fit`, its settings in `want`."
+    if isinstance(val, ListedImages):
+        _check_size(val, want.image_size)
     counts, classes = shares([share for _, share in sets], want.batch_size), len(sets[0][0].classes)
     _check_fit(model, sets, want.steps, counts, want.mixup > 0 or want.cutmix > 0, want.image_size)
     marks, pieces = _marks(model, sets, counts, want.synthetic), _deal(counts, _check_accelerator(accelerator))
@@ -733,6 +736,7 @@ def _fit(
         parts = _batches(sets, counts, want.seed, device, run.history.steps, want.image_size, workers)
         batches = (_ready(part, prepare, mix, classes, want.label_smoothing) for part in parts)
         _train(run, want.steps, batches, accelerator=accelerator, **showing,
+               val=None if val is None else partial(_share_right, images=val, image_size=want.image_size, workers=workers),
                forward=partial(_backward, run, net, pieces=mine, synthetic=marks, weight=want.synthetic_weight, accelerator=accelerator,
                                half=want.precision == "bf16" and accelerator is None),
                update=partial(_update, run, schedule, clip_grad=want.clip_grad, steps=want.steps, taken=partial(_taken, sets, counts, want.seed)),
@@ -781,11 +785,10 @@ def fit(
     want = {name: value for name, value in locals().items() if name not in _FREE}
     sets = list(train) if isinstance(train, Sequence) else [(train, 1.0)]
     place = accelerator.device if accelerator else pick_device(device)
-    measured = None if val is None else partial(_share_right, images=val, image_size=image_size, workers=workers)
     want["precision"] = pick_precision(precision, place, accelerator, compile)
     key = stage_key(model, *(data for data, _ in sets), shares=[share for _, share in sets], **want) if checkpoint else ""
     return _fit(model, sets, SimpleNamespace(**want), key, Path(checkpoint) if checkpoint else None, place,
-                workers, accelerator, keep_every=checkpoint_every, val=measured, val_every=val_every, record_every=record_every, progress=progress)
+                workers, accelerator, keep_every=checkpoint_every, val=val, val_every=val_every, record_every=record_every, progress=progress)
 
 # %% ../nbs/09_train.ipynb #774fc73d
 RECIPES = {
