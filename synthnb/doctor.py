@@ -213,7 +213,7 @@ def _check_hub_set(name: str) -> Finding:
     return Finding("missing", "data", f"hf:{name} is not in the hub's cache", f"hf download --repo-type dataset {name}{ask}")
 
 # %% ../nbs/12d_doctor.ipynb #a592d0b1
-BYTES_A_PIXEL = 2.0    # of a PNG: 518 KB for a photograph of 512 x 512; the experiments keep PNG
+BYTES_A_PIXEL = {"png": 2.0, "jpeg": 0.5}  # 518 KB and 122 KB for photographs of 512 x 512; experiments keep PNG, but for those that have an `image_format`
 A100_RATE = 1.15 * 50  # steps a second of Stable Diffusion 1.5, 512 pixels, batches of 16, not compiled: diffusers' own benchmark
 
 
@@ -249,12 +249,12 @@ def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tup
         prompts = {f"class {i}": [f"a photo of class {i}"] for i in range(classes)}
         written = write_plan(Path(folder) / "plan.parquet", prompts, max(1, images // classes), seed=0, model=parameters["generator"],
                              steps=parameters.get("denoising_steps", 20), guidance=parameters.get("guidance", 2.0), batch_size=parameters.get("generator_batch", 64))
-        cost = estimate_cost(written, place, parameters.get("device", "auto"), kind="png", batches=1)
+        cost = estimate_cost(written, place, parameters.get("device", "auto"), kind=parameters.get("image_format", "png"), batches=1)
     return cost.seconds, cost.bytes
 
 # %% ../nbs/12d_doctor.ipynb #f7b1ce67
 TRAINING = ("classifier", "from_scratch", "methods", "norms", "recipe", "advisor", "stage1_steps", "stage1_seeds", "stage2_steps", "curve_every", "batch_size", "steps", "lr", "severities", "image_size",
-            "near_duplicates", "kept", "worth", "hardly", "device", "threads")  # what no drawn image depends on
+            "near_duplicates", "test_sets", "half_batches", "checkpoint_every", "workers", "compared", "kept", "worth", "hardly", "device", "threads")  # what no drawn image depends on
 VOLUME = ("images_per_class", "volumes", "shots")  # what says how many are drawn
 LEARNING = ("style_steps", "token_batch")          # who has one of these draws with a token that is learned from real images
 
@@ -272,7 +272,7 @@ def _cost_of(settings: dict, images: int, classes: int, measure: bool) -> tuple[
     if folder and folder.is_dir() and measure and (torch.cuda.is_available() or size_of(folder) < 2e8):
         seconds, need = measure_plan(settings, str(folder), images, classes)
     if need is None and folder and (side := pixels_of(folder)):
-        need = images * (side * side * BYTES_A_PIXEL + 4000)
+        need = images * (side * side * BYTES_A_PIXEL[settings.get("image_format", "png")] + 4000)
     return seconds, need, images * settings.get("denoising_steps", 50) / A100_RATE if "stable-diffusion-v1-5" in model else None
 
 
@@ -302,7 +302,7 @@ def check_drawing(
     together = {}  # plans of the same rate: settings -> images, classes
     for parameters, classes, images in told:
         if images is not None:
-            settings = {name: parameters[name] for name in ("generator", "denoising_steps", "guidance", "generator_batch", "device") if name in parameters}
+            settings = {name: parameters[name] for name in ("generator", "denoising_steps", "guidance", "generator_batch", "image_format", "device") if name in parameters}
             before = together.get(json.dumps(settings), (0, 0))
             together[json.dumps(settings)] = (before[0] + images, before[1] + classes)
     if together:
@@ -434,7 +434,7 @@ def examine(
         asked = machines.setdefault((parameters.get("device", "auto"), parameters.get("generator", "")), (parameters, [], []))
         asked[1].extend(need.text for need in its if need.what in MODELS and need.text not in asked[1])
         asked[2].append(number)
-        classes = sum(looked[need][1] for need in its)
+        classes = sum(looked[need][1] for need in its if need.text not in parameters.get("test_sets", ()))  # nothing is drawn for these
         plans.setdefault(plan_key(parameters, count_images(parameters, classes)), (parameters, classes))
     findings += [replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values()]
     drawing = check_drawing(list(plans.values()), Path(outputs), measure) if "generator" in resolved[0] else [

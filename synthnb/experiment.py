@@ -825,6 +825,7 @@ def draw_images(
     guidance: float,
     generator_batch: int,
     device: str,
+    kind: str = "png",              # of the files: jpeg takes a fifth of the place
 ) -> Path:                          # a folder of shards, for `read_shards`
     "Plan images and draw those that are not there yet."
     from synthnb.generate import generator_revision  # torch, which those who only run notebooks need not wait for
@@ -834,7 +835,7 @@ def draw_images(
     place = locate(generator)
     settings = dict(seed=0, model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
     folder = stage("images", plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
-    generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind="png")
+    generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind=kind)
     return folder
 
 

@@ -66,7 +66,7 @@ class Claim(_Strict):
     known: Known
     number: Known | None = None  # what the paper prints
     experiment: str = ""
-    paper_scale: str = "*"  # which of the experiment's files in params/paper
+    paper_scale: str = "*"  # which of the experiment's files in params/paper, or the file of another experiment that asks the same at that scale
     note: str = ""
     compare: list[Comparison] = []
 
@@ -247,7 +247,8 @@ def paper_commands(root: Path) -> list[tuple[str, Path, str]]:
 
 def command_for(claim: Claim, commands: list[tuple[str, Path, str]]) -> str:
     "How to run a claim's experiment at paper scale."
-    own = [(file, words) for experiment, file, words in commands if experiment == claim.experiment and fnmatch(file.name, claim.paper_scale)]
+    fits = lambda experiment, file: file.name == claim.paper_scale or experiment == claim.experiment and fnmatch(file.name, claim.paper_scale)  # noqa: E731
+    own = [(file, words) for experiment, file, words in commands if fits(experiment, file)]
     others = f" (also {', '.join(f'`{file.name}`' for file, _ in own[1:])})" if own[1:] else ""
     return f"`synthnb {own[0][1]}`{others}" if own else "none yet"
 

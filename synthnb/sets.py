@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMED', 'Files', 'DATA_FOLDER', 'ListedImages', 'join_listed', 'read_batches', 'load_images', 'NamedSet',
            'prompt_name', 'imagenet_names', 'imagenet_indices', 'data_root', 'list_named', 'check_complete', 'list_hub',
-           'list_shards', 'list_folder', 'list_set', 'open_set', 'open_real', 'cache_sized', 'thumbnails', 'near_pairs',
-           'check_splits', 'without_near']
+           'list_shards', 'list_folder', 'save_folder', 'list_set', 'open_set', 'open_real', 'cache_sized',
+           'thumbnails', 'near_pairs', 'check_splits', 'without_near']
 
 # %% ../nbs/01b_sets.ipynb #6dffd4b1
 import hashlib
@@ -16,15 +16,17 @@ import pkgutil
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from itertools import combinations, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
+from PIL import Image
 from scipy.io import loadmat
 from timm.data import ImageNetInfo
 from torch.nn import functional as F
@@ -394,7 +396,7 @@ def list_shards(
     "All images of a folder of shards; ValueError names a tar that is damaged or has no labels."
     folder = Path(folder).expanduser()
     items, labels, names = [], [], {}
-    for path in sorted(folder.glob("*.tar")):
+    for path in tqdm(sorted(folder.glob("*.tar")), desc=f"listing {folder.name}", unit="tar", delay=5):  # a million images take minutes
         try:
             with tarfile.open(path) as opened:
                 for member in opened:
@@ -442,6 +444,28 @@ def list_folder(
 
 def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+# %% ../nbs/01b_sets.ipynb #ed26fabb
+def save_folder(
+    sides: Mapping[str, LabelledImages],  # train, val and test, or some of them
+    root: str | Path,
+) -> Path:
+    "Write sets as root/SIDE/CLASS/NUMBER.png, which `list_folder` opens, whole or not at all; FileExistsError, ValueError for a class whose folder would be hidden."
+    root = Path(root).expanduser()
+    if root.exists():
+        raise FileExistsError(f"{root} is there already: remove it or name another folder")
+    if hidden := [name for data in sides.values() for name in data.classes if name.startswith(".")]:
+        raise ValueError(f"{hidden[0]!r} would be a hidden folder: rename the class")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=root.parent, prefix=".folder-") as scratch:
+        for side, data in sides.items():
+            homes = [Path(scratch) / "whole" / side / name for name in data.classes]
+            for home in homes:
+                home.mkdir(parents=True)
+            for i, (image, label) in enumerate(zip(data.images, data.labels.tolist())):
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(homes[label] / f"{i}.png")
+        (Path(scratch) / "whole").rename(root)
+    return root
 
 # %% ../nbs/01b_sets.ipynb #66cd03f8
 def list_set(

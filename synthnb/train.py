@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'seeded', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'load_classifier', 'save_classifier',
            'shares', 'random_affine', 'random_resized_crop', 'normalise', 'predict', 'History', 'domain_loss',
-           'stage_key', 'pick_precision', 'fit', 'with_recipe']
+           'images_hash', 'stage_key', 'pick_precision', 'fit', 'with_recipe']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import difflib
@@ -471,7 +471,7 @@ def _plain(value: object) -> object:
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
-def _identity(data: LabelledImages | ListedImages | None) -> str | None:
+def images_hash(data: LabelledImages | ListedImages | None) -> str | None:
     "A hash of a set; of one on disk its items stand for their images."
     if not isinstance(data, ListedImages):
         return data and set_hash(data)
@@ -488,7 +488,7 @@ def stage_key(
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    rest = [[_identity(data) for data in sets], settings, package_hash(), torch.__version__, timm.__version__]
+    rest = [[images_hash(data) for data in sets], settings, package_hash(), torch.__version__, timm.__version__]
     digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:20]
 

@@ -1,7 +1,9 @@
 """The parameter files at paper scale: every name and type, what the doctor says is missing, and every single one runs to the end on tiny random models in the exact formats."""
 import json
 import os
+import shutil
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -32,7 +34,7 @@ EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
 PAPER = EXPERIMENTS / "params" / "paper"
 GRIDS = sorted(PAPER.glob("*.grid.yaml"))
 SINGLE = sorted(set(PAPER.glob("*.yaml")) - set(GRIDS))
-STUDIES = ("bridge_study", "dsi_study", "guidance_study", "lar_benchmark", "prompt_ladder", "quickstart", "transfer_volume", "volume_study")
+STUDIES = ("bridge_study", "dsi_study", "guidance_study", "lar_benchmark", "prompt_ladder", "quickstart", "transfer_volume", "volume_study", "imagenet_study")
 
 
 @cache
@@ -123,8 +125,9 @@ def test_the_doctor_names_what_is_missing(file, tmp_path):
         assert len(told) == len({cell[name] for cell in cells if cell.get(name)}), "a model is here that cannot be"
         assert all("hf download" in finding.cure for finding in told), "nobody says how to get it"
     sets = [finding.told for finding in missing if finding.what == "data"]
-    assert len(sets) == len({cell["real_data"] for cell in cells if "real_data" in cell})
-    for title in {NAMED[cell["real_data"]].title for cell in cells if cell.get("real_data") in NAMED}:
+    asked = {name for cell in cells for name in (cell.get("real_data"), *cell.get("test_sets", ())) if name}
+    assert len(sets) == len(asked)
+    for title in {NAMED[name].title for name in asked if name in NAMED}:
         assert any(told.startswith(title) and "Get it from" in told for told in sets)
 
 
@@ -292,6 +295,17 @@ def test_volume_study_runs_to_the_end(here, monkeypatch):
     arms = {f"{kind}, {norm}" for kind in ("naive", "diverse") for norm in ("shared", "dual")}
     assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), *((arm, 1) for arm in arms)}
     assert {row["test"] for row in found["rows"]} == {"in domain", "inverted", "textured", "corrupted"} and found["glyphworld"] is False
+
+
+def test_imagenet_study_runs_to_the_end(here, monkeypatch):
+    own_pictures(here / "elsewhere")
+    shutil.rmtree(here / "elsewhere" / "train" / "club")
+    (here / "elsewhere" / "train").rename(here / "drawn in two classes")  # which is all that a test set has to be
+    found = results("imagenet_study.yaml", here, monkeypatch, real_data="mine", test_sets=["drawn in two classes"], classifier="./resnet50", images_per_class=[1, 2], prompts_per_class=2,
+                    steps=2, checkpoint_every=1, workers=2)
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), *product(("shared", "dual"), (1, 2))}
+    assert {row["test"] for row in found["rows"]} == {"in domain", "drawn in two classes"} and found["glyphworld"] is False
+    assert not list((here / "outputs" / "stages").glob("*.checkpoint")), "checkpoints of trainings that are done take place"
 
 
 def test_volume_long_tail_runs_to_the_end(here, monkeypatch):
