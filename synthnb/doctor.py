@@ -254,7 +254,7 @@ def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tup
 
 # %% ../nbs/12d_doctor.ipynb #f7b1ce67
 TRAINING = ("classifier", "from_scratch", "methods", "norms", "recipe", "advisor", "stage1_steps", "stage1_seeds", "stage2_steps", "curve_every", "batch_size", "steps", "lr", "severities", "image_size",
-            "near_duplicates", "test_sets", "half_batches", "checkpoint_every", "workers", "compared", "kept", "worth", "hardly", "device", "threads")  # what no drawn image depends on
+            "near_duplicates", "test_sets", "half_batches", "checkpoint_every", "workers", "compared", "compile_generator", "kept", "worth", "hardly", "device", "threads")  # what no drawn image depends on
 VOLUME = ("images_per_class", "volumes", "shots")  # what says how many are drawn
 LEARNING = ("style_steps", "token_batch")          # who has one of these draws with a token that is learned from real images
 

@@ -826,6 +826,7 @@ def draw_images(
     generator_batch: int,
     device: str,
     kind: str = "png",              # of the files: jpeg takes a fifth of the place
+    compile: bool = False,          # the generator, by torch.compile
 ) -> Path:                          # a folder of shards, for `read_shards`
     "Plan images and draw those that are not there yet."
     from synthnb.generate import generator_revision  # torch, which those who only run notebooks need not wait for
@@ -835,7 +836,7 @@ def draw_images(
     place = locate(generator)
     settings = dict(seed=0, model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
     folder = stage("images", plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
-    generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind=kind)
+    generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind=kind, compile=compile)
     return folder
 
 

@@ -236,7 +236,7 @@ def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
     monkeypatch.chdir(here)
     few = {
         "generator": "./sd15", "llm": "glyphworld/llm", "device": "cpu", "threads": 1, "seeds": [0], "image_size": 32, "batch_size": 8, "images_per_class": 1,
-        "denoising_steps": 1, "generator_batch": 47, "stage1_steps": 1, "stage2_steps": 1}
+        "denoising_steps": 1, "generator_batch": 47, "compile_generator": False, "stage1_steps": 1, "stage2_steps": 1}
     declared = declared_parameters(notebook_of(PAPER / file))
     given = cells_of(PAPER / file)[0] | {name: value for name, value in few.items() if name in declared} | minimal
     done = run(notebook_of(PAPER / file), given, here / "outputs", progress=False)
