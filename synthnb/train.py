@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'seeded', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'load_classifier', 'save_classifier',
-           'shares', 'random_affine', 'random_resized_crop', 'normalise', 'predict', 'History', 'domain_loss',
-           'images_hash', 'stage_key', 'pick_precision', 'fit', 'with_recipe']
+           'shares', 'random_affine', 'random_resized_crop', 'TimmPolicy', 'normalise', 'predict', 'History',
+           'domain_loss', 'images_hash', 'stage_key', 'pick_precision', 'fit', 'with_recipe']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import difflib
@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import math
+import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -30,9 +31,10 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from huggingface_hub import hf_hub_download, snapshot_download
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from timm.data import Mixup
+from timm.data import Mixup, auto_augment
 from timm.data.mixup import mixup_target
 from timm.layers import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from timm.models._manipulate import group_with_matcher
@@ -326,6 +328,49 @@ def random_resized_crop(
     left, top = (x * (width - across + 1)).long(), (y * (height - down + 1)).long()
     crop = _crop_each if images.device.type == "cpu" else _crop_at_once
     return crop(images, torch.stack([top, left, down, across, (mirror < flip).long()]), (size, size) if size else (height, width))
+
+# %% ../nbs/09_train.ipynb #cf94e073
+def _changed(change: Callable[[Image.Image], Image.Image], image: Image.Image) -> Image.Image:
+    try:
+        return change(image)
+    except ValueError as error:
+        if "bits must be" in str(error):  # at its strongest timm posterises to no bits at all, which newer Pillows refuse: such an image stays
+            return image
+        raise
+
+# %% ../nbs/09_train.ipynb #9b166056
+@dataclass(frozen=True, repr=False)
+class TimmPolicy:
+    "Change each image of a batch by a policy of timm, for `fit(augment=...)`. Raises `ValueError` for one that timm does not know."
+    policy: str  # "rand-m6-mstd0.5-inc1", "original-mstd0.5", "3a", "augmix-m3-w3"
+    first: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None  # comes before it, such as `random_resized_crop`
+    rim: tuple[int, int, int] = (128, 128, 128)  # colour where an image was moved away
+
+    def __post_init__(self):
+        try:
+            self._change(32)
+        except (AssertionError, ValueError, KeyError) as error:
+            raise ValueError(f"timm knows no augmentation policy {self.policy!r} ({error}): rand-m6-mstd0.5-inc1, original-mstd0.5, 3a and augmix-m3-w3 are some") from error
+
+    def __repr__(self) -> str:  # part of a checkpoint's key: the same in every process
+        return f"TimmPolicy({self.policy!r}, {getattr(self.first, '__qualname__', self.first)}, {self.rim})"
+
+    def _change(self, side: int) -> Callable[[Image.Image], Image.Image]:
+        makers = {"rand": auto_augment.rand_augment_transform, "augm": auto_augment.augment_and_mix_transform}
+        make = makers.get(self.policy[:4], auto_augment.auto_augment_transform)
+        return make(self.policy, {"translate_const": int(side * .45), "translate_pct": .3, "img_mean": self.rim})
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:  # uint8 [B, 3, H, W], on the device it came from
+        images = self.first(images, generator) if self.first else images
+        change, seed, before = self._change(min(images.shape[2:])), int(torch.randint(2**31, (), generator=generator)), (random.getstate(), np.random.get_state())
+        random.seed(seed)
+        np.random.seed(seed)  # timm draws from both
+        try:
+            pictures = [_changed(change, Image.fromarray(image)) for image in images.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()]
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+        return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).contiguous().to(images.device)
 
 # %% ../nbs/09_train.ipynb #f147fca3
 def normalise(
