@@ -20,7 +20,7 @@ from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.dualbn import convert
 from synthnb.glyphworld import folder
 from synthnb.sets import list_folder
-from synthnb.train import fit, fresh, load_classifier, normalise, only_head, predict, reset_blocks
+from synthnb.train import TimmPolicy, fit, fresh, load_classifier, normalise, only_head, predict, random_resized_crop, reset_blocks
 
 torch.set_num_threads(1)
 HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu", "progress": False}
@@ -310,6 +310,26 @@ def test_a_compiled_network_takes_the_steps_of_a_plain_one(scans, inverted):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "all steps by one graph"
     assert torch.allclose(weights(plain), weights(compiled), rtol=1e-4, atol=1e-5)
     assert not any("_orig_mod" in name for name in compiled.state_dict()), "what comes back is the model that was given"
+
+
+def test_a_policy_of_timm_goes_on_where_it_was_and_belongs_to_its_checkpoint(scans, tmp_path):
+    policy, calls = TimmPolicy("rand-m9-mstd0.5-inc1", random_resized_crop), []
+
+    class Stopped(TimmPolicy):  # called as its parent is
+        def __call__(self, images, generator):
+            calls.append(len(images))
+            if len(calls) > 2:
+                raise KeyboardInterrupt
+            return super().__call__(images, generator)
+
+    whole, again, kept = cnn(), cnn(), dict(checkpoint=tmp_path / "c.safetensors", checkpoint_every=1)
+    fit(whole, scans, steps=4, augment=policy, **HOW)
+    with pytest.raises(KeyboardInterrupt):
+        fit(cnn(), scans, steps=4, augment=Stopped(policy.policy, policy.first), **kept, **HOW)
+    fit(again, scans, steps=4, augment=policy, **kept, **HOW)
+    assert torch.equal(weights(again), weights(whole))
+    with pytest.raises(ValueError, match="of another run"):
+        fit(cnn(), scans, steps=4, augment=TimmPolicy("rand-m5-mstd0.5-inc1", random_resized_crop), **kept, **HOW)
 
 
 def test_precision_is_part_of_what_a_checkpoint_belongs_to(scans, tmp_path):
