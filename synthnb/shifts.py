@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import nn
+from torchcodec.decoders import decode_image
+from torchcodec.encoders import JpegEncoder
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -123,7 +125,7 @@ def _pixelate(images: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def _jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
-    return TF.jpeg(_bytes(images), quality) / 255
+    return torch.stack([decode_image(JpegEncoder(image).to_tensor(quality=quality)) for image in _bytes(images)]) / 255
 
 
 CORRUPTIONS: dict[str, tuple[Callable, tuple]] = {  # float images in 0..1 and a constant -> float images; constants of severities 1 to 5
