@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'ordered', 'join', 'show_images',
            'content_hashes', 'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'few_shots',
-           'fraction', 'long_tail', 'read_image', 'image_folder', 'stream_folder', 'folder_classes', 'pick_device',
-           'pick_dtype', 'tensor_names', 'explain_loading']
+           'fraction', 'long_tail', 'read_image', 'memory_limit', 'image_folder', 'stream_folder', 'folder_classes',
+           'pick_device', 'pick_dtype', 'tensor_names', 'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
 import numpy as np
+import psutil
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
@@ -352,12 +353,17 @@ def _class_files(root: Path) -> dict[str, list[Path]]:
     return files
 
 # %% ../nbs/01_data.ipynb #8a314a00
-def _read_classes(root: Path, size: int, progress: bool, max_bytes: int = 8 << 30) -> tuple[LabelledImages, list[str]]:
+def memory_limit() -> int:
+    "Bytes that one set of images may take: 8 GiB, or half of the memory that is free now where that is more."
+    return max(8 << 30, psutil.virtual_memory().available // 2)
+
+
+def _read_classes(root: Path, size: int, progress: bool) -> tuple[LabelledImages, list[str]]:
     "The images below `root` and the file each came from; ValueError lists the unreadable ones."
     files = _class_files(root)
     paths = [path for found in files.values() for path in found]
-    if (need := len(paths) * 3 * size * size) > max_bytes:
-        raise ValueError(f"{len(paths)} images of {size}x{size} need {need >> 30} GiB: take a smaller size or set")
+    if (need := len(paths) * 3 * size * size) > (limit := memory_limit()):
+        raise ValueError(f"{len(paths)} images of {size}x{size} need {need >> 30} GiB, and {limit >> 30} may be used here: take a smaller size or set")
     images, bad = torch.zeros(len(paths), 3, size, size, dtype=torch.uint8), []
     for i, path in enumerate(tqdm(paths, desc=f"reading {root.name}", disable=not progress)):
         try:

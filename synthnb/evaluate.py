@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'nearest_neighbour', 'Interval', 'wilson', 'per_class_accuracy', 'bootstrap_accuracy',
            'mean_interval', 'paired_difference', 'results_table', 'readable_table', 'verdicts', 'show_results',
-           'gain_by_class', 'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
+           'show_volumes', 'gain_by_class', 'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -225,6 +226,30 @@ def show_results(
     ax.xaxis.set_major_formatter("{x:.0%}")
     sns.despine(figure)
     figure.tight_layout()
+    return figure
+
+# %% ../nbs/11_evaluate.ipynb #51a4a4bf
+def show_volumes(
+    rows: pd.DataFrame,  # arm, volume (0: no synthetic images), test, value; means are drawn over what else there is
+    xlabel: str,
+    title: str = "",  # before the name of the test images
+) -> Figure:
+    "Accuracy over volume as a closed matplotlib figure."
+    places, level, styles = list(rows.test.unique()), list(rows[rows.volume == 0].arm.unique()), (":", "--", "-.")
+    columns = len(places) if len(places) < 4 else -(-len(places) // 2)
+    figure, axes = plt.subplots(-(-len(places) // columns), columns, figsize=(3 * columns, 2.7 * -(-len(places) // columns)), sharex=True, squeeze=False)
+    for ax, where in zip(axes.flat, places):
+        part = rows[rows.test == where]
+        sns.lineplot(part[part.volume > 0], x="volume", y="value", hue="arm", marker="o", errorbar=None, ax=ax, legend=ax is axes.flat[0])
+        for i, what in enumerate(level):
+            ax.axhline(part[part.arm == what].value.mean(), color="0.5", linestyle=styles[i % 3], label=what)
+        ax.set(xlabel=xlabel, ylabel="test accuracy", title=f"{title}{where}")
+    axes.flat[0].legend(fontsize=7)
+    for ax in axes.flat[len(places):]:
+        ax.axis("off")
+    sns.despine(figure)
+    figure.tight_layout()
+    plt.close(figure)
     return figure
 
 # %% ../nbs/11_evaluate.ipynb #f520658f

@@ -825,7 +825,7 @@ def draw_images(
     guidance: float,
     generator_batch: int,
     device: str,
-    kind: str = "png",              # of the files: jpeg takes a fifth of the place
+    kind: str = "png",              # of the files: jpeg takes a quarter of the place
     compile: bool = False,          # the generator, by torch.compile
 ) -> Path:                          # a folder of shards, for `read_shards`
     "Plan images and draw those that are not there yet."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'seeded', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'load_classifier', 'save_classifier',
            'shares', 'random_affine', 'random_resized_crop', 'TimmPolicy', 'normalise', 'predict', 'History',
-           'domain_loss', 'images_hash', 'stage_key', 'pick_precision', 'fit', 'with_recipe']
+           'domain_loss', 'stage_key', 'pick_precision', 'fit', 'with_recipe']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import difflib
@@ -45,26 +45,28 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from tqdm import tqdm
 
-from .data import LabelledImages, pick_device, set_hash
+from .data import LabelledImages, pick_device
 from .dualbn import domains, gap, has_gap, is_dual
 from .files import did_you_mean, package_hash, whole_file
-from .sets import ListedImages, read_batches
+from .sets import ListedImages, check_size, images_hash, read_batches
 
 # %% ../nbs/09_train.ipynb #fe44a593
 @contextmanager
 def seeded(
-    seed: int,  # of torch and NumPy inside the block
+    seed: int,  # of torch, NumPy and Python inside the block
 ) -> Iterator[None]:
-    "Seed torch's and NumPy's global generators for a block and restore them after it."
+    "Seed the global generators of torch, NumPy and Python for a block and restore them after it."
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    state = np.random.get_state()
+    numpys, pythons = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
+        random.seed(seed)
         try:
             yield
         finally:
-            np.random.set_state(state)
+            np.random.set_state(numpys)
+            random.setstate(pythons)
 
 # %% ../nbs/09_train.ipynb #80981d96
 def reset_head(
@@ -362,14 +364,9 @@ class TimmPolicy:
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:  # uint8 [B, 3, H, W], on the device it came from
         images = self.first(images, generator) if self.first else images
-        change, seed, before = self._change(min(images.shape[2:])), int(torch.randint(2**31, (), generator=generator)), (random.getstate(), np.random.get_state())
-        random.seed(seed)
-        np.random.seed(seed)  # timm draws from both
-        try:
-            pictures = [_changed(change, Image.fromarray(image)) for image in images.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()]
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+        change, rows = self._change(min(images.shape[2:])), images.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        with seeded(int(torch.randint(2**31, (), generator=generator))):
+            pictures = [_changed(change, Image.fromarray(row)) for row in rows]
         return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).contiguous().to(images.device)
 
 # %% ../nbs/09_train.ipynb #f147fca3
@@ -392,7 +389,7 @@ def predict(
 ) -> torch.Tensor:  # float32 [N, C] on the CPU
     "Class probabilities, in evaluation mode; the model's mode is put back. ValueError for a set on disk and no `image_size`."
     if isinstance(images, ListedImages):
-        _check_size(images, image_size)
+        check_size(images, image_size)
         batches = (batch for batch, _ in read_batches(images, image_size, batch_size, workers=workers))
     else:
         batches = (images.images if isinstance(images, LabelledImages) else images).split(batch_size)
@@ -401,11 +398,6 @@ def predict(
     logits = [model(normalise(model, batch.to(device))).float().cpu() for batch in batches]
     model.train(training)
     return torch.cat(logits).softmax(-1)
-
-
-def _check_size(images: ListedImages, image_size: int) -> None:
-    if not image_size:
-        raise ValueError(f"{images} stays on disk: give image_size, the pixels per side that its images are read at")
 
 
 def _share_right(model: nn.Module, images: LabelledImages | ListedImages, image_size: int, workers: int) -> float:
@@ -436,8 +428,7 @@ def _check_fit(model: nn.Module, sets: list, steps: int, counts: list[int], mix:
     if mix and any(n % 2 for n in counts):
         raise ValueError(f"mixup pairs the images of each set's part of the batch, which must be even, got {counts}")
     for data, _ in sets:
-        if isinstance(data, ListedImages):
-            _check_size(data, image_size)
+        check_size(data, image_size)
         if not len(data):
             raise ValueError(f"{data} is empty: there is nothing to train on")
         if data.classes != sets[0][0].classes:
@@ -514,13 +505,6 @@ def domain_loss(
 def _plain(value: object) -> object:
     "Settings as JSON can hold them; functions by module and name."
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
-
-
-def images_hash(data: LabelledImages | ListedImages | None) -> str | None:
-    "A hash of a set; of one on disk its items stand for their images."
-    if not isinstance(data, ListedImages):
-        return data and set_hash(data)
-    return hashlib.sha256(repr([list(data.items), data.labels.tolist(), data.classes]).encode()).hexdigest()[:16]
 
 
 def stage_key(
@@ -761,8 +745,8 @@ def _fit(
     val: LabelledImages | ListedImages | None, **showing,
 ) -> History:
     "`fit`, its settings in `want`."
-    if isinstance(val, ListedImages):
-        _check_size(val, want.image_size)
+    if val is not None:
+        check_size(val, want.image_size)
     counts, classes = shares([share for _, share in sets], want.batch_size), len(sets[0][0].classes)
     _check_fit(model, sets, want.steps, counts, want.mixup > 0 or want.cutmix > 0, want.image_size)
     marks, pieces = _marks(model, sets, counts, want.synthetic), _deal(counts, _check_accelerator(accelerator))

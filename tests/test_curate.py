@@ -140,6 +140,15 @@ def test_a_damaged_image_is_named(tmp_path, rendered):
     assert verify(home.path, progress=False), "which is what the message promises"
 
 
+def test_an_image_that_is_not_what_its_passport_says_is_named(tmp_path, rendered):
+    home = shard_images(tmp_path / "shards", plan_of(tmp_path / "plan.parquet", DIGITS, 2), rendered[:20])
+    _, record = next(stream_shards(home.path))
+    whole = home.tar("000000").read_bytes()
+    home.tar("000000").write_bytes(whole.replace(b'"height": 32', b'"height": 16', 1))
+    with pytest.raises(ValueError, match=f"image {record['id']} cannot be read .it is 32x32, its passport says 32x16"):
+        score_images(home.path, progress=False)
+
+
 def test_images_of_several_sizes(tmp_path, rendered):
     plan = plan_of(tmp_path / "plan.parquet", ("a", "b"), 2, shard_size=2)
     home = shard_images(tmp_path / "shards", plan, rendered[:4])

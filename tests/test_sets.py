@@ -7,6 +7,7 @@ import pickle
 import pkgutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,7 +22,7 @@ from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
 from synthnb import shards
-from synthnb.data import few_shot, fraction, join
+from synthnb.data import few_shot, fraction, join, memory_limit
 from synthnb.sets import (
     NAMED,
     check_splits,
@@ -432,6 +433,12 @@ def test_what_does_not_fit_in_memory_is_refused(tmp_path):
         put(tmp_path / name / "0.jpg", len(name))
     with pytest.raises(ValueError, match="read_batches"):
         load_images(list_folder(tmp_path)["train"], 224, max_bytes=1000)
+
+
+@pytest.mark.parametrize("free, limit", [(2 << 30, 8 << 30), (64 << 30, 32 << 30)])
+def test_a_set_may_take_half_of_the_memory_that_is_free(monkeypatch, free, limit):
+    monkeypatch.setattr("synthnb.data.psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    assert memory_limit() == limit
 
 
 # ---- hygiene
