@@ -209,9 +209,9 @@ def dtd(root: Path) -> None:
         (home / "labels" / f"{side}1.txt").write_text("\n".join(files) + "\n")
 
 
-def own_pictures(root: Path) -> None:
+def own_pictures(root: Path, seed: int = 1) -> None:
     "Folders of train, val and test, as one lays out pictures of one's own."
-    noise = np.random.default_rng(1)
+    noise = np.random.default_rng(seed)
     for side in ("train", "val", "test"):
         for name in ("three", "club", "star"):
             (root / side / name).mkdir(parents=True)
@@ -302,7 +302,7 @@ def test_volume_study_runs_to_the_end(here, monkeypatch):
 
 
 def test_imagenet_study_runs_to_the_end(here, monkeypatch):
-    own_pictures(here / "elsewhere")
+    own_pictures(here / "elsewhere", seed=2)
     shutil.rmtree(here / "elsewhere" / "train" / "club")
     (here / "elsewhere" / "train").rename(here / "drawn in two classes")  # which is all that a test set has to be
     found = results("imagenet_study.yaml", here, monkeypatch, real_data="mine", test_sets=["drawn in two classes"], classifier="./resnet50", images_per_class=[1, 2], prompts_per_class=2,
