@@ -303,14 +303,14 @@ def generate(
     from synthnb.plan import Plan
     from synthnb.shards import estimate_cost, generate_shards
 
-    part, told = _machine_slice(shards), Plan(plan)
+    part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
     place = locate(generator or told.settings.model)
     scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile)
     if dry_run:
-        typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring))
+        typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
         return
     try:
-        done = generate_shards(told, out or plan.with_suffix(""), generator=place, style=style, workers=workers, ray=ray, device=device, shards=part,
+        done = generate_shards(told, out, generator=place, style=style, workers=workers, ray=ray, device=device, shards=part,
                                kind=kind, quality=quality, patience=patience, max_images=images, max_hours=hours, **scoring)
     except KeyboardInterrupt as stopped:
         typer.echo(stopped, err=True)

@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from huggingface_hub import ModelCard, constants, get_token, snapshot_download, 
 
 from .data import tensor_names
 from .experiment import declared_parameters, locate, resolve_parameters
+from .files import free_bytes
 from .generate import check_generator_folder
 from .llm import check_llm_folder
 from .plan import write_plan
@@ -311,7 +311,7 @@ def check_drawing(
 
 
 def _disk_finding(images: int, need: float | None, outputs: Path, many: str = "") -> Finding:
-    free = shutil.disk_usage(next(place for place in (outputs.absolute(), *outputs.absolute().parents) if place.is_dir())).free
+    free = free_bytes(outputs)
     if need is None:
         return Finding("unknown", "disk", f"{images:,} images{many} of a size that is not known here; {free / 1e9:.1f} GB are free")
     told = f"{images:,} images{many} need about {need / 1e9:.3f} GB, {free / 1e9:.1f} GB are free"

@@ -52,7 +52,7 @@ import synthnb
 from .data import LabelledImages
 from .denoise import loop_of
 from .dsi import add_style, load_style
-from .files import whole_file
+from .files import free_bytes, whole_file
 from .generate import ClipScore, DrawnBatch, draw_batches, generator_revision, load_generator, row_seeds
 from .lar import load_clip
 from .plan import Plan, Settings, describe_changes, describe_plans
@@ -449,7 +449,7 @@ def _publish(folder: ShardFolder, name: str, partial: Path, facts: dict[str, obj
 
 def _disk_full(folder: ShardFolder, piece: Piece, writer: ShardWriter) -> OSError:
     "What a full disk means for the job."
-    free, each = shutil.disk_usage(folder.path).free, writer.bytes / max(writer.images, 1)
+    free, each = free_bytes(folder.path), writer.bytes / max(writer.images, 1)
     done, left = len(folder.published()), len(folder.pieces())
     need = f"about {each * (folder.plan.images * (left - done) / left) / 1e6:.1f} MB are needed" if writer.images else "more is needed"
     return OSError(errno.ENOSPC, f"the disk of {folder.path} is full: {free / 1e6:.1f} MB are free, {need} for the rest of the plan. {done} of {left} shards "
@@ -578,6 +578,7 @@ class Progress:
     pieces: list[Piece]
     failed: int = 0
     images: int = 0
+    bytes: int = 0
     published: set[str] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)  # workers that died; the others have taken over
     of_class: dict[str, Counter] = field(default_factory=lambda: {"asked": Counter(), "failed": Counter()})  # rows of the new shards
@@ -592,6 +593,7 @@ class Progress:
                 failed = [failure["id"] for failure in facts.get("failed", ())]
                 self.failed += len(failed)
                 self.images += facts.get("images", 0)
+                self.bytes += facts.get("bytes", 0)
                 self.of_class["asked"].update(rows)
                 self.of_class["failed"].update(rows[failed])
         self.published |= fresh
@@ -610,15 +612,27 @@ class Progress:
                 + (f"; {left:,} shards are left, start again to go on" if left else "") + "".join(f"; {line}" for line in self.lost))
 
 # %% ../nbs/06b_shards.ipynb #f84dd825
+def _short_of_disk(at: Progress) -> str:
+    "What to say if the disk will not hold the rest, should it be like what is there; nothing if it will, or if nothing is there yet."
+    left = sum(piece.last - piece.first for piece in at.pieces if piece.name not in at.published)
+    need, free = left * at.bytes / max(at.images, 1), free_bytes(at.folder.path)
+    return "" if need <= free else (f"WARNING: the {left:,} images that are left need about {need / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free on the disk of "
+                                    f"{at.folder.path}: make space while it goes on; a full disk stops it, and what is published stays")
+
+
 @contextmanager
 def _watch(progress: Progress, show: bool) -> Iterator[Callable[[], None]]:
     "A bar that a thread of its own keeps up to date."
     over = threading.Event()
-    total = sum(piece.last - piece.first for piece in progress.pieces)
+    total, told = sum(piece.last - piece.first for piece in progress.pieces), False
     with tqdm(total=total, desc="images", unit="img", disable=not show, smoothing=0.05) as bar:
         def update():
+            nonlocal told
             bar.update(progress.look() - bar.n)
             bar.set_postfix(failed=progress.failed, refresh=False)
+            if show and not told and (short := _short_of_disk(progress)):
+                bar.write(short, file=sys.stderr)
+                told = True
 
         def keep_looking():
             while not over.wait(1.0):
@@ -946,12 +960,14 @@ class Cost:
     shards: int
     bytes: float
     seconds: float  # of one worker
+    free: int       # bytes on the disk that they go to
 
     def __str__(self) -> str:
-        return (f"{self.images:,} images in {self.shards:,} shards, about {self.bytes / 1e6:,.1f} MB; about {self.seconds / 3600:.2g} hours of one worker "
+        return (f"{self.images:,} images in {self.shards:,} shards, about {self.bytes / 1e6:,.1f} MB ({self.free / 1e6:,.1f} MB are free"
+                + ("" if self.bytes <= self.free else ", WHICH IS NOT ENOUGH") + f"); about {self.seconds / 3600:.2g} hours of one worker "
                 f"({self.images / self.seconds:.2f} images a second)")
 
-
+# %% ../nbs/06b_shards.ipynb #86753edd
 def estimate_cost(
     plan: str | Path | Plan,
     generator: str | Path | None = None,  # where the plan's model lies; None: what the plan calls it
@@ -962,6 +978,7 @@ def estimate_cost(
     style: str | Path | None = None,      # this and the next as in `generate_shards`
     clip: str | Path = "", clip_weights: str = "", compile: bool = False,
     batches: int = 3,                     # that are timed, after one that warms up
+    folder: str | Path = ".",             # on the disk that the shards go to; it need not exist
 ) -> Cost:
     "Draw a few batches, and say what the plan will take. Raises `ValueError` for what `generate_shards` would refuse."
     plan = plan if isinstance(plan, Plan) else Plan(plan)
@@ -978,4 +995,5 @@ def estimate_cost(
         last = now
     pieces = cut_shards(plan.images, settings.shard_size, ())
     batches_in_all = sum(-(-(piece.last - piece.first) // settings.batch_size) for piece in pieces)
-    return Cost(plan.images, len(pieces), float(np.mean(sizes or [0])) * plan.images, float(np.median(times[1:] or times)) * batches_in_all)
+    return Cost(plan.images, len(pieces), float(np.mean(sizes or [0])) * plan.images, float(np.median(times[1:] or times)) * batches_in_all,
+                free_bytes(folder))

@@ -228,6 +228,14 @@ def test_full_disk_is_said_and_gone_on_from(plan, pipe, whole, small_disk):
     assert tars(small_disk / "shards") == tars(whole)
 
 
+def test_disk_that_will_not_hold_the_plan_is_said(plan, small_disk, capfd):
+    (small_disk / "ballast").write_bytes(bytes(60_000))
+    with pytest.raises(OSError, match="is full"):
+        generate_shards(plan, small_disk / "shards", generator=GENERATOR, device="cpu")
+    said = capfd.readouterr().err
+    assert said.count("WARNING: the ") == 1 and f"MB are free on the disk of {small_disk}/shards: make space while it goes on" in said
+
+
 def test_read_only_folder_is_refused_before_anything_is_loaded(plan, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     begun = time.monotonic()
