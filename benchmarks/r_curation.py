@@ -30,11 +30,10 @@ from PIL import Image
 from shard_pictures import shard_pictures
 
 from synthnb.curate import Filters, class_texts, curate, first_alike, kept_batches, load_scores, score_images, write_kept
-from synthnb.data import LabelledImages
+from synthnb.data import LabelledImages, thumbnails
 from synthnb.fidelity import extract, kid, measure, neighbourhoods, open_extractor
 from synthnb.glyphworld import folder as glyphworld_folder
 from synthnb.lar import Clip, load_clip
-from synthnb.sets import thumbnails
 from synthnb.shards import ShardFolder, read_tar
 
 BARS = {"scores, ViT-B/32": 1.5, "scores, glyphworld's CLIP": 2.0, "near-duplicates": 2.0, "measures": 5.0}  # set before the first run

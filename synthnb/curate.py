@@ -32,11 +32,11 @@ from torchcodec.decoders import decode_image
 from tqdm import tqdm
 
 # %% ../nbs/07_curate.ipynb #42502ff0
-from .data import LabelledImages, content_hashes, ordered
+from .data import LabelledImages, cache_sized, content_hashes, ordered, thumbnails
 from .files import did_you_mean, whole_file
 from .lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
-from .sets import ListedImages, cache_sized, list_folder, load_images, read_batches, thumbnails
+from .sets import ListedImages, list_folder, load_images, read_batches
 from .shards import ShardFolder, read_tar, usable_cores
 
 # %% ../nbs/07_curate.ipynb #90b045af
@@ -91,7 +91,7 @@ def pixel_statistics(
 
 # %% ../nbs/07_curate.ipynb #8a6aa0f1
 def nearest(
-    a: torch.Tensor,  # [N, D] of unit length, from `sets.thumbnails`
+    a: torch.Tensor,  # [N, D] of unit length, from `data.thumbnails`
     b: torch.Tensor,  # [M, D]
     tile: int = 4096,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # [N] similarity and int64 [N] index into `b`; nan and -1 where `b` is empty
@@ -321,7 +321,7 @@ def load_scores(
 class Filters:
     "Which images to reject: those that fall below a threshold, or are as alike as one. Raises `ValueError` for thresholds that make no sense."
     blank: float | None = None       # contrast in levels of 255; 2 finds images of one colour (PROPOSED)
-    leaked: float | None = None      # similarity to a test image; 0.997 finds changed copies of scans, see `sets.near_pairs`
+    leaked: float | None = None      # similarity to a test image; 0.997 finds changed copies of scans, see `data.near_pairs`
     memorised: float | None = None   # similarity to a real training image, likewise
     agree: bool = False              # CLIP must find the image's class the likeliest of all
     min_probability: float | str | None = None  # CLIP's probability of the class among all choices must be above it; "1/N" is chance

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'SUFFIXES', 'readable_name', 'check_classes', 'LabelledImages', 'ordered', 'join', 'show_images',
-           'content_hashes', 'set_hash', 'split_by_content', 'check_disjoint', 'digits', 'few_shot', 'few_shots',
-           'fraction', 'long_tail', 'read_image', 'memory_limit', 'image_folder', 'stream_folder', 'folder_classes',
-           'pick_device', 'pick_dtype', 'tensor_names', 'explain_loading']
+           'content_hashes', 'set_hash', 'cache_sized', 'thumbnails', 'near_pairs', 'near_groups', 'split_by_content',
+           'check_disjoint', 'digits', 'few_shot', 'few_shots', 'fraction', 'long_tail', 'read_image', 'memory_limit',
+           'image_folder', 'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype', 'tensor_names',
+           'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -25,9 +26,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -190,6 +194,48 @@ def _shuffled(hashes: Sequence[str], seed: int) -> list[str]:
     return sorted(set(hashes), key=lambda h: hashlib.sha256(f"{seed}:{h}".encode()).digest())
 
 # %% ../nbs/01_data.ipynb #d114b1f8
+def cache_sized(
+    images: torch.Tensor,  # uint8 [N, 3, H, W]
+) -> tuple[torch.Tensor, ...]:
+    "Views of a batch whose floats fit into a CPU's cache, where work by image is several times faster for large images; a GPU takes many at once."
+    return images.split(max(1, 2**18 // images[0, 0].numel()) if len(images) and images.device.type == "cpu" else 1024)
+
+
+def thumbnails(
+    images: torch.Tensor,  # uint8 [N, 3, H, W]
+    size: int = 16,
+) -> torch.Tensor:  # float32 [N, size * size]
+    "Grey thumbnails of mean 0 and length 1: the product of two is their correlation. A blank one is all 0."
+    grey = torch.cat([F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True) for part in cache_sized(images)])
+    flat = grey.flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)
+    return torch.where(flat.norm(dim=1, keepdim=True) < size * 0.5, 0, F.normalize(flat))  # half a grey level
+
+
+def near_pairs(
+    a: torch.Tensor,  # uint8 [N, 3, H, W]
+    b: torch.Tensor,  # uint8 [M, 3, H, W]
+    alike: float = 0.997,  # correlation from which two pictures are one
+) -> torch.Tensor:  # int64 [K, 2]
+    "Indices into `a` and `b` of pictures that are nearly the same."
+    left, right = thumbnails(a), thumbnails(b).T
+    found = [(part @ right >= alike).nonzero() + torch.tensor([start, 0]) for start, part in zip(range(0, len(left), 1024), left.split(1024))]
+    return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
+
+# %% ../nbs/01_data.ipynb #f4506b7e
+def near_groups(
+    images: torch.Tensor,  # uint8 [N, 3, H, W]
+    alike: float = 0.997,  # correlation from which two pictures are one
+) -> list[list[int]]:
+    "Indices of pictures that are nearly the same, or are linked by such, together; groups in the order of their first."
+    ends = near_pairs(images, images, alike).T.numpy()
+    _, of = connected_components(coo_array((np.ones(ends.shape[1]), ends), shape=(len(images), len(images))), directed=False)
+    groups = {}
+    for i, group in enumerate(of):
+        groups.setdefault(group, []).append(i)
+    return list(groups.values())
+
+# %% ../nbs/01_data.ipynb #8b279c1c
 def _check_labels(data: LabelledImages, hashes: Sequence[str], where: Sequence[str]) -> None:
     "ValueError if one picture stands under two classes."
     first = {}
@@ -202,6 +248,16 @@ def _check_labels(data: LabelledImages, hashes: Sequence[str], where: Sequence[s
             )
 
 
+def _deal(groups: list[list[int]], n: int) -> list[int]:
+    "Take groups out of the list, in its order, until `n` pictures are there; one that is too large only where none fits."
+    taken = []
+    while groups and len(taken) < n:
+        group = next((group for group in groups if len(taken) + len(group) <= n), None) or min(groups, key=len)
+        groups.remove(group)
+        taken += group
+    return taken
+
+# %% ../nbs/01_data.ipynb #0d1ce922
 def split_by_content(
     data: LabelledImages,  # the whole set
     val: int | float,  # validation images per class: a number (int) or a fraction of the class (float)
@@ -209,7 +265,7 @@ def split_by_content(
     seed: int = 0,  # another seed, another split
     where: Sequence[str] = (),  # where each image came from, for messages
 ) -> dict[str, LabelledImages]:
-    "Stratified train, val and test sets that share no picture; ValueError names a class too small for three sides."
+    "Stratified train, val and test sets whose sides share no picture, nor one of a class that is nearly the same; ValueError names a class too small for three sides."
     hashes = content_hashes(data.images)
     _check_labels(data, hashes, where or [f"image {i}" for i in range(len(data))])
     sides = {"train": [], "val": [], "test": []}
@@ -217,12 +273,16 @@ def split_by_content(
         own = (data.labels == label).nonzero().flatten().tolist()
         order = _shuffled([hashes[i] for i in own], seed)
         n_test, n_val = (n if isinstance(n, int) else max(1, round(n * len(order))) for n in (test, val))
-        if len(order) - n_test - n_val < 1:
+        one_of = {hashes[i]: i for i in own}  # an image of each picture
+        groups = near_groups(data.images[[one_of[h] for h in order]])
+        near = f", {len(groups)} if those that are nearly the same count once" if len(groups) < len(order) else ""
+        dealt = {"test": _deal(groups, n_test), "val": _deal(groups, n_val)}  # the rest is for training
+        if not groups:
             raise ValueError(
-                f"class {name!r} has {len(order)} distinct images; the split needs {n_test} for test, {n_val} for "
+                f"class {name!r} has {len(order)} distinct images{near}; the split needs {n_test} for test, {n_val} for "
                 f"validation and at least 1 for training: add images or ask for less"
             )
-        side = dict.fromkeys(order[:n_test], "test") | dict.fromkeys(order[n_test:n_test + n_val], "val")
+        side = {order[k]: where_to for where_to, taken in dealt.items() for k in taken}
         for i in own:
             sides[side.get(hashes[i], "train")].append(i)
     return {side: data.subset(sorted(i), f"{data.name} {side}".strip()) for side, i in sides.items()}

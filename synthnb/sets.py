@@ -6,7 +6,7 @@
 __all__ = ['NAMED', 'Files', 'DATA_FOLDER', 'ListedImages', 'join_listed', 'images_hash', 'check_size', 'read_batches',
            'load_images', 'NamedSet', 'prompt_name', 'imagenet_names', 'imagenet_indices', 'data_root', 'list_named',
            'check_complete', 'list_hub', 'list_shards', 'list_folder', 'save_folder', 'list_set', 'open_set',
-           'open_real', 'cache_sized', 'thumbnails', 'near_pairs', 'check_splits', 'without_near']
+           'open_real', 'check_splits', 'without_near']
 
 # %% ../nbs/01b_sets.ipynb #6dffd4b1
 import hashlib
@@ -34,7 +34,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets as torchvision_sets
 from tqdm import tqdm
 
-from .data import SUFFIXES, LabelledImages, check_classes, content_hashes, digits, image_folder, memory_limit, read_image, readable_name, set_hash, split_by_content
+from .data import (SUFFIXES, LabelledImages, check_classes, content_hashes, digits, image_folder, memory_limit, near_pairs, read_image, readable_name, set_hash,
+                          split_by_content)
 
 # %% ../nbs/01b_sets.ipynb #cb174651
 @dataclass(frozen=True, eq=False, repr=False)
@@ -538,35 +539,6 @@ def open_real(
         raise ValueError(f"{str(source)!r} has {', '.join(sides)} but no {' and no '.join(missing)}: an experiment needs train, val and test")
     return sides
 
-# %% ../nbs/01b_sets.ipynb #503875c2
-def cache_sized(
-    images: torch.Tensor,  # uint8 [N, 3, H, W]
-) -> tuple[torch.Tensor, ...]:
-    "Views of a batch whose floats fit into a CPU's cache, where work by image is several times faster for large images; a GPU takes many at once."
-    return images.split(max(1, 2**18 // images[0, 0].numel()) if len(images) and images.device.type == "cpu" else 1024)
-
-
-def thumbnails(
-    images: torch.Tensor,  # uint8 [N, 3, H, W]
-    size: int = 16,
-) -> torch.Tensor:  # float32 [N, size * size]
-    "Grey thumbnails of mean 0 and length 1: the product of two is their correlation. A blank one is all 0."
-    grey = torch.cat([F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True) for part in cache_sized(images)])
-    flat = grey.flatten(1)
-    flat = flat - flat.mean(1, keepdim=True)
-    return torch.where(flat.norm(dim=1, keepdim=True) < size * 0.5, 0, F.normalize(flat))  # half a grey level
-
-
-def near_pairs(
-    a: torch.Tensor,  # uint8 [N, 3, H, W]
-    b: torch.Tensor,  # uint8 [M, 3, H, W]
-    alike: float = 0.997,  # correlation from which two pictures are one
-) -> torch.Tensor:  # int64 [K, 2]
-    "Indices into `a` and `b` of pictures that are nearly the same."
-    left, right = thumbnails(a), thumbnails(b).T
-    found = [(part @ right >= alike).nonzero() + torch.tensor([start, 0]) for start, part in zip(range(0, len(left), 1024), left.split(1024))]
-    return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
-
 # %% ../nbs/01b_sets.ipynb #95cb4371
 def check_splits(
     splits: dict[str, LabelledImages],  # by name, for instance train, val, test, synthetic
@@ -582,8 +554,9 @@ def check_splits(
                      "nearly the same": len(near[:, 1].unique())})
     table = pd.DataFrame(rows).set_index("sides")
     if table["the same"].any() or (table["nearly the same"] > allowed).any():
-        raise ValueError(f"sides that must be disjoint share pictures:\n{table}\n`without_near` takes them out of one side; "
-                         f"`allowed` lets near ones pass")
+        found = "; ".join(f"{sides}: {row['the same']} the same, {row['nearly the same']} nearly" for sides, row in table.iterrows() if row["the same"] or row["nearly the same"] > allowed)
+        raise ValueError(f"sides that must be disjoint share pictures ({found}): take them out of one side (`without_near`, or by hand); an experiment's parameter `near_duplicates` "
+                         f"lets so many near ones pass\n{table}")
     return table
 
 

@@ -22,7 +22,7 @@ from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
 from synthnb import shards
-from synthnb.data import few_shot, fraction, join, memory_limit
+from synthnb.data import few_shot, fraction, join, memory_limit, near_pairs
 from synthnb.sets import (
     NAMED,
     check_splits,
@@ -34,7 +34,6 @@ from synthnb.sets import (
     list_set,
     list_shards,
     load_images,
-    near_pairs,
     open_set,
     prompt_name,
     read_batches,
