@@ -406,12 +406,10 @@ def make_shard(
     draw: Callable[[pd.DataFrame], Iterator[DrawnBatch]],  # rows -> finished batches
     made: dict[str, object],                               # from `drawn_with`
     stop: Callable[[], bool] = lambda: False,              # asked after every batch
-) -> None:
+) -> bool:                                                 # whether it was this worker that published it
     "Draw and publish one shard; when anything goes wrong, leave nothing behind and raise."
     start, versions, failed, first_batch = time.monotonic(), library_versions(), [], 0.0
     partial = folder.own / "partial" / f"{lease.path.name}.tar"
-    for old in partial.parent.glob(f"{piece.name}.[0-9]*.tar"):
-        old.unlink(missing_ok=True)  # of a worker that died
     writer = ShardWriter(partial, made["format"], made["quality"])
     try:
         for batch in draw(folder.plan.rows(piece.first, piece.last)):
@@ -422,7 +420,7 @@ def make_shard(
             if stop():
                 raise Stopped(f"shard {piece.name} was given back")
         facts = writer.finish() | {"failed": failed, "seconds": round(time.monotonic() - start, 3), "first_batch_seconds": first_batch, "worker": f"{platform.node()}:{os.getpid()}"}
-        _publish(folder, piece.name, partial, facts)
+        return _publish(folder, piece.name, partial, facts)
     except BaseException as error:
         writer.discard()
         lease.release()
@@ -430,21 +428,23 @@ def make_shard(
             raise _disk_full(folder, piece, writer) from error
         raise
     finally:
-        if piece.name in folder.published():
+        if piece.name in folder.published():  # only now: a slow worker whose lease has run out may be the first that gets done
             Leases(folder.own / "leases").tidy(piece.name)
+            for old in partial.parent.glob(f"{piece.name}.[0-9]*.tar"):
+                old.unlink(missing_ok=True)  # of workers that died, or are late
 
 # %% ../nbs/06b_shards.ipynb #8c85557a
-def _publish(folder: ShardFolder, name: str, partial: Path, facts: dict[str, object]) -> None:
-    "Sidecar first: a shard that is seen has one."
+def _publish(folder: ShardFolder, name: str, partial: Path, facts: dict[str, object]) -> bool:
+    "Sidecar first: a shard that is seen has one. False where somebody else was first."
     if name in folder.published():  # made twice, by us and by whoever took our lease for dead
-        partial.unlink(missing_ok=True)
-        return
+        return False
     with whole_file(folder.own / "stats" / f"{name}.json") as sidecar:
         sidecar.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     try:
         os.replace(partial, folder.tar(name))
-    except FileNotFoundError:  # whoever took our lease has cleared our file away, and will publish the shard
-        pass
+    except FileNotFoundError:  # whoever took our lease has published the shard just now, and cleared our file away
+        return False
+    return True
 
 
 def _disk_full(folder: ShardFolder, piece: Piece, writer: ShardWriter) -> OSError:
@@ -481,8 +481,8 @@ def make_shards(
             if folder.tar(piece.name).exists():  # published while we were taking it
                 leases.tidy(piece.name)
                 continue
-            make_shard(folder, piece, lease, draw, made, stop)
-            done, longest = done + 1, max(longest, time.monotonic() - began)
+            done += make_shard(folder, piece, lease, draw, made, stop)
+            longest = max(longest, time.monotonic() - began)
             break
         else:
             time.sleep(min(0.1, patience / 4))

@@ -171,6 +171,19 @@ def test_a_hanging_worker_loses_its_lease_and_may_come_back(plan, pipe, whole, t
     assert tars(tmp_path) == tars(whole) and leftovers(tmp_path) == []
 
 
+def test_workers_without_patience_get_done_all_the_same(plan, pipe, whole, tmp_path):
+    counts = FORK.Queue()
+
+    def slow(batches):
+        for batch in batches:
+            time.sleep(0.4)
+            yield batch
+
+    finish(*(start(tmp_path, plan, pipe, wrap=slow, patience=0.1, made_here=counts) for _ in range(4)))
+    assert sum(counts.get() for _ in range(4)) == 10, "each shard counts for the one that published it"
+    assert tars(tmp_path) == tars(whole) and leftovers(tmp_path) == []
+
+
 def test_wrong_clocks_cost_nothing(plan, pipe, whole, tmp_path):
     counts, real = FORK.Queue(), time.time
 
