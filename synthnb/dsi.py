@@ -300,11 +300,16 @@ def _publish(tensors: dict[str, torch.Tensor], path: Path, metadata: dict) -> Pa
 
 def _opened(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     "Tensors and metadata of a file; ValueError if it is cut short."
+    def value(text: str) -> object:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text  # other programs write plain words
     try:
         with safe_open(path, "pt") as file:
             said = file.metadata() or {}
-        return load_file(path), {k: json.loads(v) for k, v in said.items() if k != "format"}
-    except (SafetensorError, ValueError) as error:
+        return load_file(path), {k: value(v) for k, v in said.items() if k != "format"}
+    except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, it will be made again") from error
 
 
@@ -387,6 +392,8 @@ def restore_position(at: Position, path: Path, settings: dict) -> None:
     "Go on from a checkpoint; ValueError says in what its settings differ."
     tensors, said = _opened(path)
     _check_same(path, said.get("settings", {}), settings)
+    if said["step"] > len(at.losses):
+        raise ValueError(f"{path} has taken {said['step']} steps already, and {len(at.losses)} are asked for: ask for as many or more, or delete it")
     at.step, at.checks, at.seconds = said["step"], [tuple(check) for check in said["checks"]], said["seconds"]
     with torch.no_grad():
         for i, rows in enumerate(at.rows):

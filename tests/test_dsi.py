@@ -246,6 +246,20 @@ def test_a_finished_style_is_found_again_and_other_settings_are_refused(world, s
         invert(world, scans, phrases, path, steps=2, **FAST)
 
 
+def test_a_checkpoint_that_is_further_than_asked_is_said(world, scans, phrases, tmp_path, monkeypatch):
+    path = tmp_path / "style.safetensors"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(dsi, "save_style", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        invert(world, scans, phrases, path, steps=4, **FAST | {"save_every": 0})
+    with pytest.raises(ValueError, match="has taken 4 steps already, and 2 are asked for"):
+        invert(world, scans, phrases, path, steps=2, **FAST)
+
+
+def test_a_file_of_another_program_may_say_what_it_likes(tmp_path):
+    save_file({"emb_params": torch.ones(2, 8)}, tmp_path / "other.safetensors", {"modelspec.title": "my style", "format": "pt"})
+    assert load_style(tmp_path / "other.safetensors").rows[0].shape == (2, 8)
+
+
 def test_loss_that_is_no_number_stops_and_writes_nothing(world, scans, phrases, tmp_path):
     broken = copy.deepcopy(world)
     broken.unet.conv_out.weight.data[0] = torch.nan
