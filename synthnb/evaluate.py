@@ -78,6 +78,16 @@ class Interval:
         return f"{100 * self.mean:+.1f}" + ("" if math.isnan(self.low) else f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]")
 
     @property
+    def is_empty(self) -> bool:
+        "Whether there is no interval, or none to speak of: where all values happen to be equal, its ends are."
+        return math.isnan(self.low) or math.isclose(self.low, self.high, rel_tol=1e-9, abs_tol=1e-12)
+
+    @property
+    def side(self) -> int:
+        "1 if it lies above zero, -1 if below, 0 if it does not tell."
+        return 0 if self.is_empty else 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+    @property
     def ends(self) -> tuple[float, float]:
         "Low and high, as seaborn's `errorbar` wants them."
         return self.low, self.high
@@ -199,10 +209,11 @@ def verdicts(
     lines = []
     for row in table.itertuples():
         line = f"- `{row.arm}` reaches {row.accuracy:.1%}"
-        if row.gain_low == row.gain_high:
-            line += f", {100 * row.gain:+.1f} points against `{against}` in each of {row.seeds} seeds, which is no interval"
-        elif row.gain == row.gain:  # it has one
-            side = "above" if row.gain_low > 0 else "below" if row.gain_high < 0 else "not told apart from"
+        gain = Interval(row.gain, row.gain_low, row.gain_high, row.seeds)
+        if gain.mean == gain.mean and gain.is_empty:
+            line += f", {100 * row.gain:+.1f} points against `{against}` in {f'each of {row.seeds} seeds' if row.seeds > 1 else 'one seed'}, which is no interval"
+        elif gain.mean == gain.mean:  # it was compared
+            side = ("not told apart from", "above", "below")[gain.side]
             line += f", {100 * row.gain:+.1f} points [{100 * row.gain_low:+.1f}, {100 * row.gain_high:+.1f}]: {side} `{against}` over {row.seeds} seeds"
         lines.append(f"{line}.")
     return lines

@@ -185,10 +185,7 @@ def verdict_of(
     expect: str,  # "above" or "below" zero
 ) -> str:
     "Reproduced, contradicted or inconclusive."
-    if math.isnan(effect.low):
-        return "inconclusive"
-    low, high = (effect.low, effect.high) if expect == "above" else (-effect.high, -effect.low)
-    return "reproduced" if low > 0 else "contradicted" if high < 0 else "inconclusive"
+    return {0: "inconclusive", 1: "reproduced", -1: "contradicted"}[effect.side if expect == "above" else -effect.side]
 
 # %% ../nbs/12e_ledger.ipynb #eacbd31a
 @dataclass(frozen=True)
