@@ -167,7 +167,7 @@ def _check_run(
     check_arms([arm])
     if ARMS[arm].needs_synthetic and not (synthetic and len(synthetic)):
         raise ValueError(f"arm {arm!r} needs synthetic images and got none")
-    for other in (synthetic, test):
+    for other in (synthetic, test, val):
         if other is not None and other.classes != real.classes:
             order = "; only their order differs: `data.ordered` puts it right" if sorted(other.classes) == sorted(real.classes) else ""
             raise ValueError(f"{other} and {real} have different classes: {other.classes} and {real.classes}{order}")
@@ -219,14 +219,14 @@ def train_arm(
     *,
     steps: tuple[int, int],  # optimiser steps of stage 1 and stage 2
     seed: int = 0, stage1_seed: int = 0,  # of the last stage, and of stage 1
-    mixup: float = 0.2, synthetic_share: float = 0.5,  # as in `run_arm`, and so are the next
+    arm_mixup: float = 0.2, synthetic_share: float = 0.5,  # as in `run_arm`, and so are the next
     store: str | Path | None = None, model_args: dict | None = None, device: str | torch.device = "auto", progress: bool = False, checkpoint_every: int = 0,
     checkpoint: str | Path | None = None,  # file of the last stage's checkpoints
     **training,  # for `fit`: `val` for the last stage, the rest for both
 ) -> tuple[nn.Module, History, bool]:  # the classifier, its last stage, and whether stage 1 was found in the store
     "Train one arm."
     both, found = {name: value for name, value in training.items() if name != "val"} | {"device": device, "progress": progress}, False
-    mixing, (steps1, steps2) = {"mixup": mixup} if spec.mixup else {}, spec.steps(*steps)
+    mixing, (steps1, steps2) = {"mixup": arm_mixup} if spec.mixup else {}, spec.steps(*steps)
     if spec.stage1:
         first = synthetic if spec.stage1 == "synthetic" else real
         net, found = stage1_model(model, first, steps=steps1, seed=stage1_seed, store=store, model_args=model_args, checkpoint_every=checkpoint_every, **both | mixing)
@@ -256,7 +256,7 @@ def run_arm(
     steps: tuple[int, int] = (200, 200),  # optimiser steps of stage 1 and stage 2
     seed: int = 0,  # of the last stage
     stage1_seed: int | None = None,  # default: `seed`
-    mixup: float = 0.2,  # alpha, for arms with mixup
+    arm_mixup: float = 0.2,  # alpha of arms with mixup; `mixup` and `cutmix` are of `fit`, for all arms
     synthetic_share: float = 0.5,  # of a batch, for arms that mix within the batch
     val: LabelledImages | ListedImages | None = None,  # measured after training, for choosing settings
     store: str | Path | None = None,  # folder of stage-1 weights and finished runs
@@ -271,7 +271,7 @@ def run_arm(
     start, spec = time.perf_counter(), ARMS[arm]
     used = synthetic if spec.needs_synthetic else None
     seeds = {"seed": seed, "stage1_seed": seed if stage1_seed is None else stage1_seed}
-    how, model_args = {"steps": steps, "mixup": mixup, "synthetic_share": synthetic_share, **seeds, **training}, model_args or {}
+    how, model_args = {"steps": steps, "arm_mixup": arm_mixup, "synthetic_share": synthetic_share, **seeds, **training}, model_args or {}
     file = Path(store) / f"run-{_run_key(spec, model, (real, used, test, val), model_args, **_decisive(how))}.json" if store else None
     if file and file.is_file():
         return replace(_read_result(file), arm=arm)

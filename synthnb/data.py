@@ -551,7 +551,7 @@ def pick_dtype(
     if dtype == "auto":
         if device.type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"unknown dtype {dtype!r}: use auto, float32, float16 or bfloat16")

@@ -94,10 +94,13 @@ def join_listed(
 
 
 def images_hash(data: LabelledImages | ListedImages | None) -> str | None:
-    "Sixteen hex digits of a set; of one on disk its items stand for their images."
+    "Sixteen hex digits of a set; one on disk is known by its items and labels and by the content of 256 files, evenly spread: a single file that is written over is not noticed."
     if not isinstance(data, ListedImages):
         return data and set_hash(data)
-    return hashlib.sha256(repr([list(data.items), data.labels.tolist(), data.classes]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr([list(data.items), data.labels.tolist(), data.classes]).encode())
+    for i in range(0, len(data), max(1, len(data) // 256)):
+        digest.update(hashlib.sha256(data.fetch(data.items[i])).digest())
+    return digest.hexdigest()[:16]
 
 
 def check_size(images: LabelledImages | ListedImages, image_size: int) -> None:
@@ -121,10 +124,10 @@ def read_batches(
 ) -> DataLoader:  # of uint8 [B, 3, size, size] and int64 [B]
     "The set a batch at a time; ValueError names an image that cannot be read."
     read = {"num_workers": workers, "collate_fn": partial(_read_images, listed, size)}
+    read["generator"] = torch.Generator().manual_seed(seed or 0)  # its own: a loader without one takes a number of torch's, and whoever reads would change what is trained
     if order is not None:
         return DataLoader(range(len(listed)), batch_sampler=order, **read)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return DataLoader(range(len(listed)), batch_size, shuffle=seed is not None, generator=generator, **read)
+    return DataLoader(range(len(listed)), batch_size, shuffle=seed is not None, **read)
 
 
 def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -326,7 +329,7 @@ def list_named(
 
 def _listed(files: Files, root: Path, classes: Sequence[str], name: str) -> ListedImages:
     items = [path.relative_to(root).as_posix() for path, _ in files]
-    return ListedImages(items, torch.tensor([label for _, label in files]), tuple(classes), partial(_file_bytes, root), name)
+    return ListedImages(items, torch.tensor([label for _, label in files], dtype=torch.int64), tuple(classes), partial(_file_bytes, root), name)
 
 
 def _file_bytes(root: Path, item: str) -> bytes:
@@ -509,7 +512,7 @@ def open_set(
     size: int,  # pixels per side
     seed: int = 0,  # of the split, where the set has no val of its own
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
-    val: float = 0.2,  # of each class of train, where the set has no val of its own
+    val: float | None = None,  # of each class that is not for testing, where the set has no val of its own; None: a fifth, of a folder a quarter
     workers: int = 0,  # processes that decode
     progress: bool = False,  # a bar while reading
     **options: bool,  # of `list_set`: download, complete
@@ -518,11 +521,12 @@ def open_set(
     if str(source) == "digits":
         return digits(size)
     if str(source) not in NAMED and Path(source).expanduser().is_dir() and not any(Path(source).expanduser().glob("*.tar")):
-        return image_folder(source, size, seed, progress=progress)
+        share = 0.25 if val is None else val
+        return image_folder(source, size, seed, (0.8 * (1 - share), 0.8 * share, 0.2), progress)
     listed = list_set(source, root, **options)
     sides = {side: load_images(one, size, workers, progress) for side, one in listed.items()}
     if "val" not in sides and "train" in sides:
-        parts = split_by_content(sides["train"], val=val, test=0, seed=seed, where=[str(item) for item in listed["train"].items])
+        parts = split_by_content(sides["train"], val=0.2 if val is None else val, test=0, seed=seed, where=[str(item) for item in listed["train"].items])
         sides |= {"train": parts["train"], "val": parts["val"]}
     return {side: sides[side] for side in ("train", "val", "test", "synthetic") if side in sides}
 

@@ -18,11 +18,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -341,7 +341,7 @@ def _changed(change: Callable[[Image.Image], Image.Image], image: Image.Image) -
         raise
 
 # %% ../nbs/09_train.ipynb #9b166056
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class TimmPolicy:
     "Change each image of a batch by a policy of timm, for `fit(augment=...)`. Raises `ValueError` for one that timm does not know."
     policy: str  # "rand-m6-mstd0.5-inc1", "original-mstd0.5", "3a", "augmix-m3-w3"
@@ -353,9 +353,6 @@ class TimmPolicy:
             self._change(32)
         except (AssertionError, ValueError, KeyError) as error:
             raise ValueError(f"timm knows no augmentation policy {self.policy!r} ({error}): rand-m6-mstd0.5-inc1, original-mstd0.5, 3a and augmix-m3-w3 are some") from error
-
-    def __repr__(self) -> str:  # part of a checkpoint's key: the same in every process
-        return f"TimmPolicy({self.policy!r}, {getattr(self.first, '__qualname__', self.first)}, {self.rim})"
 
     def _change(self, side: int) -> Callable[[Image.Image], Image.Image]:
         makers = {"rand": auto_augment.rand_augment_transform, "augm": auto_augment.augment_and_mix_transform}
@@ -502,9 +499,22 @@ def domain_loss(
     return (losses * portions.to(losses)).sum()
 
 # %% ../nbs/09_train.ipynb #bb656cba
+def _code(code: CodeType) -> list:
+    "What a function does, whatever file or line it stands in."
+    return [code.co_code.hex(), code.co_names, [_code(const) if isinstance(const, CodeType) else repr(const) for const in code.co_consts]]
+
+
 def _plain(value: object) -> object:
-    "Settings as JSON can hold them; functions by module and name."
-    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+    "Settings as JSON can hold them; functions by module and name, and by what they do where `package_hash` does not say it."
+    if isinstance(value, partial):
+        return [_plain(value.func), [*value.args], value.keywords]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__qualname__, {f.name: getattr(value, f.name) for f in fields(value)}]
+    name = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+    if " at 0x" in name:
+        raise ValueError(f"{name} cannot be recognised in another process, so nothing would be found again: give a function, a functools.partial or a dataclass")
+    own = getattr(value, "__code__", None) if not name.startswith("synthnb.") else None
+    return [name, _code(own)] if own else name
 
 
 def stage_key(
@@ -517,7 +527,8 @@ def stage_key(
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    rest = [[images_hash(data) for data in sets], settings, package_hash(), torch.__version__, timm.__version__]
+    told = [getattr(model, "_model_args", None), {key: (getattr(model, "pretrained_cfg", None) or {}).get(key) for key in ("mean", "std")}]  # what is no weight, and decides
+    rest = [[images_hash(data) for data in sets], told, settings, package_hash(), torch.__version__, timm.__version__]
     digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:20]
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import contextmanager
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,10 +19,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import synthnb.train
 from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.dualbn import convert
 from synthnb.glyphworld import folder
-from synthnb.sets import list_folder
+from synthnb.sets import list_folder, save_folder
 from synthnb.train import TimmPolicy, fit, fresh, load_classifier, normalise, only_head, predict, random_resized_crop, reset_blocks
 
 torch.set_num_threads(1)
@@ -46,6 +49,20 @@ def weights(model) -> torch.Tensor:
 
 
 # ---- checkpoints
+
+
+@contextmanager
+def interrupted_after(steps: int):
+    taken, update = [], synthnb.train._update
+
+    def stopping(*given, **named):
+        if len(taken) == steps:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return update(*given, **named)
+
+    with patch("synthnb.train._update", stopping), pytest.raises(KeyboardInterrupt):
+        yield
 
 
 CHILD = textwrap.dedent("""
@@ -106,19 +123,12 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(scans, tmp_path
     *((opt, torch.contiguous_format) for opt in ("sgd", "lamb", "nadamw", "lion", "adafactor", "lookahead_adamw")),
     *((opt, torch.channels_last) for opt in ("adamw", "sgd", "lamb"))])  # a file holds no layout, and a fused step reads memory as it lies
 def test_every_optimisers_state_is_kept(scans, tmp_path, opt, layout):
-    file, half = tmp_path / "run.safetensors", {}
+    file = tmp_path / "run.safetensors"
     made = lambda: cnn().to(memory_format=layout)
     whole = made()
     fit(whole, scans, steps=6, opt=opt, **HOW)
-    stopped = made()
-    def stop(images, generator):
-        half["calls"] = half.get("calls", 0) + 1
-        if half["calls"] == 4:
-            raise KeyboardInterrupt
-        return images.float()
-    stop.__qualname__ = plain.__qualname__  # what a checkpoint knows a function by
-    with pytest.raises(KeyboardInterrupt):
-        fit(stopped, scans, steps=6, opt=opt, checkpoint=file, checkpoint_every=1, augment=stop, **HOW)
+    with interrupted_after(3):
+        fit(made(), scans, steps=6, opt=opt, checkpoint=file, checkpoint_every=1, augment=plain, **HOW)
     resumed, reference = made(), made()
     assert fit(resumed, scans, steps=6, opt=opt, checkpoint=file, augment=plain, **HOW).steps == 6
     fit(reference, scans, steps=6, opt=opt, augment=plain, **HOW)
@@ -324,12 +334,28 @@ def test_a_policy_of_timm_goes_on_where_it_was_and_belongs_to_its_checkpoint(sca
 
     whole, again, kept = cnn(), cnn(), dict(checkpoint=tmp_path / "c.safetensors", checkpoint_every=1)
     fit(whole, scans, steps=4, augment=policy, **HOW)
+    Stopped.__qualname__ = "TimmPolicy"  # a checkpoint knows its policy by name
     with pytest.raises(KeyboardInterrupt):
         fit(cnn(), scans, steps=4, augment=Stopped(policy.policy, policy.first), **kept, **HOW)
     fit(again, scans, steps=4, augment=policy, **kept, **HOW)
     assert torch.equal(weights(again), weights(whole))
     with pytest.raises(ValueError, match="of another run"):
         fit(cnn(), scans, steps=4, augment=TimmPolicy("rand-m5-mstd0.5-inc1", random_resized_crop), **kept, **HOW)
+
+
+def test_sets_on_disk_leave_torchs_chance_alone(scans, tmp_path):
+    listed, kept, how = list_folder(save_folder({"train": scans}, tmp_path / "digits"))["train"], dict(checkpoint=tmp_path / "c.safetensors", checkpoint_every=3), HOW | {"image_size": 32}
+
+    def dropping(steps, **options):
+        net = load_classifier(folder("cnn"), 10, drop_rate=.5)
+        fit(net, listed, steps=steps, **how, **options)
+        return weights(net)
+
+    whole = dropping(6)
+    assert torch.equal(dropping(6, val=listed, val_every=2), whole), "measuring changes nothing"
+    with interrupted_after(4):
+        dropping(6, **kept)
+    assert torch.equal(dropping(6, **kept), whole)
 
 
 def test_precision_is_part_of_what_a_checkpoint_belongs_to(scans, tmp_path):
