@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['STATES', 'GATED', 'BYTES_A_PIXEL', 'A100_RATE', 'TRAINING', 'VOLUME', 'LEARNING', 'MODELS', 'ALSO', 'SETS', 'BESIDE',
            'Finding', 'cached_folder', 'licence_of', 'size_of', 'hub_finding', 'folder_finding', 'is_folder',
-           'check_files', 'check_generator', 'check_llm', 'check_server', 'check_classifier', 'check_clip', 'check_set',
-           'count_images', 'pixels_of', 'measure_plan', 'plan_key', 'check_drawing', 'in_words', 'check_gpu',
-           'guess_experiment', 'Need', 'needs_of', 'in_cells', 'examine', 'diagnosis']
+           'check_files', 'check_generator', 'check_llm', 'check_server', 'check_classifier', 'check_clip', 'Size',
+           'check_set', 'count_images', 'pixels_of', 'measure_plan', 'plan_key', 'check_drawing', 'in_words',
+           'check_gpu', 'guess_experiment', 'Need', 'needs_of', 'in_cells', 'examine', 'diagnosis']
 
 # %% ../nbs/12d_doctor.ipynb #5c811d97
 import difflib
@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import open_clip
@@ -186,19 +187,25 @@ def check_clip(model: str, parameters: dict) -> Finding:
     return hub_finding("clip", f"{model} {tag}", repository, weights if isinstance(found, str) else check_files("open_clip_model.safetensors"))
 
 # %% ../nbs/12d_doctor.ipynb #e8a389b8
-def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, int]:
-    "A data set, looked for where `sets.data_root` says, and how many classes it has; 0 if that is not known."
+class Size(NamedTuple):
+    "How large a data set is; 0 where that is not known."
+    classes: int = 0
+    train: int = 0  # images to train with, as many as `sets.open_set` leaves after those for validation
+
+
+def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Size]:
+    "A data set, looked for where `sets.data_root` says, and its size."
     if source == "digits":
-        return Finding("ok", "data", "digits come with scikit-learn"), 10
+        return Finding("ok", "data", "digits come with scikit-learn"), Size(10, 897)
     if source.startswith("hf:"):
-        return _check_hub_set(source[3:].partition("#")[0]), 0
+        return _check_hub_set(source[3:].partition("#")[0]), Size()
     try:
         sides = list_set(source, root)
     except (OSError, ValueError) as error:
-        return Finding("missing", "data", str(error).splitlines()[0]), NAMED[source].classes if source in NAMED else 0
+        return Finding("missing", "data", str(error).splitlines()[0]), Size(NAMED[source].classes, round(0.8 * NAMED[source].train)) if source in NAMED else Size()
     counts = ", ".join(f"{len(one):,} {side}" for side, one in sides.items())
-    classes = len(next(iter(sides.values())).classes)
-    return Finding("ok", "data", f"{source}: {classes} classes, {counts}; files were listed, not opened"), classes
+    classes, kept = len(next(iter(sides.values())).classes), 1.0 if "val" in sides else 0.8 if source in NAMED else 0.75 if "test" in sides else 0.6
+    return Finding("ok", "data", f"{source}: {classes} classes, {counts}; files were listed, not opened"), Size(classes, round(kept * len(sides.get("train", ()))))
 
 
 def _check_hub_set(name: str) -> Finding:
@@ -217,20 +224,30 @@ BYTES_A_PIXEL = {"png": 2.0, "jpeg": 0.5}  # 518 KB and 122 KB for photographs o
 A100_RATE = 1.15 * 50  # steps a second of Stable Diffusion 1.5, 512 pixels, batches of 16, not compiled: diffusers' own benchmark
 
 
-def count_images(parameters: dict, classes: int) -> int | None:
-    "How many images a run will draw at least; None where its parameters do not say."
+def _real_of_each(parameters: dict, size: Size) -> float:
+    "Real images of each class that a run of volumes trains with; 0 where that is not known."
+    share, imbalance, all_of_each = parameters.get("real_share", 0), parameters.get("imbalance", 1), size.train / max(size.classes, 1)
+    if share:
+        return share * all_of_each
+    if imbalance > 1:  # as `data.long_tail`
+        return sum(max(1, round(all_of_each * imbalance ** (-k / max(size.classes - 1, 1)))) for k in range(size.classes if size.train else 0)) / max(size.classes, 1)
+    return max(parameters["shots"]) if isinstance(parameters["shots"], list) else parameters["shots"]
+
+# %% ../nbs/12d_doctor.ipynb #316882f3
+def count_images(parameters: dict, size: Size) -> int | None:
+    "How many images a run will draw, `dsi_study` at least; None where its parameters or the data do not say."
     def largest(name):
         value = parameters[name]
         return max(value) if isinstance(value, list) else value
     if "images_per_class" in parameters:
         each = largest("images_per_class")
     elif {"volumes", "shots"} <= set(parameters):
-        each = largest("volumes") * largest("shots")
+        each = largest("volumes") * round(_real_of_each(parameters, size))
     else:
         return None
     scales = 1 if "guidance" in parameters else len(parameters.get("guidances", [1]))  # beside a guidance of its own, a list is for a part of the images
     kinds = len(parameters.get("rungs") or parameters.get("prompts") or [1])  # of prompts, each with images of its own
-    return each * scales * kinds * classes or None
+    return each * scales * kinds * size.classes or None
 
 
 def pixels_of(folder: Path) -> int:
@@ -290,12 +307,12 @@ def _sum_up(groups: list[tuple[dict, int, int]], many: str, outputs: Path, measu
 
 # %% ../nbs/12d_doctor.ipynb #735a5030
 def check_drawing(
-    plans: list[tuple[dict, int]],  # parameters, and how many classes there are, of each distinct plan
+    plans: list[tuple[dict, Size]],  # parameters, and how large the data are, of each distinct plan
     outputs: Path,
     measure: bool = True,
 ) -> Iterator[Finding]:
     "Disk and time for all images that will be drawn."
-    told = [(parameters, classes, count_images(parameters, classes)) for parameters, classes in plans]
+    told = [(parameters, size.classes, count_images(parameters, size)) for parameters, size in plans]
     if unclear := [classes for _, classes, images in told if images is None]:
         why = "the parameters do not say how many images will be drawn" if all(unclear) else "without the data, the number of classes is not known"
         yield Finding("unknown", "disk and time", why + (f", for {len(unclear)} of {len(told)} plans" if len(told) > 1 else ""))
@@ -306,7 +323,7 @@ def check_drawing(
             before = together.get(json.dumps(settings), (0, 0))
             together[json.dumps(settings)] = (before[0] + images, before[1] + classes)
     if together:
-        many = "" if len(plans) == 1 else f" in {sum(images is not None for *_, images in told)} plans"
+        many = ("" if len(plans) == 1 else f" in {sum(images is not None for *_, images in told)} plans") + (" (at least)" if any("shots_for_all" in parameters for parameters, _ in plans) else "")
         yield from _sum_up([(json.loads(settings), *numbers) for settings, numbers in together.items()], many, outputs, measure)
 
 
@@ -377,13 +394,13 @@ class Need:
     beside: str = ""   # see `BESIDE`
     root: str | None = None
 
-    def look(self) -> tuple[Finding, int]:
-        "Whether it is there, and how many classes it adds."
+    def look(self) -> tuple[Finding, Size]:
+        "Whether it is there, and what it adds to the data."
         if self.what in MODELS:
-            return MODELS[self.what](self.text, {BESIDE.get(self.what, ""): self.beside}), 0
+            return MODELS[self.what](self.text, {BESIDE.get(self.what, ""): self.beside}), Size()
         if self.what == "data":
             return check_set(self.text, self.root)
-        return Finding("unknown", self.what, f"{self.text!r} looks like a file or a model, but what {self.what} is, is not known here"), 0
+        return Finding("unknown", self.what, f"{self.text!r} looks like a file or a model, but what {self.what} is, is not known here"), Size()
 
 
 def needs_of(parameters: dict, root: str | None) -> Iterator[Need]:
@@ -428,14 +445,14 @@ def examine(
     needs = list(dict.fromkeys(need for its in wanted for need in its))
     kinds = list(dict.fromkeys(need.what for need in needs))
     for need in sorted(needs, key=lambda need: kinds.index(need.what)):
-        found, classes = looked[need] = need.look()
+        found, _ = looked[need] = need.look()
         findings.append(replace(found, cells=in_cells([number for number, its in enumerate(wanted) if need in its], cells)))
     for number, (parameters, its) in enumerate(zip(resolved, wanted)):
         asked = machines.setdefault((parameters.get("device", "auto"), parameters.get("generator", "")), (parameters, [], []))
         asked[1].extend(need.text for need in its if need.what in MODELS and need.text not in asked[1])
         asked[2].append(number)
-        classes = sum(looked[need][1] for need in its if need.text not in parameters.get("test_sets", ()))  # nothing is drawn for these
-        plans.setdefault(plan_key(parameters, count_images(parameters, classes)), (parameters, classes))
+        size = Size(*map(sum, zip(Size(), *(looked[need][1] for need in its if need.text not in parameters.get("test_sets", ())))))  # nothing is drawn for these
+        plans.setdefault(plan_key(parameters, count_images(parameters, size)), (parameters, size))
     findings += [replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values()]
     drawing = check_drawing(list(plans.values()), Path(outputs), measure) if "generator" in resolved[0] else [
         Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTES', 'SECRETS', 'SECRET_NAMES', 'STARTS',
-           'Parameter', 'read_parameters', 'check_value', 'yaml_hint', 'check_parameters', 'check_params',
+           'DRAWING', 'Parameter', 'read_parameters', 'check_value', 'yaml_hint', 'check_parameters', 'check_params',
            'is_parameters', 'parameter_table', 'declared_parameters', 'run_id', 'open_run_folder', 'write_json', 'Busy',
            'sole_writer', 'is_running', 'run_folder', 'report', 'headline_of', 'as_records', 'without_nan',
            'stages_folder', 'stage', 'remembered', 'noted_stages', 'versions', 'commit', 'machine', 'private_sockets',
@@ -35,7 +35,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -337,10 +337,11 @@ def _is_there(path: Path) -> bool:
 # %% ../nbs/12_experiment.ipynb #7da6de27
 def stage(
     name: str,            # "style.safetensors"
-    **depends_on: object, # all that the stage depends on, as JSON can hold it: parameters, revisions, hashes of its input
+    code: Sequence[str] = (),  # modules of this package that decide what comes out; none: all of them
+    **depends_on: object, # all else that the stage depends on, as JSON can hold it: parameters, revisions, hashes of its input
 ) -> Path:                # "style-0f3a9c2e41d7.safetensors", the same for every run that depends on the same
     "The path of a stage, and a word on the page if it is there already; waits while another kernel is making it."
-    key = hashlib.sha256(json.dumps([depends_on, package_hash()], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([depends_on, package_hash(*code)], sort_keys=True).encode()).hexdigest()[:12]
     path = stages_folder() / f"{Path(name).stem}-{key}{Path(name).suffix}"
     found = _is_there(path)
     if found:
@@ -816,6 +817,9 @@ def world_of(
     return "glyphworld: " if any(model.startswith("glyphworld/") for model in models) else ""
 
 # %% ../nbs/12_experiment.ipynb #b3a150e8
+DRAWING = ("denoise", "generate", "plan", "shards")  # modules that say what an image looks like and where it lies
+
+
 def draw_images(
     prompts: dict[str, list[str]],  # class name -> prompts
     images_per_class: int,
@@ -835,7 +839,7 @@ def draw_images(
 
     place = locate(generator)
     settings = dict(seed=0, model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
-    folder = stage("images", plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
+    folder = stage("images", DRAWING, plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
     generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind=kind, compile=compile)
     return folder
 

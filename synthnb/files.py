@@ -40,9 +40,12 @@ def free_bytes(
 
 # %% ../nbs/00c_files.ipynb #18656047
 @cache
-def package_hash() -> str:
-    "Twelve hex digits of the source of this package."
-    files = sorted(Path(__file__).parent.glob("*.py"))
+def package_hash(
+    *modules: str,  # "shards"; none: all of them
+) -> str:
+    "Twelve hex digits of the source of this package, or of some of its modules."
+    here = Path(__file__).parent
+    files = [here / f"{name}.py" for name in modules] or sorted(here.glob("*.py"))
     return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:12]
 
 # %% ../nbs/00c_files.ipynb #299db32c

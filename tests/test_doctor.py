@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from synthnb import doctor, glyphworld
 from synthnb.cli import app, gather_parameters
-from synthnb.doctor import check_classifier, check_generator, check_llm, check_set, count_images, examine, guess_experiment
+from synthnb.doctor import Size, check_classifier, check_generator, check_llm, check_set, count_images, examine, guess_experiment
 from synthnb.experiment import resolve_parameters
 from synthnb.sets import NAMED
 from synthnb.sweep import plan_sweep
@@ -62,8 +62,8 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path):
     assert "hf download timm/resnet50.a1_in1k" in check_classifier("resnet50.a1_in1k", {}).cure
     assert check_generator(str(tmp_path / "no model"), {}).state == "missing"
     for name in ("aircraft", "caltech101", "cars", "dtd", "dogs", "flowers102", "food101", "pets", "sun397", "cub", "imagenet"):
-        found, classes = check_set(name, tmp_path / "data")
-        assert (found.state, classes) == ("missing", NAMED[name].classes) and "Get it from" in found.told, name
+        found, size = check_set(name, tmp_path / "data")
+        assert (found.state, size) == ("missing", (NAMED[name].classes, round(0.8 * NAMED[name].train))) and "Get it from" in found.told, name
     assert not (tmp_path / "data").exists(), "looking makes no folder"
 
 
@@ -72,8 +72,8 @@ def test_a_folder_of_images_is_counted_not_opened(tmp_path):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for i in range(3):
             (tmp_path / "pets" / name / f"{i}.png").touch()  # empty: nobody opens it
-    found, classes = check_set(str(tmp_path / "pets"))
-    assert (found.state, classes) == ("ok", 2) and "6 train; files were listed, not opened" in found.told
+    found, size = check_set(str(tmp_path / "pets"))
+    assert (found.state, size) == ("ok", (2, 4)) and "6 train; files were listed, not opened" in found.told
     (tmp_path / "pets" / "bird").mkdir()
     assert "no images" in check_set(str(tmp_path / "pets"))[0].told
 
@@ -108,10 +108,10 @@ def test_paper_scale_says_what_is_unknown(tmp_path):
     assert "on an A100, by its published rate, 7.2 hours to draw 30,000 images" in found["time"].told
 
 
-@pytest.mark.parametrize("experiment, images", [("transfer_volume", 1500), ("guidance_study", 2000), ("bridge_study", 800), ("dsi_study", 100)])
+@pytest.mark.parametrize("experiment, images", [("transfer_volume", 1500), ("guidance_study", 2000), ("bridge_study", 800), ("dsi_study", 100), ("volume_study", 1080)])
 def test_images_of_all_volumes_and_guidance_scales_are_counted(experiment, images):
     given = yaml.safe_load((EXPERIMENTS / "params/glyphworld" / f"{experiment}.yaml").read_text())
-    assert count_images(resolve_parameters(EXPERIMENTS / f"{experiment}.ipynb", given)[1], classes=10) == images
+    assert count_images(resolve_parameters(EXPERIMENTS / f"{experiment}.ipynb", given)[1], Size(10, 897)) == images
 
 
 def test_which_experiment_a_file_is_for(tmp_path):
