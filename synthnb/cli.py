@@ -499,7 +499,7 @@ def _experiment_of(grid: Path, spec: dict) -> tuple[Path, Path]:
 @app.command()
 def sweep(
     grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", exists=True, dir_okay=False, help="YAML: experiment, base, grid, and perhaps exclude and include.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes, or tasks of the cluster; each has one thread and, where there are GPUs, one of them.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or tasks of the cluster; each has one GPU, where there are any, and as many threads as its cell says.")] = 1,
     ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto is the one this machine belongs to, local starts one here.")] = "",
     index: Annotated[int | None, typer.Option(min=0, help="Make this cell only, as a job of an array: $SLURM_ARRAY_TASK_ID.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Make failed cells again.")] = False,

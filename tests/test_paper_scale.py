@@ -320,7 +320,8 @@ def test_volume_long_tail_runs_to_the_end(here, monkeypatch):
 
 def test_volume_vit_runs_to_the_end(here, monkeypatch):
     found = results("volume_vit.yaml", here, monkeypatch, real_data="mine", classifier="./vit_base_patch16_224", volumes=[0, 1], steps=1)
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), ("diverse, shared", 1)} and found["glyphworld"] is False
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
+        ("real only", 0), ("real only, half batches", 0), *((f"diverse, {norm}", 1) for norm in ("shared", "dual", "token"))} and found["glyphworld"] is False
 
 
 def test_dsi_study_runs_to_the_end(here, monkeypatch):
