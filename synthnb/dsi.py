@@ -252,7 +252,7 @@ def denoising_loss(
 ) -> torch.Tensor:  # scalar
     "Mean squared error of the UNet's prediction for one draw."
     device = latents.mean.device
-    pinned = lambda x: x.pin_memory() if device.type == "cuda" and not x.is_cuda else x  # noqa: E731; a copy of unpinned memory waits for the card
+    pinned = lambda x: x.pin_memory() if device.type == "cuda" and not x.is_cuda else x  # noqa: E731  # a copy of unpinned memory waits for the card
     to = lambda x: pinned(x).to(device, non_blocking=True)  # noqa: E731
     images, noise, t = to(draw.images), to(draw.noise), to(draw.timesteps)
     clean = latents.mean[images] + latents.std[images] * to(draw.spread)

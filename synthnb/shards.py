@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -661,11 +662,11 @@ def _start_worker(job: Job, pieces: Sequence[Piece], number: int, workers: int) 
     package = str(Path(synthnb.__file__).resolve().parents[1])
     environment = {"OMP_NUM_THREADS": threads} | os.environ | {"PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
     log = Path(job.folder) / ".synthnb" / "logs" / f"{platform.node()}-{number}.txt"
-    with open(log, "wb") as file:
+    with open(log, "wb") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as told:  # a pipe holds some 2,000 names: we would wait for each worker to read the rest
+        json.dump(pieces, told)
+        told.seek(0)
         process = subprocess.Popen([sys.executable, "-c", "from synthnb.shards import work_alone; work_alone()", json.dumps(asdict(own))],
-                                   stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, start_new_session=True, text=True)
-    process.stdin.write(json.dumps(pieces))
-    process.stdin.close()
+                                   stdin=told, stdout=file, stderr=file, env=environment, start_new_session=True)
     return process, log
 
 # %% ../nbs/06b_shards.ipynb #6981f4a1
