@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -236,16 +237,14 @@ def near_groups(
     return list(groups.values())
 
 # %% ../nbs/01_data.ipynb #8b279c1c
-def _check_labels(data: LabelledImages, hashes: Sequence[str], where: Sequence[str]) -> None:
-    "ValueError if one picture stands under two classes."
-    first = {}
+def _under_two_classes(data: LabelledImages, hashes: Sequence[str], where: Sequence[str]) -> dict[str, str]:
+    "Pictures that stand under two classes, and a word on each."
+    first, found = {}, {}
     for i, (h, label) in enumerate(zip(hashes, data.labels.tolist())):
         j = first.setdefault(h, i)
         if data.labels[j] != label:
-            raise ValueError(
-                f"the same picture stands under two classes: {where[j]} is {data.classes[data.labels[j]]!r} and "
-                f"{where[i]} is {data.classes[label]!r}: remove one"
-            )
+            found[h] = f"the same picture stands under two classes: {where[j]} is {data.classes[data.labels[j]]!r} and {where[i]} is {data.classes[label]!r}"
+    return found
 
 
 def _deal(groups: list[list[int]], n: int) -> list[int]:
@@ -264,10 +263,14 @@ def split_by_content(
     test: int | float,  # test images per class, likewise
     seed: int = 0,  # another seed, another split
     where: Sequence[str] = (),  # where each image came from, for messages
+    refuse: bool = True,  # a picture that stands under two classes; if not, it is for training, with a warning
 ) -> dict[str, LabelledImages]:
     "Stratified train, val and test sets whose sides share no picture, nor one of a class that is nearly the same; ValueError names a class too small for three sides."
     hashes = content_hashes(data.images)
-    _check_labels(data, hashes, where or [f"image {i}" for i in range(len(data))])
+    if doubled := _under_two_classes(data, hashes, where or [f"image {i}" for i in range(len(data))]):
+        if refuse:
+            raise ValueError(f"{next(iter(doubled.values()))}: remove one")
+        warnings.warn(f"{data}: {len(doubled)} pictures stand under two classes and are for training; {next(iter(doubled.values()))}")
     sides = {"train": [], "val": [], "test": []}
     for label, name in enumerate(data.classes):
         own = (data.labels == label).nonzero().flatten().tolist()
@@ -276,8 +279,9 @@ def split_by_content(
         one_of = {hashes[i]: i for i in own}  # an image of each picture
         groups = near_groups(data.images[[one_of[h] for h in order]])
         near = f", {len(groups)} if those that are nearly the same count once" if len(groups) < len(order) else ""
-        dealt = {"test": _deal(groups, n_test), "val": _deal(groups, n_val)}  # the rest is for training
-        if not groups:
+        free = [group for group in groups if not any(order[k] in doubled for k in group)]
+        dealt = {"test": _deal(free, n_test), "val": _deal(free, n_val)}  # the rest is for training
+        if len(dealt["test"]) < n_test or len(dealt["val"]) < n_val or len(dealt["test"]) + len(dealt["val"]) == len(order):
             raise ValueError(
                 f"class {name!r} has {len(order)} distinct images{near}; the split needs {n_test} for test, {n_val} for "
                 f"validation and at least 1 for training: add images or ask for less"

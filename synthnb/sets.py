@@ -29,7 +29,6 @@ import torch
 from PIL import Image
 from scipy.io import loadmat
 from timm.data import ImageNetInfo
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import datasets as torchvision_sets
 from tqdm import tqdm
@@ -526,7 +525,7 @@ def open_set(
     listed = list_set(source, root, **options)
     sides = {side: load_images(one, size, workers, progress) for side, one in listed.items()}
     if "val" not in sides and "train" in sides:
-        parts = split_by_content(sides["train"], val=0.2 if val is None else val, test=0, seed=seed, where=[str(item) for item in listed["train"].items])
+        parts = split_by_content(sides["train"], val=0.2 if val is None else val, test=0, seed=seed, where=[str(item) for item in listed["train"].items], refuse=False)
         sides |= {"train": parts["train"], "val": parts["val"]}
     return {side: sides[side] for side in ("train", "val", "test", "synthetic") if side in sides}
 
@@ -557,8 +556,9 @@ def check_splits(
         rows.append({"sides": f"{a} & {b}", "images": f"{len(splits[a])} & {len(splits[b])}", "the same": len(hashes[a] & hashes[b]),
                      "nearly the same": len(near[:, 1].unique())})
     table = pd.DataFrame(rows).set_index("sides")
-    if table["the same"].any() or (table["nearly the same"] > allowed).any():
-        found = "; ".join(f"{sides}: {row['the same']} the same, {row['nearly the same']} nearly" for sides, row in table.iterrows() if row["the same"] or row["nearly the same"] > allowed)
+    shared = (table["the same"] > 0) | (table["nearly the same"] > allowed)
+    if shared.any():
+        found = "; ".join(f"{sides}: {row['the same']} the same, {row['nearly the same']} nearly" for sides, row in table[shared].iterrows())
         raise ValueError(f"sides that must be disjoint share pictures ({found}): take them out of one side (`without_near`, or by hand); an experiment's parameter `near_duplicates` "
                          f"lets so many near ones pass\n{table}")
     return table
