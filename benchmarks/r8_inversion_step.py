@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
@@ -113,6 +114,13 @@ class Ours:
         return torch.equal(self.table.weight, self.original)
 
 
+def arithmetic(side, draw) -> float:
+    "GFLOP of a step, without attention, whose kernel on CPUs is not counted."
+    with FlopCounterMode(display=False) as counter:
+        side.step(draw)
+    return counter.get_total_flops() / 1e9
+
+
 def timed(side, draws: list) -> tuple[float, float, list[float]]:
     "CPU seconds and wall seconds a step, losses."
     cpu, wall = time.process_time(), time.perf_counter()
@@ -127,6 +135,8 @@ def compare(name: str, pipe: StableDiffusionPipeline, classes: int, batch_size: 
     images = LabelledImages(torch.randint(0, 256, (20, 3, size, size), dtype=torch.uint8), torch.arange(20) % classes, names, "noise")
     prompts = list(style_prompts(dict(zip(names, names)), TOKEN).values())
     reference, ours = Reference(copy.deepcopy(pipe), images, prompts), Ours(pipe, images, prompts)
+    first = draw_step(ours.latents, batch_size, 0)
+    print(f"  arithmetic of a step, attention apart: example {arithmetic(reference, first):.1f} GFLOP, ours {arithmetic(ours, first):.1f}")
     if compiled:
         compile_parts(pipe)
     print(f"{name}: UNet {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M, table {tuple(ours.table.weight.shape)}, {size} px, batch {batch_size}, {classes} classes")

@@ -93,7 +93,7 @@ def join_listed(
 
 
 def images_hash(data: LabelledImages | ListedImages | None) -> str | None:
-    "Sixteen hex digits of a set; one on disk is known by its items and labels and by the content of 256 files, evenly spread: a single file that is written over is not noticed."
+    "Sixteen hex digits of a set; one on disk is known by its items and labels and by the content of a few hundred files, evenly spread: a single file that is written over is not noticed."
     if not isinstance(data, ListedImages):
         return data and set_hash(data)
     digest = hashlib.sha256(repr([list(data.items), data.labels.tolist(), data.classes]).encode())

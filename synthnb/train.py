@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import CodeType, SimpleNamespace
+from types import CodeType, FunctionType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -501,7 +501,8 @@ def domain_loss(
 # %% ../nbs/09_train.ipynb #bb656cba
 def _code(code: CodeType) -> list:
     "What a function does, whatever file or line it stands in."
-    return [code.co_code.hex(), code.co_names, [_code(const) if isinstance(const, CodeType) else repr(const) for const in code.co_consts]]
+    told = lambda const: _code(const) if isinstance(const, CodeType) else sorted(map(repr, const)) if isinstance(const, frozenset) else repr(const)  # noqa: E731
+    return [code.co_code.hex(), code.co_names, [told(const) for const in code.co_consts]]
 
 
 def _plain(value: object) -> object:
@@ -513,8 +514,9 @@ def _plain(value: object) -> object:
     name = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
     if " at 0x" in name:
         raise ValueError(f"{name} cannot be recognised in another process, so nothing would be found again: give a function, a functools.partial or a dataclass")
-    own = getattr(value, "__code__", None) if not name.startswith("synthnb.") else None
-    return [name, _code(own)] if own else name
+    if name.startswith("synthnb.") or not isinstance(value, FunctionType):
+        return name
+    return [name, _code(value.__code__), value.__defaults__, value.__kwdefaults__, [cell.cell_contents for cell in value.__closure__ or ()]]
 
 
 def stage_key(
