@@ -28,13 +28,13 @@ import timm
 import torch
 from huggingface_hub import ModelCard, constants, get_token, snapshot_download, try_to_load_from_cache
 
-from .data import tensor_names
+from .data import FRACTIONS, tensor_names
 from .experiment import declared_parameters, locate, resolve_parameters
 from .files import free_bytes
 from .generate import check_generator_folder
 from .llm import check_llm_folder
 from .plan import write_plan
-from .sets import NAMED, list_set
+from .sets import NAMED, VAL_SHARE, list_set
 from .shards import estimate_cost
 
 # %% ../nbs/12d_doctor.ipynb #140953bf
@@ -202,9 +202,10 @@ def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Siz
     try:
         sides = list_set(source, root)
     except (OSError, ValueError) as error:
-        return Finding("missing", "data", str(error).splitlines()[0]), Size(NAMED[source].classes, round(0.8 * NAMED[source].train)) if source in NAMED else Size()
+        return Finding("missing", "data", str(error).splitlines()[0]), Size(NAMED[source].classes, round((1 - VAL_SHARE) * NAMED[source].train)) if source in NAMED else Size()
     counts = ", ".join(f"{len(one):,} {side}" for side, one in sides.items())
-    classes, kept = len(next(iter(sides.values())).classes), 1.0 if "val" in sides else 0.8 if source in NAMED else 0.75 if "test" in sides else 0.6
+    train, rest = FRACTIONS[0], FRACTIONS[0] + FRACTIONS[1]
+    classes, kept = len(next(iter(sides.values())).classes), 1.0 if "val" in sides else 1 - VAL_SHARE if source in NAMED else train / rest if "test" in sides else train
     return Finding("ok", "data", f"{source}: {classes} classes, {counts}; files were listed, not opened"), Size(classes, round(kept * len(sides.get("train", ()))))
 
 
