@@ -25,7 +25,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 from .data import LabelledImages, join
 from .dualbn import convert, has_gap, is_dual
 from .files import did_you_mean, whole_file
-from .sets import ListedImages, check_size, join_listed
+from .sets import ListedImages, check_size, images_hash, join_listed
 from .streams import stream
 from .train import READINGS, History, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
 
@@ -155,6 +155,7 @@ class ArmResult:
     top5: float = math.nan  # share of test images whose class is among the five most likely; nan for five classes or fewer
     calibration: float = math.nan  # expected calibration error on the test split, 15 bins
     per_class: float = math.nan  # mean over the classes of their accuracy on the test split
+    image_set: str = ""  # hash of the synthetic images; empty for methods without
     readings: dict[str, float] = field(default_factory=dict, repr=False)  # of a dual network: top-1 on the test split by `train.READINGS`
 
 # %% ../nbs/10_bridge.ipynb #53c43df3
@@ -291,7 +292,8 @@ def run_arm(
     told, last = _measured(net, test, **reading), history.records[-1]
     result = ArmResult(
         arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(told["correct"].mean()),
-        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, records=history.records, gaps=history.gaps, **told)
+        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, records=history.records, gaps=history.gaps,
+        image_set=images_hash(used) if used is not None else "", **told)
     if file:
         _write_result(result, file)
     return result

@@ -37,6 +37,8 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .streams import stream
+
 # %% ../nbs/01_data.ipynb #1db5be02
 def readable_name(
     name: str,  # a class or folder name
@@ -328,7 +330,7 @@ def few_shot(
     if shots < 1:
         raise ValueError(f"shots must be 1 or more, got {shots}")
     name = f"{train.name}, {shots} shot{'s' * (shots > 1)}, seed {seed}"
-    taken = train.subset(train.draw(lambda there: [shots] * len(there), seed), name)
+    taken = train.subset(train.draw(lambda there: [shots] * len(there), stream(seed, "few-shot")), name)
     for name, found in taken.per_class.items():
         if found < shots:
             raise ValueError(f"class {name!r} of {train.name or 'the set'} has {found} distinct images, fewer than {shots} shots: "
@@ -354,7 +356,7 @@ def fraction(
     "A share of each class, nested in `share`; ValueError for a share that is none."
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
-    taken = train.draw(lambda there: [min(of, max(1, round(share * of))) for of in there], seed)
+    taken = train.draw(lambda there: [min(of, max(1, round(share * of))) for of in there], stream(seed, "few-shot"))
     return train.subset(taken, f"{train.name}, {share:.3g} of it, seed {seed}")
 
 
@@ -367,7 +369,7 @@ def long_tail(
     if imbalance < 1:
         raise ValueError(f"imbalance must be 1 or more, got {imbalance}")
     steps = len(train.classes) - 1
-    taken = train.draw(lambda there: [max(1, round(min(there) * imbalance ** (-k / steps))) for k in range(len(there))], seed)
+    taken = train.draw(lambda there: [max(1, round(min(there) * imbalance ** (-k / steps))) for k in range(len(there))], stream(seed, "few-shot"))
     return train.subset(taken, f"{train.name}, imbalance {imbalance:g}, seed {seed}")
 
 # %% ../nbs/01_data.ipynb #da5a8a9a

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -135,14 +136,14 @@ def test_every_purpose_of_random_draws_is_used_in_one_place():
 
 def test_a_dual_network_keeps_both_branches_and_is_read_in_four_ways():
     real = digits()
-    few = few_shot(real["train"], 4)
+    few = few_shot(real["train"], 20)
     other = LabelledImages(255 - few.images, few.labels, few.classes, "inverted")
-    how = {"steps": (0, 60), "batch_size": 32, "lr": 2e-3, "device": "cpu"}
-    net, *_ = train_arm(ARMS["mixed_per_batch+dual"], folder("cnn"), few, other, **how)
+    how = {"steps": (0, 80), "batch_size": 32, "lr": 2e-3, "device": "cpu"}
+    net, *_ = train_arm(replace(ARMS["mixed_per_batch+dual"], scratch=True), folder("cnn"), few, other, **how)
     share = lambda images, read: (predict(net, images, read=read).argmax(1) == real["val"].labels).float().mean().item()  # noqa: E731
     negatives = 255 - real["val"].images
     assert share(real["val"].images, "main") > share(real["val"].images, "auxiliary") + .1
     assert share(negatives, "auxiliary") > share(negatives, "main") + .3, "what the inverted images teach sits in the auxiliary branch"
     run = run_arm("mixed_per_batch+dual", folder("cnn"), few, other, real["val"], **how)
-    assert list(run.readings) == list(READINGS) and run.readings["main"] == run.accuracy
+    assert list(run.readings) == list(READINGS) and abs(run.readings["main"] - run.accuracy) < 1e-6
     assert run_arm("mixed_per_batch", folder("cnn"), few, other, real["val"], **how | {"steps": (0, 1)}).readings == {}
