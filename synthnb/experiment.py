@@ -11,8 +11,8 @@ __all__ = ['TYPES', 'STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTE
            'environment', 'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report',
            'secret_values', 'star_out', 'mask_secrets', 'RunFailed', 'run', 'resolve_parameters', 'execute',
            'papermill_view', 'publish', 'about_run', 'explain_failure', 'keep_failed', 'finish', 'state', 'is_settled',
-           'status', 'locate', 'run_answers', 'write_study_prompts', 'check_names_classes', 'world_of', 'draw_images',
-           'points_headline']
+           'status', 'locate', 'run_answers', 'write_study_prompts', 'check_names_classes', 'world_of', 'set_of_seed',
+           'draw_images', 'points_headline']
 
 # %% ../nbs/12_experiment.ipynb #28d7fb93
 import ast
@@ -817,6 +817,16 @@ def world_of(
     return "glyphworld: " if any(model.startswith("glyphworld/") for model in models) else ""
 
 # %% ../nbs/12_experiment.ipynb #b3a150e8
+def set_of_seed(
+    seeds: Sequence[int],
+    image_sets: int,  # 0 = one for each seed; fewer than there are seeds serve them in turn
+) -> dict[int, int]:  # seed -> number of its generated set
+    "Which generated set each seed trains on. ValueError for a negative number, or more sets than seeds."
+    if not 0 <= image_sets <= len(seeds):
+        raise ValueError(f"image_sets must lie in 0..{len(seeds)}, as many as there are seeds, got {image_sets}")
+    return {seed: i % (image_sets or len(seeds)) for i, seed in enumerate(seeds)}
+
+# %% ../nbs/12_experiment.ipynb #5ebd179c
 DRAWING = ("denoise", "generate", "plan", "shards")  # modules that say what an image looks like and where it lies
 
 
@@ -831,14 +841,16 @@ def draw_images(
     device: str,
     kind: str = "png",              # of the files: jpeg takes a quarter of the place
     compile: bool = False,          # the generator, by torch.compile
+    image_set: int = 0,             # another number, another set: the same prompts from other noise
 ) -> Path:                          # a folder of shards, for `read_shards`
     "Plan images and draw those that are not there yet."
     from synthnb.generate import generator_revision  # torch, which those who only run notebooks need not wait for
     from synthnb.plan import make_plan, plan_hash, write_plan
     from synthnb.shards import generate_shards
+    from synthnb.streams import stream
 
     place = locate(generator)
-    settings = dict(seed=0, model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
+    settings = dict(seed=stream(image_set, "generated set"), model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
     folder = stage("images", DRAWING, plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
     generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind=kind, compile=compile)
     return folder

@@ -11,9 +11,10 @@ __all__ = ['VERDICTS', 'Scalar', 'Side', 'PAPERS', 'Known', 'Comparison', 'Claim
 # %% ../nbs/12e_ledger.ipynb #c07e3497
 import json
 import math
+import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import product
@@ -56,6 +57,7 @@ class Comparison(_Strict):
     experiment: str = ""  # another one than the claim's
     where: dict[str, Scalar | list[Scalar]] = {}  # parameters of the run; a list holds alternatives, null stands for a parameter it does not have
     each: dict[str, list[Scalar]] = {}  # one comparison for every value, which all sides share
+    generated: bool = True  # do the sides rest on generated images? Then each seed needs a generated set of its own for a verdict
 
 # %% ../nbs/12e_ledger.ipynb #cfc533a5
 class Claim(_Strict):
@@ -74,6 +76,7 @@ class Claim(_Strict):
 class Claims(_Strict):
     "The claims of both papers."
     sources: dict[str, str]  # key -> address
+    withdrawn: list[str] = []  # methods whose numbers in runs with one generated set for all are wrong, and are not shown
     claims: list[Claim]
 
     @model_validator(mode="after")
@@ -106,6 +109,11 @@ class Run:
     folder: Path
     record: dict  # run.json
     results: dict  # results.json
+
+    @property
+    def one_set(self) -> bool:
+        "Did seeds share a generated set? So it is with all runs that do not say."
+        return self.results.get("generated_sets", 0) < len(self.record["parameters"].get("seeds", [0]))
 
     def meets(self, where: dict) -> bool:
         "Do its parameters fulfil the conditions?"
@@ -154,8 +162,11 @@ def table_of(run: Run, name: str) -> pd.DataFrame:
 def side_values(
     run: Run,
     side: Side,
+    withdrawn: Sequence[str] = (),  # methods that count only where each seed had a generated set of its own
 ) -> dict[int | None, float]:  # by seed; under None if the table has no seeds
     "The values that a side picks; raises `NoRows` if there are none and `ValueError` if there are too many."
+    if run.one_set and (bad := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("arm", "")))]):
+        raise NoRows(f"the numbers of {bad[0]} in this run were wrong (CHANGELOG) and are withdrawn")
     wanted = {"table": "rows", "column": "value"} | side
     frame, column = table_of(run, wanted.pop("table")), wanted.pop("column")
     for name, value in wanted.items():
@@ -168,9 +179,9 @@ def side_values(
     return dict(zip(seeds, frame[column].astype(float)))
 
 
-def effect_in(run: Run, comparison: Comparison) -> Interval:
+def effect_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) -> Interval:
     "Plus sides less minus sides, paired by seed."
-    sides = [[side_values(run, side) for side in group] for group in (comparison.plus, comparison.minus)]
+    sides = [[side_values(run, side, withdrawn) for side in group] for group in (comparison.plus, comparison.minus)]
     seeds = {tuple(sorted(values)) for group in sides for values in group if None not in values}
     if len(seeds) > 1:
         raise ValueError(f"{run.folder}: the sides of {comparison.what!r} have different seeds: {sorted(seeds)}")
@@ -209,15 +220,17 @@ def expanded(claim: Claim) -> Iterator[Comparison]:
             yield comparison.model_copy(update=sides | {"what": what, "each": {}, "experiment": comparison.experiment or claim.experiment})
 
 
-def entry_for(claim: Claim, comparison: Comparison, runs: list[Run]) -> Entry:
+def entry_for(claim: Claim, comparison: Comparison, runs: list[Run], withdrawn: Sequence[str] = ()) -> Entry:
     "What the committed runs say to a comparison."
     without = None
     for run in runs_of(runs, comparison.experiment, comparison.where):  # a run of other arms hides no older one
         try:
-            effect = effect_in(run, comparison)
+            effect = effect_in(run, comparison, withdrawn)
         except NoRows as missing:
             without = without or Entry(claim, comparison, "not run", run, note=f"{missing} in this run")
         else:
+            if comparison.generated and run.one_set:
+                return Entry(claim, comparison, "inconclusive", run, effect, "one generated set for all seeds")
             return Entry(claim, comparison, verdict_of(effect, comparison.expect), run, effect)
     return without or Entry(claim, comparison, "not run", note="no committed run")
 
@@ -226,9 +239,9 @@ def ledger_entries(
     root: Path,  # of the checkout
 ) -> list[Entry]:
     "Every claim with its comparisons, judged by the committed runs."
-    runs, claims = committed_runs(root), load_claims(root / "nbs/experiments/claims.yaml").claims
-    judged = [[entry_for(claim, comparison, runs) for comparison in expanded(claim)] for claim in claims]
-    return [entry for claim, own in zip(claims, judged) for entry in own or [Entry(claim, None, "not run", note="no experiment compares this")]]
+    runs, known = committed_runs(root), load_claims(root / "nbs/experiments/claims.yaml")
+    judged = [[entry_for(claim, comparison, runs, known.withdrawn) for comparison in expanded(claim)] for claim in known.claims]
+    return [entry for claim, own in zip(known.claims, judged) for entry in own or [Entry(claim, None, "not run", note="no experiment compares this")]]
 
 # %% ../nbs/12e_ledger.ipynb #188fe114
 def paper_commands(root: Path) -> list[tuple[str, Path, str]]:
@@ -286,8 +299,8 @@ world, never about ImageNet or the ten sets of photographs. The papers' numbers 
 
 Made by `synthnb ledger` from [claims.yaml](../nbs/experiments/claims.yaml) and the committed reports; do not edit it. For each comparison the newest finished run that is committed,
 fits it and has its arms is taken. The effect is the mean difference paired by seed with Student's 95 % interval over seeds. *Reproduced*: the interval lies wholly on the side that the paper says.
-*Contradicted*: wholly on the other. *Inconclusive*: neither, or one value only. *Not run*: no committed run has it. An interval is for its comparison alone; nothing is corrected for
-their number. One set of generated images serves all seeds of a run, so its own luck is not in the intervals.
+*Contradicted*: wholly on the other. *Inconclusive*: neither, or one value only, or all seeds trained on one generated set, whose own luck no interval over seeds knows (the run says so).
+*Not run*: no committed run has it. An interval is for its comparison alone; nothing is corrected for their number.
 
 Marks say how well a fact of a paper is known here: SEEN in a primary source (mostly the abstract), SEEN-2 in a secondary one, INFERRED from something seen. The papers' tables could not
 be read, so many numbers are unknown.
