@@ -26,6 +26,7 @@ from torchvision.transforms.v2 import functional as TF
 from .data import LabelledImages
 from .evaluate import Interval, bootstrap_accuracy, calibration_error, calibration_floor, correct, per_class_accuracy, wilson
 from .files import did_you_mean
+from .streams import stream
 from .train import predict, seeded
 
 # %% ../nbs/11b_shifts.ipynb #e1c45113
@@ -57,7 +58,7 @@ def _photo_patches(n: int, size: Sequence[int], seed: int) -> torch.Tensor:
     "float32 [n, 3, H, W] in 0..1: random crops of scikit-learn's two photographs."
     photos = [torch.from_numpy(photo.copy()).permute(2, 0, 1) for photo in load_sample_images().images]
     crop = v2.RandomResizedCrop(list(size), scale=(0.02, 0.3))
-    with seeded(seed):
+    with seeded(stream(seed, "shift")):
         return torch.stack([crop(photos[i % len(photos)]) for i in range(n)]).float() / 255
 
 
@@ -157,7 +158,7 @@ def corrupt(
     if severity == 0 or not len(data):
         return data
     function, constants = CORRUPTIONS[kind]
-    with seeded(seed):
+    with seeded(stream(seed, "shift", 1 + list(CORRUPTIONS).index(kind))):
         images = torch.cat([_bytes(function(batch / 255, constants[severity - 1])) for batch in data.images.split(128)])
     return LabelledImages(images, data.labels, data.classes, f"{data.name}, {kind} {severity}")
 
@@ -210,6 +211,7 @@ def measure(
     model: nn.Module,  # a finished classifier
     sets: Mapping[str, LabelledImages] | Iterable[tuple[str, LabelledImages]],  # by name, such as `shifted(test)`
     batch_size: int = 256,
+    read: str = "main",  # which branch of dual norms is asked: a name of `train.READINGS`
 ) -> pd.DataFrame:
     "One row per set, metric and class ('' for all): value, low, high (95 %), images; and averages over the corruptions of one test set."
     rows, right = [], {}
@@ -218,7 +220,7 @@ def measure(
             raise ValueError(f"two sets are called {name!r}: give each a name of its own")
         if not len(data):
             raise ValueError(f"set {name!r}, {data}, is empty: there is nothing to measure")
-        probabilities = predict(model, data, batch_size)
+        probabilities = predict(model, data, batch_size, read=read)
         if probabilities.shape[1] != len(data.classes):
             raise ValueError(f"the model has {probabilities.shape[1]} classes and {data} has {len(data.classes)}")
         rows += _measure_set(name, data, probabilities)
