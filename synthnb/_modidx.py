@@ -185,6 +185,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'synthnb.denoise.denoise': ('denoise.html#denoise', 'synthnb/denoise.py'),
                                  'synthnb.denoise.draw_in_batches': ('denoise.html#draw_in_batches', 'synthnb/denoise.py'),
                                  'synthnb.denoise.loop_of': ('denoise.html#loop_of', 'synthnb/denoise.py'),
+                                 'synthnb.denoise.pool_at_end': ('denoise.html#pool_at_end', 'synthnb/denoise.py'),
                                  'synthnb.denoise.use_scheduler': ('denoise.html#use_scheduler', 'synthnb/denoise.py')},
             'synthnb.diversify': { 'synthnb.diversify.Cost': ('diversify.html#cost', 'synthnb/diversify.py'),
                                    'synthnb.diversify.Cost.__str__': ('diversify.html#cost.__str__', 'synthnb/diversify.py'),

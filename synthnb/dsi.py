@@ -33,6 +33,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .data import LabelledImages, set_hash
+from .denoise import pool_at_end
 from .files import whole_file
 from .generate import quiet_loading
 
@@ -228,6 +229,7 @@ def condition(
     used, of = (some.to(ids[0].device) for some in labels.unique(return_inverse=True))  # labels on the CPU: a GPU would have to be waited for
     if isinstance(pipe, StableDiffusionPipeline):
         return {"encoder_hidden_states": pipe.text_encoder(ids[0][used])[0].index_select(0, of)}
+    pool_at_end(pipe)
     outs = [encoder(own[used], output_hidden_states=True) for (_, encoder), own in zip(text_models(pipe), ids)]
     pooled, side = outs[-1][0].index_select(0, of), (pipe.unet.config.sample_size * pipe.vae_scale_factor,) * 2
     times = pipe._get_add_time_ids(side, (0, 0), side, pooled.dtype, pipe.text_encoder_2.config.projection_dim)
@@ -339,6 +341,7 @@ def add_style(pipe: DiffusionPipeline, style: Style | str | Path) -> str:
     widths = [encoder.get_input_embeddings().embedding_dim for _, encoder in pairs]
     if widths != [rows.shape[1] for rows in style.rows]:
         raise ValueError(f"{style} has widths {[r.shape[1] for r in style.rows]}, the generator reads {widths}: it was learned for another one")
+    pool_at_end(pipe)
     with quiet_loading():
         for (tokenizer, encoder), rows in zip(pairs, style.rows):
             pipe.load_textual_inversion(rows, token=style.token, tokenizer=tokenizer, text_encoder=encoder)
