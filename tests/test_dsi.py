@@ -383,3 +383,58 @@ def test_flips_double_the_latents_and_keep_the_labels(world, scans):
 def test_other_pipelines_are_refused():
     with pytest.raises(ValueError, match="DiTPipeline is not supported"):
         dsi.text_models(type("DiTPipeline", (), {})())
+
+
+# ---- which generator it is
+
+
+def test_any_changed_tensor_is_another_generator(tiny):
+    pipe = copy.deepcopy(tiny)
+    known = dsi.fingerprint(pipe)
+    assert dsi.fingerprint(tiny) == known and dsi.fingerprint(pipe) == known
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    assert {"unet", "vae", "text_encoder"} <= set(parts)
+    for name, part in parts.items():
+        for key, tensor in [*part.named_parameters(), *part.named_buffers()]:
+            before = tensor.detach().clone()
+            tensor.data.view(-1)[-1] += 1  # in place, past torch's version counter
+            assert dsi.fingerprint(pipe) != known, f"{name}.{key}"
+            tensor.data.copy_(before)
+    assert dsi.fingerprint(pipe) == known
+
+
+def test_what_the_weights_do_not_say_is_another_generator_too(tiny):
+    known = dsi.fingerprint(tiny)
+
+    def differs(change) -> bool:
+        pipe = copy.deepcopy(tiny)
+        change(pipe)
+        return dsi.fingerprint(pipe) != known
+
+    other = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[dsi.training_scheduler(tiny).config.prediction_type]
+    assert differs(lambda pipe: pipe.scheduler.register_to_config(prediction_type=other))
+    assert differs(lambda pipe: pipe.scheduler.register_to_config(beta_schedule="squaredcos_cap_v2"))
+    assert differs(lambda pipe: pipe.vae.register_to_config(scaling_factor=.5))
+    assert differs(lambda pipe: pipe.unet.register_to_config(act_fn="mish"))
+    assert differs(lambda pipe: setattr(pipe.text_encoder.config, "hidden_act", "gelu_new"))
+    assert differs(lambda pipe: pipe.tokenizer.add_tokens("<more>"))
+    assert differs(lambda pipe: setattr(pipe.tokenizer, "pad_token", "a</w>"))
+    assert differs(lambda pipe: pipe.unet.to(torch.bfloat16))
+
+
+def test_what_a_style_does_not_depend_on_is_the_same_generator(tiny, tmp_path):
+    known, pipe = dsi.fingerprint(tiny), copy.deepcopy(tiny)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)  # another sampler of the same noise
+    pipe.tokenizer(["a", "a b"], padding="max_length", truncation=True, max_length=20)
+    pipe.unet.to(memory_format=torch.channels_last)
+    assert dsi.fingerprint(pipe) == known
+    pipe.save_pretrained(tmp_path / "moved")
+    assert dsi.fingerprint(load_generator(tmp_path / "moved", "cpu")) == known
+
+
+def test_a_style_is_not_found_again_for_a_generator_that_was_tuned(tiny, tmp_path):
+    pipe = copy.deepcopy(tiny)
+    invert(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)
+    pipe.unet.conv_out.weight.data += .1
+    with pytest.raises(ValueError, match="belongs to another run .generator was"):
+        invert(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)
