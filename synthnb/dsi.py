@@ -25,6 +25,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
+import xxhash
 from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -33,6 +34,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .data import LabelledImages, set_hash
+from .denoise import pool_at_end
 from .files import whole_file
 from .generate import quiet_loading
 
@@ -228,6 +230,7 @@ def condition(
     used, of = (some.to(ids[0].device) for some in labels.unique(return_inverse=True))  # labels on the CPU: a GPU would have to be waited for
     if isinstance(pipe, StableDiffusionPipeline):
         return {"encoder_hidden_states": pipe.text_encoder(ids[0][used])[0].index_select(0, of)}
+    pool_at_end(pipe)
     outs = [encoder(own[used], output_hidden_states=True) for (_, encoder), own in zip(text_models(pipe), ids)]
     pooled, side = outs[-1][0].index_select(0, of), (pipe.unet.config.sample_size * pipe.vae_scale_factor,) * 2
     times = pipe._get_add_time_ids(side, (0, 0), side, pooled.dtype, pipe.text_encoder_2.config.projection_dim)
@@ -339,6 +342,7 @@ def add_style(pipe: DiffusionPipeline, style: Style | str | Path) -> str:
     widths = [encoder.get_input_embeddings().embedding_dim for _, encoder in pairs]
     if widths != [rows.shape[1] for rows in style.rows]:
         raise ValueError(f"{style} has widths {[r.shape[1] for r in style.rows]}, the generator reads {widths}: it was learned for another one")
+    pool_at_end(pipe)
     with quiet_loading():
         for (tokenizer, encoder), rows in zip(pairs, style.rows):
             pipe.load_textual_inversion(rows, token=style.token, tokenizer=tokenizer, text_encoder=encoder)
@@ -431,14 +435,31 @@ def check_finite(losses: torch.Tensor, first: int = 0) -> None:
 
 
 def fingerprint(pipe: DiffusionPipeline) -> str:
-    "Sixteen hex digits of the generator's token tables and the UNet's first layer: another model, another fingerprint."
-    digest = hashlib.sha256()
-    for weight in [*(encoder.get_input_embeddings().weight for _, encoder in text_models(pipe)), pipe.unet.conv_in.weight]:
-        digest.update(weight.detach().float().cpu().numpy().tobytes())
+    "Sixteen hex digits of all that a style depends on in an open generator: another model, another fingerprint."
+    digest = xxhash.xxh3_128(json.dumps(_configuration(pipe), sort_keys=True, default=str).encode())
+    for name, part in _networks(pipe).items():
+        for key, tensor in [*part.named_parameters(), *part.named_buffers()]:
+            digest.update(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
+def _networks(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    "What learns, draws or reads; a safety checker only looks at finished images."
+    return {name: part for name, part in sorted(pipe.components.items()) if isinstance(part, nn.Module) and name != "safety_checker"}
 
+
+def _configuration(pipe: DiffusionPipeline) -> dict:
+    "What the weights do not say: activations, the VAE's scaling, how text becomes tokens, and what noise the UNet was trained with, whichever sampler draws."
+    said = {"pipeline": type(pipe).__name__}
+    for name, part in _networks(pipe).items():
+        known = part.config if isinstance(part.config, dict) else part.config.to_dict()
+        said[name] = {key: value for key, value in known.items() if key[0] != "_" and key not in ("transformers_version", "architectures", "dtype")}
+    for number, (tokenizer, _) in enumerate(text_models(pipe)):
+        rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # these two change with each call
+        said[f"tokenizer {number}"] = [rules, tokenizer.special_tokens_map, tokenizer.model_max_length, tokenizer.padding_side]
+    scheduler = training_scheduler(pipe)
+    return said | {"noise": [scheduler.config.prediction_type, scheduler.alphas_cumprod.tolist()]}
 
 # %% ../nbs/06_dsi.ipynb #00f77f0d
 def _fixed_loss(loss_of: Callable[[Draw], torch.Tensor], draws: Sequence[Draw]) -> float:

@@ -789,6 +789,7 @@ def write_study_prompts(
     template: str = "",       # one prompt for all images: "A good photo of the {class}"; empty asks the chat model
     llm: str, llm_url: str, generator: str,  # as parameters have them
     contexts: bool = True, styles: bool = True,  # what the chat model writes
+    looks: dict[str, str] | None = None,  # class name -> what its meaning looks like, for the prompts that the chat model writes
 ) -> dict[str, list[str]]:    # class name -> prompts
     "Prompts of one template, or scenes and styles of the chat model, whose answers stay in the run's folder."
     from synthnb.diversify import prompts_by_class, write_prompts  # torch, which those who only run notebooks need not wait for
@@ -799,7 +800,7 @@ def write_study_prompts(
     with closing(run_answers()) as answers:
         chat = open_llm(llm if llm_url else locate(llm), llm_url or None)
         return prompts_by_class(write_prompts(
-            chat, phrases, per_class, generator=locate(generator), scenes=30 * contexts, styles=10 * styles, cache=answers, progress=False))
+            chat, phrases, per_class, generator=locate(generator), scenes=30 * contexts, styles=10 * styles, looks=looks, cache=answers, progress=False))
 
 
 def check_names_classes(

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from .data import LabelledImages, explain_loading, pick_device, pick_dtype, tensor_names
-from .denoise import DenoisingLoop, TextTable, draw_in_batches, loop_of, use_scheduler
+from .denoise import DenoisingLoop, TextTable, draw_in_batches, loop_of, pool_at_end, use_scheduler
 from .lar import Clip
 from .plan import image_seed
 
@@ -120,6 +120,7 @@ def load_generator(
     except (OSError, ValueError) as error:
         raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(model, error)}") from error
     check_weights(pipe)
+    pool_at_end(pipe)
     if scheduler:
         use_scheduler(pipe, scheduler)
     pipe.set_progress_bar_config(disable=True)

@@ -7,10 +7,10 @@ __all__ = ['WORDNET_NOTICE', 'DEFAULT_TEMPLATES', 'plain_text', 'Synset', 'wordn
            'check_names', 'Merged', 'Candidate', 'SenseAnswer', 'SensesAnswer', 'sense_question', 'check_senses',
            'llm_candidates', 'synset_phrase', 'wordnet_candidates', 'find_class', 'table_candidates', 'read_overrides',
            'preprocess', 'Clip', 'overlong', 'load_clip', 'ImageFeatures', 'image_features', 'save_features',
-           'load_features', 'fill_template', 'text_features', 'merge_candidates', 'class_scores', 'bootstrap_lead',
-           'Scored', 'Resolution', 'Resolutions', 'save_resolutions', 'load_resolutions', 'resolve', 'resolve_names',
-           'bare_names', 'described_names', 'curated_names', 'lar_accuracy', 'attention_order', 'show_evidence',
-           'evidence_html', 'write_evidence', 'imagenet_ambiguous']
+           'load_features', 'fill_template', 'text_features', 'merge_candidates', 'class_scores', 'exact_interval',
+           'lead_interval', 'Scored', 'Resolution', 'Resolutions', 'save_resolutions', 'load_resolutions', 'resolve',
+           'resolve_names', 'bare_names', 'described_names', 'curated_names', 'lar_accuracy', 'attention_order',
+           'show_evidence', 'evidence_html', 'write_evidence', 'imagenet_ambiguous']
 
 # %% ../nbs/03_lar.ipynb #696aec97
 import base64
@@ -430,8 +430,9 @@ class Clip:
 
     @cached_property
     def fingerprint(self) -> str:
-        "Twelve hex digits of weights and number type: features of another model are not mixed with this one's."
-        digest = hashlib.sha256(str(self.dtype).encode())
+        "Twelve hex digits of weights, layers, preparation of images and number type: features of another model are not mixed with this one's."
+        about = f"{self.dtype} {self.model} {sorted(open_clip.get_model_preprocess_cfg(self.model).items())}"  # two may differ in an activation alone
+        digest = hashlib.sha256(about.encode())
         for key, value in self.model.state_dict().items():
             digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -765,29 +766,49 @@ def class_scores(
 
 # %% ../nbs/03_lar.ipynb #a34b30a7
 @lru_cache(maxsize=8)
-def _draws(n: int, resamples: int, seed: int) -> np.ndarray:  # float32 [resamples, n], rows sum to 1
-    return (np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples) / n).astype(np.float32)
+def _subsets(n: int, some: range, every: int, seed: int) -> np.ndarray:  # float32 [len(some), n]: 1 for the images in it
+    "Subsets of n images by number: all that are not empty where these are no more than `every`, else drawn ones."
+    if 2 ** n - 1 <= every:
+        return (np.array(some)[:, None] + 1 >> np.arange(n) & 1).astype(np.float32)
+    inside = np.random.default_rng((seed, some.start)).random((len(some), n)) < .5
+    inside[~inside.any(1)] = True
+    return inside.astype(np.float32)
 
 
-def bootstrap_lead(
-    scores: np.ndarray,     # [images, candidates]
-    level: float = 0.95,
-    resamples: int = 2000,
+def exact_interval(
+    differences: np.ndarray,  # [images, columns]
+    level: float = 0.96,      # every column's mean is in its interval with this probability, if its values are spread evenly about it
+    subsets: int = 4095,      # of the images; drawn where there are more than so many
     seed: int = 0,
-    least: int = 4,         # images; with fewer there is no interval
-) -> tuple[np.ndarray, np.ndarray]:  # low and high, [candidates]: of the winner's lead over each; the winner's own entry: over its best rival
-    "Expanded-percentile bootstrap over images of how far the best meaning is ahead; nan with fewer than `least` images or two candidates."
+) -> tuple[np.ndarray, np.ndarray]:  # low and high, [columns]
+    "Exact interval for the mean of each column; nan where there are too few images for one: five or fewer at 96 %."
+    n, columns = differences.shape
+    number = min(2 ** min(n, 62) - 1, subsets)
+    out = math.floor((1 - level) / 2 * (number + 1) + 1e-9)  # parts left out on each side
+    if n == 0 or out < 1:
+        return np.full(columns, np.nan), np.full(columns, np.nan)
+    step = max(1, 4_000_000 // n)  # with very many images in parts
+    inside = (_subsets(n, range(start, min(start + step, number)), subsets, seed) for start in range(0, number, step))
+    means = np.concatenate([part @ differences.astype(np.float32) / part.sum(1, keepdims=True) for part in inside])
+    means.partition([out - 1, number - out], axis=0)
+    return means[out - 1], means[number - out]
+
+
+def lead_interval(
+    scores: np.ndarray,       # [images, candidates]
+    level: float = 0.96,
+    subsets: int = 4095,      # as in `exact_interval`
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:  # low and high, [candidates]: of the winner's lead over each; the winner's own entry: over all rivals
+    "How far the best meaning is ahead over images; nan with too few images or fewer than two candidates. Where the winner's low is above 0, the images have decided."
     n, k = scores.shape
-    if n < max(least, 2) or k < 2:
+    if k < 2 or not n:
         return np.full(k, np.nan), np.full(k, np.nan)
-    step = max(1, 4_000_000 // n)  # with very many images the draws are made in parts
-    parts = [_draws(n, min(step, resamples - start), seed + start) for start in range(0, resamples, step)]
-    means = np.concatenate([part @ scores for part in parts])
     best = int(scores.mean(0, dtype=np.float64).argmax())
-    lead = means[:, [best]] - means
-    lead[:, best] = np.delete(lead, best, 1).min(1)
-    tail = stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
-    return tuple(np.quantile(lead, [tail, 1 - tail], axis=0))
+    ends = exact_interval(scores[:, [best]] - scores, level, subsets, seed)
+    for end in ends:
+        end[best] = np.delete(end, best).min()
+    return ends
 
 # %% ../nbs/03_lar.ipynb #d1224923
 class Scored(BaseModel):
@@ -830,7 +851,7 @@ class Resolutions(BaseModel):
     classes: tuple[Resolution, ...]
     clip: str = ""
     templates: tuple[str, ...] = ()
-    level: float = 0.95
+    level: float = 0.96
 
     def __getitem__(self, key: int | str) -> Resolution:
         "By label or class name."
@@ -840,6 +861,11 @@ class Resolutions(BaseModel):
     def phrases(self) -> dict[str, str]:
         "Class name -> words for its prompts."
         return {c.name: c.phrase for c in self.classes}
+
+    @property
+    def looks(self) -> dict[str, str]:
+        "Class name -> what the chosen meaning looks like, where that is known: more context for its prompts."
+        return {c.name: c.chosen.looks for c in self.classes if c.chosen.looks}
 
     @property
     def undecided(self) -> list[str]:
@@ -871,10 +897,8 @@ def resolve(
     overrides: Mapping | str | Path | None = None,         # class name or number -> phrase or synset id; a dict or a YAML file
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     *,
-    level: float = 0.95,      # of the intervals
-    resamples: int = 2000,
-    least: int = 4,           # images that a decision needs (PROPOSED)
-    seed: int = 0,
+    level: float = 0.96,      # of the intervals: at most the rest of ties is decided; 0.96 takes six images (PROPOSED)
+    seed: int = 0,            # of the subsets that are looked at where there are very many
 ) -> Resolutions:
     "Label ambiguity resolution: for each class the meaning with the highest mean cosine to its real images."
     settled = read_overrides(overrides, features.classes)
@@ -885,8 +909,8 @@ def resolve(
     found = []
     for label, name in enumerate(features.classes):
         own = scores.get(name, np.zeros((len(features.rows[label]), 0), np.float32))
-        ranked = _rank(listed[name], own, [next(cut) for _ in listed[name]], level, resamples, seed, least)
-        found.append(_decide(label, name, ranked, own, listed[name], features.rows[label], settled.get(label)))
+        ranked = _rank(listed[name], own, [next(cut) for _ in listed[name]], level, seed)
+        found.append(_decide(label, name, ranked, own, listed[name], features.rows[label], settled.get(label), level))
     return Resolutions(method="LAR", classes=tuple(found), clip=clip.name, templates=tuple(templates), level=level)
 
 
@@ -908,12 +932,12 @@ def _find_candidate(candidates: Sequence[Candidate], settled: str) -> Candidate 
     return next((c for c in candidates if settled in c.keys or _same_phrase(c.phrase) == _same_phrase(settled)), None)
 
 # %% ../nbs/03_lar.ipynb #50f3c00a
-def _rank(candidates: Sequence[Candidate], scores: np.ndarray, cut: Sequence[bool], *bootstrap) -> tuple[Scored, ...]:
+def _rank(candidates: Sequence[Candidate], scores: np.ndarray, cut: Sequence[bool], level: float, seed: int) -> tuple[Scored, ...]:
     "The meanings of one class, best first."
     if not len(scores):
         return tuple(Scored(candidate=c, cut=long) for c, long in zip(candidates, cut))
     mean = scores.mean(0, dtype=np.float64)
-    lows, highs = bootstrap_lead(scores, *bootstrap)
+    lows, highs = lead_interval(scores, level, seed=seed)
     order = np.argsort(-mean, kind="stable")
     number = lambda value: None if np.isnan(value) else float(value)
     return tuple(Scored(candidate=candidates[k], score=float(mean[k]), behind=float(mean[order[0]] - mean[k]), low=number(lows[k]),
@@ -921,7 +945,7 @@ def _rank(candidates: Sequence[Candidate], scores: np.ndarray, cut: Sequence[boo
 
 # %% ../nbs/03_lar.ipynb #c9ec9fe1
 def _decide(label: int, name: str, ranked: tuple[Scored, ...], scores: np.ndarray, candidates: Sequence[Candidate], rows: torch.Tensor,
-            settled: str | None) -> Resolution:
+            settled: str | None, level: float) -> Resolution:
     "The choice among ranked meanings, in words."
     bare, n = Candidate(phrase=spoken_name(name), source="name"), len(scores)
     first = ranked[0] if ranked else None
@@ -935,9 +959,9 @@ def _decide(label: int, name: str, ranked: tuple[Scored, ...], scores: np.ndarra
     elif len(ranked) == 1:
         decided, reason = True, "the only candidate: there was nothing to choose from"
     elif low is None:
-        reason = f"ahead by {margin:.3f}, but too few images to say how sure that is: {n}"
+        reason = f"ahead by {margin:.3f}, but too few images to say how sure that is: {n}; it takes {math.ceil(math.log2(2 / (1 - level)) - 1e-9)}"
     else:
-        decided = low > 0
+        decided = low > 1e-6  # of float32 cosines the rest is rounding
         reason = f"{n} images, ahead by {margin:.3f} [{low:.3f}, {high:.3f}]" + ("" if decided else ": the interval holds 0")
     if settled is not None:
         alone = next((s.candidate.phrase for s in ranked if n and s.candidate.source != "override"), "")

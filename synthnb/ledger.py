@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'Scalar', 'Side', 'PAPERS', 'Known', 'Comparison', 'Claim', 'Claims', 'load_claims', 'Run', 'open_run',
-           'committed_runs', 'runs_of', 'NoRows', 'table_of', 'side_values', 'effect_in', 'verdict_of', 'Entry',
-           'expanded', 'entry_for', 'ledger_entries', 'paper_commands', 'command_for', 'effect_text', 'printed',
-           'entry_line', 'claim_section', 'ledger_markdown', 'write_ledger']
+           'committed_runs', 'runs_of', 'NoRows', 'table_of', 'side_values', 'spread_in', 'effect_in', 'verdict_of',
+           'Entry', 'expanded', 'entry_for', 'ledger_entries', 'paper_commands', 'command_for', 'effect_text',
+           'printed', 'entry_line', 'claim_section', 'ledger_markdown', 'write_ledger']
 
 # %% ../nbs/12e_ledger.ipynb #c07e3497
 import json
@@ -29,11 +29,12 @@ from .doctor import guess_experiment
 from .evaluate import Interval, paired_difference
 from .experiment import state
 from .files import whole_file
+from .spread import best_to_worst
 
 # %% ../nbs/12e_ledger.ipynb #d7afffc5
 VERDICTS = ("reproduced", "contradicted", "inconclusive", "not run")
 Scalar = bool | int | float | str | None
-Side = dict[str, Scalar]  # filter on rows; `table` and `column` name where the value stands
+Side = dict[str, Scalar]  # filter on rows; `table` and `column` name where the value stands, `best_over` a column of settings whose best is compared with the worst
 
 
 class _Strict(BaseModel):
@@ -159,28 +160,54 @@ def table_of(run: Run, name: str) -> pd.DataFrame:
     return pd.read_csv(file)
 
 
-def side_values(
-    run: Run,
-    side: Side,
-    withdrawn: Sequence[str] = (),  # methods that count only where each seed had a generated set of its own
-) -> dict[int | None, float]:  # by seed; under None if the table has no seeds
-    "The values that a side picks; raises `NoRows` if there are none and `ValueError` if there are too many."
+def _picked(run: Run, side: Side, withdrawn: Sequence[str]) -> tuple[pd.DataFrame, str]:
+    "The rows of a side and the column of its values; raises `NoRows` if there are none, or if their numbers were withdrawn."
     if run.one_set and (bad := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("arm", "")))]):
-        raise NoRows(f"the numbers of {bad[0]} in this run were wrong (CHANGELOG) and are withdrawn")
+        raise NoRows(f"the numbers of {bad[0]} were wrong (CHANGELOG) and are withdrawn")
     wanted = {"table": "rows", "column": "value"} | side
     frame, column = table_of(run, wanted.pop("table")), wanted.pop("column")
     for name, value in wanted.items():
         frame = frame[frame[name] == value] if name in frame else frame[:0]
     if not len(frame) or column not in frame:
         raise NoRows(f"no rows with {', '.join(f'{name} {value}' for name, value in wanted.items())}")
+    return frame, column
+
+
+def side_values(
+    run: Run,
+    side: Side,
+    withdrawn: Sequence[str] = (),  # methods that count only where each seed had a generated set of its own
+) -> dict[int | None, float]:  # by seed; under None if the table has no seeds
+    "The values that a side picks; raises `NoRows` if there are none and `ValueError` if there are too many."
+    frame, column = _picked(run, side, withdrawn)
     seeds = frame.seed.tolist() if "seed" in frame else [None] * len(frame)
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"{run.folder}: {side} leaves several rows of a seed; say which")
     return dict(zip(seeds, frame[column].astype(float)))
 
 
+def spread_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) -> Interval:
+    "The best less the worst setting of the one plus side, less the minus sides, which are numbers without seeds."
+    side = dict(comparison.plus[0])
+    over, limits = side.pop("best_over"), [side_values(run, other, withdrawn) for other in comparison.minus]
+    if len(comparison.plus) > 1 or any(set(values) != {None} for values in limits):
+        raise ValueError(f"{comparison.what!r} compares best and worst over {over}: it may have one plus side, and minus sides without seeds")
+    frame, column = _picked(run, side, withdrawn)
+    if over not in frame or frame[over].nunique() < 2:
+        raise NoRows(f"fewer than two values of {over}")
+    if frame.duplicated(["seed", over]).any():
+        raise ValueError(f"{run.folder}: {side} leaves several rows of a seed at one {over}; say which")
+    values = frame.pivot(index="seed", columns=over, values=column)
+    if not values.map(math.isfinite).all(axis=None):
+        return Interval(math.nan, math.nan, math.nan, 0)  # one never got there
+    found, less = best_to_worst(values).interval, sum(values[None] for values in limits)
+    return Interval(found.mean - less, found.low - less, found.high - less, found.n)
+
+
 def effect_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) -> Interval:
-    "Plus sides less minus sides, paired by seed."
+    "Plus sides less minus sides, paired by seed; best less worst where a side says `best_over`."
+    if any("best_over" in side for side in comparison.plus):
+        return spread_in(run, comparison, withdrawn)
     sides = [[side_values(run, side, withdrawn) for side in group] for group in (comparison.plus, comparison.minus)]
     seeds = {tuple(sorted(values)) for group in sides for values in group if None not in values}
     if len(seeds) > 1:

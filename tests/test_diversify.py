@@ -248,6 +248,61 @@ def test_styles_may_be_shared_and_pools_switched_off(llm, tmp_path):
         write_prompts(llm, PHRASES, 12, **settings, scenes=0, shares={"CD": 1})
 
 
+# ---- what a sense looks like
+
+LOOKS = {"three": "two open bows, one above the other", "heart": "two round lobes that meet in a point, upside down"}
+
+
+class Listening(Backwards):
+    """The same model; it keeps what it was asked."""
+
+    asked: list[str] = []
+
+    def stream(self, chats, *arguments, **options):
+        self.asked += [chat[-1]["content"] for chat in chats]
+        yield from self.llm.stream(chats, *arguments, **options)
+
+
+def test_looks_go_into_questions_and_prompts(llm, tmp_path):
+    ear = Listening(llm)
+    book = write_prompts(ear, PHRASES, 6, tmp_path / "book.jsonl", generator=GENERATOR, scenes=2, styles=2, looks=LOOKS, patience=1, progress=False, allow_plain=True)
+    for name, phrase in PHRASES.items():
+        told = f'"{phrase}" ({LOOKS[name]})' if name in LOOKS else f'"{phrase}"'
+        own = [question for question in ear.asked if f'"{phrase}"' in question]
+        assert own and all(told in question and (name in LOOKS or "(" not in question.split(".")[0].replace(phrase, "")) for question in own)
+        prompts = book[book["class"] == name].prompt
+        assert len(prompts) == 6 and all((LOOKS[name] in prompt) == (name in LOOKS) for prompt in prompts if name in LOOKS)
+    assert load_book(tmp_path / "book.jsonl").attrs["about"]["looks"] == LOOKS
+    with pytest.raises(ValueError, match="older book was made with"):
+        write_prompts(ear, PHRASES, 8, tmp_path / "book.jsonl", generator=GENERATOR, scenes=2, styles=2, looks=LOOKS | {"heart": "red"}, progress=False)
+
+
+def test_without_looks_nothing_changes(tokenizers):
+    ideas = by_hand(6, 3)
+    book = compose(PHRASES, 20, *ideas, tokenizers=tokenizers)
+    assert book.prompt.equals(compose(PHRASES, 20, *ideas, tokenizers=tokenizers, looks={"heart": ""}).prompt)
+    assert "looks" not in book.attrs["about"] and list(book.attrs["about"]["templates"].values()) == [TEMPLATE]
+
+
+def test_looks_stay_until_nothing_else_can_go_and_are_cleaned(styled):
+    long = {"three": "<b>open</b> bows, <scans> one above the other"}
+    book = compose(PHRASES, 20, *by_hand(6, 3), tokenizers=[styled], token="<scans>", looks=long, budget=26)
+    three = book[book["class"] == "three"]
+    assert (book.tokens <= 26).all() and three.prompt.str.contains("open bows").all() and three.prompt.str.count("<scans>").eq(1).all()
+    assert (three.dropped != "").any() and not three.dropped.str.contains("looks").any()
+    tight = compose(PHRASES, 20, *by_hand(6, 3), tokenizers=[styled], token="<scans>", looks=long, budget=14)
+    three = tight[tight["class"] == "three"]
+    assert (tight.tokens <= 14).all() and three.dropped.str.endswith("looks").all() and three.prompt.str.contains("arabic digit three").all()
+
+
+def test_looks_that_have_no_place_or_no_class_are_refused(tokenizers):
+    ideas = by_hand(2, 2)
+    with pytest.raises(ValueError, match="no place for {looks}"):
+        compose(PHRASES, 4, *ideas, tokenizers=tokenizers, looks=LOOKS, templates=[TEMPLATE])
+    with pytest.raises(ValueError, match="looks has 'thre', which is none"):
+        compose(PHRASES, 4, *ideas, tokenizers=tokenizers, looks={"thre": "bows"})
+
+
 # ---- files
 
 WRITING = """

@@ -27,6 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from synthnb import dsi
 from synthnb.data import LabelledImages, digits, few_shot
+from synthnb.denoise import TextTable
 from synthnb.dsi import Style, add_style, invert, load_style, save_style, style_prompts
 from synthnb.generate import generate, load_generator
 from synthnb.plan import make_plan
@@ -151,6 +152,41 @@ def test_the_unet_is_told_what_the_pipeline_would_tell_it(tiny):
     if isinstance(pipe, StableDiffusionXLPipeline):
         assert torch.allclose(told["added_cond_kwargs"]["text_embeds"], expected[2], atol=1e-6)
         assert told["added_cond_kwargs"]["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 3
+
+
+@pytest.mark.parametrize("ends", [(None, None), (None, 2), (2, 2)], ids=str)  # None: the tokenizer's own
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_words_after_a_style_token_count(tmp_path, ends, vectors):
+    tiny_pipeline("xl", tmp_path)
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "model")  # by diffusers alone: nothing is corrected yet
+    for encoder, end in zip((pipe.text_encoder, pipe.text_encoder_2.text_model), ends):
+        encoder.eos_token_id = pipe.tokenizer.eos_token_id if end is None else end
+    plain = ["a photo of a one", "a photo of a one, close up"]
+    before = pipe.encode_prompt(plain, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    styled = ["a <style> one", "a <style> two", "a <style> one, close up"]
+    rows = dsi.initial_rows(pipe, "photo", vectors)
+    ids, firsts = dsi.tokenize(pipe, styled, dsi.vector_names("<style>", vectors)), [len(pipe.tokenizer)] * 2
+    with torch.no_grad(), dsi.reading(pipe, rows, firsts):
+        told = dsi.condition(pipe, ids, torch.arange(3))["added_cond_kwargs"]["text_embeds"]
+    add_style(pipe, Style("<style>", tuple(rows)))
+    table = TextTable(pipe, styled + plain)
+    drawn = table.asked_pooled[:3]
+    assert torch.pdist(told).min() > 1e-3, "while it is learned, the words after the token are not read"
+    assert torch.allclose(drawn, told, atol=1e-6), "what is drawn with is not what was learned with"
+    assert torch.allclose(table.asked_pooled[3:], before[2], atol=1e-6) and torch.allclose(table.asked[3:], before[0], atol=1e-6)
+    with torch.no_grad():
+        first = pipe.text_encoder(ids[0] if vectors == 1 else pipe.tokenizer(plain, padding="max_length", return_tensors="pt").input_ids)
+    assert torch.pdist(first.pooler_output).min() > 1e-3, "the first text encoder's own vector"
+
+
+def test_a_saved_pipeline_with_a_style_still_reads_to_the_end(tmp_path):
+    pipe = tiny_pipeline("xl", tmp_path)  # its second text encoder has the published number
+    assert pipe.text_encoder_2.config.eos_token_id == 2
+    add_style(pipe, dsi.initial_style(pipe))
+    pipe.save_pretrained(tmp_path / "styled")
+    again = load_generator(tmp_path / "styled", "cpu")
+    pooled = again.encode_prompt(["a <style> one", "a <style> two"], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[2]
+    assert (pooled[0] - pooled[1]).abs().max() > 1e-3
 
 
 def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[list[float], torch.Tensor]:
@@ -347,3 +383,58 @@ def test_flips_double_the_latents_and_keep_the_labels(world, scans):
 def test_other_pipelines_are_refused():
     with pytest.raises(ValueError, match="DiTPipeline is not supported"):
         dsi.text_models(type("DiTPipeline", (), {})())
+
+
+# ---- which generator it is
+
+
+def test_any_changed_tensor_is_another_generator(tiny):
+    pipe = copy.deepcopy(tiny)
+    known = dsi.fingerprint(pipe)
+    assert dsi.fingerprint(tiny) == known and dsi.fingerprint(pipe) == known
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    assert {"unet", "vae", "text_encoder"} <= set(parts)
+    for name, part in parts.items():
+        for key, tensor in [*part.named_parameters(), *part.named_buffers()]:
+            before = tensor.detach().clone()
+            tensor.data.view(-1)[-1] += 1  # in place, past torch's version counter
+            assert dsi.fingerprint(pipe) != known, f"{name}.{key}"
+            tensor.data.copy_(before)
+    assert dsi.fingerprint(pipe) == known
+
+
+def test_what_the_weights_do_not_say_is_another_generator_too(tiny):
+    known = dsi.fingerprint(tiny)
+
+    def differs(change) -> bool:
+        pipe = copy.deepcopy(tiny)
+        change(pipe)
+        return dsi.fingerprint(pipe) != known
+
+    other = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[dsi.training_scheduler(tiny).config.prediction_type]
+    assert differs(lambda pipe: pipe.scheduler.register_to_config(prediction_type=other))
+    assert differs(lambda pipe: pipe.scheduler.register_to_config(beta_schedule="squaredcos_cap_v2"))
+    assert differs(lambda pipe: pipe.vae.register_to_config(scaling_factor=.5))
+    assert differs(lambda pipe: pipe.unet.register_to_config(act_fn="mish"))
+    assert differs(lambda pipe: setattr(pipe.text_encoder.config, "hidden_act", "gelu_new"))
+    assert differs(lambda pipe: pipe.tokenizer.add_tokens("<more>"))
+    assert differs(lambda pipe: setattr(pipe.tokenizer, "pad_token", "a</w>"))
+    assert differs(lambda pipe: pipe.unet.to(torch.bfloat16))
+
+
+def test_what_a_style_does_not_depend_on_is_the_same_generator(tiny, tmp_path):
+    known, pipe = dsi.fingerprint(tiny), copy.deepcopy(tiny)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)  # another sampler of the same noise
+    pipe.tokenizer(["a", "a b"], padding="max_length", truncation=True, max_length=20)
+    pipe.unet.to(memory_format=torch.channels_last)
+    assert dsi.fingerprint(pipe) == known
+    pipe.save_pretrained(tmp_path / "moved")
+    assert dsi.fingerprint(load_generator(tmp_path / "moved", "cpu")) == known
+
+
+def test_a_style_is_not_found_again_for_a_generator_that_was_tuned(tiny, tmp_path):
+    pipe = copy.deepcopy(tiny)
+    invert(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)
+    pipe.unet.conv_out.weight.data += .1
+    with pytest.raises(ValueError, match="belongs to another run .generator was"):
+        invert(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)

@@ -98,3 +98,32 @@ def test_other_seeds_are_an_error_and_a_missing_end_is_no_number(tmp_path):
         entry_for(CLAIMS[0], pair, [run])
     never = pair.model_copy(update={"plus": [{"table": "time", "arm": "b"}], "minus": [{"table": "time", "arm": "a"}]})
     assert entry_for(CLAIMS[0], never, [run]).verdict == "inconclusive"
+
+
+BEST = Comparison(what="x", plus=[{"arm": "a", "best_over": "scale"}], minus=[{"table": "margin", "arm": "hardly"}], expect="below", experiment="bridge_study")
+
+
+def at_scales(values: dict[float, list[float]], where: Path, hardly: float = .03) -> Run:
+    rows = [{"arm": "a", "scale": scale, "seed": seed, "value": value} for scale, own in values.items() for seed, value in enumerate(own)]
+    return Run(where / "outputs/bridge_study/made-up", {"parameters": {}}, {"rows": rows, "glyphworld": True, "margin": {"hardly": hardly}})
+
+
+@pytest.mark.parametrize("values, verdict", [
+    ({1: [.80, .81, .79], 2: [.801, .811, .789], 4: [.802, .809, .791]}, "reproduced"),
+    ({1: [.80, .81, .79], 2: [.801, .811, .789], 4: [.90, .91, .895]}, "contradicted"),
+    ({1: [.80, .85, .79], 2: [.83, .80, .81], 4: [.79, .83, .84]}, "inconclusive"),
+    ({1: [.8], 2: [.8], 4: [.8]}, "inconclusive"),
+    ({1: [.8, .8, .8]}, "not run"),
+])
+def test_best_less_worst_decides_by_an_interval_for_all_pairs(tmp_path, values, verdict):
+    assert entry_for(CLAIMS[0], BEST, [at_scales(values, tmp_path)]).verdict == verdict
+
+
+def test_best_less_worst_has_one_side_and_one_row_a_seed(tmp_path):
+    run = at_scales({1: [.8, .8], 2: [.7, .7]}, tmp_path)
+    assert entry_for(CLAIMS[0], BEST, [run]).effect.mean == pytest.approx(.07)
+    with pytest.raises(ValueError, match="one plus side"):
+        entry_for(CLAIMS[0], BEST.model_copy(update={"minus": [{"arm": "a", "scale": 1}]}), [run])
+    run.results["rows"].append(run.results["rows"][0])
+    with pytest.raises(ValueError, match="several rows of a seed at one scale"):
+        entry_for(CLAIMS[0], BEST, [run])
