@@ -9,6 +9,7 @@ __all__ = ['POWERS', 'behind_best', 'Advice', 'advise', 'Growth', 'more_helps']
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from .evaluate import Interval, accuracy_interval, mean_interval, paired_differe
 from .streams import stream
 
 # %% ../nbs/11c_advise.ipynb #d02c23a1
+_tukey = cache(stats.studentized_range.ppf)  # an integral: a second each
+
+
 def behind_best(
     values: np.ndarray,  # [methods, seeds]: accuracies, paired by seed
     level: float = 0.95,
@@ -36,7 +40,7 @@ def behind_best(
         raise ValueError(f"a comparison needs two methods and two seeds or more, got {methods} and {seeds}")
     means, free = values.mean(1), (methods - 1) * (seeds - 1)
     residuals = values - means[:, None] - values.mean(0) + values.mean()
-    half = stats.studentized_range.ppf(level, methods, free) * math.sqrt(np.square(residuals).sum() / free / seeds)
+    half = _tukey(level, methods, free) * math.sqrt(np.square(residuals).sum() / free / seeds)
     return means - means.max(), float(half)
 
 # %% ../nbs/11c_advise.ipynb #da13b948

@@ -67,7 +67,7 @@ def test_every_arm_is_named_by_its_experiment():
 
 def made_up(values: dict[str, list[float]], where: Path, **parameters) -> Run:
     rows = [{"arm": arm, "seed": seed, "value": value} for arm, own in values.items() for seed, value in enumerate(own)]
-    return Run(where / "outputs/bridge_study/made-up", {"parameters": parameters}, {"rows": rows, "glyphworld": True, "time": {"a": 3, "b": None}})
+    return Run(where / "outputs/bridge_study/made-up", {"parameters": parameters}, {"rows": rows, "glyphworld": True, "generated_sets": 9, "time": {"a": 3, "b": None}})
 
 
 @pytest.mark.parametrize("values, verdict", [
@@ -105,7 +105,7 @@ BEST = Comparison(what="x", plus=[{"arm": "a", "best_over": "scale"}], minus=[{"
 
 def at_scales(values: dict[float, list[float]], where: Path, hardly: float = .03) -> Run:
     rows = [{"arm": "a", "scale": scale, "seed": seed, "value": value} for scale, own in values.items() for seed, value in enumerate(own)]
-    return Run(where / "outputs/bridge_study/made-up", {"parameters": {}}, {"rows": rows, "glyphworld": True, "margin": {"hardly": hardly}})
+    return Run(where / "outputs/bridge_study/made-up", {"parameters": {}}, {"rows": rows, "glyphworld": True, "generated_sets": 9, "margin": {"hardly": hardly}})
 
 
 @pytest.mark.parametrize("values, verdict", [
@@ -127,3 +127,15 @@ def test_best_less_worst_has_one_side_and_one_row_a_seed(tmp_path):
     run.results["rows"].append(run.results["rows"][0])
     with pytest.raises(ValueError, match="several rows of a seed at one scale"):
         entry_for(CLAIMS[0], BEST, [run])
+
+
+@pytest.mark.parametrize("arm, sets, verdict, told", [
+    ("a", 3, "reproduced", ""), ("a", 1, "inconclusive", "one generated set for all seeds"), ("bridged++", 1, "not run", "withdrawn"), ("bridged++", 3, "reproduced", ""),
+    ("bridged++, 150 synthetic", 1, "not run", "withdrawn"), ("bridged", 1, "inconclusive", "one generated set")])
+def test_seeds_that_share_a_generated_set_decide_nothing(tmp_path, arm, sets, verdict, told):
+    run = made_up({arm: [0.8, 0.9, 0.85], "b": [0.7, 0.81, 0.74]}, tmp_path, seeds=[0, 1, 2])
+    run.results["generated_sets"] = sets
+    pair = Comparison(what="x", plus=[{"arm": arm}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study")
+    found = entry_for(CLAIMS[0], pair, [run], ["bridged++"])
+    assert found.verdict == verdict and told in found.note
+    assert entry_for(CLAIMS[0], pair.model_copy(update={"generated": False}), [run]).verdict == "reproduced"
