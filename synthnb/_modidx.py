@@ -731,6 +731,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'synthnb.lar.load_features': ('lar.html#load_features', 'synthnb/lar.py'),
                              'synthnb.lar.load_resolutions': ('lar.html#load_resolutions', 'synthnb/lar.py'),
                              'synthnb.lar.merge_candidates': ('lar.html#merge_candidates', 'synthnb/lar.py'),
+                             'synthnb.lar.naive_names': ('lar.html#naive_names', 'synthnb/lar.py'),
                              'synthnb.lar.overlong': ('lar.html#overlong', 'synthnb/lar.py'),
                              'synthnb.lar.plain_text': ('lar.html#plain_text', 'synthnb/lar.py'),
                              'synthnb.lar.preprocess': ('lar.html#preprocess', 'synthnb/lar.py'),
