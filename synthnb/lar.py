@@ -9,8 +9,8 @@ __all__ = ['WORDNET_NOTICE', 'DEFAULT_TEMPLATES', 'plain_text', 'Synset', 'wordn
            'preprocess', 'Clip', 'overlong', 'load_clip', 'ImageFeatures', 'image_features', 'save_features',
            'load_features', 'fill_template', 'text_features', 'merge_candidates', 'class_scores', 'exact_interval',
            'lead_interval', 'Scored', 'Resolution', 'Resolutions', 'save_resolutions', 'load_resolutions', 'resolve',
-           'resolve_names', 'bare_names', 'described_names', 'curated_names', 'lar_accuracy', 'attention_order',
-           'show_evidence', 'evidence_html', 'write_evidence', 'imagenet_ambiguous']
+           'resolve_names', 'bare_names', 'described_names', 'naive_names', 'curated_names', 'lar_accuracy',
+           'attention_order', 'show_evidence', 'evidence_html', 'write_evidence', 'imagenet_ambiguous']
 
 # %% ../nbs/03_lar.ipynb #696aec97
 import base64
@@ -52,6 +52,7 @@ from tqdm import tqdm
 from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor_names
 from .files import whole_file
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
+from .sets import imagenet_names
 
 # %% ../nbs/03_lar.ipynb #657a70b2
 _DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -1029,6 +1030,17 @@ def described_names(
         known = {classes[find_class(key, classes, "the texts")]: (plain_text(text), "") for key, text in texts.items()}
     chosen = {name: Candidate(phrase=f"{spoken_name(name)}, {text}", source="definition", key=key) for name, (text, key) in known.items()}
     return _baseline("name and definition", classes, chosen, "WordNet has no definition of this name, or several")
+
+
+def naive_names(
+    classes: Sequence[str],  # ImageNet-1k classes: synset ids, or their names as `sets.imagenet_names` has them
+) -> Resolutions:
+    "Baseline for ImageNet: the synset's first lemma, as if nobody had curated the names; two classes are then called \"crane\". ValueError for other classes."
+    order = ImageNetInfo("imagenet-1k").label_names()
+    known = dict(zip(imagenet_names(), order)) | {key: key for key in order}
+    if wrong := [name for name in check_names(classes) if name not in known]:
+        raise ValueError(f"{wrong[0]!r} is none of ImageNet's 1,000 classes ({len(wrong)} such)")
+    return _baseline("first lemma", classes, {name: Candidate(phrase=wordnet()[known[name]].lemmas[0], source="name", key=known[name]) for name in classes}, "")
 
 
 def curated_names(

@@ -451,3 +451,16 @@ def test_benchmark_of_imagenets_ambiguous_names(tmp_path):
     assert results["candidates"] == table.senses.sum() and 0 <= by_arm["LAR, 1 image"] <= 1
     assert abs(by_arm["guess"] - (1 / table.senses).mean()) < 1e-6
     assert "WordNet" in (folder / "senses.html").read_text()
+
+
+def test_imagenets_naive_names_are_no_oracle():
+    from synthnb.sets import imagenet_names
+
+    naive = lar.naive_names(imagenet_names())
+    assert (naive["crane bird"].phrase, naive["construction crane"].phrase) == ("crane", "crane")
+    assert naive["crane bird"].chosen.key == "n02012849" and naive["kite (bird of prey)"].phrase == "kite"
+    ambiguous = imagenet_ambiguous()
+    assert [naive.classes[label].phrase for label in ambiguous.label] == ambiguous.name.tolist()
+    assert sum(c.phrase != c.name for c in naive.classes) > 300, "the curated names are others"
+    with pytest.raises(ValueError, match="'dinosaur' is none"):
+        lar.naive_names(["tench", "dinosaur"])

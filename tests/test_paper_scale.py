@@ -306,8 +306,10 @@ def test_imagenet_study_runs_to_the_end(here, monkeypatch):
     shutil.rmtree(here / "elsewhere" / "train" / "club")
     (here / "elsewhere" / "train").rename(here / "drawn in two classes")  # which is all that a test set has to be
     found = results("imagenet_study.yaml", here, monkeypatch, real_data="mine", test_sets=["drawn in two classes"], classifier="./resnet50", images_per_class=[1, 2], prompts_per_class=2,
-                    steps=2, checkpoint_every=1, workers=2)
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), *product(("shared", "dual"), (1, 2))}
+                    steps=2, checkpoint_every=1, workers=2, names=["naive", "resolved"], clip="./clip", clip_weights="", lar_images=6)
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), *product(("shared", "dual"), (1, 2)),
+                                                                      ("shared, naive names", 1), ("dual, naive names", 1)}
+    assert "resolved against naive names, smallest volume, dual" in found["conclusion"]
     assert {row["test"] for row in found["rows"]} == {"in domain", "drawn in two classes"} and found["glyphworld"] is False
     assert not list((here / "outputs" / "stages").glob("*.checkpoint")), "checkpoints of trainings that are done take place"
 
@@ -358,3 +360,12 @@ def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
         Image.fromarray(np.full((9, 12, 3), i % 256, dtype=np.uint8)).save(here / "val" / synset / "0.png")
     found = results("lar_imagenet.yaml", here, monkeypatch, images="val", llm="", clip="./clip", clip_weights="", numbers=[1], workers=0)
     assert [row["arm"] for row in found["rows"]] == ["LAR, 1 image"] and found["candidates"] > 2 * len(synsets) and found["glyphworld"] is False
+
+
+def test_the_doctor_counts_the_rungs_of_names():
+    from synthnb.doctor import Size, count_images
+
+    given = gather_parameters(PAPER / "imagenet_study.yaml", [])
+    images = count_images(given, Size(classes=1000))
+    assert images == (7686 + 2 * 1281) * 1000 and f"{images:,} images" in (PAPER / "imagenet_study.yaml").read_text(encoding="utf-8")
+    assert count_images(given | {"names": ["naive"]}, Size(classes=1000)) == 7_686_000

@@ -6,6 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 
 from synthnb.plan import Plan, load_plan, make_plan, plan_hash, write_plan
 
@@ -61,3 +62,10 @@ def test_a_plan_file_appears_whole_or_not_at_all(tmp_path):
     plan.path.write_bytes(plan.path.read_bytes()[:500])
     with pytest.raises(ValueError, match="is not a plan"):
         Plan(plan.path)
+
+
+def test_noise_keeps_32_bits_of_a_seed():
+    """The notebook says so, and how many pairs of 7.7 million images share their noise."""
+    noise = [torch.randn(4, generator=torch.Generator("cpu").manual_seed(seed)) for seed in (7, 7 + 2 ** 32, 8)]
+    assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
+    assert 6800 < 7_700_000 ** 2 / 2 / 2 ** 32 < 7000
