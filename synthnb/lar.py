@@ -430,8 +430,10 @@ class Clip:
 
     @cached_property
     def fingerprint(self) -> str:
-        "Twelve hex digits of weights and number type: features of another model are not mixed with this one's."
+        "Twelve hex digits of weights, activation and number type: features of another model are not mixed with this one's."
         digest = hashlib.sha256(str(self.dtype).encode())
+        if any(type(part).__name__ == "QuickGELU" for part in self.model.modules()):
+            digest.update(b"QuickGELU")  # the same weights give other features with GELU
         for key, value in self.model.state_dict().items():
             digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -481,7 +483,7 @@ def load_clip(
         name = str(model)
         _check_clip_name(name, pretrained)
     try:
-        net, *_ = open_clip.create_model_and_transforms(name, pretrained=pretrained, require_pretrained=True)
+        net, *_ = open_clip.create_model_and_transforms(name, pretrained=pretrained, require_pretrained=True, force_quick_gelu=_has_quick_gelu(name, pretrained))
         tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:
         raise RuntimeError(f"CLIP {str(model)!r} could not be opened: {_how_to_get(name, pretrained, error)}") from error
@@ -510,6 +512,26 @@ def _check_clip_name(name: str, pretrained: str | None) -> None:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
         raise ValueError(f"{name} needs the tag of its weights, got {pretrained!r}: one of {', '.join(tags) or 'none, there are no weights of it'}")
+
+
+def _has_quick_gelu(name: str, pretrained: str | None) -> bool:
+    "Whether open_clip's table says that weights were trained with QuickGELU; a plain name, or a folder's configuration, may not say so."
+    repository = _repository(name)
+    if not repository:
+        return bool(open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu"))
+    tags = [open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained()]
+    return any(tag.get("quick_gelu") for tag in tags if str(tag.get("hf_hub", "")).strip("/").lower() == repository.lower())
+
+
+def _repository(name: str) -> str:
+    "The hub's repository that a name stands for; of a folder, the one whose snapshot in the hub's cache it is, or after which it is called; empty for other names."
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:").partition("@")[0].strip("/")
+    if not name.startswith("local-dir:"):
+        return ""
+    folder = Path(name.removeprefix("local-dir:")).absolute()
+    cached = next((part.name for part in folder.parents if part.name.startswith("models--")), "")
+    return cached.removeprefix("models--").replace("--", "/") or f"timm/{folder.name}"
 
 
 def _how_to_get(name: str, pretrained: str | None, error: Exception) -> str:
