@@ -51,6 +51,7 @@ from tqdm import tqdm
 
 from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor_names
 from .files import whole_file
+from .hub import FETCHING, first_line, why_not_fetched
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
 
 # %% ../nbs/03_lar.ipynb #657a70b2
@@ -485,7 +486,7 @@ def load_clip(
     try:
         net, *_ = open_clip.create_model_and_transforms(name, pretrained=pretrained, require_pretrained=True, force_quick_gelu=_has_quick_gelu(name, pretrained))
         tokenizer = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError) as error:
+    except FETCHING as error:
         raise RuntimeError(f"CLIP {str(model)!r} could not be opened: {_how_to_get(name, pretrained, error)}") from error
     return Clip(net, tokenizer, f"{name}/{pretrained}" if pretrained else folder.resolve().name if folder.is_dir() else name, place, kind)
 
@@ -535,11 +536,10 @@ def _repository(name: str) -> str:
 
 
 def _how_to_get(name: str, pretrained: str | None, error: Exception) -> str:
-    "The cause, and the command that fetches the weights where there is a network."
+    "The cause, and what helps."
     hub = name.startswith("hf-hub:")
     repository = name.removeprefix("hf-hub:") if hub else open_clip.get_pretrained_cfg(name, pretrained or "").get("hf_hub", "")
-    cause = str(error).strip().splitlines()[0].rstrip(".")
-    return cause + (f". Where there is a network, `hf download {repository.rstrip('/')}` fetches it" if repository else "")
+    return f"{repository.rstrip('/')}: {why_not_fetched(repository.rstrip('/'), error)}" if repository else first_line(error)
 
 # %% ../nbs/03_lar.ipynb #69bba27a
 @dataclass(eq=False)

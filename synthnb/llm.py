@@ -47,6 +47,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.utils import logging as transformers_logging
 
 from .data import explain_loading, pick_device, pick_dtype, tensor_names
+from .hub import FETCHING
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ def open_tokenizer(
         config = AutoConfig.from_pretrained(str(model), revision=revision, trust_remote_code=False)
         commit = getattr(config, "_commit_hash", None) or revision
         tokenizer = AutoTokenizer.from_pretrained(str(model), revision=commit, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except FETCHING as error:
         raise RuntimeError(f"chat model {str(model)!r} could not be opened: {explain_loading(model, error)}") from error
     if not tokenizer.chat_template:
         raise ValueError(f"{str(model)!r} has no chat template, so it is not a chat model: take its instruct version")
@@ -221,7 +222,7 @@ def load_weights(
         kind = AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText  # Mistral3 and others read images, too
         model, info = kind.from_pretrained(
             source, revision=commit, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except FETCHING as error:
         path = Path(source)
         raise RuntimeError(f"chat model {source!r} could not be opened: {explain_loading(path if path.is_dir() else source, error)}") from error
     finally:
