@@ -23,10 +23,11 @@ from torch import nn
 from torchmetrics.functional.classification import binary_calibration_error
 
 from .data import LabelledImages, join
-from .dualbn import convert, strip
+from .dualbn import convert, has_gap, is_dual
 from .files import did_you_mean, whole_file
 from .sets import ListedImages, check_size, join_listed
-from .train import History, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
+from .streams import stream
+from .train import READINGS, History, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
 
 # %% ../nbs/10_bridge.ipynb #d4ba04b0
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def stage1_model(
     synthetic: LabelledImages | ListedImages,
     *,
     steps: int,
-    seed: int = 0,  # of head, batches and augmentation
+    seed: int = 0,  # of the head and, in a stream of their own, of batches and augmentation
     store: str | Path | None = None,  # folder of stage-1 weights; None keeps nothing
     model_args: dict | None = None,  # for `load_classifier`
     device: str | torch.device = "auto",
@@ -114,7 +115,7 @@ def stage1_model(
 ) -> tuple[nn.Module, bool]:  # the model, and whether it was found in the store
     "A classifier fine-tuned on synthetic images only, found again in `store` if it was made before."
     net = load_classifier(model, len(synthetic.classes), seed=seed, **(model_args or {}))
-    settings = {"steps": steps, "seed": seed, **training}
+    settings = {"steps": steps, "seed": stream(seed, "stage 1"), **training}
     file = Path(store) / f"stage1-{stage_key(net, synthetic, **_decisive(settings))}.safetensors" if store else None
     if file and file.exists():
         try:
@@ -153,6 +154,8 @@ class ArmResult:
     gaps: list[dict] = field(default_factory=list, repr=False)  # of dual batch norms over the last stage, `History.gaps`
     top5: float = math.nan  # share of test images whose class is among the five most likely; nan for five classes or fewer
     calibration: float = math.nan  # expected calibration error on the test split, 15 bins
+    per_class: float = math.nan  # mean over the classes of their accuracy on the test split
+    readings: dict[str, float] = field(default_factory=dict, repr=False)  # of a dual network: top-1 on the test split by `train.READINGS`
 
 # %% ../nbs/10_bridge.ipynb #53c43df3
 _Images = LabelledImages | ListedImages  # in memory, or on disk
@@ -174,9 +177,12 @@ def _check_run(
     sides = [side for side in (real, synthetic, test, val) if side is not None]
     for side in sides:
         check_size(side, image_size)
-    sizes = {tuple(side.images.shape[2:]) if isinstance(side, LabelledImages) else (image_size,) * 2: side for side in sides}
-    if len(sizes) > 1:
-        raise ValueError(" and ".join(f"{side} with {h}x{w} pixels" for (h, w), side in sizes.items()) + " have different image sizes: make them alike")
+    sizes = {tuple(side.images.shape[2:]): side for side in sides if isinstance(side, LabelledImages)}
+    if small := [side for size, side in sizes.items() if min(size) < image_size]:
+        have = "x".join(map(str, small[0].images.shape[2:]))
+        raise ValueError(f"{small[0]} has {have} pixels, fewer than image_size={image_size}: open it at {image_size} pixels or more")
+    if len(sizes) > 1 and not image_size:
+        raise ValueError(" and ".join(f"{side} with {h}x{w} pixels" for (h, w), side in sizes.items()) + " have different image sizes: make them alike, or give image_size")
     if ARMS[arm].last == "joined" and isinstance(real, ListedImages) != isinstance(synthetic, ListedImages):
         raise ValueError(f"arm {arm!r} joins {real} and {synthetic}, of which one is in memory and one on disk: make them alike")
     if empty := [name for name, n in real.per_class.items() if not n]:
@@ -184,11 +190,15 @@ def _check_run(
 
 # %% ../nbs/10_bridge.ipynb #7c14ffa0
 def _measured(net: nn.Module, test: _Images, **reading) -> dict:
-    "What a classifier says of the test images: which are right, also among its first five, and how far its probabilities can be believed."
+    "What a classifier says of the test images: which are right, also among its first five, by class, with which calibration; and by each reading of dual norms."
     said = predict(net, test, **reading)
     right, best = said.argmax(1) == test.labels, said.topk(min(5, said.shape[1])).indices == test.labels[:, None]
-    return {"correct": right.numpy(), "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan,
-            "calibration": binary_calibration_error(said.max(1).values.clamp(max=1), right.long(), 15).item()}
+    there = torch.bincount(test.labels)
+    per_class = (torch.bincount(test.labels, right.double()) / there)[there > 0].mean().item()
+    readings = [name for name in READINGS if name != "adapted" or has_gap(net)] if is_dual(net) else []
+    shares = {name: (predict(net, test, read=name, **reading).argmax(1) == test.labels).float().mean().item() for name in readings}
+    return {"correct": right.numpy(), "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan, "per_class": per_class,
+            "calibration": binary_calibration_error(said.max(1).values.clamp(max=1), right.long(), 15).item(), "readings": shares}
 
 
 def _write_result(result: ArmResult, file: Path) -> None:
@@ -224,7 +234,7 @@ def train_arm(
     checkpoint: str | Path | None = None,  # file of the last stage's checkpoints
     **training,  # for `fit`: `val` for the last stage, the rest for both
 ) -> tuple[nn.Module, History, bool]:  # the classifier, its last stage, and whether stage 1 was found in the store
-    "Train one arm."
+    "Train one arm. A classifier with dual norms keeps both branches, for `predict(read=...)`; `dualbn.strip` leaves the main one."
     both, found = {name: value for name, value in training.items() if name != "val"} | {"device": device, "progress": progress}, False
     mixing, (steps1, steps2) = {"mixup": arm_mixup} if spec.mixup else {}, spec.steps(*steps)
     if spec.stage1:
@@ -242,8 +252,8 @@ def train_arm(
         train = (join_listed if isinstance(real, ListedImages) else join)([real, synthetic])
     net = convert(net, spec.dual) if spec.dual else net
     with only_head(net) if spec.probe else nullcontext():
-        history = fit(net, train, steps=steps2, seed=seed, val=training.get("val"), checkpoint=checkpoint, checkpoint_every=checkpoint_every, **both)
-    return strip(net) if spec.dual else net, history, found
+        history = fit(net, train, steps=steps2, seed=stream(seed, "stage 2"), val=training.get("val"), checkpoint=checkpoint, checkpoint_every=checkpoint_every, **both)
+    return net, history, found
 
 # %% ../nbs/10_bridge.ipynb #83863278
 def run_arm(
@@ -291,4 +301,4 @@ def results_frame(
     results: Sequence[ArmResult],
 ) -> pd.DataFrame:
     "One row per run, without the judgements of single images and the learning curve."
-    return pd.DataFrame([{f.name: getattr(r, f.name) for f in fields(ArmResult) if f.name not in ("correct", "records", "gaps")} for r in results])
+    return pd.DataFrame([{f.name: getattr(r, f.name) for f in fields(ArmResult) if f.name not in ("correct", "records", "gaps", "readings")} for r in results])

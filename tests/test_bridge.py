@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,7 +18,8 @@ from synthnb.bridge import ARMS, run_arm, train_arm
 from synthnb.data import LabelledImages, digits, few_shot, ordered
 from synthnb.glyphworld import folder
 from synthnb.sets import list_folder, save_folder
-from synthnb.train import with_recipe
+from synthnb.streams import PURPOSES
+from synthnb.train import READINGS, predict, with_recipe
 
 torch.set_num_threads(1)
 HOW = {"steps": (40, 40), "batch_size": 16, "lr": 2e-3, "device": "cpu"}
@@ -91,3 +93,56 @@ def test_a_validation_set_in_another_order_is_refused():
     few, val = few_shot(real["train"], 2), ordered(real["val"], real["val"].classes[::-1])
     with pytest.raises(ValueError, match="only their order differs"):
         run_arm("vanilla", folder("cnn"), few, None, real["test"], val=val, **HOW)
+
+
+@pytest.mark.parametrize("arm", ["bridged+new_head", "bridged++", "bridged+new_block", "vanilla+new_head"])
+def test_a_new_head_begins_with_chance(arm, monkeypatch):
+    "It was the head that stage 1 began with: untrained it read 99 % of what stage 1 had learned."
+    real, begun, fit = few_shot(digits()["train"], 20), [], bridge.fit
+
+    def look(model, train, **settings):
+        begun.append((predict(model, real).argmax(1) == real.labels).float().mean().item())
+        return fit(model, train, **settings)
+
+    monkeypatch.setattr(bridge, "fit", look)
+    for seed in range(5):
+        train_arm(ARMS[arm], folder("cnn"), real, real, steps=(60, 1), seed=seed, stage1_seed=seed, batch_size=32, lr=2e-3, device="cpu")
+    after = sum(begun[1::2]) / 5
+    assert after < .22, f"accuracy at step 0 of stage 2 is {after:.0%}, chance is 10 %"
+
+
+def test_two_stages_on_the_same_images_take_different_batches(monkeypatch):
+    "The control vanilla+new_head trained twice on the same augmented batches."
+    few, taken, ready = few_shot(digits()["train"], 8), [], synthnb.train._ready
+
+    def look(parts, prepare, *rest):
+        batch = ready(parts, prepare, *rest)
+        taken.append((parts[0][1].tolist(), batch[0].clone()))
+        return batch
+
+    monkeypatch.setattr("synthnb.train._ready", look)
+    train_arm(ARMS["vanilla+new_head"], folder("cnn"), few, None, steps=(5, 5), batch_size=16, device="cpu")
+    first, second = taken[:5], taken[5:]
+    assert len(second) == 5 and all(a[0] != b[0] and not torch.equal(a[1], b[1]) for a, b in zip(first, second))
+
+
+def test_every_purpose_of_random_draws_is_used_in_one_place():
+    "A purpose in two modules would be two uses of one stream."
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in Path(bridge.__file__).parent.glob("*.py") if path.stem != "streams"}
+    users = {name: [module for module, text in texts.items() if "import stream" in text and f'"{name}"' in text] for name in PURPOSES}
+    assert not {name: modules for name, modules in users.items() if len(modules) > 1}
+
+
+def test_a_dual_network_keeps_both_branches_and_is_read_in_four_ways():
+    real = digits()
+    few = few_shot(real["train"], 4)
+    other = LabelledImages(255 - few.images, few.labels, few.classes, "inverted")
+    how = {"steps": (0, 60), "batch_size": 32, "lr": 2e-3, "device": "cpu"}
+    net, *_ = train_arm(ARMS["mixed_per_batch+dual"], folder("cnn"), few, other, **how)
+    share = lambda images, read: (predict(net, images, read=read).argmax(1) == real["val"].labels).float().mean().item()  # noqa: E731
+    negatives = 255 - real["val"].images
+    assert share(real["val"].images, "main") > share(real["val"].images, "auxiliary") + .1
+    assert share(negatives, "auxiliary") > share(negatives, "main") + .3, "what the inverted images teach sits in the auxiliary branch"
+    run = run_arm("mixed_per_batch+dual", folder("cnn"), few, other, real["val"], **how)
+    assert list(run.readings) == list(READINGS) and run.readings["main"] == run.accuracy
+    assert run_arm("mixed_per_batch", folder("cnn"), few, other, real["val"], **how | {"steps": (0, 1)}).readings == {}

@@ -24,7 +24,7 @@ from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.dualbn import convert
 from synthnb.glyphworld import folder
 from synthnb.sets import list_folder, save_folder
-from synthnb.train import TimmPolicy, fit, fresh, load_classifier, normalise, only_head, predict, random_resized_crop, reset_blocks
+from synthnb.train import TimmPolicy, domain_loss, fit, fresh, load_classifier, normalise, only_head, predict, random_resized_crop, reset_blocks
 
 torch.set_num_threads(1)
 HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu", "progress": False}
@@ -369,3 +369,22 @@ def test_precision_and_compiling_are_asked_of_whoever_brings_them(scans):
         fit(cnn(), scans, steps=1, precision="fp16", **HOW)
     with pytest.raises(ValueError, match="an accelerator brings precision"):
         fit(cnn(), scans, steps=1, accelerator=Accelerator(cpu=True), compile=True, **HOW)
+
+
+@pytest.mark.parametrize("real, weight", [(16, 1.0), (24, 1.0), (8, .5), (30, 3.0), (16, .25)])
+def test_the_loss_of_a_mixed_batch_is_a_mean(real, weight):
+    "With the same image everywhere, the gradient of a batch is that of one kind, for any share and weight: it was (1 + weight) times as long."
+    torch.manual_seed(0)
+    weights, image = torch.randn(10, 5, dtype=torch.double, requires_grad=True), torch.randn(10, dtype=torch.double)
+    targets = torch.eye(5, dtype=torch.double)[[2] * 32]
+    logits = (image @ weights).expand(32, 5)
+    [mixed] = torch.autograd.grad(domain_loss(logits, targets, torch.arange(32) >= real, weight), weights, retain_graph=True)
+    [pooled] = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets), weights)
+    assert (mixed - pooled).abs().max() < 1e-6
+
+
+def test_equal_halves_of_equal_weight_are_one_batch():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(32, 5, dtype=torch.double), torch.eye(5, dtype=torch.double)[torch.arange(32) % 5]
+    whole = torch.nn.functional.cross_entropy(logits, targets)
+    assert abs(domain_loss(logits, targets, torch.arange(32) % 2 == 1, 1.0) - whole) < 1e-6
