@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from .data import LabelledImages, explain_loading, pick_device, pick_dtype, tensor_names
 from .denoise import DenoisingLoop, TextTable, draw_in_batches, loop_of, use_scheduler
+from .hub import FETCHING
 from .lar import Clip
 from .plan import image_seed
 
@@ -117,7 +118,7 @@ def load_generator(
     try:
         with quiet_loading():
             pipe = DiffusionPipeline.from_pretrained(str(model), revision=revision, dtype=kind, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except FETCHING as error:
         raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(model, error)}") from error
     check_weights(pipe)
     if scheduler:

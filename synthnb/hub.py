@@ -13,7 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
 from huggingface_hub.errors import (
-    DisabledRepoError, GatedRepoError, HfHubHTTPError, HTTPError, IncompleteSnapshotError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError,
+    DisabledRepoError, GatedRepoError, HTTPError, IncompleteSnapshotError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError,
     RevisionNotFoundError)
 
 # %% ../nbs/00e_hub.ipynb #e8a9c9d1
@@ -96,9 +96,12 @@ def why_not_fetched(
     if not constants.HF_HUB_OFFLINE:
         try:
             files = [file.rfilename for file in HfApi().model_info(repository, revision=revision, timeout=10).siblings or ()]
-            return unusable_weights(files) or first_line(error)
         except Exception as asked:  # whatever: it is the answer
             return _by_errors(repository, list(chain_of(asked))) or f"the hub could not be reached ({first_line(asked)}): try again later"
+        here = cached_files(repository)
+        lost = [file for file in files if PLAIN.fullmatch(Path(file).name) and file not in here]
+        lost = f"{lost[0]} has not been fetched whole: start again, whole files are kept; `hf download {repository}` fetches it beforehand" if here and lost else ""
+        return unusable_weights(files) or lost or f"{first_line(error)}; its repository may be incomplete: take another copy"
     there = cached_files(repository)
     get = f"`hf download {repository}` where there is a network fetches what is missing (HF_HUB_OFFLINE is set here)"
     if not there:
@@ -122,7 +125,7 @@ def _by_errors(repository: str, errors: list[BaseException]) -> str:
                 "for a private one `hf auth login` first")
     if has(OfflineModeIsEnabled, LocalEntryNotFoundError, IncompleteSnapshotError) and not constants.HF_HUB_OFFLINE:
         return f"it is not whole in the cache {constants.HF_HUB_CACHE}, and the hub could not be reached ({first_line(errors[-1])}): try again with a network, `hf download {repository}`"
-    broken = [error for error in errors if isinstance(error, HTTPError) and not isinstance(error, HfHubHTTPError)] or [
+    broken = [error for error in errors if isinstance(error, HTTPError) and not hasattr(error, "response")] or [  # no answer at all
         error for error in errors if isinstance(error, ConnectionError | TimeoutError)]
     if broken and not constants.HF_HUB_OFFLINE:
         return f"the connection broke while it was fetched ({first_line(broken[0])}): start again, whole files are kept; `hf download {repository}` fetches it beforehand"
