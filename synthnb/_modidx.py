@@ -1110,6 +1110,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.shards.stream_shards': ('shards.html#stream_shards', 'synthnb/shards.py'),
                                 'synthnb.shards.usable_cores': ('shards.html#usable_cores', 'synthnb/shards.py'),
                                 'synthnb.shards.verify': ('shards.html#verify', 'synthnb/shards.py'),
+                                'synthnb.shards.what_was_passed': ('shards.html#what_was_passed', 'synthnb/shards.py'),
                                 'synthnb.shards.why': ('shards.html#why', 'synthnb/shards.py'),
                                 'synthnb.shards.work': ('shards.html#work', 'synthnb/shards.py'),
                                 'synthnb.shards.work_alone': ('shards.html#work_alone', 'synthnb/shards.py')},

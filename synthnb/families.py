@@ -135,8 +135,10 @@ def call_pipeline(
 ) -> tuple[torch.Tensor, list[bool]]:  # pixels [B, 3, H, W] in 0..1, and which images the safety checker flagged
     "One batch by the pipeline's own loop. Raises `ValueError` if it draws another size than asked for."
     negative = {"negative_prompt": [call["negative_prompt"]] * len(prompts)} if "negative_prompt" in call else {}
-    result = pipe(prompt=prompts, **call | negative, output_type="np",
-                  generator=[torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds])
+    generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+    if negative and getattr(pipe, "prior_prior", None) is not None:
+        generators *= 2  # Kandinsky's prior draws for the negative prompts, too, and asks for a generator each
+    result = pipe(prompt=prompts, **call | negative, output_type="np", generator=generators)
     pixels = result.images
     if not isinstance(pixels, torch.Tensor):
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
