@@ -32,8 +32,6 @@ def cache(tmp_path, monkeypatch):
     (snapshot / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n# A model\n")
     from huggingface_hub import constants
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
-    real = doctor.snapshot_download
-    monkeypatch.setattr(doctor, "snapshot_download", lambda name, **options: real(name, cache_dir=home, **options))
     return snapshot
 
 
