@@ -8,9 +8,9 @@ __all__ = ['STATES', 'GATED', 'MARKS', 'PARTS', 'BYTES_A_PIXEL', 'A100_RATE', 'T
            'loaded_bytes', 'hub_finding', 'folder_finding', 'is_folder', 'check_files', 'generator_weights',
            'llm_weights', 'check_generator', 'check_llm', 'check_server', 'check_classifier', 'check_clip', 'Size',
            'check_set', 'count_images', 'pixels_of', 'measure_plan', 'plan_key', 'check_drawing', 'in_words',
-           'arithmetic', 'memory_needs', 'training_images', 'prompt_tokens', 'hours_by_card', 'describe_cards',
-           'measure_prompts', 'measure_training', 'check_parts', 'check_gpu', 'guess_experiment', 'Need', 'needs_of',
-           'in_cells', 'examine', 'diagnosis']
+           'arithmetic', 'clip_parameters', 'memory_needs', 'training_images', 'prompt_tokens', 'hours_by_card',
+           'describe_cards', 'measure_prompts', 'measure_training', 'check_parts', 'check_gpu', 'guess_experiment',
+           'Need', 'needs_of', 'in_cells', 'examine', 'diagnosis']
 
 # %% ../nbs/12d_doctor.ipynb #5c811d97
 import difflib
@@ -411,6 +411,13 @@ def arithmetic(classifier: str, size: int) -> tuple[float, float]:
     return float(counter.get_total_flops()), float(sum(value.numel() for value in net.parameters()))
 
 
+@cache
+def clip_parameters(name: str) -> float:
+    "Parameters of a CLIP that open_clip knows; it is not loaded."
+    with torch.device("meta"):
+        return float(sum(value.numel() for value in open_clip.create_model(name, device="meta").parameters()))
+
+
 def _weights_here(what: str, model: str, parameters: dict) -> list[Path]:
     "The weights that opening a model would read; none if it is not here, or not whole."
     folder = Path(locate(model)).expanduser() if is_folder(model) else cached_folder(model)
@@ -430,6 +437,8 @@ def memory_needs(parameters: dict) -> dict[str, tuple[float, str] | None]:
     if llm and not parameters.get("llm_url"):
         files, billions = _weights_here("llm", llm, parameters), re.search(r"(\d+(?:\.\d+)?)\s*[bB]\b", llm)
         needs["llm"] = (loaded_bytes(files) / 1e9, "counted in its files") if files else (2.17 * float(billions[1]), "estimated from its name") if billions else None
+    if parameters.get("clip") in open_clip.list_models():
+        needs["clip"] = (2 * clip_parameters(parameters["clip"]) / 1e9, "by its architecture")
     return needs
 
 
@@ -472,15 +481,20 @@ def hours_by_card(parameters: dict, size: Size, card: str) -> dict[str, float]:
     return found
 
 
-def describe_cards(parameters: dict, size: Size) -> list[str]:
+def describe_cards(
+    cells: list[tuple[dict, Size]],  # parameters, and how large the data are, of a run or of each cell of a grid
+) -> list[str]:
     "A line for each size of GPU: what fits, and hours, all of them estimates."
-    needs, lines = {what: need[0] for what, need in memory_needs(parameters).items() if need}, []
-    for card, (memory, *_) in CARDS.items():
-        tight = [f"the {what}'s {gb:.1f} GB of weights {'do not fit' if gb > memory else 'leave too little room'}" for what, gb in needs.items() if gb > .85 * memory]
-        fits = "; ".join(tight) or (", ".join(f"{what} {gb:.1f} GB" for what, gb in needs.items()) + ", one at a time: fits" if needs else "fits")
-        hours = ", ".join(f"{what} {in_words(3600 * hours)}" for what, hours in hours_by_card(parameters, size, card).items())
-        lines.append(f"{card}: {fits}{'; ' + hours if hours else ''}")
-    return lines
+    plans = {plan_key(parameters, count_images(parameters, size)): (parameters, size) for parameters, size in cells}  # images and prompts that cells share are made once
+    needs = {what: need[0] for parameters, _ in cells for what, need in memory_needs(parameters).items() if need}
+    return [_describe_card(card, needs, [hours_by_card(*one, card) for one in plans.values()], [hours_by_card(*one, card) for one in cells]) for card in CARDS]
+
+
+def _describe_card(card: str, needs: dict[str, float], shared: list[dict], each: list[dict]) -> str:
+    tight = [f"the {what}'s {gb:.1f} GB of weights {'do not fit' if gb > CARDS[card][0] else 'leave too little room'}" for what, gb in needs.items() if gb > .85 * CARDS[card][0]]
+    fits = "; ".join(tight) or (f"fits ({', '.join(f'{what} {gb:.1f} GB' for what, gb in needs.items())}, one at a time)" if needs else "fits")
+    hours = {what: sum(one[what] for one in several) for what, several in (("drawing", shared), ("prompts", shared), ("training", each)) if all(what in one for one in several)}
+    return f"{card}: {fits}" + "".join(f"; {what} {in_words(3600 * value)}" for what, value in hours.items())
 
 # %% ../nbs/12d_doctor.ipynb #9dbcebe1
 def measure_prompts(llm: str, device: str) -> float:
@@ -628,7 +642,7 @@ def examine(
     if wrong:
         return [Finding("missing", "parameters", told, cells=in_cells(numbers, cells)) for told, numbers in wrong.items()]
     findings = [Finding("ok", "parameters", f"all {len({name for cell in cells for name in cell})} are known to {Path(notebook).stem} and of its types")]
-    wanted, looked, machines, plans = [list(dict.fromkeys(needs_of(one, root and str(root)))) for one in resolved], {}, {}, {}
+    wanted, looked, machines, plans, sized = [list(dict.fromkeys(needs_of(one, root and str(root)))) for one in resolved], {}, {}, {}, []
     needs = list(dict.fromkeys(need for its in wanted for need in its))
     kinds = list(dict.fromkeys(need.what for need in needs))
     for need in sorted(needs, key=lambda need: kinds.index(need.what)):
@@ -640,15 +654,15 @@ def examine(
         asked[2].append(number)
         size = Size(*map(sum, zip(Size(), *(looked[need][1] for need in its if need.text not in parameters.get("test_sets", ())))))  # nothing is drawn for these
         plans.setdefault(plan_key(parameters, count_images(parameters, size)), (parameters, size))
+        sized.append((parameters, size))
     findings += [replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values()]
     drawing = check_drawing(list(plans.values()), Path(outputs), measure) if "generator" in resolved[0] else [
         Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]
-    parameters, size = max(plans.values(), key=lambda plan: training_images(plan[0])) if plans else ({}, Size())
     findings += drawing
-    if len(cells) == 1 and parameters:
-        findings += check_parts(parameters, size, measure)
-        if not torch.cuda.is_available() and any(need and need[0] > .5 for need in memory_needs(parameters).values()):
-            findings += [Finding("ok", "by GPU", f"{line} (estimates)") for line in describe_cards(parameters, size)]
+    if len(cells) == 1:
+        findings += check_parts(*sized[0], measure)
+    if not torch.cuda.is_available() and any(need and need[0] > .5 for need in memory_needs(resolved[0]).values()):
+        findings += [Finding("ok", "by GPU", f"{line} (estimates)") for line in describe_cards(sized)]
     return findings
 
 
