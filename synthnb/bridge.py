@@ -282,7 +282,7 @@ def run_arm(
     start, spec = time.perf_counter(), ARMS[arm]
     used = synthetic if spec.needs_synthetic else None
     seeds = {"seed": seed, "stage1_seed": seed if stage1_seed is None else stage1_seed}
-    how, model_args = {"steps": steps, "arm_mixup": arm_mixup, "synthetic_share": synthetic_share, **seeds, **training}, model_args or {}
+    how, model_args = {"steps": steps, "arm_mixup": arm_mixup, "synthetic_share": synthetic_share, **seeds, **training}, {"image_size": reading["image_size"]} | (model_args or {})
     file = Path(store) / f"run-{_run_key(spec, model, (real, used, test, val), model_args, **_decisive(how))}.json" if store else None
     if file and file.is_file():
         return replace(_read_result(file), arm=arm)

@@ -8,6 +8,7 @@ __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'fin
            'curate', 'export', 'show', 'build', 'sweep', 'index_runs', 'doctor', 'ledger']
 
 # %% ../nbs/13_cli.ipynb #6bab315d
+import json
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -197,6 +198,17 @@ def _find_phrases(
     return found.phrases, {failure.about for failure in answers.failed}
 
 
+def _further(text: str) -> dict:
+    "Further fields of requests, from the command line."
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--llm-extra is no JSON object ({error}): {text}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"--llm-extra is no JSON object, as {{\"reasoning_effort\": \"none\"}} is one: {text}")
+    return found
+
+
 def _is_folder(classes: list[str]) -> bool:
     return len(classes) == 1 and Path(classes[0]).is_dir()
 
@@ -211,6 +223,8 @@ def prompts(
         help="How a meaning is put to CLIP, with {name}, {phrase}, {looks}; repeat for an ensemble.  [default: a photo of a {phrase}]")] = None,
     llm: Annotated[str, typer.Option(help="Chat model: shipped, a folder, a hub id, or what --llm-url calls it.")] = "glyphworld/llm",
     llm_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, http://127.0.0.1:8000/v1.")] = None,
+    llm_tokens: Annotated[int, typer.Option(min=0, help="Tokens of a reply, thoughts included; 0: 512, and more for a model that thinks longer.")] = 0,
+    llm_extra: Annotated[str, typer.Option(metavar="JSON", help='Further fields of each request: \'{"reasoning_effort": "none", "temperature": null}\'.')] = "{}",
     clip: Annotated[str, typer.Option(help="open_clip model: shipped, a folder, a name, or hf-hub:owner/name.")] = "glyphworld/clip",
     clip_weights: Annotated[str | None, typer.Option(help="Tag of the weights of a named CLIP: openai.")] = None,
     generator: Annotated[str, typer.Option(help="Whose tokenizers count the prompts.")] = "glyphworld/generator",
@@ -225,7 +239,7 @@ def prompts(
     from synthnb.lar import load_clip
     from synthnb.llm import AnswerCache, open_llm
 
-    model = open_llm(llm if llm_url else locate(llm), llm_url)
+    model = open_llm(llm if llm_url else locate(llm), llm_url, extra=_further(llm_extra) | ({"max_tokens": llm_tokens} if llm_tokens else {}))
     if dry_run:
         many = len(folder_classes(classes[0])) if _is_folder(classes) else len(classes)
         typer.echo(f"{estimate_cost(model, many, n)}\n{estimate_cost(model, 1000, 200)}")

@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .streams import stream
+from .hub import first_line, why_not_fetched
 
 # %% ../nbs/01_data.ipynb #1db5be02
 def readable_name(
@@ -582,9 +583,7 @@ def explain_loading(
     model: str | Path,  # a folder, or an id on the Hugging Face hub
     error: Exception,  # what its loader raised
 ) -> str:
-    "What went wrong, and for a hub id how to get it."
-    cause = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+    "What went wrong, and for a hub id which of the hub's reasons it is and what helps."
     if isinstance(model, Path) or "trust_remote_code" in str(error):
-        return cause
-    return (f"there is no such folder here, and the Hugging Face hub answered: {cause}. Where there is a network, "
-            f"`hf download {model}` fetches it (a gated model first needs its licence accepted and `hf auth login`)")
+        return first_line(error.__cause__ or error)
+    return f"there is no such folder here, and of the Hugging Face hub's model: {why_not_fetched(str(model), error)}"

@@ -51,6 +51,7 @@ from tqdm import tqdm
 
 from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor_names
 from .files import whole_file
+from .hub import FETCHING, first_line, why_not_fetched
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
 from .sets import imagenet_names
 
@@ -483,9 +484,9 @@ def load_clip(
         name = str(model)
         _check_clip_name(name, pretrained)
     try:
-        net, *_ = open_clip.create_model_and_transforms(name, pretrained=pretrained, require_pretrained=True)
+        net, *_ = open_clip.create_model_and_transforms(name, pretrained=pretrained, require_pretrained=True, force_quick_gelu=_has_quick_gelu(name, pretrained))
         tokenizer = open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError) as error:
+    except FETCHING as error:
         raise RuntimeError(f"CLIP {str(model)!r} could not be opened: {_how_to_get(name, pretrained, error)}") from error
     return Clip(net, tokenizer, f"{name}/{pretrained}" if pretrained else folder.resolve().name if folder.is_dir() else name, place, kind)
 
@@ -514,12 +515,31 @@ def _check_clip_name(name: str, pretrained: str | None) -> None:
         raise ValueError(f"{name} needs the tag of its weights, got {pretrained!r}: one of {', '.join(tags) or 'none, there are no weights of it'}")
 
 
+def _has_quick_gelu(name: str, pretrained: str | None) -> bool:
+    "Whether open_clip's table says that weights were trained with QuickGELU; a plain name, or a folder's configuration, may not say so."
+    repository = _repository(name)
+    if not repository:
+        return bool(open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu"))
+    tags = [open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained()]
+    return any(tag.get("quick_gelu") for tag in tags if str(tag.get("hf_hub", "")).strip("/").lower() == repository.lower())
+
+
+def _repository(name: str) -> str:
+    "The hub's repository that a name stands for; of a folder, the one whose snapshot in the hub's cache it is, or after which it is called; empty for other names."
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:").partition("@")[0].strip("/")
+    if not name.startswith("local-dir:"):
+        return ""
+    folder = Path(name.removeprefix("local-dir:")).absolute()
+    cached = next((part.name for part in folder.parents if part.name.startswith("models--")), "")
+    return cached.removeprefix("models--").replace("--", "/") or f"timm/{folder.name}"
+
+
 def _how_to_get(name: str, pretrained: str | None, error: Exception) -> str:
-    "The cause, and the command that fetches the weights where there is a network."
+    "The cause, and what helps."
     hub = name.startswith("hf-hub:")
     repository = name.removeprefix("hf-hub:") if hub else open_clip.get_pretrained_cfg(name, pretrained or "").get("hf_hub", "")
-    cause = str(error).strip().splitlines()[0].rstrip(".")
-    return cause + (f". Where there is a network, `hf download {repository.rstrip('/')}` fetches it" if repository else "")
+    return f"{repository.rstrip('/')}: {why_not_fetched(repository.rstrip('/'), error)}" if repository else first_line(error)
 
 # %% ../nbs/03_lar.ipynb #69bba27a
 @dataclass(eq=False)

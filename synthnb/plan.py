@@ -55,6 +55,9 @@ class Settings:
     revision: str = ""        # of the generator, see `generate.generator_revision`; empty is bound when the first image is drawn
     style: str = ""           # learned style token in the prompts, see `dsi.Style.id`; empty is bound likewise
     scheduler: str = ""       # diffusers class; empty is the pipeline's own
+    scheduler_options: str = ""  # JSON object, or a dict: {"timestep_spacing": "trailing"}; empty keeps the scheduler's own
+    lora: str = ""            # see `generate.lora_file`; its content is bound when the first image is drawn
+    lora_weight: float = 1.0
     steps: int                # denoising steps
     guidance: float           # guidance scale; at most 1 means none
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # the part of the steps that is guided
@@ -74,14 +77,30 @@ class Settings:
             raise ValueError(f"guidance_interval is {low}..{high}; it must be a part of 0..1, such as 0.2..0.8")
         object.__setattr__(self, "guidance_interval", (float(low), float(high)))
         object.__setattr__(self, "guidance", float(self.guidance))
+        object.__setattr__(self, "lora_weight", float(self.lora_weight))
+        object.__setattr__(self, "scheduler_options", _options_text(self.scheduler_options))
 
     def columns(self) -> dict[str, object]:
         "The settings that stand in every row."
         low, high = self.guidance_interval
-        return {name: getattr(self, name) for name in SETTING_COLUMNS[:-2]} | {"guidance_from": low, "guidance_until": high}
+        added = {"scheduler_options": self.scheduler_options} if self.scheduler_options else {}
+        added |= {"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {}  # only where used: older plans keep their hash
+        return {name: getattr(self, name) for name in SETTING_COLUMNS[:9]} | {"guidance_from": low, "guidance_until": high} | added
 
 
-SETTING_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype", "guidance_from", "guidance_until")
+SETTING_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype", "guidance_from", "guidance_until",
+                   "scheduler_options", "lora", "lora_weight")
+
+
+def _options_text(options: str | dict) -> str:
+    "Options as JSON with sorted keys; empty for none."
+    try:
+        known = json.loads(options or "{}") if isinstance(options, str) else options
+    except ValueError as error:
+        raise ValueError(f"scheduler_options is {options!r}, which is not JSON ({error}): write {{\"timestep_spacing\": \"trailing\"}}") from error
+    if not isinstance(known, dict):
+        raise ValueError(f"scheduler_options is {options!r}; it must be an object: {{\"timestep_spacing\": \"trailing\"}}")
+    return json.dumps(known, sort_keys=True) if known else ""
 
 # %% ../nbs/04c_plan.ipynb #95ddf7f8
 def describe_changes(

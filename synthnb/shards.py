@@ -6,9 +6,9 @@
 __all__ = ['SUFFIXES', 'encode_image', 'embedded_passport', 'drawn_with', 'library_versions', 'make_passport', 'passports',
            'ShardWriter', 'Piece', 'cut_shards', 'ShardFolder', 'open_folder', 'Lease', 'Leases', 'Stopped',
            'finish_batch_first', 'make_shard', 'make_shards', 'Job', 'check_style', 'settle_style', 'open_pipeline',
-           'open_drawer', 'work', 'work_alone', 'Progress', 'usable_cores', 'generate_shards', 'stream_shards',
-           'read_tar', 'read_shards', 'Problem', 'verify', 'locate_image', 'why', 'Replay', 'replay', 'Cost',
-           'estimate_cost']
+           'what_was_passed', 'open_drawer', 'work', 'work_alone', 'Progress', 'usable_cores', 'generate_shards',
+           'stream_shards', 'read_tar', 'read_shards', 'Problem', 'verify', 'locate_image', 'why', 'Replay', 'replay',
+           'Cost', 'estimate_cost']
 
 # %% ../nbs/06b_shards.ipynb #1df099f2
 import errno
@@ -51,10 +51,10 @@ from tqdm import tqdm
 # %% ../nbs/06b_shards.ipynb #bb577417
 import synthnb
 from .data import LabelledImages
-from .denoise import loop_of
+from .denoise import Room, loop_of
 from .dsi import add_style, load_style
 from .files import free_bytes, whole_file
-from .generate import ClipScore, DrawnBatch, draw_batches, generator_revision, load_generator, row_seeds
+from .generate import ClipScore, DrawnBatch, draw_batches, generator_revision, load_generator, lora_revision, plan_call, row_seeds
 from .lar import load_clip
 from .plan import Plan, Settings, describe_changes, describe_plans
 
@@ -103,9 +103,10 @@ def drawn_with(
     style: str = "",        # `dsi.Style.id` of the style token in the pipeline
     clip: str = "",         # what scores the images
     compiled: bool = False, # by torch.compile, which moves pixels by about a level
+    passed: dict | None = None,  # what else decided: the arguments of the pipeline's call, the LoRA, the ways to save memory
 ) -> dict[str, object]:
     "What draws a folder's images, beside the plan: it has to stay the same for all of them."
-    return {"loop": loop_of(pipe), "compiled": compiled, "revision": generator_revision(generator), "style": style, "clip": clip, "scheduler": type(pipe.scheduler).__name__,
+    return (passed or {}) | {"loop": loop_of(pipe), "compiled": compiled, "revision": generator_revision(generator), "style": style, "clip": clip, "scheduler": type(pipe.scheduler).__name__,
             "dtype": str(pipe.dtype).removeprefix("torch."), "format": kind, "quality": quality if kind != "png" else 0}
 
 
@@ -504,6 +505,8 @@ class Job:
     clip: str = ""
     clip_weights: str = ""
     compile: bool = False
+    memory: str = "auto"
+    variant: str = ""
 
 # %% ../nbs/06b_shards.ipynb #2b38fe57
 def check_style(settings: Settings, given: str) -> None:
@@ -528,28 +531,42 @@ def settle_style(folder: ShardFolder, path: str | Path | None) -> None:
 # %% ../nbs/06b_shards.ipynb #9b1c4631
 def open_pipeline(
     settings: Settings, generator: str | Path, style: str | Path | None, device: str, dtype: str, revision: str, compile: bool = False,
+    memory: str = "auto", variant: str = "",
 ) -> DiffusionPipeline:
     "A plan's generator, with a style."
     hub_revision = None if Path(generator).is_dir() else revision or None
-    pipe = load_generator(generator, device, dtype, hub_revision, settings.scheduler, compile)
+    pipe = load_generator(generator, device, dtype, hub_revision, settings.scheduler, compile, memory=memory, variant=variant,
+                          scheduler_options=json.loads(settings.scheduler_options or "{}"), lora=settings.lora, lora_weight=settings.lora_weight)
     if style:
         add_style(pipe, style)
     return pipe
+
+
+def what_was_passed(pipe: DiffusionPipeline, settings: Settings, memory: str = "auto", variant: str = "") -> dict[str, object]:
+    "What decides about pixels beside a plan's own columns: the arguments of the pipeline's call above all."
+    passed: dict[str, object] = {"call": plan_call(pipe, pd.Series(settings.columns()))}
+    if settings.lora:
+        passed["lora"] = {"name": settings.lora, "weight": settings.lora_weight, "sha256": lora_revision(settings.lora)}
+    if ways := "+".join(way for way in ("4bit", "tiled") if way in memory.split("+")):  # offloading moves no pixel
+        passed["memory"] = ways
+    return passed | ({"variant": variant} if variant else {})
 
 
 def open_drawer(
     job: Job, settings: Settings, style: str | Path | None,
 ) -> tuple[dict[str, object], Callable[[pd.DataFrame], Iterator[DrawnBatch]]]:
     "What will draw a plan's rows, described and ready. Raises `ValueError` if the plan was made for another generator or style."
-    pipe = open_pipeline(settings, job.generator, style, job.device, settings.dtype, settings.revision, job.compile)
+    pipe = open_pipeline(settings, job.generator, style, job.device, settings.dtype, settings.revision, job.compile, job.memory, job.variant)
     eye = load_clip(job.clip, job.clip_weights or None, job.device) if job.clip else None
-    made = drawn_with(pipe, job.generator, job.kind, job.quality, load_style(style).id if style else "", f"{eye.name} {eye.fingerprint}" if eye else "", job.compile)
+    made = drawn_with(pipe, job.generator, job.kind, job.quality, load_style(style).id if style else "", f"{eye.name} {eye.fingerprint}" if eye else "", job.compile,
+                      what_was_passed(pipe, settings, job.memory, job.variant))
+    room = Room(settings.batch_size)  # of all shards: what did not fit into memory once is not tried again
     if settings.revision not in ("", made["revision"]):
         raise ValueError(f"the plan was made for revision {settings.revision} of {settings.model}, but what is here is {made['revision']}")
     check_style(settings, made["style"])
 
     def draw(rows: pd.DataFrame) -> Iterator[DrawnBatch]:
-        return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries, score=ClipScore(eye) if eye else None)
+        return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries, score=ClipScore(eye) if eye else None, room=room)
 
     return made, draw
 
@@ -763,6 +780,8 @@ def generate_shards(
     clip: str | Path = "",                # score every image while it is on the device: a CLIP for `lar.load_clip`
     clip_weights: str = "",               # the tag of a named CLIP's weights
     compile: bool = False,                # torch.compile the denoiser; its time is in each sidecar's first_batch_seconds
+    memory: str = "auto",                 # of the GPU, see `generate.check_memory`
+    variant: str = "",                    # of the generator's weights: "fp16"
     progress: bool = True,
 ) -> Progress:
     "Draw what is missing of a plan. Raises `ValueError` for another plan's folder, KeyboardInterrupt after Ctrl-C, saying how to go on."
@@ -771,7 +790,7 @@ def generate_shards(
         raise ValueError(f"unknown image format {kind!r}: use one of {', '.join(SUFFIXES)}")
     home = open_folder(folder, plan)
     settle_style(home, style)
-    job = Job(str(home.path.resolve()), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours, str(clip), clip_weights, compile)
+    job = Job(str(home.path.resolve()), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours, str(clip), clip_weights, compile, memory, variant)
     published = home.published()
     pieces = _within_budget([piece for piece in home.pieces(plan.images)[shards] if piece.name not in published], max_images)
     watched = Progress(home, pieces)
@@ -943,7 +962,8 @@ def replay(
         raise KeyError(f"{image} has no picture: {why(image)['state']}")
     content, record = stored
     settings, made = home.plan.settings, record["drawn_with"]
-    pipe = open_pipeline(settings, generator or settings.model, home.style, device, made["dtype"], made["revision"])
+    pipe = open_pipeline(settings, generator or settings.model, home.style, device, made["dtype"], made["revision"],
+                         memory=made.get("memory") or "auto", variant=made.get("variant", ""))
     start = row - (row - piece.first) % settings.batch_size
     rows = home.plan.rows(start, min(start + settings.batch_size, piece.last))
     batch = next(draw_batches(pipe, rows, batch_size=settings.batch_size, retries=max(3, record["attempt"])))
@@ -977,14 +997,14 @@ def estimate_cost(
     quality: int = 95,
     *,
     style: str | Path | None = None,      # this and the next as in `generate_shards`
-    clip: str | Path = "", clip_weights: str = "", compile: bool = False,
+    clip: str | Path = "", clip_weights: str = "", compile: bool = False, memory: str = "auto", variant: str = "",
     batches: int = 3,                     # that are timed, after one that warms up
     folder: str | Path = ".",             # on the disk that the shards go to; it need not exist
 ) -> Cost:
     "Draw a few batches, and say what the plan will take. Raises `ValueError` for what `generate_shards` would refuse."
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     settings = plan.settings
-    job = Job("", str(generator or settings.model), device, kind, quality, clip=str(clip), clip_weights=clip_weights, compile=compile)
+    job = Job("", str(generator or settings.model), device, kind, quality, clip=str(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
     (made, draw), versions = open_drawer(job, settings, style), library_versions()
     rows = plan.rows(0, min(plan.images, (batches + 1) * settings.batch_size))
     sizes, times, last = [], [], time.perf_counter()

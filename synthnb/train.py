@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRIES', 'READINGS', 'RECIPES', 'seeded', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'load_classifier',
-           'save_classifier', 'shares', 'random_affine', 'random_resized_crop', 'TimmPolicy', 'normalise', 'resized',
-           'predict', 'History', 'domain_loss', 'stage_key', 'pick_precision', 'fit', 'with_recipe']
+           'save_classifier', 'shares', 'random_affine', 'random_resized_crop', 'TimmPolicy', 'normalise',
+           'evaluated_size', 'evaluation_view', 'resized', 'predict', 'History', 'domain_loss', 'stage_key',
+           'pick_precision', 'fit', 'with_recipe']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import copy
@@ -31,7 +32,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -45,11 +46,14 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from .data import LabelledImages, pick_device
 from .dualbn import domains, gap, has_gap, is_dual, strip
 from .files import did_you_mean, package_hash, whole_file
+from .hub import why_not_fetched
 from .sets import ListedImages, check_size, images_hash, read_batches
 from .streams import stream
 
@@ -119,7 +123,9 @@ def only_head(
     "The model with nothing but its last layer to be trained, statistics of batch norms frozen: a linear probe."
     learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
-    model.get_classifier().requires_grad_(True)
+    heads = model.get_classifier()
+    for head in heads if isinstance(heads, tuple) else (heads,):  # a distilled network has two
+        head.requires_grad_(True)
     buffers = {name: value.clone() for name, value in model.named_buffers()}  # timm's frozen norms forget their count of batches
     freeze_batch_norm_2d(model)
     try:
@@ -131,16 +137,26 @@ def only_head(
             parameter.requires_grad_(True)
 
 # %% ../nbs/09_train.ipynb #abc1c829
-def _from_folder(folder: Path, model_args: dict) -> nn.Module:
+def _with_size(about: dict, image_size: int, model_args: dict) -> dict:
+    "Arguments with the size of images for a model that is made for another one and takes no other as it is, such as DINOv2 with 518 pixels."
+    made_for = model_args.get("img_size") or (about.get("input_size") or (3, image_size))[-1]
+    return model_args | {"img_size": image_size} if image_size and about.get("fixed_input_size") and made_for != image_size else model_args
+
+
+def _from_folder(folder: Path, image_size: int, model_args: dict) -> nn.Module:
     "The model of a timm folder, every weight in its place."
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: a timm model folder has config.json and model.safetensors")
-    architecture = json.loads(config.read_text(encoding="utf-8")).get("architecture")
+    about = json.loads(config.read_text(encoding="utf-8"))
+    architecture = about.get("architecture")
     if not architecture or not timm.is_model(architecture):
         raise ValueError(f"{config} names the architecture {architecture!r}, which timm {timm.__version__} does not know")
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} holds no model.safetensors: other formats are not loaded, convert them first")
+    told = about.get("pretrained_cfg") or timm.get_pretrained_cfg(architecture).to_dict()
+    sized = _with_size(told, image_size, (about.get("model_args") or {}) | model_args)
+    model_args = model_args | {name: value for name, value in sized.items() if name == "img_size"}
     return timm.create_model(f"local-dir:{folder}", pretrained=True, **model_args)
 
 
@@ -176,29 +192,26 @@ def _known(name: str) -> str:
     return name
 
 
-def _fetched(model: str, fetch: Callable[[], str]) -> Path:
-    "The path that `fetch` downloads or finds in the cache; RuntimeError says what to do when it cannot."
+def _fetched(model: str, repository: str, file: str, revision: str | None = None) -> Path:
+    "A file of the hub, downloaded or found in the cache; RuntimeError says what to do when it cannot."
     try:
-        return Path(fetch())
+        return Path(hf_hub_download(repository, file, revision=revision))
     except Exception as error:  # the hub raises many kinds; the message keeps the reason and the chain keeps the rest
-        raise RuntimeError(
-            f"could not get the weights of {model!r} ({type(error).__name__}: {str(error)[:200]}). Run once with a network so "
-            f"that they are cached, check HF_HUB_OFFLINE, or give a folder with config.json and model.safetensors"
-        ) from error
+        raise RuntimeError(f"could not get the weights of {model!r}, {repository} on the hub: {why_not_fetched(repository, error, revision)}; "
+                           "or give a folder with config.json and model.safetensors") from error
 
 
-def _from_hub(model: str, model_args: dict) -> nn.Module:
+def _from_hub(model: str, image_size: int, model_args: dict) -> nn.Module:
     "The model of a timm id, or of `hf-hub:owner/name[@revision]`."
     if model.startswith("hf-hub:"):
         repo, _, revision = model.removeprefix("hf-hub:").partition("@")
-        files = ["config.json", "model.safetensors"]
-        get = lambda: snapshot_download(repo, revision=revision or None, allow_patterns=files)
-        return _from_folder(_fetched(model, get), model_args)
+        config, _ = (_fetched(model, repo, file, revision or None) for file in ("config.json", "model.safetensors"))
+        return _from_folder(config.parent, image_size, model_args)
     config = timm.get_pretrained_cfg(_known(model))
     name = (config.hf_hub_filename or "model.safetensors").replace("open_clip_pytorch_model", "open_clip_model")
     name = Path(name).with_suffix(".safetensors").name
-    file = _fetched(model, lambda: hf_hub_download(config.hf_hub_id, name))
-    return _from_file(file, model, config.num_classes, model_args)
+    file = _fetched(model, config.hf_hub_id, name)
+    return _from_file(file, model, config.num_classes, _with_size(config.to_dict(), image_size, model_args))
 
 # %% ../nbs/09_train.ipynb #d05aae0e
 def load_classifier(
@@ -207,20 +220,21 @@ def load_classifier(
     *,
     name: str = "",  # timm name, needed for a .safetensors file only
     seed: int = 0,  # of the new head
+    image_size: int = 0,  # pixels per side that it will see: for models that are made for one size; 0 leaves theirs
     **model_args,  # for timm.create_model, such as img_size=32 for a ViT
 ) -> nn.Module:
     "A pre-trained classifier with a new head, from safetensors only; errors say how to get a model, never random weights."
     path = Path(model).expanduser()
     if path.is_dir():
-        net = _from_folder(path, model_args)
+        net = _from_folder(path, image_size, model_args)
     elif path.suffix == ".safetensors":
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: give the path of a .safetensors file")
         if not timm.is_model(name):
             raise ValueError(f"{path.name} alone does not say what model it is: give its timm name, name={name!r} is none")
-        net = _from_file(path, name, _classes_of(path, name), model_args)
+        net = _from_file(path, name, _classes_of(path, name), _with_size(timm.get_pretrained_cfg(name).to_dict(), image_size, model_args))
     else:
-        net = _from_hub(str(model), model_args)
+        net = _from_hub(str(model), image_size, model_args)
     return net if num_classes is None else reset_head(net, seed, num_classes, "head")
 
 # %% ../nbs/09_train.ipynb #abac1291
@@ -404,6 +418,29 @@ def normalise(
     mean, std = (torch.tensor(config.get(key, (0.5,) * 3), device=images.device).view(3, 1, 1) for key in ("mean", "std"))
     return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
+# %% ../nbs/09_train.ipynb #26dd8181
+def evaluated_size(
+    model: nn.Module,
+    image_size: int,  # pixels per side that the network sees
+) -> int:
+    "Pixels per side that an image has before its middle is cut out."
+    return math.floor(image_size / ((getattr(model, "pretrained_cfg", None) or {}).get("crop_pct") or 1))
+
+
+def evaluation_view(
+    model: nn.Module,
+    images: torch.Tensor,  # uint8 [B, 3, H, W]
+    image_size: int = 0,  # pixels per side; 0: as many as the images have
+) -> torch.Tensor:
+    "The images as timm's own transform for evaluation shows them to a network: resized as its configuration says, and the middle of them."
+    size = image_size or images.shape[-1]
+    larger = evaluated_size(model, size)
+    told = (getattr(model, "pretrained_cfg", None) or {}).get("interpolation")
+    if min(images.shape[-2:]) != larger:
+        mode = InterpolationMode.BILINEAR if told == "bilinear" else InterpolationMode.BICUBIC
+        images = TF.resize(images, larger, mode, antialias=True)
+    return TF.center_crop(images, [size, size])
+
 # %% ../nbs/09_train.ipynb #9d7103df
 def resized(
     images: torch.Tensor,  # [B, 3, H, W] in 0..255
@@ -433,19 +470,20 @@ READINGS = {
 
 
 def _chunks(
-    images: LabelledImages | ListedImages | torch.Tensor, batch_size: int, image_size: int, workers: int, shuffled: bool,
+    model: nn.Module, images: LabelledImages | ListedImages | torch.Tensor, batch_size: int, image_size: int, workers: int, shuffled: bool,
 ) -> Iterator[torch.Tensor]:
-    "uint8 batches of a set, in its order or in one drawn for the statistics of batches."
+    "uint8 batches of a set as a network is to see them, in the set's order or in one drawn for the statistics of batches."
     order = torch.arange(len(images))
     if shuffled:  # sets are sorted by class, and a batch of one class has other statistics
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(stream(0, "test batches")))
     chunks = order.tensor_split(-(-len(images) // batch_size)) if shuffled else order.split(batch_size)
     if isinstance(images, ListedImages):
         check_size(images, image_size)
-        yield from (batch for batch, _ in read_batches(images, image_size, order=(chunk.tolist() for chunk in chunks), workers=workers))
+        read = read_batches(images, evaluated_size(model, image_size), order=(chunk.tolist() for chunk in chunks), workers=workers)
+        yield from (evaluation_view(model, batch, image_size) for batch, _ in read)
     else:
         pixels = images.images if isinstance(images, LabelledImages) else images
-        yield from (resized(pixels[chunk], image_size) for chunk in chunks)
+        yield from (evaluation_view(model, pixels[chunk], image_size) for chunk in chunks)
 
 
 def _adapted(model: nn.Module, batches: Iterator[torch.Tensor]) -> nn.Module:
@@ -481,7 +519,7 @@ def predict(
         raise ValueError(f"no reading {read!r}{did_you_mean(read, READINGS)}")
     if read in ("auxiliary", "both") and not is_dual(model):
         raise ValueError(f"{type(model).__name__} has no auxiliary branch, so it cannot be read with {read!r}: use main")
-    source = (images, batch_size, image_size, workers)
+    source = (model, images, batch_size, image_size, workers)
     if read == "adapted":
         if len(images) < 2:
             raise ValueError(f"statistics of {len(images)} image say nothing: give more, or read the main branch")

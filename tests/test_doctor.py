@@ -32,8 +32,6 @@ def cache(tmp_path, monkeypatch):
     (snapshot / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n# A model\n")
     from huggingface_hub import constants
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
-    real = doctor.snapshot_download
-    monkeypatch.setattr(doctor, "snapshot_download", lambda name, **options: real(name, cache_dir=home, **options))
     return snapshot
 
 
@@ -133,6 +131,63 @@ def test_named_sets_are_looked_for_where_the_environment_says(tmp_path, monkeypa
         monkeypatch.setenv("SYNTHNB_DATA", variable)
         assert f"is not in {folder} (" in check_set("dtd")[0].told and "set SYNTHNB_DATA to that folder" in check_set("dtd")[0].told
         assert f"is not in {tmp_path / 'given'} (" in check_set("dtd", tmp_path / "given")[0].told
+
+
+# ---- what will be loaded, and what it costs
+
+
+def test_copies_variants_and_checkpoints_are_not_counted(cache, monkeypatch):
+    opened = sorted(cache.rglob("*.safetensors"))
+    size = sum(file.stat().st_size for file in opened)
+    for file in opened:  # as in the repository of Stable Diffusion 1.5
+        shutil.copyfile(file, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+        shutil.copyfile(file, file.with_name(file.name.replace(".safetensors", ".non_ema.safetensors")))
+    shutil.copyfile(opened[0], cache / "v1-5-pruned.safetensors")
+    check = doctor.generator_weights(REPOSITORY)
+    assert sorted(check(cache)) == opened and f"{size / 1e6:.1f} MB of weights" in check_generator(REPOSITORY, {}).told
+    numbers = doctor.loaded_bytes(opened, 4)
+    assert numbers == 2 * doctor.loaded_bytes(opened, 2) and doctor.memory_needs({"generator": REPOSITORY})["generator"] == (numbers / 2 / 1e9, "counted in its files")
+    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor.torch.cuda, "get_device_name", lambda: "a card")
+    for memory, state in ((numbers * .6, "ok"), (numbers * .4, "missing")):  # precision on the GPU is half of that on the disk
+        monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", lambda _: type("Card", (), {"total_memory": memory}))
+        assert doctor.check_gpu({"generator": REPOSITORY}, [REPOSITORY]).state == state
+
+
+def test_an_id_with_half_precision_only_is_as_opening_says(cache):
+    for file in sorted(cache.rglob("*.safetensors")):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    found = check_generator(REPOSITORY, {})
+    assert found.state == "missing" and "give variant 'fp16'" in found.told
+    assert check_generator(REPOSITORY, {"variant": "fp16"}).state == "ok"
+    assert check_generator(str(cache), {}).state == "ok", "a folder is opened in the variant that it has"
+
+
+def test_costs_are_measured_here_or_estimated(tmp_path):
+    found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"denoising_steps": 1, "generator_batch": 20, "images_per_class": 2}, tmp_path)}
+    assert all("(measured here" in found[what].told for what in ("prompts", "training")), found
+    paper = {"generator": REPOSITORY, "llm": "Qwen/Qwen2.5-7B-Instruct", "classifier": "resnet50.a1_in1k", "real_data": "digits", "images_per_class": 1000, "denoising_steps": 50,
+             "stage1_steps": 1000, "stage2_steps": 1000, "methods": ["bridged"], "seeds": [0], "batch_size": 64, "image_size": 224}
+    lines = examine(EXPERIMENTS / "quickstart.ipynb", paper, tmp_path)
+    told = {finding.what: finding.told for finding in lines}
+    assert "(estimated" in told["prompts"] and "128,000 images: 51 s on an A100 (estimated" in told["training"]
+    cards = [finding.told for finding in lines if finding.what == "by GPU"]
+    assert len(cards) == 3 and cards[0].startswith("16 GB (T4): the llm's 15.2 GB of weights leave too little room") and "drawing 2.4 hours" in cards[2]
+    assert all(card.endswith("(estimates)") for card in cards)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "lar_imagenet", "bridge_transfer.grid", "imagenet_study"])
+def test_heads_of_paper_files_carry_the_doctors_estimates(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no hub"))
+    file = EXPERIMENTS / "params" / "paper" / f"{name}.yaml"
+    spec = gather_parameters(file, [])
+    notebook = EXPERIMENTS / f"{spec['experiment']}.ipynb" if "grid" in name else guess_experiment(file, spec, sorted(EXPERIMENTS.glob("[!_.]*.ipynb")))[0]
+    cells = [cell.parameters for cell in plan_sweep(notebook, spec).cells] if "grid" in name else [spec]
+    found = examine(notebook, cells, tmp_path, tmp_path / "data", measure=False)
+    lines = [finding.told.removesuffix(" (estimates)") for finding in found if finding.what == "by GPU"]
+    head = [line.removeprefix("#   ") for line in file.read_text().splitlines() if line.startswith("#   ")]
+    assert head == lines and len(lines) == 3
 
 
 # ---- grids

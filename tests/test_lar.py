@@ -226,6 +226,31 @@ def test_features_know_a_clip_by_more_than_its_weights(clip):
     assert other(lambda model: model.visual.preprocess_cfg.update(mean=(.5, .4, .5))) != clip.fingerprint
     assert other(lambda model: setattr(model.transformer.resblocks[0].mlp, "gelu", torch.nn.SiLU())) != clip.fingerprint
     assert other(lambda model: model.logit_scale.data.add_(1)) != clip.fingerprint
+def activations(clip) -> set[str]:
+    return {type(part).__name__ for part in clip.model.modules() if "GELU" in type(part).__name__}
+
+
+@pytest.mark.parametrize("tag, kind", [("openai", "QuickGELU"), ("laion400m_e32", "QuickGELU"), ("metaclip_400m", "QuickGELU"), ("laion2b_s34b_b79k", "GELU")])
+def test_a_plain_name_has_the_activation_of_its_tag(tag, kind, monkeypatch, recwarn):
+    import open_clip.factory
+    small = open_clip.get_model_config("ViT-B-32") | {"text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}}
+    small["vision_cfg"] = small["vision_cfg"] | {"layers": 1, "width": 64}
+    monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: dict(small))
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *args, **options: "no_weights.safetensors")  # nothing is fetched
+    monkeypatch.setattr(open_clip.factory, "load_checkpoint", lambda *args, **options: {})
+    assert activations(load_clip("ViT-B-32", tag, "cpu")) == {kind}
+    assert not [warning for warning in recwarn if "GELU" in str(warning.message)]
+
+
+def test_a_folder_and_a_hub_name_have_the_activation_of_their_weights(tmp_path, clip):
+    for name, kind in (("vit_large_patch14_clip_224.openai", "QuickGELU"), ("models--apple--DFN2B-CLIP-ViT-B-16/snapshots/abc", "QuickGELU"),
+                       ("models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K/snapshots/abc", "GELU"), ("mine", "GELU")):
+        shutil.copytree(folder("clip"), tmp_path / name)
+        opened = load_clip(tmp_path / name, device="cpu")
+        assert activations(opened) == {kind}, name
+        assert (opened.fingerprint == clip.fingerprint) == (kind == "GELU"), "cached features of the wrong activation are not taken"
+    assert lar._has_quick_gelu("hf-hub:timm/vit_large_patch14_clip_224.openai@main", None)
+    assert not lar._has_quick_gelu("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", None)
 
 
 # ---- the decision

@@ -3,6 +3,7 @@
 Run as a script, this file is the process that asks: `python tests/test_llm.py URL CACHE`.
 """
 import hashlib
+import json
 import logging
 import multiprocessing
 import os
@@ -22,9 +23,10 @@ import pytest
 from pydantic import BaseModel
 
 from synthnb import glyphworld
-from synthnb.llm import AnswerCache, LocalLLM, Question, Reply, Sampling, ServerLLM, ask, json_question, read_answer
+from synthnb.llm import AnswerCache, LocalLLM, Question, Reply, Sampling, ServerLLM, UnfinishedThought, ask, cached_llm, json_question, open_llm, read_answer
 
 sys.path.insert(0, str(Path(__file__).parent))
+from chat_server import ChatServer, completion, refusal  # noqa: E402
 from faulty_proxy import FaultyProxy  # noqa: E402
 
 NAMES = [name for name in dict.fromkeys(name for sense in glyphworld.SENSES for name in sense.names)]
@@ -208,6 +210,201 @@ def test_nothing_is_paid_twice_after_a_kill_and_an_interrupt(server, tmp_path):
     before = len(proxy.answered)
     again = ask(ServerLLM(proxy.url, "llm"), QUESTIONS, Senses, sampling=SHORT, cache=AnswerCache(path, readonly=True), progress=False)
     assert again == answers and len(proxy.answered) == before
+
+
+def test_a_real_server_takes_further_fields(server, local):
+    chats, extra = [question.messages for question in QUESTIONS[:2]], {"temperature": 0, "top_p": None, "max_completion_tokens": 160, "reasoning_effort": "none"}
+    replies = ServerLLM(server, "llm", extra=extra).replies(chats, Sampling(), range(2))
+    assert [reply.text for reply in replies] == [reply.text for reply in local.replies(chats, SHORT, range(2))]
+    answers = ask(ServerLLM(server, "llm", extra=extra), QUESTIONS[:2], Senses, progress=False)
+    assert len(answers.found) == 2, answers.report()
+
+
+# ---- servers and models with quirks: real servers have each of these
+
+GOOD = '{"senses": [{"phrase": "crane bird", "looks": "a tall grey bird"}, {"phrase": "construction crane", "looks": "a steel tower"}]}'
+DRAFT = '{"senses": [{"phrase": "DRAFT", "looks": "DRAFT"}]}'
+
+
+def asked(reply, questions: int = 1, **options) -> tuple[list[str], str, list[dict]]:
+    """First phrases of the answers, the errors, and the requests it took."""
+    with ChatServer(reply) as server:
+        llm = open_llm("m", server.url, **{"tries": 2, "concurrency": 1} | options)
+        answers = ask(llm, QUESTIONS[:questions], Senses, progress=False)
+        return [answer.value.senses[0].phrase for answer in answers.found], "; ".join(failure.error for failure in answers.failed), server.requests
+
+
+def no_system(body):
+    return refusal("Conversation roles must alternate user/assistant/...") if body["messages"][0]["role"] == "system" else completion(GOOD)
+
+
+def unless(*names, words="", status=400, both=False):
+    """A server that refuses a request with these fields, saying some words about each."""
+    def reply(body):
+        there = [name for name in names if name in body]
+        if there and (not both or len(there) == len(names)):
+            return refusal(words.format(there[0]), status)
+        return completion(GOOD)
+    return reply
+
+
+@pytest.mark.parametrize("reply, kept, dropped", [
+    (unless("temperature", words="Unsupported value: '{}' does not support 0.8 with this model. Only the default (1) value is supported."), ["top_p", "seed"], ["temperature"]),
+    (unless("temperature", "top_p", words="Unsupported parameter: '{}' is not supported with this model."), ["max_tokens", "seed"], ["temperature", "top_p"]),
+    (unless("temperature", "top_p", words="bad request"), ["max_tokens", "seed", "response_format"], ["temperature", "top_p"]),
+    (unless("temperature", "top_p", words="`temperature` and `top_p` cannot both be specified for this model.", both=True), ["temperature"], ["top_p"]),
+    (unless("temperature", "top_p", words="no", both=True), ["temperature"], ["top_p"]),
+    (unless("max_tokens", "temperature", "top_p", words="Unsupported parameter: '{}'"), ["max_completion_tokens"], ["max_tokens", "temperature", "top_p"]),
+    (unless("response_format", words="the grammar could not be compiled", status=500), ["seed", "temperature", "top_p"], []),
+    (unless("seed", words="{} is not permitted", status=422), ["temperature", "response_format"], ["seed"]),
+    (no_system, ["seed", "temperature", "response_format"], []),
+    (lambda body: refusal("System role not supported", 500) if body["messages"][0]["role"] == "system" else completion(GOOD), ["seed", "temperature"], []),
+    (lambda body: (200, {"error": {"message": "top_p: extra inputs are not permitted", "code": 400}}) if "top_p" in body else completion(GOOD), ["temperature", "seed"], ["top_p"]),
+])
+def test_what_a_server_refuses_is_left_out_and_nothing_else(reply, kept, dropped):
+    found, error, requests = asked(reply, questions=4)
+    assert found == ["crane bird"] * 4, error
+    assert set(kept) <= set(requests[-1]) and not set(dropped) & set(requests[-1]), sorted(requests[-1])
+    assert len(requests) <= 4 + 9, "found out once, at most twice"
+    text = " ".join(message["content"] for message in requests[-1]["messages"])
+    assert "Answer with one JSON object" in text, "the system's text is not lost"
+
+
+class Styles(BaseModel):
+    senses: list[Sense]
+
+
+def test_one_schema_may_be_refused_and_another_not():
+    def reply(body):
+        return refusal("a keyword of this schema is not allowed") if "Styles" in json.dumps(body.get("response_format", "")) else completion(GOOD)
+    with ChatServer(reply) as server:
+        llm = ServerLLM(server.url, "m", tries=2)
+        for schema in (Senses, Styles, Senses):
+            assert len(ask(llm, QUESTIONS[:2], schema, progress=False).found) == 2
+        assert "response_format" in server.requests[-1] and llm.refused == {"response_format of Styles"}
+
+
+def test_a_failure_that_passes_costs_no_setting():
+    failures = iter([True])
+    found, error, requests = asked(lambda body: refusal("overloaded", 500) if next(failures, False) else completion(GOOD), questions=3)
+    assert len(found) == 3 and "response_format" in requests[-1]
+
+
+@pytest.mark.parametrize("content", [
+    json.loads(GOOD), [{"type": "text", "text": GOOD[:40]}, {"type": "text", "text": GOOD[40:]}], [{"text": GOOD}], [GOOD[:9], GOOD[9:]], [json.loads(GOOD)],
+    [{"type": "thinking", "thinking": [{"type": "text", "text": DRAFT}]}, {"type": "text", "text": GOOD}], [{"type": "reasoning", "text": DRAFT}, {"type": "output_text", "text": GOOD}],
+    {"type": "text", "text": GOOD}, [{"type": "text", "text": {"value": GOOD}}],
+])
+def test_content_in_every_form(content):
+    found, error, _ = asked(lambda body: completion(content))
+    assert found == ["crane bird"], error
+
+
+@pytest.mark.parametrize("body", [
+    {"error": {"message": "the pool is drained", "code": 7731}}, {"error": "the pool is drained"}, {"object": "error", "message": "the pool is drained", "code": 50001},
+    {"detail": "the pool is drained"}, {"choices": [{"index": 0, "finish_reason": "error", "message": {"role": "assistant", "content": ""}, "error": {"message": "the pool is drained", "code": 502}}]}])
+def test_the_words_of_an_error_with_status_200_are_told(body):
+    found, error, _ = asked(lambda _: (200, body))
+    assert found == [] and "the pool is drained" in error and "status 200" in error
+
+
+def test_a_model_that_thinks_long_gets_more_tokens():
+    def thinks(body, needs=6000):
+        enough = body.get("max_tokens", body.get("max_completion_tokens")) >= needs
+        return completion(GOOD if enough else "", "stop" if enough else "length", reasoning_content="First I should consider ...")
+    found, error, requests = asked(thinks)
+    assert found == ["crane bird"] and [body["max_tokens"] for body in requests] == [512, 2048, 8192], error
+    assert all(len(body["messages"]) == 2 for body in requests), "a thought that did not end is not sent back to be mended"
+    found, error, requests = asked(lambda body: thinks(body, 20_000))
+    assert found == [] and "only thoughts" in error and "max_tokens" in error and "reasoning_effort" in error
+    assert asked(lambda body: thinks(body, 20_000), extra={"max_tokens": 20_000})[2][0]["max_tokens"] == 20_000
+    found, error, requests = asked(lambda body: completion("" if "reasoning_effort" not in body else GOOD, "length" if "reasoning_effort" not in body else "stop"),
+                                   extra={"reasoning_effort": "none", "temperature": None})
+    assert len(requests) == 1 and requests[0]["reasoning_effort"] == "none" and "temperature" not in requests[0]
+
+
+CLOSED = ["<think>First " + DRAFT + "</think>" + GOOD, "Perhaps " + DRAFT + "</think>" + GOOD, "<think>a</think><think>" + DRAFT + "</think>\n" + GOOD,
+          "[THINK]" + DRAFT + "[/THINK]" + GOOD, "<thinking>" + DRAFT + "</thinking>```json\n" + GOOD + "\n```", "<seed:think>" + DRAFT + "</seed:think>" + GOOD,
+          "<|channel|>analysis<|message|>" + DRAFT + "<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>" + GOOD + "<|return|>",
+          "analysisPerhaps " + DRAFT + "assistantfinal" + GOOD, "\u25c1think\u25b7" + DRAFT + "\u25c1/think\u25b7" + GOOD, "<THINK>" + DRAFT + "</THINK>" + GOOD]
+OPEN = ["<think>Perhaps: " + DRAFT + " No,", "<think>a</think><think>" + DRAFT, DRAFT + "</think><think>" + DRAFT, "[THINK]" + DRAFT, "<thinking>" + DRAFT,
+        "<|channel|>analysis<|message|>" + DRAFT, "<|channel|>analysis<|message|>" + DRAFT + "<|end|>", "analysisPerhaps " + DRAFT,
+        "<|channel|>final<|message|>" + DRAFT + "<|end|><|start|>assistant<|channel|>analysis<|message|>Hm", "<think>\n```json\n" + DRAFT + "\n```"]
+
+
+@pytest.mark.parametrize("text", CLOSED)
+def test_what_follows_the_last_closed_thought_is_the_answer(text):
+    assert asked(lambda body: completion(text))[0] == ["crane bird"]
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+@pytest.mark.parametrize("text", OPEN)
+def test_a_draft_in_an_open_thought_is_never_the_answer(text, finish):
+    with pytest.raises(UnfinishedThought, match="still thinking"):
+        read_answer(Reply(text, finish, 1, 20), QUESTIONS[0], Senses)
+
+
+def test_a_cut_reply_with_a_draft_in_prose_is_no_answer():
+    with pytest.raises(UnfinishedThought, match="draft"):
+        read_answer(Reply(f"I could say {DRAFT}, but the first one", "length", 1, 20), QUESTIONS[0], Senses)
+    for text in (GOOD, f"```json\n{GOOD}\n```", f"hm</think>So: {GOOD} and"):
+        assert read_answer(Reply(text, "length", 1, 20), QUESTIONS[0], Senses).senses[0].phrase == "crane bird"
+
+
+@pytest.mark.parametrize("text", [
+    GOOD.replace('"', "'"), GOOD.replace("}]}", "},]}"), GOOD[:-1], GOOD.replace("}, {", "} {"), GOOD.replace('"senses"', "senses"), GOOD.replace("bird\"}", "bird\" // tall\n}"),
+    f"```json\n{GOOD.replace('}]}', '},]}')}\n```\nYou may write {{phrase}}.", f"In the form {{phrase}}: {GOOD}", GOOD.replace("a tall", "a \ntall"),
+    f"```\n{GOOD}\n```\nor, if that is too short, {{\"more\": 1}}"])
+def test_small_faults_are_mended(text):
+    assert [sense.phrase for sense in read_answer(Reply(text, "stop", 1, 20), QUESTIONS[0], Senses).senses] == ["crane bird", "construction crane"]
+
+
+@pytest.mark.parametrize("text", [GOOD[:-3], GOOD[:100], GOOD[:60], '{"senses": [...]}', GOOD + GOOD, '{"senses": [{"phrase": "a", "phrase": "b", "looks": "c",}]}',
+                                  '{"senses": [{"phrase": NaN, "looks": "c",}]}'])
+def test_what_is_cut_or_unclear_is_not_mended(text):
+    with pytest.raises(ValueError):
+        read_answer(Reply(text, "stop", 1, 20), QUESTIONS[0], Senses)
+
+
+def test_further_fields_belong_to_the_key(tmp_path, local):
+    with ChatServer(lambda body: completion(GOOD)) as server, closing(AnswerCache(tmp_path / "answers.sqlite")) as cache:
+        def keys(extra):
+            return [answer.key for answer in ask(open_llm("m", server.url, extra=extra), QUESTIONS[:1], Senses, cache=cache, progress=False).found]
+        several = [keys(extra) for extra in (None, {"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {"temperature": None}, {"max_tokens": 600})]
+        assert len({key for one in several for key in one}) == 5 and keys({}) == several[0] and keys({"reasoning_effort": "low"}) == several[1]
+        assert len(server.requests) == 5
+        with pytest.raises(ValueError, match="3 models"):
+            cached_llm(cache)
+    with pytest.raises(ValueError, match="environment variable"):
+        open_llm("m", "http://127.0.0.1:1/v1", extra={"api_key": "sk-1"})
+
+
+# ---- local models that think, or are not plain causal language models
+
+
+def test_a_local_model_is_read_as_a_server_is(local):
+    tokenizer, ids = local.tokenizer, lambda text: local.tokenizer(text, add_special_tokens=False).input_ids
+    from synthnb.llm import reply_text
+    opened = ids("Say it.<think>\n")
+    assert reply_text(local, opened, ids(DRAFT)).startswith("<think>"), "the template opened the thought"
+    with pytest.raises(UnfinishedThought):
+        read_answer(Reply(reply_text(local, opened, ids(f"Perhaps {DRAFT}")), "stop", 1, 9), QUESTIONS[0], Senses)
+    assert reply_text(local, ids("Say <think> or not.\n"), ids("yes")) == "yes"
+    end = tokenizer.eos_token_id
+    assert reply_text(local, ids("x"), [*ids("yes"), end]) == "yes", "other special tokens are left out"
+
+
+def test_a_model_that_also_reads_images_is_asked(tmp_path):
+    import shutil
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig, PixtralVisionConfig
+    shipped = LocalLLM(glyphworld.folder("llm"), "cpu")
+    shutil.copytree(glyphworld.folder("llm"), tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    text = MistralConfig(vocab_size=len(shipped.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+    vision = PixtralVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)).save_pretrained(tmp_path / "m")
+    llm = LocalLLM(tmp_path / "m", "cpu")
+    reply, = llm.replies([QUESTIONS[0].messages], Sampling(max_tokens=5), [0])
+    assert reply.answer_tokens <= 5 and reply.prompt_tokens == llm.count_tokens(QUESTIONS[0].messages)
 
 
 def kept(path: Path) -> list[str]:

@@ -30,7 +30,7 @@ from synthnb.generate import draw_batches, load_generator
 from synthnb.lar import load_clip
 from synthnb.plan import write_plan
 from synthnb.shards import (drawn_with, embedded_passport, estimate_cost, generate_shards, make_shards, open_folder, read_shards, replay,
-                            stream_shards, verify, why)
+                            stream_shards, verify, what_was_passed, why)
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 KILLS = int(os.environ.get("SYNTHNB_KILLS", "20"))
@@ -62,7 +62,8 @@ def whole(plan, pipe, tmp_path_factory) -> Path:
 def run_worker(path, plan, pipe, patience=60.0, wrap=lambda batches: batches, before=lambda: None, made_here=None, made=None):
     """One worker from nothing to the end."""
     before()
-    folder, made = open_folder(path, plan), made or drawn_with(pipe, GENERATOR, "png")
+    folder = open_folder(path, plan)
+    made = made or drawn_with(pipe, GENERATOR, "png", passed=what_was_passed(pipe, folder.plan.settings))
     done = make_shards(folder, folder.pieces(plan.images), lambda rows: wrap(draw_batches(pipe, rows, batch_size=4)), made, patience=patience)
     if made_here is not None:
         made_here.put(done)
@@ -110,7 +111,8 @@ def holders(folder) -> set[int]:
 
 
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(plan, pipe, whole, tmp_path):
-    chance, made, undisturbed = random.Random(0), drawn_with(pipe, GENERATOR, "png"), tars(whole)
+    chance, undisturbed = random.Random(0), tars(whole)
+    made = drawn_with(pipe, GENERATOR, "png", passed=what_was_passed(pipe, plan.settings))
     drawn, runs = FORK.Value("i", 0), []  # of each run: kills, of these while a shard was drawn, images drawn more than once
 
     def counted(batches):

@@ -13,6 +13,7 @@ from unittest.mock import patch
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import timm
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -24,7 +25,8 @@ from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.dualbn import convert
 from synthnb.glyphworld import folder
 from synthnb.sets import list_folder, save_folder
-from synthnb.train import TimmPolicy, domain_loss, fit, fresh, load_classifier, normalise, only_head, predict, random_resized_crop, reset_blocks
+from synthnb.train import (
+    TimmPolicy, domain_loss, evaluation_view, fit, fresh, load_classifier, normalise, only_head, predict, random_resized_crop, reset_blocks, save_classifier)
 
 torch.set_num_threads(1)
 HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu", "progress": False}
@@ -388,3 +390,56 @@ def test_equal_halves_of_equal_weight_are_one_batch():
     logits, targets = torch.randn(32, 5, dtype=torch.double), torch.eye(5, dtype=torch.double)[torch.arange(32) % 5]
     whole = torch.nn.functional.cross_entropy(logits, targets)
     assert abs(domain_loss(logits, targets, torch.arange(32) % 2 == 1, 1.0) - whole) < 1e-6
+
+
+# ---- classifiers of timm as their configurations ask for
+
+
+def test_a_distilled_network_is_probed_by_both_heads():
+    net = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=3)
+    body = net.blocks[0].mlp.fc1.weight.clone()
+    heads = [net.head.weight.clone(), net.head_dist.weight.clone()]
+    with only_head(net):
+        assert {name.partition(".")[0] for name, value in net.named_parameters() if value.requires_grad} == {"head", "head_dist"}
+        fit(net, _three_classes(), steps=3, **HOW | {"batch_size": 6})
+    assert torch.equal(net.blocks[0].mlp.fc1.weight, body)
+    assert not torch.equal(net.head.weight, heads[0]) and not torch.equal(net.head_dist.weight, heads[1])
+    assert all(value.requires_grad for value in net.parameters())
+
+
+def _three_classes() -> LabelledImages:
+    images = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return LabelledImages(images, torch.arange(12) % 3, ["a", "b", "c"])
+
+
+def test_a_network_for_one_size_takes_the_images_size(tmp_path, monkeypatch):
+    net = timm.create_model("vit_small_patch14_dinov2", img_size=56, embed_dim=24, depth=1, num_heads=2, num_classes=3)
+    saved = save_classifier(net, tmp_path / "dinov2")
+    images = torch.randint(256, (2, 3, 28, 28), dtype=torch.uint8)
+    for size, tokens in ((0, 16), (56, 16), (28, 4)):
+        opened = load_classifier(saved, 3, image_size=size)
+        assert opened.patch_embed.num_patches == tokens
+    assert predict(opened, images).shape == (2, 3)
+    again = load_classifier(save_classifier(opened, tmp_path / "again"))
+    assert again.patch_embed.num_patches == 4 and torch.equal(again.pos_embed, opened.pos_embed)
+    assert load_classifier(folder("cnn"), 10, image_size=64).num_classes == 10, "a network that takes any size is opened as it is"
+    from safetensors.torch import save_file
+    whole = timm.create_model("vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
+    save_file(whole.state_dict(), tmp_path / "hub.safetensors")
+    monkeypatch.setattr("synthnb.train.hf_hub_download", lambda *_, **__: tmp_path / "hub.safetensors")
+    opened = load_classifier("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 3, image_size=64, embed_dim=24, depth=1, num_heads=2)
+    assert opened.patch_embed.num_patches == 16
+
+
+@pytest.mark.parametrize("crop, interpolation", [(.875, "bilinear"), (.95, "bicubic"), (1.0, "bicubic")])
+def test_images_are_evaluated_as_timms_own_transform_shows_them(crop, interpolation, tmp_path):
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+    net = timm.create_model("test_resnet", num_classes=3, pretrained_cfg_overlay={"crop_pct": crop, "interpolation": interpolation}).eval()
+    smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 9, 9, generator=torch.Generator().manual_seed(1)), (80, 80), mode="bicubic").clamp(0, 1)
+    images = (smooth * 255).byte()
+    transform = create_transform(**resolve_data_config({"input_size": (3, 64, 64)}, model=net))
+    shown = torch.stack([transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images])
+    wanted = net(shown).softmax(-1).detach()
+    torch.testing.assert_close(predict(net, images, image_size=64), wanted, atol=2e-3, rtol=0)
+    torch.testing.assert_close(normalise(net, evaluation_view(net, images, 64)), shown, atol=.05, rtol=0)

@@ -1,0 +1,312 @@
+"""Each family of generators, with the real configurations' traits on tiny random networks: called rightly, or refused before drawing.
+
+Real weights were not at hand. What stands in for them are diffusers' own classes with few and narrow layers, and the traits that decide how a
+pipeline is called: prediction types, schedulers and their spacing, guidance embeddings, several text encoders, prompts of variable length.
+"""
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import functools
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import transformers
+from diffusers import (AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
+                       EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, PNDMScheduler, UNet2DConditionModel, VQModel)
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+from synthnb.families import FAMILIES, call_arguments, family_of, unusual_settings
+from synthnb.generate import draw_batches, plan_call
+from synthnb.plan import make_plan
+
+torch.set_num_threads(1)
+PROMPTS = {"crane": ["a crane bird"], "jay": ["a photo of a blue jay on a very long branch"]}
+NEGATIVE = "an ugly drawing"
+
+
+# ---------------------------------------------------------------- tokenizers and text encoders
+
+@functools.cache
+def letters():
+    """Every letter a token: 0 is padding, 1 begins, 2 ends."""
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3} | {chr(c): c - 28 for c in range(32, 127)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    return made
+
+
+def tokenizer(longest=77, side="right"):
+    made = PreTrainedTokenizerFast(tokenizer_object=letters(), pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+                                   model_max_length=longest, padding_side=side)
+    made.chat_template = "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}{% else %}{{ m['content'][0]['text'] }}{% endif %}{% endfor %}"
+    return made
+
+
+def clip_text(width=32, kind=CLIPTextModel):
+    torch.manual_seed(width)
+    return kind(CLIPTextConfig(vocab_size=128, hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=77,
+                               projection_dim=width, bos_token_id=1, eos_token_id=2, pad_token_id=0)).eval()
+
+
+def t5_text(width=32):
+    torch.manual_seed(3)
+    return transformers.T5EncoderModel(transformers.T5Config(vocab_size=128, d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2)).eval()
+
+
+def llm_config(kind, **more):
+    return kind(vocab_size=128, hidden_size=16, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+                max_position_embeddings=1024, pad_token_id=0, bos_token_id=1, eos_token_id=2, **more)
+
+
+# ---------------------------------------------------------------- networks and decoders
+
+def decoder(latents=4, blocks=(8, 16), **more):
+    torch.manual_seed(5)
+    n = len(blocks)
+    return AutoencoderKL(block_out_channels=blocks, down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n,
+                         layers_per_block=1, norm_num_groups=4, latent_channels=latents, sample_size=16, **more).eval()
+
+
+def unet(width=32, **more):
+    torch.manual_seed(7)
+    options = dict(sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=width, attention_head_dim=8,
+                   down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+    return UNet2DConditionModel(**options | more).eval()
+
+
+LDM = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+def stable_diffusion(scheduler, width=32, **more):
+    return diffusers.StableDiffusionPipeline(decoder(), clip_text(width), tokenizer(), unet(width, **more), scheduler, None, None, requires_safety_checker=False)
+
+
+def sd15():
+    return stable_diffusion(PNDMScheduler(**LDM, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1))
+
+
+def sd21():
+    return stable_diffusion(EulerDiscreteScheduler(**LDM, prediction_type="v_prediction", steps_offset=1), 48, use_linear_projection=True)
+
+
+def sd_turbo():
+    return stable_diffusion(EulerDiscreteScheduler(**LDM, timestep_spacing="trailing", steps_offset=1), 48, use_linear_projection=True)
+
+
+def xl(scheduler, force_zeros=True, upcast=True):
+    # SDXL: two text encoders of different widths, a pooled one, sizes in the time embedding; its VAE asks to be upcast
+    network = unet(32 + 48, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 48, transformer_layers_per_block=(1, 2),
+                   use_linear_projection=True)
+    return diffusers.StableDiffusionXLPipeline(decoder(scaling_factor=0.13025, force_upcast=upcast), clip_text(32), clip_text(48, CLIPTextModelWithProjection), tokenizer(), tokenizer(),
+                                               network, scheduler, force_zeros_for_empty_prompt=force_zeros, add_watermarker=False)
+
+
+def sdxl():
+    return xl(EulerDiscreteScheduler(**LDM, steps_offset=1, timestep_spacing="leading"))
+
+
+def sdxl_turbo():
+    return xl(EulerAncestralDiscreteScheduler(**LDM, steps_offset=1, timestep_spacing="trailing"))
+
+
+def sdxl_lightning():
+    return xl(EulerDiscreteScheduler(**LDM, steps_offset=1, timestep_spacing="trailing"))
+
+
+def lcm():
+    return diffusers.LatentConsistencyModelPipeline(decoder(), clip_text(), tokenizer(), unet(time_cond_proj_dim=16), LCMScheduler(**LDM, original_inference_steps=50), None, None,
+                                                    requires_safety_checker=False)
+
+
+def sd35():
+    torch.manual_seed(11)
+    network = diffusers.SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4, caption_projection_dim=32,
+                                              joint_attention_dim=112, pooled_projection_dim=80, out_channels=16, pos_embed_max_size=16, qk_norm="rms_norm", dual_attention_layers=(0,))
+    return diffusers.StableDiffusion3Pipeline(
+        network.eval(), FlowMatchEulerDiscreteScheduler(shift=3.0), decoder(16, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
+        clip_text(32, CLIPTextModelWithProjection), tokenizer(), clip_text(48, CLIPTextModelWithProjection), tokenizer(), t5_text(112), tokenizer(256))
+
+
+def flux(guided, shift):
+    torch.manual_seed(13)
+    network = diffusers.FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
+                                               pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=guided)
+    return diffusers.FluxPipeline(shift, decoder(4, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False), clip_text(), tokenizer(), t5_text(),
+                                  tokenizer(512), network.eval())
+
+
+def flux_dev():
+    return flux(True, FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True))
+
+
+def flux_schnell():
+    return flux(False, FlowMatchEulerDiscreteScheduler(shift=1.0))
+
+
+def flux2_klein(distilled=True):
+    torch.manual_seed(17)
+    network = diffusers.Flux2Transformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=48,
+                                                timestep_guidance_channels=32, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False)
+    vae = AutoencoderKLFlux2(down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",), block_out_channels=(4,), layers_per_block=1, latent_channels=4,
+                             norm_num_groups=1, sample_size=16, use_quant_conv=False, use_post_quant_conv=False)
+    text = transformers.Qwen3ForCausalLM(llm_config(transformers.Qwen3Config)).eval()
+    pipe = diffusers.Flux2KleinPipeline(FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), vae.eval(), text, tokenizer(), network.eval(), is_distilled=distilled)
+    call = pipe.__call__
+    # the real text encoder has 36 layers, of which 9, 18 and 27 are read; this one has 3
+    pipe.encode_prompt = functools.partial(pipe.encode_prompt)
+    encode = pipe.encode_prompt
+    pipe.encode_prompt = lambda *args, **kwargs: encode(*args, **kwargs | {"text_encoder_out_layers": (1, 2, 3)})
+    return pipe
+
+
+def qwen_image():
+    torch.manual_seed(19)
+    network = diffusers.QwenImageTransformer2DModel(patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=16,
+                                                    guidance_embeds=False, axes_dims_rope=(8, 4, 4))
+    vae = AutoencoderKLQwenImage(base_dim=8, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[False], latents_mean=[.1, -.2, .3, 0.], latents_std=[1.1, .9, 1., 1.2])
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=dict(vocab_size=128, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+                         rope_parameters={"mrope_section": [1, 1, 2], "rope_type": "default", "rope_theta": 1e6}),
+        vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=16))
+    text = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=True, shift_terminal=0.02, time_shift_type="exponential")
+    return diffusers.QwenImagePipeline(scheduler, vae.eval(), text, tokenizer(1024), network.eval())
+
+
+def z_image():
+    torch.manual_seed(23)
+    network = diffusers.ZImageTransformer2DModel(all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, qk_norm=True,
+                                                 cap_feat_dim=16, rope_theta=256.0, t_scale=1000.0, axes_dims=[8, 4, 4], axes_lens=[512, 32, 32])
+    with torch.no_grad():  # these begin as whatever memory held
+        network.x_pad_token.fill_(1.)
+        network.cap_pad_token.fill_(1.)
+    text = transformers.Qwen3Model(llm_config(transformers.Qwen3Config)).eval()
+    return diffusers.ZImagePipeline(FlowMatchEulerDiscreteScheduler(shift=3.0), decoder(16, scaling_factor=0.3611, shift_factor=0.1159), text, tokenizer(512), network.eval())
+
+
+def sana():
+    torch.manual_seed(29)
+    network = diffusers.SanaTransformer2DModel(patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=4, num_cross_attention_heads=2,
+                                               cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=16, sample_size=8)
+    vae = AutoencoderDC(in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "EfficientViTBlock"), decoder_block_types=("ResBlock", "EfficientViTBlock"),
+                        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+                        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), downsample_block_type="conv", upsample_block_type="interpolate", decoder_norm_types="rms_norm",
+                        decoder_act_fns="silu", scaling_factor=0.41407)
+    text = transformers.Gemma2Model(llm_config(transformers.Gemma2Config, attn_implementation="eager")).eval()
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++")
+    return diffusers.SanaPipeline(tokenizer(300), text, vae.eval(), network.eval(), scheduler)
+
+
+def pixart_sigma():
+    torch.manual_seed(31)
+    network = diffusers.PixArtTransformer2DModel(sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=32, in_channels=4,
+                                                 cross_attention_dim=24, out_channels=8, use_additional_conditions=False)
+    return diffusers.PixArtSigmaPipeline(tokenizer(300), t5_text(), decoder(scaling_factor=0.13025), network.eval(),
+                                         DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", algorithm_type="dpmsolver++"))
+
+
+def kandinsky():
+    torch.manual_seed(37)
+    network = UNet2DConditionModel(in_channels=4, out_channels=8, addition_embed_type="image", down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+                                   up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=(32, 64),
+                                   layers_per_block=1, encoder_hid_dim=32, encoder_hid_dim_type="image_proj", cross_attention_dim=32, attention_head_dim=4,
+                                   resnet_time_scale_shift="scale_shift")
+    movq = VQModel(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+                   latent_channels=4, layers_per_block=1, norm_num_groups=4, norm_type="spatial", num_vq_embeddings=12, vq_embed_dim=4)
+    prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1)
+    with torch.no_grad():
+        prior.clip_std.fill_(1.)
+    eye = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(hidden_size=32, image_size=28, projection_dim=32, intermediate_size=32, num_attention_heads=4,
+                                                                                   num_hidden_layers=1, patch_size=14))
+    seer = transformers.CLIPImageProcessor(crop_size=28, size=28)
+    steps = diffusers.UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000, clip_sample=True, clip_sample_range=5.0)
+    return diffusers.KandinskyV22CombinedPipeline(
+        unet=network.eval(), scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False), movq=movq.eval(), prior_prior=prior.eval(),
+        prior_image_encoder=eye.eval(), prior_text_encoder=clip_text(32, CLIPTextModelWithProjection), prior_tokenizer=tokenizer(), prior_scheduler=steps, prior_image_processor=seer)
+
+
+# ---------------------------------------------------------------- what is expected of each
+
+GUIDED = dict(guidance_scale=5.0)
+# name: how it is made, pixels a side, what the pipeline itself is called with at guidance 1 and 5 (None: refused), is a negative prompt read?
+FAMILY = {
+    "SD 1.5": (sd15, 16, dict(guidance_scale=1.0), GUIDED, True),
+    "SD 2.1": (sd21, 16, dict(guidance_scale=1.0), GUIDED, True),
+    "SD-Turbo": (sd_turbo, 16, dict(guidance_scale=0.0), GUIDED, True),
+    "SDXL": (sdxl, 16, dict(guidance_scale=1.0), GUIDED, True),
+    "SDXL-Turbo": (sdxl_turbo, 16, dict(guidance_scale=0.0), GUIDED, True),
+    "SDXL-Lightning": (sdxl_lightning, 16, dict(guidance_scale=0.0), GUIDED, True),
+    "LCM": (lcm, 16, dict(guidance_scale=1.0), GUIDED, False),
+    "SD 3.5": (sd35, 16, dict(guidance_scale=1.0), GUIDED, True),
+    "FLUX.1 dev": (flux_dev, 16, dict(guidance_scale=1.0), GUIDED, False),
+    "FLUX.1 schnell": (flux_schnell, 16, dict(guidance_scale=0.0), dict(true_cfg_scale=5.0, negative_prompt=" "), True),
+    "FLUX.2 klein": (flux2_klein, 16, dict(guidance_scale=1.0), None, False),
+    "FLUX.2 klein base": (functools.partial(flux2_klein, False), 16, dict(guidance_scale=1.0), GUIDED, False),
+    "Qwen-Image": (qwen_image, 32, dict(true_cfg_scale=1.0), dict(true_cfg_scale=5.0, negative_prompt=" "), True),
+    "Z-Image": (z_image, 32, dict(guidance_scale=0.0), GUIDED, True),
+    "Sana": (sana, 32, dict(guidance_scale=1.0, use_resolution_binning=False), GUIDED | dict(use_resolution_binning=False), True),
+    "PixArt-Sigma": (pixart_sigma, 16, dict(guidance_scale=1.0, use_resolution_binning=False), GUIDED | dict(use_resolution_binning=False), True),
+    "Kandinsky 2.2": (kandinsky, 64, dict(guidance_scale=1.0, prior_guidance_scale=1.0), GUIDED | dict(prior_guidance_scale=5.0), True),
+}
+
+
+@functools.cache
+def made(name):
+    pipe = FAMILY[name][0]()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def planned(name, guidance, negative="", steps=2):
+    return make_plan(PROMPTS, 1, seed=0, model="tiny", steps=steps, guidance=guidance, size=FAMILY[name][1], batch_size=2, negative_prompt=negative)
+
+
+def drawn(name, plan):
+    return next(draw_batches(made(name), plan, batch_size=2, retries=0)).images.int()
+
+
+def of_the_pipeline(name, plan, call):
+    """One image at a time and as PIL images, as users draw them."""
+    side = FAMILY[name][1]
+    images = [made(name)(prompt=row.prompt, height=side, width=side, num_inference_steps=int(row.steps), generator=torch.Generator().manual_seed(int(row.seed)), **call).images[0]
+              for row in plan.itertuples()]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).int()
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.filterwarnings("ignore")
+def test_a_family_is_drawn_as_its_pipeline_draws_it(name):
+    _, side, unguided, guided, negative = FAMILY[name]
+    images = {}
+    for guidance, call in ((1., unguided), (5., guided)):
+        plan = planned(name, guidance)
+        if call is None:
+            with pytest.raises(ValueError, match="is not guided"):
+                drawn(name, plan)
+            continue
+        images[guidance] = drawn(name, plan)
+        theirs = of_the_pipeline(name, plan, call)
+        assert images[guidance].shape == (2, 3, side, side) and theirs.float().std() > 3, "blank images would agree with anything"
+        assert (images[guidance] - theirs).abs().max() <= 1
+        passed = plan_call(made(name), plan.iloc[0])
+        assert passed["num_inference_steps"] == 2 and passed["height"] == passed["width"] == side
+        scale = 0. if call["guidance_scale" if "guidance_scale" in call else "true_cfg_scale"] == 0 else guidance
+        assert all(value in (guidance, scale) for key, value in passed.items() if key.endswith(("guidance_scale", "cfg_scale"))), passed
+    if guided:
+        assert (images[1.] - images[5.]).abs().max() > 1, "the guidance did nothing"
+
+    if negative:
+        other = drawn(name, planned(name, 5., NEGATIVE))
+        assert (other - images[5.]).abs().max() > 1, "the negative prompt did nothing"
+        assert plan_call(made(name), planned(name, 5., NEGATIVE).iloc[0])["negative_prompt"] == NEGATIVE
+    else:
+        with pytest.raises(ValueError, match="negative prompt|is not guided"):
+            drawn(name, planned(name, 5., NEGATIVE))
+    with pytest.raises(ValueError, match="negative prompt"):
+        drawn(name, planned(name, 1., NEGATIVE))
