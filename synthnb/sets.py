@@ -6,7 +6,7 @@
 __all__ = ['NAMED', 'Files', 'DATA_FOLDER', 'VAL_SHARE', 'ListedImages', 'join_listed', 'images_hash', 'check_size',
            'read_batches', 'load_images', 'NamedSet', 'prompt_name', 'imagenet_names', 'imagenet_indices', 'data_root',
            'list_named', 'check_complete', 'list_hub', 'list_shards', 'list_folder', 'save_folder', 'list_set',
-           'open_set', 'open_real', 'check_splits', 'without_near']
+           'open_set', 'open_real', 'train_and_val', 'check_splits', 'without_near']
 
 # %% ../nbs/01b_sets.ipynb #6dffd4b1
 import hashlib
@@ -17,7 +17,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from itertools import combinations, islice
@@ -33,8 +33,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets as torchvision_sets
 from tqdm import tqdm
 
-from .data import (FRACTIONS, SUFFIXES, LabelledImages, check_classes, content_hashes, digits, image_folder, memory_limit, near_pairs, read_image, readable_name, set_hash,
-                          split_by_content)
+from .data import (FRACTIONS, LabelledImages, check_classes, content_hashes, digits, image_folder, join,
+                          memory_limit, near_pairs, readable_name, set_hash, split_by_content)
+from .images import SUFFIXES, USUAL_SUFFIXES, check_fit, read_image
 
 # %% ../nbs/01b_sets.ipynb #cb174651
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,11 +46,13 @@ class ListedImages:
     classes: tuple[str, ...]  # class names, index = label
     fetch: Callable[[object], bytes]  # the image file of an item
     name: str = ""  # for messages and figures
+    fit: str = "crop"  # of images that are not square: crop, pad or resize, see `images.FITS`
 
     def __post_init__(self):
         if len(self.items) != len(self.labels):
             raise ValueError(f"{self.name or 'the set'} has {len(self.items)} images and {len(self.labels)} labels")
         object.__setattr__(self, "classes", check_classes(self.classes))
+        check_fit(self.fit)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,7 +67,8 @@ class ListedImages:
 
     def subset(self, indices: Sequence[int], name: str = "") -> "ListedImages":
         "The images at `indices`, in that order; `classes` stays whole."
-        return ListedImages([self.items[i] for i in indices], self.labels[list(indices)], self.classes, self.fetch, name or self.name)
+        items, labels = [self.items[i] for i in indices], self.labels[list(indices)]
+        return replace(self, items=items, labels=labels, name=name or self.name)
 
     def draw(self, wanted: Callable[[list[int]], Sequence[int]], seed: int) -> list[int]:
         "As many distinct images of each class as `wanted` makes of the numbers there are, nested; only what is taken is read."
@@ -87,16 +91,20 @@ def join_listed(
     for other in sets[1:]:
         if other.classes != sets[0].classes:
             raise ValueError(f"{sets[0]} and {other} have different classes: {sets[0].classes} and {other.classes}")
+        if other.fit != sets[0].fit:
+            raise ValueError(f"{sets[0]} is read with fit={sets[0].fit!r} and {other} with {other.fit!r}: open both alike")
     items = [(which, item) for which, one in enumerate(sets) for item in one.items]
     fetch = partial(_fetched, [one.fetch for one in sets])
-    return ListedImages(items, torch.cat([one.labels for one in sets]), sets[0].classes, fetch, name or " + ".join(one.name for one in sets))
+    labels, name = torch.cat([one.labels for one in sets]), name or " + ".join(one.name for one in sets)
+    return ListedImages(items, labels, sets[0].classes, fetch, name, sets[0].fit)
 
 
 def images_hash(data: LabelledImages | ListedImages | None) -> str | None:
     "Sixteen hex digits of a set; one on disk is known by its items and labels and by the content of a few hundred files, evenly spread: a single file that is written over is not noticed."
     if not isinstance(data, ListedImages):
         return data and set_hash(data)
-    digest = hashlib.sha256(repr([list(data.items), data.labels.tolist(), data.classes]).encode())
+    known = [list(data.items), data.labels.tolist(), data.classes, *([data.fit] if data.fit != "crop" else [])]
+    digest = hashlib.sha256(repr(known).encode())
     for i in range(0, len(data), max(1, len(data) // 256)):
         digest.update(hashlib.sha256(data.fetch(data.items[i])).digest())
     return digest.hexdigest()[:16]
@@ -133,7 +141,7 @@ def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[t
     images = []
     for i in indices:
         try:
-            images.append(read_image(BytesIO(listed.fetch(listed.items[i])), size))
+            images.append(read_image(BytesIO(listed.fetch(listed.items[i])), size, listed.fit))
         except Exception as error:  # Pillow raises many kinds
             raise ValueError(f"{listed.items[i]} of {listed.name} cannot be read, repair or remove it ({type(error).__name__}: {error})") from error
     return torch.stack(images), listed.labels[indices]
@@ -454,7 +462,7 @@ def list_folder(
         files = [(path, label) for label, name in enumerate(classes) for path in _images_in(home / name)]
         listed[side] = _listed(files, root, classes, f"{root.name} {side}")
         if empty := [name for name, n in listed[side].per_class.items() if not n]:
-            raise ValueError(f"no images ({' '.join(SUFFIXES)}) in class folder {empty[0]!r} of {home}: add some or remove it")
+            raise ValueError(f"no images ({USUAL_SUFFIXES}) in class folder {empty[0]!r} of {home}: add some or remove it")
     return listed
 
 
@@ -489,8 +497,15 @@ def list_set(
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
     download: bool = False,  # a named set, by torchvision
     complete: bool = True,  # refuse a named set with other numbers than it is known to have
+    fit: str = "crop",  # of images that are not square: crop, pad or resize, see `images.FITS`
 ) -> dict[str, ListedImages]:
     "The sides of a set, left on disk; FileNotFoundError says what can be opened."
+    check_fit(fit)
+    return {side: replace(one, fit=fit) for side, one in _list_set(source, root, download, complete).items()}
+
+
+def _list_set(source: str | Path, root: str | Path | None, download: bool, complete: bool) -> dict[str, ListedImages]:
+    "The sides, whatever their images are to become."
     if str(source).startswith("hf:"):
         listed = list_hub(str(source)[3:])
         known = [facts for facts in NAMED.values() if source in facts.sources and facts.title != "Caltech-101"]  # its copy is split otherwise
@@ -517,16 +532,19 @@ def open_set(
     val: float | None = None,  # of each class that is not for testing, where the set has no val of its own; None: a fifth, of a folder a quarter
     workers: int = 0,  # processes that decode
     progress: bool = False,  # a bar while reading
+    keep: int = 0,  # pixels per side that images are held at, where that is more than `size`: crops are taken from these
+    fit: str = "crop",  # of images that are not square: crop, pad or resize, see `images.FITS`
     **options: bool,  # of `list_set`: download, complete
 ) -> dict[str, LabelledImages]:
     "train, val and test of a set in memory, as many of them as it has; ValueError if they do not fit there."
+    size = max(size, keep)
     if str(source) == "digits":
         return digits(size)
     if str(source) not in NAMED and Path(source).expanduser().is_dir() and not any(Path(source).expanduser().glob("*.tar")):
         rest = FRACTIONS[0] + FRACTIONS[1]
         fractions = FRACTIONS if val is None else (rest * (1 - val), rest * val, FRACTIONS[2])
-        return image_folder(source, size, seed, fractions, progress)
-    listed = list_set(source, root, **options)
+        return image_folder(source, size, seed, fractions, progress, fit)
+    listed = list_set(source, root, fit=fit, **options)
     sides = {side: load_images(one, size, workers, progress) for side, one in listed.items()}
     if "val" not in sides and "train" in sides:
         parts = split_by_content(sides["train"], val=VAL_SHARE if val is None else val, test=0, seed=seed, where=[str(item) for item in listed["train"].items], refuse=False)
@@ -539,12 +557,24 @@ def open_real(
     size: int,  # pixels per side
     seed: int = 0,  # of the split, where it is drawn
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
+    keep: int = 0,  # pixels per side that images are held at, where that is more than `size`: crops are taken from these
+    fit: str = "crop",  # of images that are not square: crop, pad or resize, see `images.FITS`
 ) -> dict[str, LabelledImages]:
     "train, val and test of real images; ValueError if a set has no such sides."
-    sides = open_set(source, size, seed, root)
+    sides = open_set(source, size, seed, root, keep=keep, fit=fit)
     if missing := [side for side in ("train", "val", "test") if side not in sides]:
         raise ValueError(f"{str(source)!r} has {', '.join(sides)} but no {' and no '.join(missing)}: an experiment needs train, val and test")
     return sides
+
+# %% ../nbs/01b_sets.ipynb #5ad5b14c
+def train_and_val(
+    sides: Mapping[str, LabelledImages | ListedImages],  # train and, where there is one, val
+) -> LabelledImages | ListedImages:
+    "Every image that may be trained on once the settings are chosen, in memory or left on disk as `sides` are."
+    if "val" not in sides:
+        return sides["train"]
+    both, name = [sides["train"], sides["val"]], f"{sides['train'].name} + val"
+    return join_listed(both, name) if isinstance(sides["train"], ListedImages) else join(both, name)
 
 # %% ../nbs/01b_sets.ipynb #95cb4371
 def check_splits(
