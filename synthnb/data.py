@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'FRACTIONS', 'LabelledImages', 'ordered', 'join', 'show_images', 'content_hashes', 'set_hash', 'cache_sized',
-           'thumbnails', 'near_pairs', 'near_groups', 'split_by_content', 'check_disjoint', 'digits', 'few_shot',
-           'few_shots', 'fraction', 'long_tail', 'memory_limit', 'fitting_workers', 'open_layout', 'image_folder',
-           'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype', 'tensor_names', 'explain_loading']
+           'thumbnails', 'copied_pairs', 'near_pairs', 'near_groups', 'split_by_content', 'check_disjoint', 'digits',
+           'few_shot', 'few_shots', 'fraction', 'long_tail', 'memory_limit', 'fitting_workers', 'open_layout',
+           'image_folder', 'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype', 'tensor_names',
+           'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -188,24 +189,124 @@ def thumbnails(
     flat = flat - flat.mean(1, keepdim=True)
     return torch.where(flat.norm(dim=1, keepdim=True) < size * 0.5, 0, F.normalize(flat))  # half a grey level
 
+# %% ../nbs/01_data.ipynb #f4506b7e
+def _symmetries(grey: torch.Tensor) -> torch.Tensor:  # [K, S, S] -> [8, K, S, S]
+    "A picture and its mirror images and quarter turns."
+    return torch.stack([turned.flip(axes) for turned in (grey, grey.mT) for axes in ((), (1,), (2,), (1, 2))])
+
+
+def _grey(images: torch.Tensor, size: int) -> torch.Tensor:  # float32 [N, size, size]
+    parts = [F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True) for part in cache_sized(images)]
+    return torch.cat(parts)[:, 0] if parts else torch.zeros(0, size, size)
+
+
+def _correlation(a: torch.Tensor, b: torch.Tensor, where: torch.Tensor) -> torch.Tensor:  # [K, S, S] each -> [K]
+    "Of pairs of pictures, over the pixels that both have."
+    n = where.sum((1, 2), keepdim=True).clamp(min=1)
+    a, b = ((one - (one * where).sum((1, 2), keepdim=True) / n) * where for one in (a, b))
+    return (a * b).sum((1, 2)) / (a.square().sum((1, 2)) * b.square().sum((1, 2))).sqrt().clamp(min=1e-6)
+
+
+def _detail(grey: torch.Tensor, size: int) -> torch.Tensor:
+    "What is lost when a picture is reduced to `size` pixels a side."
+    small = F.interpolate(grey[:, None], (size, size), mode="bilinear", antialias=True)
+    return grey - F.interpolate(small, grey.shape[-2:], mode="bilinear")[:, 0]
+
+# %% ../nbs/01_data.ipynb #96ccc2be
+def _aligned(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, rounds: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "`b` laid over `a`, the pixels that both have, and scale and shift of each axis [K, 4], improved from `place` by Gauss-Newton steps."
+    size = a.shape[-1]
+    line = (torch.arange(size) + 0.5) / size * 2 - 1
+    x, y = line.expand_as(a), line[:, None].expand_as(a)
+
+    def laid() -> tuple[torch.Tensor, torch.Tensor]:
+        scale_x, shift_x, scale_y, shift_y = place[:, :, None, None].unbind(1)
+        grid = torch.stack([x * scale_x + shift_x, y * scale_y + shift_y], -1)
+        over = F.grid_sample(b[:, None], grid, mode="bicubic", padding_mode="border", align_corners=False)[:, 0]
+        return over, (grid.abs() <= 1).all(-1).float()
+
+    for _ in range(rounds):
+        over, both = laid()
+        slope_y, slope_x = torch.gradient(over, spacing=2 / size, dim=(1, 2))
+        slope_x, slope_y = slope_x / place[:, :1, None], slope_y / place[:, 2:3, None]
+        moves = [slope_x * x, slope_x, slope_y * y, slope_y, over, torch.ones_like(over)]  # the last two: contrast, brightness
+        moves = (torch.stack(moves, -1) * both[..., None]).flatten(1, 2)
+        square = moves.mT @ moves
+        square = square + 1e-6 * square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(6)
+        step = torch.linalg.solve(square, moves.mT @ ((a - over) * both).flatten(1)[..., None])[:, :4, 0]
+        place = place + step.clamp(-0.1, 0.1)
+        place = place.clamp(torch.tensor([0.85, -0.15, 0.85, -0.15]), torch.tensor([1.18, 0.15, 1.18, 0.15]))
+    return *laid(), place
+
+# %% ../nbs/01_data.ipynb #4dbe69cc
+def _is_copy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # float32 [K, 32, 32] each -> bool [K]
+    "Pairs that agree, once they are aligned, as a whole and in their detail."
+    found = torch.zeros(len(a), dtype=torch.bool)
+    for part in torch.arange(len(a)).split(256):
+        small = [F.avg_pool2d(one[part][:, None], 2)[:, 0] for one in (a, b)]
+        over, both, place = _aligned(*small, torch.tensor([1.0, 0, 1, 0]).repeat(len(part), 1), 4)
+        near = _correlation(small[0], over, both) > 0.97
+        part, place = part[near], place[near]
+        if len(part):
+            over, both, _ = _aligned(a[part], b[part], place, 4)
+            alike = _correlation(a[part], over, both) > 0.9965
+            for size, least in ((8, 0.98), (16, 0.971)):
+                alike &= _correlation(_detail(a[part], size), _detail(over, size), both) > least
+            found[part] = alike
+    return found
+
+
+def copied_pairs(
+    a: torch.Tensor,  # uint8 [N, 3, H, W]
+    b: torch.Tensor,  # uint8 [M, 3, H, W]
+) -> torch.Tensor:  # int64 [K, 2]
+    "Indices into `a` and `b` of pictures of which one is the other's copy, mirrored, turned by quarters, or cut at its rim by 5 % or less."
+    if not len(a) or not len(b):
+        return torch.zeros(0, 2, dtype=torch.int64)
+    left, turned, candidates = thumbnails(a), _symmetries(thumbnails(b).view(-1, 16, 16)).flatten(2), set()
+    for start, part in zip(range(0, len(left), rows := max(1, 2**22 // len(b))), left.split(rows)):
+        best = torch.stack([part @ one.T for one in turned]).amax(0)
+        if a is b:
+            best[torch.arange(len(part)), torch.arange(start, start + len(part))] = 0
+        for axis in (0, 1):  # of each picture the three that come nearest
+            value, at = best.topk(min(3, best.shape[axis]), axis)
+            other = torch.arange(best.shape[1 - axis])
+            other = other.expand_as(at) if axis == 0 else other[:, None].expand_as(at)
+            pairs = torch.stack([at, other] if axis == 0 else [other, at])[:, value > 0.7].T
+            candidates.update((i + start, j) for i, j in pairs.tolist())
+    return _verified(_grey(a, 32), _grey(b, 32), left, turned, candidates, a is b)
+
+
+def _verified(a: torch.Tensor, b: torch.Tensor, left: torch.Tensor, turned: torch.Tensor, candidates: set, same: bool) -> torch.Tensor:
+    "Those of the candidates that are copies."
+    listed = torch.tensor(sorted({(min(pair), max(pair)) for pair in candidates} if same else candidates), dtype=torch.int64).view(-1, 2)
+    which = (turned[:, listed[:, 1]] * left[listed[:, 0]]).sum(-1).argmax(0)
+    parts = [_is_copy(a[part[:, 0]], _symmetries(b[part[:, 1]])[kind, torch.arange(len(part))])
+             for part, kind in zip(listed.split(1024), which.split(1024))]
+    found = listed[torch.cat(parts)] if parts else listed
+    return torch.cat([found, found.flip(1)]) if same else found
+
 
 def near_pairs(
     a: torch.Tensor,  # uint8 [N, 3, H, W]
     b: torch.Tensor,  # uint8 [M, 3, H, W]
     alike: float = 0.997,  # correlation from which two pictures are one
+    copies: bool = True,  # those that are mirrored, turned or cut at the rim, too, see `copied_pairs`
 ) -> torch.Tensor:  # int64 [K, 2]
     "Indices into `a` and `b` of pictures that are nearly the same."
     left, right = thumbnails(a), thumbnails(b).T
     found = [(part @ right >= alike).nonzero() + torch.tensor([start, 0]) for start, part in zip(range(0, len(left), 1024), left.split(1024))]
-    return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
+    found += [copied_pairs(a, b)] if copies else []
+    return torch.cat(found).unique(dim=0) if found else torch.zeros(0, 2, dtype=torch.int64)
 
-# %% ../nbs/01_data.ipynb #f4506b7e
+# %% ../nbs/01_data.ipynb #80c14df4
 def near_groups(
     images: torch.Tensor,  # uint8 [N, 3, H, W]
     alike: float = 0.997,  # correlation from which two pictures are one
+    copies: bool = True,  # as in `near_pairs`
 ) -> list[list[int]]:
     "Indices of pictures that are nearly the same, or are linked by such, together; groups in the order of their first."
-    ends = near_pairs(images, images, alike).T.numpy()
+    ends = near_pairs(images, images, alike, copies).T.numpy()
     _, of = connected_components(coo_array((np.ones(ends.shape[1]), ends), shape=(len(images), len(images))), directed=False)
     groups = {}
     for i, group in enumerate(of):
@@ -240,6 +341,7 @@ def split_by_content(
     seed: int = 0,  # another seed, another split
     where: Sequence[str] = (),  # where each image came from, for messages
     refuse: bool = True,  # a picture that stands under two classes; if not, it is for training, with a warning
+    copies: bool = True,  # keep pictures and their mirrored, turned and cut copies on one side, too
 ) -> dict[str, LabelledImages]:
     "Stratified train, val and test sets whose sides share no picture, nor one of a class that is nearly the same; ValueError names a class too small for three sides."
     hashes = content_hashes(data.images)
@@ -253,7 +355,7 @@ def split_by_content(
         order = _shuffled([hashes[i] for i in own], seed)
         n_test, n_val = (n if isinstance(n, int) else max(1, round(n * len(order))) for n in (test, val))
         one_of = {hashes[i]: i for i in own}  # an image of each picture
-        groups = near_groups(data.images[[one_of[h] for h in order]])
+        groups = near_groups(data.images[[one_of[h] for h in order]], copies=copies)
         near = f", {len(groups)} if those that are nearly the same count once" if len(groups) < len(order) else ""
         free = [group for group in groups if not any(order[k] in doubled for k in group)]
         dealt = {"test": _deal(free, n_test), "val": _deal(free, n_val)}  # the rest is for training
@@ -292,7 +394,7 @@ def digits(
     pixels = np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in grey])
     images = torch.from_numpy(pixels)[:, None].repeat(1, 3, 1, 1)
     whole = LabelledImages(images, torch.from_numpy(scans.target).long(), DIGITS, "digits")
-    return split_by_content(whole, val=30, test=60)
+    return split_by_content(whole, val=30, test=60, copies=False)  # there are none, see below
 
 # %% ../nbs/01_data.ipynb #afe53dae
 def few_shot(

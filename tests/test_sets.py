@@ -23,7 +23,7 @@ from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
 from synthnb import shards
-from synthnb.data import content_hashes, few_shot, few_shots, fraction, join, memory_limit, near_pairs
+from synthnb.data import content_hashes, copied_pairs, few_shot, few_shots, fraction, join, memory_limit, near_pairs
 from synthnb.sets import (
     NAMED,
     check_splits,
@@ -463,11 +463,20 @@ def test_blank_pictures_are_near_to_nothing():
     assert len(near_pairs(blank, blank)) == 0
 
 
-def test_negative_and_mirrored_are_other_pictures(scans):
-    images = scans["test"].images
+def test_negatives_are_other_pictures_and_mirrored_ones_are_copies(scans):
+    images, labels = scans["test"].images, scans["test"].labels
     assert len(near_pairs(images, 255 - images)) == 0
-    pairs = near_pairs(images, images.flip(-1))
-    assert (scans["test"].labels[pairs[:, 0]] == scans["test"].labels[pairs[:, 1]]).all() and len(pairs) < 20  # a symmetrical zero is its own mirror image
+    for turned in (images.flip(-1), images.rot90(1, (2, 3)), images.rot90(2, (2, 3))):
+        pairs = near_pairs(images, turned)
+        assert {(i, i) for i in range(len(images))} <= {tuple(pair) for pair in pairs.tolist()}
+        assert (labels[pairs[:, 0]] == labels[pairs[:, 1]]).all(), "a turned 6 is no 9"
+        assert len(pairs) < len(images) + 20  # a symmetrical zero is nearly its own mirror image
+        assert len(near_pairs(images, turned, copies=False)) < 20
+
+
+def test_the_digits_hold_no_copies(scans):
+    images = torch.cat([data.images for data in scans.values()])
+    assert len(copied_pairs(images, images)) == 0
 
 
 def test_planted_copies_stop_a_run(scans):
