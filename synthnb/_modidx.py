@@ -79,6 +79,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'synthnb.cli._version': ('cli.html#_version', 'synthnb/cli.py'),
                              'synthnb.cli.before_start': ('cli.html#before_start', 'synthnb/cli.py'),
                              'synthnb.cli.build': ('cli.html#build', 'synthnb/cli.py'),
+                             'synthnb.cli.check': ('cli.html#check', 'synthnb/cli.py'),
                              'synthnb.cli.curate': ('cli.html#curate', 'synthnb/cli.py'),
                              'synthnb.cli.doctor': ('cli.html#doctor', 'synthnb/cli.py'),
                              'synthnb.cli.export': ('cli.html#export', 'synthnb/cli.py'),
