@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'find_experiment', 'Refused', 'before_start',
            'OneLineErrors', 'PairedParameters', 'main', 'run', 'prompts', 'plan', 'generate', 'verify', 'why', 'replay',
-           'curate', 'export', 'show', 'build', 'sweep', 'index_runs', 'doctor', 'ledger']
+           'curate', 'export', 'show', 'build', 'sweep', 'check', 'index_runs', 'doctor', 'ledger']
 
 # %% ../nbs/13_cli.ipynb #6bab315d
 import json
@@ -545,6 +545,22 @@ def sweep(
             write_index(planned.outputs)
     typer.echo(outcome)
     if not outcome.whole:
+        raise typer.Exit(1)
+
+# %% ../nbs/13_cli.ipynb #e3a6e58a
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(exists=True, metavar="FOLDER", help="A folder of class folders, or of splits of them; or a CSV of (file, label[, split]).")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("check.html"),
+    size: Annotated[int, typer.Option(min=1, help="Pixels a side that images become.")] = 224,
+    fit: Annotated[str, typer.Option(help="What becomes of images that are not square: crop, pad or resize.")] = "crop",
+) -> None:
+    """Look at your images before a run does: what is read, left out, there twice, or refused. Status 1 if a run would refuse them."""
+    from synthnb.check import check_images, write_check
+
+    found = check_images(folder, size, fit, progress=True)
+    typer.echo(f"{found}\n{write_check(found, out)}")
+    if found.refused:
         raise typer.Exit(1)
 
 # %% ../nbs/13_cli.ipynb #8db3c7b4

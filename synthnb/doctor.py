@@ -10,7 +10,7 @@ __all__ = ['STATES', 'GATED', 'MARKS', 'PARTS', 'BYTES_A_PIXEL', 'A100_RATE', 'T
            'check_set', 'count_images', 'pixels_of', 'measure_plan', 'plan_key', 'check_drawing', 'in_words',
            'arithmetic', 'clip_parameters', 'memory_needs', 'training_images', 'prompt_tokens', 'hours_by_card',
            'describe_cards', 'measure_prompts', 'measure_training', 'check_parts', 'check_gpu', 'guess_experiment',
-           'Need', 'needs_of', 'in_cells', 'examine', 'diagnosis']
+           'Need', 'needs_of', 'in_cells', 'check_shared_memory', 'examine', 'diagnosis']
 
 # %% ../nbs/12d_doctor.ipynb #5c811d97
 import difflib
@@ -22,6 +22,7 @@ import re
 import socket
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,7 +37,7 @@ import torch
 from huggingface_hub import ModelCard, constants, get_token
 from torch.utils.flop_counter import FlopCounterMode
 
-from .data import FRACTIONS, LabelledImages, tensor_names
+from .data import FRACTIONS, LabelledImages, fitting_workers, tensor_names
 from .diversify import estimate_cost as prompts_cost
 from .diversify import style_question
 from .experiment import declared_parameters, locate, resolve_parameters
@@ -46,7 +47,7 @@ from .generate import check_generator_folder, check_single_file, only_variant
 from .hub import cached_snapshot
 from .llm import LocalLLM, Sampling, check_llm_folder
 from .plan import write_plan
-from .sets import NAMED, VAL_SHARE, list_set
+from .sets import NAMED, VAL_SHARE, list_set, meant_set
 from .shards import estimate_cost
 from .train import fit, load_classifier
 
@@ -249,12 +250,21 @@ class Size(NamedTuple):
 
 def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Size]:
     "A data set, looked for where `sets.data_root` says, and its size."
-    if source == "digits":
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found, size = _check_listed(source, root)
+    said = [str(one.message) for one in told if one.category is UserWarning]
+    return replace(found, told="; ".join([found.told, *said])), size
+
+
+def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
+    "A data set; what its listing has to say comes as warnings."
+    if (meant := meant_set(source, root)) == "digits":
         return Finding("ok", "data", "digits come with scikit-learn"), Size(10, 897)
     if source.startswith("hf:"):
         return _check_hub_set(source[3:].partition("#")[0]), Size()
     try:
-        sides = list_set(source, root)
+        sides = list_set(meant, root)
     except (OSError, ValueError) as error:
         return Finding("missing", "data", str(error).splitlines()[0]), Size(NAMED[source].classes, round((1 - VAL_SHARE) * NAMED[source].train)) if source in NAMED else Size()
     counts = ", ".join(f"{len(one):,} {side}" for side, one in sides.items())
@@ -626,6 +636,15 @@ def in_cells(numbers: list[int], cells: list) -> str:
     return f"cell{'s' if len(numbers) > 1 else ''} " + ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends))
 
 # %% ../nbs/12d_doctor.ipynb #ebefdae3
+def check_shared_memory(parameters: dict) -> list[Finding]:
+    "A word where processes that read images find too little shared memory for their batches; nothing where all is well."
+    workers, side, batch = (parameters.get(name) or 0 for name in ("workers", "image_size", "batch_size"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fitting_workers(workers, 3 * (side or 224) ** 2 * (batch or 64))
+    return [Finding("ok", "memory", str(one.message)) for one in told]
+
+# %% ../nbs/12d_doctor.ipynb #c95abba3
 def examine(
     notebook: str | Path,
     given: dict[str, object] | list[dict],  # parameters that differ from the notebook's defaults; a list of them for the cells of a grid
@@ -656,6 +675,7 @@ def examine(
         size = Size(*map(sum, zip(Size(), *(looked[need][1] for need in its if need.text not in parameters.get("test_sets", ())))))  # nothing is drawn for these
         plans.setdefault(plan_key(parameters, count_images(parameters, size)), (parameters, size))
         sized.append((parameters, size))
+    findings += [found for parameters in resolved[:1] for found in check_shared_memory(parameters)]
     findings += [replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values()]
     drawing = check_drawing(list(plans.values()), Path(outputs), measure) if "generator" in resolved[0] else [
         Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]

@@ -6,7 +6,7 @@
 __all__ = ['NAMED', 'Files', 'DATA_FOLDER', 'VAL_SHARE', 'ListedImages', 'join_listed', 'images_hash', 'check_size',
            'read_batches', 'load_images', 'NamedSet', 'prompt_name', 'imagenet_names', 'imagenet_indices', 'data_root',
            'list_named', 'check_complete', 'list_hub', 'list_shards', 'list_folder', 'save_folder', 'list_set',
-           'open_set', 'open_real', 'check_splits', 'without_near']
+           'meant_set', 'open_set', 'open_real', 'train_and_val', 'check_splits', 'without_near']
 
 # %% ../nbs/01b_sets.ipynb #6dffd4b1
 import hashlib
@@ -15,12 +15,13 @@ import os
 import pkgutil
 import re
 import tarfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,8 +34,12 @@ from torch.utils.data import DataLoader
 from torchvision import datasets as torchvision_sets
 from tqdm import tqdm
 
-from .data import (FRACTIONS, SUFFIXES, LabelledImages, check_classes, content_hashes, digits, image_folder, memory_limit, near_pairs, read_image, readable_name, set_hash,
-                          split_by_content)
+from .data import (FRACTIONS, LabelledImages, content_hashes, digits, fitting_workers, image_folder, join,
+                          memory_limit, near_pairs, open_layout, set_hash, split_by_content)
+from .folders import MASK_WORDS, few_names, scan, shown, split_word
+from .images import SUFFIXES, check_fit, read_image
+from .layout import TABLES
+from .names import check_classes, class_names, readable_name
 
 # %% ../nbs/01b_sets.ipynb #cb174651
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,11 +50,13 @@ class ListedImages:
     classes: tuple[str, ...]  # class names, index = label
     fetch: Callable[[object], bytes]  # the image file of an item
     name: str = ""  # for messages and figures
+    fit: str = "crop"  # of images that are not square: crop, pad or resize, see `images.FITS`
 
     def __post_init__(self):
         if len(self.items) != len(self.labels):
             raise ValueError(f"{self.name or 'the set'} has {len(self.items)} images and {len(self.labels)} labels")
         object.__setattr__(self, "classes", check_classes(self.classes))
+        check_fit(self.fit)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,7 +71,8 @@ class ListedImages:
 
     def subset(self, indices: Sequence[int], name: str = "") -> "ListedImages":
         "The images at `indices`, in that order; `classes` stays whole."
-        return ListedImages([self.items[i] for i in indices], self.labels[list(indices)], self.classes, self.fetch, name or self.name)
+        items, labels = [self.items[i] for i in indices], self.labels[list(indices)]
+        return replace(self, items=items, labels=labels, name=name or self.name)
 
     def draw(self, wanted: Callable[[list[int]], Sequence[int]], seed: int) -> list[int]:
         "As many distinct images of each class as `wanted` makes of the numbers there are, nested; only what is taken is read."
@@ -87,16 +95,20 @@ def join_listed(
     for other in sets[1:]:
         if other.classes != sets[0].classes:
             raise ValueError(f"{sets[0]} and {other} have different classes: {sets[0].classes} and {other.classes}")
+        if other.fit != sets[0].fit:
+            raise ValueError(f"{sets[0]} is read with fit={sets[0].fit!r} and {other} with {other.fit!r}: open both alike")
     items = [(which, item) for which, one in enumerate(sets) for item in one.items]
     fetch = partial(_fetched, [one.fetch for one in sets])
-    return ListedImages(items, torch.cat([one.labels for one in sets]), sets[0].classes, fetch, name or " + ".join(one.name for one in sets))
+    labels, name = torch.cat([one.labels for one in sets]), name or " + ".join(one.name for one in sets)
+    return ListedImages(items, labels, sets[0].classes, fetch, name, sets[0].fit)
 
 
 def images_hash(data: LabelledImages | ListedImages | None) -> str | None:
     "Sixteen hex digits of a set; one on disk is known by its items and labels and by the content of a few hundred files, evenly spread: a single file that is written over is not noticed."
     if not isinstance(data, ListedImages):
         return data and set_hash(data)
-    digest = hashlib.sha256(repr([list(data.items), data.labels.tolist(), data.classes]).encode())
+    known = [list(data.items), data.labels.tolist(), data.classes, *([data.fit] if data.fit != "crop" else [])]
+    digest = hashlib.sha256(repr(known).encode())
     for i in range(0, len(data), max(1, len(data) // 256)):
         digest.update(hashlib.sha256(data.fetch(data.items[i])).digest())
     return digest.hexdigest()[:16]
@@ -122,6 +134,13 @@ def read_batches(
     order: Iterable[list[int]] | None = None,  # the indices of each batch, in place of size and shuffling; may be endless
 ) -> DataLoader:  # of uint8 [B, 3, size, size] and int64 [B]
     "The set a batch at a time; ValueError names an image that cannot be read."
+    if order is not None and workers and not isinstance(order, Sequence):
+        order = iter(order)
+        first = next(order, [])
+        order, largest = chain([first], order), len(first)
+    else:
+        largest = max(map(len, order), default=0) if order is not None else min(batch_size, len(listed))
+    workers = fitting_workers(workers, largest * 3 * size * size)
     read = {"num_workers": workers, "collate_fn": partial(_read_images, listed, size)}
     read["generator"] = torch.Generator().manual_seed(seed or 0)  # its own: a loader without one takes a number of torch's, and whoever reads would change what is trained
     if order is not None:
@@ -133,7 +152,7 @@ def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[t
     images = []
     for i in indices:
         try:
-            images.append(read_image(BytesIO(listed.fetch(listed.items[i])), size))
+            images.append(read_image(BytesIO(listed.fetch(listed.items[i])), size, listed.fit))
         except Exception as error:  # Pillow raises many kinds
             raise ValueError(f"{listed.items[i]} of {listed.name} cannot be read, repair or remove it ({type(error).__name__}: {error})") from error
     return torch.stack(images), listed.labels[indices]
@@ -356,35 +375,48 @@ def check_complete(
                          f"or pass complete=False to go on with this part")
 
 # %% ../nbs/01b_sets.ipynb #5567573b
-_SIDES = {"train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
-
-
 def list_hub(
-    source: str,  # owner/name, or a folder; with #COLUMN where there are several labels
+    source: str,  # owner/name, or a folder; with #LABEL or #LABEL,IMAGE where there are several such columns
     revision: str | None = None,  # a commit, tag or branch
+    name: Callable[[str], str] | None = None,  # what a label's name becomes; None: `folders.class_names`
 ) -> dict[str, ListedImages]:
     "The splits of a Hugging Face data set; errors say which column or split is missing, or how to get it."
     try:
         from datasets import Image, load_dataset
     except ImportError as error:
         raise ImportError(f"hf:{source} needs the package datasets: pip install datasets") from error
-    path, _, label = source.partition("#")
+    path, _, columns = source.partition("#")
     try:
         opened = load_dataset(path, revision=revision)
     except OSError as error:  # the hub's own errors are kinds of it
         raise FileNotFoundError(f"hf:{path} cannot be had ({str(error).splitlines()[0]}). Where there is a network, `hf download --repo-type dataset "
                                 f"{path}` fetches it (a gated set first needs its licence accepted and `hf auth login`)") from error
-    image, label = _columns(opened["train"] if "train" in opened else next(iter(opened.values())), path, label)
-    splits = {_SIDES[name]: rows.cast_column(image, Image(decode=False)) for name, rows in opened.items() if name in _SIDES}
-    listed = {side: _listed_rows(rows, image, label, f"{Path(path).name} {side}") for side, rows in splits.items() if rows.unique(label) != [-1]}
+    splits = _hub_splits(path, list(opened))
+    image, label = _columns(opened[splits.get("train") or next(iter(splits.values()))], path, *columns.partition(",")[::2])
+    listed = {}
+    for side, split in splits.items():
+        rows = opened[split].cast_column(image, Image(decode=False))
+        if (found := _listed_rows(rows, image, label, f"hf:{path}, split {split}", name)) is not None:
+            listed[side] = replace(found, name=f"{Path(path).name} {side}")
     if "test" not in listed and "val" in listed:
         listed["test"] = listed.pop("val")
-    if not listed:
-        raise ValueError(f"hf:{path} has the splits {list(opened)}, none of which is called train, validation or test")
     return listed
 
+
+def _hub_splits(path: str, there: list[str]) -> dict[str, str]:
+    "What train, val and test are called; a warning names the splits that are not read, ValueError if that is all of them."
+    splits: dict[str, str] = {}
+    for split in sorted(there, key=lambda split: split not in ("train", "validation", "val", "test")):  # a plain name before a like one
+        if (meant := split_word(split)) and meant not in splits:
+            splits[meant] = split
+    if not splits:
+        raise ValueError(f"hf:{path} has the splits {there}, none of which is called train, validation or test")
+    if left := [split for split in there if split not in splits.values()]:
+        warnings.warn(f"hf:{path}: the splits {few_names(left)} are not read, only {few_names(splits.values())}", stacklevel=4)
+    return {side: splits[side] for side in ("train", "val", "test") if side in splits}
+
 # %% ../nbs/01b_sets.ipynb #4527d28d
-def _columns(rows, path: str, label: str) -> tuple[str, str]:
+def _columns(rows, path: str, label: str, image: str) -> tuple[str, str]:
     "The columns with images and with class labels."
     kinds = {name: type(kind).__name__ for name, kind in rows.features.items()}
     images, labels = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("Image", "ClassLabel"))
@@ -393,12 +425,25 @@ def _columns(rows, path: str, label: str) -> tuple[str, str]:
     label = label or ("label" if "label" in labels else labels[0] if len(labels) == 1 else "")
     if label not in labels:
         raise ValueError(f"hf:{path} needs a column of labels with class names; it has {labels or 'none'}: choose one as hf:{path}#COLUMN")
-    return ("image" if "image" in images else images[0]), label
+    plain = [name for name in images if not MASK_WORDS & set(re.findall("[a-z]+", name.casefold()))]  # "mask", "depth_map"
+    image = image or ("image" if "image" in images else images[0] if len(images) == 1 else plain[0] if len(plain) == 1 else "")
+    if image not in images:
+        raise ValueError(f"hf:{path} has the columns of images {images}: choose one as hf:{path}#{label},COLUMN")
+    return image, label
 
 
-def _listed_rows(rows, image: str, label: str, name: str) -> ListedImages:
-    classes = tuple(prompt_name(c) for c in rows.features[label].names)
-    return ListedImages(range(len(rows)), torch.tensor(rows[label][:]), classes, partial(_row_bytes, rows, image), name)
+def _listed_rows(rows, image: str, label: str, where: str, name: Callable[[str], str] | None) -> ListedImages | None:
+    "The rows that have a label; None if there is none. A warning counts the others."
+    names, labels = rows.features[label].names, rows[label][:]
+    without = [i for i, one in enumerate(labels) if one is None or one < 0]
+    if without:
+        told = "no row has a label, so it" if len(without) == len(labels) else f"{len(without)} of {len(labels)} rows have no label, row {without[0]} first;"
+        warnings.warn(f"{where}: {told} is left out" if told.endswith("it") else f"{where}: {told} they are left out", stacklevel=5)
+    if len(without) == len(labels):
+        return None
+    kept = range(len(labels)) if not without else sorted(set(range(len(labels))) - set(without))
+    classes = tuple(map(name, names)) if name else tuple(map(readable_name, class_names(names)))
+    return ListedImages(kept, torch.tensor([labels[i] for i in kept]), classes, partial(_row_bytes, rows, image))
 
 
 def _row_bytes(rows, column: str, row: int) -> bytes:
@@ -414,19 +459,44 @@ def list_shards(
     items, labels, names = [], [], {}
     for path in tqdm(sorted(folder.glob("*.tar")), desc=f"listing {folder.name}", unit="tar", delay=5):  # a million images take minutes
         try:
-            with tarfile.open(path) as opened:
-                for member in opened:
-                    if member.name.endswith(SUFFIXES):
-                        items.append((path.name, member.offset_data, member.size))
-                    elif member.name.endswith(".json"):
-                        record = json.load(opened.extractfile(member))
-                        labels.append(record["label"])
-                        names[record["label"]] = record["class"]
+            samples = _samples(path)
+            for key, sample in samples.items():
+                label, name = sample["record"]["label"], sample["record"]["class"]
+                if isinstance(label, bool) or not isinstance(label, int) or label < 0 or not isinstance(name, str):
+                    raise ValueError(f"the record of {key} needs a whole number as label and text as class, it has {label!r} and {name!r}")
+                if names.setdefault(label, name) != name:
+                    raise ValueError(f"labels disagree: label {label} is {names[label]!r} before and {name!r} in the record of {key}")
+                items.append((path.name, *sample["image"]))
+                labels.append(label)
         except (tarfile.TarError, ValueError, EOFError, KeyError) as error:
             raise ValueError(f"{path} is damaged, or its records have no label and class ({type(error).__name__}: {error})") from error
     if missing := set(range(max(names, default=0))) - set(names):
         raise ValueError(f"{folder} has no image of class {min(missing)}: its name is not known")
-    return ListedImages(items, torch.tensor(labels, dtype=torch.int64), tuple(names[i] for i in sorted(names)), partial(_tar_bytes, folder), folder.name)
+    classes = tuple(names[i] for i in sorted(names))
+    if twice := [name for name, n in Counter(classes).items() if n > 1]:
+        raise ValueError(f"{folder}: labels disagree: {twice[0]!r} is the class of the labels {[i for i in sorted(names) if names[i] == twice[0]]}")
+    return ListedImages(items, torch.tensor(labels, dtype=torch.int64), classes, partial(_tar_bytes, folder), folder.name)
+
+
+def _samples(path: Path) -> dict[str, dict]:
+    "Record and place of the image by key, the name before the first dot; ValueError naming keys that lack one, or have one twice."
+    samples: dict[str, dict] = {}
+    with tarfile.open(path) as opened:
+        for member in opened:
+            home, slash, file = member.name.rpartition("/")
+            stem, _, end = file.partition(".")
+            key = home + slash + stem
+            what = "image" if f".{end.lower()}" in SUFFIXES else "record" if end.lower() == "json" else None
+            if not member.isfile() or file.startswith(".") or what is None:
+                continue
+            if what in samples.setdefault(key, {}):
+                raise ValueError(f"the key {key} has two files for its {what}")
+            samples[key][what] = (member.offset_data, member.size) if what == "image" else json.load(opened.extractfile(member))
+    lacking = {key: "no record" if "image" in sample else "no image" for key, sample in samples.items() if len(sample) < 2}
+    if lacking:
+        told = ", ".join(f"{shown(key)} has {what}" for key, what in list(lacking.items())[:5])
+        raise ValueError(f"{len(lacking)} keys lack their partner: {told}: remove them from the tar, or make it again")
+    return samples
 
 
 def _tar_bytes(folder: Path, item: tuple[str, int, int]) -> bytes:
@@ -437,29 +507,15 @@ def _tar_bytes(folder: Path, item: tuple[str, int, int]) -> bytes:
 
 # %% ../nbs/01b_sets.ipynb #345a6142
 def list_folder(
-    root: str | Path,  # class sub-folders of images, or train/ and test/ folders of them
+    root: str | Path,  # class sub-folders of images, train/ and test/ folders of them, or a table of files and labels
 ) -> dict[str, ListedImages]:
     "The sides of a folder; errors name a folder or class that has no images."
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder: give a folder with one sub-folder of images per class")
-    inside = _folders(root)
-    homes = {_SIDES[p.name.lower()]: p for p in inside} if inside and {p.name.lower() for p in inside} <= set(_SIDES) else {"train": root}
-    if "train" not in homes:
-        raise ValueError(f"{root} holds split folders {sorted(homes)} but no 'train': add it")
-    classes, listed = check_classes([p.name for p in _folders(homes["train"])]), {}
-    for side, home in homes.items():
-        if odd := {p.name for p in _folders(home)} ^ set(classes):
-            raise ValueError(f"{root}: train and {side} have different classes: {sorted(odd)[0]!r} is in one only")
-        files = [(path, label) for label, name in enumerate(classes) for path in _images_in(home / name)]
-        listed[side] = _listed(files, root, classes, f"{root.name} {side}")
-        if empty := [name for name, n in listed[side].per_class.items() if not n]:
-            raise ValueError(f"no images ({' '.join(SUFFIXES)}) in class folder {empty[0]!r} of {home}: add some or remove it")
+    layout = open_layout(root)
+    fetch, listed = partial(_file_bytes, layout.root), {}
+    for side, files in layout.splits.items():
+        labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+        listed[side] = ListedImages([path for path, _ in files], labels, layout.classes, fetch, f"{layout.root.name} {side}")
     return listed
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 # %% ../nbs/01b_sets.ipynb #ed26fabb
 def save_folder(
@@ -472,6 +528,8 @@ def save_folder(
         raise FileExistsError(f"{root} is there already: remove it or name another folder")
     if hidden := [name for data in sides.values() for name in data.classes if name.startswith(".")]:
         raise ValueError(f"{hidden[0]!r} would be a hidden folder: rename the class")
+    if deep := [name for data in sides.values() for name in data.classes if "/" in name]:
+        raise ValueError(f"{deep[0]!r} would be a folder in a folder: rename the class")
     root.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root.parent, prefix=".folder-") as scratch:
         for side, data in sides.items():
@@ -485,24 +543,49 @@ def save_folder(
 
 # %% ../nbs/01b_sets.ipynb #66cd03f8
 def list_set(
-    source: str | Path,  # a name of `NAMED`, hf:ID, or a folder of classes or shards
+    source: str | Path,  # a name of `NAMED`, hf:ID, a folder of classes or shards, or a table of files and labels
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
     download: bool = False,  # a named set, by torchvision
     complete: bool = True,  # refuse a named set with other numbers than it is known to have
+    fit: str = "crop",  # of images that are not square: crop, pad or resize, see `images.FITS`
 ) -> dict[str, ListedImages]:
     "The sides of a set, left on disk; FileNotFoundError says what can be opened."
+    check_fit(fit)
+    return {side: replace(one, fit=fit) for side, one in _list_set(meant_set(source, root), root, download, complete).items()}
+
+
+def meant_set(
+    source: str | Path,  # as in `list_set`
+    root: str | Path | None = None,
+) -> str | Path:
+    "The name of a known set, or the path of a folder of the same name that holds images: the folder wins, with a warning that names both."
+    folder, name = Path(source).expanduser(), str(source)
+    known = name == "digits" or name in NAMED
+    if isinstance(source, Path) or not known or not folder.is_dir():
+        return folder.absolute() if known and isinstance(source, Path) and folder.is_dir() else source
+    at_home = name in NAMED and folder.absolute() == (data_root(root) / Path(NAMED[name].where).parts[0]).absolute()
+    if at_home or not scan(folder, []).below():
+        return source
+    warnings.warn(f"{name!r} is a known set, and there is a folder of that name here: the folder is read. Write ./{name} to mean it, "
+                  f"or go to another folder to mean the known set", stacklevel=3)
+    return folder.absolute()
+
+
+def _list_set(source: str | Path, root: str | Path | None, download: bool, complete: bool) -> dict[str, ListedImages]:
+    "The sides, whatever their images are to become."
     if str(source).startswith("hf:"):
-        listed = list_hub(str(source)[3:])
-        known = [facts for facts in NAMED.values() if source in facts.sources and facts.title != "Caltech-101"]  # its copy is split otherwise
+        copies = [facts for facts in NAMED.values() if source in facts.sources]
+        listed = list_hub(str(source)[3:], name=prompt_name if copies else None)
+        known = [facts for facts in copies if facts.title != "Caltech-101"]  # its copy is split otherwise
         if known and complete:
             check_complete(known[0], listed)
         return listed
-    if source in NAMED:
+    if str(source) in NAMED:
         return list_named(source, root, download, complete)
     folder = Path(source).expanduser()
-    if not folder.is_dir():
+    if not folder.is_dir() and not (folder.is_file() and folder.suffix.lower() in TABLES):
         raise FileNotFoundError(f"{str(source)!r} is no set that can be opened: give 'digits', one of {', '.join(NAMED)}, hf:ID for a data set of the "
-                                f"Hugging Face hub, or a folder of class folders or of shards")
+                                f"Hugging Face hub, a folder of class folders or of shards, or a CSV of (file, label)")
     return {"synthetic": list_shards(folder)} if any(folder.glob("*.tar")) else list_folder(folder)
 
 # %% ../nbs/01b_sets.ipynb #d25693c5
@@ -510,23 +593,28 @@ VAL_SHARE = 0.2  # of each class of train, of a set that has no val of its own a
 
 
 def open_set(
-    source: str | Path,  # "digits", a name of `NAMED`, hf:ID, or a folder of classes or shards
+    source: str | Path,  # "digits", a name of `NAMED`, hf:ID, a folder of classes or shards, or a table of files and labels
     size: int,  # pixels per side
     seed: int = 0,  # of the split, where the set has no val of its own
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
     val: float | None = None,  # of each class that is not for testing, where the set has no val of its own; None: a fifth, of a folder a quarter
     workers: int = 0,  # processes that decode
     progress: bool = False,  # a bar while reading
+    keep: int = 0,  # pixels per side that images are held at, where that is more than `size`: crops are taken from these
+    fit: str = "crop",  # of images that are not square: crop, pad or resize, see `images.FITS`
     **options: bool,  # of `list_set`: download, complete
 ) -> dict[str, LabelledImages]:
     "train, val and test of a set in memory, as many of them as it has; ValueError if they do not fit there."
-    if str(source) == "digits":
+    size, source = max(size, keep), meant_set(source, root)
+    if source == "digits":
         return digits(size)
-    if str(source) not in NAMED and Path(source).expanduser().is_dir() and not any(Path(source).expanduser().glob("*.tar")):
+    folder = Path(source).expanduser()
+    of_files = folder.suffix.lower() in TABLES if folder.is_file() else folder.is_dir() and not any(folder.glob("*.tar"))
+    if str(source) not in NAMED and of_files:
         rest = FRACTIONS[0] + FRACTIONS[1]
         fractions = FRACTIONS if val is None else (rest * (1 - val), rest * val, FRACTIONS[2])
-        return image_folder(source, size, seed, fractions, progress)
-    listed = list_set(source, root, **options)
+        return image_folder(source, size, seed, fractions, progress, fit)
+    listed = list_set(source, root, fit=fit, **options)
     sides = {side: load_images(one, size, workers, progress) for side, one in listed.items()}
     if "val" not in sides and "train" in sides:
         parts = split_by_content(sides["train"], val=VAL_SHARE if val is None else val, test=0, seed=seed, where=[str(item) for item in listed["train"].items], refuse=False)
@@ -539,12 +627,24 @@ def open_real(
     size: int,  # pixels per side
     seed: int = 0,  # of the split, where it is drawn
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
+    keep: int = 0,  # pixels per side that images are held at, where that is more than `size`: crops are taken from these
+    fit: str = "crop",  # of images that are not square: crop, pad or resize, see `images.FITS`
 ) -> dict[str, LabelledImages]:
     "train, val and test of real images; ValueError if a set has no such sides."
-    sides = open_set(source, size, seed, root)
+    sides = open_set(source, size, seed, root, keep=keep, fit=fit)
     if missing := [side for side in ("train", "val", "test") if side not in sides]:
         raise ValueError(f"{str(source)!r} has {', '.join(sides)} but no {' and no '.join(missing)}: an experiment needs train, val and test")
     return sides
+
+# %% ../nbs/01b_sets.ipynb #5ad5b14c
+def train_and_val(
+    sides: Mapping[str, LabelledImages | ListedImages],  # train and, where there is one, val
+) -> LabelledImages | ListedImages:
+    "Every image that may be trained on once the settings are chosen, in memory or left on disk as `sides` are."
+    if "val" not in sides:
+        return sides["train"]
+    both, name = [sides["train"], sides["val"]], f"{sides['train'].name} + val"
+    return join_listed(both, name) if isinstance(sides["train"], ListedImages) else join(both, name)
 
 # %% ../nbs/01b_sets.ipynb #95cb4371
 def check_splits(

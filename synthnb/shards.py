@@ -55,6 +55,7 @@ from .denoise import Room, loop_of
 from .dsi import add_style, load_style
 from .files import free_bytes, whole_file
 from .generate import ClipScore, DrawnBatch, draw_batches, generator_revision, load_generator, lora_revision, plan_call, row_seeds
+from .images import open_image, square, to_tensor
 from .lar import load_clip
 from .plan import Plan, Settings, describe_changes, describe_plans
 
@@ -216,8 +217,18 @@ def cut_shards(
 
 # %% ../nbs/06b_shards.ipynb #7118b7a2
 def _read_facts(file: Path) -> dict:
-    "What a JSON file tells; nothing if it is not there."
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    "What a JSON file tells; nothing if it is not there. Raises `ValueError` naming a damaged one."
+    if not file.is_file():
+        return {}
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(facts, dict):
+            return facts
+        error = f"a {type(facts).__name__} in place of names and values"
+    except ValueError as broken:  # not UTF-8, too
+        error = broken
+    raise ValueError(f"{file} is damaged ({error}), as by a power cut or a full disk: " + (
+        "remove it, and the next run writes it anew" if file.parent.name != "stats" else "`synthnb verify --remove` mends its shard"))
 
 # %% ../nbs/06b_shards.ipynb #ab6b7453
 class ShardFolder:
@@ -348,16 +359,18 @@ class Leases:
             lines = path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return False  # given back just now; look again
+        except UnicodeDecodeError:
+            lines = []  # damaged: nobody can tell whose it is, until it does not grow for long
         evidence = path.name, len(lines)
         if self._seen.get(name, ((), 0))[0] != evidence:
             self._seen[name] = evidence, self.clock()
-        return bool(lines) and _has_died(json.loads(lines[0])) or self.clock() - self._seen[name][1] > self.patience
+        return bool(lines) and _has_died(lines[0]) or self.clock() - self._seen[name][1] > self.patience
 
     def images_under_way(self, name: str) -> int:
         "How many images of a shard are drawn."
         try:
             return sum(int(line) for file in self._files(name)[-1:] for line in file.read_text(encoding="utf-8").splitlines()[1:])
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # given back just now, or damaged
             return 0
 
     def tidy(self, name: str) -> None:
@@ -366,9 +379,13 @@ class Leases:
             file.unlink(missing_ok=True)
 
 # %% ../nbs/06b_shards.ipynb #6e7e1645
-def _has_died(owner: dict) -> bool:
-    "Is the owner of a lease a process of this machine that is gone?"
-    if owner["host"] != platform.node():
+def _has_died(line: str) -> bool:
+    "Is the owner of a lease a process of this machine that is gone? Not known of a damaged lease."
+    try:
+        owner = json.loads(line)
+        if owner["host"] != platform.node():
+            return False
+    except (ValueError, KeyError, TypeError):
         return False
     try:
         return psutil.Process(owner["pid"]).status() == psutil.STATUS_ZOMBIE
@@ -819,12 +836,18 @@ def stream_shards(folder: str | Path) -> Iterator[tuple[bytes, dict]]:
 
 
 def read_tar(path: str | Path) -> Iterator[tuple[bytes, dict]]:
-    "Image files and passports of one shard. Raises `ValueError` naming a file that is cut short."
+    "Image files and passports of one shard, paired by key. Raises `ValueError` naming a file that is cut short, or keys without a partner."
+    waiting: dict[str, dict[str, bytes]] = {}
     try:
         with tarfile.open(path, "r:") as opened:
-            members = ((member.name, opened.extractfile(member).read()) for member in opened)
-            for (_, content), (_, record) in zip(members, members):
-                yield content, json.loads(record)
+            for member in opened:
+                key, _, end = member.name.rpartition(".")
+                sample = waiting.setdefault(key, {})
+                sample["record" if end == "json" else "image"] = opened.extractfile(member).read()
+                if len(sample) == 2:
+                    yield sample["image"], json.loads(waiting.pop(key)["record"])
+        if waiting:
+            raise ValueError(f"{len(waiting)} keys have an image or a record only, such as {next(iter(waiting))}")
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise ValueError(f"{path} is damaged ({error}): `verify` finds all such shards") from error
 
@@ -833,14 +856,15 @@ def read_shards(
     folder: str | Path,
     resize: int | None = None,   # pixels a side of the result; None keeps what the pipeline drew
     images: int | None = None,   # of the smaller volume that is wanted; None takes all
+    fit: str = "crop",           # of images that are not square: crop, pad or resize, see `images.FITS`
 ) -> LabelledImages:
     "A small folder as one labelled set, in the order of the plan."
     home, pixels, labels = ShardFolder(folder), [], []
     wanted = home.plan.images if images is None else images
     for content, record in stream_shards(folder):
         if home.plan.find(record["id"]) < wanted:
-            image = Image.open(io.BytesIO(content)).convert("RGB")
-            pixels.append(torch.from_numpy(np.array(image if resize is None else image.resize((resize, resize), Image.BICUBIC))).permute(2, 0, 1))
+            image = open_image(io.BytesIO(content))
+            pixels.append(to_tensor(image if resize is None else square(image, resize, fit)))
             labels.append(record["label"])
     if not pixels:
         raise ValueError(f"{folder} has no images yet")
@@ -867,8 +891,7 @@ def verify(
     "Compare a folder with its plan, byte by byte."
     home = ShardFolder(folder)
     published, pieces = home.published(), home.pieces()
-    made_file = home.own / "drawn_with.json"
-    made = json.loads(made_file.read_text(encoding="utf-8")) if made_file.is_file() else {}
+    made = home.drawn_with
     problems = [Problem("mismatch", name, "the plan has no such shard") for name in sorted(published - {piece.name for piece in pieces})]
     for piece in tqdm(pieces, desc="verify", unit="shard", disable=not progress):
         found = _check_piece(home, piece, made) if piece.name in published else [Problem("missing", piece.name, f"{piece.last - piece.first} rows")]
@@ -880,7 +903,11 @@ def verify(
 # %% ../nbs/06b_shards.ipynb #2db0b975
 def _check_piece(home: ShardFolder, piece: Piece, made: dict) -> list[Problem]:
     "What is wrong with one published shard."
-    facts, path, problems = home.sidecar(piece.name), home.tar(piece.name), []
+    path, problems = home.tar(piece.name), []
+    try:
+        facts = home.sidecar(piece.name)
+    except ValueError as error:
+        return [Problem("corrupt", piece.name, str(error))]
     with open(path, "rb") as file:
         if (digest := hashlib.file_digest(file, "sha256").hexdigest()) != facts.get("sha256"):
             problems.append(Problem("corrupt", piece.name, f"its checksum is {digest[:12]}..., its sidecar says {facts.get('sha256', 'nothing')[:12]}..."))

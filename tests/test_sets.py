@@ -6,6 +6,7 @@ import os
 import pickle
 import pkgutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,12 +23,13 @@ from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
 from synthnb import shards
-from synthnb.data import few_shot, fraction, join, memory_limit, near_pairs
+from synthnb.data import content_hashes, copied_pairs, few_shot, few_shots, fraction, join, memory_limit, near_pairs
 from synthnb.sets import (
     NAMED,
     check_splits,
     imagenet_indices,
     imagenet_names,
+    join_listed,
     list_folder,
     list_hub,
     list_named,
@@ -37,6 +39,7 @@ from synthnb.sets import (
     open_set,
     prompt_name,
     read_batches,
+    train_and_val,
     without_near,
 )
 
@@ -300,7 +303,7 @@ def test_hub_folder(tmp_path):
     path = parquet(tmp_path / "animals", {"train": [0, 1, 0, 1], "validation": [1, 0], "test": [0, 1, 1]})
     listed = list_set(f"hf:{path}")
     assert {side: one.labels.tolist() for side, one in listed.items()} == {"train": [0, 1, 0, 1], "val": [1, 0], "test": [0, 1, 1]}
-    assert listed["train"].classes == ("red fox", "FA-18") and listed["train"].name == "animals train"
+    assert listed["train"].classes == ("red fox", "F/A-18") and listed["train"].name == "animals train"
     opened = open_set(f"hf:{path}", 8)
     want = np.asarray(shade(201).crop((0, 1, 10, 11)))  # the middle square
     assert (load_images(listed["test"].subset([1]), 10).images[0].permute(1, 2, 0).numpy() == want).all()
@@ -319,7 +322,7 @@ def test_hub_without_labelled_test_takes_validation(tmp_path):
 def test_hub_asks_which_labels(tmp_path):
     fine = datasets.ClassLabel(names=["a", "b", "c"])
     path = parquet(tmp_path / "two", {"train": [0, 1, 1]}, coarse=(fine, [0, 1, 2]))
-    assert list_hub(path)["train"].classes == ("red fox", "FA-18")  # the one called label
+    assert list_hub(path)["train"].classes == ("red fox", "F/A-18")  # the one called label
     assert list_hub(f"{path}#coarse")["train"].labels.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="#COLUMN"):
         list_hub(f"{path}#size")
@@ -390,7 +393,7 @@ def test_folder_stays_on_disk(tmp_path):
     assert {side: one.per_class for side, one in listed.items()} == {side: {"a cat": n, "dog": n} for side, n in (("test", 2), ("train", 4), ("val", 2))}
     assert listed["train"].items[0] == "train/a cat/deep/0.jpg"
     (tmp_path / "test" / "cow").mkdir()
-    with pytest.raises(ValueError, match="'cow' is in one only"):
+    with pytest.raises(ValueError, match="in class folder 'cow'"):
         list_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="no set that can be opened"):
         list_set(tmp_path / "nowhere")
@@ -460,11 +463,20 @@ def test_blank_pictures_are_near_to_nothing():
     assert len(near_pairs(blank, blank)) == 0
 
 
-def test_negative_and_mirrored_are_other_pictures(scans):
-    images = scans["test"].images
+def test_negatives_are_other_pictures_and_mirrored_ones_are_copies(scans):
+    images, labels = scans["test"].images, scans["test"].labels
     assert len(near_pairs(images, 255 - images)) == 0
-    pairs = near_pairs(images, images.flip(-1))
-    assert (scans["test"].labels[pairs[:, 0]] == scans["test"].labels[pairs[:, 1]]).all() and len(pairs) < 20  # a symmetrical zero is its own mirror image
+    for turned in (images.flip(-1), images.rot90(1, (2, 3)), images.rot90(2, (2, 3))):
+        pairs = near_pairs(images, turned)
+        assert {(i, i) for i in range(len(images))} <= {tuple(pair) for pair in pairs.tolist()}
+        assert (labels[pairs[:, 0]] == labels[pairs[:, 1]]).all(), "a turned 6 is no 9"
+        assert len(pairs) < len(images) + 20  # a symmetrical zero is nearly its own mirror image
+        assert len(near_pairs(images, turned, copies=False)) < 20
+
+
+def test_the_digits_hold_no_copies(scans):
+    images = torch.cat([data.images for data in scans.values()])
+    assert len(copied_pairs(images, images)) == 0
 
 
 def test_planted_copies_stop_a_run(scans):
@@ -484,3 +496,80 @@ def test_sides_of_different_sizes_are_compared(scans):
     small = open_set("digits", 16)["test"]
     with pytest.raises(ValueError, match="nearly the same"):
         check_splits({"synthetic": small, "test": scans["test"]})
+
+
+# ---- all means all, and what is kept of a picture
+
+
+def hollow_aircraft(root):
+    """Aircraft's own counts, classes of 66 and 67 training images: one tiny file for all images."""
+    home, variants = root / "fgvc-aircraft-2013b" / "data", [f"type {i:03d}" for i in range(100)]
+    text(home / "variants.txt", variants)
+    first = put(home / "images" / "0.jpg", 0)
+    for side, count in (("train", 3334), ("val", 3333), ("test", 3333)):
+        lines = []
+        for i in range(count):
+            (home / "images" / f"{side}{i:05d}.jpg").hardlink_to(home / "images" / f"{first}.jpg")
+            lines.append(f"{side}{i:05d} {variants[(i + (side == 'val') * 34) % 100]}")
+        text(home / f"images_variant_{side}.txt", lines)
+
+
+def hollow_dtd(root):
+    home, names = root / "dtd" / "dtd", [f"texture {i:02d}" for i in range(47)]
+    first = home / "images" / "one.jpg"
+    put(first, 0)
+    for name in names:
+        (home / "images" / name).mkdir()
+        for i in range(120):
+            (home / "images" / name / f"{i:03d}.jpg").hardlink_to(first)
+    for s, side in enumerate(("train", "val", "test")):
+        text(home / "labels" / f"{side}1.txt", [f"{name}/{i:03d}.jpg" for name in names for i in range(40 * s, 40 * s + 40)])
+
+
+def hollow_flowers(root):
+    home = root / "flowers-102"
+    first = home / "one.jpg"
+    put(first, 0)
+    (home / "jpg").mkdir()
+    for i in range(1, 8190):
+        (home / "jpg" / f"image_{i:05d}.jpg").hardlink_to(first)
+    savemat(home / "imagelabels.mat", {"labels": np.arange(8189) % 102 + 1})
+    savemat(home / "setid.mat", {"trnid": np.arange(1, 1021), "valid": np.arange(1021, 2041), "tstid": np.arange(2041, 8190)})
+
+
+@pytest.mark.parametrize("name, make, images", [("dtd", hollow_dtd, 3760), ("flowers102", hollow_flowers, 2040), ("aircraft", hollow_aircraft, 6667)])
+def test_all_is_train_and_official_validation_of_every_class(name, make, images, tmp_path, tiny_flowers):
+    make(tmp_path)
+    listed = list_named(name, tmp_path)
+    everything = train_and_val(listed)
+    assert len(everything) == images == NAMED[name].train
+    assert len(few_shots(everything, [0], [3])[0, 3]) == images, "no class is cut down to the smallest"
+    held = open_set(name, 4, root=tmp_path)
+    assert len(train_and_val(held)) == images and sum(train_and_val(held).per_class.values()) == images
+    sizes = set(few_shots(train_and_val(held), [0], [0])[0, 0].per_class.values())
+    assert sizes == {"dtd": {80}, "flowers102": {20}, "aircraft": {66, 67}}[name]
+
+
+def test_keep_and_fit_reach_every_door(tmp_path):
+    for label, name in enumerate(("left", "right")):
+        (tmp_path / "wide" / name).mkdir(parents=True)
+        for i in range(8):
+            row = np.full((30, 90, 3), 255, np.uint8)
+            row[:, :20] = np.random.default_rng([label, i]).integers(0, 255, (3, 2, 3)).repeat(10, 0).repeat(10, 1)  # outside of the middle square
+            Image.fromarray(row).save(tmp_path / "wide" / name / f"{i}.png")
+    images = {}
+    for fit in ("crop", "pad", "resize"):
+        listed = list_set(tmp_path / "wide", fit=fit)["train"]
+        assert listed.subset([0]).fit == fit == train_and_val({"train": listed, "val": listed}).fit
+        images[fit] = load_images(listed, 30).images
+        assert torch.equal(images[fit], torch.cat([batch for batch, _ in read_batches(listed, 30, 5)]))
+    assert (images["crop"] == 255).all() and (images["pad"] < 128).any() and (images["resize"] < 128).any()
+    for fit in ("pad", "resize"):
+        opened = open_set(tmp_path / "wide", 30, fit=fit, keep=45)
+        everything = torch.cat([side.images for side in opened.values()])
+        assert everything.shape[1:] == (3, 45, 45)
+        assert set(content_hashes(everything)) == set(content_hashes(load_images(list_set(tmp_path / "wide", fit=fit)["train"], 45).images))
+    with pytest.raises(ValueError, match="unknown fit 'centre'"):
+        open_set(tmp_path / "wide", 30, fit="centre")
+    with pytest.raises(ValueError, match="open both alike"):
+        join_listed([listed, replace(listed, fit="pad")])
