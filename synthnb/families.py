@@ -30,6 +30,9 @@ class Guide:
 def call_parameters(pipe: DiffusionPipeline) -> dict[str, inspect.Parameter]:
     "The parameters of a pipeline's call, by name. Raises `ValueError` for a pipeline that draws nothing from a prompt."
     known = dict(inspect.signature(type(pipe).__call__).parameters)
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):  # somebody's wrapper: what nearly all take
+        usual = ("prompt", "num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
+        known |= {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in usual if name not in known}
     if "prompt" not in known or "num_inference_steps" not in known:
         raise ValueError(f"{type(pipe).__name__} does not draw images from prompts. If it is one part of a generator (as of "
                          "Kandinsky 2.2 or Stable Cascade), open the whole with `AutoPipelineForText2Image.from_pretrained(...)` once "

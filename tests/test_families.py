@@ -310,3 +310,33 @@ def test_a_family_is_drawn_as_its_pipeline_draws_it(name):
             drawn(name, planned(name, 5., NEGATIVE))
     with pytest.raises(ValueError, match="negative prompt"):
         drawn(name, planned(name, 1., NEGATIVE))
+
+
+# ---------------------------------------------------------------- compiling, the table, memory
+
+
+@pytest.mark.parametrize("name", ["Qwen-Image", "Z-Image"])
+@pytest.mark.filterwarnings("ignore")
+def test_lengths_of_prompts_are_not_compiled_anew(name):
+    from synthnb.generate import compile_parts
+    torch._dynamo.reset()
+    plain = {n: drawn_prompt(made(name), name, "a" * n) for n in (5, 60)}
+    pipe = FAMILY[name][0]()
+    pipe.set_progress_bar_config(disable=True)
+    compile_parts(pipe, backend="eager")
+    torch._dynamo.utils.counters.clear()
+    for n in (5, 30, 101):  # the second batch holds two lengths that Z-Image pads to 32 and to 64; the third fills Qwen-Image's next 128
+        drawn_prompt(pipe, name, "a" * n)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs >= 1
+    for n in (7, 18, 29, 33, 60, 64, 70, 81, 90, 101):  # more lengths than dynamo compiles for
+        images = drawn_prompt(pipe, name, "a" * n)
+        if n in plain:
+            assert (images - plain[n]).abs().max() <= 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a new length was compiled anew"
+    torch._dynamo.reset()
+
+
+def drawn_prompt(pipe, name, text):
+    plan = make_plan({"one": [text], "two": [text + "b"]}, 1, seed=0, model="tiny", steps=1, guidance=5., size=FAMILY[name][1], batch_size=2)
+    return next(draw_batches(pipe, plan, batch_size=2, retries=0)).images.int()
