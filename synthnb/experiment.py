@@ -817,7 +817,7 @@ def world_of(
     return "glyphworld: " if any(model.startswith("glyphworld/") for model in models) else ""
 
 # %% ../nbs/12_experiment.ipynb #b3a150e8
-DRAWING = ("denoise", "generate", "plan", "shards")  # modules that say what an image looks like and where it lies
+DRAWING = ("denoise", "families", "generate", "plan", "shards")  # modules that say what an image looks like and where it lies
 
 
 def draw_images(
@@ -833,11 +833,12 @@ def draw_images(
     compile: bool = False,          # the generator, by torch.compile
 ) -> Path:                          # a folder of shards, for `read_shards`
     "Plan images and draw those that are not there yet."
-    from synthnb.generate import generator_revision  # torch, which those who only run notebooks need not wait for
+    from synthnb.generate import fetch_generator, generator_revision  # torch, which those who only run notebooks need not wait for
     from synthnb.plan import make_plan, plan_hash, write_plan
     from synthnb.shards import generate_shards
 
     place = locate(generator)
+    fetch_generator(place)
     settings = dict(seed=0, model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
     folder = stage("images", DRAWING, plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
     generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind=kind, compile=compile)
