@@ -508,6 +508,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'synthnb.generate.Drawer.__init__': ('generate.html#drawer.__init__', 'synthnb/generate.py'),
                                   'synthnb.generate.DrawnBatch': ('generate.html#drawnbatch', 'synthnb/generate.py'),
                                   'synthnb.generate._draw_batch': ('generate.html#_draw_batch', 'synthnb/generate.py'),
+                                  'synthnb.generate._look_through': ('generate.html#_look_through', 'synthnb/generate.py'),
                                   'synthnb.generate._stem': ('generate.html#_stem', 'synthnb/generate.py'),
                                   'synthnb.generate.add_lora': ('generate.html#add_lora', 'synthnb/generate.py'),
                                   'synthnb.generate.check_drawable': ('generate.html#check_drawable', 'synthnb/generate.py'),

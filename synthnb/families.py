@@ -44,7 +44,7 @@ def _denoiser_config(pipe: DiffusionPipeline) -> object:
     part = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     return getattr(part, "config", None)
 
-
+# %% ../nbs/04e_families.ipynb #b49f47e9
 def _guides_at(pipe: DiffusionPipeline, scale: float) -> bool | None:
     "Would the pipeline guide at this scale? None if it does not say so."
     if not isinstance(getattr(type(pipe), "do_classifier_free_guidance", None), property):
@@ -112,7 +112,7 @@ def call_arguments(
         call["negative_prompt"] = negative_prompt
     return call
 
-
+# %% ../nbs/04e_families.ipynb #4fd04451
 def _guidance(pipe: DiffusionPipeline, guide: Guide, guidance: float) -> dict[str, object]:
     "The part of the arguments that guides."
     guided, name = guidance > 1, type(pipe).__name__
@@ -185,7 +185,7 @@ class Family:
 
 FAMILIES = tuple(Family(**row) for row in json.loads(pkgutil.get_data("synthnb", "families.json"))["families"])
 
-
+# %% ../nbs/04e_families.ipynb #94232c83
 def family_of(
     model: str | Path,   # a hub id or a folder
     pipeline: str = "",  # the class of diffusers, where it is known

@@ -45,7 +45,11 @@ from .plan import image_seed
 
 # %% ../nbs/05_generate.ipynb #412913c9
 log = logging.getLogger(__name__)
+
+
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+
+
 SINGLE_FILES = PICKLED | {".safetensors", ".gguf"}
 
 
@@ -67,7 +71,7 @@ def check_single_file(path: str | Path) -> None:
                          f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('my-generator')`, with the "
                          "class of diffusers that the checkpoint is for (StableDiffusionXLPipeline, FluxPipeline, ...)")
 
-
+# %% ../nbs/05_generate.ipynb #f7c32ed6
 def pipeline_parts(folder: Path) -> dict[str, str]:  # name of a part -> its class
     "What a pipeline's model_index.json names as its parts; other lists in it are settings."
     index = folder / "model_index.json"
@@ -82,7 +86,7 @@ def pipeline_parts(folder: Path) -> dict[str, str]:  # name of a part -> its cla
     return {part: value[1] for part, value in entries.items()
             if isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)}
 
-
+# %% ../nbs/05_generate.ipynb #7008a578
 def check_part(
     folder: Path,
     index: Path,       # the model_index.json that names it
@@ -135,7 +139,7 @@ def only_variant(folder: Path) -> str:
         raise ValueError(f"{folder} holds no plain weights, but those of the variants {', '.join(sorted(set.union(*lacking)))}: say which by `variant`")
     return shared[0]
 
-
+# %% ../nbs/05_generate.ipynb #6d221e5f
 def weight_files(
     folder: Path,       # of a part
     variant: str = "",
@@ -218,6 +222,18 @@ def pad_prompts(
     return padded
 
 # %% ../nbs/05_generate.ipynb #75d7b95b
+def _look_through(model: str | Path, variant: str) -> tuple[str | Path, str]:
+    "A folder that is whole, or a hub id; and the variant that opens it."
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        check_generator_folder(folder, variant)
+        return folder, variant or only_variant(folder)
+    check_single_file(folder)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(model)):
+        raise FileNotFoundError(f"there is no generator folder {folder}")
+    return model, variant
+
+# %% ../nbs/05_generate.ipynb #bcff4674
 def load_generator(
     model: str | Path,                  # a diffusers folder, or an id on the Hugging Face hub
     device: str = "auto",               # see `pick_device`
@@ -235,14 +251,7 @@ def load_generator(
     "Open a text-to-image pipeline: safetensors only, no remote code; fetched only if `model` is a hub id."
     place = pick_device(device)
     kind, ways = pick_dtype(dtype, place), check_memory(memory, place)
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        check_generator_folder(folder, variant)
-        model, variant = folder, variant or only_variant(folder)
-    else:
-        check_single_file(folder)
-        if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(model)):
-            raise FileNotFoundError(f"there is no generator folder {folder}")
+    model, variant = _look_through(model, variant)
     try:
         with quiet_loading():
             more = {"quantization_config": four_bits(str(model), revision, kind)} if "4bit" in ways else {}
@@ -298,7 +307,7 @@ def four_bits(
         raise ValueError(f"{model} has no part that can be loaded with 4 bits: leave memory at 'auto'")
     return PipelineQuantizationConfig(quant_mapping={part: libraries[library](**options) for part, library in parts.items()})
 
-
+# %% ../nbs/05_generate.ipynb #397cf121
 def weights_bytes(pipe: DiffusionPipeline) -> int:
     "Bytes of all weights of a pipeline, as they were loaded."
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
@@ -354,7 +363,7 @@ def lora_revision(lora: str | Path) -> str:
     "Twelve hex digits of a LoRA's content; \"\" for none."
     return hashlib.sha256(lora_file(lora).read_bytes()).hexdigest()[:12] if lora else ""
 
-
+# %% ../nbs/05_generate.ipynb #f1e1b9f5
 def add_lora(
     pipe: DiffusionPipeline,
     lora: str | Path,      # as in `lora_file`
