@@ -30,7 +30,8 @@ class Guide:
 def call_parameters(pipe: DiffusionPipeline) -> dict[str, inspect.Parameter]:
     "The parameters of a pipeline's call, by name. Raises `ValueError` for a pipeline that draws nothing from a prompt."
     known = dict(inspect.signature(type(pipe).__call__).parameters)
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):  # somebody's wrapper: what nearly all take
+    if "num_inference_steps" not in known and any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+        # somebody's wrapper, which hides what it passes on: what nearly all take
         usual = ("prompt", "num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
         known |= {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in usual if name not in known}
     if "prompt" not in known or "num_inference_steps" not in known:
