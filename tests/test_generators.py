@@ -292,3 +292,50 @@ def test_experiments_fetch_before_they_ask_for_the_revision(monkeypatch):
     with pytest.raises(FileNotFoundError, match="hf download"):  # nothing came, so there is no revision
         experiment.draw_images(PROMPTS, 1, generator="owner/model", denoising_steps=1, guidance=1.0, generator_batch=1, device="cpu")
     assert fetched == [("owner/model", True)]
+
+
+def test_one_large_model_is_open_at_a_time_in_quickstart(monkeypatch, tmp_path):
+    "At each load, what was loaded before is gone, or rests on the CPU."
+    import weakref
+
+    import nbformat
+
+    from synthnb import lar, llm, shards
+    alive, resting = {}, set()
+
+    def watched(module, name, part_of, kind):
+        opened = getattr(module, name)
+
+        def opening(*args, **kwargs):
+            here = {what for what, reference in alive.items() if reference() is not None and what not in resting}
+            assert not here, f"{kind} is opened while {here} is there"
+            model = opened(*args, **kwargs)
+            alive[f"{kind} {len(alive)}"] = weakref.ref(part_of(model))
+            return model
+        monkeypatch.setattr(module, name, opening)
+    watched(llm, "load_weights", lambda model: model, "chat model")
+    watched(generate, "load_generator", lambda pipe: pipe.unet, "generator")
+    monkeypatch.setattr(shards, "load_generator", generate.load_generator)
+    watched(lar, "load_clip", lambda clip: clip.model, "clip")
+    moved = generate.wake
+
+    def wake(clip, device="auto"):
+        names = {what for what, reference in alive.items() if reference() is clip.model}
+        if str(device) == "cpu":
+            resting.update(names)
+        else:
+            assert all(reference() is None for what, reference in alive.items() if what not in names), "CLIP wakes while another is there"
+            resting.difference_update(names)
+        return moved(clip, device)
+    monkeypatch.setattr(generate, "wake", wake)
+    monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    notebook = nbformat.read(generate.Path(experiment.__file__).parents[1] / "nbs/experiments/quickstart.ipynb", 4)
+    space = {"display": lambda *told: None, "__name__": "quickstart"}
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        exec(cell.source, space)
+        if "parameters" in cell.metadata.get("tags", []):
+            space |= {"methods": ["vanilla"], "seeds": [0], "advisor": False, "style_steps": 1, "denoising_steps": 1}
+        if "score_images(" in cell.source:
+            break
+    assert {what.split()[0] for what in alive} == {"chat", "clip", "generator"} and sum("generator" in what for what in alive) == 2
