@@ -72,9 +72,9 @@ def one_by_one(pipe, prompts: list[str], steps: int, where: Path) -> torch.Tenso
 def together(pipe, loop: DenoisingLoop, prompts: list[str], kind: str, where: Path) -> torch.Tensor:
     """Ours: text once, batches, files at the end of each batch."""
     table, images = TextTable(pipe, prompts), []
-    for i in range(0, len(prompts), loop.batch_size):
-        seeds = range(i, min(i + loop.batch_size, len(prompts)))
-        pixels, _ = loop(table(prompts[i:i + loop.batch_size], pipe.device), seeds)
+    for i in range(0, len(prompts), loop.room.images):
+        seeds = range(i, min(i + loop.room.images, len(prompts)))
+        pixels, _ = loop(table(prompts[i:i + loop.room.images], pipe.device), seeds)
         images.append(pixels.mul(255).round().to(torch.uint8))
         encode(images[-1], i, kind, where)
     return torch.cat(images)

@@ -184,13 +184,16 @@ def _find_phrases(
     """Class name -> what it means, by its images where `classes` is a folder, else by `senses` or as it stands; and the names that got no answer."""
     from open_clip import get_model_preprocess_cfg
 
-    from synthnb.sets import open_set
+    from synthnb.generate import free_gpu
     from synthnb.lar import bare_names, image_features, resolve_names, write_evidence
+    from synthnb.sets import open_set
 
     if not _is_folder(classes):
+        free_gpu(clip)
         return bare_names(classes, senses).phrases, set()
     side = get_model_preprocess_cfg(clip.model)["size"]
     features = image_features(clip, open_set(classes[0], side if isinstance(side, int) else max(side))["train"])
+    free_gpu(clip)  # one large model at a time: CLIP reads texts on the CPU while the chat model answers
     found, answers = resolve_names(llm, clip, features, senses, templates, cache=cache, seed=seed)
     if answers.failed:
         typer.echo(answers.report(), err=True)
@@ -244,7 +247,7 @@ def prompts(
         many = len(folder_classes(classes[0])) if _is_folder(classes) else len(classes)
         typer.echo(f"{estimate_cost(model, many, n)}\n{estimate_cost(model, 1000, 200)}")
         return
-    answers, reader = AnswerCache(cache or out.with_suffix(".answers.sqlite")), load_clip(locate(clip), clip_weights)
+    answers, reader = AnswerCache(cache or out.with_suffix(".answers.sqlite")), load_clip(locate(clip), clip_weights)  # the chat model opens its weights when it is asked
     phrases, unanswered = _find_phrases(classes, senses, template or ["a photo of a {phrase}"], model, reader, answers, seed, out.with_suffix(".senses.html"))
     book = write_prompts(model, phrases, n, out, generator=locate(generator), clip=reader, seed=seed, cache=answers)
     typer.echo(out)
@@ -266,6 +269,9 @@ def plan(
     guidance: Annotated[float, typer.Option(min=0, help="Guidance scale; at most 1 means none.")] = 2.0,
     guidance_interval: Annotated[tuple[float, float], typer.Option(help="The part of the steps that is guided: 0.2 0.8.")] = (0.0, 1.0),
     scheduler: Annotated[str, typer.Option(help="A scheduler class of diffusers, such as DDIMScheduler; the generator's own if not given.")] = "",
+    scheduler_options: Annotated[str, typer.Option(help="Options of the scheduler as JSON, such as '{\"timestep_spacing\": \"trailing\"}'.")] = "",
+    lora: Annotated[str, typer.Option(help="A LoRA: a safetensors file, a folder, owner/name or owner/name/file.safetensors on the hub.")] = "",
+    lora_weight: Annotated[float, typer.Option(help="How much of the LoRA is added.")] = 1.0,
     size: Annotated[int, typer.Option(min=0, help="Pixels a side; 0 is the generator's own size.")] = 0,
     negative: Annotated[str, typer.Option(help="Negative prompt.")] = "",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
@@ -280,6 +286,7 @@ def plan(
 
     written = write_plan(out, load_book(book), n, seed=seed, model=generator, revision=revision, style=load_style(style).id if style else "", steps=steps,
                          guidance=guidance, guidance_interval=guidance_interval, scheduler=scheduler, size=size, negative_prompt=negative,
+                         scheduler_options=scheduler_options, lora=lora, lora_weight=lora_weight,
                          dtype=dtype, shard_size=shard_size, batch_size=batch_size)
     typer.echo(f"{written}\n{out}")
 
@@ -307,6 +314,8 @@ def generate(
     clip: Annotated[str, typer.Option(help="Score every image while it is drawn: glyphworld/clip, an open_clip folder, a name such as ViT-B-32, or hf-hub:owner/name.")] = "",
     clip_weights: Annotated[str, typer.Option(help="The tag of a named CLIP's weights: openai.")] = "",
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser: minutes at the first batch, for GPUs and long runs.")] = False,
+    memory: Annotated[str, typer.Option(help="Of the GPU: auto (offload what does not fit), offload, tiled, 4bit, or several: 4bit+offload.")] = "auto",
+    variant: Annotated[str, typer.Option(help="Of the generator's weights: fp16, where only those were fetched.")] = "",
     images: Annotated[int | None, typer.Option(min=1, help="Budget: stop at a shard before there are more new images.")] = None,
     hours: Annotated[float | None, typer.Option(min=0, help="Budget: start no shard that would not be done by then.")] = None,
     patience: Annotated[float, typer.Option(min=1, help="Seconds without a new batch after which a worker counts as dead.")] = 300.0,
@@ -319,7 +328,7 @@ def generate(
 
     part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
     place = locate(generator or told.settings.model)
-    scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile)
+    scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
     if dry_run:
         typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
         return

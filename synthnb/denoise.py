@@ -145,7 +145,7 @@ def decode_in_parts(
             clear_device_cache(garbage_collection=True)
     return results
 
-
+# %% ../nbs/04d_denoise.ipynb #ccb242cf
 def _first(result: object, count: int) -> object:
     "The first rows of what a decoder gave: a tensor, a tuple of one, or an output with a `sample`."
     if isinstance(result, torch.Tensor):
@@ -283,7 +283,7 @@ class DenoisingLoop:
             return decode_latents(self.pipe, latents, self.room)
         return draw_in_batches(self.room, len(seeds), draw)
 
-
+# %% ../nbs/04d_denoise.ipynb #ab06c010
 def own_side(
     sample_size: int | Sequence[int],  # of a network's configuration; some hold a pair
 ) -> int:

@@ -828,7 +828,7 @@ def set_of_seed(
     return {seed: i % (image_sets or len(seeds)) for i, seed in enumerate(seeds)}
 
 # %% ../nbs/12_experiment.ipynb #5ebd179c
-DRAWING = ("denoise", "generate", "plan", "shards")  # modules that say what an image looks like and where it lies
+DRAWING = ("denoise", "families", "generate", "plan", "shards")  # modules that say what an image looks like and where it lies
 
 
 def draw_images(
@@ -845,12 +845,13 @@ def draw_images(
     image_set: int = 0,             # another number, another set: the same prompts from other noise
 ) -> Path:                          # a folder of shards, for `read_shards`
     "Plan images and draw those that are not there yet."
-    from synthnb.generate import generator_revision  # torch, which those who only run notebooks need not wait for
+    from synthnb.generate import fetch_generator, generator_revision  # torch, which those who only run notebooks need not wait for
     from synthnb.plan import make_plan, plan_hash, write_plan
     from synthnb.shards import generate_shards
     from synthnb.streams import stream
 
     place = locate(generator)
+    fetch_generator(place)
     settings = dict(seed=stream(image_set, "generated set"), model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
     folder = stage("images", DRAWING, plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
     generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind=kind, compile=compile)

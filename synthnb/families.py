@@ -30,6 +30,10 @@ class Guide:
 def call_parameters(pipe: DiffusionPipeline) -> dict[str, inspect.Parameter]:
     "The parameters of a pipeline's call, by name. Raises `ValueError` for a pipeline that draws nothing from a prompt."
     known = dict(inspect.signature(type(pipe).__call__).parameters)
+    if "num_inference_steps" not in known and any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+        # somebody's wrapper, which hides what it passes on: what nearly all take
+        usual = ("prompt", "num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
+        known |= {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in usual if name not in known}
     if "prompt" not in known or "num_inference_steps" not in known:
         raise ValueError(f"{type(pipe).__name__} does not draw images from prompts. If it is one part of a generator (as of "
                          "Kandinsky 2.2 or Stable Cascade), open the whole with `AutoPipelineForText2Image.from_pretrained(...)` once "
@@ -41,7 +45,7 @@ def _denoiser_config(pipe: DiffusionPipeline) -> object:
     part = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     return getattr(part, "config", None)
 
-
+# %% ../nbs/04e_families.ipynb #b49f47e9
 def _guides_at(pipe: DiffusionPipeline, scale: float) -> bool | None:
     "Would the pipeline guide at this scale? None if it does not say so."
     if not isinstance(getattr(type(pipe), "do_classifier_free_guidance", None), property):
@@ -109,7 +113,7 @@ def call_arguments(
         call["negative_prompt"] = negative_prompt
     return call
 
-
+# %% ../nbs/04e_families.ipynb #4fd04451
 def _guidance(pipe: DiffusionPipeline, guide: Guide, guidance: float) -> dict[str, object]:
     "The part of the arguments that guides."
     guided, name = guidance > 1, type(pipe).__name__
@@ -182,7 +186,7 @@ class Family:
 
 FAMILIES = tuple(Family(**row) for row in json.loads(pkgutil.get_data("synthnb", "families.json"))["families"])
 
-
+# %% ../nbs/04e_families.ipynb #94232c83
 def family_of(
     model: str | Path,   # a hub id or a folder
     pipeline: str = "",  # the class of diffusers, where it is known

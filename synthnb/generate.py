@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['log', 'PICKLED', 'SINGLE_FILES', 'MEMORY', 'check_generator_folder', 'check_single_file', 'pipeline_parts',
            'check_part', 'variants_in', 'only_variant', 'weight_files', 'check_weights', 'quiet_loading',
-           'compile_parts', 'load_generator', 'check_memory', 'four_bits', 'weights_bytes', 'place_pipeline',
-           'lora_file', 'lora_revision', 'add_lora', 'generator_revision', 'plan_call', 'Drawer', 'find_faults',
-           'DrawnBatch', 'draw_batches', 'check_drawable', 'row_seeds', 'to_uint8', 'ClipScore', 'generate',
-           'describe_faults', 'contact_sheet']
+           'compile_parts', 'pad_prompts', 'load_generator', 'check_memory', 'four_bits', 'weights_bytes',
+           'place_pipeline', 'lora_file', 'lora_revision', 'add_lora', 'generator_revision', 'fetch_generator',
+           'check_style_token', 'free_gpu', 'wake', 'plan_call', 'Drawer', 'find_faults', 'DrawnBatch', 'draw_batches',
+           'check_drawable', 'row_seeds', 'to_uint8', 'ClipScore', 'generate', 'describe_faults', 'contact_sheet']
 
 # %% ../nbs/05_generate.ipynb #0016d744
 import hashlib
 import importlib.util
+import inspect
 import json
 import logging
 import re
@@ -22,12 +23,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-import diffusers
 import transformers
+from accelerate.utils.memory import clear_device_cache
 from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -44,7 +46,11 @@ from .plan import image_seed
 
 # %% ../nbs/05_generate.ipynb #412913c9
 log = logging.getLogger(__name__)
+
+
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+
+
 SINGLE_FILES = PICKLED | {".safetensors", ".gguf"}
 
 
@@ -66,7 +72,7 @@ def check_single_file(path: str | Path) -> None:
                          f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('my-generator')`, with the "
                          "class of diffusers that the checkpoint is for (StableDiffusionXLPipeline, FluxPipeline, ...)")
 
-
+# %% ../nbs/05_generate.ipynb #f7c32ed6
 def pipeline_parts(folder: Path) -> dict[str, str]:  # name of a part -> its class
     "What a pipeline's model_index.json names as its parts; other lists in it are settings."
     index = folder / "model_index.json"
@@ -81,7 +87,7 @@ def pipeline_parts(folder: Path) -> dict[str, str]:  # name of a part -> its cla
     return {part: value[1] for part, value in entries.items()
             if isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)}
 
-
+# %% ../nbs/05_generate.ipynb #7008a578
 def check_part(
     folder: Path,
     index: Path,       # the model_index.json that names it
@@ -134,7 +140,7 @@ def only_variant(folder: Path) -> str:
         raise ValueError(f"{folder} holds no plain weights, but those of the variants {', '.join(sorted(set.union(*lacking)))}: say which by `variant`")
     return shared[0]
 
-
+# %% ../nbs/05_generate.ipynb #6d221e5f
 def weight_files(
     folder: Path,       # of a part
     variant: str = "",
@@ -189,12 +195,46 @@ def quiet_loading():
 
 # %% ../nbs/05_generate.ipynb #b14badd4
 def compile_parts(pipe: DiffusionPipeline, backend: str = "inductor") -> None:
-    "torch.compile the denoiser and the decoder in place, for batches of one shape: a second shape is compiled anew, not for any shape."
+    "torch.compile the denoiser and the decoder in place, for batches of one shape: a second shape is compiled anew, not for any shape. Lengths of prompts are no shapes."
     denoiser, decoder = getattr(pipe, "unet", None) or pipe.transformer, getattr(getattr(pipe, "vae", None), "decoder", None)
-    for part in filter(None, (denoiser, decoder)):
-        part.compile(dynamic=False, backend=backend)
+    if "cap_feats" in inspect.signature(denoiser.forward).parameters:
+        denoiser.compile_repeated_blocks(dynamic=True, backend=backend)
+    else:
+        denoiser.compile(dynamic=False, backend=backend)
+    if "prompt_embeds_mask" in call_parameters(pipe):
+        pipe.encode_prompt = pad_prompts(pipe.encode_prompt)
+    if decoder is not None:
+        decoder.compile(dynamic=False, backend=backend)
+
+
+def pad_prompts(
+    encode: Callable[..., tuple],  # a pipeline's `encode_prompt`: embeddings [B, tokens, width], and a mask [B, tokens] or None
+    multiple: int = 128,           # tokens
+) -> Callable[..., tuple]:
+    "The same with embeddings of few different lengths; the mask says which tokens are real."
+    def padded(*args, **kwargs) -> tuple:
+        found = encode(*args, **kwargs)
+        if len(found) != 2:  # HunyuanImage: two encoders, each of one length
+            return found
+        rows, mask = found
+        more = -rows.shape[1] % multiple
+        mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device) if mask is None else mask.bool()
+        return F.pad(rows, (0, 0, 0, more)), F.pad(mask, (0, more))
+    return padded
 
 # %% ../nbs/05_generate.ipynb #75d7b95b
+def _look_through(model: str | Path, variant: str) -> tuple[str | Path, str]:
+    "A folder that is whole, or a hub id; and the variant that opens it."
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        check_generator_folder(folder, variant)
+        return folder, variant or only_variant(folder)
+    check_single_file(folder)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(model)):
+        raise FileNotFoundError(f"there is no generator folder {folder}")
+    return model, variant
+
+# %% ../nbs/05_generate.ipynb #bcff4674
 def load_generator(
     model: str | Path,                  # a diffusers folder, or an id on the Hugging Face hub
     device: str = "auto",               # see `pick_device`
@@ -212,14 +252,7 @@ def load_generator(
     "Open a text-to-image pipeline: safetensors only, no remote code; fetched only if `model` is a hub id."
     place = pick_device(device)
     kind, ways = pick_dtype(dtype, place), check_memory(memory, place)
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        check_generator_folder(folder, variant)
-        model, variant = folder, variant or only_variant(folder)
-    else:
-        check_single_file(folder)
-        if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(model)):
-            raise FileNotFoundError(f"there is no generator folder {folder}")
+    model, variant = _look_through(model, variant)
     try:
         with quiet_loading():
             more = {"quantization_config": four_bits(str(model), revision, kind)} if "4bit" in ways else {}
@@ -276,7 +309,7 @@ def four_bits(
         raise ValueError(f"{model} has no part that can be loaded with 4 bits: leave memory at 'auto'")
     return PipelineQuantizationConfig(quant_mapping={part: libraries[library](**options) for part, library in parts.items()})
 
-
+# %% ../nbs/05_generate.ipynb #397cf121
 def weights_bytes(pipe: DiffusionPipeline) -> int:
     "Bytes of all weights of a pipeline, as they were loaded."
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
@@ -332,7 +365,7 @@ def lora_revision(lora: str | Path) -> str:
     "Twelve hex digits of a LoRA's content; \"\" for none."
     return hashlib.sha256(lora_file(lora).read_bytes()).hexdigest()[:12] if lora else ""
 
-
+# %% ../nbs/05_generate.ipynb #f1e1b9f5
 def add_lora(
     pipe: DiffusionPipeline,
     lora: str | Path,      # as in `lora_file`
@@ -376,6 +409,58 @@ def generator_revision(
         with file.open("rb") as opened:
             digest.update(f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()[:12]
+
+# %% ../nbs/05_generate.ipynb #65a0bd9f
+def fetch_generator(
+    model: str | Path,            # a diffusers folder, or an id on the Hugging Face hub
+    revision: str | None = None,
+    variant: str = "",            # of the weights
+) -> None:
+    "Fetch a generator that is not here. Raises `RuntimeError` if the hub does not give it."
+    if Path(model).expanduser().is_dir() or isinstance(try_to_load_from_cache(str(model), "model_index.json", revision=revision), str):
+        return
+    check_single_file(Path(model).expanduser())
+    try:
+        with quiet_loading():
+            DiffusionPipeline.download(str(model), revision=revision, use_safetensors=True, variant=variant or None)
+    except (OSError, ValueError) as error:
+        raise RuntimeError(f"generator {str(model)!r} could not be fetched: {explain_loading(model, error)}") from error
+
+
+def check_style_token(
+    model: str | Path,            # a diffusers folder, or an id on the Hugging Face hub
+    revision: str | None = None,
+) -> None:
+    "Raise `ValueError`, before any cost, if no style token can be learned for a generator."
+    folder = Path(model).expanduser()
+    try:
+        kind = DiffusionPipeline.load_config(str(folder if folder.is_dir() else model), revision=revision).get("_class_name")
+    except FETCHING as error:
+        raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(folder if folder.is_dir() else model, error)}") from error
+    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
+        raise ValueError(f"{model} is a {kind}, for which no style token can be learned (Stable Diffusion 1.x, 2.x and SDXL can): "
+                         "switch it off, with `-p dataset_style false` in quickstart")
+
+# %% ../nbs/05_generate.ipynb #44355cc7
+def free_gpu(*models: object) -> None:
+    "Take models off the GPU. A chat model opens its weights again when it is asked, a CLIP goes on on the CPU (see `wake`), a generator keeps its tokenizers and can draw no more."
+    for model in models:
+        if isinstance(model, DiffusionPipeline):
+            for name, part in model.components.items():
+                if isinstance(part, torch.nn.Module):
+                    setattr(model, name, None)
+        elif isinstance(model, Clip):
+            wake(model, "cpu")
+        elif isinstance(getattr(model, "__dict__", {}).get("model"), torch.nn.Module):  # nothing of a server's lies here
+            del model.model
+    clear_device_cache(garbage_collection=True)
+
+
+def wake(clip: Clip, device: str | torch.device = "auto") -> Clip:
+    "Move a CLIP to a device."
+    clip.device = pick_device(device)
+    clip.model.to(clip.device)
+    return clip
 
 # %% ../nbs/05_generate.ipynb #3f7ff20c
 def plan_call(

@@ -87,7 +87,7 @@ class Settings:
         added |= {"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {}  # only where used: older plans keep their hash
         return {name: getattr(self, name) for name in SETTING_COLUMNS[:9]} | {"guidance_from": low, "guidance_until": high} | added
 
-
+# %% ../nbs/04c_plan.ipynb #d419facf
 SETTING_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype", "guidance_from", "guidance_until",
                    "scheduler_options", "lora", "lora_weight")
 
@@ -232,7 +232,7 @@ def _string_bytes(column: pa.Array) -> memoryview:
     bounds = np.frombuffer(offsets, np.int64 if wide else np.int32)
     return memoryview(data or b"")[bounds[column.offset]:bounds[column.offset + len(column)]]
 
-
+# %% ../nbs/04c_plan.ipynb #bf247628
 def hash_tables(tables: Iterable[pa.Table]) -> str:
     "`RowHash` of some tables."
     known = RowHash()

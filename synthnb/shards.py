@@ -568,7 +568,7 @@ def what_was_passed(pipe: DiffusionPipeline, settings: Settings, memory: str = "
         passed["memory"] = ways
     return passed | ({"variant": variant} if variant else {})
 
-
+# %% ../nbs/06b_shards.ipynb #a1e21de2
 def open_drawer(
     job: Job, settings: Settings, style: str | Path | None,
 ) -> tuple[dict[str, object], Callable[[pd.DataFrame], Iterator[DrawnBatch]]]:

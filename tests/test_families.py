@@ -310,3 +310,54 @@ def test_a_family_is_drawn_as_its_pipeline_draws_it(name):
             drawn(name, planned(name, 5., NEGATIVE))
     with pytest.raises(ValueError, match="negative prompt"):
         drawn(name, planned(name, 1., NEGATIVE))
+
+
+# ---------------------------------------------------------------- compiling, the table, memory
+
+
+@pytest.mark.parametrize("name", ["Qwen-Image", "Z-Image"])
+@pytest.mark.filterwarnings("ignore")
+def test_lengths_of_prompts_are_not_compiled_anew(name):
+    from synthnb.generate import compile_parts
+    torch._dynamo.reset()
+    plain = {n: drawn_prompt(made(name), name, "a" * n) for n in (5, 60)}
+    pipe = FAMILY[name][0]()
+    pipe.set_progress_bar_config(disable=True)
+    compile_parts(pipe, backend="eager")
+    torch._dynamo.utils.counters.clear()
+    for n in (5, 30, 101):  # the second batch holds two lengths that Z-Image pads to 32 and to 64; the third fills Qwen-Image's next 128
+        drawn_prompt(pipe, name, "a" * n)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs >= 1
+    for n in (7, 18, 29, 33, 60, 64, 70, 81, 90, 101):  # more lengths than dynamo compiles for
+        images = drawn_prompt(pipe, name, "a" * n)
+        if n in plain:
+            assert (images - plain[n]).abs().max() <= 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "a new length was compiled anew"
+    torch._dynamo.reset()
+
+
+def drawn_prompt(pipe, name, text):
+    plan = make_plan({"one": [text], "two": [text + "b"]}, 1, seed=0, model="tiny", steps=1, guidance=5., size=FAMILY[name][1], batch_size=2)
+    return next(draw_batches(pipe, plan, batch_size=2, retries=0)).images.int()
+
+
+def test_the_vae_of_sdxl_is_upcast_in_half_precision():
+    from synthnb.denoise import DenoisingLoop, TextTable
+    pipe = sdxl().to(torch.float16)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(prompt="a crane bird", height=16, width=16, num_inference_steps=2, guidance_scale=5., generator=torch.Generator().manual_seed(3), output_type="np").images
+    assert pipe.vae.dtype == torch.float16, "the pipeline upcasts for one image"
+    ours, _ = DenoisingLoop(pipe, steps=2, guidance=5., size=16, batch_size=1)(TextTable(pipe, ["a crane bird"])(["a crane bird"], "cpu"), [3])
+    assert pipe.vae.dtype == torch.float32, "ours for all"
+    assert (ours[0].permute(1, 2, 0) - torch.from_numpy(theirs[0])).abs().mean() < 2 / 255
+
+
+def test_the_table_is_found_by_name_and_warns_of_guided_turbos():
+    assert [family_of(name).name for name in ("stabilityai/sd-turbo", "ByteDance/SDXL-Lightning", "black-forest-labs/FLUX.2-klein-base-4B", "Qwen/Qwen-Image-2512")] == [
+        "SD-Turbo", "SDXL-Lightning", "FLUX.2 klein base", "Qwen-Image"]
+    for family in FAMILIES:
+        assert bool(unusual_settings(family, family.steps, 4.)) == family.turbo and not unusual_settings(family, family.steps, family.guidance or 1.)
+    plan = make_plan(PROMPTS, 1, seed=0, model="stabilityai/sd-turbo", steps=1, guidance=5., size=16)
+    with pytest.warns(UserWarning, match="SD-Turbo is made to be drawn without guidance"):
+        next(draw_batches(made("SD-Turbo"), plan, batch_size=2))

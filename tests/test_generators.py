@@ -1,0 +1,341 @@
+"""Opening generators: what is in a folder, what fits into memory, LoRA and scheduler options, and one large model at a time."""
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import importlib.util
+import json
+import shutil
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from synthnb import experiment, generate, glyphworld
+from synthnb.denoise import DenoisingLoop, Room, TextTable
+from synthnb.generate import check_generator_folder, check_memory, draw_batches, fetch_generator, load_generator, lora_revision
+from synthnb.plan import make_plan, write_plan
+from synthnb.shards import generate_shards, replay, why
+
+torch.set_num_threads(1)
+GENERATOR = str(glyphworld.folder("generator"))
+PROMPTS = {"three": ["three"], "eight": ["eight"]}
+OOM = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    "The shipped generator in one piece, in several, and as fp16 only."
+    place = tmp_path_factory.mktemp("generators")
+    pipe = StableDiffusionPipeline.from_pretrained(GENERATOR)
+    shutil.copytree(GENERATOR, place / "whole")
+    pipe.save_pretrained(place / "parts", max_shard_size="2MB")
+    pipe.save_pretrained(place / "half", variant="fp16")
+    return place
+
+
+def plan(images=4, **more):
+    return make_plan(PROMPTS, images, **dict(seed=0, model=GENERATOR, steps=2, guidance=1.0, batch_size=8) | more)
+
+
+def scarce(pipe, decodes=1000, denoises=1000):
+    "Memory for so many at once; and what the denoiser and the decoder were asked for."
+    seen = {"denoised": [], "refused": 0, "decoded": []}
+    decode, forward = pipe.vae.decode, pipe.unet.forward
+
+    def scarce_decode(latents, *args, **kwargs):
+        if len(latents) > decodes:
+            raise torch.OutOfMemoryError(OOM)
+        seen["decoded"].append(len(latents))
+        return decode(latents, *args, **kwargs)
+
+    def scarce_forward(sample, *args, **kwargs):
+        if len(sample) > denoises:
+            seen["refused"] += 1
+            raise torch.OutOfMemoryError(OOM)
+        seen["denoised"].append(len(sample))
+        return forward(sample, *args, **kwargs)
+    pipe.vae.decode, pipe.unet.forward = scarce_decode, scarce_forward
+    return seen
+
+
+# ---------------------------------------------------------------- folders
+
+@pytest.mark.parametrize("folder, spoil, named", [
+    ("whole", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+    ("whole", "text_encoder/model.safetensors", "text_encoder/model.safetensors"),
+    ("whole", "vae/config.json", "vae/config.json"),
+    ("whole", "scheduler/scheduler_config.json", "scheduler/scheduler_config.json"),
+    ("parts", "unet/diffusion_pytorch_model-00003-*", "unet/diffusion_pytorch_model-00003-"),
+    ("parts", "unet/diffusion_pytorch_model.safetensors.index.json", "index.json"),
+    ("half", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors")])
+def test_a_missing_file_is_named(folders, tmp_path, folder, spoil, named):
+    shutil.copytree(folders / folder, tmp_path / "model")
+    check_generator_folder(tmp_path / "model")
+    for file in (tmp_path / "model").glob(spoil):
+        file.unlink()
+    for look in (check_generator_folder, lambda place: load_generator(place, "cpu")):
+        with pytest.raises((FileNotFoundError, ValueError)) as told:
+            look(tmp_path / "model")
+        assert named in str(told.value)
+
+
+def test_only_what_opening_reads_is_counted(folders, tmp_path):
+    shutil.copytree(folders / "whole", tmp_path / "both")
+    for file in (folders / "half").glob("*/*.fp16.safetensors"):
+        shutil.copy(file, tmp_path / "both" / file.parent.name)
+    assert not [file for file in check_generator_folder(tmp_path / "both") if "fp16" in file.name]
+    assert all("fp16" in file.name for file in check_generator_folder(tmp_path / "both", "fp16"))
+    assert len(check_generator_folder(folders / "parts")) > len(check_generator_folder(folders / "whole")) == 3
+
+
+def test_lists_that_are_settings_are_no_parts(folders, tmp_path):
+    shutil.copytree(folders / "whole", tmp_path / "model")
+    index = json.loads((tmp_path / "model/model_index.json").read_text())
+    (tmp_path / "model/model_index.json").write_text(json.dumps(index | {"layers": [9, 18, 27], "pair": [1, 2], "names": ["a"], "none": [None, None], "empty": []}))
+    assert len(check_generator_folder(tmp_path / "model")) == 3
+
+
+@pytest.mark.parametrize("file", ["a.safetensors", "a/b.safetensors", "./b.ckpt", "sd.gguf"])
+def test_a_single_file_is_told_to_be_one(file):
+    for open_it in (check_generator_folder, load_generator, fetch_generator):
+        with pytest.raises(ValueError, match="is a single file.*from_single_file"):
+            open_it(generate.Path(file))
+
+
+# ---------------------------------------------------------------- memory
+
+def test_what_did_not_fit_is_tried_once_in_all_shards(tmp_path, monkeypatch):
+    opened, seen = load_generator, {}
+
+    def small(*args, **kwargs):
+        pipe = opened(*args, **kwargs)
+        seen["pipe"] = scarce(pipe, decodes=4, denoises=4)
+        return pipe
+    monkeypatch.setattr("synthnb.shards.load_generator", small)
+    written = write_plan(tmp_path / "plan.parquet", PROMPTS, 16, seed=0, model=GENERATOR, steps=3, guidance=1.0, batch_size=8, shard_size=8)
+    assert generate_shards(written, tmp_path / "shards", generator=GENERATOR, device="cpu", kind="png", progress=False).images == 32
+    found = seen["pipe"]
+    assert found["refused"] == 1 and sum(found["denoised"]) == 3 * 32, "four shards, and memory ran out in the first only"
+    assert found["decoded"] == [4] * 8
+
+
+def test_the_decoder_backs_off_in_every_loop():
+    from test_families import drawn, made, planned
+    pipe, plan = made("SD 3.5"), planned("SD 3.5", 5.)
+    enough, denoised, forward, decode = drawn("SD 3.5", plan), [], pipe.transformer.forward, pipe.vae.decode
+
+    def counting(*args, **kwargs):
+        denoised.append(1)
+        return forward(*args, **kwargs)
+
+    def small(latents, *args, **kwargs):
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError(OOM)
+        return decode(latents, *args, **kwargs)
+    pipe.transformer.forward, pipe.vae.decode = counting, small
+    try:
+        assert (drawn("SD 3.5", plan) - enough).abs().max() <= 1
+        assert len(denoised) == 2, "two steps, none of them twice"
+        assert pipe.vae.decode is small, "left as it was found"
+    finally:
+        del pipe.transformer.forward, pipe.vae.decode
+
+
+def test_a_decoder_without_room_for_one_says_what_helps():
+    pipe = load_generator(GENERATOR, "cpu")
+    seen = scarce(pipe, decodes=0)
+    with pytest.raises(RuntimeError, match="memory='tiled'"):
+        next(draw_batches(pipe, plan(1), batch_size=2))
+    assert sum(seen["denoised"]) == 2 * 2, "smaller batches of the denoiser would not help"
+
+
+class Recorder:
+    "Stands for a pipeline that was loaded: remembers what was asked of it."
+    def __init__(self, **parts):
+        self.asked, self.components = [], parts
+        self.vae = parts.get("vae")
+
+    def to(self, place):
+        self.asked.append(("to", str(place)))
+
+    def enable_model_cpu_offload(self, device):
+        self.asked.append(("offload", str(device)))
+
+
+def test_memory_is_passed_on(monkeypatch):
+    gpu, tiles = torch.device("cuda"), []
+    vae = SimpleNamespace(enable_tiling=lambda: tiles.append(1))
+    large = Recorder(unet=torch.nn.Linear(1000, 1000), vae=vae)
+    for free, ways, expected in ((1e9, {"auto"}, "to"), (4e6, {"auto"}, "offload"), (1e9, {"offload"}, "offload"), (4e6, {"tiled"}, "to")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place, free=free: (free, free))
+        generate.place_pipeline(large, gpu, ways)
+        assert large.asked[-1] == (expected, "cuda"), (free, ways)
+    assert tiles == [1]
+    with pytest.raises(ValueError, match="cannot work in tiles"):
+        generate.place_pipeline(Recorder(), gpu, {"tiled"})
+
+
+def test_what_saves_memory_is_refused_where_it_cannot(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for memory, place, why_not in (("less", cpu, "none of auto, offload, tiled, 4bit"), ("offload", cpu, "runs on the CPU"), ("4bit", cpu, "needs an NVIDIA GPU"),
+                                   ("4bit+tiled", torch.device("mps"), "needs an NVIDIA GPU")):
+        with pytest.raises(ValueError, match=why_not):
+            check_memory(memory, place)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install 'synthnb\\[4bit\\]'"):
+        check_memory("4bit", gpu)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    assert check_memory("4bit+offload", gpu) == {"4bit", "offload"}
+
+
+def test_four_bits_are_asked_of_diffusers(monkeypatch):
+    asked = {}
+    for library in (diffusers, generate.transformers):
+        monkeypatch.setattr(library.BitsAndBytesConfig, "post_init", lambda self: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(DiffusionPipeline, "load_config", lambda *args, **kwargs: {
+        "_class_name": "FluxPipeline", "text_encoder": ["transformers", "CLIPTextModel"], "text_encoder_2": ["transformers", "T5EncoderModel"],
+        "transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"], "layers": [1, 2]})
+
+    def from_pretrained(model, **kwargs):
+        asked.update(kwargs)
+        raise OSError("seen")
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", from_pretrained)
+    with pytest.raises(RuntimeError, match="seen"):
+        load_generator("owner/flux", "cuda", "bfloat16", memory="4bit", variant="fp16")
+    mapping = asked["quantization_config"].quant_mapping
+    assert set(mapping) == {"transformer", "text_encoder_2"}
+    assert isinstance(mapping["transformer"], diffusers.BitsAndBytesConfig) and isinstance(mapping["text_encoder_2"], generate.transformers.BitsAndBytesConfig)
+    assert all(one.load_in_4bit and one.bnb_4bit_quant_type == "nf4" and one.bnb_4bit_compute_dtype == torch.bfloat16 for one in mapping.values())
+    assert asked["variant"] == "fp16" and asked["use_safetensors"]
+
+
+def test_an_offloaded_pipeline_draws_where_it_computes(monkeypatch):
+    "Its network says `cpu` until it runs: noise, steps and text have to go where it will."
+    pipe = load_generator(GENERATOR, "cpu")
+    rows, places = plan(1), []
+    monkeypatch.setattr(type(pipe), "_execution_device", property(lambda self: places.append(1) or torch.device("cpu")))
+    monkeypatch.setattr(type(pipe), "device", property(lambda self: torch.device("meta")))
+    monkeypatch.setattr(type(pipe.unet), "device", property(lambda self: torch.device("meta")))
+    images = DenoisingLoop(pipe, steps=2, guidance=1., room=Room(2))(TextTable(pipe, list(rows.prompt))(list(rows.prompt), "cpu"), list(rows.seed))[0]
+    assert places and images.std() > 0 and next(draw_batches(pipe, rows, batch_size=2)).images.shape[0] == 2
+
+
+# ---------------------------------------------------------------- LoRA, schedulers, fetching
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    "A LoRA for the shipped generator, as training scripts save one."
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+    pipe = load_generator(GENERATOR, "cpu")
+    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    place = tmp_path_factory.mktemp("lora")
+    StableDiffusionPipeline.save_lora_weights(place, unet_lora_layers=get_peft_model_state_dict(pipe.unet))
+    return next(place.glob("*.safetensors"))
+
+
+def test_a_lora_changes_images_and_is_recorded(lora, tmp_path):
+    plain, half = (next(draw_batches(load_generator(GENERATOR, "cpu", lora=name, lora_weight=0.5), plan(1), batch_size=2)).images.int() for name in ("", str(lora)))
+    pipe = StableDiffusionPipeline.from_pretrained(GENERATOR)
+    pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
+    pipe.fuse_lora(lora_scale=0.5)
+    theirs = next(draw_batches(pipe, plan(1), batch_size=2)).images.int()
+    assert (half - theirs).abs().max() <= 1 and (half - plain).abs().max() > 1
+    written = write_plan(tmp_path / "plan.parquet", PROMPTS, 1, seed=0, model=GENERATOR, steps=2, guidance=1.0, batch_size=2, lora=str(lora), lora_weight=0.5)
+    generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
+    image = tmp_path / "shards/0000-three-000000"
+    assert why(image)["drawn_with"]["lora"] == {"name": str(lora), "weight": 0.5, "sha256": lora_revision(lora)}
+    assert replay(image, device="cpu").identical
+
+
+def test_what_is_no_lora_is_refused(lora, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({"transformer.single_blocks.0.lora_A.weight": torch.zeros(2, 8)}, other)
+    with pytest.raises(ValueError, match="other.safetensors"):
+        load_generator(GENERATOR, "cpu", lora=str(other))
+    (tmp_path / "pickled.bin").write_bytes(b"x")
+    with pytest.raises(ValueError, match="pickled"):
+        load_generator(GENERATOR, "cpu", lora=str(tmp_path / "pickled.bin"))
+    with pytest.raises(FileNotFoundError, match="there is no LoRA"):
+        load_generator(GENERATOR, "cpu", lora="./nothing.safetensors")
+    assert load_file(lora)
+
+
+def test_scheduler_options_are_used_recorded_and_needed(tmp_path):
+    options = {"timestep_spacing": "trailing"}
+    common = dict(seed=0, model=GENERATOR, steps=2, guidance=1.0, batch_size=2, scheduler="EulerDiscreteScheduler")
+    written = write_plan(tmp_path / "plan.parquet", PROMPTS, 1, scheduler_options=options, **common)
+    generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
+    assert json.loads(why(tmp_path / "shards/0000-three-000000")["scheduler_options"]) == options
+    rows = written.rows(0, 2)
+    leading = load_generator(GENERATOR, "cpu", scheduler="EulerDiscreteScheduler", scheduler_options={"timestep_spacing": "leading"})
+    with pytest.raises(ValueError, match="timestep_spacing 'trailing'.*'leading'"):
+        next(draw_batches(leading, rows, batch_size=2))
+    with pytest.raises(ValueError, match="has no option 'spacing'"):
+        load_generator(GENERATOR, "cpu", scheduler_options={"spacing": "trailing"})
+
+
+def test_the_record_holds_what_was_passed(tmp_path):
+    written = write_plan(tmp_path / "plan.parquet", PROMPTS, 1, seed=0, model=GENERATOR, steps=2, guidance=3.0, batch_size=2, negative_prompt="nine")
+    generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
+    assert why(tmp_path / "shards/0000-three-000000")["drawn_with"]["call"] == {"num_inference_steps": 2, "guidance_scale": 3.0, "negative_prompt": "nine"}
+
+
+def test_experiments_fetch_before_they_ask_for_the_revision(monkeypatch):
+    fetched = []
+    monkeypatch.setattr(DiffusionPipeline, "download", lambda model, **kwargs: fetched.append((model, kwargs["use_safetensors"])))
+    with pytest.raises(FileNotFoundError, match="hf download"):  # nothing came, so there is no revision
+        experiment.draw_images(PROMPTS, 1, generator="owner/model", denoising_steps=1, guidance=1.0, generator_batch=1, device="cpu")
+    assert fetched == [("owner/model", True)]
+
+
+def test_one_large_model_is_open_at_a_time_in_quickstart(monkeypatch, tmp_path):
+    "At each load, what was loaded before is gone, or rests on the CPU."
+    import weakref
+
+    import nbformat
+
+    from synthnb import lar, llm, shards
+    alive, resting = {}, set()
+
+    def watched(module, name, part_of, kind):
+        opened = getattr(module, name)
+
+        def opening(*args, **kwargs):
+            here = {what for what, reference in alive.items() if reference() is not None and what not in resting}
+            assert not here, f"{kind} is opened while {here} is there"
+            model = opened(*args, **kwargs)
+            alive[f"{kind} {len(alive)}"] = weakref.ref(part_of(model))
+            return model
+        monkeypatch.setattr(module, name, opening)
+    watched(llm, "load_weights", lambda model: model, "chat model")
+    watched(generate, "load_generator", lambda pipe: pipe.unet, "generator")
+    monkeypatch.setattr(shards, "load_generator", generate.load_generator)
+    watched(lar, "load_clip", lambda clip: clip.model, "clip")
+    moved = generate.wake
+
+    def wake(clip, device="auto"):
+        names = {what for what, reference in alive.items() if reference() is clip.model}
+        if str(device) == "cpu":
+            resting.update(names)
+        else:
+            assert all(reference() is None for what, reference in alive.items() if what not in names), "CLIP wakes while another is there"
+            resting.difference_update(names)
+        return moved(clip, device)
+    monkeypatch.setattr(generate, "wake", wake)
+    monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    notebook = nbformat.read(generate.Path(experiment.__file__).parents[1] / "nbs/experiments/quickstart.ipynb", 4)
+    space = {"display": lambda *told: None, "__name__": "quickstart"}
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        exec(cell.source, space)
+        if "parameters" in cell.metadata.get("tags", []):
+            space |= {"methods": ["vanilla"], "seeds": [0], "advisor": False, "style_steps": 1, "denoising_steps": 1}
+        if "score_images(" in cell.source:
+            break
+    assert {what.split()[0] for what in alive} == {"chat", "clip", "generator"} and sum("generator" in what for what in alive) == 2
