@@ -920,6 +920,8 @@ def _fit(
     with seeded(stream(want.seed, "noise")):
         if file and file.is_file():
             _go_on(run, file, key)
+        if accelerator and accelerator.process_index:  # dropout of its own; NumPy's numbers, which mix the whole batch, are those of all
+            torch.manual_seed(stream(want.seed, "noise", accelerator.process_index, run.history.steps))
         parts = _batches(sets, counts, want.seed, device, run.history.steps, want.read_size or want.image_size, workers)
         batches = (_ready(part, prepare, mix, classes, want.label_smoothing) for part in parts)
         _train(run, want.steps, batches, accelerator=accelerator, **showing,

@@ -1,9 +1,15 @@
 """Dual norms in the architectures that people train, against timm's own layer and against the plain model."""
 import copy
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d, convert_splitbn_model, freeze_batch_norm_2d
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -18,9 +24,9 @@ ARCHITECTURES = {"resnet10t": {}, "resnetv2_50": {"layers": (1, 1, 1, 1), "norm_
                  "convnext_atto": {}, "vit_tiny_patch16_224": {"img_size": 64}}
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, **more) -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=5, **ARCHITECTURES[name])
+    return timm.create_model(name, num_classes=5, **ARCHITECTURES[name] | more)
 
 
 def train_a_little(model, marks=HALF, steps=3):
@@ -177,9 +183,102 @@ def test_statistics_that_are_not_kept_have_no_gap():
 
 def test_syncbn_on_request():
     dual = convert(build("resnet10t"), sync=True)
-    assert type(dual.bn1).__name__ == "DualSyncBatchNorm" and isinstance(dual.bn1, nn.SyncBatchNorm) and type(dual.bn1.aux) is nn.SyncBatchNorm
+    assert isinstance(dual.bn1, Dual) and isinstance(dual.bn1, nn.SyncBatchNorm) and isinstance(dual.bn1.aux, nn.SyncBatchNorm) and not isinstance(dual.bn1.aux, Dual)
     with domains(dual.train(), HALF):  # one process: what plain batch norm does
         ours = dual(torch.ones(8, 3, 64, 64).cumsum(0))
     plain = convert(build("resnet10t")).train()
     with domains(plain, HALF):
         assert torch.allclose(ours, plain(torch.ones(8, 3, 64, 64).cumsum(0)), atol=1e-5)
+
+
+# ---- several processes
+
+PROCESS = """
+import sys
+import torch
+from torch import distributed as dist
+from safetensors.torch import load_file, save_file
+sys.path.insert(0, "tests")
+from test_dualbn import build
+from synthnb.dualbn import convert, domains
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank, folder = dist.get_rank(), sys.argv[1]
+given = load_file(f"{folder}/given.safetensors")
+for name in ("resnet10t", "resnetv2_50"):
+    net = convert(build(name)).double().train()  # synchronised, since there is a group
+    for mine in ([0, 1, 2], [3, 4, 5, 6, 7]), ([0, 2, 4, 6], [1, 3, 5, 7]), ([4, 5, 6, 7, 3], [0, 1, 2]):
+        part = torch.tensor(mine[rank])
+        net.zero_grad()
+        with domains(net, given["marks"][part].bool()):
+            out = net(given["images"][part])
+        (out * given["weights"][part]).sum().backward()
+    result = {f"output {i}": row for i, row in zip(mine[rank], out.detach())}
+    for key, value in net.named_parameters():
+        dist.all_reduce(value.grad)
+        result[f"gradient {key}"] = value.grad
+    save_file({**result, **{f"buffer {key}": value.clone() for key, value in net.named_buffers()}}, f"{folder}/{name} {rank}.safetensors")
+"""
+
+
+def in_two_processes(script: str, folder) -> None:
+    (folder / "child.py").write_text(script)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), str(folder / "child.py"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).resolve().parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_have_the_statistics_of_one(tmp_path):
+    chance = torch.Generator().manual_seed(4)
+    marks, images, weights = torch.tensor([0, 1, 0, 1, 0, 0, 0, 1]), torch.randn(8, 3, 48, 48, generator=chance).double(), torch.randn(8, 5, generator=chance).double()
+    images[marks.bool()] = images[marks.bool()] * 3 + 1
+    save_file({"marks": marks.int(), "images": images, "weights": weights}, tmp_path / "given.safetensors")
+    in_two_processes(PROCESS, tmp_path)
+    for name in ("resnet10t", "resnetv2_50"):
+        net = convert(build(name), sync=False).double().train()
+        for _ in range(3):
+            net.zero_grad()
+            with domains(net, marks.bool()):
+                out = net(images)
+            (out * weights).sum().backward()
+        parts = [load_file(tmp_path / f"{name} {rank}.safetensors") for rank in range(2)]
+        for i, row in enumerate(out.detach()):
+            torch.testing.assert_close(next(part[f"output {i}"] for part in parts if f"output {i}" in part), row, rtol=1e-6, atol=1e-8)
+        for part in parts:
+            for key, value in net.named_buffers():
+                torch.testing.assert_close(part[f"buffer {key}"], value, rtol=1e-6, atol=1e-8)
+            for key, value in net.named_parameters():
+                scale = value.grad.abs().max().item() + 1e-6
+                torch.testing.assert_close(part[f"gradient {key}"] / scale, value.grad / scale, rtol=0, atol=1e-6, msg=lambda text: f"{name} {key}: {text}")
+
+
+DROPOUT = """
+import sys
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+sys.path.insert(0, "tests")
+from test_dualbn import build
+from synthnb.data import LabelledImages
+from synthnb.train import fit
+
+net, masks = build("resnet10t"), []
+net.fc = torch.nn.Sequential(torch.nn.Dropout(.5), net.fc)
+net.fc[0].register_forward_hook(lambda layer, given, out: masks.append(torch.where(given[0] != 0, (out == 0).float(), torch.nan)[:1]))
+data = LabelledImages(torch.full((16, 3, 32, 32), 9, dtype=torch.uint8), torch.arange(16) % 5, tuple("abcde"), "grey")
+accelerator = Accelerator(cpu=True)
+fit(net, data, steps=2, batch_size=8, mixup=.5, seed=1, accelerator=accelerator, progress=False)
+save_file({"masks": torch.cat(masks), "weight": net.conv1[0].weight.detach().clone()}, f"{sys.argv[1]}/{accelerator.process_index}.safetensors")
+"""
+
+
+def test_each_process_has_dropout_of_its_own(tmp_path):
+    in_two_processes(DROPOUT, tmp_path)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert torch.equal(first["weight"], second["weight"]), "one network"
+    alike = (first["masks"][0] - second["masks"][0]).abs()
+    assert .3 < alike[~alike.isnan()].mean() < .7, "other units are dropped in each"
