@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,7 @@ class Seen:
     clear: bool = False  # has transparent pixels
     frames: int = 1
     sha256: str = ""
-    grey: np.ndarray | None = None  # uint8 [32, 32]
+    grey: np.ndarray | None = None  # uint8 [64, 64]
 
 
 def look_at(
@@ -57,10 +58,11 @@ def look_at(
             kind, frames, clear = image.format, getattr(image, "n_frames", 1), image.has_transparency_data
             bits = (bits_of(np.asarray(image)) or 32) if image.mode.startswith("I") else 32 if image.mode == "F" else 8
         opened = open_image(io.BytesIO(content))
-        small = opened.convert("L").resize((32, 32), Image.Resampling.BOX)
+        small = opened.convert("L").resize((64, 64), Image.Resampling.BICUBIC)
         return Seen("", *opened.size, kind, bits, clear, frames, hashlib.sha256(content).hexdigest(), np.asarray(small))
     except Exception as error:  # Pillow raises many kinds
-        return Seen(f"{type(error).__name__}: {str(error).strip() or 'cannot be read'}".splitlines()[0][:200])
+        told = re.sub(r"<_io\.BytesIO[^>]*>", "this file", str(error).strip() or "cannot be read")
+        return Seen(f"{type(error).__name__}: {told}".splitlines()[0][:200])
 
 # %% ../nbs/12f_check.ipynb #4dcdada7
 def smallest_gain(

@@ -8,6 +8,7 @@ __all__ = ['TABLES', 'FILE_COLUMNS', 'LABEL_COLUMNS', 'SPLIT_COLUMNS', 'columns_
 # %% ../nbs/00f_layout.ipynb #44d86f81
 import csv
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,10 @@ def _read(path: Path, rows: int | None = None) -> pd.DataFrame:
             return table.astype(object).where(table.notna(), "").map(str)
         head = path.read_text(encoding="utf-8-sig")[:10_000].partition("\n")[0]
         mark = max(",;\t|", key=head.count)
-        return pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig", nrows=rows, index_col=False)
-    except (ValueError, OSError, csv.Error, ImportError) as error:  # pandas' and pyarrow's own errors are kinds of these
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row with too many cells, which would be cut
+            return pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig", nrows=rows, index_col=False)
+    except (ValueError, OSError, csv.Error, ImportError, pd.errors.ParserWarning) as error:  # pandas' and pyarrow's own errors are kinds of these
         raise ValueError(f"{path} cannot be read as a table in UTF-8 ({str(error).strip().splitlines()[0]}): "
                          f"save it as CSV with columns file and label") from error
 
@@ -108,7 +111,11 @@ def read_table(
 def _table_layout(path: Path, table: pd.DataFrame, left_out: list[LeftOut], images: list[str], own: bool, rows: int) -> Layout:
     "Labels in place of names."
     labels = sorted({name_key(name): name for name in reversed(table.label)}.values())
-    classes, number = check_classes(class_names(labels)), {name_key(name): i for i, name in enumerate(labels)}
+    try:
+        classes = check_classes(class_names(labels))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    number = {name_key(name): i for i, name in enumerate(labels)}
     splits, named = {}, set(table.place)
     for split in ("train", "val", "test"):
         own_rows = table[table.split == split]
