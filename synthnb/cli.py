@@ -447,7 +447,7 @@ def curate(
     filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, **copies,
                       min_probability=_probability(min_probability))
     scores, board = _scores_and_board(folder, clip, clip_weights, senses, other or [], real, device)
-    curation = decide(scores, filters, decisions=pd.read_csv(decisions) if decisions else None, progress=True)
+    curation = decide(scores, filters, decisions=pd.read_csv(decisions, dtype=str) if decisions else None, progress=True)
     with pd.option_context("display.max_rows", 30, "display.width", 160, "display.max_columns", 20):
         typer.echo(curation.report().to_string(float_format="{:.3f}".format) if len(scores.classes) <= 30 else curation.report())
     path = write_kept(curation, name)
