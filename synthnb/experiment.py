@@ -58,6 +58,7 @@ from traitlets.config import Config
 # %% ../nbs/12_experiment.ipynb #cb311293
 import synthnb
 from .files import package_hash, whole_file
+from .names import model_folder
 
 # %% ../nbs/12_experiment.ipynb #b1683ecc
 @dataclass(frozen=True)
@@ -771,7 +772,10 @@ def locate(model: str) -> str:
     world, slash, name = model.partition("/")
     if (world, slash) != ("glyphworld", "/"):
         return model
-    from synthnb import glyphworld  # the embedded world is needed only where it is named
+    if (folder := model_folder(model)) is not None:
+        return str(folder)
+    from synthnb import glyphworld  # torch, to say what is wrong
+
     return str(glyphworld.folder(name))
 
 # %% ../nbs/12_experiment.ipynb #dbfa6708

@@ -33,8 +33,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets as torchvision_sets
 from tqdm import tqdm
 
-from .data import (FRACTIONS, SUFFIXES, LabelledImages, check_classes, content_hashes, digits, image_folder, memory_limit, near_pairs, read_image, readable_name, set_hash,
+from .data import (FRACTIONS, SUFFIXES, LabelledImages, content_hashes, digits, image_folder, memory_limit, near_pairs, read_image, set_hash,
                           split_by_content)
+from .names import check_classes, class_names, readable_name
 
 # %% ../nbs/01b_sets.ipynb #cb174651
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,7 +181,7 @@ NAMED = {name: NamedSet(**facts) for name, facts in json.loads(pkgutil.get_data(
 def prompt_name(
     name: str,  # of a folder or an annotation
 ) -> str:
-    "A class name as a prompt would say it: without the numbers of Dogs and CUB, with the qualifier of SUN397 in front."
+    "A class name of one of the known sets as a prompt would say it: without the numbers of Dogs and CUB, with the qualifier of SUN397 in front."
     for facts in NAMED.values():
         if name in facts.names:
             return facts.names[name]
@@ -376,7 +377,8 @@ def list_hub(
                                 f"{path}` fetches it (a gated set first needs its licence accepted and `hf auth login`)") from error
     image, label = _columns(opened["train"] if "train" in opened else next(iter(opened.values())), path, label)
     splits = {_SIDES[name]: rows.cast_column(image, Image(decode=False)) for name, rows in opened.items() if name in _SIDES}
-    listed = {side: _listed_rows(rows, image, label, f"{Path(path).name} {side}") for side, rows in splits.items() if rows.unique(label) != [-1]}
+    known = any(f"hf:{path}" in facts.sources for facts in NAMED.values())  # a copy of a set whose names have a rule of their own
+    listed = {side: _listed_rows(rows, image, label, f"{Path(path).name} {side}", known) for side, rows in splits.items() if rows.unique(label) != [-1]}
     if "test" not in listed and "val" in listed:
         listed["test"] = listed.pop("val")
     if not listed:
@@ -396,8 +398,9 @@ def _columns(rows, path: str, label: str) -> tuple[str, str]:
     return ("image" if "image" in images else images[0]), label
 
 
-def _listed_rows(rows, image: str, label: str, name: str) -> ListedImages:
-    classes = tuple(prompt_name(c) for c in rows.features[label].names)
+def _listed_rows(rows, image: str, label: str, name: str, known: bool) -> ListedImages:
+    own = rows.features[label].names
+    classes = tuple(prompt_name(c) for c in own) if known else tuple(map(readable_name, class_names(own)))
     return ListedImages(range(len(rows)), torch.tensor(rows[label][:]), classes, partial(_row_bytes, rows, image), name)
 
 
@@ -447,15 +450,24 @@ def list_folder(
     homes = {_SIDES[p.name.lower()]: p for p in inside} if inside and {p.name.lower() for p in inside} <= set(_SIDES) else {"train": root}
     if "train" not in homes:
         raise ValueError(f"{root} holds split folders {sorted(homes)} but no 'train': add it")
-    classes, listed = check_classes([p.name for p in _folders(homes["train"])]), {}
+    classes, listed = _named_folders(homes["train"]), {}
     for side, home in homes.items():
-        if odd := {p.name for p in _folders(home)} ^ set(classes):
-            raise ValueError(f"{root}: train and {side} have different classes: {sorted(odd)[0]!r} is in one only")
-        files = [(path, label) for label, name in enumerate(classes) for path in _images_in(home / name)]
+        own = _named_folders(home)
+        if odd := set(own) ^ set(classes):
+            name = min(odd)
+            lacking, holder = (home, homes["train"]) if name in classes else (homes["train"], home)
+            raise ValueError(f"{root}: class '{name}' is in {holder.name} and not in {lacking.name}: add its folder to {lacking.name}, or remove the other")
+        files = [(path, label) for label, name in enumerate(classes) for path in _images_in(own[name])]
         listed[side] = _listed(files, root, classes, f"{root.name} {side}")
         if empty := [name for name, n in listed[side].per_class.items() if not n]:
             raise ValueError(f"no images ({' '.join(SUFFIXES)}) in class folder {empty[0]!r} of {home}: add some or remove it")
     return listed
+
+
+def _named_folders(home: Path) -> dict[str, Path]:
+    "Class name -> its folder, which may be called otherwise: with a number in front, or in the other form of its accents."
+    folders = _folders(home)
+    return dict(zip(check_classes(class_names([p.name for p in folders])), folders))
 
 
 def _folders(root: Path) -> list[Path]:
@@ -470,8 +482,8 @@ def save_folder(
     root = Path(root).expanduser()
     if root.exists():
         raise FileExistsError(f"{root} is there already: remove it or name another folder")
-    if hidden := [name for data in sides.values() for name in data.classes if name.startswith(".")]:
-        raise ValueError(f"{hidden[0]!r} would be a hidden folder: rename the class")
+    if hidden := [name for data in sides.values() for name in data.classes if name.startswith(".") or "/" in name]:
+        raise ValueError(f"class '{hidden[0]}' cannot be a folder's name, which holds no slash and begins with no dot: rename the class")
     root.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root.parent, prefix=".folder-") as scratch:
         for side, data in sides.items():
