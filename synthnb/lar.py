@@ -24,7 +24,7 @@ import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -1069,7 +1069,7 @@ def resolve_names(
 
 def _without_unknown(found: Resolutions, models: Sequence[str | Path]) -> Resolutions:
     "The same, but that no class is decided by a model that was never taught its name: it would say something of any."
-    names = {c.name: [spoken_name(c.name), c.override or ""] for c in found.classes}
+    names = {c.name: [c.override or spoken_name(c.name)] for c in found.classes}
     never = {name for model in models if model for name in unknown_names(model, names)}
     rows = [c.model_copy(update=dict(decided=False, reason="a model was never taught this name: whatever it means to it was made up")) if c.name in never else c
             for c in found.classes]

@@ -14,6 +14,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import synthnb
+
 # %% ../nbs/00d_names.ipynb #729acd59
 def readable_name(
     name: str,  # a class or folder name
@@ -84,7 +86,7 @@ def model_folder(
 ) -> Path | None:
     "The folder of a model, None for what is no folder here."
     world, _, name = str(model).partition("/")
-    shipped = Path(__file__).parent / "models" / name if world == "glyphworld" and name else None
+    shipped = Path(synthnb.__file__).parent / "models" / name if world == "glyphworld" and name else None
     folder = shipped if shipped is not None and shipped.is_dir() else Path(model).expanduser()
     return folder if str(model) and folder.is_dir() else None
 
@@ -118,14 +120,14 @@ def _same(name: str) -> str:
 
 def unknown_names(
     model: str | Path,                       # as in `model_folder`
-    classes: Mapping[str, Sequence[str]],    # class name -> other words for the same thing, such as its phrase in prompts
+    classes: Mapping[str, Sequence[str]],    # class name -> the words that the model will meet for it: the name itself, or a phrase
 ) -> list[str]:
-    "The classes that a model was taught by none of their words; none for a model of the open world."
+    "The classes of which a model was taught no word; none for a model of the open world."
     taught = taught_names(model)
     if taught is None:
         return []
     known = {_same(name) for name in taught}
-    return [name for name, words in classes.items() if known.isdisjoint(map(_same, (name, *words)))]
+    return [name for name, words in classes.items() if known.isdisjoint(map(_same, words))]
 
 
 def near_names(name: str, taught: Sequence[str], most: int = 3) -> list[str]:
@@ -153,9 +155,10 @@ def refuse_unknown(
     model = next(iter(unknown))
     taught = taught_names(model)
     near = {name: near_names(name, taught) for name in names[:5]}
-    told = "; ".join(f"'{name}' comes near {', '.join(found)}" for name, found in near.items() if found)
+    spoken = {name: name if name in classes[name] else f"{name} (as: {classes[name][-1]})" for name in names}
+    told = "; ".join(f"near '{name}' are {', '.join(found)}" for name, found in near.items() if found)
     raise UnknownNames(
-        f"{_listing(list(unknown))} {'was' if len(unknown) == 1 else 'were'} never taught {_listing(names, quote=True)}, "
+        f"{_listing(list(unknown))} {'was' if len(unknown) == 1 else 'were'} never taught {_listing([spoken[name] for name in names], quote=True)}, "
         f"and what {'it makes' if len(unknown) == 1 else 'they make'} of such names means nothing. "
         f"{f'Of the {len(taught)} known names, {told}. ' if told else f'The known names are {len(taught)}, such as {_listing(_samples(taught))}. '}"
         f"Name models that know your classes, with {_listing([option.format(what) for what in ('generator', 'clip', 'llm')])}")
