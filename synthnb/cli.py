@@ -816,8 +816,7 @@ def doctor(
 ) -> None:
     """Look for everything a run needs before it starts: models, data, disk, GPU, time. Fetches nothing. Status 1 if something is missing."""
     from synthnb.doctor import diagnosis, examine, guess_experiment
-    from synthnb.experiment import declared_parameters, resolve_parameters
-    from synthnb.sweep import plan_sweep
+    from synthnb.parameters import declared_parameters, resolve_parameters
 
     with before_start():
         spec, how = gather_parameters(file, []), ""
@@ -832,6 +831,8 @@ def doctor(
         texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
         given = gather_parameters(file if not is_grid else None, parameter or [], texts)
         if is_grid:
+            from synthnb.sweep import plan_sweep
+
             spec |= {"base": (spec.get("base") or {}) | given} if given else {}
             given = [cell.parameters for cell in plan_sweep(notebook, spec, place).cells]
             how = f"a grid of {len(given)} cells, as `synthnb sweep --dry-run` numbers them"

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STATES', 'GATED', 'BYTES_A_PIXEL', 'A100_RATE', 'TRAINING', 'VOLUME', 'LEARNING', 'MODELS', 'ALSO', 'SETS', 'BESIDE',
-           'Finding', 'cached_folder', 'licence_of', 'size_of', 'hub_finding', 'folder_finding', 'is_folder',
-           'check_files', 'check_generator', 'check_llm', 'check_server', 'check_classifier', 'check_clip', 'Size',
-           'check_set', 'count_images', 'pixels_of', 'measure_plan', 'plan_key', 'check_drawing', 'in_words',
-           'check_gpu', 'guess_experiment', 'Need', 'needs_of', 'in_cells', 'examine', 'diagnosis']
+           'Finding', 'cached_folder', 'licence_of', 'size_of', 'hub_finding', 'check_weights', 'folder_finding',
+           'is_folder', 'check_files', 'check_generator', 'check_llm', 'check_server', 'check_classifier', 'check_clip',
+           'Size', 'check_set', 'count_images', 'pixels_of', 'measure_plan', 'plan_key', 'check_drawing', 'in_words',
+           'gpu_memory', 'check_gpu', 'guess_experiment', 'Need', 'needs_of', 'class_names_of', 'check_classes_known',
+           'in_cells', 'examine', 'diagnosis']
 
 # %% ../nbs/12d_doctor.ipynb #5c811d97
 import difflib
@@ -16,6 +17,7 @@ import json
 import os
 import re
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,19 +25,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import open_clip
-import timm
-import torch
 from huggingface_hub import ModelCard, constants, get_token, snapshot_download, try_to_load_from_cache
 
-from .data import FRACTIONS, tensor_names
-from .experiment import declared_parameters, locate, resolve_parameters
 from .files import free_bytes
-from .generate import check_generator_folder
-from .llm import check_llm_folder
-from .plan import write_plan
-from .sets import NAMED, VAL_SHARE, list_set
-from .shards import estimate_cost
+from .names import KNOWN_NAMES, model_folder, refuse_unknown
+from .parameters import asked_models, class_words, declared_parameters, folder_class_names, locate, real_source, resolve_parameters, wrong_values
 
 # %% ../nbs/12d_doctor.ipynb #140953bf
 STATES = ("ok", "missing", "unknown")
@@ -100,12 +94,29 @@ def hub_finding(what: str, model: str, repository: str, check: Callable[[Path], 
     return Finding("ok", what, f"{model} is in the hub's cache, {size_of(folder) / 1e9:.2f} GB of weights, {licence_of(folder)}")
 
 # %% ../nbs/12d_doctor.ipynb #9ab83db8
+def check_weights(folder: Path) -> None:
+    "ValueError for weights of a folder that are cut short, by their own headers: safetensors files begin with the place of each tensor."
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no weights (*.safetensors)")
+    for file in files:
+        with open(file, "rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            try:
+                header = json.loads(opened.read(size)) if 0 < size < file.stat().st_size else None
+                ends = [facts["data_offsets"][1] for name, facts in header.items() if name != "__metadata__"]
+            except (ValueError, AttributeError, KeyError, TypeError) as error:
+                raise ValueError(f"{file} is missing or not a whole safetensors file: fetch it again") from error
+        if max(ends, default=0) + 8 + size != file.stat().st_size:
+            raise ValueError(f"{file} is missing or not a whole safetensors file: fetch it again")
+
+
 def folder_finding(what: str, model: str, check: Callable[[Path], None]) -> Finding:
     "Is a folder a whole model?"
     folder = Path(locate(model)).expanduser()
     shipped = model.startswith("glyphworld/")
     try:
-        check(folder)
+        (check_weights if shipped else check)(folder)  # what came with the package needs no library to be looked at
     except (OSError, ValueError) as error:
         return Finding("missing", what, f"{model}: {error}", "synthnb glyphworld build" if shipped else "")
     return Finding("ok", what, f"{model}: {'shipped, ' if shipped else 'a folder, '}{size_of(folder) / 1e6:.1f} MB of weights" + ("" if shipped else f", {licence_of(folder)}"))
@@ -119,6 +130,8 @@ def is_folder(model: str) -> bool:
 def check_files(*names: str) -> Callable[[Path], None]:
     "A check that a folder has these files, and that safetensors among them can be opened."
     def check(folder: Path) -> None:
+        from synthnb.data import tensor_names  # torch
+
         for name in names:
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} holds no {name}")
@@ -128,12 +141,20 @@ def check_files(*names: str) -> Callable[[Path], None]:
 
 
 def check_generator(model: str, parameters: dict) -> Finding:
+    def check_generator_folder(folder: Path) -> None:
+        from synthnb.generate import check_generator_folder as look  # torch and diffusers
+
+        look(folder)
     if is_folder(model):
         return folder_finding("generator", model, check_generator_folder)
     return hub_finding("generator", model, model, check_generator_folder)
 
 
 def check_llm(model: str, parameters: dict) -> Finding:
+    def check_llm_folder(folder: Path) -> None:
+        from synthnb.llm import check_llm_folder as look  # torch and transformers
+
+        look(folder)
     if url := parameters.get("llm_url"):
         return check_server(model, url)
     if is_folder(model):
@@ -160,6 +181,8 @@ def check_classifier(model: str, parameters: dict) -> Finding:
         return folder_finding("classifier", model, check_files("config.json", "model.safetensors"))
     if model.startswith("hf-hub:"):
         return hub_finding("classifier", model, model.removeprefix("hf-hub:").partition("@")[0], check_files("config.json", "model.safetensors"))
+    import timm
+
     if not timm.is_model(model):
         near = difflib.get_close_matches(model.split(".")[0], timm.list_models(), n=3)
         return Finding("missing", "classifier", f"timm knows no {model!r}", f"near: {', '.join(near)}" if near else "give a timm id or a folder")
@@ -177,6 +200,8 @@ def check_clip(model: str, parameters: dict) -> Finding:
         return folder_finding("clip", model, weights)
     if model.startswith("hf-hub:"):
         return hub_finding("clip", model, model.removeprefix("hf-hub:"), weights)
+    import open_clip
+
     tag = parameters.get("clip_weights") or ""
     if model not in open_clip.list_models() or tag not in open_clip.list_pretrained_tags_by_model(model):
         return Finding("missing", "clip", f"open_clip has no weights {tag!r} of {model!r}", f"tags of it: {', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}")
@@ -199,6 +224,9 @@ def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Siz
         return Finding("ok", "data", "digits come with scikit-learn"), Size(10, 897)
     if source.startswith("hf:"):
         return _check_hub_set(source[3:].partition("#")[0]), Size()
+    from synthnb.data import FRACTIONS
+    from synthnb.sets import NAMED, VAL_SHARE, list_set  # torch
+
     try:
         sides = list_set(source, root)
     except (OSError, ValueError) as error:
@@ -263,6 +291,9 @@ def pixels_of(folder: Path) -> int:
 
 def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tuple[float, float]:
     "Seconds and bytes of a plan of as many images, from two batches that are drawn here."
+    from synthnb.plan import write_plan
+    from synthnb.shards import estimate_cost
+
     with tempfile.TemporaryDirectory() as folder:
         prompts = {f"class {i}": [f"a photo of class {i}"] for i in range(classes)}
         written = write_plan(Path(folder) / "plan.parquet", prompts, max(1, images // classes), seed=0, model=parameters["generator"],
@@ -287,7 +318,7 @@ def _cost_of(settings: dict, images: int, classes: int, measure: bool) -> tuple[
     "Seconds and bytes as measured here, and seconds by a published rate; None for what is not known."
     model, seconds, need = settings["generator"], None, None
     folder = Path(locate(model)).expanduser() if is_folder(model) else cached_folder(model)
-    if folder and folder.is_dir() and measure and (torch.cuda.is_available() or size_of(folder) < 2e8):
+    if folder and folder.is_dir() and measure and (gpu_memory() or size_of(folder) < 2e8):
         seconds, need = measure_plan(settings, str(folder), images, classes)
     if need is None and folder and (side := pixels_of(folder)):
         need = images * (side * side * BYTES_A_PIXEL[settings.get("image_format", "png")] + 4000)
@@ -340,17 +371,29 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days" if seconds > 172_800 else f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} s"
 
 # %% ../nbs/12d_doctor.ipynb #832610c5
+def gpu_memory() -> int:
+    "Bytes of the first GPU that torch can use, 0 without one; torch is imported only where the system has a device or a driver."
+    places = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia")
+    if sys.platform == "linux" and not any(Path(place).exists() for place in places):
+        return 0
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+
+# %% ../nbs/12d_doctor.ipynb #86543a93
 def check_gpu(parameters: dict, models: list[str]) -> Finding:
     "The device that the run asks for, and whether the generator's weights fit."
     asked = parameters.get("device", "auto")
-    if not torch.cuda.is_available():
+    if not gpu_memory():
         large = [model for model in models if not model.startswith("glyphworld/")]
         if asked.startswith("cuda"):
             return Finding("missing", "GPU", f"device is {asked}, and there is no GPU", "a machine with a GPU, or device: auto")
         if not large:
             return Finding("ok", "GPU", "none here, and glyphworld's models need none")
         return Finding("unknown", "GPU", f"none here: {', '.join(large)} will run on the CPU, images of 512 pixels in minutes each")
-    card, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    import torch
+
+    card, memory = torch.cuda.get_device_name(), gpu_memory()
     generator = parameters.get("generator", "")
     folder = Path(locate(generator)).expanduser() if is_folder(generator) else cached_folder(generator) if generator else None
     if folder is None or not folder.is_dir():
@@ -415,6 +458,35 @@ def needs_of(parameters: dict, root: str | None) -> Iterator[Need]:
             elif re.search(r"^hf(-hub)?:|^glyphworld/|^[~/.].*/", text):
                 yield Need(name, text)
 
+# %% ../nbs/12d_doctor.ipynb #2e0033dd
+def class_names_of(source: str, root: str | Path | None = None) -> tuple[str, ...]:
+    "The class names of a set of images, as far as they can be listed; none where the set is not there."
+    if source == "digits" and not Path(source).is_dir():
+        return ()  # the shipped models were made for them
+    if names := folder_class_names(source):
+        return names
+    from synthnb.sets import list_set  # torch
+
+    try:
+        return next(iter(list_set(source, root).values())).classes
+    except (OSError, ValueError, ImportError):  # said by `check_set`
+        return ()
+
+
+def check_classes_known(parameters: dict, root: str | Path | None = None) -> Finding | None:
+    "Were the models of a run taught its classes? None where no model has a closed list, or the classes are not known."
+    asked, source = asked_models(parameters), real_source(parameters)
+    closed = [model for model in asked.values() if (folder := model_folder(model)) and (folder / KNOWN_NAMES).is_file()]
+    classes = class_names_of(source, root) if closed and source else ()
+    if not classes:
+        return None
+    try:
+        refuse_unknown(asked, class_words(parameters, classes), "-p {}")
+    except ValueError as error:
+        told, _, cure = str(error).partition(". Name models")
+        return Finding("missing", "class names", told, f"name models{cure}")
+    return Finding("ok", "class names", f"{', '.join(dict.fromkeys(closed))} {'was' if len(set(closed)) == 1 else 'were'} taught all {len(classes)} of them")
+
 # %% ../nbs/12d_doctor.ipynb #6f1c2a9e
 def in_cells(numbers: list[int], cells: list) -> str:
     "Which of the cells: `cells 0-3, 8`; empty for all of them."
@@ -441,7 +513,14 @@ def examine(
             wrong.setdefault(str(error), []).append(number)
     if wrong:
         return [Finding("missing", "parameters", told, cells=in_cells(numbers, cells)) for told, numbers in wrong.items()]
-    findings = [Finding("ok", "parameters", f"all {len({name for cell in cells for name in cell})} are known to {Path(notebook).stem} and of its types")]
+    findings, told = [], {}
+    for number, parameters in enumerate(resolved):
+        for why in wrong_values(parameters):
+            told.setdefault(Finding("missing", "parameters", why), []).append(number)
+        if known := check_classes_known(parameters, root):
+            told.setdefault(known, []).append(number)
+    findings += [replace(found, cells=in_cells(numbers, cells)) for found, numbers in told.items()]
+    findings = findings if any(found.what == "parameters" for found in findings) else [Finding("ok", "parameters", f"all {len({name for cell in cells for name in cell})} are known to {Path(notebook).stem} and of its types"), *findings]
     wanted, looked, machines, plans = [list(dict.fromkeys(needs_of(one, root and str(root)))) for one in resolved], {}, {}, {}
     needs = list(dict.fromkeys(need for its in wanted for need in its))
     kinds = list(dict.fromkeys(need.what for need in needs))
