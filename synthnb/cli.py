@@ -428,13 +428,6 @@ def _warn_unknown(generator: str, words: dict[str, list[str]]) -> None:
         typer.echo(f"warning: {error}", err=True)
 
 
-def _read_book(book: Path):
-    """A book of prompts."""
-    from synthnb.diversify import load_book
-
-    return load_book(book)
-
-
 def _style_id(style: Path | None) -> str:
     """What a plan calls a style token."""
     if style is None:
@@ -465,11 +458,12 @@ def plan(
     batch_size: Annotated[int, typer.Option(min=1, help="Images drawn together; part of the plan, because it moves pixels by about 1/255.")] = 64,
 ) -> None:
     """Write down every image before any is drawn."""
+    from synthnb.book import load_book
     from synthnb.plan import write_plan
 
     with before_start():
         _refuse_settings(generator, scheduler, size, dtype)
-    table = _read_book(book)
+    table = load_book(book)
     many = n * table["class"].nunique()
     shard_size = shard_size or (64 if many <= 1024 else 1024)
     written = write_plan(out, table, n, seed=seed, model=generator, revision=revision, style=_style_id(style), steps=steps,
