@@ -63,9 +63,9 @@ def load_book(path: str | Path) -> pd.DataFrame:
             book = pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line])
             about = json.loads(_about_of(path).read_text(encoding="utf-8")) if _about_of(path).is_file() else {}
     except (ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} is not a book of prompts ({error}): `synthnb prompts` writes one") from error
     if problem := _problem(book):
-        raise ValueError(f"{path} is not a book of prompts: {problem}")
+        raise ValueError(f"{path} is not a book of prompts: {problem}; `synthnb prompts` writes one")
     book.attrs = {"missing": about.get("missing", {}), "about": about.get("about", {})}
     return book
 

@@ -59,8 +59,10 @@ def gather_parameters(
     if file is not None:
         try:
             parameters = yaml.load(file.read_text(encoding="utf-8"), _PlainYaml) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" in line {mark.line + 1} ({error.problem})" if mark else ""
+            raise ValueError(f"{file} is not YAML{where}: write one `name: value` a line") from error
         if not isinstance(parameters, dict):
             raise ValueError(f"{file} holds a {type(parameters).__name__}; it should hold one `name: value` a line")
     for pair in pairs:
@@ -79,7 +81,7 @@ def find_experiment(
     roots = [root for root in (here, *here.parents, Path(synthnb.__file__).resolve().parents[1]) if (root / "nbs/experiments").is_dir()]
     if name.endswith(".ipynb"):
         if not Path(name).is_file():
-            raise FileNotFoundError(f"there is no notebook {name}")
+            raise FileNotFoundError(f"there is no notebook {name}: check its name; `synthnb run --help` lists the experiments")
         return Path(name).resolve(), (roots[0] if roots else here) / "outputs"
     if not roots:
         raise FileNotFoundError("experiments live in a checkout of synthnb (nbs/experiments): go into one, or give the path of a notebook")
@@ -118,6 +120,7 @@ def plain_error(error: BaseException) -> str:
     else:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    lines[0] = re.sub(r"\b[A-Z]\w*(Error|Exception|Warning): ", "", lines[0])  # names of classes are for programmers
     shown = lines[0] + (" (more with `synthnb --traceback ...`)" if lines[1:] else "")
     return shown.replace(f"{Path(synthnb.__file__).resolve().parent / 'models'}{os.sep}", "glyphworld/").replace(f"{Path(synthnb.__file__).parent / 'models'}{os.sep}", "glyphworld/")
 
@@ -322,10 +325,15 @@ def _asked_classes(classes: list[str], senses: Path | None) -> dict[str, list[st
         _refuse_typed(classes)
         return class_words({"senses": str(senses or "")}, classes)
     names = folder_class_names(classes[0])
-    if names is None or len(names) < 2:  # tars, or a layout that its own reader judges
+    if names is not None and len(names) == 1:
+        raise ValueError(f"{classes[0]} has only one class, '{names[0]}': a classifier needs two, each with a folder of its own")
+    if names is None:  # tars, or a layout that its own reader judges
         from synthnb.data import folder_classes
 
-        names = folder_classes(classes[0])
+        try:
+            names = folder_classes(classes[0])
+        except ValueError as error:
+            raise ValueError(f"{classes[0]}: {error}, each with a folder of its own") from error
     return class_words({"senses": str(senses or "")}, names)
 
 # %% ../nbs/13_cli.ipynb #6e1403d3
@@ -523,10 +531,10 @@ def generate(
     except KeyboardInterrupt as stopped:
         typer.echo(str(stopped) or f"stopped: whole shards are kept in {out}; the same command goes on", err=True)
         raise typer.Exit(130) from stopped
-    typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part, images))
+    typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
 
 
-def _nothing_to_draw(folder: Path, plan, part: slice, budget: int | None) -> str:
+def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
     """What to say where no shard was missing."""
     from synthnb.shards import ShardFolder
 
@@ -534,8 +542,6 @@ def _nothing_to_draw(folder: Path, plan, part: slice, budget: int | None) -> str
     wanted = home.pieces(plan.images)[part]
     there = [piece for piece in wanted if piece.name in home.published()]
     drawn = sum(home.sidecar(piece.name).get("images", 0) for piece in there)
-    if len(there) < len(wanted):
-        return f"0 images in 0 new shards: the budget of {budget} images is less than the next shard, which holds {plan.settings.shard_size}; raise --images"
     rows = sum(piece.last - piece.first for piece in wanted)
     return f"finished: all {rows:,} images of this part of the plan are drawn already, {drawn:,} of them in {folder} ({len(there):,} shards); nothing is left to do"
 

@@ -328,7 +328,8 @@ def _read_mapping(source: Mapping | str | Path, what: str) -> tuple[Mapping, str
         text = path.read_text(encoding="utf-8")
         node, table = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError(f"{path} is not YAML{f' in line {mark.line + 1} ({error.problem})' if mark else ''}: write one `class: what it means` a line") from error
     if table is None:
         return {}, str(path)
     if not isinstance(table, dict):

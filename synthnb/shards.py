@@ -232,7 +232,7 @@ class ShardFolder:
         self.own = self.path / ".synthnb"
         plans = sorted((self.own / "plans").glob("*.parquet"))
         if not plans:
-            raise FileNotFoundError(f"{self.path} is no folder of shards: it has no plan in .synthnb/plans")
+            raise FileNotFoundError(f"{self.path} is no folder of shards: it has no plan in .synthnb/plans; `synthnb generate` makes such a folder")
         self.plan = Plan(plans[-1])
         self.volumes = [int(path.stem.split("-")[0]) for path in plans]
 
@@ -922,7 +922,11 @@ def _check_image(content: bytes, record: dict, expected: dict[str, dict], left: 
 def locate_image(image: str | Path) -> tuple[ShardFolder, Piece, int]:
     "The folder, shard and row that `folder/id` means. Raises `FileNotFoundError` or `KeyError`."
     home, key = ShardFolder(Path(image).parent), Path(image).stem
-    row = home.plan.find(key)
+    try:
+        row = home.plan.find(key)
+    except KeyError:
+        first = home.plan.rows(0, 1)["id"][0]
+        raise KeyError(f"{home.path} has no image '{key}' in its plan: ids are such as {first}, from 000000 to {home.plan.images // len(home.plan.classes) - 1:06d} of each class") from None
     return home, next(piece for piece in home.pieces() if piece.first <= row < piece.last), row
 
 
