@@ -773,10 +773,13 @@ def sweep(
         notebook, default_outputs = _experiment_of(grid, spec)
 
     from synthnb.index import write_index
+    from synthnb.parameters import wrong_values
     from synthnb.sweep import plan_sweep, run_sweep
 
     with before_start():
         planned = plan_sweep(notebook, spec, outputs or default_outputs, grid.stem)
+        if told := list(dict.fromkeys(why for cell in planned.cells for why in wrong_values(cell.parameters))):
+            raise ValueError("; ".join(told))
     if dry_run:
         lines = [f"{number} {found:10} {cell.run} {cell.parameters}" for number, (cell, found) in enumerate(zip(planned.cells, planned.states()))]
         typer.echo("\n".join([*lines, f"{len(lines)} cells; as an array of jobs: sbatch --array=0-{len(lines) - 1} ... --index $SLURM_ARRAY_TASK_ID"]))

@@ -92,7 +92,8 @@ def refuse_before_start(
     "Raise `ValueError` for what `refuse_study` refuses, and for real images that models with a closed list of names do not know by these names."
     refuse_study(parameters, root)
     source = real_source(parameters)
-    closed = [folder for model in asked_models(parameters).values() if (folder := model_folder(model)) and (folder / KNOWN_NAMES).is_file()]
+    seeing = (model for name, model in asked_models(parameters).items() if name != "llm")  # a chat model sees no images
+    closed = [folder for model in seeing if (folder := model_folder(model)) and (folder / KNOWN_NAMES).is_file()]
     if source and closed and (source != "digits" or Path(source).is_dir()):
         eye = next((place for folder in closed for place in (folder, folder.parent / "clip") if (place / "open_clip_config.json").is_file()), None)
         _refuse_images(source, str(eye or ""), json.dumps(parameters, sort_keys=True), str(root or ""))

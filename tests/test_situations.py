@@ -103,6 +103,7 @@ TABLE = [
     ("which experiments there are", ["run", "--help"], 0, ("Experiments", "bridge_study", None)),
     ("a grid that names no experiment", ["sweep", "grid.yaml"], 2, ("does not say which experiment", "grid.yaml", "write `experiment: NAME`")),
     ("a grid with a typo", ["sweep", "typo.yaml"], 2, ("unknown parameter", "shot", "did you mean 'shots'")),
+    ("a grid with a method that there is not", ["sweep", "method.yaml", "--dry-run"], 2, ("there is no 'bridgd'", "parameter methods", "did you mean bridged?")),
     ("the doctor on a file of any experiment", ["doctor", "shots.yaml"], 2, ("does not say which experiment", "shots.yaml", "name it")),
     # plans
     ("a scheduler that there is not", ["plan", "book.jsonl", "--scheduler", "DDIMSchedular"], 2, ("has no DDIMSchedular", "--scheduler", "near: DDIMScheduler")),
@@ -199,6 +200,7 @@ def workshop(tmp_path_factory):
     Path("list.yaml").write_text("- shots\n")
     Path("grid.yaml").write_text("grid: {shots: [1, 2]}\n")
     Path("typo.yaml").write_text("experiment: quickstart\ngrid: {shot: [1, 2]}\n")
+    Path("method.yaml").write_text("experiment: quickstart\ngrid: {methods: [[bridgd], [bridged]]}\n")
     Path("bad.jsonl").write_text("{no json\n")
     Path("bad.ipynb").write_text("no notebook")
     Path("decisions.csv").write_text("id,decision\n")
