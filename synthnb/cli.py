@@ -255,7 +255,7 @@ def run(
         return
     try:
         with if_stopped(f"what was drawn and trained so far is kept in {place}; the same command goes on from there"):
-            run_experiment(notebook, parameters, place, timeout=timeout)
+            folder = Path(run_experiment(notebook, parameters, place, timeout=timeout))
     finally:
         if place.is_dir():
             write_index(place)
