@@ -132,6 +132,7 @@ TABLE = [
     ("a probability in words", ["curate", "plan", "--clip", "glyphworld/clip", "--min-probability", "high"], 1, ("high", "--min-probability", "1/N for chance")),
     ("a list with a path for its name", ["curate", "plan", "--name", "../kept"], 1, ("cannot be the name", "../kept", "take letters and digits")),
     ("images of names that CLIP was never taught", ["curate", "cats", "--clip", "glyphworld/clip", "--agree"], 2, ("never taught 'cat' and 'dog'", "glyphworld/clip", "--clip")),
+    ("a copy of a shipped CLIP under another name", ["curate", "cats", "--clip", "./eye", "--agree"], 2, ("never taught 'cat' and 'dog'", "./eye", "--clip")),
     ("curation that is only looked at", ["curate", "plan", "--clip", "glyphworld/clip", "--agree", "--dry-run"], 0, ("4 images", "plan would be measured", None)),
     ("a format that there is not", ["export", "plan", "exported", "--format", "zip"], 1, ("zip", "format", "imagefolder")),
     ("an export into a folder that is in use", ["export", "plan", "photos"], 1, ("is not empty", "photos", "choose another folder")),
@@ -213,6 +214,7 @@ def workshop(tmp_path_factory):
         plan = write_plan(f"{name}-drawn.parquet" if name == "cats" else "plan.parquet", {one: [f"a photo of a {one}"] for one in classes}, 2, **settings, shard_size=4, batch_size=4)
         generate_shards(plan, name, generator=Path(synthnb.__file__).parent / "models" / "generator", progress=False)
     write_plan("two.parquet", {one: [one] for one in ("three", "eight")}, 2, **settings, shard_size=4, batch_size=4)
+    shutil.copytree(Path(synthnb.__file__).parent / "models" / "clip", "eye")
     shutil.copytree("plan", "damaged")
     tar = next(Path("damaged").glob("*.tar"))
     tar.write_bytes(tar.read_bytes()[:-3000] + b"x" * 1000)
@@ -277,6 +279,14 @@ def test_who_only_looks_imports_no_model_library(words, workshop):
     done = subprocess.run([sys.executable, "-c", LOOK, *words], capture_output=True, text=True)
     heavy, seconds = done.stdout.splitlines()[-1].rsplit(" ", 1)
     assert heavy == "[]" and float(seconds) < 2, done.stdout + done.stderr
+
+
+def test_the_shipped_models_say_all_they_were_taught():
+    from synthnb.glyphllm import NAMES
+    from synthnb.names import taught_names
+
+    for model in ("clip", "generator", "llm"):
+        assert taught_names(f"glyphworld/{model}") == tuple(sorted(set(NAMES))), f"`synthnb glyphworld build` writes the list of {model}"
 
 
 def interrupted(*args, **options):
