@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTES', 'SECRETS', 'SECRET_NAMES', 'STARTS', 'DRAWING',
-           'check_params', 'parameter_table', 'refuse_before_start', 'run_id', 'open_run_folder', 'write_json', 'Busy',
+           'refuse_before_start', 'check_params', 'parameter_table', 'run_id', 'open_run_folder', 'write_json', 'Busy',
            'sole_writer', 'is_running', 'run_folder', 'report', 'headline_of', 'as_records', 'without_nan',
            'stages_folder', 'stage', 'remembered', 'noted_stages', 'versions', 'commit', 'machine', 'private_sockets',
            'environment', 'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html', 'fit_report',
@@ -58,32 +58,6 @@ from .parameters import Parameter, declared_parameters  # noqa: F401, part of th
 from .parameters import (asked_models, check_parameters, class_words, is_parameters, locate, read_parameters, real_source, refuse_study,
                                 resolve_parameters)
 
-# %% ../nbs/12_experiment.ipynb #b1683ecc
-def check_params(
-    scope: dict,  # the notebook's globals()
-) -> HTML | None:  # the parameters of this run as a table; None where the kernel keeps no history
-    "Raise `ValueError` if papermill injected an unknown name or a value of another type than annotated, or for what `refuse_before_start` refuses."
-    cells = scope.get("In", [])
-    declaring = [source for source in cells if is_parameters(source)]
-    if not declaring:
-        return None
-    declared = read_parameters(declaring[-1])
-    injected = [node.targets[0].id for source in cells if source.startswith("# Parameters\n")
-                for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    check_parameters(declared, {name: scope[name] for name in [*declared, *injected]})
-    refuse_before_start({name: scope[name] for name in declared})
-    return parameter_table({name: scope[name] for name in declared}, declared)
-
-
-def parameter_table(values: dict[str, object], declared: dict[str, Parameter]) -> HTML:
-    "Name, value and meaning; what differs from the default is in bold."
-    def row(name):
-        value = html.escape(json.dumps(values[name], ensure_ascii=False))
-        value = value if values[name] == declared[name].default else f"<b>{value}</b>"
-        return f"<tr><td>{name}</td><td>{value}</td><td>{html.escape(declared[name].help)}</td></tr>"
-    head = "<tr><th>parameter</th><th>value</th><th></th></tr>"
-    return HTML(f"<table>{head}{''.join(map(row, values))}</table>".replace("<td>", '<td style="text-align:left">'))
-
 # %% ../nbs/12_experiment.ipynb #237ef3f8
 def refuse_before_start(
     parameters: dict[str, object],   # all of an experiment's
@@ -113,6 +87,32 @@ def _refuse_images(source: str, eye: str, parameters: str, root: str) -> None:
     if eye:
         clip = load_clip(eye, device="cpu")
         refuse_unknown_classes(check_names_known(clip, image_features(clip, images, progress=False), {name: told[-1] for name, told in words.items()}))
+
+# %% ../nbs/12_experiment.ipynb #b1683ecc
+def check_params(
+    scope: dict,  # the notebook's globals()
+) -> HTML | None:  # the parameters of this run as a table; None where the kernel keeps no history
+    "Raise `ValueError` if papermill injected an unknown name or a value of another type than annotated, or for what `refuse_before_start` refuses."
+    cells = scope.get("In", [])
+    declaring = [source for source in cells if is_parameters(source)]
+    if not declaring:
+        return None
+    declared = read_parameters(declaring[-1])
+    injected = [node.targets[0].id for source in cells if source.startswith("# Parameters\n")
+                for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    check_parameters(declared, {name: scope[name] for name in [*declared, *injected]})
+    refuse_before_start({name: scope[name] for name in declared})
+    return parameter_table({name: scope[name] for name in declared}, declared)
+
+
+def parameter_table(values: dict[str, object], declared: dict[str, Parameter]) -> HTML:
+    "Name, value and meaning; what differs from the default is in bold."
+    def row(name):
+        value = html.escape(json.dumps(values[name], ensure_ascii=False))
+        value = value if values[name] == declared[name].default else f"<b>{value}</b>"
+        return f"<tr><td>{name}</td><td>{value}</td><td>{html.escape(declared[name].help)}</td></tr>"
+    head = "<tr><th>parameter</th><th>value</th><th></th></tr>"
+    return HTML(f"<table>{head}{''.join(map(row, values))}</table>".replace("<td>", '<td style="text-align:left">'))
 
 # %% ../nbs/12_experiment.ipynb #98b9b89a
 def run_id(notebook: Path, parameters: dict[str, object]) -> str:
