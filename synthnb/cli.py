@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['app', 'glyphworld_app', 'parameter_value', 'gather_parameters', 'find_experiment', 'Refused', 'before_start',
-           'OneLineErrors', 'PairedParameters', 'main', 'run', 'prompts', 'plan', 'generate', 'verify', 'why', 'replay',
-           'curate', 'export', 'show', 'build', 'sweep', 'check', 'index_runs', 'doctor', 'ledger']
+           'plain_error', 'OneLineErrors', 'if_stopped', 'PairedParameters', 'ExperimentCommand', 'main', 'run',
+           'prompts', 'plan', 'generate', 'verify', 'why', 'replay', 'curate', 'export', 'show', 'build', 'sweep',
+           'check', 'index_runs', 'doctor', 'ledger']
 
 # %% ../nbs/13_cli.ipynb #6bab315d
+import difflib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -56,8 +60,10 @@ def gather_parameters(
     if file is not None:
         try:
             parameters = yaml.load(file.read_text(encoding="utf-8"), _PlainYaml) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" in line {mark.line + 1} ({error.problem})" if mark else ""
+            raise ValueError(f"{file} is not YAML{where}: write one `name: value` a line") from error
         if not isinstance(parameters, dict):
             raise ValueError(f"{file} holds a {type(parameters).__name__}; it should hold one `name: value` a line")
     for pair in pairs:
@@ -76,15 +82,22 @@ def find_experiment(
     roots = [root for root in (here, *here.parents, Path(synthnb.__file__).resolve().parents[1]) if (root / "nbs/experiments").is_dir()]
     if name.endswith(".ipynb"):
         if not Path(name).is_file():
-            raise FileNotFoundError(f"there is no notebook {name}")
+            raise FileNotFoundError(f"there is no notebook {name}: check its name; `synthnb run --help` lists the experiments")
         return Path(name).resolve(), (roots[0] if roots else here) / "outputs"
     if not roots:
         raise FileNotFoundError("experiments live in a checkout of synthnb (nbs/experiments): go into one, or give the path of a notebook")
     notebook = roots[0] / "nbs/experiments" / f"{name}.ipynb"
     if not notebook.is_file():
-        known = ", ".join(sorted(path.stem for path in notebook.parent.glob("[!_.]*.ipynb"))) or "none yet"
-        raise FileNotFoundError(f"there is no experiment {name!r}; there is: {known}")
+        known = sorted(path.stem for path in notebook.parent.glob("[!_.]*.ipynb"))
+        near = difflib.get_close_matches(name, known, n=1)
+        raise FileNotFoundError(f"there is no experiment '{name}'{f', did you mean {near[0]}?' if near else ''}; there are: {', '.join(known) or 'none yet'}")
     return notebook, roots[0] / "outputs"
+
+
+def _checkout() -> Path:
+    """The checkout that the current folder or the package lies in; the current folder, if there is none."""
+    here, own = Path.cwd(), Path(synthnb.__file__).resolve().parents[1]
+    return next((root for root in (here, *here.parents, own) if (root / "nbs/experiments").is_dir()), here)
 
 # %% ../nbs/13_cli.ipynb #180878b7
 class Refused(ValueError):
@@ -100,20 +113,56 @@ def before_start() -> Iterator[None]:
         raise Refused(str(error)) from error
 
 
+def plain_error(error: BaseException) -> str:
+    """An exception as one line for people: no number of the system's, no quoted text, no place inside of this package."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        text += ": look whether you may read and write there" if isinstance(error, PermissionError) else ""
+    else:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    lines[0] = re.sub(r"\b[A-Z]\w*(Error|Exception|Warning): ", "", lines[0])  # names of classes are for programmers
+    shown = lines[0] + (" (more with `synthnb --traceback ...`)" if lines[1:] else "")
+    return shown.replace(f"{Path(synthnb.__file__).resolve().parent / 'models'}{os.sep}", "glyphworld/").replace(f"{Path(synthnb.__file__).parent / 'models'}{os.sep}", "glyphworld/")
+
+
+def _say_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning of this package as one line; those of libraries are for programmers."""
+    if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(synthnb.__file__).parent):
+        typer.echo(f"warning: {plain_error(ValueError(message))}", err=True)
+
+
 class OneLineErrors(TyperGroup):
     """A command group that prints an exception as one line and exits with status 1, or 2 for what was refused."""
 
     def invoke(self, ctx):
+        before, warnings.showwarning = warnings.showwarning, _say_warning
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.TyperException):
             raise
+        except KeyboardInterrupt:
+            typer.echo("stopped: nothing that was there is changed; the same command begins again", err=True)
+            raise typer.Exit(130) from None
         except Exception as error:
             if ctx.params["traceback"]:
                 raise
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            typer.echo(f"error: {lines[0]}" + (" (more with `synthnb --traceback ...`)" if lines[1:] else ""), err=True)
+            typer.echo(f"error: {plain_error(error)}", err=True)
             raise typer.Exit(2 if isinstance(error, Refused) else 1) from error
+        finally:
+            warnings.showwarning = before
+
+
+@contextmanager
+def if_stopped(
+    how: str,  # what is kept, and how to go on
+) -> Iterator[None]:
+    """Inside, Ctrl-C ends with a sentence and status 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        typer.echo(f"stopped: {how}", err=True)
+        raise typer.Exit(130) from stopped
 
 # %% ../nbs/13_cli.ipynb #d26fa7d4
 class PairedParameters(TyperCommand):
@@ -127,6 +176,29 @@ class PairedParameters(TyperCommand):
                 value = None if "=" in name else next(rest, None)
                 joined.append(name if value is None else f"{name}={value}")
         return super().parse_args(ctx, joined)
+
+
+class ExperimentCommand(PairedParameters):
+    """A command whose `NAME --help` lists the parameters of the experiment NAME, and whose `--help` lists the experiments."""
+
+    def parse_args(self, ctx, args):
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx, formatter):
+        from synthnb.parameters import declared_parameters
+
+        folder, found = _checkout() / "nbs/experiments", []
+        for word in ctx.meta.get("words", ()):
+            if not word.startswith("-") and not found:
+                found = [path for path in (Path(word), folder / f"{word}.ipynb") if path.suffix == ".ipynb" and path.is_file()]
+        if not found:
+            known = ", ".join(sorted(path.stem for path in folder.glob("[!_.]*.ipynb")))
+            with formatter.section("Experiments"):
+                formatter.write_text(f"{known}. `synthnb run NAME --help` lists the parameters of one." if known else "none here: go into a checkout of synthnb, or give a notebook's path")
+            return
+        with formatter.section(f"Parameters of {found[0].stem}, each given as -p NAME VALUE"):
+            formatter.write_dl([(one.name, f"{one.help}  [{one.type}, default: {one.default if one.default != '' else 'empty'}]") for one in declared_parameters(found[0]).values()])
 
 # %% ../nbs/13_cli.ipynb #e46261bd
 app = typer.Typer(
@@ -150,32 +222,63 @@ def main(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait: see above
 
 # %% ../nbs/13_cli.ipynb #ad3e5f36
-@app.command(cls=PairedParameters)
+@app.command(cls=ExperimentCommand)
 def run(
-    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A name in nbs/experiments, or a notebook's path.")],
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A name in nbs/experiments, or a notebook's path. `run EXPERIMENT --help` lists its parameters.")],
     file: Annotated[Path | None, typer.Option("-f", "--file", exists=True, dir_okay=False, help="YAML file of parameters.")] = None,
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="One parameter; repeat for more.")] = None,
     outputs: Annotated[Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")] = None,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be run; start nothing.")] = False,
 ) -> None:
     """Run an experiment; print its report's path. The runs' index.html is made anew."""
+    from synthnb.parameters import declared_parameters, refuse_study, resolve_parameters
+
     with before_start():
         notebook, default_outputs = find_experiment(experiment)
+        texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
+        parameters, place = gather_parameters(file, parameter or [], texts), outputs or default_outputs
+        given, resolved = resolve_parameters(notebook, parameters)
+        refuse_study(resolved)  # in a second, before Jupyter is imported
 
-    from synthnb.experiment import declared_parameters, resolve_parameters, run as run_experiment
+    from synthnb.experiment import refuse_before_start, run as run_experiment, run_id, state
     from synthnb.index import write_index
 
     with before_start():
-        texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
-        parameters, place = gather_parameters(file, parameter or [], texts), outputs or default_outputs
-        resolve_parameters(notebook, parameters)
+        refuse_before_start(resolved)
+        _refuse_models(resolved)
+    folder = place / notebook.stem / run_id(notebook, resolved)
+    if dry_run:
+        done = {"DONE": "it is done already and would be made anew", "FAILED": "it failed before"}.get(state(folder), "it was never finished") if folder.is_dir() else "it is new"
+        typer.echo(f"{notebook.stem} would run in {folder} ({done}) with {', '.join(f'{name} {value}' for name, value in given.items()) or 'all defaults'}; "
+                   f"nothing was started. `synthnb doctor` estimates disk and time")
+        return
     try:
-        folder = run_experiment(notebook, parameters, place, timeout=timeout)
+        with if_stopped(f"what was drawn and trained so far is kept in {place}; the same command goes on from there"):
+            folder = Path(run_experiment(notebook, parameters, place, timeout=timeout))
     finally:
         if place.is_dir():
             write_index(place)
-    typer.echo(Path(folder) / "report.html")
+    typer.echo(folder / "report.html")
+
+
+def _refuse_models(parameters: dict) -> None:
+    """ValueError for ids that the models' own libraries do not know; what is only not fetched yet passes where there is a network."""
+    from synthnb.parameters import model_folder
+
+    ids = {what: model for what in ("classifier", "clip") if isinstance(model := parameters.get(what), str) and model and model_folder(model) is None
+           and not model.endswith(".safetensors")}
+    if not ids:
+        return
+    from huggingface_hub import constants
+
+    from synthnb.doctor import MODELS as checks  # timm and open_clip, which know their ids
+
+    for what, model in ids.items():
+        found = checks[what](model, parameters)
+        if found.state == "missing" and (constants.HF_HUB_OFFLINE or not found.cure.startswith("hf download")):
+            raise ValueError(f"parameter {what}: {found.told}" + (f": {found.cure}" if found.cure else ""))
 
 # %% ../nbs/13_cli.ipynb #c76a8cc1
 def _find_phrases(
@@ -213,7 +316,40 @@ def _further(text: str) -> dict:
 
 
 def _is_folder(classes: list[str]) -> bool:
-    return len(classes) == 1 and Path(classes[0]).is_dir()
+    return len(classes) == 1 and Path(classes[0]).expanduser().is_dir()
+
+
+def _refuse_typed(classes: Sequence[str]) -> None:
+    """ValueError for what was typed in place of class names, and for a folder that is not there."""
+    from synthnb.names import check_classes
+
+    for name in classes:
+        place = Path(name).expanduser()
+        if re.match(r"^([.~]|\.\.)?[/\\]|.*[/\\]$", name) or len(classes) == 1:
+            near = difflib.get_close_matches(place.name, [path.name for path in place.parent.glob("*/")], n=1)
+            raise ValueError(f"there is no folder {name}" + (f", did you mean {place.parent / near[0]}?" if near else "")
+                             + (": a classifier needs two class names or more, or one folder of images" if len(classes) == 1 else ": class names are no paths"))
+    check_classes(classes)
+
+
+def _asked_classes(classes: list[str], senses: Path | None) -> dict[str, list[str]]:
+    """Class name -> the words that models will be asked for; ValueError where there are not two classes."""
+    from synthnb.parameters import class_words, folder_class_names
+
+    if not _is_folder(classes):
+        _refuse_typed(classes)
+        return class_words({"senses": str(senses or "")}, classes)
+    names = folder_class_names(classes[0])
+    if names is not None and len(names) == 1:
+        raise ValueError(f"{classes[0]} has only one class, '{names[0]}': a classifier needs two, each with a folder of its own")
+    if names is None:  # tars, or a layout that its own reader judges
+        from synthnb.data import folder_classes
+
+        try:
+            names = folder_classes(classes[0])
+        except ValueError as error:
+            raise ValueError(f"{classes[0]}: {error}, each with a folder of its own") from error
+    return class_words({"senses": str(senses or "")}, names)
 
 # %% ../nbs/13_cli.ipynb #6e1403d3
 @app.command()
@@ -236,19 +372,34 @@ def prompts(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; ask nothing.")] = False,
 ) -> None:
     """Write diverse prompts for classes: what each name means, in many scenes and styles."""
-    from synthnb.data import folder_classes
-    from synthnb.diversify import estimate_cost, write_prompts
-    from synthnb.experiment import locate
-    from synthnb.lar import load_clip
-    from synthnb.llm import AnswerCache, open_llm
+    from synthnb.names import refuse_unknown
+    from synthnb.parameters import locate
+
+    with before_start():
+        words = _asked_classes(classes, senses)
+        refuse_unknown(({} if llm_url else {"llm": llm}) | ({"clip": clip} if _is_folder(classes) else {}), words)
+
+    from synthnb.diversify import estimate_cost
+    from synthnb.llm import open_llm
 
     model = open_llm(llm if llm_url else locate(llm), llm_url, extra=_further(llm_extra) | ({"max_tokens": llm_tokens} if llm_tokens else {}))
     if dry_run:
-        many = len(folder_classes(classes[0])) if _is_folder(classes) else len(classes)
-        typer.echo(f"{estimate_cost(model, many, n)}\n{estimate_cost(model, 1000, 200)}")
+        typer.echo(f"{estimate_cost(model, len(words), n)}\n{estimate_cost(model, 1000, 200)}")
         return
-    answers, reader = AnswerCache(cache or out.with_suffix(".answers.sqlite")), load_clip(locate(clip), clip_weights)  # the chat model opens its weights when it is asked
-    phrases, unanswered = _find_phrases(classes, senses, template or ["a photo of a {phrase}"], model, reader, answers, seed, out.with_suffix(".senses.html"))
+    with if_stopped(f"the answers so far are kept in {cache or out.with_suffix('.answers.sqlite')}; the same command asks only what is missing"):
+        _write_prompts(model, classes, senses, template or ["a photo of a {phrase}"], n, out, clip, clip_weights, generator, cache, seed)
+
+
+def _write_prompts(model, classes: list[str], senses: Path | None, templates: list[str], n: int, out: Path, clip: str, clip_weights: str | None, generator: str,
+                   cache: Path | None, seed: int) -> None:
+    """The work of `prompts`, once everything is found."""
+    from synthnb.diversify import write_prompts
+    from synthnb.lar import load_clip
+    from synthnb.llm import AnswerCache
+    from synthnb.parameters import locate
+
+    answers, reader = AnswerCache(cache or out.with_suffix(".answers.sqlite")), load_clip(locate(clip), clip_weights)
+    phrases, unanswered = _find_phrases(classes, senses, templates, model, reader, answers, seed, out.with_suffix(".senses.html"))
     book = write_prompts(model, phrases, n, out, generator=locate(generator), clip=reader, seed=seed, cache=answers)
     typer.echo(out)
     failed = [f"{len(names)} {what}: {', '.join(sorted(names))}" for names, what in (
@@ -257,6 +408,60 @@ def prompts(
         raise RuntimeError("; ".join(failed) + ". Run it again: only what failed is asked again")
 
 # %% ../nbs/13_cli.ipynb #ec5d3af5
+def _schedulers() -> list[str]:
+    """The scheduler classes of diffusers, read from its source: importing it takes seconds."""
+    place = Path(find_spec("diffusers").origin).parent / "schedulers" / "__init__.py"
+    names = re.findall(r"\"(\w+Scheduler)\"", place.read_text(encoding="utf-8"))
+    return sorted({name for name in names if not name.startswith("Flax")})
+
+
+def _pixel_step(folder: Path) -> int:
+    """The pixels that an image's side is a multiple of, by the folder of a generator; 1 where that is not told."""
+    import json
+
+    try:
+        blocks = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+        return 2 ** (len(blocks) - 1)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
+
+
+def _refuse_settings(generator: str, scheduler: str, size: int, dtype: str) -> None:
+    """ValueError for what `generate` would fail at: another machine may draw, so only what can be known here."""
+    from synthnb.parameters import missing_model, model_folder
+
+    if why := missing_model(generator):
+        raise ValueError(f"--generator: {why}")
+    if "/" not in generator and model_folder(generator) is None:
+        raise ValueError(f"--generator: there is no folder {generator}, and an id of the hub is written owner/name")
+    if scheduler and scheduler not in (known := _schedulers()):
+        near = difflib.get_close_matches(scheduler, known, n=3, cutoff=0.4)
+        raise ValueError(f"--scheduler: diffusers has no {scheduler}; near: {', '.join(near or known[:5])}")
+    if (folder := model_folder(generator)) is not None and size % (step := _pixel_step(folder)):
+        raise ValueError(f"--size {size}: {generator} draws multiples of {step} pixels, such as {max(step, round(size / step) * step)}; 0 is its own size")
+    if dtype not in ("auto", "float32", "float16", "bfloat16"):
+        raise ValueError(f"--dtype {dtype}: it may be auto, float32, float16 or bfloat16")
+
+
+def _warn_unknown(generator: str, words: dict[str, list[str]]) -> None:
+    """A warning for classes that a generator was never taught: plans may be drawn elsewhere, so they are no error."""
+    from synthnb.names import UnknownNames, refuse_unknown
+
+    try:
+        refuse_unknown({"generator": generator}, words)
+    except UnknownNames as error:
+        typer.echo(f"warning: {error}", err=True)
+
+
+def _style_id(style: Path | None) -> str:
+    """What a plan calls a style token."""
+    if style is None:
+        return ""
+    from synthnb.dsi import load_style
+
+    return load_style(style).id
+
+# %% ../nbs/13_cli.ipynb #c815476f
 @app.command()
 def plan(
     book: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A book of prompts, from `synthnb prompts`.")],
@@ -276,29 +481,37 @@ def plan(
     negative: Annotated[str, typer.Option(help="Negative prompt.")] = "",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Another seed, other images.")] = 0,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images of a shard, the unit that is published and gone on from.")] = 1024,
+    shard_size: Annotated[int | None, typer.Option(
+        min=1, help="Images of a shard: a plan that is stopped goes on from its last whole shard. A plan that shall grow keeps its size.  [default: 64 up to 1,024 images, else 1,024]")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images drawn together; part of the plan, because it moves pixels by about 1/255.")] = 64,
 ) -> None:
     """Write down every image before any is drawn."""
-    from synthnb.diversify import load_book
-    from synthnb.dsi import load_style
+    from synthnb.book import load_book
     from synthnb.plan import write_plan
 
-    written = write_plan(out, load_book(book), n, seed=seed, model=generator, revision=revision, style=load_style(style).id if style else "", steps=steps,
+    with before_start():
+        _refuse_settings(generator, scheduler, size, dtype)
+    table = load_book(book)
+    many = n * table["class"].nunique()
+    shard_size = shard_size or (64 if many <= 1024 else 1024)
+    written = write_plan(out, table, n, seed=seed, model=generator, revision=revision, style=_style_id(style), steps=steps,
                          guidance=guidance, guidance_interval=guidance_interval, scheduler=scheduler, size=size, negative_prompt=negative,
                          scheduler_options=scheduler_options, lora=lora, lora_weight=lora_weight,
                          dtype=dtype, shard_size=shard_size, batch_size=batch_size)
+    _warn_unknown(generator, {name: [name, *rows] for name, rows in table.groupby("class", sort=False).phrase.unique().items()})
     typer.echo(f"{written}\n{out}")
 
-# %% ../nbs/13_cli.ipynb #c815476f
+# %% ../nbs/13_cli.ipynb #f6585d45
 def _machine_slice(text: str) -> slice:
     """`i::n`, the shards of the i-th of n machines."""
     if not re.fullmatch(r"\d+::[1-9]\d*", text):
-        raise ValueError(f"--shards {text!r} should be i::n, such as 0::4 for the first of four machines")
+        raise ValueError(f"--shards {text} should be i::n, such as 0::4 for the first of four machines")
     first, step = map(int, text.split("::"))
+    if first >= step:
+        raise ValueError(f"--shards {text}: tasks are numbered from 0 to {step - 1}; begin the array at 0 (sbatch --array=0-{step - 1}), or shards are left out")
     return slice(first, None, step)
 
-# %% ../nbs/13_cli.ipynb #f6585d45
+# %% ../nbs/13_cli.ipynb #73543e82
 @app.command()
 def generate(
     plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plan, from `synthnb plan`.")],
@@ -322,12 +535,15 @@ def generate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Time a few batches and say what it will take; write nothing.")] = False,
 ) -> None:
     """Draw what is missing of a plan, in shards. Any number of these may work on one folder; starting again goes on."""
-    from synthnb.experiment import locate
+    from synthnb.curate import class_phrases
+    from synthnb.parameters import locate
     from synthnb.plan import Plan
     from synthnb.shards import estimate_cost, generate_shards
 
-    part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
-    place = locate(generator or told.settings.model)
+    with before_start():
+        part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
+        place = locate(generator or told.settings.model)
+    _warn_unknown(generator or told.settings.model, {name: [name, *phrases] for name, phrases in class_phrases(told).items()})
     scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
     if dry_run:
         typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
@@ -336,9 +552,21 @@ def generate(
         done = generate_shards(told, out, generator=place, style=style, workers=workers, ray=ray, device=device, shards=part,
                                kind=kind, quality=quality, patience=patience, max_images=images, max_hours=hours, **scoring)
     except KeyboardInterrupt as stopped:
-        typer.echo(stopped, err=True)
+        typer.echo(str(stopped) or f"stopped: whole shards are kept in {out}; the same command goes on", err=True)
         raise typer.Exit(130) from stopped
-    typer.echo(done)
+    typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
+
+
+def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
+    """What to say where no shard was missing."""
+    from synthnb.shards import ShardFolder
+
+    home = ShardFolder(folder)
+    wanted = home.pieces(plan.images)[part]
+    there = [piece for piece in wanted if piece.name in home.published()]
+    drawn = sum(home.sidecar(piece.name).get("images", 0) for piece in there)
+    rows = sum(piece.last - piece.first for piece in wanted)
+    return f"finished: all {rows:,} images of this part of the plan are drawn already, {drawn:,} of them in {folder} ({len(there):,} shards); nothing is left to do"
 
 # %% ../nbs/13_cli.ipynb #e7e599b8
 @app.command()
@@ -394,9 +622,10 @@ def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path |
     """The scores of a folder, and its board where a CLIP looks."""
     from synthnb.board import make_board
     from synthnb.curate import class_phrases, score_images, stream_kept
-    from synthnb.experiment import locate
     from synthnb.fidelity import extract, open_extractor
-    from synthnb.lar import bare_names, load_clip, read_overrides
+    from synthnb.lar import bare_names, check_names_known, image_features, load_clip, read_overrides, refuse_unknown_classes
+    from synthnb.names import refuse_unknown
+    from synthnb.parameters import locate
     from synthnb.sets import open_real
     from synthnb.shards import ShardFolder
 
@@ -405,12 +634,17 @@ def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path |
         raise ValueError(f"{folder} has no images yet: `synthnb generate` draws them")
     told = bare_names(plan.classes, senses).phrases
     phrases = class_phrases(plan) | {plan.classes[label]: [told[plan.classes[label]]] for label in read_overrides(senses, plan.classes)}
+    if clip:
+        with before_start():
+            refuse_unknown({"clip": clip}, {name: [name, *words] for name, words in phrases.items()})
     eye = load_clip(locate(clip), clip_weights or None, device) if clip else None
     sides = open_real(real, min(256, first[1]["height"])) if real else {}
+    alike = bool(sides) and sides["train"].classes == tuple(plan.classes)
+    if eye is not None and alike:
+        refuse_unknown_classes(check_names_known(eye, image_features(eye, sides["train"], progress=False), {name: words[0] for name, words in phrases.items()}))
     scores = score_images(folder, eye, phrases=phrases, others=others, train=sides.get("train"), test=sides.get("test"))
     if eye is None:
         return scores, None
-    alike = sides and sides["train"].classes == tuple(plan.classes)
     return scores, make_board(scores, extract(open_extractor(eye), sides["train"]) if alike else None)
 
 # %% ../nbs/13_cli.ipynb #96a43f8c
@@ -433,6 +667,7 @@ def curate(
     alike: Annotated[float, typer.Option(min=0, max=1, help="Correlation of thumbnails from which an image is a copy.")] = 0.997,
     decisions: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV of people's decisions: id, decision, class, reviewer, time.")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many images would be measured; measure nothing.")] = False,
 ) -> None:
     """Measure every image once, keep what passes the filters, say what is kept of each class and why the rest is not."""
     import pandas as pd
@@ -446,8 +681,16 @@ def curate(
     copies = {key: alike for key, on in (("duplicates", duplicates), ("leaked", leaked), ("memorised", memorised)) if on}
     filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, **copies,
                       min_probability=_probability(min_probability))
-    scores, board = _scores_and_board(folder, clip, clip_weights, senses, other or [], real, device)
-    curation = decide(scores, filters, decisions=pd.read_csv(decisions, dtype=str) if decisions else None, progress=True)
+    if dry_run:
+        from synthnb.shards import ShardFolder
+
+        home = ShardFolder(folder)
+        many = sum(home.sidecar(shard).get("images", 0) for shard in home.published())
+        typer.echo(f"{many:,} images in {folder} would be measured{f' by {clip}' if clip else ''}; those that were measured in the same way before are not measured again. Nothing was done")
+        return
+    with if_stopped("images that were measured so far may have to be measured again; no list was written"):
+        scores, board = _scores_and_board(folder, clip, clip_weights, senses, other or [], real, device)
+    curation = decide(scores, filters, decisions=pd.read_csv(decisions, dtype=str, keep_default_na=False) if decisions else None, progress=True)
     with pd.option_context("display.max_rows", 30, "display.width", 160, "display.max_columns", 20):
         typer.echo(curation.report().to_string(float_format="{:.3f}".format) if len(scores.classes) <= 30 else curation.report())
     path = write_kept(curation, name)
@@ -464,20 +707,27 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder for the data set: new, or of an export that was broken off.")],
     format: Annotated[str, typer.Option(help="imagefolder, webdataset or parquet (for the Hugging Face hub).")] = "imagefolder",
     kept: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A kept list: only its images, under its labels.")] = None,
-    license: Annotated[str, typer.Option(help="What the data set is offered under, such as cc-by-4.0. A conflict with what it was made from warns.")] = "",
+    licence: Annotated[str, typer.Option(help="What the data set is offered under, such as cc-by-4.0. A conflict with what it was made from warns.")] = "",
     title: Annotated[str, typer.Option(help="Of the card.")] = "",
     llm: Annotated[str, typer.Option(help="What wrote the prompts, for the card: glyphworld/llm, a hub id, a folder.")] = "",
     real: Annotated[str, typer.Option(help="Real data behind senses or style, for the card.")] = "",
     licence_of: Annotated[list[str] | None, typer.Option(metavar="PART=LICENCE", help="The licence of generator, llm or real, where you know it; repeat.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many images would be written, and how large they are; write nothing.")] = False,
 ) -> None:
     """Write a data set that others can open, with a card that says where it comes from. Starting again goes on."""
-    import warnings
-
     from synthnb.share import export_images
 
     stated = gather_parameters(None, licence_of or [], ("generator", "llm", "real"))
-    with warnings.catch_warnings(record=True):  # they are in the result, and said once
-        done = export_images(folder, out, format, kept=kept, license=license, title=title, llm=llm, real=real, licences=stated)
+    if dry_run:
+        from synthnb.shards import ShardFolder
+
+        home = ShardFolder(folder)
+        facts = [home.sidecar(shard) for shard in sorted(home.published())]
+        typer.echo(f"{sum(one.get('images', 0) for one in facts):,} images, {sum(one.get('bytes', 0) for one in facts) / 1e6:,.1f} MB, would be written to {out} as {format}"
+                   f"{f', less what {kept} rejects' if kept else ''}; nothing was written")
+        return
+    with if_stopped(f"what is written so far is kept in {out}; the same command goes on"), warnings.catch_warnings(record=True):  # they are in the result, and said once
+        done = export_images(folder, out, format, kept=kept, licence=licence, title=title, llm=llm, real=real, licences=stated)
     for line in done.warnings:
         typer.echo(f"warning: {line}", err=True)
     typer.echo(done)
@@ -505,11 +755,21 @@ def build(
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Just this stage: vae, judge, cnn, clip, vit, generator, refine, llm. Repeat for more.")] = None,
     steps_scale: Annotated[float, typer.Option(help="Multiplies every recipe's steps: 2 trains twice as long.")] = 1.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the stages and what they took before; train nothing.")] = False,
 ) -> None:
     """Train glyphworld's models from nothing: hours on 2 cores (MODEL_CARD.md has each stage); uses a GPU if there is one. A second start goes on."""
+    if dry_run:
+        import json
+
+        card = json.loads((Path(synthnb.__file__).parent / "models" / "model_card.json").read_text(encoding="utf-8"))
+        for stage, facts in card["stages"].items():
+            if not only or stage in only:
+                typer.echo(f"{stage:10} {facts['seconds'] * steps_scale / 60:5.0f} minutes the last time ({facts['device']}, {facts['threads']} threads)")
+        return
     from synthnb import glyphllm
 
-    typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale))
+    with if_stopped("finished stages and the checkpoints of the one under way are kept; the same command goes on"):
+        typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale))
 
 # %% ../nbs/13_cli.ipynb #dfcc8448
 def _experiment_of(grid: Path, spec: dict) -> tuple[Path, Path]:
@@ -536,10 +796,13 @@ def sweep(
         notebook, default_outputs = _experiment_of(grid, spec)
 
     from synthnb.index import write_index
+    from synthnb.parameters import wrong_values
     from synthnb.sweep import plan_sweep, run_sweep
 
     with before_start():
         planned = plan_sweep(notebook, spec, outputs or default_outputs, grid.stem)
+        if told := list(dict.fromkeys(why for cell in planned.cells for why in wrong_values(cell.parameters))):
+            raise ValueError("; ".join(told))
     if dry_run:
         lines = [f"{number} {found:10} {cell.run} {cell.parameters}" for number, (cell, found) in enumerate(zip(planned.cells, planned.states()))]
         typer.echo("\n".join([*lines, f"{len(lines)} cells; as an array of jobs: sbatch --array=0-{len(lines) - 1} ... --index $SLURM_ARRAY_TASK_ID"]))
@@ -547,7 +810,7 @@ def sweep(
     try:
         outcome = run_sweep(planned, workers=workers, ray=ray, index=index, retry=retry, timeout=timeout)
     except KeyboardInterrupt as stopped:
-        typer.echo(stopped, err=True)
+        typer.echo(str(stopped) or "stopped: finished cells are kept; the same command goes on with the others", err=True)
         raise typer.Exit(130) from stopped
     finally:
         if planned.outputs.is_dir():
@@ -582,11 +845,6 @@ def index_runs(
 
     typer.echo(write_index(outputs or _checkout() / "outputs"))
 
-
-def _checkout() -> Path:
-    here = Path.cwd()
-    return next((root for root in (here, *here.parents) if (root / "nbs/experiments").is_dir()), here)
-
 # %% ../nbs/13_cli.ipynb #9322be60
 @app.command(cls=PairedParameters)
 def doctor(
@@ -600,8 +858,7 @@ def doctor(
 ) -> None:
     """Look for everything a run needs before it starts: models, data, disk, GPU, time. Fetches nothing. Status 1 if something is missing."""
     from synthnb.doctor import diagnosis, examine, guess_experiment
-    from synthnb.experiment import declared_parameters, resolve_parameters
-    from synthnb.sweep import plan_sweep
+    from synthnb.parameters import declared_parameters, resolve_parameters
 
     with before_start():
         spec, how = gather_parameters(file, []), ""
@@ -616,6 +873,8 @@ def doctor(
         texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
         given = gather_parameters(file if not is_grid else None, parameter or [], texts)
         if is_grid:
+            from synthnb.sweep import plan_sweep
+
             spec |= {"base": (spec.get("base") or {}) | given} if given else {}
             given = [cell.parameters for cell in plan_sweep(notebook, spec, place).cells]
             how = f"a grid of {len(given)} cells, as `synthnb sweep --dry-run` numbers them"
@@ -627,7 +886,7 @@ def doctor(
         raise typer.Exit(1)
 
 # %% ../nbs/13_cli.ipynb #c1f780bc
-@app.command()
+@app.command(hidden=True)  # for those who maintain the committed reports
 def ledger(check: Annotated[bool, typer.Option("--check", help="Write nothing; status 1 if the page is not what it should be.")] = False) -> None:
     """Make outputs/ledger.md anew: each claim of both papers beside what the committed reports say; print its path."""
     from synthnb.ledger import ledger_markdown, write_ledger

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ASPECTS', 'TEMPLATE', 'TOKEN_TEMPLATE', 'LOOKS_TEMPLATE', 'LOOKS_TOKEN_TEMPLATE', 'OPTIONAL', 'SLOTS', 'RULES',
-           'DROP_ORDER', 'SHARES', 'COLUMNS', 'TYPICAL', 'TYPICAL_STYLE', 'Scene', 'ScenesAnswer', 'StylesAnswer',
+           'DROP_ORDER', 'SHARES', 'TYPICAL', 'TYPICAL_STYLE', 'Scene', 'ScenesAnswer', 'StylesAnswer',
            'scene_question', 'style_question', 'clean', 'clean_answer', 'same_words', 'is_plural', 'indefinite_article',
            'with_article', 'Idea', 'check_answer', 'Ideas', 'check_phrases', 'ask_ideas', 'template_version',
            'check_template', 'fill', 'tokenizers_of', 'token_counts', 'token_limits', 'check_plain', 'shorten',
-           'check_shares', 'pool_of_rows', 'ideas_needed', 'usable_shares', 'check_begin', 'compose', 'save_book',
-           'load_book', 'prompts_by_class', 'distinct_n', 'dispersion', 'vendi_score', 'pool_prompts', 'diversity',
-           'show_pools', 'Cost', 'estimate_cost', 'write_prompts']
+           'check_shares', 'pool_of_rows', 'ideas_needed', 'usable_shares', 'check_begin', 'compose',
+           'prompts_by_class', 'distinct_n', 'dispersion', 'vendi_score', 'pool_prompts', 'diversity', 'show_pools',
+           'Cost', 'estimate_cost', 'write_prompts']
 
 # %% ../nbs/04_diversify.ipynb #a0d19e4c
 import hashlib
@@ -28,8 +28,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import transformers
 from diffusers import DiffusionPipeline
@@ -38,8 +36,8 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
+from .book import COLUMNS, check_suffix, load_book, save_book
 from .data import LabelledImages
-from .files import whole_file
 from .lar import Clip, overlong
 from .llm import Answer, AnswerCache, Answers, Failure, LocalLLM, Question, Sampling, ServerLLM, ask, json_question
 
@@ -573,10 +571,6 @@ def _rows_of_class(
     return rows
 
 # %% ../nbs/04_diversify.ipynb #c6c2c637
-COLUMNS: tuple[str, ...] = ("id", "label", "class", "phrase", "pool", *ASPECTS, "style", "template_version", "scene_key", "style_key", "prompt",
-                            "tokens", "dropped")
-
-
 def usable_shares(shares: dict[str, float], scenes: bool, styles: bool) -> dict[str, float]:
     "The pools that are left where CD or SD is switched off."
     check_shares(shares)
@@ -704,72 +698,6 @@ def _in_order(book: pd.DataFrame) -> pd.DataFrame:
     "Rows by number, then by class."
     number = book.id.str.rsplit("-", n=1).str[-1].astype(int)
     return book.iloc[np.lexsort((book.label, number))].reset_index(drop=True)
-
-# %% ../nbs/04_diversify.ipynb #a5e084ea
-def _check_suffix(path: Path) -> Path:
-    if path.suffix not in (".parquet", ".jsonl"):
-        raise ValueError(f"cannot tell the format of {path.name!r}: end it in .parquet or .jsonl")
-    return path
-
-
-def _about_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.about.json")
-
-
-def save_book(book: pd.DataFrame, path: str | Path) -> Path:
-    "Write a book as `.parquet` or `.jsonl`; the file appears whole or not at all."
-    path = _check_suffix(Path(path))
-    if book.empty:
-        raise ValueError(f"no prompts to write: {book.attrs.get('missing', {})}")
-    about = json.dumps({"missing": book.attrs.get("missing", {}), "about": book.attrs.get("about", {})}, ensure_ascii=False, indent=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        table = pa.Table.from_pandas(pd.DataFrame(book[list(COLUMNS)]), preserve_index=False)
-        with whole_file(path) as partial:
-            pq.write_table(table.replace_schema_metadata({"synthnb": about}), partial)
-    else:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in book[list(COLUMNS)].to_dict("records"))
-        with whole_file(_about_of(path)) as partial:
-            partial.write_text(about, encoding="utf-8")
-        with whole_file(path) as partial:
-            partial.write_bytes(lines.encode())
-    return path
-
-# %% ../nbs/04_diversify.ipynb #3103821e
-def load_book(path: str | Path) -> pd.DataFrame:
-    "Read what `save_book` wrote; `ValueError` names the file and row of what is not a book of prompts."
-    path = _check_suffix(Path(path))
-    try:
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-            book, about = table.to_pandas(), json.loads((table.schema.metadata or {}).get(b"synthnb", b"{}"))
-        else:
-            book = pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line])
-            about = json.loads(_about_of(path).read_text(encoding="utf-8")) if _about_of(path).is_file() else {}
-    except (ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if problem := _problem(book):
-        raise ValueError(f"{path} is not a book of prompts: {problem}")
-    book.attrs = {"missing": about.get("missing", {}), "about": about.get("about", {})}
-    return book
-
-
-def _problem(book: pd.DataFrame) -> str:
-    "What is wrong with the rows of a book; empty if nothing."
-    if lost := [column for column in COLUMNS if column not in book]:
-        return f"it has no column {lost[0]!r}"
-    numbers, words = ["label", "tokens"], [column for column in COLUMNS if column not in ("label", "tokens")]
-    if not all(pd.api.types.is_integer_dtype(book[column]) for column in numbers) or not book[words].map(lambda cell: isinstance(cell, str)).all(axis=None):
-        return f"{' and '.join(numbers)} must be whole numbers, all else text, and no cell empty"
-    if len(book.drop_duplicates(["label", "class"])) != book["class"].nunique() or book["class"].nunique() != book.label.nunique():
-        return "a class has two labels, or a label two classes"
-    expected = [f"{label:04d}-{number:06d}" for label, number in zip(book.label, book.groupby("label").cumcount())]
-    if list(book.id) != expected:
-        return next(f"where {e} should be stands {i}" for i, e in zip(book.id, expected) if i != e)
-    for row in book.itertuples(index=False):
-        if not row.phrase or row.phrase not in row.prompt or re.search(r"[\x00-\x1f\x7f-\x9f]", row.prompt):
-            return f"row {row.id}: the prompt {row.prompt!r} lacks the phrase {row.phrase!r}, or is not one line of text"
-    return ""
 
 # %% ../nbs/04_diversify.ipynb #504e2bf6
 def prompts_by_class(
@@ -978,7 +906,7 @@ def write_prompts(
     **asking,                          # of `ask_ideas`: count, samples, examples, patience, near, longest, tries
 ) -> pd.DataFrame:                     # the book; attrs["missing"] names classes without prompts
     "Ask for scenes and styles, compose a book of prompts and save it."
-    old = load_book(out) if out and _check_suffix(Path(out)).exists() and not overwrite else None
+    old = load_book(out) if out and check_suffix(Path(out)).exists() and not overwrite else None
     model = {"name": llm.name, "revision": llm.revision, "sampling": asdict(sampling)} if llm else {}
     composing = dict(tokenizers=tokenizers_of(generator), shares=shares, templates=templates, token=token, budget=budget, seed=seed, begin=old, looks=looks)
     trial = compose(phrases, per_class, Ideas("scenes", 0, {}) if scenes else None, Ideas("styles", 0, {}) if styles else None, **composing)

@@ -27,6 +27,7 @@ from .glyphmodels import pick_training_device, recipes_of, run_stage, train_loop
 from .glyphmodels import build as build_pictures
 from .glyphworld import ASPECTS, MODELS, SENSES, STYLES, Sense, senses_named
 from .lar import SensesAnswer, sense_question
+from .names import write_taught_names
 from .llm import AGAIN, Answers, LocalLLM, Message, Question, ask
 
 # %% ../nbs/04b_glyphllm.ipynb #fa7e0c47
@@ -235,6 +236,9 @@ def build(
     if "llm" in stages:
         recipes, work = recipes_of("llm", steps_scale), out / ".build"
         run_stage("llm", recipes, partial(_make_llm, recipes, work, device, progress), out / "llm", work, device)
+    for name in ("clip", "generator", "llm"):
+        if (out / name).is_dir():
+            write_taught_names(out / name, NAMES)
     if all((out / name).is_dir() for name in MODELS):
         measure_again(out, stages, device, progress)
     return out

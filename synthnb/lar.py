@@ -9,8 +9,9 @@ __all__ = ['WORDNET_NOTICE', 'DEFAULT_TEMPLATES', 'plain_text', 'Synset', 'wordn
            'preprocess', 'Clip', 'overlong', 'load_clip', 'ImageFeatures', 'image_features', 'save_features',
            'load_features', 'fill_template', 'text_features', 'merge_candidates', 'class_scores', 'exact_interval',
            'lead_interval', 'Scored', 'Resolution', 'Resolutions', 'save_resolutions', 'load_resolutions', 'resolve',
-           'resolve_names', 'bare_names', 'described_names', 'naive_names', 'curated_names', 'lar_accuracy',
-           'attention_order', 'show_evidence', 'evidence_html', 'write_evidence', 'imagenet_ambiguous']
+           'NameCheck', 'check_names_known', 'refuse_unknown_classes', 'resolve_names', 'bare_names', 'described_names',
+           'naive_names', 'curated_names', 'lar_accuracy', 'attention_order', 'show_evidence', 'evidence_html',
+           'write_evidence', 'imagenet_ambiguous']
 
 # %% ../nbs/03_lar.ipynb #696aec97
 import base64
@@ -20,6 +21,7 @@ import json
 import math
 import re
 import unicodedata
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +55,7 @@ from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor
 from .files import whole_file
 from .hub import FETCHING, first_line, why_not_fetched
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
+from .names import taught_names, unknown_names
 from .sets import imagenet_names
 
 # %% ../nbs/03_lar.ipynb #657a70b2
@@ -327,7 +330,8 @@ def _read_mapping(source: Mapping | str | Path, what: str) -> tuple[Mapping, str
         text = path.read_text(encoding="utf-8")
         node, table = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError(f"{path} is not YAML{f' in line {mark.line + 1} ({error.problem})' if mark else ''}: write one `class: what it means` a line") from error
     if table is None:
         return {}, str(path)
     if not isinstance(table, dict):
@@ -425,6 +429,7 @@ class Clip:
     name: str                        # a folder's own name, or open_clip's name and tag: for records, never a path
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
+    source: str = field(default="", repr=False)  # the folder that it was opened from, if it was one
     known: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)  # ensembles that `text_features` has encoded
 
     def __post_init__(self):
@@ -488,7 +493,8 @@ def load_clip(
         tokenizer = open_clip.get_tokenizer(name)
     except FETCHING as error:
         raise RuntimeError(f"CLIP {str(model)!r} could not be opened: {_how_to_get(name, pretrained, error)}") from error
-    return Clip(net, tokenizer, f"{name}/{pretrained}" if pretrained else folder.resolve().name if folder.is_dir() else name, place, kind)
+    return Clip(net, tokenizer, f"{name}/{pretrained}" if pretrained else folder.resolve().name if folder.is_dir() else name, place, kind,
+                str(folder) if folder.is_dir() else "")
 
 # %% ../nbs/03_lar.ipynb #ddadd78d
 def _check_clip_folder(folder: Path) -> None:
@@ -1000,6 +1006,91 @@ def _speaking(scores: np.ndarray, chosen: int, most: int = 12) -> np.ndarray:
     return np.argsort(-lead, kind="stable")[:most]
 
 # %% ../nbs/03_lar.ipynb #0229a762
+@dataclass(frozen=True)
+class NameCheck:
+    "How well a CLIP tells real images apart by the names of their classes."
+    clip: str
+    images: int
+    right: int
+    chance: float               # images that would be right by chance
+    p: float                    # one-sided, of the permutation test; the larger of two where the CLIP has a closed list of names
+    enough: bool                # would as many images have shown it?
+    unknown: tuple[str, ...]    # classes whose images are not called by their name more often than others are
+
+    @property
+    def verdict(self) -> str:
+        "`known`, `unknown`, or `cannot tell` with too few images."
+        return "known" if self.p <= 0.05 else "unknown" if self.enough else "cannot tell"
+
+    def __str__(self) -> str:
+        counts = f"{self.right} of {self.images} images go to their own class's name, by chance it would be {self.chance:.0f} (p = {self.p:.2g})"
+        some = f"; not by name: {', '.join(self.unknown[:8])}{f' and {len(self.unknown) - 8} more' if len(self.unknown) > 8 else ''}" if self.unknown else ""
+        told = {"known": f"CLIP {self.clip} tells the classes apart by their names", "unknown": f"CLIP {self.clip} does not tell the classes apart by their names",
+                "cannot tell": f"there are too few images to tell whether CLIP {self.clip} knows the classes by their names"}[self.verdict]
+        return f"{told}: {counts}{some}"
+
+
+def check_names_known(
+    clip: Clip,
+    features: ImageFeatures,                 # of real images
+    words: Mapping[str, str] | None = None,  # class -> what to call it, where that is not its own name
+    templates: Sequence[str] = ("a photo of a {phrase}",),
+    *,
+    draws: int = 9999,
+    useful: float = 0.75,                    # of the way from chance to all right: what a CLIP that knows the names reaches (PROPOSED)
+) -> NameCheck:
+    "Ask a CLIP for the class of every real image, by the names alone."
+    texts = text_features(clip, {name: [Candidate(phrase=(words or {}).get(name) or spoken_name(name))] for name in features.classes}, templates)
+    table = torch.cat([texts[name] for name in features.classes])
+    said, labels = (features.features.float() @ table.T).argmax(1).numpy(), features.labels.numpy()
+    n, classes = len(labels), len(features.classes)
+    right = int((said == labels).sum())
+    draws = draws if n <= 5000 else 999
+    rng = np.random.default_rng(0)
+    as_many = sum(int((rng.permutation(labels) == said).sum() >= right) for _ in range(draws))
+    own, called = np.bincount(labels, minlength=classes), np.bincount(said, minlength=classes)
+    even = float((own / max(n, 1)) @ (own / max(n, 1)))  # right by chance, where every class is said as often as it is there
+    p, enough = (1 + as_many) / (1 + draws), _would_show(n, even, even + useful * (1 - even))
+    if taught := taught_names(clip.source) if clip.source else None:
+        hits, share = _among_taught(clip, features, texts, taught, templates)
+        p = max(p, stats.binomtest(hits, n, share, alternative="greater").pvalue if n else 1.0)
+        enough = enough or _would_show(n, share, share + 0.25 * (1 - share))
+    unknown = []
+    for label, name in enumerate(features.classes):
+        hits = int(((said == label) & (labels == label)).sum())
+        square = [[hits, own[label] - hits], [called[label] - hits, n - own[label] - called[label] + hits]]
+        if own[label] >= 4 and stats.fisher_exact(square, alternative="greater").pvalue > 0.05:
+            unknown.append(name)
+    return NameCheck(clip.name, n, right, float(own @ called) / max(n, 1), p, enough, tuple(unknown))
+
+
+def _would_show(n: int, chance: float, useful: float) -> bool:
+    "Does a one-sided binomial test at 5 % find a share of `useful` with n images in four of five tries?"
+    return n > 0 and bool(stats.binom.sf(stats.binom.isf(0.05, n, chance), n, useful) >= 0.8)
+
+
+def _among_taught(clip: Clip, features: ImageFeatures, own: Mapping[str, torch.Tensor], taught: Sequence[str],
+                  templates: Sequence[str]) -> tuple[int, float]:
+    "Images that go to their own class among all names of a closed list, and the share of names that say as much."
+    words = lambda name: set(_same_phrase(name).split())
+    classes, known = features.classes, [name for name in taught if not any(words(name) == words(c) for c in features.classes)]
+    table = text_features(clip, {"": [Candidate(phrase=name) for name in known]}, templates)[""] if known else torch.zeros(0, features.features.shape[1])
+    said = (features.features.float() @ torch.cat([*(own[name] for name in classes), table]).T).argmax(1).tolist()
+    names = [*classes, *known]
+    fits = [[words(c) <= words(name) for name in names] for c in classes]  # "crescent moon" says moon
+    hits = sum(fits[label][one] for label, one in zip(features.labels.tolist(), said))
+    return hits, sum(sum(fits[label]) for label in features.labels.tolist()) / max(len(said) * len(names), 1)
+
+
+def refuse_unknown_classes(check: NameCheck) -> None:
+    "Raise ValueError for a CLIP that does not know the classes; warn where too few images cannot tell."
+    if check.verdict == "unknown":
+        raise ValueError(f"{check}. Whatever it decides about them means nothing. If the names are codes, say what they mean (--senses); else name models that know "
+                         f"what the images show: the parameters generator, clip and llm")
+    if check.verdict == "cannot tell":
+        warnings.warn(f"{check}. It is used all the same", stacklevel=2)
+
+# %% ../nbs/03_lar.ipynb #6840daab
 def resolve_names(
     llm: LocalLLM | ServerLLM | MissingLLM,
     clip: Clip,
@@ -1013,9 +1104,22 @@ def resolve_names(
     progress: bool = True,
 ) -> tuple[Resolutions, Answers]:                   # the meanings; and the answers, with those that failed
     "Ask what the names can mean, take near-paraphrases as one, let the images decide."
+    settled = read_overrides(overrides, features.classes)
+    words = {name: wordnet()[own].lemmas[0] if own in wordnet() else own for label, own in settled.items() if (name := features.classes[label])}
+    refuse_unknown_classes(check_names_known(clip, features, words))
     told, answers = llm_candidates(llm, features.classes, cache=cache, seed=seed, progress=progress)
     candidates = merge_candidates(told, *more, clip=clip, templates=templates)
-    return resolve(clip, features, candidates, overrides, templates, seed=seed), answers
+    found = resolve(clip, features, candidates, overrides, templates, seed=seed)
+    return _without_unknown(found, [getattr(llm, "source", ""), clip.source]), answers
+
+
+def _without_unknown(found: Resolutions, models: Sequence[str | Path]) -> Resolutions:
+    "The same, but that no class is decided by a model that was never taught its name: it would say something of any."
+    names = {c.name: [c.override or spoken_name(c.name)] for c in found.classes}
+    never = {name for model in models if model for name in unknown_names(model, names)}
+    rows = [c.model_copy(update=dict(decided=False, reason="a model was never taught this name: whatever it means to it was made up")) if c.name in never else c
+            for c in found.classes]
+    return found.model_copy(update=dict(classes=tuple(rows)))
 
 # %% ../nbs/03_lar.ipynb #cf3182e0
 def _baseline(method: str, classes: Sequence[str], chosen: Mapping[str, Candidate], missing: str) -> Resolutions:

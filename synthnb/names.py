@@ -134,7 +134,7 @@ def near_names(name: str, taught: Sequence[str], most: int = 3) -> list[str]:
     "Names of a list that come near: one that holds all the words of the other, or one that is spelt alike."
     words = set(_same(name).split())
     inside = [one for one in taught if len(_same(one)) > 1 and (words <= set(_same(one).split()) or set(_same(one).split()) <= words)]
-    alike = difflib.get_close_matches(_same(name), [one for one in taught if len(one) > 2], n=most, cutoff=0.7)
+    alike = difflib.get_close_matches(_same(name), [one for one in taught if len(one) > 2], n=most, cutoff=0.6)
     return list(dict.fromkeys([*sorted(inside, key=len), *alike]))[:most]
 
 # %% ../nbs/00d_names.ipynb #8b13a82e

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .data import check_classes
+from .names import check_classes
 
 # %% ../nbs/04c_plan.ipynb #c90a8393
 def image_seed(

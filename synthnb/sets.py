@@ -199,7 +199,7 @@ NAMED = {name: NamedSet(**facts) for name, facts in json.loads(pkgutil.get_data(
 def prompt_name(
     name: str,  # of a folder or an annotation
 ) -> str:
-    "A class name as a prompt would say it: without the numbers of Dogs and CUB, with the qualifier of SUN397 in front."
+    "A class name of one of the known sets as a prompt would say it: without the numbers of Dogs and CUB, with the qualifier of SUN397 in front."
     for facts in NAMED.values():
         if name in facts.names:
             return facts.names[name]
@@ -526,10 +526,8 @@ def save_folder(
     root = Path(root).expanduser()
     if root.exists():
         raise FileExistsError(f"{root} is there already: remove it or name another folder")
-    if hidden := [name for data in sides.values() for name in data.classes if name.startswith(".")]:
-        raise ValueError(f"{hidden[0]!r} would be a hidden folder: rename the class")
-    if deep := [name for data in sides.values() for name in data.classes if "/" in name]:
-        raise ValueError(f"{deep[0]!r} would be a folder in a folder: rename the class")
+    if hidden := [name for data in sides.values() for name in data.classes if name.startswith(".") or "/" in name]:
+        raise ValueError(f"class '{hidden[0]}' cannot be a folder's name, which holds no slash and begins with no dot: rename the class")
     root.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root.parent, prefix=".folder-") as scratch:
         for side, data in sides.items():

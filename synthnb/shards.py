@@ -36,28 +36,27 @@ from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pandas as pd
 import psutil
-import torch
-from diffusers import DiffusionPipeline
 from filelock import FileLock
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 # %% ../nbs/06b_shards.ipynb #bb577417
 import synthnb
-from .data import LabelledImages
-from .denoise import Room, loop_of
-from .dsi import add_style, load_style
 from .files import free_bytes, whole_file
-from .generate import ClipScore, DrawnBatch, draw_batches, generator_revision, load_generator, lora_revision, plan_call, row_seeds
-from .images import open_image, square, to_tensor
-from .lar import load_clip
 from .plan import Plan, Settings, describe_changes, describe_plans
+
+if TYPE_CHECKING:  # torch, diffusers: those who only look at shards need not wait for them; what draws imports them itself
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from synthnb.data import LabelledImages
+    from synthnb.generate import DrawnBatch
 
 # %% ../nbs/06b_shards.ipynb #85b926ad
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
@@ -69,7 +68,7 @@ _XMP = ('<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmln
 
 
 def encode_image(
-    image: torch.Tensor,  # uint8 [3, H, W]
+    image: "torch.Tensor",  # uint8 [3, H, W]
     passport: dict,       # goes into the file's XMP
     kind: str = "jpeg",   # of SUFFIXES
     quality: int = 95,    # of jpeg and webp
@@ -97,7 +96,7 @@ def embedded_passport(file: str | Path | io.BytesIO) -> dict:
 
 # %% ../nbs/06b_shards.ipynb #c2663fec
 def drawn_with(
-    pipe: DiffusionPipeline,
+    pipe: "DiffusionPipeline",
     generator: str | Path,  # where it was loaded from
     kind: str = "jpeg",
     quality: int = 95,
@@ -107,6 +106,9 @@ def drawn_with(
     passed: dict | None = None,  # what else decided: the arguments of the pipeline's call, the LoRA, the ways to save memory
 ) -> dict[str, object]:
     "What draws a folder's images, beside the plan: it has to stay the same for all of them."
+    from synthnb.denoise import loop_of
+    from synthnb.generate import generator_revision
+
     return (passed or {}) | {"loop": loop_of(pipe), "compiled": compiled, "revision": generator_revision(generator), "style": style, "clip": clip, "scheduler": type(pipe.scheduler).__name__,
             "dtype": str(pipe.dtype).removeprefix("torch."), "format": kind, "quality": quality if kind != "png" else 0}
 
@@ -130,8 +132,10 @@ def make_passport(
     return row | {"attempt": attempt, "drawn_seed": seed, "at_once": at_once, "scores": scores or {}, "drawn_with": made, "versions": versions}
 
 
-def passports(batch: DrawnBatch, made: dict, versions: dict) -> list[dict | None]:
+def passports(batch: "DrawnBatch", made: dict, versions: dict) -> list[dict | None]:
     "One passport for each image of a batch, None where it failed."
+    from synthnb.generate import row_seeds
+
     seeds = {attempt: row_seeds(batch.rows, attempt) for attempt in set(batch.attempts)}
     return [None if i in batch.failures else make_passport(row, batch.attempts[i], seeds[batch.attempts[i]][i], made, versions, batch.at_once, batch.scores.get(i))
             for i, row in enumerate(batch.rows.to_dict("records"))]
@@ -144,7 +148,7 @@ def _tar_entry(name: str, content: bytes) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
 
 
-def _image_entries(image: torch.Tensor, record: dict, kind: str, quality: int) -> bytes:
+def _image_entries(image: "torch.Tensor", record: dict, kind: str, quality: int) -> bytes:
     "An image and its passport as two files of a tar."
     content = encode_image(image, record, kind, quality)
     about = {"file": f"{record['id']}.{SUFFIXES[kind]}", "height": image.shape[1], "width": image.shape[2], "sha256": hashlib.sha256(content).hexdigest()}
@@ -160,7 +164,7 @@ class ShardWriter:
         self._file, self._pending = open(path, "wb"), deque()
         self._encoders, self._writer = ThreadPoolExecutor(threads), ThreadPoolExecutor(1)
 
-    def add(self, images: torch.Tensor, records: Sequence[dict | None]) -> None:
+    def add(self, images: "torch.Tensor", records: Sequence[dict | None]) -> None:
         "Add uint8 [B, 3, H, W]; images without a record are left out."
         encoded = [self._encoders.submit(_image_entries, image, record, self.kind, self.quality) for image, record in zip(images, records) if record]
         self._pending.append(self._writer.submit(self._write_all, encoded))
@@ -239,7 +243,7 @@ class ShardFolder:
         self.own = self.path / ".synthnb"
         plans = sorted((self.own / "plans").glob("*.parquet"))
         if not plans:
-            raise FileNotFoundError(f"{self.path} is no folder of shards: it has no plan in .synthnb/plans")
+            raise FileNotFoundError(f"{self.path} is no folder of shards: it has no plan in .synthnb/plans; `synthnb generate` makes such a folder")
         self.plan = Plan(plans[-1])
         self.volumes = [int(path.stem.split("-")[0]) for path in plans]
 
@@ -422,7 +426,7 @@ def make_shard(
     folder: ShardFolder,
     piece: Piece,
     lease: Lease,
-    draw: Callable[[pd.DataFrame], Iterator[DrawnBatch]],  # rows -> finished batches
+    draw: Callable[[pd.DataFrame], Iterator["DrawnBatch"]],  # rows -> finished batches
     made: dict[str, object],                               # from `drawn_with`
     stop: Callable[[], bool] = lambda: False,              # asked after every batch
 ) -> bool:                                                 # whether it was this worker that published it
@@ -478,7 +482,7 @@ def _disk_full(folder: ShardFolder, piece: Piece, writer: ShardWriter) -> OSErro
 def make_shards(
     folder: ShardFolder,
     pieces: Sequence[Piece],                               # the part of the folder that is asked for
-    draw: Callable[[pd.DataFrame], Iterator[DrawnBatch]],  # rows -> finished batches
+    draw: Callable[[pd.DataFrame], Iterator["DrawnBatch"]],  # rows -> finished batches
     made: dict[str, object],                               # from `drawn_with`
     *,
     patience: float = 300.0,                               # seconds; longer than a batch takes
@@ -532,9 +536,18 @@ def check_style(settings: Settings, given: str) -> None:
         raise ValueError(f"the plan was made for the style {settings.style}, but " + (f"the one given is {given}" if given else "none was given: name its file"))
 
 
+def _style_id(path: str | Path | None) -> str:
+    "What a style's file is known by; empty without one."
+    if not path:
+        return ""
+    from synthnb.dsi import load_style
+
+    return load_style(path).id
+
+
 def settle_style(folder: ShardFolder, path: str | Path | None) -> None:
     "Put the style that was given into a folder that nothing is drawn in yet. Raises `ValueError` if it is not the plan's, or not the one that a begun folder has."
-    given = load_style(path).id if path else ""
+    given = _style_id(path)
     if folder.drawn_with:
         if path and given != (there := folder.drawn_with["style"]):
             raise ValueError(f"{folder.path} was begun with {f'the style {there}' if there else 'no style'}, not {given}: go on with that, or choose another folder")
@@ -549,18 +562,24 @@ def settle_style(folder: ShardFolder, path: str | Path | None) -> None:
 def open_pipeline(
     settings: Settings, generator: str | Path, style: str | Path | None, device: str, dtype: str, revision: str, compile: bool = False,
     memory: str = "auto", variant: str = "",
-) -> DiffusionPipeline:
+) -> "DiffusionPipeline":
     "A plan's generator, with a style."
+    from synthnb.generate import load_generator
+
     hub_revision = None if Path(generator).is_dir() else revision or None
     pipe = load_generator(generator, device, dtype, hub_revision, settings.scheduler, compile, memory=memory, variant=variant,
                           scheduler_options=json.loads(settings.scheduler_options or "{}"), lora=settings.lora, lora_weight=settings.lora_weight)
     if style:
+        from synthnb.dsi import add_style
+
         add_style(pipe, style)
     return pipe
 
 
-def what_was_passed(pipe: DiffusionPipeline, settings: Settings, memory: str = "auto", variant: str = "") -> dict[str, object]:
+def what_was_passed(pipe: "DiffusionPipeline", settings: Settings, memory: str = "auto", variant: str = "") -> dict[str, object]:
     "What decides about pixels beside a plan's own columns: the arguments of the pipeline's call above all."
+    from synthnb.generate import lora_revision, plan_call
+
     passed: dict[str, object] = {"call": plan_call(pipe, pd.Series(settings.columns()))}
     if settings.lora:
         passed["lora"] = {"name": settings.lora, "weight": settings.lora_weight, "sha256": lora_revision(settings.lora)}
@@ -571,18 +590,22 @@ def what_was_passed(pipe: DiffusionPipeline, settings: Settings, memory: str = "
 # %% ../nbs/06b_shards.ipynb #a1e21de2
 def open_drawer(
     job: Job, settings: Settings, style: str | Path | None,
-) -> tuple[dict[str, object], Callable[[pd.DataFrame], Iterator[DrawnBatch]]]:
+) -> tuple[dict[str, object], Callable[[pd.DataFrame], Iterator["DrawnBatch"]]]:
     "What will draw a plan's rows, described and ready. Raises `ValueError` if the plan was made for another generator or style."
+    from synthnb.denoise import Room
+    from synthnb.generate import ClipScore, draw_batches
+    from synthnb.lar import load_clip
+
     pipe = open_pipeline(settings, job.generator, style, job.device, settings.dtype, settings.revision, job.compile, job.memory, job.variant)
     eye = load_clip(job.clip, job.clip_weights or None, job.device) if job.clip else None
-    made = drawn_with(pipe, job.generator, job.kind, job.quality, load_style(style).id if style else "", f"{eye.name} {eye.fingerprint}" if eye else "", job.compile,
+    made = drawn_with(pipe, job.generator, job.kind, job.quality, _style_id(style), f"{eye.name} {eye.fingerprint}" if eye else "", job.compile,
                       what_was_passed(pipe, settings, job.memory, job.variant))
     room = Room(settings.batch_size)  # of all shards: what did not fit into memory once is not tried again
     if settings.revision not in ("", made["revision"]):
         raise ValueError(f"the plan was made for revision {settings.revision} of {settings.model}, but what is here is {made['revision']}")
     check_style(settings, made["style"])
 
-    def draw(rows: pd.DataFrame) -> Iterator[DrawnBatch]:
+    def draw(rows: pd.DataFrame) -> Iterator["DrawnBatch"]:
         return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries, score=ClipScore(eye) if eye else None, room=room)
 
     return made, draw
@@ -690,6 +713,8 @@ def usable_cores() -> int:
 
 def _start_worker(job: Job, pieces: Sequence[Piece], number: int, workers: int) -> tuple[subprocess.Popen, Path]:
     "A worker process and its log. It has its own session, so that Ctrl-C reaches it through us, once."
+    import torch
+
     gpus = torch.cuda.device_count() if job.device in ("auto", "cuda") else 0
     own = replace(job, device=f"cuda:{number % gpus}" if gpus else job.device)
     threads = str(max(1, usable_cores() // workers))
@@ -857,8 +882,13 @@ def read_shards(
     resize: int | None = None,   # pixels a side of the result; None keeps what the pipeline drew
     images: int | None = None,   # of the smaller volume that is wanted; None takes all
     fit: str = "crop",           # of images that are not square: crop, pad or resize, see `images.FITS`
-) -> LabelledImages:
+) -> "LabelledImages":
     "A small folder as one labelled set, in the order of the plan."
+    import torch
+
+    from synthnb.data import LabelledImages
+    from synthnb.images import open_image, square, to_tensor
+
     home, pixels, labels = ShardFolder(folder), [], []
     wanted = home.plan.images if images is None else images
     for content, record in stream_shards(folder):
@@ -941,7 +971,11 @@ def _check_image(content: bytes, record: dict, expected: dict[str, dict], left: 
 def locate_image(image: str | Path) -> tuple[ShardFolder, Piece, int]:
     "The folder, shard and row that `folder/id` means. Raises `FileNotFoundError` or `KeyError`."
     home, key = ShardFolder(Path(image).parent), Path(image).stem
-    row = home.plan.find(key)
+    try:
+        row = home.plan.find(key)
+    except KeyError:
+        first = home.plan.rows(0, 1)["id"][0]
+        raise KeyError(f"{home.path} has no image '{key}' in its plan: ids are such as {first}, from 000000 to {home.plan.images // len(home.plan.classes) - 1:06d} of each class") from None
     return home, next(piece for piece in home.pieces() if piece.first <= row < piece.last), row
 
 
@@ -981,6 +1015,8 @@ def replay(
     tolerance: float = 1.0,               # mean difference in levels of 255
 ) -> Replay:
     "Draw an image again, in the same batch, and compare."
+    from synthnb.generate import draw_batches
+
     home, piece, row = locate_image(image)
     if piece.name not in home.published():
         raise FileNotFoundError(f"{image} is not drawn yet: shard {piece.name} is not published")

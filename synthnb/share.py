@@ -180,7 +180,7 @@ def _drawing(home: ShardFolder, generator: Licence) -> pd.DataFrame:
 class Story:
     "What a card tells beside what the folder itself knows."
     title: str = ""
-    license: str = ""                # of the data set; empty: none is chosen
+    licence: str = ""                # of the data set; empty: none is chosen
     parts: tuple[Licence, ...] = ()  # of generator, llm, real
     filters: dict | None = None      # `attrs` of the kept list; None: there is none
     measures: pd.DataFrame | None = None
@@ -197,7 +197,7 @@ def _measures_said(measures: pd.DataFrame | None, most: int = 40) -> str:
 
 def _licences_said(story: Story) -> str:
     lines = [_table(pd.DataFrame([(p.part, p.name, p.licence, p.source) for p in story.parts], columns=["part", "name", "licence", "read in"])), "",
-             f"The data set is offered under **{_cell(story.license)}**." if story.license else "No licence was chosen for the data set.",
+             f"The data set is offered under **{_cell(story.licence)}**." if story.licence else "No licence was chosen for the data set.",
              "Whether a model's licence binds the images it draws is a legal question that this card does not answer."]
     return "\n".join(lines + [f"- **{_cell(line)}**" for line in story.warnings])
 
@@ -238,7 +238,7 @@ def dataset_card(
         "Provenance": PROVENANCE.format(version=synthnb.__version__),
     }
     text = "\n\n".join(f"## {name}\n\n{body}" if name else body for name, body in sections.items())
-    return f"{_header(title, format, len(listed), story.license)}\n# {_cell(title)}\n\n{text}\n"
+    return f"{_header(title, format, len(listed), story.licence)}\n# {_cell(title)}\n\n{text}\n"
 
 # %% ../nbs/07e_share.ipynb #1afa481a
 def kept_images(
@@ -375,7 +375,7 @@ def export_images(
     format: str = "imagefolder",                    # or webdataset, parquet
     *,
     kept: pd.DataFrame | str | Path | None = None,  # a kept list: which images, and their labels; None: all published images
-    license: str = "",                              # to offer the data set under, such as cc-by-4.0
+    licence: str = "",                              # to offer the data set under, such as cc-by-4.0
     title: str = "",
     llm: str = "",                                  # what wrote the prompts: the plan does not know
     real: str = "",                                 # real data behind senses or style
@@ -393,8 +393,8 @@ def export_images(
     if listed.empty:
         raise ValueError(f"there is nothing to export: {'the kept list is empty' if kept is not None else f'{folder} has no images yet'}")
     parts = _parts(home, llm, real, licences or {}, generator)
-    found = tuple(licence_warnings(parts, license))
-    story = Story(title, license, parts, None if kept is None else dict(kept.attrs), measures, found)
+    found = tuple(licence_warnings(parts, licence))
+    story = Story(title, licence, parts, None if kept is None else dict(kept.attrs), measures, found)
     _export(home, listed, out, format, story, progress)
     for line in found:
         warnings.warn(line, stacklevel=2)

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from synthnb.cli import gather_parameters
-from synthnb.experiment import (Busy, RunFailed, check_parameters, check_value, declared_parameters, fit_report, mask_secrets, read_parameters,
-                                run, state, status)
+from synthnb.experiment import Busy, RunFailed, fit_report, mask_secrets, run, state, status
+from synthnb.parameters import check_parameters, check_value, declared_parameters, read_parameters
 from synthnb.index import write_index
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -87,7 +87,7 @@ def test_kill_9_in_the_middle_then_whole_and_identical(folder, tmp_path, format)
 def test_a_finished_export_is_not_done_again_but_its_card_is(folder, tmp_path):
     export(folder, tmp_path, "webdataset")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
-    export(folder, tmp_path, "webdataset", license="cc0-1.0")
+    export(folder, tmp_path, "webdataset", licence="cc0-1.0")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")} == before and len(before) == 15
     assert yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])["license"] == "cc0-1.0"
 
@@ -135,7 +135,7 @@ def test_kept_list_from_its_file(folder, tmp_path):
 def test_an_unknown_licence_is_said_to_be_unknown(folder, tmp_path):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        export_images(folder, tmp_path, "webdataset", license="mit", progress=False)
+        export_images(folder, tmp_path, "webdataset", licence="mit", progress=False)
     assert [str(line.message) for line in heard] == ["the licence of generator somebody/model is unknown: find out before sharing, and state it"]
     assert "| generator | somebody/model | unknown |" in (tmp_path / "README.md").read_text()
 

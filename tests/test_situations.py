@@ -1,0 +1,358 @@
+"""Situation -> what a user sees: each row is run through the real command, and its message judged by three questions: what is wrong, where, what to do.
+
+A row: name, words after `synthnb`, status, and what the message must hold as (what, where, to do). `None` for "to do" is for commands that end well.
+Add rows to TABLE; what a row needs on disk is made once by `workshop`. Rows of REAL are run once more in a process of their own.
+"""
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import unicodedata
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from typer.testing import CliRunner
+
+import synthnb
+from synthnb.cli import app
+
+COMMAND = Path(sys.executable).with_name("synthnb")
+NFC, NFD = (unicodedata.normalize(form, "crème") for form in ("NFC", "NFD"))
+RUN = ("run", "quickstart", "-p")
+
+# fmt: off
+TABLE = [
+    # folders
+    ("a folder with a typo, above", ["prompts", "../fotos", "-n", "2"], 2, ("no folder", "../fotos", "one folder of images")),
+    ("a folder with a typo, beside the right one", ["prompts", "./photo"], 2, ("no folder", "./photo", "did you mean photos")),
+    ("a folder with a slash at its end that is not there", ["prompts", "fotos/", "cats/"], 2, ("no folder", "fotos/", "class names are no paths")),
+    ("a folder with one class", ["prompts", "lonely"], 2, ("only one class", "lonely", "needs two")),
+    ("a folder with nothing in it", ["prompts", "empty"], 2, ("two classes", "empty", "a folder of its own")),
+    ("a class folder without images", ["prompts", "hollow"], 1, ("no images", "'eight'", "add some or remove it")),
+    ("an image that is none", ["prompts", "broken"], 1, ("cannot be read", "bad.png", "repair or remove")),
+    ("photographs and the shipped models", ["prompts", "photos", "-n", "4"], 2, ("never taught", "glyphworld/clip", "--generator, --clip and --llm")),
+    ("photographs under names that the world knows", ["prompts", "stars", "-n", "4"], 1, ("does not tell the classes apart", "CLIP clip", "parameters generator, clip and llm")),
+    ("run: a folder that is not there", [*RUN, "real_data", "fotos"], 2, ("no folder fotos", "real_data", "give a folder")),
+    ("run: a folder with a typo", [*RUN, "real_data", "./photo"], 2, ("no folder ./photo", "real_data", "did you mean photos")),
+    ("run: a known set with a typo", [*RUN, "real_data", "diggits"], 2, ("no folder diggits", "real_data", "did you mean digits")),
+    ("run: a known set that is not here", [*RUN, "real_data", "pets"], 2, ("Oxford-IIIT Pet is not in data", "real_data", "get it from")),
+    ("run: photographs and the shipped models", [*RUN, "real_data", "photos"], 2, ("never taught", "'building'", "-p generator, -p clip and -p llm")),
+    ("run: photographs, named by numbers", [*RUN, "real_data", "numbered"], 2, ("never taught", "'cat'", "-p generator, -p clip and -p llm")),
+    ("run: photographs under names that the world knows", [*RUN, "real_data", "stars"], 2, ("does not tell the classes apart", "CLIP clip", "parameters generator, clip and llm")),
+    ("run: the same, in an experiment without a CLIP", ["run", "bridge_study", "-p", "real_data", "stars", "-p", "meaning", "{class}"], 2,
+     ("does not tell the classes apart", "CLIP clip", "parameters generator, clip and llm")),
+    ("run: a meaning that makes nonsense of the names", ["run", "bridge_study", "-p", "real_data", "stars"], 2, ("never taught", "star (as: arabic digit star)", "-p generator")),
+    ("compare: photographs, and images still to draw", ["run", "compare", "-p", "real_data", "photos"], 2, ("never taught", "'building (as: arabic digit building)'", "-p generator")),
+    ("compare: a folder of images that is not there", ["run", "compare", "-p", "images", "drwan"], 2, ("no folder drwan", "images", "give a folder")),
+    ("run: one class", [*RUN, "real_data", "lonely"], 2, ("only one class", "lonely", "needs two")),
+    ("doctor: photographs and the shipped models", ["doctor", "photos.yaml", "-e", "quickstart", "--no-measure"], 1, ("never taught", "class names", "name models that know your classes")),
+    # names
+    ("names that the shipped models were never taught", ["prompts", "cat", "dog"], 2, ("never taught 'cat' and 'dog'", "glyphworld/llm", "--generator, --clip and --llm")),
+    ("a name near one that is known", ["prompts", "tree", "eight"], 2, ("never taught 'tree'", "near 'tree' are three", "--llm")),
+    ("one name only", ["prompts", "three"], 2, ("two class names or more", "three", "one folder of images")),
+    ("one name twice", ["prompts", "Three", "three"], 2, ("read the same", "'Three' and 'three'", "rename one")),
+    ("one name in two forms", ["prompts", NFC, NFD], 2, ("read the same", NFC, "rename one")),
+    ("an empty name", ["prompts", "three", ""], 2, ("is empty", "class name ''", "give every class a name")),
+    ("a name with a line break", ["prompts", "three", "a\nb"], 2, ("line break", r"a\nb", "rename it")),
+    ("a name that turns the writing round", ["prompts", "three", "a\u202eb"], 2, ("control character", r"a\u202eb", "rename it")),
+    ("a path as a name", ["prompts", "three", "/etc/passwd"], 2, ("no folder", "/etc/passwd", "class names are no paths")),
+    ("a way up as a name", ["prompts", "three", "a/../b"], 2, ("looks like a path", "a/../b", "needs a name")),
+    ("a backslash in a name", ["prompts", "three", r"a\b"], 2, ("looks like a path", r"a\b", "needs a name")),
+    ("a slash in a name stays", ["prompts", "three", "AC/DC converter"], 2, ("never taught", "'AC/DC converter'", "--llm")),
+    ("a quote in a name stays", ["prompts", "three", "O'Neill"], 2, ("never taught", "'O'Neill'", "--llm")),
+    ("an emoji as a name stays", ["prompts", "three", "\U0001f469\u200d\U0001f692"], 2, ("never taught", "'\U0001f469\u200d\U0001f692'", "--llm")),
+    ("a name from right to left stays", ["prompts", "three", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"], 2,
+     ("never taught", "'\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645'", "--llm")),
+    ("a number in front of one name stays", ["prompts", "911.porsche", "three"], 2, ("never taught", "'911.porsche'", "--llm")),
+    ("unknown names with a known meaning", ["prompts", "cat", "dog", "--senses", "meanings.yaml", "--dry-run"], 0, ("2 classes x 20 prompts", "LLM calls", None)),
+    ("meanings of a class that is not there", ["prompts", "three", "eight", "--senses", "meanings.yaml"], 1, ("no class 'cat'", "meanings.yaml", "the nearest is")),
+    ("meanings that are no YAML", ["prompts", "three", "eight", "--senses", "bad.yaml"], 1, ("is not YAML", "bad.yaml is not YAML in line 2", "write one `class: what it means` a line")),
+    # arguments of run, sweep and doctor
+    ("an experiment with a typo", ["run", "quickstrat"], 2, ("no experiment 'quickstrat'", "quickstrat", "did you mean quickstart")),
+    ("a notebook that is not there", ["run", "elsewhere.ipynb"], 2, ("there is no notebook", "elsewhere.ipynb", "run --help` lists")),
+    ("a notebook that is none", ["run", "bad.ipynb"], 2, ("is not a notebook", "bad.ipynb", "open it in Jupyter")),
+    ("a parameter with a typo", [*RUN, "shot", "4"], 2, ("unknown parameter", "shot", "did you mean 'shots'")),
+    ("text for a number", [*RUN, "shots", "four"], 2, ("is 'four'", "parameter shots", "must be int")),
+    ("a parameter without a value", [*RUN, "shots"], 2, ("has no value", "-p shots", "write -p NAME VALUE")),
+    ("a method with a typo", [*RUN, "methods", "[bridgd]"], 2, ("there is no 'bridgd'", "parameter methods", "did you mean bridged?")),
+    ("a recipe that there is not", [*RUN, "recipe", "fine-tuning"], 2, ("there is no 'fine-tuning'", "parameter recipe", "did you mean fine_tuning?")),
+    ("a rate below nothing", [*RUN, "lr", "-0.1"], 2, ("lr is -0.1", "parameter lr", "more than 0")),
+    ("no seeds", [*RUN, "seeds", "[]"], 2, ("is empty", "parameter seeds", "give one or more")),
+    ("fewer shots than none", [*RUN, "shots", "-1"], 2, ("shots is -1", "parameter shots", "at least 0")),
+    ("a device of another world", [*RUN, "device", "gpu"], 2, ("device is 'gpu'", "parameter device", "auto, cpu, mps, cuda")),
+    ("two faults at once are both told", ["run", "quickstart", "-p", "lr", "0", "-p", "real_data", "fotos"], 2, ("lr is 0", "no folder fotos", "give a folder")),
+    ("a shipped generator with a typo", [*RUN, "generator", "glyphworld/generater"], 2, ("no shipped model", "parameter generator", "there are glyphworld/clip")),
+    ("a folder of a generator that is not there", [*RUN, "generator", "./sd15"], 2, ("no folder ./sd15", "parameter generator", "give a hub id")),
+    ("a classifier that timm does not know", [*RUN, "classifier", "resnet1888"], 2, ("timm knows no", "parameter classifier", "near: ")),
+    ("a CLIP that open_clip does not know", [*RUN, "clip", "ViT-B-33"], 2, ("has no weights", "parameter clip", "tags of it")),
+    ("a file of meanings that is not there", [*RUN, "senses", "none.yaml"], 2, ("no file none.yaml", "parameter senses", "check its name")),
+    ("a file of parameters that is not there", ["run", "quickstart", "-f", "none.yaml"], 2, ("does not exist", "none.yaml", "--help")),
+    ("a file of parameters that is no YAML", ["run", "quickstart", "-f", "bad.yaml"], 2, ("is not YAML", "bad.yaml is not YAML in line 2", "write one `name: value` a line")),
+    ("a file of parameters that is a list", ["run", "quickstart", "-f", "list.yaml"], 2, ("holds a list", "list.yaml", "name: value")),
+    ("a run that is only looked at", ["run", "quickstart", "--dry-run", "-p", "shots", "2"], 0, ("nothing was started", "quickstart would run in", None)),
+    ("what an experiment can be given", ["run", "quickstart", "--help"], 0, ("Parameters of quickstart", "real images of each class", None)),
+    ("which experiments there are", ["run", "--help"], 0, ("Experiments", "bridge_study", None)),
+    ("a grid that names no experiment", ["sweep", "grid.yaml"], 2, ("does not say which experiment", "grid.yaml", "write `experiment: NAME`")),
+    ("a grid with a typo", ["sweep", "typo.yaml"], 2, ("unknown parameter", "shot", "did you mean 'shots'")),
+    ("a grid with a method that there is not", ["sweep", "method.yaml", "--dry-run"], 2, ("there is no 'bridgd'", "parameter methods", "did you mean bridged?")),
+    ("the doctor on a file of any experiment", ["doctor", "shots.yaml"], 2, ("does not say which experiment", "shots.yaml", "name it")),
+    # plans
+    ("a scheduler that there is not", ["plan", "book.jsonl", "--scheduler", "DDIMSchedular"], 2, ("has no DDIMSchedular", "--scheduler", "near: DDIMScheduler")),
+    ("a size that cannot be", ["plan", "book.jsonl", "--size", "33"], 2, ("multiples of 8|multiples of 4|multiples of 2", "--size 33", "such as 32")),
+    ("a generator that is nowhere", ["plan", "book.jsonl", "--generator", "sd15"], 2, ("no folder sd15", "--generator", "owner/name")),
+    ("a number type that there is not", ["plan", "book.jsonl", "--dtype", "int8"], 2, ("int8", "--dtype", "float32")),
+    ("a book that is none", ["plan", "bad.jsonl"], 1, ("not a book of prompts", "bad.jsonl", "`synthnb prompts` writes one")),
+    ("a book of another kind", ["plan", "decisions.csv"], 1, ("cannot tell the format", "decisions.csv", "end it in .parquet or .jsonl")),
+    ("a plan of another kind", ["plan", "book.jsonl", "--out", "plan.csv"], 1, ("parquet file", "plan.csv", "call it")),
+    ("another plan in its place", ["plan", "book.jsonl", "-n", "2", "--steps", "3", "--out", "plan.parquet"], 1, ("is another plan", "plan.parquet", "choose another name")),
+    ("a part of the steps turned round", ["plan", "book.jsonl", "--guidance-interval", "0.8", "0.2", "--out", "x.parquet"], 1, ("guidance_interval", "0.8..0.2", "such as 0.2..0.8")),
+    ("a plan of names that the generator was never taught", ["plan", "cats.jsonl", "-n", "1", "--out", "cats.parquet"], 0, ("warning: glyphworld/generator was never taught", "'cat'", "--generator")),
+    # drawing
+    ("no plan", ["generate", "book.jsonl"], 2, ("is not a plan", "book.jsonl", "make one")),
+    ("an array that is numbered from 1", ["generate", "plan.parquet", "--shards", "4::4"], 2, ("numbered from 0 to 3", "--shards 4::4", "begin the array at 0")),
+    ("a part that is none", ["generate", "plan.parquet", "--shards", "1of4"], 2, ("should be i::n", "--shards 1of4", "such as 0::4")),
+    ("drawn already", ["generate", "plan.parquet"], 0, ("all 4 images", "in plan", None)),
+    ("the number of a shard that a budget does not reach", ["generate", "two.parquet", "--out", "two", "--images", "1"], 1, ("budget of 1 images", "one shard", "raise it")),
+    ("a folder that holds no shards", ["verify", "photos"], 1, ("no folder of shards", "photos", "`synthnb generate` makes")),
+    ("an image that is not in the plan", ["why", "plan/0009-nine-000000"], 1, ("plan has no image", "0009-nine-000000", "ids are such as 0000-three-000000")),
+    ("an image in a folder that is none", ["why", "photos/0000-three-000000"], 1, ("no folder of shards", "photos", "`synthnb generate` makes")),
+    ("a damaged shard", ["verify", "damaged"], 1, ("corrupt", "000000", "its sidecar says")),
+    # curation and export
+    ("a filter without a CLIP", ["curate", "plan", "--agree"], 1, ("need", "--clip", "--clip")),
+    ("a filter without real images", ["curate", "plan", "--leaked"], 1, ("need", "--real", "--real")),
+    ("a probability in words", ["curate", "plan", "--clip", "glyphworld/clip", "--min-probability", "high"], 1, ("high", "--min-probability", "1/N for chance")),
+    ("a list with a path for its name", ["curate", "plan", "--name", "../kept"], 1, ("cannot be the name", "../kept", "take letters and digits")),
+    ("images of names that CLIP was never taught", ["curate", "cats", "--clip", "glyphworld/clip", "--agree"], 2, ("never taught 'cat' and 'dog'", "glyphworld/clip", "--clip")),
+    ("a copy of a shipped CLIP under another name", ["curate", "cats", "--clip", "./eye", "--agree"], 2, ("never taught 'cat' and 'dog'", "./eye", "--clip")),
+    ("curation that is only looked at", ["curate", "plan", "--clip", "glyphworld/clip", "--agree", "--dry-run"], 0, ("4 images", "plan would be measured", None)),
+    ("a format that there is not", ["export", "plan", "exported", "--format", "zip"], 1, ("zip", "format", "imagefolder")),
+    ("an export into a folder that is in use", ["export", "plan", "photos"], 1, ("is not empty", "photos", "choose another folder")),
+    ("the licence of a part that there is not", ["export", "plan", "exported", "--licence-of", "painter=mit"], 1, ("painter", "generator", "llm")),
+    ("an export that is only looked at", ["export", "plan", "exported", "--dry-run"], 0, ("4 images", "exported as imagefolder", None)),
+    # the rest
+    ("a name that the world does not show", ["glyphworld", "show", "cat"], 1, ("does not know 'cat'", "glyphworld", "it knows")),
+    ("a stage that there is not", ["glyphworld", "build", "--only", "painter", "--out", "built"], 1, ("no stage painter", "stages are", "clip")),
+    ("stages that are only looked at", ["glyphworld", "build", "--dry-run"], 0, ("minutes", "clip", None)),
+    ("an option with a typo", ["prompts", "three", "eight", "--sede", "1"], 2, ("No such option", "--sede", "--seed|--help")),
+    ("a command with a typo", ["promts", "three"], 2, ("No such command", "promts", "prompts|--help")),
+    # replies
+    ("a server that is not there", ["prompts", "three", "eight", "--llm", "m", "--llm-url", "http://127.0.0.1:9/v1", "-n", "2", "--out", "none.jsonl"], 1,
+     ("not one of 8 questions was answered", "onnection", "start again later")),
+]
+REAL = ("a folder with a typo, above", "photographs and the shipped models", "run: a folder that is not there", "a method with a typo", "an array that is numbered from 1", "which experiments there are")
+# fmt: on
+
+
+def noise(folder: Path, n: int = 8, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + n):
+        Image.fromarray(np.random.default_rng([i, *folder.name.encode()]).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+
+
+def photographs(root: Path, names: tuple[str, str], n: int = 16) -> None:
+    for name, picture in zip(names, ("china.jpg", "flower.jpg")):
+        whole, draw = Image.fromarray(load_sample_image(picture)), random.Random(0)
+        (root / name).mkdir(parents=True)
+        for i in range(n):
+            side = draw.randint(190, 380)
+            left, top = draw.randint(0, whole.width - side), draw.randint(0, whole.height - side)
+            whole.crop((left, top, left + side, top + side)).resize((64, 64)).save(root / name / f"{i}.jpg")
+
+
+def says(words: list[str]) -> tuple[int, str]:
+    done = CliRunner().invoke(app, words, prog_name="synthnb")
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    "A folder with everything that a row needs; commands are run in it."
+    from synthnb.book import COLUMNS, save_book
+    from synthnb.shards import generate_shards
+    from synthnb.plan import write_plan
+    import pandas as pd
+
+    home, before = tmp_path_factory.mktemp("workshop"), Path.cwd()
+    os.chdir(home)
+    photographs(Path("photos"), ("building", "bloom"))
+    photographs(Path("stars"), ("star", "three"))
+    photographs(Path("numbered"), ("0_cat", "1_dog"), 2)
+    noise(Path("lonely/three"))
+    Path("empty").mkdir()
+    noise(Path("hollow/three"))
+    Path("hollow/eight").mkdir()
+    noise(Path("broken/three"))
+    noise(Path("broken/eight"))
+    Path("broken/eight/bad.png").write_bytes(b"no image")
+    Path("photos.yaml").write_text("real_data: photos\nshots: 2\n")
+    Path("shots.yaml").write_text("shots: 2\n")
+    Path("meanings.yaml").write_text("cat: arabic digit three\ndog: solid star\n")
+    Path("bad.yaml").write_text("a: [1\nb: 2")
+    Path("list.yaml").write_text("- shots\n")
+    Path("grid.yaml").write_text("grid: {shots: [1, 2]}\n")
+    Path("typo.yaml").write_text("experiment: quickstart\ngrid: {shot: [1, 2]}\n")
+    Path("method.yaml").write_text("experiment: quickstart\ngrid: {methods: [[bridgd], [bridged]]}\n")
+    Path("bad.jsonl").write_text("{no json\n")
+    Path("bad.ipynb").write_text("no notebook")
+    Path("decisions.csv").write_text("id,decision\n")
+    for book, names in (("book", ("three", "eight")), ("cats", ("cat", "dog"))):
+        rows = [dict.fromkeys(COLUMNS, "") | {"id": f"{label:04d}-000000", "label": label, "class": name, "phrase": name, "prompt": f"a photo of a {name}", "tokens": 5}
+                for label, name in enumerate(names)]
+        save_book(pd.DataFrame(rows), f"{book}.jsonl")
+    settings = dict(seed=0, model="glyphworld/generator", steps=2, guidance=1.0)
+    for name, classes in (("plan", ("three", "eight")), ("cats", ("cat", "dog"))):
+        plan = write_plan(f"{name}-drawn.parquet" if name == "cats" else "plan.parquet", {one: [f"a photo of a {one}"] for one in classes}, 2, **settings, shard_size=4, batch_size=4)
+        generate_shards(plan, name, generator=Path(synthnb.__file__).parent / "models" / "generator", progress=False)
+    write_plan("two.parquet", {one: [one] for one in ("three", "eight")}, 2, **settings, shard_size=4, batch_size=4)
+    shutil.copytree(Path(synthnb.__file__).parent / "models" / "clip", "eye")
+    shutil.copytree("plan", "damaged")
+    tar = next(Path("damaged").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-3000] + b"x" * 1000)
+    yield home
+    os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def judge(name: str, status: int, output: str, wanted: int, parts: tuple) -> None:
+    "One error line, nothing of a programmer's, and the three answers."
+    assert status == wanted, (name, status, output)
+    for ours in (str(Path(synthnb.__file__).parent), "Traceback", "[Errno", "UserWarning", "cli.py", "site-packages"):
+        assert ours not in output.replace("\nError: ", "\n"), (name, ours, output)
+    assert not re.search(r"[a-z](Error|Exception): ", output), (name, output)
+    if status and "Usage:" not in output and not name.startswith(("a damaged shard", "doctor:")):
+        errors = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and output.splitlines()[-1] == errors[0], (name, output)
+    flat = " ".join(output.replace("│", " ").split())
+    for part in parts:
+        assert part is None or re.search("|".join(map(re.escape, part.split("|"))), flat), (name, part, output)
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[row[0] for row in TABLE])
+def test_what_a_user_sees(row, workshop):
+    name, words, wanted, parts = row
+    judge(name, *says(words), wanted, parts)
+
+
+def test_the_table_is_long_enough_and_writes_nothing_where_it_refuses(workshop):
+    assert len(TABLE) >= 60 and len({row[0] for row in TABLE}) == len(TABLE)
+    assert not any(Path(left).exists() for left in ("prompts.jsonl", "outputs", "x.parquet", "exported", "plan.csv", "none.jsonl"))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_installed_command_says_the_same(name, workshop):
+    row = next(row for row in TABLE if row[0] == name)
+    done = subprocess.run([COMMAND, *row[1]], capture_output=True, text=True)
+    judge(name, done.returncode, done.stdout + done.stderr, row[2], row[3])
+
+
+LIGHT = [["why", "plan/0000-three-000000"], ["verify", "plan"], ["plan", "book.jsonl", "-n", "2", "--steps", "2", "--out", "light.parquet"],
+         ["doctor", "shots.yaml", "-e", "quickstart", "--no-measure"], ["run", "quickstart", "--help"], [*RUN, "methods", "[bridgd]"], [*RUN, "real_data", "photos"]]
+LOOK = """
+import resource, sys
+sys.argv[0] = "synthnb"
+from synthnb.cli import app
+try:
+    app(prog_name="synthnb")
+except SystemExit:
+    pass
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(sorted({"torch", "diffusers", "transformers", "timm", "open_clip", "papermill"} & set(sys.modules)), used.ru_utime + used.ru_stime)
+"""
+
+
+@pytest.mark.parametrize("words", LIGHT, ids=[" ".join(words[:2]) for words in LIGHT])
+def test_who_only_looks_imports_no_model_library(words, workshop):
+    done = subprocess.run([sys.executable, "-c", LOOK, *words], capture_output=True, text=True)
+    heavy, seconds = done.stdout.splitlines()[-1].rsplit(" ", 1)
+    assert heavy == "[]" and float(seconds) < 2, done.stdout + done.stderr
+
+
+def test_the_shipped_models_say_all_they_were_taught():
+    from synthnb.glyphllm import NAMES
+    from synthnb.names import taught_names
+
+    for model in ("clip", "generator", "llm"):
+        assert taught_names(f"glyphworld/{model}") == tuple(sorted(set(NAMES))), f"`synthnb glyphworld build` writes the list of {model}"
+
+
+def interrupted(*args, **options):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where, words, kept, goes_on", [
+    ("synthnb.experiment.run", ["run", "quickstart", "--outputs", "stopped"], "is kept in stopped", "same command goes on"),
+    ("synthnb.diversify.write_prompts", ["prompts", "three", "eight", "--out", "stop.jsonl"], "answers so far are kept in stop.answers.sqlite", "same command asks only what is missing"),
+    ("synthnb.shards.generate_shards", ["generate", "two.parquet", "--out", "two"], "whole shards are kept in two", "same command goes on"),
+    ("synthnb.share.export_images", ["export", "plan", "exported"], "is kept in exported", "same command goes on"),
+    ("synthnb.curate.score_images", ["curate", "plan"], "no list was written", "measured again"),
+    ("synthnb.shards.verify", ["verify", "plan"], "nothing that was there is changed", "the same command begins again"),
+])
+def test_who_stops_a_command_is_told_what_is_kept(where, words, kept, goes_on, workshop, monkeypatch):
+    monkeypatch.setattr(where, interrupted)
+    status, output = says(words)
+    assert status == 130 and "stopped: " in output and kept in output and goes_on in output, output
+
+
+class Talker(BaseHTTPRequestHandler):
+    "A chat server that answers every question with the text `reply`."
+    reply, asked = "", 0
+
+    def do_POST(self):
+        Talker.asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": Talker.reply}}
+        body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    serving = HTTPServer(("127.0.0.1", 0), Talker)
+    thread = threading.Thread(target=serving.serve_forever, daemon=True)
+    thread.start()
+    Talker.asked = 0
+    yield f"http://127.0.0.1:{serving.server_port}/v1"
+    serving.shutdown()
+    thread.join()
+
+
+@pytest.mark.parametrize("reply", ["", "I'm sorry, I cannot help with that.", "hello there", '{"scenes": [', "<think>it may be a digit"])
+def test_replies_that_are_no_answers_make_no_book(reply, server, workshop):
+    Talker.reply = reply
+    status, output = says(["prompts", "cat", "dog", "--llm", "m", "--llm-url", server, "-n", "2", "--out", f"reply{abs(hash(reply))}.jsonl"])
+    judge("a reply that is no answer", status, output, 1, ("not one of 8 questions|no prompts", "answered|cat", "again"))
+    assert Talker.asked
+
+
+def test_bad_names_cost_no_question(server, workshop):
+    for names in (["three", "a\nb"], ["cat", "Cat"], ["cat"], ["../cats"]):
+        status, output = says(["prompts", *names, "--llm", "m", "--llm-url", server])
+        assert status == 2 and not Talker.asked, output
+
+
+def test_refusals_are_quick(workshop):
+    begun = time.process_time()
+    for words in ([*RUN, "real_data", "fotos"], [*RUN, "methods", "[bridgd]"], [*RUN, "real_data", "photos"]):
+        assert says(words)[0] == 2
+    assert time.process_time() - begun < 2
