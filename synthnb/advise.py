@@ -19,7 +19,7 @@ from scipy import stats
 
 from .bridge import run_arm
 from .data import LabelledImages, few_shot
-from .evaluate import Interval, accuracy_interval, mean_interval, paired_difference
+from .evaluate import Interval, accuracy_interval, mean_interval
 from .streams import stream
 
 # %% ../nbs/11c_advise.ipynb #d02c23a1

@@ -40,9 +40,10 @@ from tqdm import tqdm
 from .streams import stream
 from .hub import first_line, why_not_fetched
 from .folders import name_key, scan, shown
-from .images import SUFFIXES, check_fit, open_image, read_image, to_tensor
+from .images import check_fit, open_image, read_image, to_tensor
 from .layout import Layout, read_layout
-from .names import check_classes, class_names, readable_name
+from .names import check_classes, class_names
+from .names import readable_name  # noqa: F401 people import it from here
 
 # %% ../nbs/01_data.ipynb #d7282da7
 @dataclass(frozen=True, eq=False, repr=False)

@@ -22,7 +22,8 @@ from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
 from .data import LabelledImages
-from .intervals import Interval, accuracy_interval, judge, mean_interval, paired_difference, wilson
+from .intervals import Interval, accuracy_interval, judge, wilson
+from .intervals import mean_interval, paired_difference  # noqa: F401 people import them from here
 
 # %% ../nbs/11_evaluate.ipynb #6bfbe097
 def correct(

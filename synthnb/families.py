@@ -14,7 +14,6 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
