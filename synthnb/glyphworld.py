@@ -15,7 +15,7 @@ __all__ = ['NUMBERS', 'ROMAN', 'LETTERS', 'GREEK', 'GREEK_CASES', 'SIGNS', 'SENS
 # %% ../nbs/00_glyphworld.ipynb #c049261b
 import json
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Callable
@@ -399,7 +399,7 @@ THING_STYLES: tuple[Style, ...] = (
 )
 
 # %% ../nbs/00_glyphworld.ipynb #abe68641
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """What there is to draw and how; senses and styles are numbered the same in every world."""
     senses: tuple[Sense, ...]
@@ -411,17 +411,17 @@ class World:
         """Every sense that people call by this name."""
         return [sense for sense in self.senses if name in sense.names]
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Everyday names, each once."""
         return tuple(dict.fromkeys(name for sense in self.senses for name in sense.names))
 
-    @property
+    @cached_property
     def ambiguous(self) -> tuple[str, ...]:
         """Names of several senses, sorted."""
         return tuple(sorted(name for name in self.names if len(self.named(name)) > 1))
 
-    @property
+    @cached_property
     def weights(self) -> tuple[float, ...]:
         """How often each sense turns up: arabic digits twice, and things, which are harder to learn."""
         return tuple(2. if sense.group in ("arabic digit", *THING_GROUPS) else 1. for sense in self.senses)
