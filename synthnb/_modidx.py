@@ -539,6 +539,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'synthnb.glyphmodels._encode_texts': ('glyphmodels.html#_encode_texts', 'synthnb/glyphmodels.py'),
                                      'synthnb.glyphmodels._entropy': ('glyphmodels.html#_entropy', 'synthnb/glyphmodels.py'),
                                      'synthnb.glyphmodels._generator_rows': ('glyphmodels.html#_generator_rows', 'synthnb/glyphmodels.py'),
+                                     'synthnb.glyphmodels._log': ('glyphmodels.html#_log', 'synthnb/glyphmodels.py'),
                                      'synthnb.glyphmodels._make_generator': ('glyphmodels.html#_make_generator', 'synthnb/glyphmodels.py'),
                                      'synthnb.glyphmodels._make_picture_model': ( 'glyphmodels.html#_make_picture_model',
                                                                                   'synthnb/glyphmodels.py'),

@@ -482,11 +482,14 @@ def build(
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Just this stage: vae, judge, cnn, clip, vit, generator, refine, llm. Repeat for more.")] = None,
     steps_scale: Annotated[float, typer.Option(help="Multiplies every recipe's steps: 2 trains twice as long.")] = 1.0,
+    world: Annotated[str, typer.Option(help="glyphs, or things: animals and clothes, too.")] = "glyphs",
+    start: Annotated[Path | None, typer.Option(
+        exists=True, file_okay=False, help="Go on from the models in this folder.  [default: from scratch]")] = None,
 ) -> None:
-    """Train glyphworld's models from nothing: hours on 2 cores (MODEL_CARD.md has each stage); uses a GPU if there is one. A second start goes on."""
+    """Train glyphworld's models: hours on 2 cores (MODEL_CARD.md has each stage); uses a GPU if there is one. A second start goes on."""
     from synthnb import glyphllm
 
-    typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale))
+    typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale, world=world, start=start))
 
 # %% ../nbs/13_cli.ipynb #dfcc8448
 def _experiment_of(grid: Path, spec: dict) -> tuple[Path, Path]:

@@ -189,7 +189,7 @@ def train_llm(
         train_loop(name, model, loss_of, part, work, device, seed, progress)
     return model
 
-
+# %% ../nbs/04b_glyphllm.ipynb #dae60f59
 @torch.no_grad()
 def grow_llm(path: Path, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A trained model for another tokenizer: tokens that it knows keep their rows, others begin as the mean of the pieces that they were."""
@@ -278,7 +278,7 @@ def _make_llm(recipes: list[Recipe], work: Path, device: str, progress: bool, wo
     trained = start and grow_llm(start / "llm", tokenizer)
     save_llm(train_llm(tokenizer, *recipes, work, device, progress, world=world, start=trained), tokenizer, made)
 
-
+# %% ../nbs/04b_glyphllm.ipynb #6f8644d8
 def measure_again(
     out: Path,                  # the models' folder
     stages: Collection[str],    # which were made

@@ -153,6 +153,14 @@ def _resume(path: Path, model: nn.Module, ema: AveragedModel, optimiser: torch.o
     return int(flat["step"])
 
 # %% ../nbs/00b_glyphmodels.ipynb #934657bf
+def _log(work: Path, where: str, loss: float, pace: float) -> None:
+    """Write down how training goes; FloatingPointError if it has come apart."""
+    with open(work / "training.log", "a") as log:
+        log.write(f"{time.strftime('%m-%d %H:%M:%S')} {where}, loss {loss:.4f}, {pace:.2f} s a step\n")
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"training {where}: the loss is {loss}; lower the learning rate")
+
+# %% ../nbs/00b_glyphmodels.ipynb #c9086e7b
 def train_loop(
     name: str,                 # of the checkpoint and the progress bar
     model: nn.Module,          # trained in place; ends as its own moving average
@@ -184,11 +192,7 @@ def train_loop(
         if step % 50 == 0 or step == recipe.steps - 1:
             history.append((step, loss.item()))
             bar.set_postfix_str(f"loss {history[-1][1]:.4f}")
-            with open(work / "training.log", "a") as log:
-                pace = (time.monotonic() - begun) / (step - first + 1)
-                log.write(f"{time.strftime('%m-%d %H:%M:%S')} {name} step {step} of {recipe.steps} loss {history[-1][1]:.4f} {pace:.2f} s a step\n")
-            if not math.isfinite(history[-1][1]):
-                raise FloatingPointError(f"training {name}: the loss is {history[-1][1]} at step {step}; lower the learning rate")
+            _log(work, f"{name}: step {step} of {recipe.steps}", history[-1][1], (time.monotonic() - begun) / (step - first + 1))
         if time.monotonic() - saved > recipe.save_every:
             _checkpoint(path, step + 1, model, ema, optimiser)
             saved = time.monotonic()
@@ -216,7 +220,7 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1600) -> CLIPTokenizer:
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT_LENGTH)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #fc5e7d58
 def grow_tokenizer(tokenizer: CLIPTokenizer, texts: list[str]) -> CLIPTokenizer:
     """Give every word of the texts a token, after those that are there: what was read before is read the same."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -365,7 +369,7 @@ def train_vae(
     vae.register_to_config(scaling_factor=round(1 / spread.item(), 4))
     return vae
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #b9c33b8f
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """An untrained text encoder of glyphworld's size."""
     return CLIPTextModel(CLIPTextConfig(
@@ -384,7 +388,7 @@ def grow_text_encoder(path: Path, texts: list[str]) -> tuple[CLIPTextModel, CLIP
     model.load_state_dict(state)
     return model, after
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #fbaafafd
 def teach_reading(
     tokenizer: CLIPTokenizer, data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True,
     start: CLIPTextModel | None = None,  # goes on from it; default: from nothing
@@ -515,7 +519,7 @@ _VIT = dict(img_size=IMAGE_SIZE, patch_size=4, embed_dim=128, depth=4, num_heads
 ARCHITECTURES: dict[str, tuple[str, dict]] = {
     "cnn": ("resnet18", _RESNET), "vit": ("vit_tiny_patch16_224", _VIT), "judge": ("resnet18", _RESNET)}
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #db81238c
 def label_names(name: str, world: World = GLYPHS) -> list[str]:
     """What a classifier's outputs stand for: of the judge all senses, then all styles; of the others the senses that are no digits."""
     if name == "judge":
@@ -743,7 +747,7 @@ def _generator_rows(models: Path, per_sense: int, per_name: int, seeds: tuple[in
         measured_row("names alone: one of the name's senses", [t.own.mean() for t in names], many),
         measured_row("'three' alone: not arabic", [1 - x for x in three], 4 * per_name * len(seeds))]
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #6e3dc5d2
 def measure(
     models: Path,                # the folder that holds generator, clip, cnn, vit and judge
     parts: Collection[str] = MEASURED,  # which of them; the generator needs the judge
@@ -797,7 +801,7 @@ def forget_stage(stage: str, work: Path) -> None:
     for name in names:
         (work / name).unlink(missing_ok=True)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #0afbb20b
 def run_stage(
     stage: str,
     recipes: list[Recipe],             # from `recipes_of`
@@ -852,7 +856,7 @@ def _make_refined(out: Path, work: Path, data: Corpus, recipe: Recipe, device: s
     pipe = DiffusionPipeline.from_pretrained(out / "generator", use_safetensors=True)
     return refine_generator(pipe, data, recipe, work, device, progress)
 
-
+# %% ../nbs/00b_glyphmodels.ipynb #fface8a1
 def _make_picture_model(
     stage: str, recipes: list[Recipe], out: Path, work: Path, device: str, progress: bool, world: World, start: Path | None, made: Path,
 ) -> None:
