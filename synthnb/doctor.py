@@ -34,7 +34,8 @@ from .files import free_bytes
 from .generate import check_generator_folder
 from .llm import check_llm_folder
 from .plan import write_plan
-from .sets import NAMED, VAL_SHARE, list_set
+from .sets import NAMED, VAL_SHARE, data_root, list_set
+from .targets import TARGETS, open_target
 from .shards import estimate_cost
 
 # %% ../nbs/12d_doctor.ipynb #140953bf
@@ -197,6 +198,9 @@ def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Siz
     "A data set, looked for where `sets.data_root` says, and its size."
     if source == "digits":
         return Finding("ok", "data", "digits come with scikit-learn"), Size(10, 897)
+    if source in TARGETS:
+        sides = open_target(source, root=data_root(root))
+        return Finding("ok", "data", f"{TARGETS[source].title}: installed"), Size(len(TARGETS[source].classes), len(sides["train"]))
     if source.startswith("hf:"):
         return _check_hub_set(source[3:].partition("#")[0]), Size()
     try:

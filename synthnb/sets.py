@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from .data import (FRACTIONS, SUFFIXES, LabelledImages, check_classes, content_hashes, digits, image_folder, memory_limit, near_pairs, read_image, readable_name, set_hash,
                           split_by_content)
+from .targets import TARGETS, open_target
 
 # %% ../nbs/01b_sets.ipynb #cb174651
 @dataclass(frozen=True, eq=False, repr=False)
@@ -501,7 +502,7 @@ def list_set(
         return list_named(source, root, download, complete)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{str(source)!r} is no set that can be opened: give 'digits', one of {', '.join(NAMED)}, hf:ID for a data set of the "
+        raise FileNotFoundError(f"{str(source)!r} is no set that can be opened: give 'digits', one of {', '.join([*TARGETS, *NAMED])}, hf:ID for a data set of the "
                                 f"Hugging Face hub, or a folder of class folders or of shards")
     return {"synthetic": list_shards(folder)} if any(folder.glob("*.tar")) else list_folder(folder)
 
@@ -510,7 +511,7 @@ VAL_SHARE = 0.2  # of each class of train, of a set that has no val of its own a
 
 
 def open_set(
-    source: str | Path,  # "digits", a name of `NAMED`, hf:ID, or a folder of classes or shards
+    source: str | Path,  # "digits", a name of `TARGETS` or `NAMED`, hf:ID, or a folder of classes or shards
     size: int,  # pixels per side
     seed: int = 0,  # of the split, where the set has no val of its own
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
@@ -522,6 +523,8 @@ def open_set(
     "train, val and test of a set in memory, as many of them as it has; ValueError if they do not fit there."
     if str(source) == "digits":
         return digits(size)
+    if str(source) in TARGETS:
+        return open_target(str(source), size, data_root(root))
     if str(source) not in NAMED and Path(source).expanduser().is_dir() and not any(Path(source).expanduser().glob("*.tar")):
         rest = FRACTIONS[0] + FRACTIONS[1]
         fractions = FRACTIONS if val is None else (rest * (1 - val), rest * val, FRACTIONS[2])
