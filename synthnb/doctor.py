@@ -104,7 +104,7 @@ def hub_finding(what: str, model: str, repository: str, check: Callable[[Path], 
 def folder_finding(what: str, model: str, check: Callable[[Path], None]) -> Finding:
     "Is a folder a whole model?"
     folder = Path(locate(model)).expanduser()
-    shipped = model.startswith("glyphworld/")
+    shipped = model.startswith(("glyphworld/", "imagenet/"))
     try:
         check(folder)
     except (OSError, ValueError) as error:
@@ -114,7 +114,7 @@ def folder_finding(what: str, model: str, check: Callable[[Path], None]) -> Find
 
 def is_folder(model: str) -> bool:
     "Is it shipped, or a path rather than an id?"
-    return model.startswith(("glyphworld/", "/", ".", "~")) or Path(model).is_dir()
+    return model.startswith(("glyphworld/", "imagenet/", "/", ".", "~")) or Path(model).is_dir()
 
 # %% ../nbs/12d_doctor.ipynb #9e4fb51e
 def check_files(*names: str) -> Callable[[Path], None]:
@@ -348,7 +348,7 @@ def check_gpu(parameters: dict, models: list[str]) -> Finding:
     "The device that the run asks for, and whether the generator's weights fit."
     asked = parameters.get("device", "auto")
     if not torch.cuda.is_available():
-        large = [model for model in models if not model.startswith("glyphworld/")]
+        large = [model for model in models if not model.startswith(("glyphworld/", "imagenet/"))]
         if asked.startswith("cuda"):
             return Finding("missing", "GPU", f"device is {asked}, and there is no GPU", "a machine with a GPU, or device: auto")
         if not large:
@@ -416,7 +416,7 @@ def needs_of(parameters: dict, root: str | None) -> Iterator[Need]:
                 yield Need(what, text, parameters.get(BESIDE.get(what, ""), ""))
             elif name in SETS:
                 yield Need("data", text, root=parameters.get("data_root") or root)
-            elif re.search(r"^hf(-hub)?:|^glyphworld/|^[~/.].*/", text):
+            elif re.search(r"^hf(-hub)?:|^(glyphworld|imagenet)/|^[~/.].*/", text):
                 yield Need(name, text)
 
 # %% ../nbs/12d_doctor.ipynb #6f1c2a9e

@@ -767,11 +767,14 @@ def status(folder: Path) -> str:
 
 # %% ../nbs/12_experiment.ipynb #ca0e2a16
 def locate(model: str) -> str:
-    "The folder of a `glyphworld/<name>` model; every other name unchanged."
-    world, slash, name = model.partition("/")
-    if (world, slash) != ("glyphworld", "/"):
+    "The folder of a shipped model, `glyphworld/<name>` or `imagenet/<name>`; every other name unchanged."
+    home, slash, name = model.partition("/")
+    if not slash or home not in ("glyphworld", "imagenet"):
         return model
     from synthnb import glyphworld  # the embedded world is needed only where it is named
+    if (home == "imagenet") != (name in glyphworld.FROM_OUTSIDE):
+        known = glyphworld.FROM_OUTSIDE if home == "imagenet" else glyphworld.MODELS
+        raise ValueError(f"{model!r} is not shipped: {home} has {', '.join(known)}")
     return str(glyphworld.folder(name))
 
 # %% ../nbs/12_experiment.ipynb #dbfa6708

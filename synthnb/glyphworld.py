@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'ROMAN', 'LETTERS', 'GREEK', 'GREEK_CASES', 'SIGNS', 'SENSES', 'SENSE_INDEX', 'IS_DIGIT', 'THING_GROUPS',
            'THINGS', 'FONTS', 'HELD_OUT_FONTS', 'HANDS', 'HELD_OUT_HANDS', 'GLYPH_SIZE', 'IMAGE_SIZE', 'PIPS', 'SHAPES',
-           'STYLES', 'THING_STYLES', 'GLYPHS', 'WORLDS', 'ASPECTS', 'LEADS', 'MODELS', 'Sense', 'senses_named',
-           'shapes', 'shape_credits', 'draw_glyph', 'glyph_bank', 'paint_print', 'paint_chalk', 'paint_neon',
-           'paint_pencil', 'paint_stencil', 'paint_crayon', 'paint_stone', 'paint_brush', 'paint_pen', 'paint_scan',
-           'paint_embroidery', 'paint_enamel', 'Style', 'paint_colour', 'paint_silhouette', 'paint_photo', 'World',
-           'Scenes', 'sample_styles', 'sample_scenes', 'render', 'printed_digits', 'rendered_digits', 'caption',
-           'captions', 'folder', 'show']
+           'STYLES', 'THING_STYLES', 'GLYPHS', 'WORLDS', 'ASPECTS', 'LEADS', 'MODELS', 'FROM_OUTSIDE', 'Sense',
+           'senses_named', 'shapes', 'shape_credits', 'draw_glyph', 'glyph_bank', 'paint_print', 'paint_chalk',
+           'paint_neon', 'paint_pencil', 'paint_stencil', 'paint_crayon', 'paint_stone', 'paint_brush', 'paint_pen',
+           'paint_scan', 'paint_embroidery', 'paint_enamel', 'Style', 'paint_colour', 'paint_silhouette', 'paint_photo',
+           'World', 'Scenes', 'sample_styles', 'sample_scenes', 'render', 'printed_digits', 'rendered_digits',
+           'caption', 'captions', 'folder', 'show']
 
 # %% ../nbs/00_glyphworld.ipynb #c049261b
 import json
@@ -670,19 +670,24 @@ MODELS: dict[str, str] = {
 }
 
 
+FROM_OUTSIDE: dict[str, str] = {  # shipped, but not made here
+    "efficientnet_lite0": "timm: create_model('local-dir:' + folder, pretrained=True), batch norm, trained on the photographs of ImageNet",
+}
+
+
 def folder(
-    name: str,                 # a key of MODELS
+    name: str,                 # a key of MODELS or FROM_OUTSIDE
     must_exist: bool = True,   # False: only say where it would be
 ) -> Path:
     """The folder of a shipped model; raises if the name is unknown or the model has not been built."""
-    if name not in MODELS:
+    if name not in MODELS | FROM_OUTSIDE:
         raise ValueError(f"glyphworld has no model {name!r}; it has {', '.join(MODELS)}")
     path = Path(__file__).parent / "models" / name
     if must_exist and not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: build it with `synthnb glyphworld build --only {name}`")
     return path
 
-
+# %% ../nbs/00_glyphworld.ipynb #6d71bc94
 def show(
     senses: list[str] | None = None,  # names or phrases, "three", "die face two"; default: everything
     n: int = 64,
