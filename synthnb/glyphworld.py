@@ -692,16 +692,17 @@ def show(
     senses: list[str] | None = None,  # names or phrases, "three", "die face two"; default: everything
     n: int = 64,
     seed: int = 0,
+    world: World = GLYPHS,
 ) -> Image.Image:
     """A contact sheet of freshly rendered pictures, sixteen in a row."""
-    known = {s.phrase: [i] for i, s in enumerate(SENSES)}
-    for i, s in enumerate(SENSES):
+    known = {s.phrase: [i] for i, s in enumerate(world.senses)}
+    for i, s in enumerate(world.senses):
         for name in s.names:
             known.setdefault(name, []).append(i)
     if unknown := [s for s in senses or [] if s not in known]:
         raise ValueError(f"glyphworld does not know {', '.join(map(repr, unknown))}; it knows {', '.join(sorted(known))}")
     pool = torch.tensor(sorted({i for s in senses for i in known[s]})) if senses else None
-    x = render(sample_scenes(n, torch.Generator().manual_seed(seed), senses=pool))
+    x = render(sample_scenes(n, torch.Generator().manual_seed(seed), senses=pool, world=world))
     rows = -(-n // 16)
     x = torch.cat([x, torch.full((rows * 16 - n, 3, IMAGE_SIZE, IMAGE_SIZE), 255, dtype=torch.uint8)])
     sheet = x.view(rows, 16, 3, IMAGE_SIZE, IMAGE_SIZE).permute(0, 3, 1, 4, 2).reshape(rows * IMAGE_SIZE, 16 * IMAGE_SIZE, 3)
