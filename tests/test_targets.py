@@ -110,3 +110,11 @@ def test_full_set_is_taken_where_torchvision_expects_it(tmp_path):
 def test_unknown_target_is_refused():
     with pytest.raises(ValueError, match="no target 'cifar': take one of mnist, silhouettes, fashion"):
         open_target("cifar")
+
+
+def test_licences_of_what_others_made_come_with_the_package():
+    told = Path(targets.__file__).with_name("THIRD_PARTY.txt").read_text()
+    for name in ("Microsoft", "Google", "Mozilla", "EmojiTwo", "Twemoji", "SinaSR-6", "Zalando SE", "ML Illustrated"):
+        assert name in told
+    assert all(target_source(name)["notice"] in told for name in ("silhouettes", "fashion"))
+    assert "Permission is hereby granted" in told and "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in told
