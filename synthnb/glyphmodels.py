@@ -942,16 +942,17 @@ def card_text(
     size: dict[str, float],   # folder -> megabytes
 ) -> str:
     """The model card as markdown."""
-    table, speed = pd.DataFrame(card["measured"]), card["generating"]
+    table, speed, world = pd.DataFrame(card["measured"]), card["generating"], WORLDS[card["stages"].get("judge", {}).get("world", "glyphs")]
     made = [dict(stage=name, corpus=recipe["pictures"] or "", steps=recipe["steps"], batch=recipe["batch"], minutes=minutes, device=v["device"], threads=v["threads"])
             for stage, v in card["stages"].items()
             for name, recipe, minutes in ((stage, v["recipe"], round(v["seconds"] / 60, 1)), *((f"{stage}: {k}", r, "") for k, r in v["lessons"].items()))]
     weights = [dict(folder=m, megabytes=round(size[m], 1), opened_by=how) for m, how in MODELS.items() if size[m]]
     missed = below_bounds(table)
     return "\n\n".join([
-        "# Glyphworld's models", "Trained from nothing on rendered glyphs (`synthnb glyphworld build`, notebook `nbs/00b_glyphmodels.ipynb`). A testbed: never a "
+        "# Glyphworld's models", f"Trained from nothing on rendered {'glyphs' if world is GLYPHS else 'glyphs and openly licensed drawings (`THIRD_PARTY.txt`)'} "
+        "(`synthnb glyphworld build`, notebook `nbs/00b_glyphmodels.ipynb`). A testbed: never a "
         "claim about photographs. MIT licence. The fonts are matplotlib's own; no handwriting was seen by any model.",
-        f"{len(SENSES)} senses, {len(AMBIGUOUS)} ambiguous names, {len(STYLES)} styles.", "## Made", _markdown(pd.DataFrame(made)),
+        f"{len(world.senses)} senses, {len(world.ambiguous)} ambiguous names, {len(world.styles)} styles.", "## Made", _markdown(pd.DataFrame(made)),
         "Minutes are those of the last start, where training was broken off and resumed; a stage's include its lessons (`clip: rough` goes on with roughened pictures, `generator: reader` teaches the text encoder "
         "to read, `llm: names` says what each name means). `refine` is the generator's second pass. The language model's corpus is conversations.",
         "## Files (fp16 safetensors)", _markdown(pd.DataFrame(weights)), "## Measured",
