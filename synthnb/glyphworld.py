@@ -493,7 +493,9 @@ def _warp_grid(scenes: Scenes, wobble: torch.Tensor, device) -> torch.Tensor:
     u, b = scenes.u, len(scenes)
     angle = torch.deg2rad(torch.tensor(_ANGLES)[scenes.aspects[:, 0]] + 12 * (u[:, 0] - .5))
     scale = torch.tensor(_SCALES)[scenes.aspects[:, 1]] * (.95 + .1 * u[:, 1])
-    shear, stretch = .24 * (u[:, 2] - .5), .92 + .16 * u[:, 3]
+    # A few hands drew each thing, where a glyph has a score of fonts: it is bent and stretched more instead.
+    reach = torch.where(scenes.sense < len(SENSES), 1., 2.5)
+    shear, stretch = .24 * reach * (u[:, 2] - .5), 1 - .08 * reach + .16 * reach * u[:, 3]
     cos, sin, free = torch.cos(angle) / scale, torch.sin(angle) / scale, (1 - scale).clamp(.05) * .8
     shift = (u[:, 4:6] - .5) * free[:, None] * 2
     # On the way back from picture to glyph: shift, rotate, shear and stretch.
@@ -553,6 +555,9 @@ def _own_colours(scenes: Scenes, rows: torch.Tensor, grid: torch.Tensor) -> torc
     return torch.cat([_turned(colour.clamp(0, 1), (reach * (2 * scenes.u[rows, 21] - 1)).to(grid.device)), rgba[:, 3:]], 1)
 
 
+_THING_WOBBLE = 2.5  # of the 64 pixels, in every style
+
+
 def _ink(scenes: Scenes, grid: torch.Tensor) -> torch.Tensor:
     """Strokes before they are painted [B, 1, 64, 64]: glyphs, and things as their lines or as their whole outline."""
     glyph = glyph_bank(scenes.fonts)[0][scenes.sense, scenes.font]
@@ -573,7 +578,8 @@ def render(
     if len(scenes) > batch:
         return torch.cat([render(scenes[i:i + batch], device, batch) for i in range(0, len(scenes), batch)])
     per_style = torch.tensor([[s.weight, s.wobble] for s in STYLES + THING_STYLES])[scenes.style]
-    grid = _warp_grid(scenes, per_style[:, 1], device)
+    wobble = torch.where(scenes.sense < len(SENSES), per_style[:, 1], per_style[:, 1].clamp(min=_THING_WOBBLE))
+    grid = _warp_grid(scenes, wobble, device)
     mirrored = (scenes.sense >= len(SENSES)) & (scenes.u[:, 22] < .5)  # animals look both ways
     grid = torch.where(mirrored.to(device).view(-1, 1, 1, 1), grid * grid.new_tensor([-1, 1]), grid)
     ink = _clutter(_ink(scenes, grid), scenes, glyph_bank(scenes.fonts)[0])
