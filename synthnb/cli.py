@@ -755,9 +755,12 @@ def build(
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Just this stage: vae, judge, cnn, clip, vit, generator, refine, llm. Repeat for more.")] = None,
     steps_scale: Annotated[float, typer.Option(help="Multiplies every recipe's steps: 2 trains twice as long.")] = 1.0,
+    world: Annotated[str, typer.Option(help="glyphs, or things: animals and clothes, too.")] = "glyphs",
+    start: Annotated[Path | None, typer.Option(
+        exists=True, file_okay=False, help="Go on from the models in this folder.  [default: from scratch]")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the stages and what they took before; train nothing.")] = False,
 ) -> None:
-    """Train glyphworld's models from nothing: hours on 2 cores (MODEL_CARD.md has each stage); uses a GPU if there is one. A second start goes on."""
+    """Train glyphworld's models: hours on 2 cores (MODEL_CARD.md has each stage); uses a GPU if there is one. A second start goes on."""
     if dry_run:
         import json
 
@@ -769,7 +772,7 @@ def build(
     from synthnb import glyphllm
 
     with if_stopped("finished stages and the checkpoints of the one under way are kept; the same command goes on"):
-        typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale))
+        typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale, world=world, start=start))
 
 # %% ../nbs/13_cli.ipynb #dfcc8448
 def _experiment_of(grid: Path, spec: dict) -> tuple[Path, Path]:

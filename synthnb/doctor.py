@@ -47,8 +47,9 @@ from .generate import check_generator_folder, check_single_file, only_variant
 from .hub import cached_snapshot
 from .llm import LocalLLM, Sampling, check_llm_folder
 from .plan import write_plan
-from .sets import NAMED, VAL_SHARE, list_set, meant_set
+from .sets import NAMED, VAL_SHARE, data_root, list_set, meant_set
 from .shards import estimate_cost
+from .targets import TARGETS, open_target
 from .train import fit, load_classifier
 
 # %% ../nbs/12d_doctor.ipynb #140953bf
@@ -137,7 +138,7 @@ def hub_finding(what: str, model: str, repository: str, check: Callable[[Path], 
 def folder_finding(what: str, model: str, check: Callable[[Path], list[Path]]) -> Finding:
     "Is a folder a whole model?"
     folder = Path(locate(model)).expanduser()
-    shipped = model.startswith("glyphworld/")
+    shipped = model.startswith(("glyphworld/", "imagenet/"))
     try:
         weights = check(folder)
     except (OSError, ValueError) as error:
@@ -147,7 +148,7 @@ def folder_finding(what: str, model: str, check: Callable[[Path], list[Path]]) -
 
 def is_folder(model: str) -> bool:
     "Is it shipped, or a path rather than an id?"
-    return model.startswith(("glyphworld/", "/", ".", "~")) or Path(model).is_dir()
+    return model.startswith(("glyphworld/", "imagenet/", "/", ".", "~")) or Path(model).is_dir()
 
 # %% ../nbs/12d_doctor.ipynb #9e4fb51e
 def check_files(*names: str) -> Callable[[Path], list[Path]]:
@@ -261,6 +262,9 @@ def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
     "A data set; what its listing has to say comes as warnings."
     if (meant := meant_set(source, root)) == "digits":
         return Finding("ok", "data", "digits come with scikit-learn"), Size(10, 897)
+    if source in TARGETS:
+        sides = open_target(source, root=data_root(root))
+        return Finding("ok", "data", f"{TARGETS[source].title}: installed"), Size(len(TARGETS[source].classes), len(sides["train"]))
     if source.startswith("hf:"):
         return _check_hub_set(source[3:].partition("#")[0]), Size()
     try:
@@ -553,7 +557,7 @@ def check_gpu(parameters: dict, models: list[str]) -> Finding:
     "The device that the run asks for, and whether the generator's weights fit."
     asked = parameters.get("device", "auto")
     if not torch.cuda.is_available():
-        large = [model for model in models if not model.startswith("glyphworld/")]
+        large = [model for model in models if not model.startswith(("glyphworld/", "imagenet/"))]
         if asked.startswith("cuda"):
             return Finding("missing", "GPU", f"device is {asked}, and there is no GPU", "a machine with a GPU, or device: auto")
         if not large:
@@ -623,7 +627,7 @@ def needs_of(parameters: dict, root: str | None) -> Iterator[Need]:
                 yield Need(what, text, parameters.get(BESIDE.get(what, ""), ""))
             elif name in SETS:
                 yield Need("data", text, root=parameters.get("data_root") or root)
-            elif re.search(r"^hf(-hub)?:|^glyphworld/|^[~/.].*/", text):
+            elif re.search(r"^hf(-hub)?:|^(glyphworld|imagenet)/|^[~/.].*/", text):
                 yield Need(name, text)
 
 # %% ../nbs/12d_doctor.ipynb #6f1c2a9e

@@ -22,7 +22,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 import synthnb
-from .names import class_names, model_folder, readable_name, refuse_unknown
+from .names import FROM_IMAGENET, SHIPPED, class_names, model_folder, readable_name, refuse_unknown
 
 # %% ../nbs/00g_parameters.ipynb #ea5523f6
 @dataclass(frozen=True)
@@ -118,14 +118,16 @@ def resolve_parameters(notebook: Path, parameters: dict[str, object]) -> tuple[d
 
 # %% ../nbs/00g_parameters.ipynb #55759e5d
 def locate(model: str) -> str:
-    "The folder of a `glyphworld/<name>` model; every other name unchanged."
-    world, slash, name = model.partition("/")
-    if (world, slash) != ("glyphworld", "/"):
+    "The folder of a shipped model, `glyphworld/<name>` or `imagenet/<name>`; every other name unchanged."
+    home, slash, name = model.partition("/")
+    if not slash or home not in SHIPPED:
         return model
     if (folder := model_folder(model)) is not None:
         return str(folder)
     from synthnb import glyphworld  # torch, to say what is wrong
 
+    if home == "imagenet":
+        raise ValueError(f"{model!r} is not shipped: imagenet has {', '.join(glyphworld.FROM_OUTSIDE)}")
     return str(glyphworld.folder(name))
 
 # %% ../nbs/00g_parameters.ipynb #468c8ae5
@@ -266,8 +268,9 @@ def refuse_study(
 
 def missing_model(model: str) -> str:
     "Why a model that is written as a place is not there; empty for ids, which their library knows."
-    if model.startswith("glyphworld/") and model_folder(model) is None:
-        shipped = sorted(p.name for p in (Path(synthnb.__file__).parent / "models").glob("*/"))
-        return f"there is no shipped model {model}: there are {', '.join(f'glyphworld/{name}' for name in shipped)}"
+    if model.startswith(tuple(f"{home}/" for home in SHIPPED)) and model_folder(model) is None:
+        here = sorted(p.name for p in (Path(synthnb.__file__).parent / "models").glob("*/"))
+        shipped = [f"{'imagenet' if name in FROM_IMAGENET else 'glyphworld'}/{name}" for name in here]
+        return f"there is no shipped model {model}: there are {', '.join(shipped)}"
     place = model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists()
     return f"there is no folder {model}: check its name, or give a hub id" if place else ""

@@ -40,6 +40,7 @@ from .folders import MASK_WORDS, few_names, scan, shown, split_word
 from .images import SUFFIXES, check_fit, read_image
 from .layout import TABLES
 from .names import check_classes, class_names, readable_name
+from .targets import TARGETS, open_target
 
 # %% ../nbs/01b_sets.ipynb #cb174651
 @dataclass(frozen=True, eq=False, repr=False)
@@ -558,7 +559,7 @@ def meant_set(
 ) -> str | Path:
     "The name of a known set, or the path of a folder of the same name that holds images: the folder wins, with a warning that names both."
     folder, name = Path(source).expanduser(), str(source)
-    known = name == "digits" or name in NAMED
+    known = name == "digits" or name in NAMED or name in TARGETS
     if isinstance(source, Path) or not known or not folder.is_dir():
         return folder.absolute() if known and isinstance(source, Path) and folder.is_dir() else source
     at_home = name in NAMED and folder.absolute() == (data_root(root) / Path(NAMED[name].where).parts[0]).absolute()
@@ -582,7 +583,7 @@ def _list_set(source: str | Path, root: str | Path | None, download: bool, compl
         return list_named(source, root, download, complete)
     folder = Path(source).expanduser()
     if not folder.is_dir() and not (folder.is_file() and folder.suffix.lower() in TABLES):
-        raise FileNotFoundError(f"{str(source)!r} is no set that can be opened: give 'digits', one of {', '.join(NAMED)}, hf:ID for a data set of the "
+        raise FileNotFoundError(f"{str(source)!r} is no set that can be opened: give 'digits', one of {', '.join([*TARGETS, *NAMED])}, hf:ID for a data set of the "
                                 f"Hugging Face hub, a folder of class folders or of shards, or a CSV of (file, label)")
     return {"synthetic": list_shards(folder)} if any(folder.glob("*.tar")) else list_folder(folder)
 
@@ -591,7 +592,7 @@ VAL_SHARE = 0.2  # of each class of train, of a set that has no val of its own a
 
 
 def open_set(
-    source: str | Path,  # "digits", a name of `NAMED`, hf:ID, a folder of classes or shards, or a table of files and labels
+    source: str | Path,  # "digits", a name of `TARGETS` or `NAMED`, hf:ID, a folder of classes or shards, or a table of files and labels
     size: int,  # pixels per side
     seed: int = 0,  # of the split, where the set has no val of its own
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
@@ -606,6 +607,8 @@ def open_set(
     size, source = max(size, keep), meant_set(source, root)
     if source == "digits":
         return digits(size)
+    if not isinstance(source, Path) and source in TARGETS:
+        return open_target(source, size, data_root(root))
     folder = Path(source).expanduser()
     of_files = folder.suffix.lower() in TABLES if folder.is_file() else folder.is_dir() and not any(folder.glob("*.tar"))
     if str(source) not in NAMED and of_files:

@@ -196,7 +196,7 @@ def test_no_path_of_somebodys_machine():
 def test_shipped_models_are_small_and_safe():
     files = [path for path in (ROOT / "synthnb" / "models").glob("[!.]*/**/*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".txt", ".md", ".jinja", ".safetensors"}, "what the wheel would leave out"
-    assert sum(path.stat().st_size for path in files) < 40e6
+    assert sum(path.stat().st_size for path in files) < 50e6
     for path in files:
         if path.suffix == ".json":
             json.loads(path.read_text())
