@@ -1267,6 +1267,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'synthnb.sets.read_batches': ('sets.html#read_batches', 'synthnb/sets.py'),
                               'synthnb.sets.save_folder': ('sets.html#save_folder', 'synthnb/sets.py'),
                               'synthnb.sets.train_and_val': ('sets.html#train_and_val', 'synthnb/sets.py'),
+                              'synthnb.sets.usual_measure': ('sets.html#usual_measure', 'synthnb/sets.py'),
                               'synthnb.sets.without_near': ('sets.html#without_near', 'synthnb/sets.py')},
             'synthnb.shards': { 'synthnb.shards.Cost': ('shards.html#cost', 'synthnb/shards.py'),
                                 'synthnb.shards.Cost.__str__': ('shards.html#cost.__str__', 'synthnb/shards.py'),

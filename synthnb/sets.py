@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NAMED', 'Files', 'DATA_FOLDER', 'VAL_SHARE', 'ListedImages', 'join_listed', 'images_hash', 'check_size',
-           'read_batches', 'load_images', 'NamedSet', 'prompt_name', 'imagenet_names', 'imagenet_indices', 'data_root',
-           'list_named', 'check_complete', 'list_hub', 'list_shards', 'list_folder', 'save_folder', 'list_set',
-           'meant_set', 'open_set', 'open_real', 'train_and_val', 'check_splits', 'without_near']
+           'read_batches', 'load_images', 'NamedSet', 'usual_measure', 'prompt_name', 'imagenet_names',
+           'imagenet_indices', 'data_root', 'list_named', 'check_complete', 'list_hub', 'list_shards', 'list_folder',
+           'save_folder', 'list_set', 'meant_set', 'open_set', 'open_real', 'train_and_val', 'check_splits',
+           'without_near']
 
 # %% ../nbs/01b_sets.ipynb #6dffd4b1
 import hashlib
@@ -192,9 +193,20 @@ class NamedSet:
     dead: bool = False  # torchvision's link
     names: dict[str, str] = field(default_factory=dict)  # of classes, where a rule does not do
     note: str = ""
+    measure: str = "top-1"  # which accuracy the transfer literature gives (Kornblith et al. 2019): or "mean per class"
 
 
 NAMED = {name: NamedSet(**facts) for name, facts in json.loads(pkgutil.get_data("synthnb", "named_sets.json")).items()}
+
+# %% ../nbs/01b_sets.ipynb #fc0c4c92
+def usual_measure(
+    source: str,  # as in `open_set`
+) -> str:
+    "A line of Markdown that says which accuracy the literature of a set gives, where that is not top-1; else nothing."
+    facts = NAMED.get(source) or next((facts for facts in NAMED.values() if source in facts.sources), None)
+    if facts is None or facts.measure == "top-1":
+        return ""
+    return f"- The transfer literature gives the {facts.measure} accuracy of {facts.title}: compare with that column."
 
 # %% ../nbs/01b_sets.ipynb #637c9de2
 def prompt_name(

@@ -157,6 +157,14 @@ def test_twelve_bits_are_the_picture_that_eight_are(tmp_path):
             assert (read_image(tmp_path / f"{bits}.{end}", 64) - wanted).abs().mean() < 1
 
 
+@pytest.mark.parametrize("end", ["heic", "avif"])
+def test_photographs_of_telephones_are_read_where_their_plugins_are(end, tmp_path):
+    smooth = np.linspace(0, 255, 64 * 64 * 3).reshape(64, 64, 3).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / f"a.{end}", quality=95)
+    Image.fromarray(smooth).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / f"a.{end}", 64).float() - read_image(tmp_path / "a.png", 64).float()).abs().mean() < 3
+
+
 # ---- the command
 
 

@@ -35,8 +35,10 @@ def results_block(run: Path) -> str:
         f"alone for as many steps, in points with a 95 % interval. One run of `make report`: {record['seconds'] / 60:.1f} minutes on {machine['cores']} cores "
         f"({machine['device']}). [The report]({at}/report.ipynb).", "",
         "| method | optimiser steps | accuracy (of the seeds) | per class | paired difference | verdict |", "|---|---|---|---|---|---|"]
-    for row in results["shown"]:
-        cells = [f"`{row['arm']}`", str(row["steps"]), row["accuracy %"], row["per class %"], row["paired gain"] or "-", row["verdict"] or "-"]
+    for row in results["summary"]:
+        seeds = ", ".join(f"{100 * value:.1f}" for value in row["seeds_at"])
+        gain = "-" if row["gain"] is None else f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}]"
+        cells = [f"`{row['arm']}`", row["steps"], f"{100 * row['accuracy']:.1f} ({seeds})", f"{100 * row['per_class']:.1f}", gain, row["verdict"] or "-"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
