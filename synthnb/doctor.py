@@ -317,7 +317,8 @@ def count_images(parameters: dict, size: Size) -> int | None:
     scales = 1 if "guidance" in parameters else len(parameters.get("guidances", [1]))  # beside a guidance of its own, a list is for a part of the images
     kinds = len(parameters.get("rungs") or parameters.get("prompts") or [1])  # of prompts, each with images of its own
     each += (len(parameters["names"]) - 1) * min(parameters["images_per_class"]) if "names" in parameters and "images_per_class" in parameters else 0  # rungs at the smallest volume
-    return each * scales * kinds * size.classes or None
+    sets = 1 if "image_sets" not in parameters else parameters["image_sets"] or len(parameters["seeds"])  # of generated images, see `experiment.set_of_seed`
+    return each * scales * kinds * sets * size.classes or None
 
 
 def pixels_of(folder: Path) -> int:

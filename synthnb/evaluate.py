@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'nearest_neighbour', 'per_class_accuracy', 'bootstrap_accuracy', 'Baseline', 'pixel_baseline',
            'results_table', 'readable_table', 'verdicts', 'show_results', 'best_by_validation', 'show_volumes',
-           'gain_by_class', 'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
+           'show_gains', 'class_mean', 'gain_by_class', 'calibration_error', 'calibration_floor', 'leep',
+           'steps_to_reach']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
@@ -23,7 +24,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from .data import LabelledImages
 from .intervals import Interval, accuracy_interval, judge, wilson
-from .intervals import mean_interval, paired_difference  # noqa: F401 people import them from here
+from .intervals import mean_interval
+from .intervals import paired_difference  # noqa: F401 people import it from here
 
 # %% ../nbs/11_evaluate.ipynb #6bfbe097
 def correct(
@@ -289,6 +291,41 @@ def show_volumes(
     figure.tight_layout()
     plt.close(figure)
     return figure
+
+# %% ../nbs/11_evaluate.ipynb #1b86ef05
+def show_gains(
+    rows: pd.DataFrame,  # arm, volume, test, seed, value
+    xlabel: str,
+    title: str = "",  # before the name of the test images
+    against: str = "real only",  # the method that gains are paired with, at volume 0
+) -> Figure:
+    "Paired gains in points over volume with their 95 % intervals as a closed matplotlib figure; a panel for each kind of test images."
+    base = rows[rows.arm == against].set_index(["test", "seed"]).value
+    gains = rows[rows.volume > 0].assign(gain=lambda part: [100 * (row.value - base[row.test, row.seed]) for row in part.itertuples()])
+    places = list(rows.test.unique())
+    columns = len(places) if len(places) < 4 else -(-len(places) // 2)
+    figure, axes = plt.subplots(-(-len(places) // columns), columns, figsize=(3 * columns, 2.7 * -(-len(places) // columns)), sharex=True, squeeze=False)
+    for ax, where in zip(axes.flat, places):
+        sns.pointplot(gains[gains.test == where], x="volume", y="gain", hue="arm", dodge=0.3, linewidth=1, markersize=4,
+                      errorbar=lambda values: mean_interval(values).ends, ax=ax, legend=ax is axes.flat[0])
+        ax.axhline(0, color="0.7", linewidth=1, zorder=0)
+        ax.set(xlabel=xlabel, ylabel=f"points above {against}", title=f"{title}{where}")
+    axes.flat[0].legend(fontsize=6)
+    for ax in axes.flat[len(places):]:
+        ax.axis("off")
+    sns.despine(figure)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def class_mean(
+    right: np.ndarray,  # bool [N], from `correct`
+    labels: torch.Tensor,  # int64 [N]
+) -> float:
+    "Mean over the classes that there are of their accuracy."
+    counts = np.bincount(labels.cpu().numpy())
+    return float((np.bincount(labels.cpu().numpy(), right) / np.maximum(counts, 1))[counts > 0].mean())
 
 # %% ../nbs/11_evaluate.ipynb #f520658f
 def gain_by_class(

@@ -854,9 +854,10 @@ def describe_schema(schema: type[BaseModel]) -> dict:
 
 def describe_request(llm, question: Question, schema: type[BaseModel], sampling: Sampling, seed: int, sample: int) -> str:
     "One sampled answer to one question as canonical JSON."
-    further = {name: value for name, value in llm.extra.items() if name not in SAMPLING}
+    extra = getattr(llm, "extra", {})  # other people's chat models need not have it
+    further = {name: value for name, value in extra.items() if name not in SAMPLING}
     return json.dumps({
-        "model": llm.name, "revision": llm.revision, "messages": question.messages, "sampling": asdict(sampling_of(llm.extra, sampling)), "seed": seed, "sample": sample,
+        "model": llm.name, "revision": llm.revision, "messages": question.messages, "sampling": asdict(sampling_of(extra, sampling)), "seed": seed, "sample": sample,
         "schema": describe_schema(schema), **({"extra": further} if further else {}),
     }, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
