@@ -22,7 +22,7 @@ def test_version_from_anywhere(tmp_path):
 
 def test_mistake_is_one_line(tmp_path):
     done = subprocess.run([COMMAND, "run", "nothing.ipynb"], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no notebook nothing.ipynb\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no notebook nothing.ipynb: check its name; `synthnb run --help` lists the experiments\n")
 
 
 HOSTILE = ["z=1;import os;y", "__import__('os')", "shots\n", "shots ", "a.b", "a[0]", "1shots", "lambda", "class", "sh\u043ets", "\u202eshots", "x" * 5000, "../../etc",
