@@ -292,8 +292,7 @@ def run_arm(
     told, last = _measured(net, test, **reading), history.records[-1]
     result = ArmResult(
         arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(told["correct"].mean()),
-        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, records=history.records, gaps=history.gaps,
-        image_set=images_hash(used) if used is not None else "", **told)
+        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, records=history.records, gaps=history.gaps, image_set=images_hash(used) or "", **told)
     if file:
         _write_result(result, file)
     return result

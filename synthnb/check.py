@@ -148,7 +148,7 @@ def _pixels(seen: dict[str, Seen], size: int, fit: str) -> list[Finding]:
     films = [path for path, one in good.items() if one.frames > 1]
     return found + _told("frames", len(films), "ok", f"of {len(films)} files with several frames the first is read", films)
 
-
+# %% ../nbs/12f_check.ipynb #72bfc674
 def _odd(seen: dict[str, Seen]) -> list[Finding]:
     "Files that cannot be read, and images that hardly can be right."
     bad = [f"{path}: {one.error}" for path, one in seen.items() if one.error]

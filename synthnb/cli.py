@@ -131,7 +131,7 @@ def _say_warning(message, category, filename, lineno, file=None, line=None) -> N
     if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(synthnb.__file__).parent):
         typer.echo(f"warning: {plain_error(ValueError(message))}", err=True)
 
-
+# %% ../nbs/13_cli.ipynb #0e44dd20
 class OneLineErrors(TyperGroup):
     """A command group that prints an exception as one line and exits with status 1, or 2 for what was refused."""
 
@@ -262,7 +262,7 @@ def run(
             write_index(place)
     typer.echo(folder / "report.html")
 
-
+# %% ../nbs/13_cli.ipynb #66d976a1
 def _refuse_models(parameters: dict) -> None:
     """ValueError for ids that the models' own libraries do not know; what is only not fetched yet passes where there is a network."""
     from synthnb.parameters import model_folder
@@ -318,7 +318,7 @@ def _further(text: str) -> dict:
 def _is_folder(classes: list[str]) -> bool:
     return len(classes) == 1 and Path(classes[0]).expanduser().is_dir()
 
-
+# %% ../nbs/13_cli.ipynb #c6df7582
 def _refuse_typed(classes: Sequence[str]) -> None:
     """ValueError for what was typed in place of class names, and for a folder that is not there."""
     from synthnb.names import check_classes
@@ -389,7 +389,7 @@ def prompts(
     with if_stopped(f"the answers so far are kept in {cache or out.with_suffix('.answers.sqlite')}; the same command asks only what is missing"):
         _write_prompts(model, classes, senses, template or ["a photo of a {phrase}"], n, out, clip, clip_weights, generator, cache, seed)
 
-
+# %% ../nbs/13_cli.ipynb #0ff88613
 def _write_prompts(model, classes: list[str], senses: Path | None, templates: list[str], n: int, out: Path, clip: str, clip_weights: str | None, generator: str,
                    cache: Path | None, seed: int) -> None:
     """The work of `prompts`, once everything is found."""
@@ -452,7 +452,7 @@ def _warn_unknown(generator: str, words: dict[str, list[str]]) -> None:
     except UnknownNames as error:
         typer.echo(f"warning: {error}", err=True)
 
-
+# %% ../nbs/13_cli.ipynb #ed407734
 def _style_id(style: Path | None) -> str:
     """What a plan calls a style token."""
     if style is None:
@@ -542,8 +542,8 @@ def generate(
 
     with before_start():
         part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
-        place = locate(generator or told.settings.model)
-    _warn_unknown(generator or told.settings.model, {name: [name, *phrases] for name, phrases in class_phrases(told).items()})
+        place = locate(model := generator or told.settings.model)
+    _warn_unknown(model, {name: [name, *phrases] for name, phrases in class_phrases(told).items()})
     scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
     if dry_run:
         typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
@@ -552,11 +552,16 @@ def generate(
         done = generate_shards(told, out, generator=place, style=style, workers=workers, ray=ray, device=device, shards=part,
                                kind=kind, quality=quality, patience=patience, max_images=images, max_hours=hours, **scoring)
     except KeyboardInterrupt as stopped:
-        typer.echo(str(stopped) or f"stopped: whole shards are kept in {out}; the same command goes on", err=True)
-        raise typer.Exit(130) from stopped
+        _stopped_drawing(stopped, out)
     typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
 
+# %% ../nbs/13_cli.ipynb #f8a8d26c
+def _stopped_drawing(stopped: KeyboardInterrupt, out: Path) -> None:
+    """End with the words of who was stopped, or with ours."""
+    typer.echo(str(stopped) or f"stopped: whole shards are kept in {out}; the same command goes on", err=True)
+    raise typer.Exit(130) from stopped
 
+# %% ../nbs/13_cli.ipynb #22656207
 def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
     """What to say where no shard was missing."""
     from synthnb.shards import ShardFolder
@@ -672,6 +677,7 @@ def curate(
     """Measure every image once, keep what passes the filters, say what is kept of each class and why the rest is not."""
     import pandas as pd
 
+    from synthnb.board import write_board
     from synthnb.curate import Filters, curate as decide, kept_path, write_kept
 
     kept_path(folder, name)  # is it a name?
@@ -679,26 +685,25 @@ def curate(
     if lacking := [needed for needed, given, on in wanted if on and not given]:
         raise ValueError(f"these filters need {' and '.join(lacking)}")
     copies = {key: alike for key, on in (("duplicates", duplicates), ("leaked", leaked), ("memorised", memorised)) if on}
-    filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, **copies,
-                      min_probability=_probability(min_probability))
+    filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, min_probability=_probability(min_probability), **copies)
     if dry_run:
-        from synthnb.shards import ShardFolder
-
-        home = ShardFolder(folder)
-        many = sum(home.sidecar(shard).get("images", 0) for shard in home.published())
-        typer.echo(f"{many:,} images in {folder} would be measured{f' by {clip}' if clip else ''}; those that were measured in the same way before are not measured again. Nothing was done")
-        return
+        return typer.echo(_would_measure(folder, clip))
     with if_stopped("images that were measured so far may have to be measured again; no list was written"):
         scores, board = _scores_and_board(folder, clip, clip_weights, senses, other or [], real, device)
     curation = decide(scores, filters, decisions=pd.read_csv(decisions, dtype=str, keep_default_na=False) if decisions else None, progress=True)
     with pd.option_context("display.max_rows", 30, "display.width", 160, "display.max_columns", 20):
         typer.echo(curation.report().to_string(float_format="{:.3f}".format) if len(scores.classes) <= 30 else curation.report())
     path = write_kept(curation, name)
-    typer.echo(f"{curation}\n{path}")
-    if board:
-        from synthnb.board import write_board
+    typer.echo(f"{curation}\n{path}" + (f"\n{write_board(board, path.with_name(f'{name}.board.html'))}" if board else ""))
 
-        typer.echo(write_board(board, path.with_name(f"{name}.board.html")))
+# %% ../nbs/13_cli.ipynb #20b35555
+def _would_measure(folder: Path, clip: str) -> str:
+    """What `curate` would do."""
+    from synthnb.shards import ShardFolder
+
+    home = ShardFolder(folder)
+    many = sum(home.sidecar(shard).get("images", 0) for shard in home.published())
+    return f"{many:,} images in {folder} would be measured{f' by {clip}' if clip else ''}; those that were measured in the same way before are not measured again. Nothing was done"
 
 # %% ../nbs/13_cli.ipynb #ab19a1ea
 @app.command()

@@ -279,7 +279,7 @@ def copied_pairs(
             candidates.update((i + start, j) for i, j in pairs.tolist())
     return _verified(_grey(a, 32), _grey(b, 32), left, turned, candidates, a is b)
 
-
+# %% ../nbs/01_data.ipynb #4b14ab8c
 def _verified(a: torch.Tensor, b: torch.Tensor, left: torch.Tensor, turned: torch.Tensor, candidates: set, same: bool) -> torch.Tensor:
     "Those of the candidates that are copies."
     listed = torch.tensor(sorted({(min(pair), max(pair)) for pair in candidates} if same else candidates), dtype=torch.int64).view(-1, 2)

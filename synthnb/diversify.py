@@ -649,16 +649,13 @@ def compose(
 ) -> pd.DataFrame:                     # the columns of COLUMNS; attrs "missing" (class -> why) and "about" (settings)
     "Put ideas together into a book of prompts. Raises `ValueError` for what cannot be written, before any work."
     looks = {name: text for name, text in (looks or {}).items() if text}
-    plain = (LOOKS_TOKEN_TEMPLATE if token else LOOKS_TEMPLATE) if looks else (TOKEN_TEMPLATE if token else TEMPLATE)
-    templates = tuple(templates) or (plain,)
+    templates = tuple(templates) or (_plain_template(bool(token), bool(looks)),)
     shares, limits = usable_shares(shares, scenes is not None, styles is not None), token_limits(tokenizers, budget)
     _check_request(phrases, per_class, shares, templates, token, tokenizers, limits, drop_order, looks)
     about = {"classes": dict(phrases), "per_class": per_class, "shares": shares, "templates": {template_version(t): t for t in templates}, "token": token,
              "drop_order": list(drop_order), "limits": limits.tolist(), "allow_plain": allow_plain, "seed": seed}
     about |= {"looks": looks} if looks else {}
-    if begin is not None:
-        check_begin(begin, about, per_class)
-    old = {name: rows.sort_values("id").to_dict("records") for name, rows in begin.groupby("class")} if begin is not None else {}
+    old = _begun_rows(begin, about, per_class)
     pools, reserved, missing, rows = pool_of_rows(shares, per_class), _reserved_words(tokenizers, token), {}, []
     for name, phrase in phrases.items():
         kept = old.get(name, [])
@@ -667,12 +664,26 @@ def compose(
         if without and not allow_plain:
             missing[name] = "; ".join({"CD": scenes, "SD": styles}[part].dry.get(name, f"no ideas for {part}") for part in without)
         else:
-            gloss = clean(looks.get(name, ""), reserved)
-            rows += [row | {"looks": gloss} for row in _rows_of_class(name, clean(phrase), pools, mine["CD"], mine["SD"], templates, seed, kept)]
+            rows += [row | {"looks": clean(looks.get(name, ""), reserved)} for row in _rows_of_class(name, clean(phrase), pools, mine["CD"], mine["SD"], templates, seed, kept)]
     book = _write_rows(rows, list(phrases), token, tokenizers, limits, drop_order)
     book = _in_order(book if begin is None else pd.concat([begin[list(COLUMNS)], book] if rows else [begin[list(COLUMNS)]]))
     book.attrs = {"missing": missing, "about": about}
     return book
+
+# %% ../nbs/04_diversify.ipynb #c516a408
+def _plain_template(token: bool, looks: bool) -> str:
+    "The template where none is given."
+    if looks:
+        return LOOKS_TOKEN_TEMPLATE if token else LOOKS_TEMPLATE
+    return TOKEN_TEMPLATE if token else TEMPLATE
+
+
+def _begun_rows(begin: pd.DataFrame | None, about: dict, per_class: int) -> dict[str, list[dict]]:
+    "The rows of an older book by class; ValueError if it was made with other settings."
+    if begin is None:
+        return {}
+    check_begin(begin, about, per_class)
+    return {name: rows.sort_values("id").to_dict("records") for name, rows in begin.groupby("class")}
 
 # %% ../nbs/04_diversify.ipynb #97d320bd
 def _write_rows(rows: list[dict], classes: list[str], token: str, tokenizers: Sequence[PreTrainedTokenizerBase],

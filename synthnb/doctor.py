@@ -117,7 +117,7 @@ def loaded_bytes(
                 total += math.prod(tensor["shape"]) * (width if tensor["dtype"] in ("F64", "F32", "F16", "BF16") else (tensor["data_offsets"][1] - tensor["data_offsets"][0]) / max(math.prod(tensor["shape"]), 1))
     return float(total)
 
-
+# %% ../nbs/12d_doctor.ipynb #a3c7896c
 def hub_finding(what: str, model: str, repository: str, check: Callable[[Path], list[Path]]) -> Finding:
     "Is an id's repository in the cache, and is what opens it whole? The size is that of the weights that are opened."
     folder, family = cached_folder(repository), family_of(repository) if what == "generator" else None
@@ -197,7 +197,7 @@ def check_llm(model: str, parameters: dict) -> Finding:
         return folder_finding("llm", model, llm_weights)
     return hub_finding("llm", model, model, llm_weights)
 
-
+# %% ../nbs/12d_doctor.ipynb #a327175e
 def check_server(model: str, url: str) -> Finding:
     "Does anything listen where a language model's server should be?"
     parts = urlsplit(url)
@@ -457,7 +457,7 @@ def memory_needs(parameters: dict) -> dict[str, tuple[float, str] | None]:
         needs["clip"] = (2 * clip_parameters(parameters["clip"]) / 1e9, "by its architecture")
     return needs
 
-
+# %% ../nbs/12d_doctor.ipynb #989578af
 def training_images(parameters: dict) -> int:
     "Images that all trainings of a run go through, repeats counted."
     def many(name: str) -> int:
@@ -496,7 +496,7 @@ def hours_by_card(parameters: dict, size: Size, card: str) -> dict[str, float]:
         found["training"] = trained / (rate * share) / 3600
     return found
 
-
+# %% ../nbs/12d_doctor.ipynb #0bbcfe16
 def describe_cards(
     cells: list[tuple[dict, Size]],  # parameters, and how large the data are, of a run or of each cell of a grid
 ) -> list[str]:
@@ -684,14 +684,12 @@ def examine(
     findings += [replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values()]
     drawing = check_drawing(list(plans.values()), Path(outputs), measure) if "generator" in resolved[0] else [
         Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]
-    findings += drawing
-    if len(cells) == 1:
-        findings += check_parts(*sized[0], measure)
+    findings += [*drawing, *(check_parts(*sized[0], measure) if len(cells) == 1 else ())]
     if not torch.cuda.is_available() and any(need and need[0] > .5 for need in memory_needs(resolved[0]).values()):
         findings += [Finding("ok", "by GPU", f"{line} (estimates)") for line in describe_cards(sized)]
     return findings
 
-
+# %% ../nbs/12d_doctor.ipynb #f74528e1
 def diagnosis(findings: list[Finding]) -> str:
     "All lines, and what they come to."
     missing = [finding.what for finding in findings if finding.state == "missing"]

@@ -142,7 +142,7 @@ def _sets(runs: Sequence) -> str:
         return ""
     return "one a seed" if len(set(used)) == len(used) else f"{len(set(used))} for {len(used)} seeds"
 
-
+# %% ../nbs/11_evaluate.ipynb #bf3619e8
 def _gains(runs: dict[str, list], against: str, level: float, margin: float) -> dict[str, dict]:
     "Paired difference and verdict of each method that ran with the seeds of the reference."
     by_seed = {arm: {run.seed: run.accuracy for run in own} for arm, own in runs.items()}
@@ -185,7 +185,7 @@ def results_table(
         rows.append(row | judged[shots].get(arm, _NOTHING) | {"sets": _sets(own)} | _steps(own, grouped[shots]))
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/11_evaluate.ipynb #317fd30a
 def _steps(own: list, others: dict[str, list]) -> dict[str, str]:
     "Optimiser steps of a method, and whether they are what most methods took."
     total = lambda run: run.steps_stage1 + run.steps_stage2  # noqa: E731
@@ -229,7 +229,7 @@ def verdicts(
         lines.append(f"{line}.")
     return lines
 
-
+# %% ../nbs/11_evaluate.ipynb #4a38b453
 def show_results(
     results: Sequence,  # runs with arm and accuracy, such as ArmResult
     table: pd.DataFrame,  # of `results_table`, of one number of real images

@@ -109,7 +109,7 @@ def why_not_fetched(
     wrong = unusable_weights(there)
     return wrong if "pickled" in wrong or "variant" in wrong else f"only a part of it is in the cache, {len(there)} files ({first_line(error)}): {get}"
 
-
+# %% ../nbs/00e_hub.ipynb #d6831654
 def _by_errors(repository: str, errors: list[BaseException]) -> str:
     "The reason, where one of the exceptions names it."
     def has(*kinds: type) -> bool:

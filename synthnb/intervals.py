@@ -164,7 +164,7 @@ def _more_seeds(mean: float, deviation: float, n: int, methods: int, margin: flo
     settled = np.flatnonzero(differs | alike)
     return int(total[settled[0]] - n) if len(settled) else None
 
-
+# %% ../nbs/10b_intervals.ipynb #5c24cd69
 def judge(
     differences: Mapping[str, Sequence[float]],  # by method: accuracy minus the reference's, one per seed
     test_errors: Mapping[str, float] | None = None,  # by method: standard error of its difference by the choice of the test images

@@ -55,6 +55,8 @@ from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor
 from .files import whole_file
 from .hub import FETCHING, first_line, why_not_fetched
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
+
+# %% ../nbs/03_lar.ipynb #f7bfa1a7
 from .names import taught_names, unknown_names
 from .sets import imagenet_names
 
@@ -540,7 +542,7 @@ def _repository(name: str) -> str:
     cached = next((part.name for part in folder.parents if part.name.startswith("models--")), "")
     return cached.removeprefix("models--").replace("--", "/") or f"timm/{folder.name}"
 
-
+# %% ../nbs/03_lar.ipynb #991ab215
 def _how_to_get(name: str, pretrained: str | None, error: Exception) -> str:
     "The cause, and what helps."
     hub = name.startswith("hf-hub:")
@@ -820,7 +822,7 @@ def exact_interval(
     means.partition([out - 1, number - out], axis=0)
     return means[out - 1], means[number - out]
 
-
+# %% ../nbs/03_lar.ipynb #92c9dc15
 def lead_interval(
     scores: np.ndarray,       # [images, candidates]
     level: float = 0.96,
@@ -1029,7 +1031,7 @@ class NameCheck:
                 "cannot tell": f"there are too few images to tell whether CLIP {self.clip} knows the classes by their names"}[self.verdict]
         return f"{told}: {counts}{some}"
 
-
+# %% ../nbs/03_lar.ipynb #b6f63abd
 def check_names_known(
     clip: Clip,
     features: ImageFeatures,                 # of real images
@@ -1068,7 +1070,7 @@ def _would_show(n: int, chance: float, useful: float) -> bool:
     "Does a one-sided binomial test at 5 % find a share of `useful` with n images in four of five tries?"
     return n > 0 and bool(stats.binom.sf(stats.binom.isf(0.05, n, chance), n, useful) >= 0.8)
 
-
+# %% ../nbs/03_lar.ipynb #52ea492e
 def _among_taught(clip: Clip, features: ImageFeatures, own: Mapping[str, torch.Tensor], taught: Sequence[str],
                   templates: Sequence[str]) -> tuple[int, float]:
     "Images that go to their own class among all names of a closed list, and the share of names that say as much."

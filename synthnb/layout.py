@@ -107,7 +107,7 @@ def read_table(
     _check_rows(path, table)
     return _table_layout(path, table.drop_duplicates("place"), left_out, images, bool(split), len(table))
 
-
+# %% ../nbs/00f_layout.ipynb #9a951b57
 def _table_layout(path: Path, table: pd.DataFrame, left_out: list[LeftOut], images: list[str], own: bool, rows: int) -> Layout:
     "Labels in place of names."
     labels = sorted({name_key(name): name for name in reversed(table.label)}.values())

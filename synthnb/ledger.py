@@ -185,7 +185,7 @@ def side_values(
         raise ValueError(f"{run.folder}: {side} leaves several rows of a seed; say which")
     return dict(zip(seeds, frame[column].astype(float)))
 
-
+# %% ../nbs/12e_ledger.ipynb #0eb99308
 def spread_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) -> Interval:
     "The best less the worst setting of the one plus side, less the minus sides, which are numbers without seeds."
     side = dict(comparison.plus[0])

@@ -372,7 +372,7 @@ def write_replies(llm: LocalLLM, prompts: list[list[int]], sampling: Sampling, s
         replies.append(Reply(reply_text(llm, prompt, row[:length]), "length" if length is None else "stop", len(prompt), len(row) if length is None else length + 1))
     return replies
 
-
+# %% ../nbs/02_llm.ipynb #44221cec
 def reply_text(llm: LocalLLM, prompt: list[int], row: list[int]) -> str:
     "The text of a reply; of special tokens only those that mark thoughts, and the mark that the template itself wrote before the reply."
     special = {number: token.content for number, token in llm.tokenizer.added_tokens_decoder.items() if token.special}
@@ -403,14 +403,12 @@ class ServerLLM:
         import_openai()
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            raise ValueError("base_url must look like http://127.0.0.1:8000/v1, without a name, key or question mark; a key belongs "
-                             f"into the environment variable {key_env}")
+            raise ValueError(f"base_url must look like http://127.0.0.1:8000/v1, without a name, key or question mark; a key belongs into the variable {key_env}")
         if min(concurrency, tries) < 1 or timeout <= 0:
             raise ValueError(f"concurrency ({concurrency}) and tries ({tries}) are at least 1, timeout ({timeout}) is above 0")
         self.base_url, self.name, self.key_env, self.revision = base_url, model, key_env, revision
         self.concurrency, self.timeout, self.tries = concurrency, timeout, tries
-        self.extra = check_extra(extra)
-        self.taken, self.refused = set(), set()  # settings of requests, as far as known
+        self.extra, self.taken, self.refused = check_extra(extra), set(), set()  # settings of requests, as far as known
         self.suspected = Counter()  # settings without which a request went through that failed with 500
 
     def __repr__(self) -> str:
@@ -423,8 +421,9 @@ class ServerLLM:
     def check(self, messages: Sequence[Message], sampling: Sampling) -> None:
         "Nothing can be said before the server is asked."
 
-    def stream(self, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int],
-               schema: type[BaseModel] | None = None) -> Iterator[tuple[int, Reply | Exception]]:
+    def stream(
+        self, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int], schema: type[BaseModel] | None = None,
+    ) -> Iterator[tuple[int, Reply | Exception]]:
         "Replies as they arrive, each with the number of its chat; an exception stands for a chat without one."
         bodies = [request_body(self.name, chat, sampling, seed, schema, self.extra) for chat, seed in zip(chats, seeds)]
         return stream_from_thread(lambda put: send_all(self, bodies, put))
@@ -612,7 +611,7 @@ def settings_to_drop(llm: ServerLLM, body: dict, error: Exception, trial: frozen
         trials += [*([name] for name in left), *[["top_p", "temperature"]] * both, left]
     return list(dict.fromkeys(map(frozenset, trials)))
 
-
+# %% ../nbs/02_llm.ipynb #dd245ae9
 async def post(llm: ServerLLM, client, body: dict) -> Reply:
     "One request, and if the server refuses a setting the same without it."
     trials, tried, first = [frozenset()], set(), None
@@ -734,7 +733,7 @@ def split_objects(text: str) -> tuple[list[str], list[str]]:
         start = text.find("{", end)
     return whole, broken
 
-
+# %% ../nbs/02_llm.ipynb #304cfc07
 def closing_brace(text: str, start: int) -> int:
     "Where what begins with a brace ends: after the brace that closes it, or with the text."
     depth = 0
@@ -778,7 +777,7 @@ def keys_in(value: object) -> int:
 def refuse_constant(name: str):
     raise ValueError(f"{name} is not JSON")
 
-
+# %% ../nbs/02_llm.ipynb #7fb29e50
 def refuse_doubles(pairs: list[tuple]) -> dict:
     if len(found := dict(pairs)) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
@@ -798,7 +797,7 @@ def check_finished(reply: Reply) -> None:
     if reply.finish == "length" and said == reply.text and "{" in said and not alone.startswith("{"):
         raise UnfinishedThought("it was cut, and what stands in it may be a draft of a model that thinks aloud")
 
-
+# %% ../nbs/02_llm.ipynb #dc55ca6e
 def read_answer(
     reply: Reply,
     question: Question,

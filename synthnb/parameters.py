@@ -240,7 +240,7 @@ def real_source(parameters: Mapping[str, object]) -> str:
     source = parameters.get("real_data", parameters.get("images", ""))
     return source if isinstance(source, str) else ""
 
-
+# %% ../nbs/00g_parameters.ipynb #0096ff45
 def refuse_study(
     parameters: Mapping[str, object],      # all of an experiment's
     root: str | Path | None = None,        # the folder that named sets lie in

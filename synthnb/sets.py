@@ -159,7 +159,7 @@ def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[t
             raise ValueError(f"{listed.items[i]} of {listed.name} cannot be read, repair or remove it ({type(error).__name__}: {error})") from error
     return torch.stack(images), listed.labels[indices]
 
-
+# %% ../nbs/01b_sets.ipynb #9342b985
 def load_images(
     listed: ListedImages,
     size: int,  # pixels per side
@@ -490,7 +490,7 @@ def list_shards(
         raise ValueError(f"{folder}: labels disagree: {twice[0]!r} is the class of the labels {[i for i in sorted(names) if names[i] == twice[0]]}")
     return ListedImages(items, torch.tensor(labels, dtype=torch.int64), classes, partial(_tar_bytes, folder), folder.name)
 
-
+# %% ../nbs/01b_sets.ipynb #2b95e34f
 def _samples(path: Path) -> dict[str, dict]:
     "Record and place of the image by key, the name before the first dot; ValueError naming keys that lack one, or have one twice."
     samples: dict[str, dict] = {}
@@ -581,7 +581,7 @@ def meant_set(
                   f"or go to another folder to mean the known set", stacklevel=3)
     return folder.absolute()
 
-
+# %% ../nbs/01b_sets.ipynb #e46c47db
 def _list_set(source: str | Path, root: str | Path | None, download: bool, complete: bool) -> dict[str, ListedImages]:
     "The sides, whatever their images are to become."
     if str(source).startswith("hf:"):

@@ -351,12 +351,10 @@ class Leases:
         if files and not self._has_run_out(name, files[-1]):
             return None
         path = self.folder / f"{name}.{int(files[-1].suffix[1:]) + 1 if files else 0}"
-        try:
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n")
-        except FileExistsError:
-            return None
-        return Lease(path)
+        with suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+            file.write(json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n")
+            return Lease(path)
+        return None
 
     def _has_run_out(self, name: str, path: Path) -> bool:
         try:
@@ -876,7 +874,7 @@ def read_tar(path: str | Path) -> Iterator[tuple[bytes, dict]]:
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise ValueError(f"{path} is damaged ({error}): `verify` finds all such shards") from error
 
-
+# %% ../nbs/06b_shards.ipynb #48b687bd
 def read_shards(
     folder: str | Path,
     resize: int | None = None,   # pixels a side of the result; None keeps what the pipeline drew

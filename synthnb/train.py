@@ -50,6 +50,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
+# %% ../nbs/09_train.ipynb #b662bc71
 from .data import LabelledImages, pick_device
 from .dualbn import domains, gap, has_gap, is_dual, strip
 from .files import did_you_mean, package_hash, whole_file
@@ -115,7 +116,7 @@ def reset_blocks(
     model.load_state_dict({name: new[name] if layers[name] >= inner[-blocks] else value for name, value in state.items()})
     return model
 
-
+# %% ../nbs/09_train.ipynb #843f1524
 @contextmanager
 def only_head(
     model: nn.Module,  # a timm model
@@ -501,7 +502,7 @@ def _adapted(model: nn.Module, batches: Iterator[torch.Tensor]) -> nn.Module:
         net(normalise(net, batch.to(device)))
     return net.eval()
 
-
+# %% ../nbs/09_train.ipynb #7d8b9c0c
 @torch.inference_mode()
 def predict(
     model: nn.Module,  # on any device
@@ -940,7 +941,7 @@ def _fit(
 # What does not decide which weights come out: all other arguments of `fit` are part of a checkpoint's key
 _FREE = {"model", "train", "device", "val", "val_every", "record_every", "checkpoint", "checkpoint_every", "accelerator", "workers", "progress"}
 
-
+# %% ../nbs/09_train.ipynb #e7b7083e
 def fit(
     model: nn.Module,  # moved to the device and trained in place
     train: LabelledImages | ListedImages | Sequence[tuple],  # one set, or (set, share of the batch) for each of several
