@@ -84,6 +84,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'synthnb.cli._find_phrases': ('cli.html#_find_phrases', 'synthnb/cli.py'),
                              'synthnb.cli._further': ('cli.html#_further', 'synthnb/cli.py'),
                              'synthnb.cli._is_folder': ('cli.html#_is_folder', 'synthnb/cli.py'),
+                             'synthnb.cli._kept_table': ('cli.html#_kept_table', 'synthnb/cli.py'),
                              'synthnb.cli._machine_slice': ('cli.html#_machine_slice', 'synthnb/cli.py'),
                              'synthnb.cli._nothing_to_draw': ('cli.html#_nothing_to_draw', 'synthnb/cli.py'),
                              'synthnb.cli._pixel_step': ('cli.html#_pixel_step', 'synthnb/cli.py'),

@@ -546,11 +546,10 @@ def generate(
     _warn_unknown(model, {name: [name, *phrases] for name, phrases in class_phrases(told).items()})
     scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
     if dry_run:
-        typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
-        return
+        return typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
+    budget = dict(patience=patience, max_images=images, max_hours=hours)
     try:
-        done = generate_shards(told, out, generator=place, style=style, workers=workers, ray=ray, device=device, shards=part,
-                               kind=kind, quality=quality, patience=patience, max_images=images, max_hours=hours, **scoring)
+        done = generate_shards(told, out, generator=place, style=style, workers=workers, ray=ray, device=device, shards=part, kind=kind, quality=quality, **budget, **scoring)
     except KeyboardInterrupt as stopped:
         _stopped_drawing(stopped, out)
     typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
@@ -691,12 +690,19 @@ def curate(
     with if_stopped("images that were measured so far may have to be measured again; no list was written"):
         scores, board = _scores_and_board(folder, clip, clip_weights, senses, other or [], real, device)
     curation = decide(scores, filters, decisions=pd.read_csv(decisions, dtype=str, keep_default_na=False) if decisions else None, progress=True)
-    with pd.option_context("display.max_rows", 30, "display.width", 160, "display.max_columns", 20):
-        typer.echo(curation.report().to_string(float_format="{:.3f}".format) if len(scores.classes) <= 30 else curation.report())
+    typer.echo(_kept_table(curation.report(), len(scores.classes)))
     path = write_kept(curation, name)
     typer.echo(f"{curation}\n{path}" + (f"\n{write_board(board, path.with_name(f'{name}.board.html'))}" if board else ""))
 
 # %% ../nbs/13_cli.ipynb #20b35555
+def _kept_table(report, classes: int) -> str:
+    """What is kept of each class; of many classes the first and last."""
+    import pandas as pd
+
+    with pd.option_context("display.max_rows", 30, "display.width", 160, "display.max_columns", 20):
+        return report.to_string(float_format="{:.3f}".format) if classes <= 30 else str(report)
+
+
 def _would_measure(folder: Path, clip: str) -> str:
     """What `curate` would do."""
     from synthnb.shards import ShardFolder

@@ -406,8 +406,7 @@ class ServerLLM:
             raise ValueError(f"base_url must look like http://127.0.0.1:8000/v1, without a name, key or question mark; a key belongs into the variable {key_env}")
         if min(concurrency, tries) < 1 or timeout <= 0:
             raise ValueError(f"concurrency ({concurrency}) and tries ({tries}) are at least 1, timeout ({timeout}) is above 0")
-        self.base_url, self.name, self.key_env, self.revision = base_url, model, key_env, revision
-        self.concurrency, self.timeout, self.tries = concurrency, timeout, tries
+        self.base_url, self.name, self.key_env, self.revision, self.concurrency, self.timeout, self.tries = base_url, model, key_env, revision, concurrency, timeout, tries
         self.extra, self.taken, self.refused = check_extra(extra), set(), set()  # settings of requests, as far as known
         self.suspected = Counter()  # settings without which a request went through that failed with 500
 
