@@ -537,8 +537,7 @@ def generate(
     """Draw what is missing of a plan, in shards. Any number of these may work on one folder; starting again goes on."""
     from synthnb.curate import class_phrases
     from synthnb.parameters import locate
-    from synthnb.plan import Plan
-    from synthnb.shards import estimate_cost, generate_shards
+    from synthnb.shards import Plan, estimate_cost, generate_shards
 
     with before_start():
         part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
@@ -547,9 +546,9 @@ def generate(
     scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
     if dry_run:
         return typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
-    budget = dict(patience=patience, max_images=images, max_hours=hours)
     try:
-        done = generate_shards(told, out, generator=place, style=style, workers=workers, ray=ray, device=device, shards=part, kind=kind, quality=quality, **budget, **scoring)
+        done = generate_shards(told, out, generator=place, style=style, workers=workers, ray=ray, device=device, shards=part, kind=kind, quality=quality,
+                               patience=patience, max_images=images, max_hours=hours, **scoring)
     except KeyboardInterrupt as stopped:
         _stopped_drawing(stopped, out)
     typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
