@@ -1162,7 +1162,7 @@ def ask(
     "Sampled, validated answers to all questions. Raises `ValueError` before any cost if a question cannot be asked."
     if min(n, tries) < 1 or first < 0:
         raise ValueError(f"n ({n}) and tries ({tries}) are at least 1, first ({first}) is at least 0")
-    cache, sampling = AnswerCache(":memory:") if cache is None else cache, sampling_of(llm.extra, sampling)
+    cache, sampling = AnswerCache(":memory:") if cache is None else cache, sampling_of(getattr(llm, "extra", {}), sampling)
     jobs, found = plan_jobs(llm, questions, schema, n, sampling, cache, seed, first, check)
     distinct = {job.key: job for job in jobs}  # a question asked twice is paid once
     todo = [job for key, job in distinct.items() if key not in found]
