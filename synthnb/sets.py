@@ -136,12 +136,12 @@ def read_batches(
     order: Iterable[list[int]] | None = None,  # the indices of each batch, in place of size and shuffling; may be endless
 ) -> DataLoader:  # of uint8 [B, 3, size, size] and int64 [B]
     "The set a batch at a time; ValueError names an image that cannot be read."
-    if order is not None and workers and not isinstance(order, Sequence):
-        order = iter(order)
-        first = next(order, [])
+    largest = min(batch_size, len(listed))
+    if isinstance(order, Sequence):
+        largest = max(map(len, order), default=0)
+    elif order is not None and workers:  # it may be endless: the first batch stands for all
+        first = next(order := iter(order), [])
         order, largest = chain([first], order), len(first)
-    else:
-        largest = max(map(len, order), default=0) if order is not None else min(batch_size, len(listed))
     workers = fitting_workers(workers, largest * 3 * size * size)
     read = {"num_workers": workers, "collate_fn": partial(_read_images, listed, size)}
     read["generator"] = torch.Generator().manual_seed(seed or 0)  # its own: a loader without one takes a number of torch's, and whoever reads would change what is trained
