@@ -1,7 +1,7 @@
-"""Write the results of the committed quickstart report into README.md: `python tools/update_readme.py [--check]`.
+"""Write the results of the committed comparison of methods into README.md: `python tools/update_readme.py [--check]`.
 
 Numbers are never typed: everything between the two markers comes from results.json and run.json of the newest finished run
-under outputs/quickstart that git knows.
+under outputs/bridge_study that git knows, has several numbers of real images, and gave each seed a generated set of its own.
 """
 
 import json
@@ -12,34 +12,51 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
+SHOWN = (1, 4)  # real images of each class
+
+
+def told(run: Path) -> tuple[dict, dict]:
+    """results.json and run.json."""
+    return tuple(json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("results", "run"))
+
+
+def is_fit(run: Path) -> bool:
+    """Does the run show what the table needs?"""
+    results, record = told(run)
+    return results.get("generated_sets", 0) >= len(record["parameters"]["seeds"]) and set(SHOWN) <= set(record["parameters"]["shots"])
 
 
 def committed_run() -> Path:
-    """The newest finished quickstart run among the files of this checkout that git tracks."""
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "outputs/quickstart/*/DONE"], capture_output=True, text=True, check=True)
-    runs = [ROOT / Path(line).parent for line in listed.stdout.splitlines()]
+    """The newest run among the files of this checkout that git tracks."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "outputs/bridge_study/*/DONE"], capture_output=True, text=True, check=True)
+    runs = [run for run in (ROOT / Path(line).parent for line in listed.stdout.splitlines()) if is_fit(run)]
     if not runs:
-        sys.exit("no finished quickstart run is committed: run `make report`, then git add -f outputs/quickstart/<run>")
-    return max(runs, key=lambda run: json.loads((run / "run.json").read_text())["started"])
+        sys.exit("no such run is committed: run bridge_study, then git add -f outputs/bridge_study/<run>")
+    return max(runs, key=lambda run: told(run)[1]["started"])
+
+
+def cells(row: dict) -> list[str]:
+    """Accuracy, and the paired difference with its verdict, as a table shows them."""
+    accuracy = f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    if row["gain"] is None:
+        return [accuracy, "-"]
+    return [accuracy, f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}] {row['verdict']}"]
 
 
 def results_block(run: Path) -> str:
     """Picture, table and the sentence that says what was measured where."""
-    results, record = (json.loads((run / f"{name}.json").read_text()) for name in ("results", "run"))
+    results, record = told(run)
     at, parameters, machine = run.relative_to(ROOT), record["parameters"], record["machine"]
-    world = "**glyphworld**, " if results.get("glyphworld") else ""
+    rows = {n: {row["arm"]: row for row in results["summary"] if row["shots"] == n} for n in SHOWN}
+    heads = [f"{what}, {n} real image{'s' * (n > 1)}" for n in SHOWN for what in ("accuracy", "difference")]
     lines = [
-        f"![real scans beside generated ones]({at}/figures/beside.png)", "",
-        f"{world}real images of each class: {parameters['shots']}, generated ones: {parameters['images_per_class']}, seeds: {len(parameters['seeds'])}; "
-        f"accuracy on the untouched test split in %, of each seed and their mean, and the paired difference to training on the real images "
-        f"alone for as many steps, in points with a 95 % interval. One run of `make report`: {record['seconds'] / 60:.1f} minutes on {machine['cores']} cores "
+        f"![paired gains over real images, and accuracies]({at}/figures/shots.png)", "",
+        f"**glyphworld**, {parameters['images_per_class']} generated images of each class, {len(parameters['seeds'])} seeds, each with generated images of "
+        f"its own: accuracy on the untouched test split in %, and the difference in points, paired by seed, to training on the real images alone for as many "
+        f"steps; 95 % intervals, verdicts corrected for the methods of a table. {record['seconds'] / 60:.0f} minutes on {machine['cores']} busy cores "
         f"({machine['device']}). [The report]({at}/report.ipynb).", "",
-        "| method | optimiser steps | accuracy (of the seeds) | per class | paired difference | verdict |", "|---|---|---|---|---|---|"]
-    for row in results["summary"]:
-        seeds = ", ".join(f"{100 * value:.1f}" for value in row["seeds_at"])
-        gain = "-" if row["gain"] is None else f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}]"
-        cells = [f"`{row['arm']}`", row["steps"], f"{100 * row['accuracy']:.1f} ({seeds})", f"{100 * row['per_class']:.1f}", gain, row["verdict"] or "-"]
-        lines.append(f"| {' | '.join(cells)} |")
+        f"| method | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}"]
+    lines += [f"| {' | '.join([f'`{arm}`', *cells(row), *cells(rows[SHOWN[1]][arm])])} |" for arm, row in rows[SHOWN[0]].items()]
     return "\n".join(lines) + "\n"
 
 
