@@ -10,7 +10,8 @@ __all__ = ['STATES', 'GATED', 'MARKS', 'PARTS', 'BYTES_A_PIXEL', 'A100_RATE', 'T
            'check_set', 'count_images', 'pixels_of', 'measure_plan', 'plan_key', 'check_drawing', 'in_words',
            'arithmetic', 'clip_parameters', 'memory_needs', 'training_images', 'prompt_tokens', 'hours_by_card',
            'describe_cards', 'measure_prompts', 'measure_training', 'check_parts', 'check_gpu', 'guess_experiment',
-           'Need', 'needs_of', 'in_cells', 'check_shared_memory', 'examine', 'diagnosis']
+           'Need', 'needs_of', 'in_cells', 'class_names_of', 'check_classes_known', 'check_shared_memory', 'examine',
+           'diagnosis']
 
 # %% ../nbs/12d_doctor.ipynb #5c811d97
 import difflib
@@ -46,6 +47,8 @@ from .files import free_bytes
 from .generate import check_generator_folder, check_single_file, only_variant
 from .hub import cached_snapshot
 from .llm import LocalLLM, Sampling, check_llm_folder
+from .names import KNOWN_NAMES, model_folder, refuse_unknown
+from .parameters import asked_models, class_words, folder_class_names, real_source
 from .plan import write_plan
 from .sets import NAMED, VAL_SHARE, data_root, list_set, meant_set
 from .shards import estimate_cost
@@ -640,6 +643,33 @@ def in_cells(numbers: list[int], cells: list) -> str:
     ends = [number for number in numbers if number + 1 not in numbers]
     return f"cell{'s' if len(numbers) > 1 else ''} " + ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends))
 
+# %% ../nbs/12d_doctor.ipynb #9e32262d
+def class_names_of(source: str, root: str | Path | None = None) -> tuple[str, ...]:
+    "The class names of a set of images, as far as they can be listed; none where the set is not there."
+    if source == "digits" and not Path(source).is_dir():
+        return ()  # the shipped models were made for them
+    if names := folder_class_names(source):
+        return names
+    try:
+        return next(iter(list_set(source, root).values())).classes
+    except (OSError, ValueError, ImportError):  # said by `check_set`
+        return ()
+
+
+def check_classes_known(parameters: dict, root: str | Path | None = None) -> Finding | None:
+    "Were the models of a run taught its classes? None where no model has a closed list, or the classes are not known."
+    asked, source = asked_models(parameters), real_source(parameters)
+    closed = [model for model in asked.values() if (folder := model_folder(model)) and (folder / KNOWN_NAMES).is_file()]
+    classes = class_names_of(source, root) if closed and source else ()
+    if not classes:
+        return None
+    try:
+        refuse_unknown(asked, class_words(parameters, classes), "-p {}")
+    except ValueError as error:
+        told, _, cure = str(error).partition(". Name models")
+        return Finding("missing", "class names", told, f"name models{cure}")
+    return Finding("ok", "class names", f"{', '.join(dict.fromkeys(closed))} {'was' if len(set(closed)) == 1 else 'were'} taught all {len(classes)} of them")
+
 # %% ../nbs/12d_doctor.ipynb #ebefdae3
 def check_shared_memory(parameters: dict) -> list[Finding]:
     "A word where processes that read images find too little shared memory for their batches; nothing where all is well."
@@ -680,7 +710,7 @@ def examine(
         size = Size(*map(sum, zip(Size(), *(looked[need][1] for need in its if need.text not in parameters.get("test_sets", ())))))  # nothing is drawn for these
         plans.setdefault(plan_key(parameters, count_images(parameters, size)), (parameters, size))
         sized.append((parameters, size))
-    findings += [found for parameters in resolved[:1] for found in check_shared_memory(parameters)]
+    findings += [found for one in resolved[:1] for found in [*check_shared_memory(one), check_classes_known(one, root)] if found]
     findings += [replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values()]
     drawing = check_drawing(list(plans.values()), Path(outputs), measure) if "generator" in resolved[0] else [
         Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]

@@ -96,17 +96,17 @@ def test_a_server_is_looked_for_and_not_asked():
 def test_time_and_disk_are_measured_where_the_generator_runs(tmp_path):
     found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"images_per_class": 20, "denoising_steps": 1, "generator_batch": 20}, tmp_path)}
     assert {finding.state for finding in found.values()} == {"ok"}
-    assert "to draw 200 images, from two batches drawn here" in found["time"].told
+    assert "to draw 600 images, from two batches drawn here" in found["time"].told
     assert "200 images need about 0.00" in found["disk"].told
 
 
 def test_paper_scale_says_what_is_unknown(tmp_path):
     found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": REPOSITORY, "real_data": "digits", "images_per_class": 3000, "denoising_steps": 50}, tmp_path)}
     assert (found["time"].state, found["disk"].state) == ("unknown", "unknown")
-    assert "on an A100, by its published rate, 7.2 hours to draw 30,000 images" in found["time"].told
+    assert "on an A100, by its published rate, 21.7 hours to draw 90,000 images" in found["time"].told
 
 
-@pytest.mark.parametrize("experiment, images", [("transfer_volume", 1500), ("guidance_study", 2000), ("bridge_study", 800), ("dsi_study", 100), ("volume_study", 1080)])
+@pytest.mark.parametrize("experiment, images", [("transfer_volume", 7500), ("guidance_study", 8000), ("bridge_study", 4800), ("dsi_study", 100), ("volume_study", 5400)])
 def test_images_of_all_volumes_and_guidance_scales_are_counted(experiment, images):
     given = yaml.safe_load((EXPERIMENTS / "params/glyphworld" / f"{experiment}.yaml").read_text())
     assert count_images(resolve_parameters(EXPERIMENTS / f"{experiment}.ipynb", given)[1], Size(10, 897)) == images
