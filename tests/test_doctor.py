@@ -97,7 +97,7 @@ def test_time_and_disk_are_measured_where_the_generator_runs(tmp_path):
     found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"images_per_class": 20, "denoising_steps": 1, "generator_batch": 20}, tmp_path)}
     assert {finding.state for finding in found.values()} == {"ok"}
     assert "to draw 600 images, from two batches drawn here" in found["time"].told
-    assert "200 images need about 0.00" in found["disk"].told
+    assert "600 images need about 0.00" in found["disk"].told
 
 
 def test_paper_scale_says_what_is_unknown(tmp_path):
