@@ -27,7 +27,7 @@ from .dualbn import convert, has_gap, is_dual
 from .files import did_you_mean, whole_file
 from .sets import ListedImages, check_size, images_hash, join_listed
 from .streams import stream
-from .train import READINGS, History, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
+from .train import READINGS, History, class_mean, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
 
 # %% ../nbs/10_bridge.ipynb #d4ba04b0
 @dataclass(frozen=True)
@@ -194,11 +194,9 @@ def _measured(net: nn.Module, test: _Images, **reading) -> dict:
     "What a classifier says of the test images: which are right, also among its first five, by class, with which calibration; and by each reading of dual norms."
     said = predict(net, test, **reading)
     right, best = said.argmax(1) == test.labels, said.topk(min(5, said.shape[1])).indices == test.labels[:, None]
-    there = torch.bincount(test.labels)
-    per_class = (torch.bincount(test.labels, right.double()) / there)[there > 0].mean().item()
     readings = [name for name in READINGS if name != "adapted" or has_gap(net)] if is_dual(net) else []
     shares = {name: (predict(net, test, read=name, **reading).argmax(1) == test.labels).float().mean().item() for name in readings}
-    return {"correct": right.numpy(), "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan, "per_class": per_class,
+    return {"correct": right.numpy(), "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan, "per_class": class_mean(right.numpy(), test.labels),
             "calibration": binary_calibration_error(said.max(1).values.clamp(max=1), right.long(), 15).item(), "readings": shares}
 
 

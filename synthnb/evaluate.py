@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'nearest_neighbour', 'per_class_accuracy', 'bootstrap_accuracy', 'Baseline', 'pixel_baseline',
            'results_table', 'readable_table', 'verdicts', 'show_results', 'best_by_validation', 'show_volumes',
-           'show_gains', 'class_mean', 'gain_by_class', 'calibration_error', 'calibration_floor', 'leep',
-           'steps_to_reach']
+           'show_gains', 'gain_by_class', 'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
 
 # %% ../nbs/11_evaluate.ipynb #8c69f117
 import math
@@ -26,6 +25,7 @@ from .data import LabelledImages
 from .intervals import Interval, accuracy_interval, judge, wilson
 from .intervals import mean_interval
 from .intervals import paired_difference  # noqa: F401 people import it from here
+from .train import class_mean
 
 # %% ../nbs/11_evaluate.ipynb #6bfbe097
 def correct(
@@ -119,8 +119,7 @@ def pixel_baseline(
 ) -> Baseline:
     "The nearest of the few real images by raw pixels, as a row for `results_table`."
     right = nearest_neighbour(few, test)
-    per_class = float(per_class_accuracy(right, test).accuracy.mean())
-    return Baseline("nearest (pixels)", seed, min(few.per_class.values()) if shots is None else shots, right, per_class)
+    return Baseline("nearest (pixels)", seed, min(few.per_class.values()) if shots is None else shots, right, class_mean(right, test.labels))
 
 
 def _per_image(runs: Sequence) -> np.ndarray | None:
@@ -317,15 +316,6 @@ def show_gains(
     figure.tight_layout()
     plt.close(figure)
     return figure
-
-
-def class_mean(
-    right: np.ndarray,  # bool [N], from `correct`
-    labels: torch.Tensor,  # int64 [N]
-) -> float:
-    "Mean over the classes that there are of their accuracy."
-    counts = np.bincount(labels.cpu().numpy())
-    return float((np.bincount(labels.cpu().numpy(), right) / np.maximum(counts, 1))[counts > 0].mean())
 
 # %% ../nbs/11_evaluate.ipynb #f520658f
 def gain_by_class(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRIES', 'READINGS', 'RECIPES', 'seeded', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'load_classifier',
            'save_classifier', 'shares', 'random_affine', 'random_resized_crop', 'TimmPolicy', 'normalise',
-           'evaluated_size', 'evaluation_view', 'resized', 'predict', 'History', 'domain_loss', 'stage_key',
-           'pick_precision', 'fit', 'with_recipe']
+           'evaluated_size', 'evaluation_view', 'resized', 'predict', 'class_mean', 'History', 'domain_loss',
+           'stage_key', 'pick_precision', 'fit', 'with_recipe']
 
 # %% ../nbs/09_train.ipynb #bcdf262b
 import copy
@@ -540,6 +540,16 @@ def predict(
 
 def _share_right(model: nn.Module, images: LabelledImages | ListedImages, image_size: int, workers: int) -> float:
     return (predict(model, images, image_size=image_size, workers=workers).argmax(1) == images.labels).float().mean().item()
+
+# %% ../nbs/09_train.ipynb #cd3d9879
+def class_mean(
+    right: np.ndarray,  # bool [N], which images are classified rightly
+    labels: torch.Tensor,  # int64 [N]
+) -> float:
+    "Mean over the classes that there are of their accuracy."
+    labels = labels.cpu().numpy()
+    counts = np.bincount(labels)
+    return float((np.bincount(labels, right) / np.maximum(counts, 1))[counts > 0].mean())
 
 # %% ../nbs/09_train.ipynb #47feee17
 @dataclass
