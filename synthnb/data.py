@@ -6,8 +6,7 @@
 __all__ = ['DIGITS', 'FRACTIONS', 'LabelledImages', 'ordered', 'join', 'show_images', 'content_hashes', 'set_hash', 'cache_sized',
            'thumbnails', 'copied_pairs', 'near_pairs', 'near_groups', 'split_by_content', 'check_disjoint', 'digits',
            'few_shot', 'few_shots', 'fraction', 'long_tail', 'memory_limit', 'fitting_workers', 'open_layout',
-           'image_folder', 'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype', 'tensor_names',
-           'explain_loading']
+           'image_folder', 'stream_folder', 'folder_classes', 'pick_device', 'pick_dtype', 'explain_loading']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -30,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_digits
@@ -615,17 +613,6 @@ def pick_dtype(
     return found
 
 # %% ../nbs/01_data.ipynb #cd9c28f8
-def tensor_names(
-    file: Path,  # safetensors
-) -> set[str]:
-    "Names in a safetensors file; ValueError naming a file that is missing or cut short."
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return set(opened.keys())
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is missing or not a whole safetensors file ({error}): fetch it again") from error
-
-
 def explain_loading(
     model: str | Path,  # a folder, or an id on the Hugging Face hub
     error: Exception,  # what its loader raised

@@ -37,9 +37,10 @@ from PIL import Image
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from .data import LabelledImages, explain_loading, pick_device, pick_dtype, tensor_names
+from .data import LabelledImages, explain_loading, pick_device, pick_dtype
 from .denoise import DenoisingLoop, Room, TextTable, decoding_in_parts, draw_in_batches, loop_of, pool_at_end, use_scheduler
 from .families import call_arguments, call_parameters, call_pipeline, family_of, unusual_settings
+from .files import tensor_names
 from .hub import FETCHING
 from .lar import Clip
 from .plan import image_seed

@@ -51,8 +51,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from .data import LabelledImages, pick_device, pick_dtype, readable_name, tensor_names
-from .files import whole_file
+from .data import LabelledImages, pick_device, pick_dtype, readable_name
+from .files import tensor_names, whole_file
 from .hub import FETCHING, first_line, why_not_fetched
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
 

@@ -46,7 +46,8 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 from transformers.utils import logging as transformers_logging
 
-from .data import explain_loading, pick_device, pick_dtype, tensor_names
+from .data import explain_loading, pick_device, pick_dtype
+from .files import tensor_names
 from .hub import FETCHING
 
 log = logging.getLogger(__name__)

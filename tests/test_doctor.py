@@ -147,10 +147,9 @@ def test_copies_variants_and_checkpoints_are_not_counted(cache, monkeypatch):
     assert sorted(check(cache)) == opened and f"{size / 1e6:.1f} MB of weights" in check_generator(REPOSITORY, {}).told
     numbers = doctor.loaded_bytes(opened, 4)
     assert numbers == 2 * doctor.loaded_bytes(opened, 2) and doctor.memory_needs({"generator": REPOSITORY})["generator"] == (numbers / 2 / 1e9, "counted in its files")
-    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(doctor.torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
     for memory, state in ((numbers * .6, "ok"), (numbers * .4, "missing")):  # precision on the GPU is half of that on the disk
-        monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", lambda _: type("Card", (), {"total_memory": memory}))
+        monkeypatch.setattr(doctor, "gpu_memory", lambda memory=memory: memory)
         assert doctor.check_gpu({"generator": REPOSITORY}, [REPOSITORY]).state == state
 
 
@@ -178,7 +177,7 @@ def test_costs_are_measured_here_or_estimated(tmp_path):
 
 @pytest.mark.parametrize("name", ["quickstart", "lar_imagenet", "bridge_transfer.grid", "imagenet_study"])
 def test_heads_of_paper_files_carry_the_doctors_estimates(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(doctor, "gpu_memory", lambda: 0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no hub"))
     file = EXPERIMENTS / "params" / "paper" / f"{name}.yaml"
     spec = gather_parameters(file, [])
