@@ -244,7 +244,7 @@ def gap(
 def show_gap(
     gaps: Sequence[dict] | pd.DataFrame,  # rows of `gap` with their step, such as `History.gaps`
 ) -> plt.Figure:
-    "The gap of every layer over training: a line for each step."
+    "The gap of every layer over training, a line for each step, as a closed matplotlib figure."
     told = pd.DataFrame(gaps)
     told["place"] = told.groupby("step").cumcount()
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.6), sharex=True)
@@ -254,4 +254,5 @@ def show_gap(
     axes[1].legend(title="step", fontsize=7, loc="center left", bbox_to_anchor=(1, .5), frameon=False)
     sns.despine(figure)
     figure.tight_layout()
+    plt.close(figure)
     return figure

@@ -234,8 +234,8 @@ def show_results(
     table: pd.DataFrame,  # of `results_table`, of one number of real images
     title: str = "",
     against: str = "vanilla_matched",  # the reference method of the table
-) -> plt.Figure:
-    "Paired gains with their intervals, and beside them the accuracies of the seeds as points."
+) -> Figure:
+    "Paired gains with their intervals, and beside them the accuracies of the seeds as points, as a closed matplotlib figure."
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.35 * len(table) + 1.2), sharey=True, width_ratios=(3, 2))
     places, gains = np.arange(len(table)), 100 * table[["gain", "gain_low", "gain_high"]].to_numpy()
     colours = table.verdict.map({"better": "C2", "worse": "C3", "equivalent": "C0"}).fillna("0.5")
@@ -253,6 +253,7 @@ def show_results(
     figure.suptitle(title, parse_math=False, fontsize=10)
     sns.despine(figure)
     figure.tight_layout()
+    plt.close(figure)
     return figure
 
 
