@@ -83,9 +83,9 @@ def check_arms(
         if name not in ARMS:
             raise ValueError(f"no arm {name!r}{did_you_mean(name, ARMS)}")
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"ways to train must be a list of different names, got {list(names)}")
+        raise ValueError(f"methods must be a list of different names, got {list(names)}")
     if missing := [name for name in always if name not in names]:
-        raise ValueError(f"the ways to train must have {missing[0]}, which others are compared with; got {list(names)}")
+        raise ValueError(f"the methods must have {missing[0]}, which others are compared with; got {list(names)}")
 
 # %% ../nbs/10_bridge.ipynb #642d6369
 def _write_weights(model: nn.Module, file: Path) -> None:

@@ -171,7 +171,7 @@ def encode_conversations(
 def train_llm(
     tokenizer: PreTrainedTokenizerFast, recipe: Recipe, names: Recipe, work: Path, device: str, progress: bool = True, window: int = 384,
     world: World = GLYPHS,
-    start: LlamaForCausalLM | None = None,  # goes on from it; default: from nothing
+    start: LlamaForCausalLM | None = None,  # goes on from it; default: from scratch
 ) -> LlamaForCausalLM:
     """Next-token training on the last answers of conversations, read in windows of `window` tokens.
 
@@ -258,7 +258,7 @@ def build(
     steps_scale: float = 1.,            # multiplies every recipe's steps
     progress: bool = True,
     world: str = "glyphs",              # or "things": animals and clothes, too
-    start: Path | str | None = None,    # go on from the models in this folder; default: from nothing
+    start: Path | str | None = None,    # go on from the models in this folder; default: from scratch
 ) -> Path:
     """Train glyphworld's models and measure them; a second call after a kill goes on where the first one stopped."""
     check_stages(only, (*STAGES, "llm"))

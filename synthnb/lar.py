@@ -1301,7 +1301,7 @@ _PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, tr
 <h1>{{ title }}</h1>
 <p>{{ counts }}. {{ method }}{% if clip %}, CLIP {{ clip }}, templates: {{ templates|join(" | ") }}{% endif %}.</p>
 <p><small>A bar is the mean cosine between a meaning and the class's real images; bars do not start at 0. The black line is the {{ level }} interval
-of the distance to the first meaning, over images: one that reaches the dotted line is not told apart from it. To settle a class by hand, put its line,
+of the distance to the first meaning, over images: one that reaches the dotted line is not significantly different from it. To settle a class by hand, put its line,
 changed as you like, into a YAML file and give that as the overrides.</small></p>
 {% for c in cards %}
 <section id="class-{{ c.label }}"><h2>{{ c.name }} &rarr; {{ c.phrase }}{% if c.note %} <span class="note">{{ c.note }}</span>{% endif %}</h2>

@@ -663,7 +663,7 @@ def train_and_val(
 def check_splits(
     splits: dict[str, LabelledImages],  # by name, for instance train, val, test, synthetic
     alike: float = 0.997,  # correlation from which two pictures are one
-    allowed: int = 0,  # pictures of a pair of sides that may nearly be the same; sets of the wild have some
+    allowed: int = 0,  # near duplicates allowed between two splits; web-scraped sets have some
 ) -> pd.DataFrame:
     "Table of split hygiene; ValueError with that table if two sides share a picture, or nearly share more than are allowed."
     hashes = {name: set(content_hashes(data.images)) for name, data in splits.items()}

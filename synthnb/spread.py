@@ -28,7 +28,7 @@ class Spread:
         "In words: is the difference less or more than a margin?"
         if self.interval.is_empty:
             return "one seed cannot tell from"
-        return "less than" if self.interval.high < margin else "more than" if self.interval.low > margin else "not told apart from"
+        return "less than" if self.interval.high < margin else "more than" if self.interval.low > margin else "not significantly different from"
 
 
 def spread_ends(

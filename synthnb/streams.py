@@ -13,7 +13,7 @@ PURPOSES = {
     "head": "weights of the first last layer",
     "new head": "weights of a last layer that replaces a trained one",
     "new blocks": "weights of the last blocks that replace trained ones",
-    "scratch": "weights of a network that starts from nothing",
+    "scratch": "weights of a network that starts from scratch",
     "stage 1": "the first stage's own seed: its batches, augmentation and dropout come from it",
     "stage 2": "the last stage's own seed, likewise",
     "batches": "which images a training step takes",

@@ -60,7 +60,7 @@ def whole(plan, pipe, tmp_path_factory) -> Path:
 
 
 def run_worker(path, plan, pipe, patience=60.0, wrap=lambda batches: batches, before=lambda: None, made_here=None, made=None):
-    """One worker from nothing to the end."""
+    """One worker from scratch to the end."""
     before()
     folder = open_folder(path, plan)
     made = made or drawn_with(pipe, GENERATOR, "png", passed=what_was_passed(pipe, folder.plan.settings))

@@ -44,7 +44,7 @@ def test_two_settings_are_a_paired_interval_and_an_order_of_settings_means_nothi
 def test_words_for_a_margin_and_what_is_refused():
     sure = pd.DataFrame([[.80, .90, .81], [.81, .91, .82], [.79, .895, .80]], columns=[1., 2., 4.])
     found = best_to_worst(sure)
-    assert (found.best, found.worst) == (2., 1.) and [found.against(m) for m in (.03, .1, .3)] == ["more than", "not told apart from", "less than"]
+    assert (found.best, found.worst) == (2., 1.) and [found.against(m) for m in (.03, .1, .3)] == ["more than", "not significantly different from", "less than"]
     assert best_to_worst(sure.head(1)).against(.03) == "one seed cannot tell from"
     for bad in (sure[[1.]], sure.head(0), sure.replace(.91, np.nan)):
         with pytest.raises(ValueError, match="two settings or more"):
