@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 import torch
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -136,9 +137,9 @@ def show_board(
     "The worst classes, a row each, as a closed figure that a notebook shows once."
     names = list(board.pictures)[:classes]
     most = max((len(some) for some in board.pictures.values()), default=1)
-    figure = Figure(figsize=(8.4, .78 * len(names) + .3), layout="constrained")
+    figure, axes = plt.subplots(len(names), 1, figsize=(8.4, .78 * len(names) + .3), squeeze=False, layout="constrained")
     plain = lambda text, limit: plain_text(text, limit).replace("$", r"\$")  # $ would start mathematics
-    for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names):
+    for axis, name in zip(axes[:, 0], names):
         for place, picture in enumerate(board.pictures[name]):
             axis.imshow(np.asarray(Image.open(io.BytesIO(picture.file))), extent=(place, place + .92, 0, .92), interpolation="nearest")
         said = [f"{plain(name, 30)}: {plain(', '.join(board.phrases.get(name, [])), 60)}", _figures(board.table.loc[name]).replace("; blank", "\nblank")]
@@ -148,6 +149,7 @@ def show_board(
         axis.set(xlim=(0, most + 7), ylim=(0, .92), aspect="equal")
         axis.axis("off")
     figure.suptitle(title or f"the classes that {Path(board.generator).name} draws worst", fontsize=9)
+    plt.close(figure)
     return figure
 
 # %% ../nbs/07c_board.ipynb #aa90e187

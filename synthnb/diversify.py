@@ -32,6 +32,7 @@ import torch
 import transformers
 from diffusers import DiffusionPipeline
 from diffusers.loaders import TextualInversionLoaderMixin
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
@@ -784,12 +785,12 @@ def show_pools(
 ) -> Figure:
     "Rows are classes, columns pools, as a closed figure that a notebook shows once."
     size, rows = images.images.shape[-1], len(images.classes)
-    figure = Figure(figsize=(len(pools) * each * scale + .9, rows * scale + .45), layout="constrained")
-    axes = figure.subplots(rows, len(pools), squeeze=False)
-    for label, name in enumerate(images.classes):
-        mine = images.images[images.labels == label]
-        if len(mine) != len(pools) * each:
-            raise ValueError(f"class {name!r} has {len(mine)} images; {len(pools)} pools of {each} are {len(pools) * each}")
+    rows_of = [images.images[images.labels == label] for label in range(rows)]
+    if wrong := [(name, len(mine)) for name, mine in zip(images.classes, rows_of) if len(mine) != len(pools) * each]:
+        raise ValueError(f"class {wrong[0][0]!r} has {wrong[0][1]} images; {len(pools)} pools of {each} are {len(pools) * each}")
+    shape = (len(pools) * each * scale + .9, rows * scale + .45)
+    figure, axes = plt.subplots(rows, len(pools), figsize=shape, squeeze=False, layout="constrained")
+    for label, (name, mine) in enumerate(zip(images.classes, rows_of)):
         for column, pool in enumerate(pools):
             strip = mine[column * each:(column + 1) * each].permute(2, 0, 3, 1).reshape(size, each * size, 3)
             axis = axes[label, column]
@@ -801,6 +802,7 @@ def show_pools(
             if column == 0:
                 axis.set_ylabel(name[:14].replace("$", r"\$"), fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=8)
+    plt.close(figure)
     return figure
 
 # %% ../nbs/04_diversify.ipynb #90971b67

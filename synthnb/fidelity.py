@@ -20,6 +20,7 @@ import pandas as pd
 import timm
 import torch
 import torch.nn.functional as F
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from scipy import stats
 from timm.data import resolve_model_data_config
@@ -332,8 +333,8 @@ def show_fidelity(
     "Values and intervals of each class, as a closed figure that a notebook shows once."
     shown = [name for name in measures if name in set(table.measure)]
     classes = list(table["class"].unique())
-    figure = Figure(figsize=(1.2 + 1.7 * len(shown), .5 + .17 * len(classes)), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown):
+    figure, axes = plt.subplots(1, len(shown), figsize=(1.2 + 1.7 * len(shown), .5 + .17 * len(classes)), sharey=True, squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], shown):
         mine = table[table.measure == name]
         at = [classes.index(c) for c in mine["class"]]
         axis.hlines(at, mine.low, mine.high, color="0.6")
@@ -343,4 +344,5 @@ def show_fidelity(
     axis.set_yticks(range(len(classes)), [name.replace("$", r"\$") for name in classes])
     axis.invert_yaxis()
     figure.suptitle(title or f"{table.attrs['extractor']}, {table.attrs['resize']}", fontsize=8)
+    plt.close(figure)
     return figure
