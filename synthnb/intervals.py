@@ -85,7 +85,7 @@ def accuracy_interval(
     images: int,  # of the test split
     level: float = 0.95,
 ) -> Interval:
-    """Mean accuracy with Student's t interval on logits, which never leaves 0..1; without ends below `LEAST_SEEDS` seeds.
+    """Mean accuracy with Student's t interval on logits, which never leaves 0..1; without ends below `LEAST_SEEDS` seeds, or where all are equal.
 
     Raises `ValueError` for values outside of 0..1 and for fewer than one image.
     """
@@ -95,10 +95,11 @@ def accuracy_interval(
     if images < 1:
         raise ValueError(f"an accuracy needs one test image or more, got {images}")
     mean = float(values.mean())
-    if len(values) < LEAST_SEEDS:
+    if len(values) < LEAST_SEEDS or np.ptp(values) < 1e-9:
         return Interval(mean, math.nan, math.nan, len(values), level)
     found = mean_interval(logit((values * images + 0.5) / (images + 1)), level)
-    return Interval(mean, float(expit(found.low)), float(expit(found.high)), len(values), level)
+    low, high = min(mean, expit(found.low)), max(mean, expit(found.high))  # near 0 and 1 the half image can move both ends past the mean
+    return Interval(mean, float(low), float(high), len(values), level)
 
 # %% ../nbs/10b_intervals.ipynb #134ad958
 def paired_difference(
@@ -151,16 +152,16 @@ def _holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def _is_equivalent(mean: float, deviation: float, n: int, margin: float, level: float) -> bool:
-    "Do two one-sided tests place the difference within the margin?"
-    return abs(mean) + stats.t.ppf(level, n - 1) * deviation / math.sqrt(n) < margin
+def _is_equivalent(mean: float, deviation: float, n: int | np.ndarray, margin: float, level: float, test_error: float) -> bool | np.ndarray:
+    "Do two one-sided tests place the difference within the margin, on other test images, too?"
+    return abs(mean) + stats.t.ppf(level, n - 1) * np.hypot(deviation / np.sqrt(n), test_error) < margin
 
 
-def _more_seeds(mean: float, deviation: float, n: int, methods: int, margin: float, level: float) -> int | None:
+def _more_seeds(mean: float, deviation: float, n: int, methods: int, margin: float, level: float, test_error: float) -> int | None:
     "Further seeds that would settle a comparison if mean and deviation stay."
     total = np.arange(n + 1, FORESEEN + 1)
     differs = abs(mean) > stats.t.ppf(1 - (1 - level) / 2 / methods, total - 1) * deviation / np.sqrt(total)
-    alike = abs(mean) + stats.t.ppf(level, total - 1) * deviation / np.sqrt(total) < margin
+    alike = _is_equivalent(mean, deviation, total, margin, level, test_error)
     settled = np.flatnonzero(differs | alike)
     return int(total[settled[0]] - n) if len(settled) else None
 
@@ -175,7 +176,8 @@ def judge(
 ) -> dict[str, Verdict]:
     """One verdict for each method of a table, all compared with one reference.
 
-    Better and worse by paired t tests, corrected by Holm's method for the methods of the table; equivalent by two one-sided tests.
+    Better and worse by paired t tests, corrected by Holm's method for the methods of the table; equivalent by two one-sided tests that
+    count the choice of the test images as well: on a few images all seeds agree easily.
     Seeds that all give the same difference give no verdict: few equal values are not certainty.
     """
     gains = {name: mean_interval(values, level) for name, values in differences.items()}
@@ -187,11 +189,12 @@ def judge(
             found[name] = Verdict("inconclusive", gain, math.nan, margin, math.nan, None)
             continue
         n, deviation = gain.n, float(np.std(differences[name], ddof=1))
-        error = math.hypot(deviation / math.sqrt(n), (test_errors or {}).get(name, 0.0))
+        test_error = (test_errors or {}).get(name, 0.0)
+        error = math.hypot(deviation / math.sqrt(n), test_error)
         smallest = (stats.t.ppf(1 - (1 - level) / 2 / methods, n - 1) + stats.t.ppf(power, n - 1)) * error
         said = "better" if gain.mean > 0 else "worse"
         if corrected >= 1 - level:
-            said = "equivalent" if _is_equivalent(gain.mean, deviation, n, margin, level) else "inconclusive"
-        more = _more_seeds(gain.mean, deviation, n, methods, margin, level) if said == "inconclusive" else None
+            said = "equivalent" if _is_equivalent(gain.mean, deviation, n, margin, level, test_error) else "inconclusive"
+        more = _more_seeds(gain.mean, deviation, n, methods, margin, level, test_error) if said == "inconclusive" else None
         found[name] = Verdict(said, gain, float(corrected), margin, float(smallest), more)
     return found
