@@ -68,7 +68,8 @@ class Advice:
         table: pd.DataFrame,  # of `results_table`: the full runs, with one number of shots
     ) -> str:
         "A line of Markdown: whether the best arm of the probe was the best of the full runs, by their means, and how all arms of the probe ended."
-        (best, *others), ended = self.run, table.set_index("arm").accuracy.sort_values(ascending=False, kind="stable")
+        ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no arm
+        (best, *others), ended = self.run, ran.set_index("arm").accuracy.sort_values(ascending=False, kind="stable")
         told = f"- The advisor's pick, `{best}`" + (f" (not significantly different from it: {', '.join(f'`{arm}`' for arm in others)})," if others else ",")
         if best not in ended:
             told += f" was not run in full, where `{ended.index[0]}` was the best arm"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from synthnb.advise import more_helps
+from synthnb.advise import Advice, more_helps
 from synthnb.evaluate import paired_difference
 
 
@@ -72,3 +72,10 @@ def test_what_pays_is_the_users_word():
 def test_refused(wrong, told):
     with pytest.raises(ValueError, match=told):
         more_helps(wrong)
+
+
+def test_a_baseline_is_no_arm_that_beat_the_advice():
+    "A report said that the advisor's pick was not the best arm, which was `nearest (pixels)`."
+    probe = Advice(pd.DataFrame({"arm": ["bridged", "vanilla"], "run": [True, False]}).set_index("arm"), (1, 1), 1, 0.0)
+    table = pd.DataFrame({"arm": ["vanilla", "bridged", "nearest (pixels)"], "accuracy": [.5, .6, .9], "steps": ["0 + 20", "10 + 10", "none"]})
+    assert "was the best arm of the full runs" in probe.outcome(table) and "nearest" not in probe.outcome(table)
