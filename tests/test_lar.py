@@ -480,6 +480,14 @@ def test_benchmark_of_imagenets_ambiguous_names(tmp_path):
     assert "WordNet" in (folder / "senses.html").read_text()
 
 
+def test_the_benchmarks_accuracies_stay_below_all_names(tmp_path):
+    "Student's t on the shares of ten names went to 100.5 %, and from draws that are all right it said 100.0 to 100.0 %."
+    asked = dict(numbers=[1, 2, 8], seeds=list(range(8)))
+    summary = json.loads((run(Path(__file__).parents[1] / "nbs/experiments/lar_benchmark.ipynb", asked, tmp_path / "outputs") / "results.json").read_text())["summary"]
+    ends = [(row["low"], row["accuracy"], row["high"]) for row in summary if row["low"] is not None]
+    assert ends and all(0 < low < high < 1 for low, _, high in ends)
+
+
 def test_imagenets_naive_names_are_no_oracle():
     from synthnb.sets import imagenet_names
 
