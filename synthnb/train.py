@@ -431,16 +431,16 @@ def evaluated_size(
 def evaluation_view(
     model: nn.Module,
     images: torch.Tensor,  # uint8 [B, 3, H, W]
-    image_size: int = 0,  # pixels per side; 0: as many as the images have
+    image_size: int = 0,  # pixels per side; 0: as many as the images have, which need not be square
 ) -> torch.Tensor:
     "The images as timm's own transform for evaluation shows them to a network: resized as its configuration says, and the middle of them."
-    size = image_size or images.shape[-1]
-    larger = evaluated_size(model, size)
+    height, width = (image_size, image_size) if image_size else images.shape[-2:]
+    larger = evaluated_size(model, min(height, width))
     told = (getattr(model, "pretrained_cfg", None) or {}).get("interpolation")
     if min(images.shape[-2:]) != larger:
         mode = InterpolationMode.BILINEAR if told == "bilinear" else InterpolationMode.BICUBIC
         images = TF.resize(images, larger, mode, antialias=True)
-    return TF.center_crop(images, [size, size])
+    return TF.center_crop(images, [height, width])
 
 # %% ../nbs/09_train.ipynb #9d7103df
 def resized(
@@ -477,7 +477,8 @@ def _chunks(
     order = torch.arange(len(images))
     if shuffled:  # sets are sorted by class, and a batch of one class has other statistics
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(stream(0, "test batches")))
-    chunks = order.tensor_split(-(-len(images) // batch_size)) if shuffled else order.split(batch_size)
+    parts = max(1, min(-(-len(images) // batch_size), len(images) // 2))  # no batch of one image, which has no statistics
+    chunks = order.tensor_split(parts) if shuffled else order.split(batch_size)
     if isinstance(images, ListedImages):
         check_size(images, image_size)
         read = read_batches(images, evaluated_size(model, image_size), order=(chunk.tolist() for chunk in chunks), workers=workers)

@@ -443,3 +443,24 @@ def test_images_are_evaluated_as_timms_own_transform_shows_them(crop, interpolat
     wanted = net(shown).softmax(-1).detach()
     torch.testing.assert_close(predict(net, images, image_size=64), wanted, atol=2e-3, rtol=0)
     torch.testing.assert_close(normalise(net, evaluation_view(net, images, 64)), shown, atol=.05, rtol=0)
+
+
+@pytest.mark.parametrize("crop", [.875, 1.0])
+def test_images_that_are_not_square_are_evaluated_whole_in_their_own_shape(crop):
+    "Training sees them as they are, so reading them must, too."
+    net = timm.create_model("test_resnet", num_classes=3, pretrained_cfg_overlay={"crop_pct": crop}).eval()
+    rows = torch.arange(48).expand(1, 3, 32, 48).byte() * 5
+    seen = evaluation_view(net, rows)
+    assert seen.shape == rows.shape
+    margin = 24 * (1 - crop)  # columns that the crop takes away on each side
+    assert abs(seen[0, 0, 16, 0] / 5 - margin) <= 1.5 and abs(seen[0, 0, 16, -1] / 5 - (47 - margin)) <= 1.5
+    assert torch.equal(evaluation_view(net, rows[..., :32], 32), evaluation_view(net, rows[..., :32]))
+
+
+def test_no_batch_of_one_image_gives_statistics():
+    net = timm.create_model("test_resnet", num_classes=3).eval()
+    images = torch.randint(0, 255, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for n, size in ((3, 2), (2, 1), (5, 4), (5, 2)):
+        assert predict(net, images[:n], batch_size=size, read="adapted").shape == (n, 3)
+    pooled = predict(net, images[:3], batch_size=3, read="adapted")
+    torch.testing.assert_close(predict(net, images[:3], batch_size=2, read="adapted"), pooled)
