@@ -33,7 +33,8 @@ def behind_best(
     """How far each method is behind the best, and Tukey's half-width for all differences at once.
 
     A method further behind than the half-width is surely behind: with methods that are all alike this is said of any in at most 1 - level of probes.
-    Methods and seeds are the two factors of an additive model whose residuals share one deviation. Raises `ValueError` below two methods or seeds.
+    Methods and seeds are the two factors of an additive model whose residuals share one deviation. Where one method varies three times as much as
+    the others, one of equals is dropped in 7 to 17 % of probes (3 to 15 methods). Raises `ValueError` below two methods or seeds.
     """
     methods, seeds = values.shape
     if min(methods, seeds) < 2:
