@@ -20,8 +20,9 @@ from diffusers import (AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, Autoenc
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
+from synthnb.diversify import compose, token_counts, tokenizers_of
 from synthnb.families import FAMILIES, call_arguments, family_of, unusual_settings
-from synthnb.generate import draw_batches, plan_call
+from synthnb.generate import check_part, draw_batches, plan_call
 from synthnb.plan import make_plan
 
 torch.set_num_threads(1)
@@ -361,3 +362,44 @@ def test_the_table_is_found_by_name_and_warns_of_guided_turbos():
     plan = make_plan(PROMPTS, 1, seed=0, model="stabilityai/sd-turbo", steps=1, guidance=5., size=16)
     with pytest.warns(UserWarning, match="SD-Turbo is made to be drawn without guidance"):
         next(draw_batches(made("SD-Turbo"), plan, batch_size=2))
+
+
+# ---------------------------------------------------------------- prompts are counted where the tokenizer is a processor
+
+def pixtral():
+    "FLUX.2's own: a processor of texts and images in the place of the tokenizer."
+    words = PreTrainedTokenizerFast(tokenizer_object=letters(), pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    words.add_special_tokens({"additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]})
+    return transformers.PixtralProcessor(transformers.PixtralImageProcessor(size={"longest_edge": 28}, patch_size=14), words)
+
+
+def flux2_with_a_processor():
+    klein = flux2_klein()
+    return diffusers.Flux2Pipeline(klein.scheduler, klein.vae, None, pixtral(), klein.transformer)
+
+
+def test_a_processor_counts_prompts(tmp_path):
+    pipe, prompt = flux2_with_a_processor(), PROMPTS["crane"][0]
+    plain = len(letters().encode(prompt).ids)
+    pipe.save_pretrained(tmp_path / "flux2")
+    index = json.loads((tmp_path / "flux2" / "model_index.json").read_text())
+    assert index["tokenizer"][1] == "PixtralProcessor", "the real file's form"
+    for generator in (pipe, tmp_path / "flux2"):
+        found = tokenizers_of(generator)
+        assert token_counts([prompt, ""], found).tolist() == [[plain], [plain - len(prompt)]]
+        book = compose({"crane": "crane bird"}, 1, None, None, tokenizers=found, templates=["a photo of {a phrase}"])
+        assert book.prompt.tolist() == ["a photo of a crane bird"]
+    index["processor"] = index.pop("tokenizer")  # as Bria Fibo 2 and Qwen-Image 2.1 have it
+    (tmp_path / "flux2" / "tokenizer").rename(tmp_path / "flux2" / "processor")
+    (tmp_path / "flux2" / "model_index.json").write_text(json.dumps(index | {"tokenizer_max_length": 512, "image_processor": ["transformers", "PixtralImageProcessor"]}))
+    assert token_counts([prompt], tokenizers_of(tmp_path / "flux2")).tolist() == [[plain]]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "flux2" / "processor" / name).unlink()
+    with pytest.raises(FileNotFoundError, match="tokenizer.json is missing"):
+        check_part(tmp_path / "flux2" / "processor", tmp_path / "flux2" / "model_index.json", "PixtralProcessor")
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_prompts_of_every_family_are_counted(name):
+    found = tokenizers_of(made(name))
+    assert found and (token_counts(["a crane bird"], found) > 5).all()
