@@ -7,11 +7,12 @@ __all__ = ['STATES', 'GATED', 'MARKS', 'PARTS', 'DIGITS_FOUND', 'BYTES_A_PIXEL',
            'CARDS', 'RESNET50', 'NODES', 'MODELS', 'ALSO', 'SETS', 'BESIDE', 'Finding', 'cached_folder', 'licence_of',
            'size_of', 'loaded_bytes', 'hub_finding', 'is_shipped', 'is_folder', 'whole_weights', 'folder_finding',
            'check_files', 'generator_weights', 'llm_weights', 'check_generator', 'check_llm', 'check_server',
-           'check_classifier', 'check_clip', 'Size', 'check_set', 'count_images', 'pixels_of', 'measure_plan',
-           'plan_key', 'check_drawing', 'in_words', 'arithmetic', 'clip_parameters', 'memory_needs', 'training_images',
-           'prompt_tokens', 'hours_by_card', 'describe_cards', 'measure_prompts', 'measure_training', 'check_parts',
-           'gpu_memory', 'check_gpu', 'guess_experiment', 'Need', 'needs_of', 'in_cells', 'class_names_of',
-           'check_classes_known', 'check_shared_memory', 'examine', 'diagnosis']
+           'check_classifier', 'check_clip', 'Size', 'check_set', 'a100_drawing', 'count_images', 'pixels_of',
+           'measure_plan', 'plan_key', 'check_drawing', 'check_token', 'in_words', 'arithmetic', 'clip_parameters',
+           'held_bytes', 'offloaded', 'memory_needs', 'training_images', 'prompt_tokens', 'hours_by_card',
+           'describe_cards', 'measure_prompts', 'measure_training', 'check_parts', 'gpu_memory', 'check_gpu',
+           'guess_experiment', 'Need', 'needs_of', 'in_cells', 'class_names_of', 'check_classes_known',
+           'check_shared_memory', 'examine', 'diagnosis']
 
 # %% ../nbs/12d_doctor.ipynb #5c811d97
 import difflib
@@ -38,7 +39,7 @@ from huggingface_hub import ModelCard, constants, get_token
 from .files import free_bytes, tensor_names
 from .hub import cached_snapshot
 from .names import KNOWN_NAMES, SHIPPED, model_folder, refuse_unknown
-from .parameters import asked_models, class_words, declared_parameters, folder_class_names, locate, real_source, resolve_parameters
+from .parameters import asked_models, class_words, declared_parameters, folder_class_names, locate, real_source, resolve_parameters, wrong_values
 
 # %% ../nbs/12d_doctor.ipynb #140953bf
 STATES = ("ok", "missing", "unknown")
@@ -189,7 +190,7 @@ def llm_weights(folder: Path) -> list[Path]:
 
 
 def check_generator(model: str, parameters: dict) -> Finding:
-    finding, check = folder_finding if is_folder(model) else hub_finding, generator_weights(model, parameters.get("variant", ""))
+    finding, check = folder_finding if is_folder(model) else hub_finding, generator_weights(model, parameters.get("generator_variant", ""))
     if not is_folder(model):
         from synthnb.generate import check_single_file  # torch and diffusers
 
@@ -316,6 +317,22 @@ BYTES_A_PIXEL = {"png": 2.0, "jpeg": 0.5}  # 518 KB and 122 KB for photographs o
 A100_RATE = 1.15 * 50  # steps a second of Stable Diffusion 1.5, 512 pixels, batches of 16, not compiled: diffusers' own benchmark
 
 
+def a100_drawing(parameters: dict, images: int) -> tuple[float, str] | None:
+    "Seconds that one A100 would draw, and how that is known: a published rate of Stable Diffusion 1.5, or that and the arithmetic of another family's denoiser."
+    generator, guidances = parameters.get("generator", ""), parameters.get("guidances") or [parameters.get("guidance", 2.0)]
+    if not generator or is_shipped(generator):
+        return None
+    from synthnb.families import FAMILIES, family_of, pipeline_class  # diffusers
+
+    folder = Path(generator).expanduser() if is_folder(generator) else cached_folder(generator)
+    family, known = family_of(generator, pipeline_class(folder) if folder else ""), FAMILIES[0]
+    if family is None:
+        return None
+    passes = family.passes if max(guidances) > 1 else 1
+    seconds = images * parameters.get("denoising_steps", 50) / A100_RATE * (passes * family.teraflops) / (known.passes * known.teraflops)
+    return seconds, "by its published rate" if family is known else f"estimated from {known.name}'s published rate and the arithmetic of {family.name} at {family.size} pixels"
+
+
 def _real_of_each(parameters: dict, size: Size) -> float:
     "Real images of each class that a run of volumes trains with; 0 where that is not known."
     share, imbalance, all_of_each = parameters.get("real_share", 0), parameters.get("imbalance", 1), size.train / max(size.classes, 1)
@@ -363,7 +380,8 @@ def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tup
         prompts = {f"class {i}": [f"a photo of class {i}"] for i in range(classes)}
         written = write_plan(Path(folder) / "plan.parquet", prompts, max(1, images // classes), seed=0, model=parameters["generator"],
                              steps=parameters.get("denoising_steps", 20), guidance=parameters.get("guidance", 2.0), batch_size=parameters.get("generator_batch", 64))
-        cost = estimate_cost(written, place, parameters.get("device", "auto"), kind=parameters.get("image_format", "png"), batches=1)
+        cost = estimate_cost(written, place, parameters.get("device", "auto"), kind=parameters.get("image_format", "png"), batches=1,
+                             memory=parameters.get("generator_memory", "auto"), variant=parameters.get("generator_variant", ""))
     return cost.seconds, cost.bytes
 
 # %% ../nbs/12d_doctor.ipynb #f7b1ce67
@@ -379,27 +397,36 @@ def plan_key(parameters: dict, images: int | None) -> str:
     return json.dumps([images, {name: value for name, value in parameters.items() if name not in aside}], sort_keys=True)
 
 # %% ../nbs/12d_doctor.ipynb #7972851d
-def _cost_of(settings: dict, images: int, classes: int, measure: bool) -> tuple[float | None, float | None, float | None]:
-    "Seconds and bytes as measured here, and seconds by a published rate; None for what is not known."
+def _published_pixels(generator: str) -> int:
+    "Pixels a side that a family draws by the table of families; 0 for one that is not in it."
+    from synthnb.families import family_of  # diffusers
+
+    family = None if is_folder(generator) else family_of(generator)
+    return family.size if family else 0
+
+
+def _cost_of(settings: dict, images: int, classes: int, measure: bool) -> tuple[float | None, float | None, tuple[float, str] | None]:
+    "Seconds and bytes as measured here, and what `a100_drawing` says; None for what is not known."
     model, seconds, need = settings["generator"], None, None
     folder = Path(locate(model)).expanduser() if is_folder(model) else cached_folder(model)
     if folder and folder.is_dir() and measure and (gpu_memory() or size_of(folder.rglob("*.safetensors")) < 2e8):
         seconds, need = measure_plan(settings, str(folder), images, classes)
-    if need is None and folder and (side := pixels_of(folder)):
+    if need is None and (side := pixels_of(folder) if folder else _published_pixels(model)):
         need = images * (side * side * BYTES_A_PIXEL[settings.get("image_format", "png")] + 4000)
-    return seconds, need, images * settings.get("denoising_steps", 50) / A100_RATE if "stable-diffusion-v1-5" in model else None
+    return seconds, need, a100_drawing(settings, images)
 
 
 def _sum_up(groups: list[tuple[dict, int, int]], many: str, outputs: Path, measure: bool) -> Iterator[Finding]:
     "Disk and time of settings with their images and classes."
     costs, total = [_cost_of(*group, measure) for group in groups], sum(images for _, images, _ in groups)
     needs, seconds = [need for _, need, _ in costs], [one for one, _, _ in costs]
-    yield _disk_finding(total, None if None in needs else sum(needs), outputs, many)
-    if None not in seconds:
+    measured = None not in seconds
+    yield _disk_finding(total, None if None in needs else sum(needs), outputs, many, "" if measured else " (estimated from their pixels)")
+    if measured:
         yield Finding("ok", "time", f"about {in_words(sum(seconds))} to draw {total:,} images{many}, from two batches drawn here")
         return
     rates = [rate for *_, rate in costs if rate]
-    known = f"; on an A100, by its published rate, {in_words(sum(rates))} to draw {total:,} images{many}" if len(rates) == len(costs) else ""
+    known = f"; on an A100, {rates[0][1]}, {in_words(sum(seconds for seconds, _ in rates))} to draw {total:,} images{many}" if len(rates) == len(costs) else ""
     yield Finding("unknown", "time", f"not measured{', the generator does not run here' if measure else ''}{known}")
 
 # %% ../nbs/12d_doctor.ipynb #735a5030
@@ -416,7 +443,8 @@ def check_drawing(
     together = {}  # plans of the same rate: settings -> images, classes
     for parameters, classes, images in told:
         if images is not None:
-            settings = {name: parameters[name] for name in ("generator", "denoising_steps", "guidance", "generator_batch", "image_format", "device") if name in parameters}
+            settings = {name: parameters[name] for name in ("generator", "denoising_steps", "guidance", "generator_batch", "generator_memory", "generator_variant", "image_format", "device")
+                        if name in parameters}
             before = together.get(json.dumps(settings), (0, 0))
             together[json.dumps(settings)] = (before[0] + images, before[1] + classes)
     if together:
@@ -424,12 +452,30 @@ def check_drawing(
         yield from _sum_up([(json.loads(settings), *numbers) for settings, numbers in together.items()], many, outputs, measure)
 
 
-def _disk_finding(images: int, need: float | None, outputs: Path, many: str = "") -> Finding:
+def _disk_finding(images: int, need: float | None, outputs: Path, many: str = "", how: str = "") -> Finding:
     free = free_bytes(outputs)
     if need is None:
         return Finding("unknown", "disk", f"{images:,} images{many} of a size that is not known here; {free / 1e9:.1f} GB are free")
-    told = f"{images:,} images{many} need about {need / 1e9:.3f} GB, {free / 1e9:.1f} GB are free"
+    told = f"{images:,} images{many} need about {need / 1e9:.3f} GB{how}, {free / 1e9:.1f} GB are free"
     return Finding("ok", "disk", told) if 1.1 * need < free else Finding("missing", "disk", told, "make space, or give --outputs on another disk")
+
+# %% ../nbs/12d_doctor.ipynb #a0ba638e
+def check_token(
+    parameters: dict,
+) -> Finding | None:
+    "Can the generator of a run that learns a style token learn one? None where none is learned."
+    if not parameters.get("dataset_style", bool(set(LEARNING) & set(parameters))) or not (model := parameters.get("generator")):
+        return None
+    from synthnb.families import family_of, no_token, pipeline_class  # diffusers
+
+    folder = Path(locate(model)).expanduser() if is_folder(model) else cached_folder(model)
+    kind = pipeline_class(folder) if folder else ""
+    if why := no_token(model, kind):
+        cure = "-p dataset_style false, or another generator" if "dataset_style" in parameters else "another generator"
+        return Finding("missing", "style token", why, cure)
+    if kind or family_of(model):
+        return Finding("ok", "style token", f"{model} can learn one" + ("" if kind else ", by the table of families"))
+    return Finding("unknown", "style token", f"whether {model} can learn one is known when it is here")
 
 
 def in_words(seconds: float) -> str:
@@ -478,19 +524,42 @@ def clip_parameters(name: str) -> float:
 def _weights_here(what: str, model: str, parameters: dict) -> list[Path]:
     "The weights that opening a model would read; none if it is not here, or not whole."
     folder = Path(locate(model)).expanduser() if is_folder(model) else cached_folder(model)
-    check = whole_weights if is_shipped(model) else {"generator": generator_weights(model, parameters.get("variant", "")), "llm": llm_weights}[what]
+    check = whole_weights if is_shipped(model) else {"generator": generator_weights(model, parameters.get("generator_variant", "")), "llm": llm_weights}[what]
     try:
         return check(folder) if folder else []
     except (OSError, ValueError):
         return []
 
 # %% ../nbs/12d_doctor.ipynb #37b2b998
+def held_bytes(
+    files: Iterable[Path],  # the weights of a generator
+    memory: str = "auto",   # see `generate.check_memory`
+) -> float:
+    "Bytes of a generator's weights that are on the GPU at once."
+    parts = {}
+    for file in files:
+        try:
+            kind = str(json.loads((file.parent / "config.json").read_text(encoding="utf-8")).get("architectures", ""))
+        except (OSError, ValueError):
+            kind = ""
+        small = "4bit" in memory and re.fullmatch(r"(unet|transformer|text_encoder)(_\d)?", file.parent.name) and "CLIP" not in kind
+        parts[file.parent] = parts.get(file.parent, 0) + loaded_bytes([file]) * (0.55 / 2 if small else 1)  # as `Family.weights_gb`
+    return max(parts.values()) if "offload" in memory else float(sum(parts.values()))
+
+
+def offloaded(parameters: dict) -> float:
+    "GB of the largest part of a generator, where memory \"auto\" moves parts to the GPU one after the other; 0 where it does not, or that is not known."
+    memory = parameters.get("generator_memory", "auto")
+    need = memory_needs(parameters | {"generator_memory": f"{memory}+offload"}).get("generator") if "auto" in memory else None
+    return need[0] if need else 0.0
+
+
 def memory_needs(parameters: dict) -> dict[str, tuple[float, str] | None]:
     "GB that the weights of each model take on a GPU in half precision, and how that is known; None where it is not."
     needs, generator, llm, clip = {}, parameters.get("generator", ""), parameters.get("llm", ""), parameters.get("clip", "")
     if generator:
         files = _weights_here("generator", generator, parameters)
-        needs["generator"] = (loaded_bytes(files) / 1e9, "counted in its files") if files else _published_size(generator, parameters)
+        needs["generator"] = (held_bytes(files, parameters.get("generator_memory", "auto")) / 1e9, "counted in its files") if files else _published_size(generator, parameters)
     if llm and not parameters.get("llm_url"):
         files, billions = _weights_here("llm", llm, parameters), re.search(r"(\d+(?:\.\d+)?)\s*[bB]\b", llm)
         needs["llm"] = (loaded_bytes(files) / 1e9, "counted in its files") if files else (2.17 * float(billions[1]), "estimated from its name") if billions else None
@@ -508,7 +577,7 @@ def _published_size(generator: str, parameters: dict) -> tuple[float, str] | Non
     from synthnb.families import family_of  # diffusers
 
     family = family_of(generator)
-    return (family.weights_gb(parameters.get("memory", "auto")), "estimated from published sizes") if family else None
+    return (family.weights_gb(parameters.get("generator_memory", "auto")), "estimated from published sizes") if family else None
 
 # %% ../nbs/12d_doctor.ipynb #989578af
 def training_images(parameters: dict) -> int:
@@ -538,13 +607,9 @@ def prompt_tokens(parameters: dict, classes: int) -> int:
 def hours_by_card(parameters: dict, size: Size, card: str) -> dict[str, float]:
     "Estimated hours of drawing, prompts and training on a GPU, without those that are not known."
     _, flops, bandwidth = CARDS[card]
-    share, found, generator = flops / CARDS["80 GB (A100)"][1], {}, parameters.get("generator", "")
-    if generator and not is_shipped(generator):
-        from synthnb.families import family_of  # diffusers
-
-        images, family = count_images(parameters, size), family_of(generator)
-        if images and family and family.name == "Stable Diffusion 1.5":  # the one with a published rate
-            found["drawing"] = images * parameters.get("denoising_steps", 50) / A100_RATE / share / 3600
+    share, found, images = flops / CARDS["80 GB (A100)"][1], {}, count_images(parameters, size)
+    if images and (drawing := a100_drawing(parameters, images)):
+        found["drawing"] = drawing[0] / share / 3600
     needs = memory_needs(parameters)
     if needs.get("llm") and not is_shipped(parameters["llm"]) and (tokens := prompt_tokens(parameters, size.classes)):
         found["prompts"] = tokens / (16 * bandwidth / 3 / needs["llm"][0]) / 3600  # 16 replies at once, each step reads the weights at a third of the bandwidth
@@ -561,10 +626,13 @@ def describe_cards(
     "A line for each size of GPU: what fits, and hours, all of them estimates."
     plans = {plan_key(parameters, count_images(parameters, size)): (parameters, size) for parameters, size in cells}  # images and prompts that cells share are made once
     needs = {what: need[0] for parameters, _ in cells for what, need in memory_needs(parameters).items() if need}
-    return [_describe_card(card, needs, [hours_by_card(*one, card) for one in plans.values()], [hours_by_card(*one, card) for one in cells]) for card in CARDS]
+    parts = max(offloaded(parameters) for parameters, _ in cells)
+    return [_describe_card(card, needs, parts, [hours_by_card(*one, card) for one in plans.values()], [hours_by_card(*one, card) for one in cells]) for card in CARDS]
 
 
-def _describe_card(card: str, needs: dict[str, float], shared: list[dict], each: list[dict]) -> str:
+def _describe_card(card: str, needs: dict[str, float], part: float, shared: list[dict], each: list[dict]) -> str:
+    if needs.get("generator", 0) > .85 * CARDS[card][0] and part:  # memory "auto" offloads it
+        needs = {("generator, offloaded" if what == "generator" else what): part if what == "generator" else gb for what, gb in needs.items()}
     tight = [f"the {what}'s {gb:.1f} GB of weights {'do not fit' if gb > CARDS[card][0] else 'leave too little room'}" for what, gb in needs.items() if gb > .85 * CARDS[card][0]]
     fits = "; ".join(tight) or (f"fits ({', '.join(f'{what} {gb:.1f} GB' for what, gb in needs.items())}, one at a time)" if needs else "fits")
     hours = {what: sum(one[what] for one in several) for what, several in (("drawing", shared), ("prompts", shared), ("training", each)) if all(what in one for one in several)}
@@ -652,11 +720,13 @@ def check_gpu(parameters: dict, models: list[str]) -> Finding:
     needs = {what: need for what, need in memory_needs(parameters).items() if need is not None}
     if not needs:
         return Finding("unknown", "GPU", f"{card}, {memory / 1e9:.0f} GB; what the models need is known when they are here")
+    if needs.get("generator", (0, ""))[0] * 1e9 > .85 * memory and (part := offloaded(parameters)):
+        needs["generator"] = part, f"{needs['generator'][0]:.1f} GB in all, {needs['generator'][1]}, one part after the other"
     told = ", ".join(f"{what} {gb:.1f} GB ({how})" for what, (gb, how) in needs.items())
     largest, (gb, _) = max(needs.items(), key=lambda one: one[1][0])
     if gb * 1e9 > memory:
         return Finding("missing", "GPU", f"{card} has {memory / 1e9:.0f} GB, and the weights of the {largest} alone take {gb:.1f} GB in half precision",
-                       "a larger GPU, a smaller model, or for a generator memory: offload")
+                       "a larger GPU, a smaller model, or for a generator generator_memory: offload or 4bit+offload")
     return Finding("ok", "GPU", f"{card}, {memory / 1e9:.0f} GB; weights, one model at a time: {told}; what is computed comes on top")
 
 # %% ../nbs/12d_doctor.ipynb #0354fede
@@ -684,7 +754,7 @@ def guess_experiment(file: Path, given: dict, notebooks: list[Path]) -> tuple[Pa
     raise ValueError(f"{file} does not say which experiment it is for: name it, or put a line `# experiment: NAME` into the file; there is: {', '.join(names)}")
 
 # %% ../nbs/12d_doctor.ipynb #08a477f2
-BESIDE = {"llm": "llm_url", "clip": "clip_weights"}  # what else says where a model is
+BESIDE = {"llm": "llm_url", "clip": "clip_weights", "generator": "generator_variant"}  # what else says where a model is
 
 
 @dataclass(frozen=True)
@@ -767,6 +837,23 @@ def check_shared_memory(parameters: dict) -> list[Finding]:
     return [Finding("ok", "memory", str(one.message)) for one in told]
 
 # %% ../nbs/12d_doctor.ipynb #c95abba3
+def _possible(notebook: Path, given: dict) -> dict:
+    "All parameters of a run. Raises `ValueError` for unknown names, and for values that cannot be."
+    resolved = resolve_parameters(notebook, given)[1]
+    if told := wrong_values(resolved):
+        raise ValueError("; ".join(told))
+    return resolved
+
+
+def _style_tokens(resolved: list[dict], cells: list) -> list[Finding]:
+    "What `check_token` finds for the cells of a grid, each thing once."
+    found = {}
+    for number, parameters in enumerate(resolved):
+        if told := check_token(parameters):
+            found.setdefault(told, []).append(number)
+    return [replace(told, cells=in_cells(numbers, cells)) for told, numbers in found.items()]
+
+# %% ../nbs/12d_doctor.ipynb #b4621900
 def examine(
     notebook: str | Path,
     given: dict[str, object] | list[dict],  # parameters that differ from the notebook's defaults; a list of them for the cells of a grid
@@ -778,7 +865,7 @@ def examine(
     cells, resolved, wrong = given if isinstance(given, list) else [given], [], {}
     for number, cell in enumerate(cells):
         try:
-            resolved.append(resolve_parameters(Path(notebook), cell)[1])
+            resolved.append(_possible(Path(notebook), cell))
         except ValueError as error:
             wrong.setdefault(str(error), []).append(number)
     if wrong:
@@ -798,7 +885,7 @@ def examine(
         plans.setdefault(plan_key(parameters, count_images(parameters, size)), (parameters, size))
         sized.append((parameters, size))
     findings += [found for one in resolved[:1] for found in [*check_shared_memory(one), check_classes_known(one, root)] if found]
-    findings += [replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values()]
+    findings += [*_style_tokens(resolved, cells), *(replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values())]
     drawing = check_drawing(list(plans.values()), Path(outputs), measure) if "generator" in resolved[0] else [
         Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]
     findings += [*drawing, *(check_parts(*sized[0], measure) if len(cells) == 1 else ())]

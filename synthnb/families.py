@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Guide', 'call_parameters', 'guide_of', 'call_arguments', 'call_pipeline', 'Family', 'family_of',
-           'unusual_settings', 'describe_family']
+           'pipeline_class', 'no_token', 'unusual_settings', 'describe_family']
 
 # %% ../nbs/04e_families.ipynb #1413fd49
 import inspect
@@ -172,8 +172,11 @@ class Family:
     licence: str
     billions: list[float]     # parameters of the denoiser, of the text encoders, of the rest
     gpu_gb: float | None      # what its authors say is needed
+    teraflops: float          # operations of one pass of the denoiser for one image of that size, in 1e12
+    passes: int               # of the denoiser in a guided step; 1: the scale is told to the network
     token: bool               # a style token can be learned for it
     sources: list[str]
+    unverified: list[str] = field(default_factory=list)  # fields that are from memory: no public page was found
 
     def weights_gb(self, memory: str = "auto") -> float:
         "Estimated GB of weights on the GPU at once in half precision."
@@ -197,6 +200,28 @@ def family_of(
             if any(re.search(pattern, name) for pattern in family.models) and pipeline in ("", family.pipeline):
                 return family
     return next((family for family in FAMILIES if family.default and family.pipeline == pipeline), None)
+
+
+def pipeline_class(
+    folder: str | Path,  # of a generator, or of a hub id's files in the cache
+) -> str:
+    "The class that a folder's model_index.json names; empty if it has none."
+    try:
+        return json.loads((Path(folder).expanduser() / "model_index.json").read_text(encoding="utf-8")).get("_class_name") or ""
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def no_token(
+    model: str | Path,   # a hub id or a folder
+    pipeline: str = "",  # the class of diffusers, where it is known; else as the folder or the table says
+) -> str:
+    "Why no style token can be learned and read for a generator; empty if one can, or if its family is not known."
+    family = family_of(model)
+    kind = pipeline or pipeline_class(model) or (family.pipeline if family else "")
+    if not kind or kind in {family.pipeline for family in FAMILIES if family.token}:
+        return ""
+    return f"{model} is a {kind}, for which no style token can be learned (Stable Diffusion 1.x, 2.x and SDXL can)"
 
 # %% ../nbs/04e_families.ipynb #409b7bc2
 def unusual_settings(
@@ -222,5 +247,6 @@ def describe_family(
     "One line on a family for people, estimates marked as such."
     guidance = "no guidance" if family.guidance in (None, 1) else f"guidance {family.guidance:g}"
     known = f"; {family.gpu_gb:g} GB of GPU memory by its authors" if family.gpu_gb else ""
+    doubt = f"; not verified: {', '.join(family.unverified)}" if family.unverified else ""
     return (f"{family.name}: {family.steps} steps, {guidance}, {family.size} pixels, {family.dtype}; licence {family.licence}"
-            + (", gated" if family.gated else "") + f"; weights take about {family.weights_gb(memory):.1f} GB (estimated from published sizes){known}")
+            + (", gated" if family.gated else "") + f"; weights take about {family.weights_gb(memory):.1f} GB (estimated from published sizes){known}{doubt}")

@@ -39,7 +39,7 @@ from transformers.utils import logging as transformers_logging
 
 from .data import LabelledImages, explain_loading, pick_device, pick_dtype
 from .denoise import DenoisingLoop, Room, TextTable, decoding_in_parts, draw_in_batches, loop_of, pool_at_end, use_scheduler
-from .families import call_arguments, call_parameters, call_pipeline, family_of, unusual_settings
+from .families import call_arguments, call_parameters, call_pipeline, family_of, no_token, unusual_settings
 from .files import tensor_names
 from .hub import FETCHING
 from .lar import Clip
@@ -105,7 +105,7 @@ def check_part(
                          "accepted. On a machine you trust with it, load it once and save_pretrained(...) it again")
     if kind.endswith("Scheduler") and not (folder / "scheduler_config.json").is_file():
         raise FileNotFoundError(f"{folder / 'scheduler_config.json'} is missing: copy the whole model")
-    if "Tokenizer" in kind and not any(f.name in ("tokenizer.json", "vocab.json", "vocab.txt") or f.suffix == ".model" for f in files):
+    if re.search("Tokenizer|(?<!Image)Processor$", kind) and not any(f.name in ("tokenizer.json", "vocab.json", "vocab.txt") or f.suffix == ".model" for f in files):
         raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing, and so is every other form of a vocabulary: copy the whole model")
     weights = weight_files(folder, variant) if (folder / "config.json").is_file() else []
     if not weights and any(f.suffix == ".safetensors" for f in files):
@@ -435,12 +435,12 @@ def check_style_token(
     "Raise `ValueError`, before any cost, if no style token can be learned for a generator."
     folder = Path(model).expanduser()
     try:
-        kind = DiffusionPipeline.load_config(str(folder if folder.is_dir() else model), revision=revision).get("_class_name")
+        why = no_token(model, DiffusionPipeline.load_config(str(folder if folder.is_dir() else model), revision=revision).get("_class_name") or "")
     except FETCHING as error:
-        raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(folder if folder.is_dir() else model, error)}") from error
-    if kind not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline"):
-        raise ValueError(f"{model} is a {kind}, for which no style token can be learned (Stable Diffusion 1.x, 2.x and SDXL can): "
-                         "switch it off, with `-p dataset_style false` in quickstart")
+        if not (why := no_token(model)):  # gated or not here: the table of families knows it all the same
+            raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(folder if folder.is_dir() else model, error)}") from error
+    if why:
+        raise ValueError(f"{why}: switch it off, with `-p dataset_style false` in quickstart, or take another generator")
 
 # %% ../nbs/05_generate.ipynb #44355cc7
 def free_gpu(*models: object) -> None:

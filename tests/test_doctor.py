@@ -150,7 +150,7 @@ def test_copies_variants_and_checkpoints_are_not_counted(cache, monkeypatch):
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
     for memory, state in ((numbers * .6, "ok"), (numbers * .4, "missing")):  # precision on the GPU is half of that on the disk
         monkeypatch.setattr(doctor, "gpu_memory", lambda memory=memory: memory)
-        assert doctor.check_gpu({"generator": REPOSITORY}, [REPOSITORY]).state == state
+        assert doctor.check_gpu({"generator": REPOSITORY, "generator_memory": "tiled"}, [REPOSITORY]).state == state, "nothing is offloaded unless memory is auto"
 
 
 def test_an_id_with_half_precision_only_is_as_opening_says(cache):
@@ -158,8 +158,78 @@ def test_an_id_with_half_precision_only_is_as_opening_says(cache):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     found = check_generator(REPOSITORY, {})
     assert found.state == "missing" and "give variant 'fp16'" in found.told
-    assert check_generator(REPOSITORY, {"variant": "fp16"}).state == "ok"
+    assert check_generator(REPOSITORY, {"generator_variant": "fp16"}).state == "ok"
     assert check_generator(str(cache), {}).state == "ok", "a folder is opened in the variant that it has"
+    for given, state in (({}, "missing"), ({"generator_variant": "fp16"}, "ok")):  # as quickstart calls it
+        found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": REPOSITORY} | given, measure=False)}
+        assert found["generator"].state == state
+    needs = doctor.memory_needs({"generator": REPOSITORY, "generator_variant": "fp16"})
+    assert needs["generator"][1] == "counted in its files"
+
+
+def test_memory_is_that_of_the_setting(cache, monkeypatch):
+    files = doctor.generator_weights(REPOSITORY)(cache)
+    parts = {file.parent.name: doctor.loaded_bytes([file]) for file in files}
+    assert set(parts) >= {"unet", "vae", "text_encoder"}
+    need = lambda memory: doctor.memory_needs({"generator": REPOSITORY, "generator_memory": memory})["generator"][0] * 1e9
+    assert need("auto") == pytest.approx(sum(parts.values())) and need("offload") == pytest.approx(max(parts.values()))
+    assert need("4bit") == pytest.approx(sum(parts.values()) - .725 * parts["unet"]), "CLIP and the decoder stay as they are"
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
+    monkeypatch.setattr(doctor, "gpu_memory", lambda: (sum(parts.values()) + max(parts.values())) / 2)
+    for memory, words in (("auto", "one part after the other"), ("offload", "counted in its files")):
+        found = doctor.check_gpu({"generator": REPOSITORY, "generator_memory": memory}, [REPOSITORY])
+        assert found.state == "ok" and words in found.told
+    lines = doctor.describe_cards([({"generator": "black-forest-labs/FLUX.1-schnell", "seeds": [0]}, Size())])
+    assert "do not fit" in lines[0] and "24 GB" in lines[1] and "generator, offloaded" not in lines[2] and "fits" in lines[2]
+    lines = doctor.describe_cards([({"generator": "black-forest-labs/FLUX.1-schnell", "seeds": [0], "generator_memory": "4bit+offload"}, Size())])
+    assert "fits (generator 6.5 GB" in lines[0]
+
+
+@pytest.mark.parametrize("generator, given, state, told", [
+    ("black-forest-labs/FLUX.1-schnell", {}, "missing", "is a FluxPipeline, for which no style token"),
+    ("black-forest-labs/FLUX.1-schnell", {"dataset_style": False}, None, ""),
+    (REPOSITORY, {}, "ok", "by the table of families"), ("glyphworld/generator", {}, "ok", "can learn one"), ("some-owner/some-model", {}, "unknown", "is known when it is here")])
+def test_a_style_token_is_asked_about(generator, given, state, told, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": generator} | given, tmp_path, measure=False)}
+    assert ("style token" in found) == (state is not None)
+    if state:
+        assert found["style token"].state == state and told in found["style token"].told
+    if state == "missing":
+        assert "dataset_style false" in found["style token"].cure
+        assert "style token" in {finding.what for finding in examine(EXPERIMENTS / "dsi_study.ipynb", {"generator": generator}, tmp_path, measure=False) if finding.state == "missing"}
+
+
+def test_what_is_here_decides_about_the_token_not_what_it_is_called(cache, tmp_path):
+    index = cache / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))
+    for generator in (REPOSITORY, str(cache)):
+        assert doctor.check_token({"generator": generator, "dataset_style": True}).state == "missing"
+    index.write_text(index.read_text().replace("FluxPipeline", "StableDiffusionXLPipeline"))
+    shutil.copytree(cache, tmp_path / "flux1-dev")
+    assert doctor.check_token({"generator": str(tmp_path / "flux1-dev"), "dataset_style": True}).state == "ok"
+
+
+def test_hours_of_drawing_are_estimated_for_every_family(tmp_path, monkeypatch):
+    from synthnb.families import FAMILIES
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    def seconds(generator, **more):
+        return doctor.a100_drawing({"generator": generator, "denoising_steps": 50, "guidance": 2.0} | more, 1000)
+    known, told = seconds(REPOSITORY)
+    assert known == pytest.approx(1000 / 1.15) and told == "by its published rate" and seconds(REPOSITORY, guidance=1.0)[0] == pytest.approx(known / 2)
+    schnell, how = seconds("black-forest-labs/FLUX.1-schnell", denoising_steps=4, guidance=1.0)
+    assert how.startswith("estimated from") and 312 / 990 * schnell / 1000 == pytest.approx(1.1, rel=.3), "an H100 takes 1.1 s for an image: SANA-Sprint's abstract"
+    assert seconds("some-owner/some-model") is None and seconds("glyphworld/generator") is None
+    assert all(family.teraflops > 0 and family.passes in (1, 2) for family in FAMILIES)
+    found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": "stabilityai/stable-diffusion-xl-base-1.0"}, tmp_path, measure=False)}
+    assert "need about" in found["disk"].told and "(estimated from their pixels)" in found["disk"].told
+    assert "estimated from" in found["time"].told and "SDXL at 1024 pixels" in found["time"].told
+
+
+def test_values_that_cannot_be_are_told(tmp_path):
+    for given, told in (({"device": "gpu"}, "may be auto"), ({"llm_extra": {"api_key": "sk-1"}}, "environment variable")):
+        found, = examine(EXPERIMENTS / "quickstart.ipynb", given, tmp_path, measure=False)
+        assert found.state == "missing" and told in found.told
 
 
 def test_costs_are_measured_here_or_estimated(tmp_path):
@@ -218,7 +288,7 @@ def test_a_grid_by_command(tmp_path):
     assert done.exit_code == 1 and lines[-1] == "missing: data, classifier", done.output
     assert lines[0] == "quickstart, a grid of 8 cells, as `synthnb sweep --dry-run` numbers them"
     assert [line.rpartition("(cell")[2] for line in lines if line.startswith("missing") and "(cell" in line] == ["s 4-7)", "s 2-3, 6-7)"]
-    assert sum("glyphworld/generator" in line for line in lines) == 1 and "ok       data           digits come with scikit-learn (cells 0-3)" in lines
+    assert sum("glyphworld/generator: " in line for line in lines) == 1 and "ok       data           digits come with scikit-learn (cells 0-3)" in lines
     assert any(line.startswith("ok       time") and "from two batches drawn here" in line for line in lines)
 
 

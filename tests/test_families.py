@@ -18,10 +18,11 @@ import transformers
 from diffusers import (AutoencoderDC, AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, DDPMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler,
                        EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler, PNDMScheduler, UNet2DConditionModel, VQModel)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from synthnb.diversify import compose, token_counts, tokenizers_of
-from synthnb.families import FAMILIES, call_arguments, family_of, unusual_settings
+from synthnb.families import FAMILIES, call_arguments, describe_family, family_of, no_token, unusual_settings
 from synthnb.generate import check_part, draw_batches, plan_call
 from synthnb.plan import make_plan
 
@@ -356,7 +357,7 @@ def test_the_vae_of_sdxl_is_upcast_in_half_precision():
 
 def test_the_table_is_found_by_name_and_warns_of_guided_turbos():
     assert [family_of(name).name for name in ("stabilityai/sd-turbo", "ByteDance/SDXL-Lightning", "black-forest-labs/FLUX.2-klein-base-4B", "Qwen/Qwen-Image-2512")] == [
-        "SD-Turbo", "SDXL-Lightning", "FLUX.2 klein base", "Qwen-Image"]
+        "SD-Turbo", "SDXL-Lightning", "FLUX.2 klein base 4B", "Qwen-Image"]
     for family in FAMILIES:
         assert bool(unusual_settings(family, family.steps, 4.)) == family.turbo and not unusual_settings(family, family.steps, family.guidance or 1.)
     plan = make_plan(PROMPTS, 1, seed=0, model="stabilityai/sd-turbo", steps=1, guidance=5., size=16)
@@ -403,3 +404,109 @@ def test_a_processor_counts_prompts(tmp_path):
 def test_prompts_of_every_family_are_counted(name):
     found = tokenizers_of(made(name))
     assert found and (token_counts(["a crane bird"], found) > 5).all()
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_which_families_learn_a_style_token(name):
+    pipe = made(name)
+    assert bool(no_token("somebody/model", type(pipe).__name__)) != isinstance(pipe, diffusers.StableDiffusionPipeline | diffusers.StableDiffusionXLPipeline)
+    assert all(family.token == (not no_token("somebody/model", family.pipeline)) for family in FAMILIES)
+
+
+# ---------------------------------------------------------------- the table's numbers of parameters, counted
+
+def billions(make):
+    "Parameters, and buffers that are stored, of a network whose weights are nowhere."
+    with torch.device("meta"):
+        network = make()
+    stored = network.state_dict()
+    return sum(tensor.numel() for tensor in (*network.parameters(), *(buffer for name, buffer in network.named_buffers() if name in stored))) / 1e9
+
+
+def clip_encoder(width, inner, layers, heads, kind=CLIPTextModel):
+    return lambda: kind(CLIPTextConfig(vocab_size=49408, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads, projection_dim=width))
+
+
+def sd_unet(width, **more):
+    return lambda: UNet2DConditionModel(cross_attention_dim=width, attention_head_dim=8, **more)
+
+
+def sdxl_unet():
+    down, up = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+    return UNet2DConditionModel(block_out_channels=(320, 640, 1280), down_block_types=down, up_block_types=up, transformer_layers_per_block=[1, 2, 10], attention_head_dim=[5, 10, 20],
+                                cross_attention_dim=2048, addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816, use_linear_projection=True)
+
+
+def sd3_network(layers, **more):
+    return lambda: diffusers.SD3Transformer2DModel(in_channels=16, out_channels=16, attention_head_dim=64, joint_attention_dim=4096, pooled_projection_dim=2048, num_layers=layers,
+                                                   num_attention_heads=layers, caption_projection_dim=64 * layers, **more)
+
+
+def t5_xxl():
+    return transformers.T5EncoderModel(transformers.T5Config(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"))
+
+
+def qwen3(width, inner):
+    return lambda: transformers.Qwen3Model(transformers.Qwen3Config(vocab_size=151936, hidden_size=width, intermediate_size=inner, num_hidden_layers=36, num_attention_heads=32,
+                                                                    num_key_value_heads=8, head_dim=128))
+
+
+def klein(double, single, heads, width):
+    return lambda: diffusers.Flux2Transformer2DModel(num_layers=double, num_single_layers=single, num_attention_heads=heads, joint_attention_dim=width, guidance_embeds=False)
+
+
+def gemma_2b():
+    return transformers.Gemma2Model(transformers.Gemma2Config(vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8, num_key_value_heads=4,
+                                                              head_dim=256))
+
+
+CLIP_L, BIG_G = clip_encoder(768, 3072, 12, 12), clip_encoder(1280, 5120, 32, 20, CLIPTextModelWithProjection)
+COUNTED = {  # denoiser and text encoders, at the published configurations (diffusers' defaults are those of the model that a class was made for)
+    "Stable Diffusion 1.5": (sd_unet(768), [CLIP_L]), "Stable Diffusion 2.1": (sd_unet(1024, use_linear_projection=True), [clip_encoder(1024, 4096, 23, 16)]), "SDXL": (sdxl_unet, [CLIP_L, BIG_G]),
+    "SD 3 Medium": (sd3_network(24, pos_embed_max_size=192), [CLIP_L, BIG_G, t5_xxl]),
+    "SD 3.5 Medium": (sd3_network(24, pos_embed_max_size=384, qk_norm="rms_norm", dual_attention_layers=tuple(range(13))), [CLIP_L, BIG_G, t5_xxl]),
+    "SD 3.5 Large": (sd3_network(38, pos_embed_max_size=192, qk_norm="rms_norm"), [CLIP_L, BIG_G, t5_xxl]),
+    "FLUX.1 dev": (lambda: diffusers.FluxTransformer2DModel(guidance_embeds=True), [CLIP_L, t5_xxl]), "FLUX.2 dev": (diffusers.Flux2Transformer2DModel, []),
+    "FLUX.2 klein 4B": (klein(5, 20, 24, 7680), [qwen3(2560, 9728)]), "FLUX.2 klein 9B": (klein(8, 24, 32, 12288), [qwen3(4096, 12288)]),
+    "Qwen-Image": (diffusers.QwenImageTransformer2DModel, []), "Z-Image": (diffusers.ZImageTransformer2DModel, [qwen3(2560, 9728)]),
+    "Sana": (diffusers.SanaTransformer2DModel, [gemma_2b]), "PixArt-Sigma": (lambda: diffusers.PixArtTransformer2DModel(sample_size=128, caption_channels=4096, use_additional_conditions=False), [t5_xxl]),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_tables_parameters_are_those_of_the_architectures(name):
+    denoiser, texts = COUNTED[name]
+    family = next(family for family in FAMILIES if family.name == name)
+    assert family.billions[0] == pytest.approx(billions(denoiser), rel=.01, abs=.005)
+    if texts:
+        assert family.billions[1] == pytest.approx(sum(map(billions, texts)), rel=.01, abs=.005)
+
+
+def test_what_the_table_does_not_know_is_named():
+    for family in FAMILIES:
+        assert set(family.unverified) <= set(vars(family)) and family.sources and all(source.startswith("https://") for source in family.sources)
+        assert ("not verified" in describe_family(family)) == bool(family.unverified)
+
+
+def arithmetic(make, call):
+    "Operations of one pass, in 1e12, of a network whose weights are nowhere."
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        make().eval()(**call())
+    return counter.get_total_flops() / 1e12
+
+
+PASSES = {  # what the denoiser reads for one image of the family's size
+    "Stable Diffusion 1.5": lambda: dict(sample=torch.empty(1, 4, 64, 64), timestep=torch.empty(1), encoder_hidden_states=torch.empty(1, 77, 768)),
+    "SDXL": lambda: dict(sample=torch.empty(1, 4, 128, 128), timestep=torch.empty(1), encoder_hidden_states=torch.empty(1, 77, 2048),
+                         added_cond_kwargs={"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}),
+    "SD 3.5 Medium": lambda: dict(hidden_states=torch.empty(1, 16, 128, 128), encoder_hidden_states=torch.empty(1, 333, 4096), pooled_projections=torch.empty(1, 2048), timestep=torch.empty(1)),
+    "FLUX.1 dev": lambda: dict(hidden_states=torch.empty(1, 4096, 64), encoder_hidden_states=torch.empty(1, 512, 4096), pooled_projections=torch.empty(1, 768), timestep=torch.empty(1),
+                               img_ids=torch.empty(4096, 3), txt_ids=torch.empty(512, 3), guidance=torch.empty(1)),
+    "Sana": lambda: dict(hidden_states=torch.empty(1, 32, 32, 32), encoder_hidden_states=torch.empty(1, 300, 2304), timestep=torch.empty(1)),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_the_tables_arithmetic_is_that_of_the_architectures(name):
+    family = next(family for family in FAMILIES if family.name == name)
+    assert family.teraflops == pytest.approx(arithmetic(COUNTED[name][0], PASSES[name]), rel=.01)
