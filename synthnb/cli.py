@@ -15,7 +15,7 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +42,9 @@ def parameter_value(
     text: str,  # as typed after `-p NAME`
 ) -> object:
     """The typed value of `text`: a number, a truth value, a [list], a {mapping}, or the text itself."""
+    if text.startswith("{"):
+        with suppress(ValueError):  # YAML's null is a word here, since classes may be called so; JSON's is none
+            return json.loads(text)
     try:
         value = yaml.load(text, _PlainYaml)
     except yaml.YAMLError:  # a prompt such as "*stars*" is no YAML and needs none
@@ -491,6 +494,12 @@ def plan(
 
     with before_start():
         _refuse_settings(generator, scheduler, size, dtype)
+    if style is not None:
+        from synthnb.families import no_token
+
+        with before_start():
+            if why := no_token(generator):
+                raise ValueError(f"--style: {why}")
     table = load_book(book)
     many = n * table["class"].nunique()
     shard_size = shard_size or (64 if many <= 1024 else 1024)

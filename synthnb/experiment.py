@@ -721,6 +721,7 @@ def write_study_prompts(
     *,
     template: str = "",       # one prompt for all images: "A good photo of the {class}"; empty asks the chat model
     llm: str, llm_url: str, generator: str,  # as parameters have them
+    llm_extra: dict | None = None,        # further fields of each request to the chat model
     contexts: bool = True, styles: bool = True,  # what the chat model writes
     looks: dict[str, str] | None = None,  # class name -> what its meaning looks like, for the prompts that the chat model writes
 ) -> dict[str, list[str]]:    # class name -> prompts
@@ -731,7 +732,7 @@ def write_study_prompts(
     if template:
         return {name: [template.replace("{class}", phrase)] for name, phrase in phrases.items()}
     with closing(run_answers()) as answers:
-        chat = open_llm(llm if llm_url else locate(llm), llm_url or None)
+        chat = open_llm(llm if llm_url else locate(llm), llm_url or None, extra=llm_extra)
         return prompts_by_class(write_prompts(
             chat, phrases, per_class, generator=locate(generator), scenes=30 * contexts, styles=10 * styles, looks=looks, cache=answers, progress=False))
 

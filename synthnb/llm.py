@@ -49,6 +49,7 @@ from transformers.utils import logging as transformers_logging
 from .data import explain_loading, pick_device, pick_dtype
 from .files import tensor_names
 from .hub import FETCHING
+from .parameters import wrong_fields
 
 log = logging.getLogger(__name__)
 
@@ -115,14 +116,12 @@ SAMPLING = ("temperature", "top_p", "max_tokens")  # fields of `extra` that are 
 def check_extra(extra: dict | None) -> dict:
     "Further fields of requests, checked: they belong to the key of an answer."
     extra = dict(extra or {})
-    if wrong := sorted({"model", "messages", "stream", "n", "api_key", "tools"} & set(extra)):
-        raise ValueError(f"{wrong[0]!r} cannot be one of the further fields of requests" + ("; the key belongs into an environment variable" if wrong == ["api_key"] else ""))
+    if why := wrong_fields(extra):
+        raise ValueError(why)
     if "max_completion_tokens" in extra:  # the newer name; which one a server takes is found out
         extra["max_tokens"] = extra.pop("max_completion_tokens")
-    try:
-        return json.loads(json.dumps(extra, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the further fields of requests must be JSON: {error}") from error
+    sampling_of(extra, Sampling())  # refuses what is impossible
+    return json.loads(json.dumps(extra))
 
 
 def sampling_of(extra: dict, sampling: Sampling) -> Sampling:

@@ -2,6 +2,7 @@
 
 Run as a script, this file is the process that asks: `python tests/test_llm.py URL CACHE`.
 """
+import ast
 import hashlib
 import json
 import logging
@@ -19,11 +20,14 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
+import nbformat
 import pytest
 from pydantic import BaseModel
 
 from synthnb import glyphworld
+from synthnb.experiment import write_study_prompts
 from synthnb.llm import AnswerCache, LocalLLM, Question, Reply, Sampling, ServerLLM, UnfinishedThought, ask, cached_llm, json_question, open_llm, read_answer
+from synthnb.parameters import declared_parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chat_server import ChatServer, completion, refusal  # noqa: E402
@@ -405,6 +409,47 @@ def test_a_model_that_also_reads_images_is_asked(tmp_path):
     llm = LocalLLM(tmp_path / "m", "cpu")
     reply, = llm.replies([QUESTIONS[0].messages], Sampling(max_tokens=5), [0])
     assert reply.answer_tokens <= 5 and reply.prompt_tokens == llm.count_tokens(QUESTIONS[0].messages)
+
+
+# ---- experiments that ask a server
+
+EXPERIMENTS = [path for path in sorted((Path(__file__).resolve().parents[1] / "nbs" / "experiments").glob("[!_.]*.ipynb")) if "llm_url" in declared_parameters(path)]
+
+
+@pytest.mark.parametrize("notebook", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_passes_further_fields_on(notebook):
+    declared = declared_parameters(notebook)
+    assert (declared["llm_extra"].type, declared["llm_extra"].default) == ("dict", {})
+    calls = [call for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code" for call in ast.walk(ast.parse(cell.source)) if isinstance(call, ast.Call)]
+    named = [{name.id for name in ast.walk(ast.Tuple([*call.args, *(word.value for word in call.keywords)])) if isinstance(name, ast.Name)} for call in calls]
+    asking = [names for names in named if "llm_url" in names]
+    assert asking and all("llm_extra" in names for names in asking), "a call that gets the URL gets the fields, too"
+
+
+def as_the_shipped_model_answers():
+    """A server that knows glyphworld, and what it was asked."""
+    llm = LocalLLM(glyphworld.folder("llm"), "cpu")
+    return ChatServer(lambda body: completion(llm.replies([body["messages"]], Sampling(max_tokens=512), [body.get("seed", 0)])[0].text))
+
+
+def test_further_fields_reach_the_server_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    command = [sys.executable, "-c", "from synthnb.cli import app; app(prog_name='synthnb')"]
+    with as_the_shipped_model_answers() as server:
+        given = ["-p", "llm", "m", "-p", "llm_url", server.url, "-p", "llm_extra", '{"reasoning_effort": "none", "temperature": null, "max_tokens": 700}']
+        done = subprocess.run([*command, "run", "lar_benchmark", *given, "-p", "seeds", "[0]", "--outputs", str(tmp_path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert len(server.requests) >= 10
+        for body in server.requests:
+            assert body["reasoning_effort"] == "none" and body["max_tokens"] == 700 and "temperature" not in body
+    refused = subprocess.run([*command, "run", "lar_benchmark", *given[:6], "-p", "llm_extra", '{"api_key": "sk-1"}', "--outputs", str(tmp_path / "b")], capture_output=True, text=True)
+    assert refused.returncode == 2 and "environment variable" in refused.stderr and not (tmp_path / "b").exists()
+
+
+def test_further_fields_reach_the_server_from_prompts_of_studies():
+    with as_the_shipped_model_answers() as server:
+        write_study_prompts({"three": "arabic digit three"}, 2, llm="m", llm_url=server.url, llm_extra={"reasoning_effort": "low"}, generator="glyphworld/generator")
+        assert server.requests and all(body["reasoning_effort"] == "low" for body in server.requests)
 
 
 def kept(path: Path) -> list[str]:
