@@ -12,6 +12,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from synthnb import experiment, generate, glyphworld
@@ -294,11 +295,10 @@ def test_experiments_fetch_before_they_ask_for_the_revision(monkeypatch):
     assert fetched == [("owner/model", True)]
 
 
-def test_one_large_model_is_open_at_a_time_in_quickstart(monkeypatch, tmp_path):
-    "At each load, what was loaded before is gone, or rests on the CPU."
+@pytest.fixture
+def loads(monkeypatch):
+    "What was loaded, by weak references: at each load, what was loaded before is gone, or rests on the CPU."
     import weakref
-
-    import nbformat
 
     from synthnb import lar, llm
     alive, resting = {}, set()
@@ -327,6 +327,12 @@ def test_one_large_model_is_open_at_a_time_in_quickstart(monkeypatch, tmp_path):
             resting.difference_update(names)
         return moved(clip, device)
     monkeypatch.setattr(generate, "wake", wake)
+    return alive
+
+
+def test_one_large_model_is_open_at_a_time_in_quickstart(loads, monkeypatch, tmp_path):
+    import nbformat
+
     monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     notebook = nbformat.read(generate.Path(experiment.__file__).parents[1] / "nbs/experiments/quickstart.ipynb", 4)
@@ -337,4 +343,21 @@ def test_one_large_model_is_open_at_a_time_in_quickstart(monkeypatch, tmp_path):
             space |= {"methods": ["vanilla"], "seeds": [0], "advisor": False, "style_steps": 1, "denoising_steps": 1}
         if "score_images(" in cell.source:
             break
-    assert {what.split()[0] for what in alive} == {"chat", "clip", "generator"} and sum("generator" in what for what in alive) == 2
+    assert {what.split()[0] for what in loads} == {"chat", "clip", "generator"} and sum("generator" in what for what in loads) == 2
+
+
+@pytest.mark.parametrize("by_images", [False, True])
+def test_one_large_model_is_open_at_a_time_in_prompts(loads, by_images, tmp_path):
+    from typer.testing import CliRunner
+
+    from synthnb.cli import app
+    from synthnb.data import digits
+
+    images = digits(32)["train"]
+    for i, label in enumerate(images.labels[:150].tolist()):
+        folder = tmp_path / "scans" / images.classes[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.images[i].permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    done = CliRunner().invoke(app, ["prompts", *([str(tmp_path / "scans")] if by_images else ["three", "four"]), "-n", "1", "--out", str(tmp_path / "book.jsonl")])
+    assert done.exit_code == 0, done.output
+    assert {what.split()[0] for what in loads} == {"chat", "clip"}, "of the generator only tokenizers are opened"
