@@ -9,12 +9,13 @@ __all__ = ['FORMATS', 'SUFFIXES', 'FRAMES', 'USUAL_SUFFIXES', 'FITS', 'bits_of',
 # %% ../nbs/00d_images.ipynb #8adf0cd3
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
+if TYPE_CHECKING:  # who only looks at files need not wait for it
+    import torch
 try:
     from pillow_heif import register_heif_opener
 except ImportError:  # telephones write HEIC; only who has such files needs the package
@@ -68,9 +69,12 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def open_image(
     file: str | Path | BinaryIO,  # of one of `FORMATS`
+    least: int = 0,  # pixels: a JPEG may be decoded at a half, quarter or eighth of its size while its shorter side keeps so many; 0 is its own size
 ) -> Image.Image:
     "The first frame, upright, in 8-bit RGB, transparent pixels over white; whatever Pillow raises for a bad file."
     with Image.open(file, formats=FORMATS) as image:
+        if least:
+            image.draft(None, (least, least))
         sixteen = any("16" in str(tile.args) for tile in getattr(image, "tile", ()) or ())
         image = ImageOps.exif_transpose(image)
         if sixteen and image.mode in ("RGB", "RGBA") and (peak := max(top for _, top in image.getextrema()[:3])) < 16:
@@ -116,8 +120,10 @@ def part_kept(
 # %% ../nbs/00d_images.ipynb #99ab4320
 def to_tensor(
     image: Image.Image,  # in RGB
-) -> torch.Tensor:  # uint8 [3, H, W]
+) -> "torch.Tensor":  # uint8 [3, H, W]
     "The pixels of a picture."
+    import torch
+
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
@@ -125,6 +131,6 @@ def read_image(
     path: str | Path | BinaryIO,  # of one of `FORMATS`
     size: int,  # pixels per side
     fit: str = "crop",  # of a picture that is not square, see `FITS`
-) -> torch.Tensor:
+) -> "torch.Tensor":
     "uint8 [3, size, size], upright, transparency over white, bicubic with antialias; whatever Pillow raises for a bad file."
     return to_tensor(square(open_image(path), size, fit))
