@@ -125,9 +125,17 @@ def count_reasons(left_out: Iterable[LeftOut]) -> str:
     return ", ".join(f"{n} x {reason}" for reason, n in Counter(one.reason for one in left_out).most_common())
 
 # %% ../nbs/00e_folders.ipynb #cf4ba7d8
-_SPLITS = {"train": ("train", "training", "trn"), "val": ("val", "valid", "validation", "validate", "dev", "development"),
-           "test": ("test", "testing", "tst", "eval", "evaluation", "holdout")}
+_WORDS = {  # in the languages that folders of photographs come in; without accents, see `_bare`
+    "train": "train training trn xtrain trainingsdaten lernen lerndaten entrenamiento entrenar entreno apprentissage entrainement treino treinamento "
+             "addestramento allenamento trening uczenie opleiding egitim обучение тренировка 训练 訓練 学習 훈련 학습",
+    "val": "val valid validation validate dev development xval validierung validierungsdaten validacion validacao validazione walidacja validatie "
+           "dogrulama валидация 验证 驗證 検証 검증",
+    "test": "test testing tst eval evaluation holdout xtest testdaten prueba pruebas evaluacion teste testes avaliacao prova testowe toets "
+            "тест тестирование 测试 測試 テスト 테스트"}
 _UNLABELLED = ("unlabelled", "unlabeled", "unsup", "unsupervised", "unsuplabel", "extra")
+_BESIDE = {"edges", "contours", "boxes", "bbox", "bboxes", "xml", "json", "overlay", "overlays", "heatmaps", "normals", "disparity", "instance",
+           "instances", "semantic", "panoptic", "visualization", "imagesets"}  # what lies beside images and masks
+_BARE_PARTS = re.compile(r"(fold|batch|chunk|subset|shard)s?[\W_]*\d+", re.IGNORECASE)  # in which images may lie without classes
 _PARTS = re.compile(r"(fold|batch|part|chunk|subset|shard|session|group)s?[\W_]*(\d+|[a-z])", re.IGNORECASE)
 _PICTURES = ("image", "images", "img", "imgs", "jpegimages", "jpgimages", "photo", "photos", "picture", "pictures", "rgb", "frames", "raw")
 MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annots", "segmentation", "segmentations", "segmentationclass",
@@ -135,16 +143,19 @@ MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "
 
 
 def _bare(name: str) -> str:
-    "A name without case, digits and everything that is no letter."
-    return re.sub(r"[\W\d_]+", "", unicodedata.normalize("NFC", name).casefold())
+    "A name without case, accents, digits and everything that is no letter."
+    return re.sub(r"[\W\d_]+", "", unicodedata.normalize("NFKD", name).casefold())
+
+
+_SPLITS = {split: {_bare(word) for word in words.split()} for split, words in _WORDS.items()}
 
 
 def split_word(
     name: str,  # of a folder, a split of a hub's set, or a value of a table
 ) -> str | None:
     "train, val or test for a word that names such a split; None for any other."
-    bare = _bare(name)
-    for end in ("dataset", "set", "split", "data", "images", "imgs", "folder", "samples"):
+    bare = _bare(re.sub(r"(?<=[a-z])[\W_]?[A-H]$", "", name) if name.casefold().startswith(("train", "test", "val")) else name)  # trainA, test_B
+    for end in ("dataset", "set", "split", "data", "images", "imgs", "folder", "samples", "集", "セット", "데이터"):
         if bare != end and bare.endswith(end) and bare.removesuffix(end) not in ("", "in"):
             bare = bare.removesuffix(end)
             break
@@ -156,7 +167,8 @@ def _refuse_masks(root: Path, folder: _Folder) -> None:
     bare = {_bare(name): name for name in folder.folders}
     masks = [name for word, name in bare.items() if word in MASK_WORDS]
     pictures = [name for word, name in bare.items() if word in _PICTURES]
-    if masks and pictures and len(masks) + len(pictures) == len(folder.folders):
+    beside = [name for word, name in bare.items() if word in _BESIDE]
+    if masks and pictures and len(masks) + len(pictures) + len(beside) == len(folder.folders):
         raise ValueError(f"{root / folder.path}: {' and '.join(map(repr, sorted(folder.folders)))} look like the images and the masks or labels of "
                          f"another task, not like classes: give a folder with one sub-folder of images per class, or a CSV of (file, label)")
 
@@ -164,6 +176,9 @@ def _refuse_masks(root: Path, folder: _Folder) -> None:
 def _refuse_parts(root: Path, folder: _Folder, held: dict[str, _Folder]) -> None:
     "ValueError for folders that are parts of a set, with the classes below each."
     below = [set(map(name_key, one.holding())) for one in held.values()]
+    if all(_BARE_PARTS.fullmatch(name) for name in held) and not any(below):
+        raise ValueError(f"{root / folder.path}: {few_names(held)} look like parts of one set, not like classes: give a folder with one sub-folder of "
+                         f"images per class, or a CSV of (file, label)")
     if len(held) > 1 and all(_PARTS.fullmatch(name) for name in held) and len(set.intersection(*below)) > 1:
         inner = sorted(next(iter(held.values())).holding())
         raise ValueError(f"{root / folder.path}: {few_names(held)} look like parts of one set with the classes {few_names(inner)} below each, not like classes: "
@@ -172,7 +187,7 @@ def _refuse_parts(root: Path, folder: _Folder, held: dict[str, _Folder]) -> None
 
 def few_names(names: Iterable[str], n: int = 5) -> str:
     "The first names, for a message."
-    names = [repr(shown(name)) for name in names]
+    names = [f"'{text}'" if (text := shown(name)).isprintable() else repr(text) for name in names]
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 # %% ../nbs/00e_folders.ipynb #c1f174c2
@@ -182,13 +197,14 @@ def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: l
     here, held = root / folder.path, folder.holding()
     if len(folder.folders) < 2 or not held:
         found = f"only one ({next(iter(folder.folders))!r})" if len(folder.folders) == 1 else "none with an image" if folder.folders else "none"
-        loose = f"; {len(folder.images)} images lie there without one (a CSV of (file, label) can say their classes)" if folder.images else ""
+        loose = f"; {len(folder.images)} images lie there without one" if folder.images else ""
+        loose += " (a CSV of (file, label) can say the classes of images that lie in one folder)" if loose or len(folder.folders) == 1 else ""
         raise ValueError(f"{here} needs one sub-folder of images per class, at least two classes; found {found}{loose}{_reasons(folder, left_out)}")
     _refuse_parts(root, folder, held)
     if empty := [name for name in folder.folders if name not in held]:
         raise ValueError(f"no images ({USUAL_SUFFIXES}) in class folder {few_names(empty)} of {here}: add some or remove it{_reasons(folder, left_out)}")
     left_out += [LeftOut(path, "an image beside the class folders has no class") for path in folder.images]
-    shared = set.intersection(*({name_key(inner) for inner in one.holding()} for one in held.values()))
+    shared = set.intersection(*({name_key(inner) for inner in one.holding() if _bare(inner) not in MASK_WORDS} for one in held.values()))
     if len(shared) > 1:
         notes.append(f"each of the classes {few_names(held)} holds folders {few_names(sorted(shared))}, which are read as one: if those are the classes, "
                      f"put them on top")
@@ -260,11 +276,11 @@ def read_folder(
     return _laid_out(root, how, splits, left_out, [*notes, *frames_read(splits)], own)
 
 # %% ../nbs/00e_folders.ipynb #76f657fd
-def _descend(folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> _Folder:
+def _descend(folder: _Folder, left_out: list[LeftOut], notes: list[str], within: str = "") -> _Folder:
     "Down to where there is a choice: archives often unpack into a folder in a folder."
     while len(folder.folders) == 1 and not folder.images:
         (name, inner), = folder.folders.items()
-        if split_word(name) or len(inner.folders) < 1:
+        if split_word(name) not in (None, within) or len(inner.folders) < 1:  # training_set/training_set is one split
             break
         folder = inner
     if folder.path:
@@ -292,7 +308,7 @@ def _read_tree(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list
             left_out += [LeftOut(path, "an image without a label") for path in one.images]
             bare.append(split)
         else:
-            inner = _descend(one, left_out, []) if len(one.folders) == 1 and not one.images else one
+            inner = _descend(one, left_out, [], split) if len(one.folders) == 1 and not one.images else one
             read[split] = _read_classes(root, inner, left_out, notes)
     return f"splits on top ({', '.join(one.path for one in splits.values())}), with the classes below each", read, len(read) > 1 or not bare
 
