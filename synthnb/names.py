@@ -163,7 +163,8 @@ def refuse_unknown(
     spoken = {name: name if name in classes[name] else f"{name} (as: {classes[name][-1]})" for name in names}
     told = "; ".join(f"near '{name}' are {', '.join(found)}" for name, found in near.items() if found)
     raise UnknownNames(
-        f"{_listing(list(unknown))} {'was' if len(unknown) == 1 else 'were'} never taught {_listing([spoken[name] for name in names], quote=True)}, "
+        f"{_listing(list(unknown))} {'was' if len(unknown) == 1 else 'were'} never taught {_listing([spoken[name] for name in names], quote=True)} "
+        f"({len(names)} of {len(classes)} classes), "
         f"and what {'it makes' if len(unknown) == 1 else 'they make'} of such names means nothing. "
         f"{f'Of the {len(taught)} known names, {told}. ' if told else f'The known names are {len(taught)}, such as {_listing(_samples(taught))}. '}"
         f"Name models that know your classes, with {_listing([option.format(what) for what in ('generator', 'clip', 'llm')])}")
