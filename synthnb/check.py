@@ -358,16 +358,19 @@ def check_before(
     allowed: int = 0,  # images of a split that may nearly be in another
     most: int = SOON,
     progress: bool = False,
+    training: bool = False,  # all are for training: no split is drawn from them, and copies do no harm
 ) -> Check:
     "What `check_images` finds, as soon as it is known: the first refusal ends it, and what was found before about the same files is not looked for again."
     layout = read_layout(root)
-    findings = _numbers(layout, {}) + _left_out(layout)
+    findings = _left_out(layout) if training else _numbers(layout, {}) + _left_out(layout)
     if not any(one.state == "refused" for one in findings):
-        before = _remembered(layout, size, fit)
+        before = None if training else _remembered(layout, size, fit)
         if before is not None:
             findings = before
         elif layout.images > most:
             findings += [Finding("pixels", "look", f"more than {most:,} images: none was opened to look for damage and copies; `synthnb check` does, and a run then knows it")]
+        elif training:
+            findings += _odd(_look(layout, 2, progress and layout.images > 200))
         else:
             findings = _looked_at(layout, size, fit, progress)
     passed = [replace(one, state="look") if 0 < one.near <= allowed else one for one in findings]

@@ -28,6 +28,8 @@ from synthnb.cli import app
 COMMAND = Path(sys.executable).with_name("synthnb")
 NFC, NFD = (unicodedata.normalize(form, "crème") for form in ("NFC", "NFD"))
 RUN = ("run", "quickstart", "-p")
+COMPARE = ("run", "compare", "-p", "real_data")
+CHECK = ("check", "--out", "page.html")
 
 # fmt: off
 TABLE = [
@@ -53,8 +55,47 @@ TABLE = [
     ("run: a meaning that makes nonsense of the names", ["run", "bridge_study", "-p", "real_data", "stars"], 2, ("never taught", "star (as: arabic digit star)", "-p generator")),
     ("compare: photographs, and images still to draw", ["run", "compare", "-p", "real_data", "photos"], 2, ("never taught", "'building (as: arabic digit building)'", "-p generator")),
     ("compare: a folder of images that is not there", ["run", "compare", "-p", "images", "drwan"], 2, ("no folder drwan", "images", "give a folder")),
+    ("run: images on two splits", [*RUN, "real_data", "leak"], 2, ("nearly the same, mirrored", "train/three/0.png = test/three/m.png", "leave one of each")),
+    ("prompts: images on two splits", ["prompts", "leak"], 2, ("nearly the same, mirrored", "train/three/0.png = test/three/m.png", "leave one of each")),
+    ("run: an image that is none", [*RUN, "real_data", "broken"], 2, ("cannot be read", "eight/bad.png: no image", "repair or remove")),
+    ("run: a shipped set with a typo", [*RUN, "real_data", "minst"], 2, ("no folder minst", "real_data", "did you mean mnist")),
+    ("run: a shipped set that the models do not know", [*RUN, "real_data", "silhouettes"], 2, ("never taught", "'bear'", "-p generator, -p clip and -p llm")),
+    ("compare: the same where it is allowed", [*COMPARE, "leak", "-p", "images", "leak/train", "-p", "near_duplicates", "1", "--dry-run"], 0,
+     ("worth a look: copies", "train/three/0.png = test/three/m.png", None)),
+    ("compare: images of other classes", [*COMPARE, "leak", "-p", "images", "stars"], 2, ("different classes", "'eight' not in stars and 'star' not in leak", "Rename the folders")),
+    ("compare: images with splits", [*COMPARE, "leak", "-p", "images", "leak"], 2, ("for training only", "leak has the splits train, test", "give the folder of one split")),
+    ("compare: damaged images", [*COMPARE, "spanish", "-p", "images", "broken"], 2, ("cannot be read", "eight/bad.png: no image", "repair or remove")),
+    ("compare: a list of kept images that is not there", [*COMPARE, "leak", "-p", "images", "plan", "-p", "kept", "none.parquet"], 2,
+     ("no file none.parquet", "parameter kept", "check its name")),
+    ("a study on disk of a folder without splits", ["run", "imagenet_study", "-p", "real_data", "stars", "-p", "meaning", "three"], 2,
+     ("has no splits", "stars", "Make folders train and test")),
     ("run: one class", [*RUN, "real_data", "lonely"], 2, ("only one", "lonely", "at least two classes")),
     ("doctor: photographs and the shipped models", ["doctor", "photos.yaml", "-e", "quickstart", "--no-measure"], 1, ("never taught", "class names", "name models that know your classes")),
+    # what `check` says of folders, tables and pixels
+    ("splits in another language", [*CHECK, "spanish"], 0, ("splits on top (Entrenamiento, Prueba)", "8 train, 8 test", None)),
+    ("a split in a folder of its own name", [*CHECK, "archive"], 0, ("splits on top", "test_set, training_set", None)),
+    ("splits of two domains", [*CHECK, "domains"], 1, ("both look like test", "'testA' and 'testB'", "rename one of them")),
+    ("folds as classes", [*CHECK, "folds"], 1, ("look like parts of one set", "'fold1', 'fold2'", "a CSV of (file, label)")),
+    ("images, masks and edges as classes", [*CHECK, "masked"], 1, ("images and the masks", "'edges' and 'images' and 'masks'", "one sub-folder of images per class")),
+    ("masks beside the images of a class", [*CHECK, "segmented"], 0, ("8 x a mask, by the name of its folder", "eight/gt/", None)),
+    ("images in one folder, without labels", [*CHECK, "flat"], 1, ("only one ('images')", "flat", "a CSV of (file, label) can say")),
+    ("a table of a spreadsheet", [*CHECK, "flat/unicode.csv"], 0, ("files and labels from unicode.csv", "2 classes, 8 images", None)),
+    ("a table of another machine", [*CHECK, "flat/windows.csv"], 0, ("found by their last names", r"'C:\Users\me\0.png'", None)),
+    ("a table with a column that is like splits", [*CHECK, "flat/folds.csv"], 0, ("'fold' is not read", "folds.csv", "a column split with train, val and test")),
+    ("a table that is not in UTF-8", [*CHECK, "flat/latin.csv"], 1, ("not in UTF-8", "latin.csv", "Save it as CSV in UTF-8")),
+    ("a table with a column for each class", [*CHECK, "flat/onehot.csv"], 1, ("needs a column of files (file)", "onehot.csv", "name them so in the first line")),
+    ("a table of files that are not there", [*CHECK, "flat/lost.csv"], 1, ("8 of its files are not below flat", "lost.csv", "correct the table, or put them there")),
+    ("a table whose labels disagree", [*CHECK, "flat/disagree.csv"], 1, ("labels disagree", "images/0.png", "Leave one row")),
+    ("a file that is no table", [*CHECK, "photos/building/0.jpg"], 1, ("is a file", "0.jpg", "give a folder")),
+    ("damaged and empty files", [*CHECK, "damage"], 1, ("3 images cannot be read", "eight/empty.png: an empty file", "repair or remove them")),
+    ("a page in place of an image", [*CHECK, "damage"], 1, ("3 images cannot be read", "eight/page.jpg: no image", "repair or remove them")),
+    ("a link in a circle", [*CHECK, "circle"], 0, ("a link to a folder that it lies in", "eight/again", None)),
+    ("every kind of image", [*CHECK, "kinds"], 0, ("with several frames the first is read", "anim.webp", None)),
+    ("transparency and deep pixels", [*CHECK, "kinds"], 0, ("which become white", "1 of 16 bits", None)),
+    ("a class of copies", [*CHECK, "copies"], 1, ("if copies count once", "square: 1", "add others")),
+    ("a folder of images that is not there", [*CHECK, "nowhere"], 2, ("does not exist", "nowhere", "--help")),
+    ("prompts for a table", ["prompts", "flat/unicode.csv", "--dry-run"], 0, ("2 classes x 20 prompts", "LLM calls", None)),
+    ("a grid on a damaged folder", ["sweep", "damage.yaml", "--dry-run"], 2, ("cannot be read", "eight/empty.png: an empty file", "repair or remove")),
     # names
     ("names that the shipped models were never taught", ["prompts", "cat", "dog"], 2, ("never taught 'cat' and 'dog'", "glyphworld/llm", "--generator, --clip and --llm")),
     ("a name near one that is known", ["prompts", "tree", "eight"], 2, ("never taught 'tree'", "near 'tree' are three", "--llm")),
@@ -155,7 +196,59 @@ REAL = ("a folder with a typo, above", "photographs and the shipped models", "ru
 def noise(folder: Path, n: int = 8, first: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(first, first + n):
-        Image.fromarray(np.random.default_rng([i, *folder.name.encode()]).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(np.random.default_rng([i, *folder.as_posix().encode()]).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+
+
+def split_folders(root: str, *tops: str) -> None:
+    for i, top in enumerate(tops):
+        for name in ("three", "eight"):
+            noise(Path(root, top, name), 4, 10 * i)
+
+
+def layouts() -> None:
+    "Folders and tables that can be read in more than one way."
+    split_folders("spanish", "Entrenamiento", "Prueba")
+    split_folders("archive", "training_set/training_set", "test_set/test_set")
+    split_folders("domains", "trainA", "trainB", "testA", "testB")
+    split_folders("leak", "train", "test")
+    Image.open("leak/train/three/0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("leak/test/three/m.png")
+    for name in ("folds/fold1", "folds/fold2", "masked/images", "masked/masks", "masked/edges", "segmented/three/img", "segmented/three/gt", "segmented/eight/img", "segmented/eight/gt"):
+        noise(Path(name), 4)
+    for i, name in enumerate(("three", "eight")):
+        for folder in (f"damage/{name}", f"circle/{name}", f"kinds/{name}"):
+            noise(Path(folder), 8)
+    noise(Path("flat/images"))
+    tables = {"unicode": ("Dateiname;Klasse", "images\\{}.PNG;{}", "utf-16"), "windows": ("file,label", "C:\\Users\\me\\{}.png,{}", "utf-8-sig"),
+              "folds": ("file,label,fold", "{}.png,{},1", "utf-8"), "latin": ("file,label", "{}.png,caf\xe9 {}", "latin-1"),
+              "onehot": ("file,three,eight", "{}.png,{},1", "utf-8"), "lost": ("file,label", "there/no{}.png,{}", "utf-8"),
+              "disagree": ("file,label", "0.png,{1}", "utf-8")}
+    for table, (head, row, coding) in tables.items():
+        Path(f"flat/{table}.csv").write_text("\n".join([head, *(row.format(i, ("three", "eight")[i % 2]) for i in range(8))]), encoding=coding)
+
+
+def pixels() -> None:
+    "Files that are no images, and images of many kinds."
+    smooth = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((120, 90)) for i in range(12)]
+    Path("damage/eight/empty.png").touch()
+    Path("damage/eight/page.jpg").write_text("<!doctype html><title>404</title>")
+    smooth[0].save("damage/eight/whole.jpg")
+    Path("damage/eight/cut.jpg").write_bytes(Path("damage/eight/whole.jpg").read_bytes()[:-400])
+    Path("damage.yaml").write_text("experiment: compare\nbase: {real_data: damage}\ngrid: {shots: [[1], [2]]}\n")
+    Path("circle/eight/again").symlink_to(Path("circle").absolute())
+    home, exif = Path("kinds/eight"), smooth[1].getexif()
+    exif[0x0112] = 6
+    smooth[1].save(home / "turned.jpg", exif=exif)
+    smooth[2].convert("CMYK").save(home / "cmyk.jpg")
+    smooth[3].quantize(8).save(home / "palette.png", transparency=0)
+    smooth[4].save(home / "anim.webp", save_all=True, append_images=[smooth[5]], duration=50)
+    smooth[6].convert("1").save(home / "bit.tif", compression="group4")
+    Image.fromarray(np.linspace(0, 65535, 3000).reshape(50, 60).astype(np.uint16)).save(home / "deep.png")
+    for i in range(8):
+        shifted = Image.new("RGB", (90, 90), "white")
+        shifted.paste((0, 0, 0), (10 + 2 * i, 20, 50 + 2 * i, 60))
+        Path("copies/square").mkdir(parents=True, exist_ok=True)
+        shifted.save(f"copies/square/{i}.png")
+    noise(Path("copies/three"))
 
 
 def photographs(root: Path, names: tuple[str, str], n: int = 16) -> None:
@@ -194,6 +287,8 @@ def workshop(tmp_path_factory):
     noise(Path("broken/three"))
     noise(Path("broken/eight"))
     Path("broken/eight/bad.png").write_bytes(b"no image")
+    layouts()
+    pixels()
     Path("photos.yaml").write_text("real_data: photos\nshots: 2\n")
     Path("shots.yaml").write_text("shots: 2\n")
     Path("meanings.yaml").write_text("cat: arabic digit three\ndog: solid star\n")
@@ -233,7 +328,7 @@ def judge(name: str, status: int, output: str, wanted: int, parts: tuple) -> Non
     for ours in (str(Path(synthnb.__file__).parent), "Traceback", "[Errno", "UserWarning", "cli.py", "site-packages"):
         assert ours not in output.replace("\nError: ", "\n"), (name, ours, output)
     assert not re.search(r"[a-z](Error|Exception): ", output), (name, output)
-    if status and "Usage:" not in output and not name.startswith(("a damaged shard", "doctor:")):
+    if status and "Usage:" not in output and "page.html" not in output and not name.startswith(("a damaged shard", "doctor:")):
         errors = [line for line in output.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and output.splitlines()[-1] == errors[0], (name, output)
     flat = " ".join(output.replace("│", " ").split())
