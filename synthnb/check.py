@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -129,6 +130,10 @@ class Check:
         return "\n".join(lines)
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("s") else "s")
+
+
 def _told(finding_of: str, count: int, state: str, told: str, files: Sequence[str] = ()) -> list[Finding]:
     "A finding, if there is anything to tell."
     return [Finding(finding_of, state, told, [shown(file) for file in files])] if count else []
@@ -138,10 +143,10 @@ def _left_out(layout: Layout) -> list[Finding]:
     loud = [one for one in layout.left_out if not one.silent]
     quiet = [one for one in layout.left_out if one.silent]
     kinds = Counter(one.reason for one in loud).most_common()
-    told = f"{len(loud)} files are left out: " + ", ".join(f"{n} x {reason}" for reason, n in kinds)
+    told = f"{_many(len(loud), 'file')} left out: " + ", ".join(f"{n} x {reason}" for reason, n in kinds)
     found = _told("left out", len(loud), "look", told, [f"{one.path}: {one.reason}" for one in loud])
     found = found or [Finding("left out", "ok", "no file that could be an image is left out")]
-    found += _told("left out", len(quiet), "ok", f"{len(quiet)} files that are no images are passed over", [f"{one.path}: {one.reason}" for one in quiet])
+    found += _told("left out", len(quiet), "ok", f"{_many(len(quiet), 'file')} passed over, as nobody would take them for images", [f"{one.path}: {one.reason}" for one in quiet])
     return found + [Finding("layout", "look", note) for note in layout.notes]
 
 
@@ -155,18 +160,18 @@ def _pixels(seen: dict[str, Seen], size: int, fit: str) -> list[Finding]:
     shapes = Counter((one.width, one.height) for one in good.values()).most_common(1)[0]
     chosen = "is what is chosen" if fit == "crop" else f"is not what is chosen (fit: {fit})"
     told = (f"shorter sides of {sides[0]} to {sides[-1]} pixels, half of them {sides[len(sides) // 2]} or more; the most frequent size is "
-            f"{shapes[0][0]} x {shapes[0][1]} ({shapes[1]} images). Images become {size} x {size}: crop keeps {np.mean(kept):.0%} of an image's area on "
+            f"{shapes[0][0]} x {shapes[0][1]} ({_many(shapes[1], 'image')}). Images become {size} x {size}: crop keeps {np.mean(kept):.0%} of an image's area on "
             f"average, {min(kept):.0%} at least, and {chosen}; pad keeps all of it on white, resize squeezes it")
     found = [Finding("sizes", "look" if np.mean(kept) < 0.6 and fit == "crop" else "ok", told)]
     small = [path for path, one in good.items() if min(one.width, one.height) < size]
-    found += _told("sizes", len(small), "look", f"{len(small)} images have a side of less than {size} pixels and are enlarged", small)
+    found += _told("sizes", len(small), "look", f"{_many(len(small), 'image')} enlarged, with a side of less than {size} pixels", small)
     clear = [path for path, one in good.items() if one.clear]
-    found += _told("transparency", len(clear), "ok", f"{len(clear)} images can have transparent pixels, which become white", clear)
+    found += _told("transparency", len(clear), "ok", f"{_many(len(clear), 'image')} with transparent pixels, which become white", clear)
     deep = [path for path, one in good.items() if one.bits != 8]
     depths = ", ".join(f"{n} of {bits}" for bits, n in sorted(Counter(good[path].bits for path in deep).items()))
     found += _told("bits", len(deep), "ok", f"images of more than 8 bits are scaled by their largest value: {depths} bits", deep)
     films = [path for path, one in good.items() if one.frames > 1]
-    return found + _told("frames", len(films), "ok", f"of {len(films)} files with several frames the first is read", films)
+    return found + _told("frames", len(films), "ok", f"of {_many(len(films), 'file')} with several frames the first is read", films)
 
 # %% ../nbs/12f_check.ipynb #72bfc674
 def _odd(seen: dict[str, Seen]) -> list[Finding]:
@@ -176,10 +181,10 @@ def _odd(seen: dict[str, Seen]) -> list[Finding]:
     blank = [path for path, one in good.items() if one.grey.std() < 1]
     tiny = [f"{path}: {one.width} x {one.height}" for path, one in good.items() if min(one.width, one.height) < 16]
     long = [f"{path}: {one.width} x {one.height}" for path, one in good.items() if max(one.width, one.height) > 3 * min(one.width, one.height)]
-    found = _told("unreadable", len(bad), "refused", f"{len(bad)} images cannot be read: repair or remove them", bad)
-    found += _told("blank", len(blank), "look", f"{len(blank)} images are of one colour", blank)
-    found += _told("tiny", len(tiny), "look", f"{len(tiny)} images have a side of less than 16 pixels", tiny)
-    return found + _told("shape", len(long), "look", f"{len(long)} images are more than three times as long as wide", long)
+    found = _told("unreadable", len(bad), "refused", f"{_many(len(bad), 'image')} cannot be read: repair or remove them", bad)
+    found += _told("blank", len(blank), "look", f"{_many(len(blank), 'image')} of one colour", blank)
+    found += _told("tiny", len(tiny), "look", f"{_many(len(tiny), 'image')} with a side of less than 16 pixels", tiny)
+    return found + _told("shape", len(long), "look", f"{_many(len(long), 'image')} more than three times as long as wide", long)
 
 # %% ../nbs/12f_check.ipynb #4c70a19f
 MOST = 20_000  # images that are compared each with each; of more, equal files only are found
@@ -217,7 +222,7 @@ def _group_findings(what: str, groups: Sequence[Sequence[str]], place: dict[str,
         apart["between splits" if len(splits) > 1 else "under two classes" if len(labels) > 1 else "within a class"].append(group)
     for where, some in apart.items():
         wrong = where == "between splits" or where == "under two classes" and not near
-        told = f"{len(some)} groups of {sum(map(len, some))} images are {what} {where}" + (
+        told = f"{_many(len(some), 'group')} of {sum(map(len, some))} images {what} {where}" + (
             ": leave one of each" if wrong else "; they stay on one side where splits are drawn" if where == "within a class" else "")
         if some:
             most = max((sum(sum(place[path][0] == split for path in group) for group in some) for split in ("val", "test")), default=0)
@@ -235,7 +240,7 @@ def _too_few_apart(layout: Layout, near: Sequence[Sequence[str]]) -> list[Findin
     for path, label in layout.splits["train"]:
         apart.setdefault(label, set()).add(of.get(path, path))
     few = [f"{layout.classes[label]}: {len(found)}" for label, found in sorted(apart.items()) if len(found) < 3]
-    return _told("copies", len(few), "refused", f"{len(few)} classes have fewer than the 3 images that train, val and test need, if copies count once: "
+    return _told("copies", len(few), "refused", f"{_many(len(few), 'class')} with fewer than the 3 images that train, val and test need, if copies count once: "
                                                 f"add others, or give splits of your own", few)
 
 
@@ -260,13 +265,13 @@ def _numbers(layout: Layout, seen: dict[str, Seen]) -> list[Finding]:
     test = len(layout.splits.get("test", ()))
     if not layout.own_splits:
         few = [f"{layout.classes[label]}: {per_class[label]}" for label in range(len(layout.classes)) if per_class[label] < 3]
-        found += _told("classes", len(few), "refused", f"{len(few)} classes have fewer than the 3 images that train, val and test need", few)
+        found += _told("classes", len(few), "refused", f"{_many(len(few), 'class')} with fewer than the 3 images that train, val and test need", few)
         test = sum(max(1, round(FRACTIONS[2] * count)) for count in per_class.values())
     largest, smallest = max(per_class.values(), default=0), min(per_class.values(), default=0)
     if largest > 10 * max(1, smallest):
         found.append(Finding("classes", "look", f"the largest class has {largest} images, the smallest {smallest}: look at accuracy per class, too"))
     gain, small = 100 * smallest_gain(test), "no gain at all" if smallest_gain(test) == 1 else f"gains of {100 * smallest_gain(test):.1f} points or more"
-    told = f"{test:,} test images show {small} (in 80 % of runs at a level of 5 %, if two methods differ on one image in ten)"
+    told = f"{_many(test, 'test image')} can show {small} (in 80 % of runs at a level of 5 %, if two methods differ on one image in ten)"
     found.append(Finding("gain", "look" if gain > 10 else "ok", told))
     return found
 
@@ -391,16 +396,16 @@ def _looked_at(layout: Layout, size: int, fit: str, progress: bool) -> list[Find
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Check of {{ name }}</title><style>{{ style }}
 section { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem; margin: .6rem 0; overflow-wrap: anywhere }
-section > b { text-transform: capitalize } .badge { float: right; font-weight: 600; font-size: .8rem } .badge.ok { color: var(--done) }
+section > b { display: inline-block } section > b::first-letter, section > div.told::first-letter { text-transform: uppercase } .badge { float: right; font-weight: 600; font-size: .8rem } .badge.ok { color: var(--done) }
 .badge.look { color: var(--unfinished) } .badge.refused { color: var(--failed) } details { margin-top: .4rem } summary { cursor: pointer; color: var(--link) }
-li { margin: .15rem 0 } .group { display: flex; flex-wrap: wrap; gap: .5rem; margin: .5rem 0 } figure { margin: 0; width: 7rem; font-size: .75rem }
+li { margin: .15rem 0 } .groups { display: flex; flex-wrap: wrap; gap: .75rem; margin: .5rem 0 } .group { display: flex; flex-wrap: wrap; gap: .5rem; padding: .5rem; border: 1px solid var(--line); border-radius: .5rem } figure { margin: 0; width: 7rem; font-size: .75rem }
 figure img { width: 7rem; height: 7rem; object-fit: contain; background: var(--tint); border-radius: .3rem; display: block } .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem } th, td { padding: .3rem .8rem; text-align: left; border-top: 1px solid var(--line) }
 td.n { text-align: right; font-variant-numeric: tabular-nums } tr:first-child > th { border-top: 0; color: var(--soft) } .verdict { font-size: 1.1rem }
-</style><h1>{{ name }}</h1><p class="verdict">{{ verdict }}</p>{% if how %}<p class="soft">{{ how }}</p>{% endif %}
-{% for one in findings %}<section><span class="badge {{ one.state }}">{{ words[one.state] }}</span><b>{{ one.what }}</b><div>{{ one.told }}</div>
-{% for group in one.groups[:shown_groups] %}<div class="group">{% for path in group[:6] %}<figure>{% if pictures[path] %}<img alt="" src="{{ pictures[path] }}">{% endif %}{{ path }}</figure>
-{% endfor %}{% if group|length > 6 %}<span class="soft">and {{ group|length - 6 }} more</span>{% endif %}</div>{% endfor %}
+</style><h1>Check of {{ name }}</h1><p class="verdict">{{ verdict }}</p>{% if how %}<p class="soft">{{ how }}</p>{% endif %}
+{% for one in findings %}<section><span class="badge {{ one.state }}">{{ words[one.state] }}</span><b>{{ one.what }}</b><div class="told">{{ words_of(one.told) }}</div>
+{% if one.groups %}<div class="groups">{% for group in one.groups[:shown_groups] %}<div class="group">{% for path in group[:6] %}<figure>{% if pictures[path] %}<img alt="" src="{{ pictures[path] }}">{% endif %}{{ path }}</figure>
+{% endfor %}{% if group|length > 6 %}<span class="soft">and {{ group|length - 6 }} more</span>{% endif %}</div>{% endfor %}</div>{% endif %}
 {% if one.groups|length > shown_groups %}<details><summary>{{ one.groups|length - shown_groups }} more groups</summary><ul>{% for group in one.groups[shown_groups:] %}<li>{{ group|join(" = ") }}
 {% endfor %}</ul></details>{% endif %}{% if one.files %}<details {% if one.files|length < 6 %}open{% endif %}><summary>{{ one.files|length }} named</summary><ul>
 {% for file in one.files %}<li>{{ file }}
@@ -434,16 +439,18 @@ def check_page(
         counts = [(name, *(per_split[split][label] for split in splits)) for label, name in enumerate(layout.classes)]
         places = {shown(path): layout.root / path for path in check.seen}
     from jinja2 import Environment
+    from markupsafe import Markup, escape
 
     from synthnb.sweep import STYLE
 
     wanted = [path for one in check.findings for group in one.groups[:GROUPS] for path in group[:6]]
     pictures = {path: _picture(places[path]) for path in wanted}
     looks = sum(one.state == "look" for one in check.findings)
-    verdict = "A run refuses these images." if check.refused else f"A run reads these images; {looks} things are worth a look." if looks else "A run reads these images."
+    verdict = "A run refuses these images." if check.refused else f"A run reads these images; {_many(looks, 'thing')} worth a look." if looks else "A run reads these images."
     order = sorted(check.findings, key=lambda one: ("refused", "look", "ok").index(one.state))
+    words_of = lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE.replace("{{ style }}", STYLE))
-    return page.render(name=shown(check.root.name or check.root), verdict=verdict, how=layout.how if layout else "", findings=order, words=_WORDS,
+    return page.render(name=shown(check.root.name or check.root), verdict=verdict, how=layout.how if layout else "", findings=order, words=_WORDS, words_of=words_of,
                        pictures=pictures, counts=counts, splits=splits if layout and layout.own_splits else ["images"], shown_groups=GROUPS)
 
 
