@@ -244,6 +244,7 @@ def run(
         parameters, place = gather_parameters(file, parameter or [], texts), outputs or default_outputs
         given, resolved = resolve_parameters(notebook, parameters)
         refuse_study(resolved)  # in a second, before Jupyter is imported
+        _look_at_study(resolved)
 
     from synthnb.experiment import refuse_before_start, run as run_experiment, run_id, state
     from synthnb.index import write_index
@@ -264,6 +265,43 @@ def run(
         if place.is_dir():
             write_index(place)
     typer.echo(folder / "report.html")
+
+# %% ../nbs/13_cli.ipynb #f0252ce2
+def _look_at_images(source: str | Path, size: int = 0, fit: str = "crop", allowed: int = 0, training: bool = False) -> None:
+    """What `synthnb check` finds wrong with a user's images, on stderr; ValueError where it ends with status 1. Nothing for known sets."""
+    from synthnb.check import check_before
+    from synthnb.parameters import own_images
+
+    if (place := own_images(source)) is None:
+        return
+    found = check_before(place, size, fit, allowed, progress=True, training=training)
+    if found.refused:
+        raise ValueError(f"{source}: {'; '.join(found.named('refused'))}. `synthnb check {source}` names everything")
+    for line in found.named("look"):
+        typer.echo(f"worth a look: {line}", err=True)
+
+
+def _look_at_study(parameters: dict) -> None:
+    """The images of an experiment's parameters, as `_look_at_images` does; and the classes of images that another tool has drawn."""
+    from synthnb.folders import few_names, name_key
+    from synthnb.layout import read_layout
+    from synthnb.parameters import folder_class_names, own_images
+
+    source, drawn = parameters.get("real_data") or "", parameters.get("images") or ""
+    if own_images(source) and "test_sets" in parameters and not read_layout(source).own_splits:
+        raise ValueError(f"{source} has no splits: this experiment leaves images on disk and takes splits as they are. Make folders train and test of it, with the classes below each")
+    brought = bool(source and drawn) and own_images(drawn) is not None
+    if brought:
+        if len(sides := read_layout(drawn).splits) > 1:
+            raise ValueError(f"{drawn} has the splits {', '.join(sides)}: generated images are for training only, give the folder of one split")
+        if (wanted := folder_class_names(source)) and (odd := set(map(name_key, wanted)) ^ set(map(name_key, there := read_layout(drawn).classes))):
+            lacking = {place: [name for name in names if name_key(name) in odd] for place, names in ((drawn, wanted), (source, there))}
+            told = " and ".join(f"{few_names(names)} not in {place}" for place, names in lacking.items() if names)
+            raise ValueError(f"{source} and {drawn} have different classes: {told}. Rename the folders so that they agree")
+    size = max(parameters.get("image_size") or 0, parameters.get("keep_size") or 0)
+    _look_at_images(source, size, parameters.get("fit", "crop"), parameters.get("near_duplicates") or 0)
+    if brought:
+        _look_at_images(drawn, training=True)
 
 # %% ../nbs/13_cli.ipynb #66d976a1
 def _refuse_models(parameters: dict) -> None:
@@ -290,6 +328,7 @@ def _find_phrases(
     """Class name -> what it means, by its images where `classes` is a folder, else by `senses` or as it stands; and the names that got no answer."""
     from open_clip import get_model_preprocess_cfg
 
+    from synthnb.folders import shown
     from synthnb.generate import free_gpu
     from synthnb.lar import bare_names, image_features, resolve_names, write_evidence
     from synthnb.sets import open_set
@@ -298,7 +337,9 @@ def _find_phrases(
         free_gpu(clip)
         return bare_names(classes, senses).phrases, set()
     side = get_model_preprocess_cfg(clip.model)["size"]
-    features = image_features(clip, open_set(classes[0], side if isinstance(side, int) else max(side))["train"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f"{re.escape(shown(classes[0]))}: ")  # what is left out was said when it was looked at
+        features = image_features(clip, open_set(classes[0], side if isinstance(side, int) else max(side))["train"])
     free_gpu(clip)  # one large model at a time: CLIP reads texts on the CPU while the chat model answers
     found, answers = resolve_names(llm, clip, features, senses, templates, cache=cache, seed=seed)
     if answers.failed:
@@ -319,7 +360,8 @@ def _further(text: str) -> dict:
 
 
 def _is_folder(classes: list[str]) -> bool:
-    return len(classes) == 1 and Path(classes[0]).expanduser().is_dir()
+    "Or a table of files and labels."
+    return len(classes) == 1 and Path(classes[0]).expanduser().exists()
 
 # %% ../nbs/13_cli.ipynb #c6df7582
 def _refuse_typed(classes: Sequence[str]) -> None:
@@ -337,22 +379,13 @@ def _refuse_typed(classes: Sequence[str]) -> None:
 
 def _asked_classes(classes: list[str], senses: Path | None) -> dict[str, list[str]]:
     """Class name -> the words that models will be asked for; ValueError where there are not two classes."""
-    from synthnb.parameters import class_words, folder_class_names
+    from synthnb.layout import read_layout
+    from synthnb.parameters import class_words
 
-    if not _is_folder(classes):
-        _refuse_typed(classes)
-        return class_words({"senses": str(senses or "")}, classes)
-    names = folder_class_names(classes[0])
-    if names is not None and len(names) == 1:
-        raise ValueError(f"{classes[0]} has only one class, '{names[0]}': a classifier needs two, each with a folder of its own")
-    if names is None:  # tars, or a layout that its own reader judges
-        from synthnb.data import folder_classes
-
-        try:
-            names = folder_classes(classes[0])
-        except ValueError as error:
-            raise ValueError(f"{classes[0]}: {error}, each with a folder of its own") from error
-    return class_words({"senses": str(senses or "")}, names)
+    if _is_folder(classes):
+        return class_words({"senses": str(senses or "")}, read_layout(classes[0]).classes)
+    _refuse_typed(classes)
+    return class_words({"senses": str(senses or "")}, classes)
 
 # %% ../nbs/13_cli.ipynb #6e1403d3
 @app.command()
@@ -381,6 +414,8 @@ def prompts(
     with before_start():
         words = _asked_classes(classes, senses)
         refuse_unknown(({} if llm_url else {"llm": llm}) | ({"clip": clip} if _is_folder(classes) else {}), words)
+        if _is_folder(classes):
+            _look_at_images(classes[0])
 
     from synthnb.diversify import estimate_cost
     from synthnb.llm import open_llm
@@ -801,6 +836,16 @@ def _experiment_of(grid: Path, spec: dict) -> tuple[Path, Path]:
     return find_experiment(spec["experiment"])
 
 # %% ../nbs/13_cli.ipynb #bddacffd
+def _refuse_cells(cells: list[dict]) -> None:
+    """What `run` would refuse of any cell; cells with the same images, models and names are asked about once."""
+    from synthnb.parameters import DATA, refuse_study
+
+    about = (*DATA, "generator", "llm", "llm_url", "clip", "classifier", "senses", "style", "meaning", "template", "image_size", "keep_size", "fit", "near_duplicates")
+    for cell in {json.dumps([cell.get(name) for name in about]): cell for cell in cells}.values():
+        refuse_study(cell)
+        _look_at_study(cell)
+
+# %% ../nbs/13_cli.ipynb #6d151012
 @app.command()
 def sweep(
     grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", exists=True, dir_okay=False, help="YAML: experiment, base, grid, and perhaps exclude and include.")],
@@ -818,13 +863,14 @@ def sweep(
         notebook, default_outputs = _experiment_of(grid, spec)
 
     from synthnb.index import write_index
-    from synthnb.parameters import wrong_values
+    from synthnb.parameters import resolve_parameters, wrong_values
     from synthnb.sweep import plan_sweep, run_sweep
 
     with before_start():
         planned = plan_sweep(notebook, spec, outputs or default_outputs, grid.stem)
         if told := list(dict.fromkeys(why for cell in planned.cells for why in wrong_values(cell.parameters))):
             raise ValueError("; ".join(told))
+        _refuse_cells([resolve_parameters(notebook, cell.parameters)[1] for cell in planned.cells])
     if dry_run:
         lines = [f"{number} {found:10} {cell.run} {cell.parameters}" for number, (cell, found) in enumerate(zip(planned.cells, planned.states()))]
         typer.echo("\n".join([*lines, f"{len(lines)} cells; as an array of jobs: sbatch --array=0-{len(lines) - 1} ... --index $SLURM_ARRAY_TASK_ID"]))

@@ -35,7 +35,7 @@ from diffusers.loaders import TextualInversionLoaderMixin
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from pydantic import BaseModel
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
 from .book import COLUMNS, check_suffix, load_book, save_book
 from .data import LabelledImages
@@ -417,20 +417,25 @@ def fill(template: str, phrase: str, style: str = "", scene: dict[str, str] | No
     return ", ".join(part for part in filled if part)
 
 # %% ../nbs/04_diversify.ipynb #42bad206
+_READS = re.compile(r"(prior_|text_)?tokenizer(_\d)?|processor")  # parts that read prompts; a processor reads images, too, and holds a tokenizer
+
+
 def tokenizers_of(
     generator: str | Path | DiffusionPipeline,  # an open pipeline, a diffusers folder, or an id on the Hugging Face hub
     revision: str | None = None,                # of a hub id
 ) -> list[PreTrainedTokenizerBase]:
     "Every tokenizer of a text-to-image pipeline; `FileNotFoundError` or `ValueError` if it has none that can be opened."
     if isinstance(generator, DiffusionPipeline):
-        found = [part for name, part in generator.components.items() if name.startswith("tokenizer") and part is not None]
+        parts = [part for name, part in generator.components.items() if _READS.fullmatch(name)]
+        found = [part for part in (getattr(part, "tokenizer", None) if isinstance(part, ProcessorMixin) else part for part in parts) if part is not None]
     else:
         if not Path(generator).is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(generator)):
             raise FileNotFoundError(f"there is no generator folder {generator}")
         try:
             index = DiffusionPipeline.load_config(str(generator), revision=revision)
-            parts = {name: kind[1] for name, kind in index.items() if name.startswith("tokenizer") and kind[0] == "transformers"}
-            found = [getattr(transformers, kind).from_pretrained(str(generator), subfolder=name, revision=revision) for name, kind in parts.items()]
+            parts = {name: kind[1] for name, kind in index.items() if _READS.fullmatch(name) and isinstance(kind, list) and kind[0] == "transformers"}
+            openers = {name: AutoTokenizer if kind.endswith("Processor") else getattr(transformers, kind) for name, kind in parts.items()}
+            found = [opener.from_pretrained(str(generator), subfolder=name, revision=revision) for name, opener in openers.items()]
         except (OSError, ValueError) as error:
             raise FileNotFoundError(f"the tokenizers of generator {str(generator)!r} could not be opened: {str(error).strip().splitlines()[0]}") from error
     if not found:
@@ -457,7 +462,7 @@ def token_limits(
     "How many tokens each tokenizer's text encoder reads."
     return np.array([min(int(tokenizer.model_max_length), budget or 10**9) for tokenizer in tokenizers], dtype=int)
 
-
+# %% ../nbs/04_diversify.ipynb #95218c6e
 def _reserved_words(tokenizers: Sequence[PreTrainedTokenizerBase], token: str) -> list[str]:
     "Words that a tokenizer reads as special tokens, but for those that `clean` breaks up anyway."
     words = {token, *(word.strip() for tokenizer in tokenizers for word in tokenizer.added_tokens_encoder)}

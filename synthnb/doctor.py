@@ -825,7 +825,7 @@ def check_classes_known(parameters: dict, root: str | Path | None = None) -> Fin
 
 # %% ../nbs/12d_doctor.ipynb #ebefdae3
 def check_shared_memory(parameters: dict) -> list[Finding]:
-    "A word where processes that read images find too little shared memory for their batches; nothing where all is well."
+    "Whether processes that read images find enough shared memory for their batches; nothing where none do, or where they need none."
     workers, side, batch = (parameters.get(name) or 0 for name in ("workers", "image_size", "batch_size"))
     if not workers:
         return []
@@ -834,7 +834,9 @@ def check_shared_memory(parameters: dict) -> list[Finding]:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         fitting_workers(workers, 3 * (side or 224) ** 2 * (batch or 64))
-    return [Finding("ok", "memory", str(one.message)) for one in told]
+    shared = Path("/dev/shm")
+    enough = f"{free_bytes(shared) >> 20:,} MB of shared memory are enough for {workers} processes that read images" if shared.is_dir() else ""
+    return [Finding("ok", "memory", str(one.message)) for one in told] or ([Finding("ok", "memory", enough)] if enough else [])
 
 # %% ../nbs/12d_doctor.ipynb #c95abba3
 def _possible(notebook: Path, given: dict) -> dict:

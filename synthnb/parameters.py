@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TYPES', 'TABLES', 'POSITIVE', 'FILLED', 'DATA', 'NOT_FIELDS', 'Parameter', 'read_parameters', 'check_value',
            'yaml_hint', 'check_parameters', 'is_parameters', 'declared_parameters', 'resolve_parameters', 'locate',
-           'table_keys', 'wrong_fields', 'wrong_values', 'known_sets', 'missing_set', 'folder_class_names',
-           'asked_models', 'class_words', 'real_source', 'refuse_study', 'missing_model']
+           'table_keys', 'wrong_fields', 'wrong_values', 'known_sets', 'missing_set', 'own_images',
+           'folder_class_names', 'asked_models', 'class_words', 'real_source', 'refuse_study', 'missing_model']
 
 # %% ../nbs/00g_parameters.ipynb #aca4f814
 import ast
@@ -22,7 +22,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 import synthnb
-from .names import FROM_IMAGENET, SHIPPED, class_names, model_folder, readable_name, refuse_unknown
+from .layout import read_layout
+from .names import FROM_IMAGENET, SHIPPED, model_folder, readable_name, refuse_unknown
 
 # %% ../nbs/00g_parameters.ipynb #ea5523f6
 @dataclass(frozen=True)
@@ -191,9 +192,6 @@ def wrong_values(parameters: Mapping[str, object]) -> list[str]:
     return told
 
 # %% ../nbs/00g_parameters.ipynb #7765eca5
-_SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
-
-
 def known_sets() -> dict[str, dict]:
     "The facts of the sets that can be opened by name."
     return json.loads((Path(synthnb.__file__).parent / "named_sets.json").read_text(encoding="utf-8"))
@@ -201,7 +199,7 @@ def known_sets() -> dict[str, dict]:
 
 def missing_set(source: str, root: str | Path | None = None) -> str:
     "Why a set of images cannot be opened, and what to do; empty if it looks as if it could."
-    if not source or source.startswith("hf:") or Path(source).expanduser().is_dir() or source == "digits":
+    if not source or source.startswith("hf:") or Path(source).expanduser().is_dir() or source in (here := ("digits", *table_keys("targets", "TARGETS"))):
         return ""
     sets, place = known_sets(), Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
     if source in sets:
@@ -211,23 +209,40 @@ def missing_set(source: str, root: str | Path | None = None) -> str:
             f"or name the folder that holds it with the environment variable SYNTHNB_DATA")
     if Path(source).expanduser().is_file():
         return ""  # a table of files and labels, which its reader judges
-    near = difflib.get_close_matches(source, ["digits", *sets], n=1)
+    near = difflib.get_close_matches(source, [*here, *sets], n=1)
     beside = difflib.get_close_matches(Path(source).name, [p.name for p in Path(source).expanduser().parent.glob("*/")], n=1, cutoff=0.75)
     hint = f"did you mean {near[0]}? Else" if near else f"did you mean {Path(source).parent / beside[0]}? Else" if beside else ""
-    return f"there is no folder {source}: {hint} give a folder with one sub-folder of images for each class, hf:ID, digits, or the name of a known set".replace(":  ", ": ")
+    return f"there is no folder {source}: {hint} give a folder with one sub-folder of images for each class, hf:ID, {', '.join(here)}, or the name of a known set".replace(":  ", ": ")
 
+
+
+def own_images(source: str | Path, root: str | Path | None = None) -> Path | None:
+    "The folder or table of images that a user brings; None for known sets, sets of the hub, shards and what is not there."
+    place = Path(source).expanduser()
+    if not str(source) or str(source).startswith("hf:") or not place.exists() or (place.is_dir() and any(place.glob("*.tar"))):
+        return None
+    if facts := known_sets().get(str(source)):  # beside a folder of the same name: the set's own place, or the user's images
+        home = Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser() / Path(facts["where"].split(",")[0]).parts[0]
+        return None if place.absolute() == home.absolute() else place
+    return place
 
 
 def folder_class_names(source: str | Path) -> tuple[str, ...] | None:
-    "The class names of a folder of class folders, or of the train split in it; None for anything else."
-    root = Path(source).expanduser()
-    if not root.is_dir() or any(root.glob("*.tar")):
+    "The class names of a user's folder or table, or of a set that is shipped; None for anything else, and for what its reader refuses."
+    try:
+        return read_layout(place).classes if (place := own_images(source)) is not None else _shipped_classes(str(source))
+    except (ValueError, OSError):
         return None
-    visible = lambda place: sorted(p for p in place.iterdir() if p.is_dir() and not p.name.startswith((".", "@")))
-    inside = visible(root)
-    if inside and all(p.name.lower() in _SPLITS for p in inside):
-        inside = next((visible(p) for p in inside if p.name.lower().startswith("train")), [])
-    return class_names([readable_name(p.name) for p in inside]) if inside else None
+
+
+def _shipped_classes(name: str) -> tuple[str, ...] | None:
+    "The classes of a set of `targets.TARGETS` that spells them out there, without importing its module."
+    for node in ast.walk(ast.parse((Path(synthnb.__file__).parent / "targets.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values):
+                if getattr(key, "value", None) == name and isinstance(value, ast.Call) and isinstance(value.args[1], ast.Tuple):
+                    return tuple(ast.literal_eval(value.args[1]))
+    return None
 
 # %% ../nbs/00g_parameters.ipynb #8ec2f38e
 def asked_models(parameters: Mapping[str, object]) -> dict[str, str]:
@@ -274,15 +289,13 @@ def refuse_study(
         model = parameters.get(name)
         if isinstance(model, str) and model and not parameters.get(f"{name}_url") and (why := missing_model(model)):
             told.append(f"parameter {name}: {why}")
-    for name in ("senses", "style"):
+    for name in ("senses", "style", "kept"):
         if isinstance(file := parameters.get(name), str) and file and re.search(r"[/.]", file) and not Path(file).expanduser().exists():
             told.append(f"parameter {name}: there is no file {file}: check its name")
     if told:
         raise ValueError("; ".join(told))
     classes = folder_class_names(real_source(parameters)) if real_source(parameters) else None
     if classes:
-        if len(classes) < 2:
-            raise ValueError(f"{real_source(parameters)} has only one class, '{classes[0]}': a classifier needs two, each with a folder of its own")
         refuse_unknown(asked_models(parameters), class_words(parameters, classes), option)
 
 
