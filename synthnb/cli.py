@@ -233,9 +233,10 @@ def run(
         list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="One parameter; repeat for more.")] = None,
     outputs: Annotated[Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")] = None,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be run; start nothing.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Make a run anew that is done already; its report stays until the new one is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check parameters, images and models and say what would be run; start nothing.")] = False,
 ) -> None:
-    """Run an experiment; print its report's path. The runs' index.html is made anew."""
+    """Run an experiment; print its report's path. A run that is done already is not made again. The runs' index.html is made anew."""
     from synthnb.parameters import declared_parameters, refuse_study, resolve_parameters
 
     with before_start():
@@ -254,9 +255,13 @@ def run(
         _refuse_models(resolved)
     folder = place / notebook.stem / run_id(notebook, resolved)
     if dry_run:
-        done = {"DONE": "it is done already and would be made anew", "FAILED": "it failed before"}.get(state(folder), "it was never finished") if folder.is_dir() else "it is new"
+        done = {"DONE": f"it is done already, and {'would be made anew' if again else 'stays as it is without --again'}", "FAILED": "it failed before"}.get(state(folder), "it was never finished") if folder.is_dir() else "it is new"
         typer.echo(f"{notebook.stem} would run in {folder} ({done}) with {', '.join(f'{name} {value}' for name, value in given.items()) or 'all defaults'}; "
                    f"nothing was started. `synthnb doctor` estimates disk and time")
+        return
+    if folder.is_dir() and state(folder) == "DONE" and not again:
+        typer.echo("done already, with the same notebook and parameters; --again makes it anew", err=True)
+        typer.echo(folder / "report.html")
         return
     try:
         with if_stopped(f"what was drawn and trained so far is kept in {place}; the same command goes on from there"):

@@ -171,6 +171,29 @@ def test_signals(tmp_path, number, told, found):
         assert run(notebook, {"pause": 60.0}, outputs, progress=False) == folder and status(folder) == "DONE"
 
 
+def test_a_finished_report_stays_until_a_new_one_is_there(tmp_path):
+    "Whether the next try fails, is interrupted, or is killed and started again."
+    fragile = "import os, pathlib, signal\nif (how := pathlib.Path('how')).is_file(): exec(how.read_text())"
+    notebook, outputs = experiment(tmp_path / "e.ipynb", f"import os; os.chdir({str(tmp_path)!r})", fragile), tmp_path / "outputs"
+    folder = run(notebook, outputs=outputs, progress=False)
+    before = {name: (folder / name).read_bytes() for name in ("DONE", "results.json", "report.ipynb", "report.html", "run.json")}
+    for how in ("raise KeyError('again')", "os.kill(os.getpid(), signal.SIGKILL)"):
+        (tmp_path / "how").write_text(how)
+        with pytest.raises(RunFailed, match="the report of the earlier run is kept"):
+            run(notebook, outputs=outputs, progress=False)
+        assert state(folder) == "DONE" and before == {name: (folder / name).read_bytes() for name in before} and (folder / "failed.ipynb").is_file()
+    (tmp_path / "how").write_text("(pathlib.Path(os.environ['SYNTHNB_RUN_FOLDER']) / 'begun').touch(); import time; time.sleep(60)")
+    process = FORK.Process(target=run_from_a_terminal, args=(notebook, {}, outputs, False))
+    process.start()
+    wait_for(lambda: (folder / "begun").exists())
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    assert run(notebook, outputs=outputs, progress=False, again=False) == folder and before == {name: (folder / name).read_bytes() for name in before}
+    (tmp_path / "how").unlink()
+    assert run(notebook, outputs=outputs, progress=False) == folder and state(folder) == "DONE"
+    assert (folder / "run.json").read_bytes() != before["run.json"] and not (folder / ".finished").exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", tmp_path], capture_output=True, text=True)
