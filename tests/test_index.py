@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from synthnb.experiment import sole_writer
-from synthnb.index import write_index
+from synthnb.index import describe_run, write_index
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -166,3 +166,15 @@ def test_damaged_runs_are_still_on_the_page(outputs):
     assert text.count('<li class="run') == 4 and text.count('data-state="FAILED"') == 2 and "its report are gone" in text, "DONE without results is not done"
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         write_index(outputs / "nowhere")
+
+
+def test_a_run_with_the_faults_of_early_versions_says_so(tmp_path):
+    for name, results in (("old", {"headline": {"what": "a - b", "value": 9.8, "low": 5.9, "high": 13.6, "unit": "points"}}), ("new", {"generated_sets": 3})):
+        folder = tmp_path / "quickstart" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"rows": [], "summary": [], "conclusion": "it ran"} | results))
+        (folder / "run.json").write_text(json.dumps({"started": "2026-11-20T00:00:00+00:00", "versions": {"synthnb": "0.0.1"}}))
+        for file in ("report.ipynb", "DONE"):
+            (folder / file).write_text("{}")
+    assert "CHANGELOG says which of its numbers are wrong" in describe_run(tmp_path / "quickstart/old")["told"]
+    assert "CHANGELOG" not in describe_run(tmp_path / "quickstart/new")["told"]
