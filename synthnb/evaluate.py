@@ -22,7 +22,7 @@ from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
 from .data import LabelledImages
-from .intervals import Interval, accuracy_interval, judge, wilson
+from .intervals import Interval, accuracy_interval, judge, seen_from, wilson
 from .intervals import mean_interval
 from .intervals import paired_difference  # noqa: F401 people import it from here
 from .train import class_mean
@@ -222,8 +222,9 @@ def verdicts(
             line += f", {100 * row.gain:+.1f} points against `{against}` in {f'each of {row.seeds} seeds' if row.seeds > 1 else 'one seed'}, which is no interval"
         elif gain.mean == gain.mean:  # it was compared
             line += f", {gain.points} points against `{against}` over {row.seeds} seeds: {row.verdict}"
-            line += f"; {100 * row.smallest:.1f} points or more would have been seen" if row.verdict == "inconclusive" else ""
-            line += f", and {row.more_seeds:.0f} more seeds would settle it if mean and spread stay" if row.more_seeds == row.more_seeds else ""
+            line += f"; {seen_from(row.smallest)}" if row.verdict == "inconclusive" else ""
+            settled = row.seeds + row.more_seeds
+            line += f", and a study of {settled:.0f} seeds would settle it if mean and spread stay" if settled == settled else ""
             line += f" (generated sets: {row.sets}, so their own luck is not in the interval)" if row.sets not in ("", "one a seed") else ""
         lines.append(f"{line}.")
     return lines

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST_SEEDS', 'VERDICTS', 'FORESEEN', 'Interval', 'wilson', 'mean_interval', 'accuracy_interval', 'paired_difference',
-           'Verdict', 'judge']
+           'Verdict', 'seen_from', 'judge']
 
 # %% ../nbs/10b_intervals.ipynb #ebb0f29a
 import math
@@ -123,7 +123,7 @@ class Verdict:
     gain: Interval  # paired difference, with the interval of this comparison alone
     p: float  # of no difference, corrected for the methods of the table; nan for one seed
     margin: float  # within which methods count as equivalent
-    smallest: float  # the smallest difference that would be seen in four of five repetitions; nan for one seed
+    smallest: float  # the smallest difference that would be seen in about four of five repetitions (seven of ten with three seeds); nan for one seed
     more_seeds: int | None  # that would settle an inconclusive comparison if mean and spread stay; None if no number up to `FORESEEN` would
 
     def __str__(self) -> str:
@@ -131,8 +131,13 @@ class Verdict:
         told = f"{self.name}{f' within {100 * self.margin:g} points' * (self.name == 'equivalent')}: {self.gain.points} points"
         if self.name != "inconclusive" or math.isnan(self.smallest):
             return told
-        more = f"; {self.more_seeds} more seeds would settle it if mean and spread stay" if self.more_seeds else ""
-        return f"{told}; differences from {100 * self.smallest:.1f} points on would be seen{more}"
+        more = f"; a study of {self.gain.n + self.more_seeds} seeds would settle it if mean and spread stay" if self.more_seeds else ""
+        return f"{told}; {seen_from(self.smallest)}{more}"
+
+
+def seen_from(smallest: float) -> str:
+    "In words: from which difference on one would have been seen. No difference of accuracies is larger than 100 points."
+    return f"differences from {100 * smallest:.1f} points on would be seen" if smallest < 1 else "so few seeds and images cannot show any difference"
 
 
 FORESEEN = 1000  # seeds
