@@ -42,6 +42,7 @@ from .denoise import DenoisingLoop, Room, TextTable, decoding_in_parts, draw_in_
 from .families import call_arguments, call_parameters, call_pipeline, family_of, no_token, unusual_settings
 from .files import tensor_names
 from .hub import FETCHING
+from .names import model_folder
 from .lar import Clip
 from .plan import image_seed
 
@@ -226,7 +227,7 @@ def pad_prompts(
 # %% ../nbs/05_generate.ipynb #75d7b95b
 def _look_through(model: str | Path, variant: str) -> tuple[str | Path, str]:
     "A folder that is whole, or a hub id; and the variant that opens it."
-    folder = Path(model).expanduser()
+    folder = model_folder(model) or Path(model).expanduser()
     if folder.is_dir():
         check_generator_folder(folder, variant)
         return folder, variant or only_variant(folder)
@@ -237,7 +238,7 @@ def _look_through(model: str | Path, variant: str) -> tuple[str | Path, str]:
 
 # %% ../nbs/05_generate.ipynb #bcff4674
 def load_generator(
-    model: str | Path,                  # a diffusers folder, or an id on the Hugging Face hub
+    model: str | Path,                  # shipped (glyphworld/generator), a diffusers folder, or an id on the hub
     device: str = "auto",               # see `pick_device`
     dtype: str | torch.dtype = "auto",  # see `pick_dtype`
     revision: str | None = None,        # branch, tag or commit of a hub id
@@ -399,7 +400,7 @@ def generator_revision(
     revision: str | None = None,  # branch, tag or commit of a hub id
 ) -> str:
     "Which weights these are: twelve hex digits of a folder's content, or the commit of a hub id."
-    folder = Path(model).expanduser()
+    folder = model_folder(model) or Path(model).expanduser()
     if not folder.is_dir():
         found = try_to_load_from_cache(str(model), "model_index.json", revision=revision)
         if not isinstance(found, str):
@@ -418,7 +419,7 @@ def fetch_generator(
     variant: str = "",            # of the weights
 ) -> None:
     "Fetch a generator that is not here. Raises `RuntimeError` if the hub does not give it."
-    if Path(model).expanduser().is_dir() or isinstance(try_to_load_from_cache(str(model), "model_index.json", revision=revision), str):
+    if model_folder(model) or isinstance(try_to_load_from_cache(str(model), "model_index.json", revision=revision), str):
         return
     check_single_file(Path(model).expanduser())
     try:
@@ -433,7 +434,7 @@ def check_style_token(
     revision: str | None = None,
 ) -> None:
     "Raise `ValueError`, before any cost, if no style token can be learned for a generator."
-    folder = Path(model).expanduser()
+    folder = model_folder(model) or Path(model).expanduser()
     try:
         why = no_token(model, DiffusionPipeline.load_config(str(folder if folder.is_dir() else model), revision=revision).get("_class_name") or "")
     except FETCHING as error:

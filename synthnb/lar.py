@@ -57,7 +57,7 @@ from .hub import FETCHING, first_line, why_not_fetched
 from .llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
 
 # %% ../nbs/03_lar.ipynb #f7bfa1a7
-from .names import taught_names, unknown_names
+from .names import model_folder, taught_names, unknown_names
 from .sets import imagenet_names
 
 # %% ../nbs/03_lar.ipynb #657a70b2
@@ -476,13 +476,13 @@ def overlong(
 
 # %% ../nbs/03_lar.ipynb #aed8588f
 def load_clip(
-    model: str | Path,                  # an open_clip folder; or a name such as "ViT-B-32"; or "hf-hub:owner/repository"
+    model: str | Path,                  # shipped (glyphworld/clip), an open_clip folder, a name such as "ViT-B-32", or "hf-hub:owner/repository"
     pretrained: str | None = None,      # the tag of a name's weights, "openai"
     device: str = "auto",               # "auto", "cpu", "cuda", ...
     dtype: str | torch.dtype = "auto",  # "auto": float32 on a CPU, bfloat16 on a card that has it
 ) -> Clip:
     "Open a CLIP with its pre-trained weights; nothing is fetched unless `model` and `pretrained` name it."
-    place, folder = pick_device(device), Path(model).expanduser()
+    place, folder = pick_device(device), model_folder(model) or Path(model).expanduser()
     kind = pick_dtype(dtype, place)
     if folder.is_dir():
         _check_clip_folder(folder)

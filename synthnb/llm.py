@@ -49,6 +49,7 @@ from transformers.utils import logging as transformers_logging
 from .data import explain_loading, pick_device, pick_dtype
 from .files import tensor_names
 from .hub import FETCHING
+from .names import model_folder
 from .parameters import wrong_fields
 
 log = logging.getLogger(__name__)
@@ -185,11 +186,11 @@ def folder_revision(folder: Path) -> str:
 
 # %% ../nbs/02_llm.ipynb #8c5a4c6e
 def open_tokenizer(
-    model: str | Path,      # a transformers folder, or an id on the Hugging Face hub
+    model: str | Path,      # shipped (glyphworld/llm), a transformers folder, or an id on the Hugging Face hub
     revision: str | None,   # branch, tag or commit of a hub id
 ) -> tuple:                 # source for the loaders, commit for the loaders, name, revision, configuration, tokenizer
     "Find a chat model and open all but its weights."
-    folder = Path(model).expanduser()
+    folder = model_folder(model) or Path(model).expanduser()
     if folder.is_dir():
         check_llm_folder(folder)
         model, name = folder, folder.resolve().name  # a path would tie cached answers to one machine

@@ -55,6 +55,7 @@ from .data import LabelledImages, pick_device
 from .dualbn import domains, gap, has_gap, is_dual, strip
 from .files import did_you_mean, package_hash, whole_file
 from .hub import why_not_fetched
+from .names import model_folder
 from .sets import ListedImages, check_size, images_hash, read_batches
 from .streams import stream
 
@@ -216,7 +217,7 @@ def _from_hub(model: str, image_size: int, model_args: dict) -> nn.Module:
 
 # %% ../nbs/09_train.ipynb #d05aae0e
 def load_classifier(
-    model: str | Path,  # timm id, hf-hub:owner/name, timm folder, or .safetensors file
+    model: str | Path,  # shipped (imagenet/efficientnet_lite0), timm id, hf-hub:owner/name, timm folder, or .safetensors file
     num_classes: int | None = None,  # of the new head; None keeps the saved one
     *,
     name: str = "",  # timm name, needed for a .safetensors file only
@@ -225,7 +226,7 @@ def load_classifier(
     **model_args,  # for timm.create_model, such as img_size=32 for a ViT
 ) -> nn.Module:
     "A pre-trained classifier with a new head, from safetensors only; errors say how to get a model, never random weights."
-    path = Path(model).expanduser()
+    path = model_folder(model) or Path(model).expanduser()
     if path.is_dir():
         net = _from_folder(path, image_size, model_args)
     elif path.suffix == ".safetensors":
