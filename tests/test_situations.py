@@ -355,7 +355,8 @@ def test_the_installed_command_says_the_same(name, workshop):
 
 
 LIGHT = [["why", "plan/0000-three-000000"], ["verify", "plan"], ["plan", "book.jsonl", "-n", "2", "--steps", "2", "--out", "light.parquet"],
-         ["doctor", "shots.yaml", "-e", "quickstart", "--no-measure"], ["run", "quickstart", "--help"], [*RUN, "methods", "[bridgd]"], [*RUN, "real_data", "photos"]]
+         ["doctor", "shots.yaml", "-e", "quickstart", "--no-measure"], ["run", "quickstart", "--help"], [*RUN, "methods", "[bridgd]"], [*RUN, "real_data", "photos"], [*RUN, "real_data", "damage"],
+         ["prompts", "folds"], [*COMPARE, "spanish", "-p", "images", "stars"]]
 LOOK = """
 import resource, sys
 sys.argv[0] = "synthnb"
