@@ -499,6 +499,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'synthnb.experiment._is_there': ('experiment.html#_is_there', 'synthnb/experiment.py'),
                                     'synthnb.experiment._lock': ('experiment.html#_lock', 'synthnb/experiment.py'),
                                     'synthnb.experiment._parts': ('experiment.html#_parts', 'synthnb/experiment.py'),
+                                    'synthnb.experiment._plain_warnings': ('experiment.html#_plain_warnings', 'synthnb/experiment.py'),
                                     'synthnb.experiment._refuse_images': ('experiment.html#_refuse_images', 'synthnb/experiment.py'),
                                     'synthnb.experiment._smaller': ('experiment.html#_smaller', 'synthnb/experiment.py'),
                                     'synthnb.experiment.about_run': ('experiment.html#about_run', 'synthnb/experiment.py'),

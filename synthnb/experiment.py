@@ -385,6 +385,17 @@ def stop_at_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 # %% ../nbs/12_experiment.ipynb #2bfa075f
+_WARNING = re.compile(r"^(?P<file>\S[^\n]*\.py):\d+: (?P<kind>\w*Warning): (?P<told>[^\n]*)\n?(?:  [^\n]*\n?)?", re.MULTILINE)
+
+
+def _plain_warnings(text: str) -> str:
+    "What Python prints of warnings, without places in files: those of this package as a line, those of libraries not at all."
+    def told(found: re.Match) -> str:
+        ours = found["kind"] == "UserWarning" and Path(found["file"]).is_relative_to(Path(synthnb.__file__).parent)
+        return f"warning: {found['told']}\n" if ours else ""
+    return _WARNING.sub(told, text)
+
+
 class Terminal:
     "Takes the kernel's stderr: all of it into `log.txt`, and to the screen what a person wants to see."
 
@@ -394,6 +405,7 @@ class Terminal:
 
     def write(self, text: str) -> None:
         self.log.write(text)
+        text = _plain_warnings(text)
         bar = text.strip().split("\r")[-1]
         if self.screen.isatty() or bar and not text.startswith("\r"):
             self.screen.write(text)
