@@ -100,9 +100,12 @@ def test_time_and_disk_are_measured_where_the_generator_runs(tmp_path):
     assert "600 images need about 0.00" in found["disk"].told
 
 
-def test_paper_scale_says_what_is_unknown(tmp_path):
+def test_paper_scale_says_what_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "free_bytes", lambda _: 1e11)
     found = {finding.what: finding for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": REPOSITORY, "real_data": "digits", "images_per_class": 3000, "denoising_steps": 50}, tmp_path)}
-    assert (found["time"].state, found["disk"].state) == ("unknown", "unknown")
+    assert (found["time"].state, found["disk"].state) == ("unknown", "ok") and "need about 47.546 GB (estimated from their pixels), 100.0 GB are free" in found["disk"].told
+    monkeypatch.setattr(doctor, "free_bytes", lambda _: 4e10)
+    assert {finding.what: finding.state for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": REPOSITORY, "images_per_class": 3000}, tmp_path, measure=False)}["disk"] == "missing"
     assert "on an A100, by its published rate, 21.7 hours to draw 90,000 images" in found["time"].told
 
 
@@ -263,7 +266,8 @@ def test_heads_of_paper_files_carry_the_doctors_estimates(name, tmp_path, monkey
 
 
 @pytest.mark.parametrize("grid, images, days", [("bridge_transfer", "1,401,000 images in 10 plans", "14.1 days"), ("transfer_volume_sets", "891,000 images in 2 plans", "9.0 days")])
-def test_images_that_cells_share_are_counted_once(grid, images, days, tmp_path):
+def test_images_that_cells_share_are_counted_once(grid, images, days, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "free_bytes", lambda _: 1e13)
     file = EXPERIMENTS / "params" / "paper" / f"{grid}.grid.yaml"
     spec = gather_parameters(file, [])
     notebook = EXPERIMENTS / f"{spec['experiment']}.ipynb"
