@@ -234,7 +234,7 @@ def folder_class_names(source: str | Path) -> tuple[str, ...] | None:
     except (ValueError, OSError):
         return None
 
-
+# %% ../nbs/00g_parameters.ipynb #6830cc34
 def _shipped_classes(name: str) -> tuple[str, ...] | None:
     "The classes of a set of `targets.TARGETS` that spells them out there, without importing its module."
     for node in ast.walk(ast.parse((Path(synthnb.__file__).parent / "targets.py").read_text(encoding="utf-8"))):
