@@ -496,11 +496,15 @@ def _warn_unknown(generator: str, words: dict[str, list[str]]) -> None:
         typer.echo(f"warning: {error}", err=True)
 
 # %% ../nbs/13_cli.ipynb #ed407734
-def _style_id(style: Path | None) -> str:
-    """What a plan calls a style token."""
+def _style_id(style: Path | None, generator: str) -> str:
+    """What a plan calls a style token. ValueError for a generator that reads none."""
     if style is None:
         return ""
     from synthnb.dsi import load_style
+    from synthnb.families import no_token
+
+    if why := no_token(generator):
+        raise ValueError(f"--style: {why}")
 
     return load_style(style).id
 
@@ -534,16 +538,10 @@ def plan(
 
     with before_start():
         _refuse_settings(generator, scheduler, size, dtype)
-    if style is not None:
-        from synthnb.families import no_token
-
-        with before_start():
-            if why := no_token(generator):
-                raise ValueError(f"--style: {why}")
     table = load_book(book)
     many = n * table["class"].nunique()
     shard_size = shard_size or (64 if many <= 1024 else 1024)
-    written = write_plan(out, table, n, seed=seed, model=generator, revision=revision, style=_style_id(style), steps=steps,
+    written = write_plan(out, table, n, seed=seed, model=generator, revision=revision, style=_style_id(style, generator), steps=steps,
                          guidance=guidance, guidance_interval=guidance_interval, scheduler=scheduler, size=size, negative_prompt=negative,
                          scheduler_options=scheduler_options, lora=lora, lora_weight=lora_weight,
                          dtype=dtype, shard_size=shard_size, batch_size=batch_size)

@@ -436,7 +436,9 @@ def check_style_token(
     "Raise `ValueError`, before any cost, if no style token can be learned for a generator."
     folder = model_folder(model) or Path(model).expanduser()
     try:
-        why = no_token(model, DiffusionPipeline.load_config(str(folder if folder.is_dir() else model), revision=revision).get("_class_name") or "")
+        with warnings.catch_warnings(action="ignore"):  # diffusers asks the hub in words that the hub's library has given up
+            index = DiffusionPipeline.load_config(str(folder if folder.is_dir() else model), revision=revision)
+        why = no_token(model, index.get("_class_name") or "")
     except FETCHING as error:
         if not (why := no_token(model)):  # gated or not here: the table of families knows it all the same
             raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(folder if folder.is_dir() else model, error)}") from error

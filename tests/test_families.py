@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from synthnb.diversify import compose, token_counts, tokenizers_of
-from synthnb.families import FAMILIES, call_arguments, describe_family, family_of, no_token, unusual_settings
+from synthnb.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
 from synthnb.generate import check_part, draw_batches, plan_call
 from synthnb.plan import make_plan
 
@@ -159,7 +159,6 @@ def flux2_klein(distilled=True):
                              norm_num_groups=1, sample_size=16, use_quant_conv=False, use_post_quant_conv=False)
     text = transformers.Qwen3ForCausalLM(llm_config(transformers.Qwen3Config)).eval()
     pipe = diffusers.Flux2KleinPipeline(FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), vae.eval(), text, tokenizer(), network.eval(), is_distilled=distilled)
-    call = pipe.__call__
     # the real text encoder has 36 layers, of which 9, 18 and 27 are read; this one has 3
     pipe.encode_prompt = functools.partial(pipe.encode_prompt)
     encode = pipe.encode_prompt
