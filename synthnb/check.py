@@ -97,7 +97,7 @@ class Finding:
     groups: list[list[str]] = field(default_factory=list)  # of files that belong together
     near: int = 0  # images of a split that nearly are in another: so many may pass by a run's parameter near_duplicates
 
-
+# %% ../nbs/12f_check.ipynb #53fa0d61
 @dataclass
 class Check:
     "All that was found about a folder."
