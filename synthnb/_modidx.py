@@ -91,6 +91,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'synthnb.cli.PairedParameters.parse_args': ('cli.html#pairedparameters.parse_args', 'synthnb/cli.py'),
                              'synthnb.cli.Refused': ('cli.html#refused', 'synthnb/cli.py'),
                              'synthnb.cli._PlainYaml': ('cli.html#_plainyaml', 'synthnb/cli.py'),
+                             'synthnb.cli._asked': ('cli.html#_asked', 'synthnb/cli.py'),
                              'synthnb.cli._asked_classes': ('cli.html#_asked_classes', 'synthnb/cli.py'),
                              'synthnb.cli._checkout': ('cli.html#_checkout', 'synthnb/cli.py'),
                              'synthnb.cli._experiment_of': ('cli.html#_experiment_of', 'synthnb/cli.py'),

@@ -225,6 +225,25 @@ def main(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait: see above
 
 # %% ../nbs/13_cli.ipynb #ad3e5f36
+_STATES = {("DONE", False): "it is done already, and stays as it is without --again", ("DONE", True): "it is done already and would be made anew"} | {
+    (found, again): told for again in (False, True)
+    for found, told in {"FAILED": "it failed before", "UNFINISHED": "it was never finished", "new": "it is new"}.items()}
+
+# %% ../nbs/13_cli.ipynb #8cd439f5
+def _asked(experiment: str, file: Path | None, words: list[str]) -> tuple[Path, Path, dict, dict, dict]:
+    """Notebook, its outputs, and its parameters as they were said, as given and in full; what is wrong with them ends the command."""
+    from synthnb.parameters import declared_parameters, refuse_study, resolve_parameters
+
+    with before_start():
+        notebook, outputs = find_experiment(experiment)
+        texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
+        parameters = gather_parameters(file, words, texts)
+        given, resolved = resolve_parameters(notebook, parameters)
+        refuse_study(resolved)  # in a second, before Jupyter is imported
+        _look_at_study(resolved)
+    return notebook, outputs, parameters, given, resolved
+
+# %% ../nbs/13_cli.ipynb #26374355
 @app.command(cls=ExperimentCommand)
 def run(
     experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A name in nbs/experiments, or a notebook's path. `run EXPERIMENT --help` lists its parameters.")],
@@ -237,15 +256,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check parameters, images and models and say what would be run; start nothing.")] = False,
 ) -> None:
     """Run an experiment; print its report's path. A run that is done already is not made again. The runs' index.html is made anew."""
-    from synthnb.parameters import declared_parameters, refuse_study, resolve_parameters
-
-    with before_start():
-        notebook, default_outputs = find_experiment(experiment)
-        texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
-        parameters, place = gather_parameters(file, parameter or [], texts), outputs or default_outputs
-        given, resolved = resolve_parameters(notebook, parameters)
-        refuse_study(resolved)  # in a second, before Jupyter is imported
-        _look_at_study(resolved)
+    notebook, default_outputs, parameters, given, resolved = _asked(experiment, file, parameter or [])
+    place = outputs or default_outputs
 
     from synthnb.experiment import refuse_before_start, run as run_experiment, run_id, state
     from synthnb.index import write_index
@@ -254,12 +266,13 @@ def run(
         refuse_before_start(resolved)
         _refuse_models(resolved)
     folder = place / notebook.stem / run_id(notebook, resolved)
+    found = state(folder) if folder.is_dir() else "new"
     if dry_run:
-        done = {"DONE": f"it is done already, and {'would be made anew' if again else 'stays as it is without --again'}", "FAILED": "it failed before"}.get(state(folder), "it was never finished") if folder.is_dir() else "it is new"
-        typer.echo(f"{notebook.stem} would run in {folder} ({done}) with {', '.join(f'{name} {value}' for name, value in given.items()) or 'all defaults'}; "
-                   f"nothing was started. `synthnb doctor` estimates disk and time")
+        settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "all defaults"
+        typer.echo(f"{notebook.stem} would run in {folder} ({_STATES[found, again]}) with {settings}; nothing was started. "
+                   "`synthnb doctor PARAMS.yaml` estimates disk and time")
         return
-    if folder.is_dir() and state(folder) == "DONE" and not again:
+    if found == "DONE" and not again:
         typer.echo("done already, with the same notebook and parameters; --again makes it anew", err=True)
         typer.echo(folder / "report.html")
         return

@@ -548,7 +548,7 @@ def mask_secrets(folder: Path) -> dict[str, int]:
 class RunFailed(RuntimeError):
     "An experiment did not reach its end; the message is one line, the details are in the run's folder."
 
-
+# %% ../nbs/12_experiment.ipynb #0cba5e4b
 def run(
     experiment: str | Path,                   # path of an experiment notebook
     parameters: dict[str, object] | None = None,  # only those that differ from the notebook's defaults
@@ -698,7 +698,7 @@ def explain_failure(error: BaseException, folder: Path) -> str:
         return "stopped by SIGTERM" if error.args else "interrupted"
     return " ".join(f"{type(error).__name__}: {error}".split()) if not isinstance(error, RunFailed) else str(error)
 
-
+# %% ../nbs/12_experiment.ipynb #dbde07ec
 def keep_failed(folder: Path, name: str) -> None:
     "Keep what was executed of a failed run under a name that is no report's."
     partial = folder / "report.partial.ipynb"

@@ -13,9 +13,11 @@ import pkgutil
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from diffusers import DiffusionPipeline
+if TYPE_CHECKING:  # seconds, which a look at the table need not wait for
+    import torch
+    from diffusers import DiffusionPipeline
 
 # %% ../nbs/04e_families.ipynb #27b586c7
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Guide:
     off: float = 1.0             # largest scale that means: not guided
 
 
-def call_parameters(pipe: DiffusionPipeline) -> dict[str, inspect.Parameter]:
+def call_parameters(pipe: "DiffusionPipeline") -> dict[str, inspect.Parameter]:
     "The parameters of a pipeline's call, by name. Raises `ValueError` for a pipeline that draws nothing from a prompt."
     known = dict(inspect.signature(type(pipe).__call__).parameters)
     if "num_inference_steps" not in known and any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
@@ -40,12 +42,12 @@ def call_parameters(pipe: DiffusionPipeline) -> dict[str, inspect.Parameter]:
     return known
 
 
-def _denoiser_config(pipe: DiffusionPipeline) -> object:
+def _denoiser_config(pipe: "DiffusionPipeline") -> object:
     part = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     return getattr(part, "config", None)
 
 # %% ../nbs/04e_families.ipynb #b49f47e9
-def _guides_at(pipe: DiffusionPipeline, scale: float) -> bool | None:
+def _guides_at(pipe: "DiffusionPipeline", scale: float) -> bool | None:
     "Would the pipeline guide at this scale? None if it does not say so."
     if not isinstance(getattr(type(pipe), "do_classifier_free_guidance", None), property):
         return None
@@ -62,7 +64,7 @@ def _guides_at(pipe: DiffusionPipeline, scale: float) -> bool | None:
             object.__setattr__(pipe, "_guidance_scale", before)
 
 
-def guide_of(pipe: DiffusionPipeline) -> Guide:
+def guide_of(pipe: "DiffusionPipeline") -> Guide:
     "How this pipeline is guided, from its signature and its configuration."
     known, config = call_parameters(pipe), _denoiser_config(pipe)
     scales = tuple(name for name in ("distilled_guidance_scale", "guidance_scale") if name in known)
@@ -84,7 +86,7 @@ def guide_of(pipe: DiffusionPipeline) -> Guide:
 
 # %% ../nbs/04e_families.ipynb #a8acfcc9
 def call_arguments(
-    pipe: DiffusionPipeline,
+    pipe: "DiffusionPipeline",
     *,
     steps: int,
     guidance: float,            # at most 1 means none, where a scale is not told to the network itself
@@ -113,7 +115,7 @@ def call_arguments(
     return call
 
 # %% ../nbs/04e_families.ipynb #4fd04451
-def _guidance(pipe: DiffusionPipeline, guide: Guide, guidance: float) -> dict[str, object]:
+def _guidance(pipe: "DiffusionPipeline", guide: Guide, guidance: float) -> dict[str, object]:
     "The part of the arguments that guides."
     guided, name = guidance > 1, type(pipe).__name__
     if guide.way == "true":
@@ -131,12 +133,14 @@ def _guidance(pipe: DiffusionPipeline, guide: Guide, guidance: float) -> dict[st
 
 # %% ../nbs/04e_families.ipynb #9c62d4d7
 def call_pipeline(
-    pipe: DiffusionPipeline,
+    pipe: "DiffusionPipeline",
     call: dict[str, object],  # from `call_arguments`
     prompts: list[str],
     seeds: list[int],         # one for each image
-) -> tuple[torch.Tensor, list[bool]]:  # pixels [B, 3, H, W] in 0..1, and which images the safety checker flagged
+) -> "tuple[torch.Tensor, list[bool]]":  # pixels [B, 3, H, W] in 0..1, and which images the safety checker flagged
     "One batch by the pipeline's own loop. Raises `ValueError` if it draws another size than asked for."
+    import torch
+
     negative = {"negative_prompt": [call["negative_prompt"]] * len(prompts)} if "negative_prompt" in call else {}
     generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
     if negative and getattr(pipe, "prior_prior", None) is not None:

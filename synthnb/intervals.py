@@ -161,7 +161,7 @@ def _is_equivalent(mean: float, deviation: float, n: int | np.ndarray, margin: f
     "Do two one-sided tests place the difference within the margin, on other test images, too?"
     return abs(mean) + stats.t.ppf(level, n - 1) * np.hypot(deviation / np.sqrt(n), test_error) < margin
 
-
+# %% ../nbs/10b_intervals.ipynb #634efe14
 def _more_seeds(mean: float, deviation: float, n: int, methods: int, margin: float, level: float, test_error: float) -> int | None:
     "Further seeds that would settle a comparison if mean and deviation stay."
     total = np.arange(n + 1, FORESEEN + 1)

@@ -147,7 +147,7 @@ def read_table(
 # %% ../nbs/00f_layout.ipynb #9a951b57
 def _table_layout(path: Path, table: "pd.DataFrame", left_out: list[LeftOut], images: list[str], own: bool, rows: int) -> Layout:
     "Labels in place of names."
-    labels = sorted({name_key(name): name for name in reversed(table.label)}.values())
+    labels = sorted({name_key(name): name for name in table.label.tolist()[::-1]}.values())
     try:
         classes = check_classes(class_names(labels))
     except ValueError as error:
