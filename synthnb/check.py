@@ -270,7 +270,8 @@ def _numbers(layout: Layout, seen: dict[str, Seen]) -> list[Finding]:
     largest, smallest = max(per_class.values(), default=0), min(per_class.values(), default=0)
     if largest > 10 * max(1, smallest):
         found.append(Finding("classes", "look", f"the largest class has {largest} images, the smallest {smallest}: look at accuracy per class, too"))
-    gain, small = 100 * smallest_gain(test), "no gain at all" if smallest_gain(test) == 1 else f"gains of {100 * smallest_gain(test):.1f} points or more"
+    gain, enough = 100 * smallest_gain(test), math.ceil(0.1 * (2.8 / 0.05) ** 2)  # images that show 5 points
+    small = f"gains of {gain:.1f} points or more" if gain <= 10 else f"no gain: {enough} would show 5 points"
     told = f"{_many(test, 'test image')} can show {small} (in 80 % of runs at a level of 5 %, if two methods differ on one image in ten)"
     found.append(Finding("gain", "look" if gain > 10 else "ok", told))
     return found

@@ -1015,17 +1015,21 @@ class NameCheck:
     images: int
     right: int
     chance: float               # images that would be right by chance
-    p: float                    # one-sided, of the permutation test; the larger of two where the CLIP has a closed list of names
+    p: float                    # one-sided, of the permutation test among these names
     enough: bool                # would as many images have shown it?
     unknown: tuple[str, ...]    # classes whose images are not called by their name more often than others are
+    taught: tuple[int, float] | None = None  # where the CLIP has a closed list of names: images that go to their class's among all of them, and the p
 
     @property
     def verdict(self) -> str:
         "`known`, `unknown`, or `cannot tell` with too few images."
-        return "known" if self.p <= 0.05 else "unknown" if self.enough else "cannot tell"
+        worst = max(self.p, self.taught[1] if self.taught else 0)  # it must know them among these names, and among all it was taught
+        return "known" if worst <= 0.05 else "unknown" if self.enough else "cannot tell"
 
     def __str__(self) -> str:
         counts = f"{self.right} of {self.images} images go to their own class's name, by chance it would be {self.chance:.0f} (p = {self.p:.2g})"
+        if self.taught and self.taught[1] > self.p:
+            counts += f"; but among all names that it was taught only {self.taught[0]} do (p = {self.taught[1]:.2g})"
         some = f"; not by name: {', '.join(self.unknown[:8])}{f' and {len(self.unknown) - 8} more' if len(self.unknown) > 8 else ''}" if self.unknown else ""
         told = {"known": f"CLIP {self.clip} tells the classes apart by their names", "unknown": f"CLIP {self.clip} does not tell the classes apart by their names",
                 "cannot tell": f"there are too few images to tell whether CLIP {self.clip} knows the classes by their names"}[self.verdict]
@@ -1052,10 +1056,10 @@ def check_names_known(
     as_many = sum(int((rng.permutation(labels) == said).sum() >= right) for _ in range(draws))
     own, called = np.bincount(labels, minlength=classes), np.bincount(said, minlength=classes)
     even = float((own / max(n, 1)) @ (own / max(n, 1)))  # right by chance, where every class is said as often as it is there
-    p, enough = (1 + as_many) / (1 + draws), _would_show(n, even, even + useful * (1 - even))
+    p, enough, among = (1 + as_many) / (1 + draws), _would_show(n, even, even + useful * (1 - even)), None
     if taught := taught_names(clip.source) if clip.source else None:
         hits, share = _among_taught(clip, features, texts, taught, templates)
-        p = max(p, stats.binomtest(hits, n, share, alternative="greater").pvalue if n else 1.0)
+        among = hits, float(stats.binomtest(hits, n, share, alternative="greater").pvalue) if n else 1.0
         enough = enough or _would_show(n, share, share + 0.25 * (1 - share))
     unknown = []
     for label, name in enumerate(features.classes):
@@ -1063,7 +1067,7 @@ def check_names_known(
         square = [[hits, own[label] - hits], [called[label] - hits, n - own[label] - called[label] + hits]]
         if own[label] >= 4 and stats.fisher_exact(square, alternative="greater").pvalue > 0.05:
             unknown.append(name)
-    return NameCheck(clip.name, n, right, float(own @ called) / max(n, 1), p, enough, tuple(unknown))
+    return NameCheck(clip.name, n, right, float(own @ called) / max(n, 1), p, enough, tuple(unknown), among)
 
 
 def _would_show(n: int, chance: float, useful: float) -> bool:
