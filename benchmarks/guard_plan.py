@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pandas as pd
 import pyarrow as pa
 
-from synthnb.plan import Plan, write_plan
+from synthnb.images.plan import Plan, write_plan
 
 SECONDS, BYTES = 60.0, 2**30
 

@@ -19,10 +19,10 @@ import psutil
 import torch
 
 from synthnb.generate import DrawnBatch
-from synthnb.plan import write_plan
-from synthnb.review import gallery
-from synthnb.shards import make_shards, open_folder
-from synthnb.share import WRITERS, export_images
+from synthnb.images.plan import write_plan
+from synthnb.images.review import gallery
+from synthnb.images.shards import make_shards, open_folder
+from synthnb.images.share import WRITERS, export_images
 
 LIMIT_MIB = 256
 

@@ -18,12 +18,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DPMSolverMultistepSchedule
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
-from synthnb.denoise import loop_of
+from synthnb.images.denoise import loop_of
 from synthnb.dsi import invert
 from synthnb.generate import compile_parts, draw_batches
-from synthnb.glyphworld import folder
-from synthnb.plan import write_plan
-from synthnb.shards import Leases, make_shard, open_folder
+from synthnb.glyphworld.world import folder
+from synthnb.images.plan import write_plan
+from synthnb.images.shards import Leases, make_shard, open_folder
 
 # name: (what, steps, guidance, part of the steps that is guided, tiny decoder, floor, pass)
 IMAGES = {

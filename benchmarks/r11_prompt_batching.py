@@ -18,7 +18,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from synthnb.lar import sense_question
-from synthnb.llm import LocalLLM, Sampling
+from synthnb.models.llm import LocalLLM, Sampling
 
 BAR, TARGET, PROMPTS = 5.0, 7.0, 16
 NAMES = ("zero", "o", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "i", "v", "x", "l", "c")  # ambiguous in glyphworld

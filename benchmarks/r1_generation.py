@@ -21,9 +21,9 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
-from synthnb.denoise import DenoisingLoop, TextTable
-from synthnb.glyphworld import folder
-from synthnb.shards import ShardWriter
+from synthnb.images.denoise import DenoisingLoop, TextTable
+from synthnb.glyphworld.world import folder
+from synthnb.images.shards import ShardWriter
 
 BARS = {"R1": (1.8, 2.3), "R2": (4.0, 6.0)}
 GUIDED = (.25, .6)  # R2's guidance interval

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from synthnb import glyphworld
+from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import draw_batches, load_generator
-from synthnb.plan import make_plan, write_plan
-from synthnb.shards import Leases, ShardWriter, drawn_with, library_versions, make_passport, make_shard, open_folder, read_tar
+from synthnb.images.plan import make_plan, write_plan
+from synthnb.images.shards import Leases, ShardWriter, drawn_with, library_versions, make_passport, make_shard, open_folder, read_tar
 
 SINK_BAR, LOOP_BAR = 15.0, 1.05
 PROMPTS = {name: [f"a photo of arabic digit {name}, chalk on a blackboard"] for name in ("one", "two", "three", "four")}

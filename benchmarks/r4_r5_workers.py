@@ -21,10 +21,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 
-from synthnb import glyphworld
+from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import DrawnBatch, draw_batches, load_generator
-from synthnb.plan import write_plan
-from synthnb.shards import drawn_with, make_shards, open_folder, verify
+from synthnb.images.plan import write_plan
+from synthnb.images.shards import drawn_with, make_shards, open_folder, verify
 
 R4_BAR, R5_BAR = 1.05, 1.7
 FORK = multiprocessing.get_context("fork")

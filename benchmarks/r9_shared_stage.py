@@ -18,7 +18,7 @@ import torch
 
 from synthnb.bridge import run_arm
 from synthnb.data import LabelledImages, digits, few_shot
-from synthnb.glyphworld import folder, rendered_digits
+from synthnb.glyphworld.world import folder, rendered_digits
 
 SHARE, SHOTS, SEEDS = 0.9, (1, 2, 4, 8, 16), (0, 1, 2)
 

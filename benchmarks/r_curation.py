@@ -29,12 +29,12 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from shard_pictures import shard_pictures
 
-from synthnb.curate import Filters, class_texts, curate, first_alike, kept_batches, load_scores, score_images, write_kept
+from synthnb.images.curate import Filters, class_texts, curate, first_alike, kept_batches, load_scores, score_images, write_kept
 from synthnb.data import LabelledImages, thumbnails
-from synthnb.fidelity import extract, kid, measure, neighbourhoods, open_extractor
-from synthnb.glyphworld import folder as glyphworld_folder
+from synthnb.images.fidelity import extract, kid, measure, neighbourhoods, open_extractor
+from synthnb.glyphworld.world import folder as glyphworld_folder
 from synthnb.lar import Clip, load_clip
-from synthnb.shards import ShardFolder, read_tar
+from synthnb.images.shards import ShardFolder, read_tar
 
 BARS = {"scores, ViT-B/32": 1.5, "scores, glyphworld's CLIP": 2.0, "near-duplicates": 2.0, "measures": 5.0}  # set before the first run
 MEMORY = 2**30  # bytes that many images may take beyond a few

@@ -35,13 +35,13 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .streams import stream
-from .hub import first_line, why_not_fetched
-from .folders import name_key, scan, shown
-from .images import check_fit, open_image, read_image, to_tensor
-from .layout import FRACTIONS, Layout, read_layout
-from .names import check_classes, class_names
-from .names import readable_name  # noqa: F401 people import it from here
+from .core.streams import stream
+from .models.hub import first_line, why_not_fetched
+from .datasets.folders import name_key, scan, shown
+from .datasets.pixels import check_fit, open_image, read_image, to_tensor
+from .datasets.layout import FRACTIONS, Layout, read_layout
+from .models.names import check_classes, class_names
+from .models.names import readable_name  # noqa: F401 people import it from here
 
 # %% ../nbs/01_data.ipynb #d7282da7
 @dataclass(frozen=True, eq=False, repr=False)

@@ -4,8 +4,8 @@ from pathlib import Path
 import torch
 
 from synthnb.generate import DrawnBatch
-from synthnb.plan import load_plan, write_plan
-from synthnb.shards import ShardFolder, make_shards, open_folder
+from synthnb.images.plan import load_plan, write_plan
+from synthnb.images.shards import ShardFolder, make_shards, open_folder
 
 DRAWN_WITH = {"loop": "own", "quality": 95, "style": "", "revision": "", "scheduler": "", "dtype": "float32", "clip": "", "compiled": False}
 

@@ -1,4 +1,4 @@
-"""Whether more images would pay: rows as experiments have them, and curves at the edge of what can be fitted (nbs/11c_advise.ipynb shows how often the interval holds the truth)."""
+"""Whether more images would pay: rows as experiments have them, and curves at the edge of what can be fitted (nbs/studies/advise.ipynb shows how often the interval holds the truth)."""
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from synthnb.advise import Advice, more_helps
+from synthnb.studies.advise import Advice, more_helps
 from synthnb.evaluate import paired_difference
 
 

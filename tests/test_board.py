@@ -8,12 +8,12 @@ import torch
 from scipy import stats
 from shard_images import plan_of, shard_images
 
-from synthnb import glyphworld
-from synthnb.board import board_html, make_board, rank_classes, show_board, write_board
-from synthnb.curate import score_images
+from synthnb.glyphworld import world as glyphworld
+from synthnb.images.board import board_html, make_board, rank_classes, show_board, write_board
+from synthnb.images.curate import score_images
 from synthnb.data import DIGITS, LabelledImages, digits
-from synthnb.fidelity import extract, kid, open_extractor
-from synthnb.glyphmodels import judged, load_judge
+from synthnb.images.fidelity import extract, kid, open_extractor
+from synthnb.glyphworld.training import judged, load_judge
 from synthnb.lar import load_clip
 
 torch.set_num_threads(1)

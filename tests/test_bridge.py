@@ -17,9 +17,9 @@ import synthnb.train
 from synthnb import bridge
 from synthnb.bridge import ARMS, run_arm, train_arm
 from synthnb.data import LabelledImages, digits, few_shot, ordered
-from synthnb.glyphworld import folder
-from synthnb.sets import list_folder, save_folder
-from synthnb.streams import PURPOSES
+from synthnb.glyphworld.world import folder
+from synthnb.datasets.sets import list_folder, save_folder
+from synthnb.core.streams import PURPOSES
 from synthnb.train import READINGS, predict, with_recipe
 
 torch.set_num_threads(1)
@@ -29,7 +29,7 @@ CHILD = textwrap.dedent("""
     torch.set_num_threads(1)
     from synthnb.bridge import run_arm
     from synthnb.data import digits, few_shot
-    from synthnb.glyphworld import folder
+    from synthnb.glyphworld.world import folder
     real = digits()
     run_arm("bridged++", folder("cnn"), few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"], store=sys.argv[1], checkpoint_every=2, HOW)
 """).replace("HOW", ", ".join(f"{name}={value!r}" for name, value in HOW.items()))
@@ -129,7 +129,7 @@ def test_two_stages_on_the_same_images_take_different_batches(monkeypatch):
 
 def test_every_purpose_of_random_draws_is_used_in_one_place():
     "A purpose in two modules would be two uses of one stream."
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in Path(bridge.__file__).parent.glob("*.py") if path.stem != "streams"}
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in Path(bridge.__file__).parent.rglob("*.py") if path.stem != "streams"}
     users = {name: [module for module, text in texts.items() if "import stream" in text and f'"{name}"' in text] for name in PURPOSES}
     assert not {name: modules for name, modules in users.items() if len(modules) > 1}
 

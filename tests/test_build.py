@@ -11,11 +11,11 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from synthnb import glyphmodels
+from synthnb.glyphworld import training as glyphmodels
 
 SCRIPT = """
 import sys, torch
-from synthnb import glyphmodels as g
+from synthnb.glyphworld import training as g
 torch.set_num_threads(1)
 g.RECIPES["cnn"] = g.Recipe(steps=80, batch=32, lr=1e-3, pictures=300, warmup=5, save_every=0)
 g.build(sys.argv[1], device="cpu", only=["cnn"], progress=False)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from synthnb.check import check_images, check_page, smallest_gain
+from synthnb.studies.check import check_images, check_page, smallest_gain
 from synthnb.cli import app
 from synthnb.data import image_folder, read_image, stream_folder
-from synthnb.folders import split_word
-from synthnb.images import open_image
-from synthnb.layout import read_layout
-from synthnb.sets import list_folder, load_images, read_batches
+from synthnb.datasets.folders import split_word
+from synthnb.datasets.pixels import open_image
+from synthnb.datasets.layout import read_layout
+from synthnb.datasets.sets import list_folder, load_images, read_batches
 
 torch.set_num_threads(1)
 WORDS = ["train", "Training", "test", "Testing", "val", "dev", "eval", "images", "masks", "unlabelled", "cat", "dog", "Cat", "créme", "cre\u0301me", "1. owl", "2. cat", "fold1", "fold2",

@@ -1,4 +1,4 @@
-"""The installed command, as a shell sees it (nbs/13_cli.ipynb tests the rest)."""
+"""The installed command, as a shell sees it (nbs/10_cli.ipynb tests the rest)."""
 import json
 import os
 import subprocess

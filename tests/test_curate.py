@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from shard_images import plan_of, shard_images
 
-from synthnb import glyphworld
-from synthnb.curate import (Curation, Filters, Scores, class_phrases, class_texts, curate, first_alike, kept_path, load_kept, load_scores, nearest, pixel_statistics, read_kept,
+from synthnb.glyphworld import world as glyphworld
+from synthnb.images.curate import (Curation, Filters, Scores, class_phrases, class_texts, curate, first_alike, kept_path, load_kept, load_scores, nearest, pixel_statistics, read_kept,
                             reference_thumbnails, score_images, stream_kept, write_kept)
 from synthnb.data import DIGITS, digits, thumbnails
 from synthnb.lar import load_clip
-from synthnb.plan import write_plan
-from synthnb.sets import list_shards
-from synthnb.shards import read_tar, stream_shards, verify
+from synthnb.images.plan import write_plan
+from synthnb.datasets.sets import list_shards
+from synthnb.images.shards import read_tar, stream_shards, verify
 
 torch.set_num_threads(1)
 FORK = multiprocessing.get_context("fork")

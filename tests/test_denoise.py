@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderKL, DiTPipeline, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from synthnb.denoise import DenoisingLoop, TextTable, denoise, loop_of, use_scheduler
+from synthnb.images.denoise import DenoisingLoop, TextTable, denoise, loop_of, use_scheduler
 from synthnb.generate import compile_parts
-from synthnb.glyphworld import folder
+from synthnb.glyphworld.world import folder
 
 torch.set_num_threads(1)
 PROMPTS = ["a photo of a heart", "a photo of an arabic digit three, white chalk on a blackboard", "a photo of a heart"]

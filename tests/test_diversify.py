@@ -1,4 +1,4 @@
-"""Prompts from a real model's answers: hostile words, failing classes, budgets, extension, kills (nbs/04_diversify.ipynb tests the rest)."""
+"""Prompts from a real model's answers: hostile words, failing classes, budgets, extension, kills (nbs/03_diversify.ipynb tests the rest)."""
 import json
 import os
 import random
@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from transformers import CLIPTokenizer
 
-from synthnb import glyphworld
+from synthnb.glyphworld import world as glyphworld
 from synthnb.diversify import (
     ASPECTS, SHARES, TEMPLATE, TOKEN_TEMPLATE, Idea, Ideas, Scene, ScenesAnswer, StylesAnswer, ask_ideas, check_answer, compose, fill, load_book,
     pool_of_rows, prompts_by_class, save_book, token_counts, tokenizers_of, write_prompts)
-from synthnb.plan import make_plan
+from synthnb.images.plan import make_plan
 from synthnb.lar import load_clip
-from synthnb.llm import AnswerCache, Reply, ServerLLM, open_llm
+from synthnb.models.llm import AnswerCache, Reply, ServerLLM, open_llm
 
 torch.set_num_threads(1)
 PHRASES = {"three": "arabic digit three", "heart": "card suit heart", "anchor": "anchor"}
@@ -308,9 +308,9 @@ def test_looks_that_have_no_place_or_no_class_are_refused(tokenizers):
 WRITING = """
 import sys
 import torch
-from synthnb import glyphworld
+from synthnb.glyphworld import world as glyphworld
 from synthnb.diversify import load_book, save_book, write_prompts
-from synthnb.llm import open_llm
+from synthnb.models.llm import open_llm
 
 torch.set_num_threads(1)
 phrases, source, there, out = eval(sys.argv[1]), *sys.argv[2:]

@@ -15,9 +15,9 @@ from typer import TyperException
 from typer.main import get_command
 
 from synthnb.cli import app, find_experiment, gather_parameters
-from synthnb.doctor import guess_experiment
-from synthnb.experiment import declared_parameters, resolve_parameters
-from synthnb.sweep import plan_sweep
+from synthnb.studies.doctor import guess_experiment
+from synthnb.studies.experiment import declared_parameters, resolve_parameters
+from synthnb.studies.sweep import plan_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -75,7 +75,7 @@ def test_pages_fetch_nothing_from_elsewhere_and_run_nothing(site):
 
 def test_formulas_are_pictures(site):
     texts = {path.name: path.read_text(encoding="utf-8") for path in site[1]}
-    assert texts["03_lar.html"].count('<img alt=') + texts["03_lar.html"].count('<img class="math"') >= 3
+    assert texts["02_lar.html"].count('<img alt=') + texts["02_lar.html"].count('<img class="math"') >= 3
     assert not [name for name, text in texts.items() if "&lt;img class=" in text or "\\frac" in re.sub("<[^>]*>", "", text)]
 
 
@@ -117,7 +117,7 @@ def known_to_git() -> frozenset[str]:
     return frozenset(files) | {parent.as_posix() for file in files for parent in Path(file).parents}
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "benchmarks/README.md", ROOT / "synthnb/models/MODEL_CARD.md", ROOT / "outputs/ledger.md", *GUIDES, *NOTEBOOKS],
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "benchmarks/README.md", ROOT / "synthnb/weights/MODEL_CARD.md", ROOT / "outputs/ledger.md", *GUIDES, *NOTEBOOKS],
                          ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_relative_links_lead_to_files_in_git(path):
     texts = [path.read_text(encoding="utf-8")] if path.suffix == ".md" else [

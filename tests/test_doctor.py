@@ -1,4 +1,4 @@
-"""The doctor on caches, folders and files that are really there, half there, or not (nbs/12d_doctor.ipynb shows the rest)."""
+"""The doctor on caches, folders and files that are really there, half there, or not (nbs/studies/doctor.ipynb shows the rest)."""
 import os
 import shutil
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,12 +9,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from synthnb import doctor, glyphworld
+from synthnb.studies import doctor; from synthnb.glyphworld import world as glyphworld
 from synthnb.cli import app, gather_parameters
-from synthnb.doctor import Size, check_classifier, check_generator, check_llm, check_set, count_images, examine, guess_experiment
-from synthnb.experiment import resolve_parameters
-from synthnb.sets import NAMED
-from synthnb.sweep import plan_sweep
+from synthnb.studies.doctor import Size, check_classifier, check_generator, check_llm, check_set, count_images, examine, guess_experiment
+from synthnb.studies.experiment import resolve_parameters
+from synthnb.datasets.sets import NAMED
+from synthnb.studies.sweep import plan_sweep
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
 REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -214,7 +214,7 @@ def test_what_is_here_decides_about_the_token_not_what_it_is_called(cache, tmp_p
 
 
 def test_hours_of_drawing_are_estimated_for_every_family(tmp_path, monkeypatch):
-    from synthnb.families import FAMILIES
+    from synthnb.models.families import FAMILIES
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     def seconds(generator, **more):
         return doctor.a100_drawing({"generator": generator, "denoising_steps": 50, "guidance": 2.0} | more, 1000)

@@ -27,11 +27,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from synthnb import dsi
 from synthnb.data import LabelledImages, digits, few_shot
-from synthnb.denoise import TextTable
+from synthnb.images.denoise import TextTable
 from synthnb.dsi import Style, add_style, invert, load_style, save_style, style_prompts
 from synthnb.generate import generate, load_generator
-from synthnb.plan import make_plan
-from synthnb.glyphworld import folder
+from synthnb.images.plan import make_plan
+from synthnb.glyphworld.world import folder
 
 torch.set_num_threads(1)
 FAST = dict(batch_size=4, check_every=2, progress=False)
@@ -240,7 +240,7 @@ CHILD = textwrap.dedent("""
     from synthnb.data import digits, few_shot
     from synthnb.dsi import invert
     from synthnb.generate import load_generator
-    from synthnb.glyphworld import folder
+    from synthnb.glyphworld.world import folder
     torch.set_num_threads(1)
     scans = few_shot(digits(32)["train"], 1)
     invert(load_generator(folder("generator"), "cpu"), scans, {c: f"arabic digit {c}" for c in scans.classes}, sys.argv[1],

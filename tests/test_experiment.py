@@ -1,4 +1,4 @@
-"""Every ending that a run can have, with real kernels and real signals, and rules of papermill's gaps (nbs/12_experiment.ipynb shows the rest)."""
+"""Every ending that a run can have, with real kernels and real signals, and rules of papermill's gaps (nbs/studies/experiment.ipynb shows the rest)."""
 import base64
 import json
 import multiprocessing
@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from synthnb.cli import gather_parameters
-from synthnb.experiment import Busy, RunFailed, fit_report, mask_secrets, run, state, status
-from synthnb.parameters import check_parameters, check_value, declared_parameters, read_parameters
-from synthnb.index import write_index
+from synthnb.studies.experiment import Busy, RunFailed, fit_report, mask_secrets, run, state, status
+from synthnb.studies.parameters import check_parameters, check_value, declared_parameters, read_parameters
+from synthnb.studies.index import write_index
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "nbs" / "experiments").glob("[!_.]*.ipynb"))
@@ -309,7 +309,7 @@ def test_a_large_report_is_made_small(tmp_path):
 
 STAGES = """import os, signal
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-from synthnb.experiment import stage
+from synthnb.studies.experiment import stage
 for name in ("first", "second"):
     path = stage(f"{name}.txt", shots=shots)
     if not path.exists():

@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from synthnb.diversify import compose, token_counts, tokenizers_of
-from synthnb.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
+from synthnb.models.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
 from synthnb.generate import check_part, draw_batches, plan_call
-from synthnb.plan import make_plan
+from synthnb.images.plan import make_plan
 
 torch.set_num_threads(1)
 PROMPTS = {"crane": ["a crane bird"], "jay": ["a photo of a blue jay on a very long branch"]}
@@ -344,7 +344,7 @@ def drawn_prompt(pipe, name, text):
 
 
 def test_the_vae_of_sdxl_is_upcast_in_half_precision():
-    from synthnb.denoise import DenoisingLoop, TextTable
+    from synthnb.images.denoise import DenoisingLoop, TextTable
     pipe = sdxl().to(torch.float16)
     pipe.set_progress_bar_config(disable=True)
     theirs = pipe(prompt="a crane bird", height=16, width=16, num_inference_steps=2, guidance_scale=5., generator=torch.Generator().manual_seed(3), output_type="np").images

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from synthnb import dsi, glyphworld
-from synthnb.curate import class_texts
+from synthnb import dsi; from synthnb.glyphworld import world as glyphworld
+from synthnb.images.curate import class_texts
 from synthnb.data import DIGITS, LabelledImages, digits, join
-from synthnb.fidelity import (Features, clip_scores, extract, fid, fid_floor, kid, mean_estimate, measure, neighbourhoods, open_extractor, readable, share_estimate,
+from synthnb.images.fidelity import (Features, clip_scores, extract, fid, fid_floor, kid, mean_estimate, measure, neighbourhoods, open_extractor, readable, share_estimate,
                               show_fidelity, vendi)
 from synthnb.lar import load_clip
 

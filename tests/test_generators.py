@@ -15,11 +15,11 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from synthnb import experiment, generate, glyphworld
-from synthnb.denoise import DenoisingLoop, Room, TextTable
+from synthnb.studies import experiment; from synthnb import generate; from synthnb.glyphworld import world as glyphworld
+from synthnb.images.denoise import DenoisingLoop, Room, TextTable
 from synthnb.generate import check_generator_folder, check_memory, draw_batches, fetch_generator, load_generator, lora_revision
-from synthnb.plan import make_plan, write_plan
-from synthnb.shards import generate_shards, replay, why
+from synthnb.images.plan import make_plan, write_plan
+from synthnb.images.shards import generate_shards, replay, why
 
 torch.set_num_threads(1)
 GENERATOR = str(glyphworld.folder("generator"))
@@ -300,7 +300,7 @@ def loads(monkeypatch):
     "What was loaded, by weak references: at each load, what was loaded before is gone, or rests on the CPU."
     import weakref
 
-    from synthnb import lar, llm
+    from synthnb import lar; from synthnb.models import llm
     alive, resting = {}, set()
 
     def watched(module, name, part_of, kind):
@@ -335,7 +335,7 @@ def test_one_large_model_is_open_at_a_time_in_quickstart(loads, monkeypatch, tmp
 
     monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    notebook = nbformat.read(generate.Path(experiment.__file__).parents[1] / "nbs/experiments/quickstart.ipynb", 4)
+    notebook = nbformat.read(generate.Path(experiment.__file__).parents[2] / "nbs/experiments/quickstart.ipynb", 4)
     space = {"display": lambda *told: None, "__name__": "quickstart"}
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         exec(cell.source, space)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
-from synthnb import glyphllm, glyphmodels
-from synthnb.glyphworld import (GLYPHS, HANDS, HELD_OUT_HANDS, SENSES, SHAPES, STYLES, THINGS, WORLDS, captions, folder, render, sample_scenes,
+from synthnb.glyphworld import chat as glyphllm, training as glyphmodels
+from synthnb.glyphworld.world import (GLYPHS, HANDS, HELD_OUT_HANDS, SENSES, SHAPES, STYLES, THINGS, WORLDS, captions, folder, render, sample_scenes,
                                 sample_styles, shape_credits, shapes)
-from synthnb.targets import TARGETS
+from synthnb.datasets.targets import TARGETS
 
 WIDER, SHIPPED = WORLDS["things"], folder("clip").parent
 

@@ -28,7 +28,7 @@ SAID = {  # what happens -> words of the message: which it is, and what to do
 
 def main(home: str) -> None:
     """Fetch everything, and print what was said."""
-    from synthnb import glyphworld
+    from synthnb.glyphworld import world as glyphworld
     repositories = {}
     for kind, name in KINDS.items():
         files = files_of(glyphworld.folder(name))
@@ -43,7 +43,7 @@ def main(home: str) -> None:
 
     from synthnb.generate import load_generator
     from synthnb.lar import load_clip
-    from synthnb.llm import LocalLLM
+    from synthnb.models.llm import LocalLLM
     from synthnb.train import load_classifier
     openers = {"generator": lambda name: load_generator(name, "cpu"), "llm": lambda name: LocalLLM(name, "cpu").model,
                "classifier": lambda name: load_classifier(f"hf-hub:{name}"), "clip": lambda name: load_clip(f"hf-hub:{name}", device="cpu")}

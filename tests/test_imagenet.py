@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_sample_image
 from timm.data import ImageNetInfo
 
-from synthnb.experiment import locate
+from synthnb.studies.experiment import locate
 from synthnb.train import load_classifier
 
 NAME = "imagenet/efficientnet_lite0"

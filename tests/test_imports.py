@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "synthnb"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
 # The libraries take ten seconds, a module of ours takes none: one process imports them, and each module gets a fork of it.
 SCRIPT = """
 import importlib, os, sys
@@ -25,7 +25,7 @@ sys.exit(f"cannot be imported alone: {failed}" if failed else 0)
 
 def libraries() -> str:
     "All import statements of the modules but those of the package itself."
-    nodes = [node for name in MODULES for node in ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")).body]
+    nodes = [node for name in MODULES for node in ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")).body]
     return "\n".join({ast.unparse(node) for node in nodes if isinstance(node, ast.Import) or isinstance(node, ast.ImportFrom) and not node.level}
                      - {"import synthnb"})
 
@@ -42,5 +42,5 @@ def test_every_module_imports_alone(tmp_path):
 
 
 def test_a_module_that_cannot_is_named(tmp_path):
-    done = import_alone(["plan", "no_such_module"], tmp_path)
+    done = import_alone(["images.plan", "no_such_module"], tmp_path)
     assert done.returncode == 1 and "cannot be imported alone: ['no_such_module']" in done.stderr

@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
-from synthnb.experiment import sole_writer
-from synthnb.index import describe_run, write_index
+from synthnb.studies.experiment import sole_writer
+from synthnb.studies.index import describe_run, write_index
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -1,10 +1,10 @@
-"""Intervals that stay possible, and verdicts that know how many were asked (nbs/10b_intervals.ipynb has the simulations)."""
+"""Intervals that stay possible, and verdicts that know how many were asked (nbs/core/intervals.ipynb has the simulations)."""
 import numpy as np
 import pytest
 from scipy import stats
 
-from synthnb.advise import behind_best
-from synthnb.intervals import accuracy_interval, judge
+from synthnb.studies.advise import behind_best
+from synthnb.core.intervals import accuracy_interval, judge
 
 
 @pytest.mark.parametrize("values", [[1, 1, 1, .999, 1], [.99, .9, 1, .97, .95], [0, 0, .001, 0, 0], [.724, .6, .8, .9, .65]])

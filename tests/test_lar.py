@@ -22,12 +22,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
 from torchvision.transforms import functional as TF
 
-from synthnb import glyphworld, lar
+from synthnb.glyphworld import world as glyphworld; from synthnb import lar
 from synthnb.data import digits, few_shot
-from synthnb.experiment import run
-from synthnb.glyphworld import folder, senses_named
+from synthnb.studies.experiment import run
+from synthnb.glyphworld.world import folder, senses_named
 from synthnb.lar import Candidate, image_features, imagenet_ambiguous, load_clip, resolve
-from synthnb.llm import AnswerCache, cached_llm, open_llm
+from synthnb.models.llm import AnswerCache, cached_llm, open_llm
 
 torch.set_num_threads(1)
 TEMPLATES = ("a photo of a {phrase}",)
@@ -489,7 +489,7 @@ def test_the_benchmarks_accuracies_stay_below_all_names(tmp_path):
 
 
 def test_imagenets_naive_names_are_no_oracle():
-    from synthnb.sets import imagenet_names
+    from synthnb.datasets.sets import imagenet_names
 
     naive = lar.naive_names(imagenet_names())
     assert (naive["crane bird"].phrase, naive["construction crane"].phrase) == ("crane", "crane")

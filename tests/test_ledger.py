@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from synthnb.experiment import declared_parameters
-from synthnb.ledger import VERDICTS, Comparison, Run, entry_for, expanded, ledger_entries, ledger_markdown, load_claims
+from synthnb.studies.experiment import declared_parameters
+from synthnb.studies.ledger import VERDICTS, Comparison, Run, entry_for, expanded, ledger_entries, ledger_markdown, load_claims
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "nbs/experiments"

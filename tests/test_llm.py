@@ -1,4 +1,4 @@
-"""Asking a real server process, through a proxy that fails, with real kills (nbs/02_llm.ipynb tests the rest).
+"""Asking a real server process, through a proxy that fails, with real kills (nbs/models/llm.ipynb tests the rest).
 
 Run as a script, this file is the process that asks: `python tests/test_llm.py URL CACHE`.
 """
@@ -24,10 +24,10 @@ import nbformat
 import pytest
 from pydantic import BaseModel
 
-from synthnb import glyphworld
-from synthnb.experiment import write_study_prompts
-from synthnb.llm import AnswerCache, LocalLLM, Question, Reply, Sampling, ServerLLM, UnfinishedThought, ask, cached_llm, json_question, open_llm, read_answer
-from synthnb.parameters import declared_parameters
+from synthnb.glyphworld import world as glyphworld
+from synthnb.studies.experiment import write_study_prompts
+from synthnb.models.llm import AnswerCache, LocalLLM, Question, Reply, Sampling, ServerLLM, UnfinishedThought, ask, cached_llm, json_question, open_llm, read_answer
+from synthnb.studies.parameters import declared_parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chat_server import ChatServer, completion, refusal  # noqa: E402
@@ -388,7 +388,7 @@ def test_further_fields_belong_to_the_key(tmp_path, local):
 
 def test_a_local_model_is_read_as_a_server_is(local):
     tokenizer, ids = local.tokenizer, lambda text: local.tokenizer(text, add_special_tokens=False).input_ids
-    from synthnb.llm import reply_text
+    from synthnb.models.llm import reply_text
     opened = ids("Say it.<think>\n")
     assert reply_text(local, opened, ids(DRAFT)).startswith("<think>"), "the template opened the thought"
     with pytest.raises(UnfinishedThought):

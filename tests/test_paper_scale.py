@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthnb.cli import gather_parameters
-from synthnb.doctor import examine, guess_experiment
-from synthnb.experiment import declared_parameters, resolve_parameters, run
-from synthnb.glyphworld import folder
+from synthnb.studies.doctor import examine, guess_experiment
+from synthnb.studies.experiment import declared_parameters, resolve_parameters, run
+from synthnb.glyphworld.world import folder
 from synthnb.lar import imagenet_ambiguous
-from synthnb.sets import NAMED
-from synthnb.sweep import plan_sweep
+from synthnb.datasets.sets import NAMED
+from synthnb.studies.sweep import plan_sweep
 from synthnb.train import READINGS, save_classifier
 
 torch.set_num_threads(1)
@@ -368,7 +368,7 @@ def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
 
 
 def test_the_doctor_counts_the_rungs_of_names():
-    from synthnb.doctor import Size, count_images
+    from synthnb.studies.doctor import Size, count_images
 
     given = gather_parameters(PAPER / "imagenet_study.yaml", [])
     images = count_images(given, Size(classes=1000))

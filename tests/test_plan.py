@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from synthnb.plan import Plan, load_plan, make_plan, plan_hash, write_plan
+from synthnb.images.plan import Plan, load_plan, make_plan, plan_hash, write_plan
 
 SETTINGS = dict(seed=0, model="some/model", steps=4, guidance=2.0)
 HOSTILE = ["../../etc", "CON", "-rf *", "$(reboot)", "a;b", "st. bernard", "naïve", "Ωmega", "鶴", "🦜", "a" * 5000, "%s{0}", "<script>", "'quoted'", "null",
@@ -44,7 +44,7 @@ def test_every_larger_volume_begins_with_the_smaller(tmp_path, classes, shard_si
 
 
 def test_another_process_makes_the_same_plan():
-    code = ("import json; from synthnb.plan import make_plan, plan_hash; "
+    code = ("import json; from synthnb.images.plan import make_plan, plan_hash; "
             f"print(plan_hash(make_plan(json.loads('{json.dumps({'a': ['x', 'y'], 'b': ['z']})}'), 5, **{SETTINGS!r})))")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert found == plan_hash(make_plan({"a": ["x", "y"], "b": ["z"]}, 5, **SETTINGS))

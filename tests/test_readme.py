@@ -11,7 +11,7 @@ from PIL import Image
 from shard_images import plan_of, shard_images
 
 from synthnb.data import digits
-from synthnb.glyphworld import folder, render, sample_scenes
+from synthnb.glyphworld.world import folder, render, sample_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
 

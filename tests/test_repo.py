@@ -137,8 +137,9 @@ def test_parameters_cell(path):
 @each(COMPONENTS)
 def test_component_exports_one_module(path):
     names = re.findall(r"^#\|\s*default_exp\s+(\S+)", "\n".join(cell.source for cell in cells(path, "code")), re.MULTILINE)
-    assert len(names) == 1 and (ROOT / "synthnb" / f"{names[0]}.py").is_file()
-    assert re.fullmatch(rf"\d\d\w?_{names[0]}", path.stem), "the notebook is called after its module"
+    assert len(names) == 1 and (ROOT / "synthnb" / f"{names[0].replace('.', '/')}.py").is_file()
+    place = re.sub(r"^\d\d_", "", path.relative_to(ROOT / "nbs").with_suffix("").as_posix()).replace("/", ".")
+    assert place == names[0], "the notebook is called after its module and lies in a folder of the same name"
 
 
 @each(EXPERIMENTS)
@@ -154,6 +155,34 @@ def test_experiment_says_how_long_it_takes(path):
 
 # ---- modules
 
+LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["synthnb"]["layers"]
+
+
+def dotted(path: Path) -> str:
+    "The name of a module inside of the package."
+    return ".".join(path.relative_to(ROOT / "synthnb").with_suffix("").parts)
+
+
+def imported(node: ast.ImportFrom, own: str) -> list[str]:
+    "The modules of this package that an import statement names, relative or not."
+    home = own.split(".")[:-1]
+    base = home[:len(home) + 1 - node.level] if node.level else []
+    whole = [*base, *(node.module or "").removeprefix("synthnb").strip(".").split(".")]
+    name = ".".join(part for part in whole if part)
+    return [name] if name in LAYERS else [f"{name}.{alias.name}".strip(".") for alias in node.names]
+
+
+def test_layers_name_every_module_once():
+    assert sorted(LAYERS) == sorted(map(dotted, MODULES))
+
+
+def test_an_import_of_a_later_layer_is_seen():
+    statements = {"from ..lar import Clip": "lar", "from . import hub": "models.hub", "from synthnb.models.hub import x": "models.hub", "from synthnb import lar": "lar",
+                  "from .hub import x": "models.hub"}
+    for text, name in statements.items():
+        assert imported(ast.parse(text).body[0], "models.names") == [name], text
+    assert imported(ast.parse("from .models.names import x").body[0], "lar") == ["models.names"]
+
 
 @each(MODULES)
 def test_module_has_its_notebook(path):
@@ -164,7 +193,9 @@ def test_module_has_its_notebook(path):
 
 @each(MODULES)
 def test_module_imports_only_what_stands_before_it(path):
-    rooms = {re.sub(r"^\d\d\w?_", "", notebook.stem): notebook.stem for notebook in COMPONENTS}
+    place = {name: number for number, name in enumerate(LAYERS)}
+    own = dotted(path)
+    assert own in place, "name it in [tool.synthnb] layers of pyproject.toml, after all that it imports"
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert "*" not in [alias.name for alias in node.names], f"line {node.lineno}: star import"
@@ -172,9 +203,8 @@ def test_module_imports_only_what_stands_before_it(path):
         roots = {name.split(".")[0] for name in ([node.module] if getattr(node, "module", None) and not node.level else names)}
         assert not roots & {"nbdev", "fastcore", "pickle"}, f"line {node.lineno}: {roots} in an exported module"
         if isinstance(node, ast.ImportFrom) and (node.level or roots == {"synthnb"}):
-            inner = [node.module.removeprefix("synthnb.")] if node.module and node.module != "synthnb" else names
-            later = [name for name in inner if rooms.get(name, "") > rooms[path.stem]]
-            assert not later, f"line {node.lineno}: {later} stands after {rooms[path.stem]}"
+            later = [name for name in imported(node, own) if place.get(name, -1) >= place[own]]
+            assert not later, f"line {node.lineno}: {later} stands after {own}"
 
 
 @each(MODULES)
@@ -188,7 +218,7 @@ def test_module_loads_neither_pickles_nor_remote_code(path):
 
 def test_no_path_of_somebodys_machine():
     pattern = re.compile(r"(?<![\w.])/(?:tmp|work|root|home|opt|Users)/\w")
-    files = [path for kind in ("*.md", "*.toml", "*.ini", "Makefile", "tests/*.py", "tools/*", "synthnb/*.py", "nbs/**/*.yaml", "nbs/**/*.md", "benchmarks/*")
+    files = [path for kind in ("*.md", "*.toml", "*.ini", "Makefile", "tests/*.py", "tools/*", "synthnb/**/*.py", "nbs/**/*.yaml", "nbs/**/*.md", "benchmarks/*")
              for path in ROOT.glob(kind) if path.is_file()]
     said = {path: path.read_text() for path in files} | {path: "\n".join(texts(path)) for path in NOTEBOOKS}
     found = {path.relative_to(ROOT).as_posix(): pattern.findall(text) for path, text in said.items() if pattern.search(text)}
@@ -196,7 +226,7 @@ def test_no_path_of_somebodys_machine():
 
 
 def test_shipped_models_are_small_and_safe():
-    files = [path for path in (ROOT / "synthnb" / "models").glob("[!.]*/**/*") if path.is_file()]
+    files = [path for path in (ROOT / "synthnb" / "weights").glob("[!.]*/**/*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".txt", ".md", ".jinja", ".safetensors"}, "what the wheel would leave out"
     assert sum(path.stat().st_size for path in files) < 50e6
     for path in files:

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 import synthnb
-from synthnb import glyphworld
-from synthnb.plan import write_plan
-from synthnb.review import Decisions, decisions_path, listed_images
-from synthnb.shards import generate_shards
+from synthnb.glyphworld import world as glyphworld
+from synthnb.images.plan import write_plan
+from synthnb.images.review import Decisions, decisions_path, listed_images
+from synthnb.images.shards import generate_shards
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 ARGUMENTS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -152,7 +152,7 @@ def lab(folder):
         pytest.skip("no Chromium is installed here: the gallery was not opened in a browser")
     sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'synthnb[dev]'").sync_playwright
     home = folder.parent
-    cells = ["from synthnb.review import gallery", f"gallery({str(folder)!r}, 'anna')"]
+    cells = ["from synthnb.images.review import gallery", f"gallery({str(folder)!r}, 'anna')"]
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
                                             metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), home / "look.ipynb")
     with jupyterlab(home) as url, sync_playwright() as playwright:

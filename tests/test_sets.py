@@ -22,9 +22,9 @@ from scipy.io import savemat
 from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
-from synthnb import shards
+from synthnb.images import shards
 from synthnb.data import content_hashes, copied_pairs, few_shot, few_shots, fraction, join, memory_limit, near_pairs
-from synthnb.sets import (
+from synthnb.datasets.sets import (
     NAMED,
     check_splits,
     imagenet_indices,

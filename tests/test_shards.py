@@ -24,12 +24,12 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
-from synthnb import glyphworld
+from synthnb.glyphworld import world as glyphworld
 from synthnb.dsi import initial_style, load_style, save_style
 from synthnb.generate import draw_batches, load_generator
 from synthnb.lar import load_clip
-from synthnb.plan import write_plan
-from synthnb.shards import (drawn_with, embedded_passport, estimate_cost, generate_shards, make_shards, open_folder, read_shards, replay,
+from synthnb.images.plan import write_plan
+from synthnb.images.shards import (drawn_with, embedded_passport, estimate_cost, generate_shards, make_shards, open_folder, read_shards, replay,
                             stream_shards, verify, what_was_passed, why)
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,4 +1,4 @@
-"""Exports and what may befall them, with real files and real kills; nbs/07e_share.ipynb opens each layout with its own reader."""
+"""Exports and what may befall them, with real files and real kills; nbs/images/share.ipynb opens each layout with its own reader."""
 import json
 import multiprocessing
 import os
@@ -17,11 +17,11 @@ import yaml
 
 import synthnb
 from synthnb.generate import DrawnBatch
-from synthnb.plan import write_plan
-from synthnb.curate import Filters, curate, read_kept, score_images, write_kept
-from synthnb.review import ShardImages, gallery, listed_images
-from synthnb.shards import ShardFolder, make_shards, open_folder, why
-from synthnb.share import export_images, find_licence, licence_warnings
+from synthnb.images.plan import write_plan
+from synthnb.images.curate import Filters, curate, read_kept, score_images, write_kept
+from synthnb.images.review import ShardImages, gallery, listed_images
+from synthnb.images.shards import ShardFolder, make_shards, open_folder, why
+from synthnb.images.share import export_images, find_licence, licence_warnings
 
 FORMATS = ("imagefolder", "webdataset", "parquet")
 FORK = multiprocessing.get_context("fork")
@@ -154,7 +154,7 @@ def test_a_path_of_this_machine_does_not_get_into_the_card(tmp_path):
 
 
 def test_every_line_of_the_licence_table_has_a_source_and_known_terms():
-    table = json.loads((Path(synthnb.__file__).parent / "licences.json").read_text())
+    table = json.loads((Path(synthnb.__file__).parent / "images" / "licences.json").read_text())
     for name in table:
         part = find_licence("generator", name)
         assert part.source.startswith("https://") or (Path(synthnb.__file__).parents[1] / part.source).is_file()

@@ -14,8 +14,8 @@ from torchvision.transforms import v2
 
 from synthnb.data import DIGITS, LabelledImages, digits, few_shot
 from synthnb.evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct, wilson
-from synthnb.glyphworld import FONTS, HELD_OUT_FONTS, folder, printed_digits
-from synthnb.shifts import CORRUPTIONS, SEVERITIES, ReadOnce, corrupt, inverted, measure, shift_table, shifted, show_severities, textured
+from synthnb.glyphworld.world import FONTS, HELD_OUT_FONTS, folder, printed_digits
+from synthnb.datasets.shifts import CORRUPTIONS, SEVERITIES, ReadOnce, corrupt, inverted, measure, shift_table, shifted, show_severities, textured
 from synthnb.train import fit, load_classifier, predict, seeded
 
 torch.set_num_threads(1)

@@ -270,9 +270,9 @@ def says(words: list[str]) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     "A folder with everything that a row needs; commands are run in it."
-    from synthnb.book import COLUMNS, save_book
-    from synthnb.shards import generate_shards
-    from synthnb.plan import write_plan
+    from synthnb.images.book import COLUMNS, save_book
+    from synthnb.images.shards import generate_shards
+    from synthnb.images.plan import write_plan
     import pandas as pd
 
     home, before = tmp_path_factory.mktemp("workshop"), Path.cwd()
@@ -307,9 +307,9 @@ def workshop(tmp_path_factory):
     settings = dict(seed=0, model="glyphworld/generator", steps=2, guidance=1.0)
     for name, classes in (("plan", ("three", "eight")), ("cats", ("cat", "dog"))):
         plan = write_plan(f"{name}-drawn.parquet" if name == "cats" else "plan.parquet", {one: [f"a photo of a {one}"] for one in classes}, 2, **settings, shard_size=4, batch_size=4)
-        generate_shards(plan, name, generator=Path(synthnb.__file__).parent / "models" / "generator", progress=False)
+        generate_shards(plan, name, generator=Path(synthnb.__file__).parent / "weights" / "generator", progress=False)
     write_plan("two.parquet", {one: [one] for one in ("three", "eight")}, 2, **settings, shard_size=4, batch_size=4)
-    shutil.copytree(Path(synthnb.__file__).parent / "models" / "clip", "eye")
+    shutil.copytree(Path(synthnb.__file__).parent / "weights" / "clip", "eye")
     shutil.copytree("plan", "damaged")
     tar = next(Path("damaged").glob("*.tar"))
     tar.write_bytes(tar.read_bytes()[:-3000] + b"x" * 1000)
@@ -378,8 +378,8 @@ def test_who_only_looks_imports_no_model_library(words, workshop):
 
 
 def test_the_shipped_models_say_all_they_were_taught():
-    from synthnb.glyphllm import NAMES
-    from synthnb.names import taught_names
+    from synthnb.glyphworld.chat import NAMES
+    from synthnb.models.names import taught_names
 
     for model in ("clip", "generator", "llm"):
         assert taught_names(f"glyphworld/{model}") == tuple(sorted(set(NAMES))), f"`synthnb glyphworld build` writes the list of {model}"
@@ -390,12 +390,12 @@ def interrupted(*args, **options):
 
 
 @pytest.mark.parametrize("where, words, kept, goes_on", [
-    ("synthnb.experiment.run", ["run", "quickstart", "--outputs", "stopped"], "is kept in stopped", "same command goes on"),
+    ("synthnb.studies.experiment.run", ["run", "quickstart", "--outputs", "stopped"], "is kept in stopped", "same command goes on"),
     ("synthnb.diversify.write_prompts", ["prompts", "three", "eight", "--out", "stop.jsonl"], "answers so far are kept in stop.answers.sqlite", "same command asks only what is missing"),
-    ("synthnb.shards.generate_shards", ["generate", "two.parquet", "--out", "two"], "whole shards are kept in two", "same command goes on"),
-    ("synthnb.share.export_images", ["export", "plan", "exported"], "is kept in exported", "same command goes on"),
-    ("synthnb.curate.score_images", ["curate", "plan"], "no list was written", "measured again"),
-    ("synthnb.shards.verify", ["verify", "plan"], "nothing that was there is changed", "the same command begins again"),
+    ("synthnb.images.shards.generate_shards", ["generate", "two.parquet", "--out", "two"], "whole shards are kept in two", "same command goes on"),
+    ("synthnb.images.share.export_images", ["export", "plan", "exported"], "is kept in exported", "same command goes on"),
+    ("synthnb.images.curate.score_images", ["curate", "plan"], "no list was written", "measured again"),
+    ("synthnb.images.shards.verify", ["verify", "plan"], "nothing that was there is changed", "the same command begins again"),
 ])
 def test_who_stops_a_command_is_told_what_is_kept(where, words, kept, goes_on, workshop, monkeypatch):
     monkeypatch.setattr(where, interrupted)

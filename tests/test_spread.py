@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from synthnb.spread import best_to_worst, spread_ends
+from synthnb.studies.spread import best_to_worst, spread_ends
 
 
 def made_up(seeds: int, settings: int, means=0., alike: float = 0., uneven: float = 1., times: int = 8000) -> np.ndarray:

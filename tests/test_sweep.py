@@ -1,4 +1,4 @@
-"""Sweeps with real processes, real kills and a real cluster; the experiments are tiny (nbs/12b_sweep.ipynb shows the rest)."""
+"""Sweeps with real processes, real kills and a real cluster; the experiments are tiny (nbs/studies/sweep.ipynb shows the rest)."""
 import json
 import multiprocessing
 import os
@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from synthnb.cli import app
-from synthnb.experiment import is_running, state
-from synthnb.sweep import plan_sweep, run_sweep, work_through
+from synthnb.studies.experiment import is_running, state
+from synthnb.studies.sweep import plan_sweep, run_sweep, work_through
 
 DECLARED = "shots: int = 1  # real images\nseed: int = 0  # of all\npause: float = 0.0  # seconds of work"
 WORK = """import json, os, pathlib, time
@@ -28,7 +28,7 @@ time.sleep(pause)
 rows = [{"arm": "a", "seed": seed, "value": 0.5 + 0.01 * shots + 0.01 * seed, "steps": 1}]
 (folder / "results.json").write_text(json.dumps({"rows": rows, "summary": [], "conclusion": "it ran"}))"""
 STAGE = """import os, time
-from synthnb.experiment import stage
+from synthnb.studies.experiment import stage
 style = stage("style.txt", seed=seed)
 if not style.exists():
     with open(style.parents[2] / "styles.txt", "a") as styles:

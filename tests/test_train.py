@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 import synthnb.train
 from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.dualbn import convert
-from synthnb.glyphworld import folder
-from synthnb.sets import list_folder, save_folder
+from synthnb.glyphworld.world import folder
+from synthnb.datasets.sets import list_folder, save_folder
 from synthnb.train import (
     TimmPolicy, domain_loss, evaluation_view, fit, fresh, load_classifier, normalise, only_head, predict, random_resized_crop, reset_blocks, save_classifier)
 
@@ -71,7 +71,7 @@ CHILD = textwrap.dedent("""
     import sys, torch
     torch.set_num_threads(1)
     from synthnb.data import digits, few_shot
-    from synthnb.glyphworld import folder
+    from synthnb.glyphworld.world import folder
     from synthnb.train import fit, fresh, load_classifier
     from synthnb.dualbn import convert
     scans = few_shot(digits()["train"], 8)
@@ -149,7 +149,7 @@ PROCESS = textwrap.dedent("""
     torch.set_num_threads(1)
     from accelerate import Accelerator
     from synthnb.data import LabelledImages, digits, few_shot
-    from synthnb.glyphworld import folder
+    from synthnb.glyphworld.world import folder
     from synthnb.train import fit, fresh, load_classifier
     from safetensors.torch import save_file
     accelerator = Accelerator(cpu=True)

@@ -15,7 +15,7 @@ def wheel(tmp_path_factory) -> Path:
     """A wheel built from a copy, without network, so that the checkout stays as it is."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "synthnb", folder / "source" / "synthnb", ignore=shutil.ignore_patterns("__pycache__", ".build"))
-    checkpoint = folder / "source" / "synthnb" / "models" / ".build" / "unet" / "config.json"
+    checkpoint = folder / "source" / "synthnb" / "weights" / ".build" / "unet" / "config.json"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_text("{}")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -37,8 +37,8 @@ def test_wheel_holds_modules_and_models(wheel):
 
 def test_installed_wheel_finds_its_models(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    models = sorted(path.name for path in (ROOT / "synthnb" / "models").glob("[!.]*") if path.is_dir())
-    code = f"import synthnb.glyphworld as g; print(*(g.folder(name) for name in {models}), sep='\\n')"
+    models = sorted(path.name for path in (ROOT / "synthnb" / "weights").glob("[!.]*") if path.is_dir())
+    code = f"import synthnb.glyphworld.world as g; print(*(g.folder(name) for name in {models}), sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / "synthnb" / "models" / name) for name in models]
+    assert done.stdout.split() == [str(tmp_path / "synthnb" / "weights" / name) for name in models]

@@ -57,7 +57,7 @@ def sources() -> list[Path]:
     """What becomes a page, in the order of reading."""
     guides = sorted(NBS.glob("guides/*.md"), key=lambda path: (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.stem))
     notebooks = [path for pattern in ("*.ipynb", "experiments/*.ipynb") for path in sorted(NBS.glob(pattern)) if path.name[0] not in "._"]
-    return [*guides, *notebooks, ROOT / "outputs/ledger.md", ROOT / "synthnb/models/MODEL_CARD.md"]
+    return [*guides, *notebooks, ROOT / "outputs/ledger.md", ROOT / "synthnb/weights/MODEL_CARD.md"]
 
 
 def page_of(source: Path) -> Path:

@@ -13,7 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from synthnb import glyphworld
+from synthnb.glyphworld import world as glyphworld
 
 SHA256 = "57934424"  # the file's name ends with it, as torch.hub's names do
 PROVENANCE = """EfficientNet-Lite0, trained on ImageNet-1k

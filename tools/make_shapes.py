@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
-from synthnb.glyphworld import SHAPES, THINGS
+from synthnb.glyphworld.world import SHAPES, THINGS
 
 SIZE, COLOURS = 64, 16
 OTHERWISE = {  # (hand, thing) -> the drawing that really shows it, "" for none: these cats and dogs are heads, this ewe has horns

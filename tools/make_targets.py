@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from synthnb.data import LabelledImages, split_by_content
-from synthnb.targets import FOLDER, SPLITS, TARGETS
+from synthnb.datasets.targets import FOLDER, SPLITS, TARGETS
 
 VAL, TEST = 50, 200  # images per class
 PER_CLASS = 600      # of fashion, all splits together

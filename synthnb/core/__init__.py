@@ -1,0 +1,1 @@
+"""What everything stands on: whole files, streams of random draws, intervals."""

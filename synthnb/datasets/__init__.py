@@ -1,0 +1,1 @@
+"""Images that users bring or name: folders, tables, known sets, targets, shifted test sets."""

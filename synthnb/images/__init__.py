@@ -1,0 +1,1 @@
+"""Generated images at scale: prompts, plan, drawing, shards, curation, fidelity, review, export."""

@@ -1,0 +1,1 @@
+"""Other people's models: names, the hub, families of generators, chat models."""

@@ -1,0 +1,1 @@
+"""Experiments and their reports: parameters, runs, sweeps, doctor, check, ledger, advice."""
