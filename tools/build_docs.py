@@ -25,7 +25,9 @@ from pygments.formatters import HtmlFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
-FIRST = ("your_data", "gpu", "cluster", "house")  # guides in the order in which they are read; others follow
+ROOMS = {"core": "core: what everything stands on", "models": "models: other people's models", "datasets": "datasets: images that users bring or name",
+         "images": "images: generated images at scale", "studies": "studies: experiments and their reports", "glyphworld": "glyphworld: the embedded world"}
+FIRST = ("your_data", "gpu", "cluster", "architecture")  # guides in the order in which they are read; others follow
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title><link rel="stylesheet" href="${up}style.css">
 <nav>$nav</nav>
@@ -56,7 +58,7 @@ img { max-width: 100%; height: auto } .output img { padding: .25rem; background:
 def sources() -> list[Path]:
     """What becomes a page, in the order of reading."""
     guides = sorted(NBS.glob("guides/*.md"), key=lambda path: (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.stem))
-    notebooks = [path for pattern in ("*.ipynb", "experiments/*.ipynb") for path in sorted(NBS.glob(pattern)) if path.name[0] not in "._"]
+    notebooks = [path for pattern in ("*.ipynb", "experiments/*.ipynb", *(f"{name}/*.ipynb" for name in ROOMS)) for path in sorted(NBS.glob(pattern)) if path.name[0] not in "._"]
     return [*guides, *notebooks, ROOT / "outputs/ledger.md", ROOT / "synthnb/weights/MODEL_CARD.md"]
 
 
@@ -129,7 +131,7 @@ def navigation(number: int, pages: dict[Path, Path], titles: list[str]) -> str:
 
 def index(pages: dict[Path, Path], headings: list[tuple[str, str]]) -> str:
     """The list of all pages, one line each."""
-    parts, kinds = [], {"guides": "Guides", "": "Rooms: one notebook, one module", "experiments": "Experiments", "..": "Measured"}
+    parts, kinds = [], {"guides": "Guides", "": "The method: one notebook, one module", "experiments": "Experiments", **ROOMS, "..": "Measured"}
     for (source, place), (title, line) in zip(pages.items(), headings):
         part = kinds[place.parent.name if source.is_relative_to(NBS) else ".."]
         if f"<h2>{part}</h2>" not in parts:
