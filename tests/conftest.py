@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 
-LONG = ("test_shards", "test_paper_scale", "test_sweep", "test_build", "test_benchmarks", "test_experiment")  # by their CPU seconds
+LONG = ("test_cases", "test_shards", "test_paper_scale", "test_sweep", "test_build", "test_benchmarks", "test_experiment")  # by their CPU seconds
 
 
 def pytest_configure(config):
