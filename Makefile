@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help report test nb sync docs install
+.PHONY: help report check test nb sync docs install
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,9 +16,17 @@ help: ## these lines
 report: $(READY) ## the main job: class names and a few real scans -> outputs/quickstart/<run>/report.html
 	@$(BIN)/synthnb run quickstart -f nbs/experiments/params/glyphworld/quickstart.yaml $(ARGS)
 
+check: $(READY) ## the quick part of the tests: clean, in sync, lint, imports, the rules of the repository
+	@$(BIN)/python tools/check_sync.py
+	@$(BIN)/ruff check --no-cache synthnb tests tools benchmarks
+	@$(BIN)/python tools/update_architecture.py --check
+	@$(BIN)/python tools/update_readme.py --check
+	@$(TESTING) $(BIN)/python -m pytest -q -n 2 tests/test_imports.py tests/test_repo.py tests/test_readme.py
+
 test: $(READY) ## what CI runs: notebooks clean, modules in sync, no undefined names, every notebook runs, pytest
 	@$(BIN)/python tools/check_sync.py
-	@$(BIN)/ruff check --no-cache synthnb
+	@$(BIN)/ruff check --no-cache synthnb tests tools benchmarks
+	@$(BIN)/python tools/measure_house.py
 	@$(TESTING) $(BIN)/nbdev_test --n_workers 2 --do_print
 	@$(TESTING) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
