@@ -30,8 +30,8 @@ test: $(READY) ## what CI runs: notebooks clean, modules in sync, no undefined n
 	@$(TESTING) $(BIN)/nbdev_test --n_workers 2 --do_print
 	@$(TESTING) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
-nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=nbs/03_x.ipynb
-	@test -n "$(NB)" || { echo "which notebook? make nb NB=nbs/03_x.ipynb"; exit 2; }
+nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=nbs/02_lar.ipynb
+	@test -n "$(NB)" || { echo "which notebook? make nb NB=nbs/02_lar.ipynb"; exit 2; }
 	@$(BIN)/python tools/run_notebook.py $(NB)
 
 sync: $(READY) ## clean all notebooks and export the modules

@@ -303,7 +303,7 @@ def _notes(layout: Layout, size: int, fit: str) -> Path:
     rows = [(split, path, label, (about := (layout.root / path).stat()).st_size, about.st_mtime_ns)
             for split, files in layout.splits.items() for path, label in files]
     told = [str(layout.root.absolute()), layout.classes, rows, [asdict(one) for one in layout.left_out], layout.notes, size, fit,
-            package_hash("check", "data", "images", "layout", "folders")]
+            package_hash("data", "datasets.folders", "datasets.layout", "datasets.pixels", "studies.check")]
     home = Path(os.environ.get("SYNTHNB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnb")
     return home / "checks" / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.json"
 

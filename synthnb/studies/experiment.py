@@ -9,8 +9,8 @@ __all__ = ['STAGES', 'RUN_FOLDER', 'PACKAGES', 'PROGRESS', 'REPORT_BYTES', 'SECR
            'without_nan', 'stages_folder', 'stage', 'remembered', 'noted_stages', 'versions', 'commit', 'machine',
            'private_sockets', 'environment', 'stop_at_sigterm', 'Terminal', 'section_lines', 'tidy', 'write_html',
            'fit_report', 'secret_values', 'star_out', 'mask_secrets', 'RunFailed', 'run', 'execute', 'papermill_view',
-           'publish', 'about_run', 'set_aside', 'bring_back', 'explain_failure', 'keep_failed', 'finish', 'state',
-           'is_settled', 'status', 'run_answers', 'write_study_prompts', 'check_names_classes', 'world_of',
+           'publish', 'about_run', 'state', 'is_settled', 'status', 'set_aside', 'bring_back', 'explain_failure',
+           'keep_failed', 'finish', 'run_answers', 'write_study_prompts', 'check_names_classes', 'world_of',
            'set_of_seed', 'draw_images', 'points_headline']
 
 # %% ../../nbs/studies/experiment.ipynb #28d7fb93
@@ -654,6 +654,30 @@ def about_run(record: dict, stages: list[dict]) -> str:
     lines += [f"Stages reused from earlier runs: {', '.join(found)}."] if found else []
     return "---\n\n" + " ".join(lines)
 
+# %% ../../nbs/studies/experiment.ipynb #78cbfe68
+def state(folder: Path) -> str:
+    "`DONE`, `FAILED` or `UNFINISHED`: the markers alone decide."
+    markers = [name for name in ("DONE", "FAILED") if (folder / name).is_file()]
+    whole = (folder / "results.json").is_file() and (folder / "report.ipynb").is_file()
+    return markers[0] if markers == ["FAILED"] or markers == ["DONE"] and whole else "UNFINISHED"
+
+
+def is_settled(folder: Path) -> bool:
+    "Is a run done, or failed by itself rather than interrupted?"
+    if state(folder) != "FAILED":
+        return state(folder) == "DONE"
+    with suppress(OSError, ValueError):
+        return not json.loads((folder / "run.json").read_text(encoding="utf-8")).get("interrupted")
+    return True
+
+
+def status(folder: Path) -> str:
+    "`DONE`, `FAILED`, `RUNNING`, or `KILLED` where a run left no marker and nobody holds its lock; for people, who cannot see locks."
+    if state(folder) == "UNFINISHED" and is_running(folder):
+        return "RUNNING"
+    found = state(folder)  # looked at again: between the first look and the lock, it may have come to its end
+    return "KILLED" if found == "UNFINISHED" else found
+
 # %% ../../nbs/studies/experiment.ipynb #31165e97
 FINISHED = ".finished"  # where the report of a run lies while it is made anew
 WHOLE = ("results.json", "report.ipynb", "report.html", "run.json", "DONE")  # what a finished run has; the marker is moved last
@@ -726,30 +750,6 @@ def finish(folder: Path, marker: str, record: dict, start: float, line: str = ""
         file.write(f"{star_out(line.encode())[0].decode() or 'whole'}\n")
         file.flush()
         os.fsync(file.fileno())
-
-# %% ../../nbs/studies/experiment.ipynb #78cbfe68
-def state(folder: Path) -> str:
-    "`DONE`, `FAILED` or `UNFINISHED`: the markers alone decide."
-    markers = [name for name in ("DONE", "FAILED") if (folder / name).is_file()]
-    whole = (folder / "results.json").is_file() and (folder / "report.ipynb").is_file()
-    return markers[0] if markers == ["FAILED"] or markers == ["DONE"] and whole else "UNFINISHED"
-
-
-def is_settled(folder: Path) -> bool:
-    "Is a run done, or failed by itself rather than interrupted?"
-    if state(folder) != "FAILED":
-        return state(folder) == "DONE"
-    with suppress(OSError, ValueError):
-        return not json.loads((folder / "run.json").read_text(encoding="utf-8")).get("interrupted")
-    return True
-
-
-def status(folder: Path) -> str:
-    "`DONE`, `FAILED`, `RUNNING`, or `KILLED` where a run left no marker and nobody holds its lock; for people, who cannot see locks."
-    if state(folder) == "UNFINISHED" and is_running(folder):
-        return "RUNNING"
-    found = state(folder)  # looked at again: between the first look and the lock, it may have come to its end
-    return "KILLED" if found == "UNFINISHED" else found
 
 # %% ../../nbs/studies/experiment.ipynb #dbfa6708
 def run_answers():  # an `llm.AnswerCache`
