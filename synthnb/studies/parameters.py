@@ -141,7 +141,7 @@ NOT_FIELDS = ("api_key", "messages", "model", "n", "stream", "tools")  # of a re
 
 def table_keys(module: str, table: str) -> list[str]:
     "The keys of a table of this package, without importing its module."
-    source = (Path(synthnb.__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+    source = (Path(synthnb.__file__).parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         if any(isinstance(target, ast.Name) and target.id == table for target in targets) and isinstance(node.value, ast.Dict):
@@ -199,7 +199,7 @@ def known_sets() -> dict[str, dict]:
 
 def missing_set(source: str, root: str | Path | None = None) -> str:
     "Why a set of images cannot be opened, and what to do; empty if it looks as if it could."
-    if not source or source.startswith("hf:") or Path(source).expanduser().is_dir() or source in (here := ("digits", *table_keys("targets", "TARGETS"))):
+    if not source or source.startswith("hf:") or Path(source).expanduser().is_dir() or source in (here := ("digits", *table_keys("datasets.targets", "TARGETS"))):
         return ""
     sets, place = known_sets(), Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
     if source in sets:
