@@ -237,7 +237,7 @@ def folder_class_names(source: str | Path) -> tuple[str, ...] | None:
 # %% ../../nbs/studies/parameters.ipynb #6830cc34
 def _shipped_classes(name: str) -> tuple[str, ...] | None:
     "The classes of a set of `targets.TARGETS` that spells them out there, without importing its module."
-    for node in ast.walk(ast.parse((Path(synthnb.__file__).parent / "targets.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse((Path(synthnb.__file__).parent / "datasets" / "targets.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values):
                 if getattr(key, "value", None) == name and isinstance(value, ast.Call) and isinstance(value.args[1], ast.Tuple):
