@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from synthnb.studies import doctor; from synthnb.glyphworld import world as glyphworld
 from synthnb.cli import app, gather_parameters
-from synthnb.studies.doctor import Size, check_classifier, check_generator, check_llm, check_set, count_images, examine, guess_experiment
+from synthnb.studies.doctor import clip_parameters, Size, check_classifier, check_generator, check_llm, check_set, count_images, examine, guess_experiment
 from synthnb.studies.experiment import resolve_parameters
 from synthnb.datasets.sets import NAMED
 from synthnb.studies.sweep import plan_sweep
@@ -302,3 +302,8 @@ def test_the_command(tmp_path, monkeypatch):
     assert done.exit_code == 1 and done.output.splitlines()[-1] == "missing: clip", done.output
     assert "lar_benchmark, the only one with these parameters" in done.output and "hf download timm/vit_large_patch14_clip_224.openai" in done.output
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is fetched"
+
+
+def test_counting_a_clips_parameters_warns_of_nothing(caplog):
+    clip_parameters.cache_clear()
+    assert clip_parameters("ViT-B-32") > 1e8 and not caplog.records

@@ -348,3 +348,10 @@ def test_a_forged_package_is_not_installed(tmp_path):
                           capture_output=True, text=True)
     assert done.returncode != 0 and "do not match the hashes" in done.stderr.replace("\n", " ").lower(), done.stderr
     assert not (tmp_path / "target").exists() or not list((tmp_path / "target").iterdir())
+
+
+@pytest.mark.parametrize("value, brackets", [(2, "[2]"), ("0,1,2", "[0,1,2]"), ("chalk", "[chalk]")])
+def test_a_list_without_its_brackets_is_shown_with_them(value, brackets):
+    declared = read_parameters("shots: list[int] = [4]  # real images\nstyles: list[str] = ['chalk']  # how images look")
+    with pytest.raises(ValueError, match=re.escape(f"a list stands in brackets: {brackets}")):
+        check_value(declared["styles" if value == "chalk" else "shots"], value)

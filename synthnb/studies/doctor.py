@@ -18,6 +18,7 @@ __all__ = ['STATES', 'GATED', 'MARKS', 'PARTS', 'DIGITS_FOUND', 'BYTES_A_PIXEL',
 import difflib
 import importlib.util
 import json
+import logging
 import math
 import os
 import re
@@ -519,8 +520,12 @@ def clip_parameters(name: str) -> float:
     import open_clip
     import torch
 
-    with torch.device("meta"):
-        return float(sum(value.numel() for value in open_clip.create_model(name, device="meta").parameters()))
+    logging.disable(logging.WARNING)  # that it has no weights is what is wanted here
+    try:
+        with torch.device("meta"):
+            return float(sum(value.numel() for value in open_clip.create_model(name, device="meta").parameters()))
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _weights_here(what: str, model: str, parameters: dict) -> list[Path]:

@@ -60,11 +60,13 @@ def check_value(parameter: Parameter, value: object) -> object:
         item = "".join(f"[{place!r}]" for place in where["loc"])
         culprit = where["input"]
     raise ValueError(f"parameter {parameter.name}{item} is {culprit!r} ({type(culprit).__name__}), but {parameter.name} "
-                     f"must be {parameter.type}{yaml_hint(culprit)}")
+                     f"must be {parameter.type}{yaml_hint(culprit, parameter.type)}")
 
 
-def yaml_hint(value: object) -> str:
-    "Advice for a value that YAML may have read as something else."
+def yaml_hint(value: object, wanted: str = "") -> str:
+    "Advice for a value that YAML may have read as something else, or that lacks the brackets of a list."
+    if wanted.startswith("list[") and isinstance(value, (int, float, str)):
+        return f"; a list stands in brackets: [{value}]"
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+([eE][-+]?\d+)?", value):
         return f"; in a YAML file write {float(value)!r} without quotes"
     return "; in a YAML file put text in quotes" if isinstance(value, (int, float, dict)) else ""
