@@ -75,7 +75,7 @@ def nearest_features(
     said = train.labels[(unit[0] @ unit[1].T).argmax(1)].numpy()
     return _row(arm, said, test.labels, seed, shots)
 
-
+# %% ../../nbs/studies/alternatives.ipynb #13c86e48
 def clip_zero_shot(
     clip: Clip,
     test: LabelledImages,
