@@ -103,6 +103,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'synthnb.core.intervals._t_test': ('core/intervals.html#_t_test', 'synthnb/core/intervals.py'),
                                         'synthnb.core.intervals.accuracy_interval': ( 'core/intervals.html#accuracy_interval',
                                                                                       'synthnb/core/intervals.py'),
+                                        'synthnb.core.intervals.bounded_interval': ( 'core/intervals.html#bounded_interval',
+                                                                                     'synthnb/core/intervals.py'),
                                         'synthnb.core.intervals.judge': ('core/intervals.html#judge', 'synthnb/core/intervals.py'),
                                         'synthnb.core.intervals.mean_interval': ( 'core/intervals.html#mean_interval',
                                                                                   'synthnb/core/intervals.py'),

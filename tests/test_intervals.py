@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from synthnb.studies.advise import behind_best
-from synthnb.core.intervals import accuracy_interval, judge
+from synthnb.core.intervals import accuracy_interval, bounded_interval, judge, mean_interval
 
 
 @pytest.mark.parametrize("values", [[1, 1, 1, .999, 1], [.99, .9, 1, .97, .95], [0, 0, .001, 0, 0], [.724, .6, .8, .9, .65]])
@@ -89,3 +89,9 @@ def test_the_advisor_drops_none_of_equals(methods):
         alone += any(pair.mean() + stats.t.ppf(.975, 2) * pair.std(ddof=1) / 3**.5 < 0 for pair in pairs)
     assert dropped / 200 < .05 + 2 * (.05 * .95 / 200) ** .5
     assert alone > dropped
+
+
+def test_an_interval_of_shares_without_a_number_of_images_stays_in_0_to_1():
+    shares = [1.0, .97, .99]
+    assert mean_interval(shares).high > 1 >= bounded_interval(shares).high
+    assert bounded_interval([3.0, 4.0, 5.0]) == mean_interval([3.0, 4.0, 5.0]), "what is no share is left alone"

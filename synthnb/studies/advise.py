@@ -19,7 +19,8 @@ from scipy import stats
 
 from ..bridge import run_arm
 from ..data import LabelledImages, few_shot
-from ..evaluate import Interval, accuracy_interval, mean_interval
+from ..evaluate import Interval, accuracy_interval
+from ..core.intervals import bounded_interval
 from ..core.streams import stream
 
 # %% ../../nbs/studies/advise.ipynb #d02c23a1
@@ -202,7 +203,7 @@ def more_helps(
     low, high = np.quantile(others, [(1 - level) / 2, (1 + level) / 2], axis=0)
     gain = _last_gain(wide.to_numpy(), volumes, level, resamples, seed)
     curve = pd.DataFrame({"volume": asked, "value": best, "low": low, "high": high})
-    measured = pd.DataFrame({n: vars(mean_interval(wide[n], level)) for n in wide}).T.rename_axis("volume")[["mean", "low", "high"]]
+    measured = pd.DataFrame({n: vars(bounded_interval(wide[n], level)) for n in wide}).T.rename_axis("volume")[["mean", "low", "high"]]
     return Growth(measured, curve, gain, *_suggest(gain, worth, volumes[-1]))
 
 

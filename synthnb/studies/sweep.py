@@ -316,14 +316,14 @@ def summarise(
     varied: list[str],    # names of the parameters that differ
 ) -> pd.DataFrame:
     "Mean and 95 % interval over seeds for each arm of each setting."
-    from synthnb.evaluate import mean_interval  # seconds, which workers need not wait for
+    from synthnb.core.intervals import bounded_interval  # seconds, which workers need not wait for
 
     if table.empty:
         return table
     given, said = _settings(table, varied)
     keys, rows = [*given, "arm", *said], []
     for key, group in table.dropna(subset=["value"]).groupby(keys, dropna=False, sort=False):
-        found = mean_interval(group.value)
+        found = bounded_interval(group.value)
         rows.append(dict(zip(keys, key)) | {"value": found.mean, "low": found.low, "high": found.high, "n": found.n})
     return pd.DataFrame(rows)
 
@@ -336,9 +336,9 @@ def _short(value: object) -> str:
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:
-    from synthnb.evaluate import mean_interval
+    from synthnb.core.intervals import bounded_interval
 
-    found = mean_interval(values)
+    found = bounded_interval(values)
     return found.low, found.high
 
 
