@@ -218,9 +218,10 @@ def test_table_and_figure_show_the_frame(frame):
     assert table.one["clean"] == f"{clean.value:.1%} [{clean.low:.1%}, {clean.high:.1%}]"
     assert table.two["clean"].startswith("50.0%") and pd.isna(table.two["textured"])
     assert table.drop(index="clean").one.map(lambda text: "[" in text).all() and not shift_table({"one": frame}, "ECE by chance").one.str.contains("nan").any()
+    open_before = plt.get_fignums()  # of other tests in this process
     fig = show_severities({"one": frame, "two": other}, "digits")
     shown = [ax for ax in fig.axes if ax.get_title()]
-    assert [ax.get_title() for ax in shown] == ["contrast", "impulse_noise"] and not plt.get_fignums()
+    assert [ax.get_title() for ax in shown] == ["contrast", "impulse_noise"] and plt.get_fignums() == open_before
     one, two = shown[0].lines
     assert one.get_xdata().tolist() == list(range(6)) and one.get_ydata()[0] == clean.value and set(two.get_ydata()) == {0.5}
     with pytest.raises(ValueError, match="no corruptions"):
