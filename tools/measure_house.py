@@ -70,8 +70,9 @@ def cell_lines(books: Iterable[nbformat.NotebookNode]) -> list[int]:
 
 
 def first_figure(book: nbformat.NotebookNode) -> int | None:
-    """The number of the first cell that shows an image."""
-    shows = [i for i, cell in enumerate(book.cells) if any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))]
+    """The number of the first cell that shows an image, in its output or its text."""
+    shows = [i for i, cell in enumerate(book.cells) if cell.cell_type == "markdown" and "![" in cell.source
+             or any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {}))]
     return shows[0] if shows else None
 
 
