@@ -51,7 +51,7 @@ def test_intervals_of_the_findings_stand_in_the_ledger_or_a_report():
     plain = lambda text: re.sub(r" points(?: over \d+)?(?= \[)|%", "", text)
     tracked = subprocess.run(["git", "ls-files", "outputs/*/*/results.json"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     known = plain((ROOT / "outputs/ledger.md").read_text(encoding="utf-8") + "".join(json.loads((ROOT / path).read_text(encoding="utf-8"))["conclusion"] for path in tracked))
-    findings = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What came of it")[2]
+    findings = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Results and limits")[2]
     told = re.findall(r"([+-]?\d+\.\d) \[([+-]?\d+\.\d), ([+-]?\d+\.\d)\]", plain(findings))
     signed = lambda mean, low, high: f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
     missing = [one for one in told if signed(*map(float, one)) not in known and signed(*(-float(one[i]) for i in (0, 2, 1))) not in known]

@@ -527,7 +527,7 @@ def clip_parameters(name: str) -> float:
     finally:
         logging.disable(logging.NOTSET)
 
-
+# %% ../../nbs/studies/doctor.ipynb #25668a5b
 def _weights_here(what: str, model: str, parameters: dict) -> list[Path]:
     "The weights that opening a model would read; none if it is not here, or not whole."
     folder = Path(locate(model)).expanduser() if is_folder(model) else cached_folder(model)
