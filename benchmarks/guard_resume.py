@@ -2,6 +2,7 @@
 
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/guard_resume.py [--images 1000000]`
 """
+
 import argparse
 import os
 import platform
@@ -21,7 +22,9 @@ SECONDS = 2.0
 def measure(images: int, shard_size: int, folder: Path) -> bool:
     """Publish all shards but three (as empty files: nobody may look inside), then ask what is missing."""
     settings = dict(seed=0, model="some/model", steps=50, guidance=2.0, shard_size=shard_size)
-    plan = write_plan(folder / f"{shard_size}.parquet", {f"class {i}": ["a photo"] for i in range(1000)}, images // 1000, **settings)
+    plan = write_plan(
+        folder / f"{shard_size}.parquet", {f"class {i}": ["a photo"] for i in range(1000)}, images // 1000, **settings
+    )
     home = open_folder(folder / str(shard_size), plan)
     for piece in home.pieces()[:-3]:
         home.tar(piece.name).touch()
@@ -31,7 +34,9 @@ def measure(images: int, shard_size: int, folder: Path) -> bool:
     missing = [piece.name for piece in home.pieces() if piece.name not in published]
     seconds = time.perf_counter() - start
     assert len(missing) == 3
-    print(f"{len(plan):,} rows in {plan.shards:,} shards of {shard_size}: {missing[0]}, ... found missing after {seconds:.2f} s")
+    print(
+        f"{len(plan):,} rows in {plan.shards:,} shards of {shard_size}: {missing[0]}, ... found missing after {seconds:.2f} s"
+    )
     return seconds <= SECONDS
 
 

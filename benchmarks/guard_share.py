@@ -3,6 +3,7 @@
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/guard_share.py [--images 100000]`; pictures are noise, since files are what matters here. Each layout is
 written by a process of its own; its memory counts from the moment the libraries are loaded.
 """
+
 import argparse
 import os
 import subprocess
@@ -30,15 +31,30 @@ LIMIT_MIB = 256
 def noise(rows):
     """Batches of pictures of 16 pixels that nothing has drawn."""
     for start in range(0, len(rows), 256):
-        part = rows.iloc[start:start + 256]
+        part = rows.iloc[start : start + 256]
         yield DrawnBatch(part, torch.randint(0, 256, (len(part), 3, 16, 16), dtype=torch.uint8), [0] * len(part), {})
 
 
 def fill(path: Path, images: int) -> None:
-    plan = write_plan(path.with_suffix(".parquet"), {f"class {i}": [f"a thing {i}", f"a thing {i} at night"] for i in range(100)}, images // 100, seed=0,
-                      model="somebody/model", steps=1, guidance=1.0)
+    plan = write_plan(
+        path.with_suffix(".parquet"),
+        {f"class {i}": [f"a thing {i}", f"a thing {i} at night"] for i in range(100)},
+        images // 100,
+        seed=0,
+        model="somebody/model",
+        steps=1,
+        guidance=1.0,
+    )
     home = open_folder(path, plan)
-    made = {"loop": "none", "revision": "none", "style": "", "scheduler": "none", "dtype": "float32", "format": "png", "quality": 0}
+    made = {
+        "loop": "none",
+        "revision": "none",
+        "style": "",
+        "scheduler": "none",
+        "dtype": "float32",
+        "format": "png",
+        "quality": 0,
+    }
     make_shards(home, home.pieces(), noise, made)
 
 
@@ -69,9 +85,17 @@ def main() -> None:
         folder, failed = Path(scratch, "shards"), []
         fill(folder, asked.images)
         for what in ("gallery", *WRITERS):
-            done = subprocess.run([sys.executable, __file__, "--measure", str(folder), str(Path(scratch, what)), what], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--measure", str(folder), str(Path(scratch, what)), what],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             images, cpu, wall, mib = map(float, done.stdout.split())
-            print(f"{what}: {images:,.0f} images, {cpu:.1f} s of CPU ({images / cpu:,.0f} a second), {wall:.1f} s in all, {mib:.0f} MiB", flush=True)
+            print(
+                f"{what}: {images:,.0f} images, {cpu:.1f} s of CPU ({images / cpu:,.0f} a second), {wall:.1f} s in all, {mib:.0f} MiB",
+                flush=True,
+            )
             failed += [what] if mib > LIMIT_MIB else []
     sys.exit(f"more than {LIMIT_MIB} MiB: {', '.join(failed)}" if failed else 0)
 

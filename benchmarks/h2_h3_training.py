@@ -5,6 +5,7 @@ runs anywhere, to see that it runs. Half of each batch is synthetic, real images
 with a plain eager model beside it; `fit` is `train.fit` on images in the card's memory, uint8, not augmented. Before a rate counts, the dual model's outputs in float32 are equal to the split's. Absolute bars are those of one H200, shares
 are for any GPU. Exits with status 1 below a bar.
 """
+
 import argparse
 import copy
 import platform
@@ -24,27 +25,37 @@ from synthnb.dualbn import convert, domains
 from synthnb.train import fit
 
 # row, model, its small relative, floor and bar in images a second on one H200
-MODELS = [("H2", "resnet50", "resnet10t", 13_900, 4_500),
-          ("H3", "vit_base_patch16_224", "vit_tiny_patch16_224", 7_500, 3_000),
-          ("H3", "deit_small_patch16_224", "deit_tiny_patch16_224", 28_600, 9_000)]
-SHARE = .95  # of plain, at least, for the dual ResNet-50; aim .98
+MODELS = [
+    ("H2", "resnet50", "resnet10t", 13_900, 4_500),
+    ("H3", "vit_base_patch16_224", "vit_tiny_patch16_224", 7_500, 3_000),
+    ("H3", "deit_small_patch16_224", "deit_tiny_patch16_224", 28_600, 9_000),
+]
+SHARE = 0.95  # of plain, at least, for the dual ResNet-50; aim .98
 
 
 def check_equal(plain: nn.Module, size: int) -> None:
     """Dual batch norm and timm's split give the same bits in float32 on the CPU, or there is nothing to compare."""
     x, half = torch.randn(4, 3, size, size), torch.tensor([False] * 2 + [True] * 2)
-    dual, split = convert(copy.deepcopy(plain).float().cpu()).train(), convert_splitbn_model(copy.deepcopy(plain).float().cpu(), 2).train()
+    dual, split = (
+        convert(copy.deepcopy(plain).float().cpu()).train(),
+        convert_splitbn_model(copy.deepcopy(plain).float().cpu(), 2).train(),
+    )
     with torch.no_grad(), domains(dual, half):
         if not torch.equal(dual(x), split(x)):
             sys.exit("dual and split outputs differ: there is nothing to compare")
 
 
-def stepper(model: nn.Module, synthetic: torch.Tensor, size: int, device: str, compiled: bool) -> Callable[[int], float]:
+def stepper(
+    model: nn.Module, synthetic: torch.Tensor, size: int, device: str, compiled: bool
+) -> Callable[[int], float]:
     """A function of a number of training steps that returns images a second."""
     model = model.to(device, memory_format=torch.channels_last).train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=.9)
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     x = torch.randn(len(synthetic), 3, size, size, device=device).to(memory_format=torch.channels_last)
-    labels, forward = torch.randint(model.num_classes, (len(x),), device=device), torch.compile(model) if compiled else model
+    labels, forward = (
+        torch.randint(model.num_classes, (len(x),), device=device),
+        torch.compile(model) if compiled else model,
+    )
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def run(steps: int) -> float:
@@ -58,17 +69,35 @@ def stepper(model: nn.Module, synthetic: torch.Tensor, size: int, device: str, c
             optimiser.step()
         wait()
         return steps * len(x) / (time.perf_counter() - start)
+
     return run
 
 
 def fitter(model: nn.Module, batch: int, size: int, device: str, compiled: bool) -> Callable[[int], float]:
     """The same of `fit`: its batches, normalisation, losses, clipped gradients and checks are in it."""
     images = torch.randint(0, 256, (2 * batch, 3, size, size), dtype=torch.uint8)
-    data = LabelledImages(images, torch.arange(len(images)) % model.num_classes, tuple(f"class {i}" for i in range(model.num_classes)), "noise")
+    data = LabelledImages(
+        images,
+        torch.arange(len(images)) % model.num_classes,
+        tuple(f"class {i}" for i in range(model.num_classes)),
+        "noise",
+    )
 
     def run(steps: int) -> float:
-        history = fit(model, data, steps=steps, batch_size=batch, lr=1e-3, opt="sgd", augment=None, device=device, compile=compiled, progress=False)
+        history = fit(
+            model,
+            data,
+            steps=steps,
+            batch_size=batch,
+            lr=1e-3,
+            opt="sgd",
+            augment=None,
+            device=device,
+            compile=compiled,
+            progress=False,
+        )
         return history.images / history.seconds
+
     return run
 
 
@@ -76,18 +105,34 @@ def ways_of(plain: nn.Module, batch: int, compiled: bool) -> dict[str, tuple[nn.
     """What is measured: model, its domains, and if it is compiled."""
     half = torch.arange(batch) >= batch // 2
     dual = convert(copy.deepcopy(plain))
-    ways = {"plain": (plain, half, compiled), "dual": (dual, half, compiled), "dual, any order": (copy.deepcopy(dual), half[torch.randperm(batch)], compiled)}
+    ways = {
+        "plain": (plain, half, compiled),
+        "dual": (dual, half, compiled),
+        "dual, any order": (copy.deepcopy(dual), half[torch.randperm(batch)], compiled),
+    }
     if any(isinstance(m, nn.BatchNorm2d) for m in plain.modules()):
-        ways |= {"plain, eager": (copy.deepcopy(plain), half, False), "timm split, eager": (convert_splitbn_model(copy.deepcopy(plain), 2), half, False)}
+        ways |= {
+            "plain, eager": (copy.deepcopy(plain), half, False),
+            "timm split, eager": (convert_splitbn_model(copy.deepcopy(plain), 2), half, False),
+        }
     elif hasattr(plain, "patch_embed"):
         ways["domain token"] = (convert(copy.deepcopy(plain), "token"), half, compiled)
     return ways
 
 
-def measure(plain: nn.Module, batch: int, size: int, device: str, compiled: bool, steps: int, rounds: int, ways: list[str]) -> dict[str, list[float]]:
+def measure(
+    plain: nn.Module, batch: int, size: int, device: str, compiled: bool, steps: int, rounds: int, ways: list[str]
+) -> dict[str, list[float]]:
     """Images a second of each way, one value a round, the ways taking turns."""
     torch._dynamo.reset()  # the limit of recompilations counts all models of a class
-    runs, rates = {name: stepper(model, marks, size, device, quick) for name, (model, marks, quick) in ways_of(plain, batch, compiled).items() if name in (ways or [name])}, {}
+    runs, rates = (
+        {
+            name: stepper(model, marks, size, device, quick)
+            for name, (model, marks, quick) in ways_of(plain, batch, compiled).items()
+            if name in (ways or [name])
+        },
+        {},
+    )
     runs["fit"] = fitter(copy.deepcopy(plain), batch, size, device, compiled)
     if "plain, eager" in runs:
         runs["fit, eager"] = fitter(copy.deepcopy(plain), batch, size, device, False)
@@ -118,7 +163,9 @@ def main() -> int:
     judged = gpu and not asked.small
     device, card = ("cuda", torch.cuda.get_device_name()) if gpu else ("cpu", platform.machine())
     size, batch, steps, rounds = (64, 8, 1, 2) if asked.small else (224, asked.batch, asked.steps, asked.rounds)
-    print(f"{card}, torch {torch.__version__}, timm {timm.__version__}, batch {batch} of {size} px{', small models' if asked.small else ''}")
+    print(
+        f"{card}, torch {torch.__version__}, timm {timm.__version__}, batch {batch} of {size} px{', small models' if asked.small else ''}"
+    )
     torch.manual_seed(0)
     below = []
     for row, full, small, floor, bar in (row for row in MODELS if row[1] in asked.models):
@@ -132,7 +179,10 @@ def main() -> int:
             share = statistics.median(ours / theirs for ours, theirs in zip(found, rates[reference]))
             rate, absolute = statistics.median(found), judged and "H200" in card and way == "plain"
             floors = f", {rate / floor:.0%} of the floor of {floor}, bar {bar}" if absolute else ""
-            print(f"{row} {name} on {card}, {way}: {rate:.1f} images a second, {share:.3f} of {reference}{floors}", flush=True)
+            print(
+                f"{row} {name} on {card}, {way}: {rate:.1f} images a second, {share:.3f} of {reference}{floors}",
+                flush=True,
+            )
             if absolute and rate < bar or judged and row == "H2" and way == "dual" and share < SHARE:
                 below.append(f"{name}, {way}")
     print(f"below the bar: {below}" if below else "no bar missed" if judged else "no bars without a GPU")

@@ -5,6 +5,7 @@ what people write: Pillow's transform of one image, one image through the networ
 one H200 with 16 cores. Before a rate counts, glyphworld's trained CLIP gives
 the reference's cosines, to 0.02 in bfloat16 and to 0.001 in float32. Exits with status 1 below a bar.
 """
+
 import argparse
 import platform
 import statistics
@@ -34,7 +35,14 @@ def pictures(count: int, size: int, seed: int) -> torch.Tensor:
     """uint8 [N, 3, H, W]: coloured clouds with some grain, which JPEG files of photographs weigh about as much as."""
     generator = torch.Generator().manual_seed(seed)
     clouds = torch.rand(count, 3, 16, 16, generator=generator)
-    return (F.interpolate(clouds, (size, size), mode="bicubic") * 230 + torch.rand(count, 1, size, size, generator=generator) * 20).clamp(0, 255).byte()
+    return (
+        (
+            F.interpolate(clouds, (size, size), mode="bicubic") * 230
+            + torch.rand(count, 1, size, size, generator=generator) * 20
+        )
+        .clamp(0, 255)
+        .byte()
+    )
 
 
 @torch.inference_mode()
@@ -73,7 +81,7 @@ def check_equal(device: str) -> None:
     transform = open_clip.create_model_and_transforms(f"local-dir:{glyphworld_folder('clip')}")[2]
     images, labels = rendered_digits(32)
     rows = pd.DataFrame({"sense": "", "prompt": [f"a photo of an arabic digit {label}" for label in labels.tolist()]})
-    tolerance = 1e-3 if clip.dtype == torch.float32 else .02
+    tolerance = 1e-3 if clip.dtype == torch.float32 else 0.02
     _, expected = one_by_one(clip, transform, images, list(rows.prompt))
     _, cosines = from_tensors(clip, images.to(device).float() / 255, rows, 1)
     if (apart := max(abs(a - b) for a, b in zip(cosines, expected))) > tolerance:
@@ -97,7 +105,9 @@ def main() -> int:
     device, card = ("cuda", torch.cuda.get_device_name()) if gpu else ("cpu", platform.machine())
     judged = gpu and not asked.small and "H200" in card
     batch, images, rounds, size = (8, 16, 1, 32) if asked.small else (asked.batch, asked.images, asked.rounds, 512)
-    print(f"{card}, {usable_cores()} cores, torch {torch.__version__}, open_clip {open_clip.__version__}, batch {batch}")
+    print(
+        f"{card}, {usable_cores()} cores, torch {torch.__version__}, open_clip {open_clip.__version__}, batch {batch}"
+    )
     torch.manual_seed(0)
     below = []
     check_equal(device)
@@ -127,7 +137,10 @@ def main() -> int:
                 floor, bar = BARS.get((row, name), (0, 0))
                 share = f", {rate / floor:.0%} of the floor of {floor}, bar {bar}" if judged and bar else ""
                 what = f"{side} px, from memory" if row == "H4" else f"{size} px, from JPEG shards"
-                print(f"{row} {name} on {card}, {what}: {rate:.0f} images a second, {rate / theirs:.1f}x of one by one ({theirs:.0f}){share}", flush=True)
+                print(
+                    f"{row} {name} on {card}, {what}: {rate:.0f} images a second, {rate / theirs:.1f}x of one by one ({theirs:.0f}){share}",
+                    flush=True,
+                )
                 below += [f"{row} {name}"] if judged and rate < bar else []
     print(f"below the bar: {below}" if below else "no bar missed" if judged else "no bars on this device")
     return bool(below)

@@ -4,6 +4,7 @@
 JPEGs of 512 pixels a side that end at 224. The reference decodes, crops and mirrors with torchvision image by image, as an ImageFolder does; ours holds
 256 pixels a side. Turned and shifted instead (`random_affine`, for scans), the same set is measured beside and has no bar.
 """
+
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -45,7 +46,7 @@ def decoded(files: list[bytes]) -> None:
     """An epoch, image by image."""
     change = v2.Compose([v2.RandomResizedCrop(SIZE, scale=(0.35, 1)), v2.RandomHorizontalFlip(), v2.PILToTensor()])
     for start in range(0, len(files), BATCH):
-        torch.stack([change(Image.open(io.BytesIO(file)).convert("RGB")) for file in files[start:start + BATCH]])
+        torch.stack([change(Image.open(io.BytesIO(file)).convert("RGB")) for file in files[start : start + BATCH]])
 
 
 def resident(data: LabelledImages, augment: Callable) -> None:
@@ -67,13 +68,21 @@ def measure(files: list[bytes], rounds: int) -> bool:
     images, ratios, turned = torch.stack([read_image(io.BytesIO(file), HELD) for file in files]), [], []
     data = LabelledImages(images, torch.zeros(len(files), dtype=torch.int64), ("a", "b"), "photographs")
     for i in range(rounds + 1):  # the first one warms up
-        reference, ours = timed(lambda: decoded(files)), timed(lambda: resident(data, partial(random_resized_crop, size=SIZE)))
+        reference, ours = (
+            timed(lambda: decoded(files)),
+            timed(lambda: resident(data, partial(random_resized_crop, size=SIZE))),
+        )
         ratios.append(reference / ours)
         turned.append(reference / timed(lambda: resident(data, random_affine)))
         per = 1000 / len(files)
-        print(f"round {i or 'warm-up'}: reference {reference * per:.2f} ms/image CPU, ours {ours * per:.2f}, ratio {ratios[-1]:.1f}; turned {turned[-1]:.1f}", flush=True)
+        print(
+            f"round {i or 'warm-up'}: reference {reference * per:.2f} ms/image CPU, ours {ours * per:.2f}, ratio {ratios[-1]:.1f}; turned {turned[-1]:.1f}",
+            flush=True,
+        )
     ratio = statistics.median(ratios[1:])
-    print(f"R10: {ratio:.1f}x, bar {BAR:.0f}x (aim {AIM:.0f}x): {'met' if ratio >= BAR else 'MISSED'}; turned and shifted {statistics.median(turned[1:]):.1f}x")
+    print(
+        f"R10: {ratio:.1f}x, bar {BAR:.0f}x (aim {AIM:.0f}x): {'met' if ratio >= BAR else 'MISSED'}; turned and shifted {statistics.median(turned[1:]):.1f}x"
+    )
     return ratio >= BAR
 
 
@@ -83,7 +92,9 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=512)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{platform.processor() or platform.machine()}, torch {version('torch')}, torchvision {version('torchvision')}, Pillow {version('pillow')}")
+    print(
+        f"{platform.processor() or platform.machine()}, torch {version('torch')}, torchvision {version('torchvision')}, Pillow {version('pillow')}"
+    )
     files = photographs(arguments.images // BATCH * BATCH)
     return 0 if measure(files, arguments.rounds) else 1
 

@@ -1,4 +1,5 @@
 """R11: sixteen questions through `LocalLLM` against one `generate` a question, same replies, process CPU time."""
+
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,9 +22,28 @@ from synthnb.lar import sense_question
 from synthnb.models.llm import LocalLLM, Sampling
 
 BAR, TARGET, PROMPTS = 5.0, 7.0, 16
-NAMES = ("zero", "o", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "i", "v", "x", "l", "c")  # ambiguous in glyphworld
-TEMPLATE = ("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
-            "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+NAMES = (
+    "zero",
+    "o",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "i",
+    "v",
+    "x",
+    "l",
+    "c",
+)  # ambiguous in glyphworld
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def questions() -> list:
@@ -34,13 +54,30 @@ def questions() -> list:
 def random_llm(folder: Path, width: int, layers: int) -> None:
     """A Llama with random weights, a chat template and a vocabulary learned from the questions."""
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator([message["content"] for chat in questions() for message in chat], vocab_size=2048, show_progress=False,
-                            special_tokens=["<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|end|>", pad_token="<|pad|>", chat_template=TEMPLATE)
+    bpe.train_from_iterator(
+        [message["content"] for chat in questions() for message in chat],
+        vocab_size=2048,
+        show_progress=False,
+        special_tokens=["<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token="<|end|>", pad_token="<|pad|>", chat_template=TEMPLATE
+    )
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=2048, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=1024, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=2048,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=1024,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -48,9 +85,11 @@ def one_by_one(model, tokenizer, chats: list, max_tokens: int) -> list[str]:
     """The reference: transformers' own calls, one chat after the other."""
     texts = []
     for chat in chats:
-        inputs = tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        inputs = tokenizer.apply_chat_template(
+            list(chat), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         out = model.generate(**inputs, do_sample=False, max_new_tokens=max_tokens)
-        texts.append(tokenizer.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+        texts.append(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
     return texts
 
 
@@ -64,10 +103,17 @@ def timed(function) -> tuple[float, float, list]:
 def compare(name: str, folder: Path, max_tokens: int, rounds: int) -> float:
     """The median over rounds of reference CPU time / ours."""
     llm, chats = LocalLLM(folder, "cpu", "float32", batch_size=PROMPTS), questions()
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval(), AutoTokenizer.from_pretrained(folder)
-    print(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {PROMPTS} chats, up to {max_tokens} new tokens")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    print(
+        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {PROMPTS} chats, up to {max_tokens} new tokens"
+    )
     reference = lambda: one_by_one(model, tokenizer, chats, max_tokens)
-    ours = lambda: [reply.text for reply in llm.replies(chats, Sampling(temperature=0, max_tokens=max_tokens), range(PROMPTS))]
+    ours = lambda: [
+        reply.text for reply in llm.replies(chats, Sampling(temperature=0, max_tokens=max_tokens), range(PROMPTS))
+    ]
     if reference() != ours():  # the warm-up
         sys.exit("the replies differ, so there is nothing to compare")
     ratios = []
@@ -75,7 +121,9 @@ def compare(name: str, folder: Path, max_tokens: int, rounds: int) -> float:
         (cpu_r, wall_r, texts_r), (cpu_o, wall_o, texts_o) = timed(reference), timed(ours)
         assert texts_r == texts_o
         ratios.append(cpu_r / cpu_o)
-        print(f"  round {i}: one by one {cpu_r:6.2f} s CPU {wall_r:6.2f} s wall, together {cpu_o:6.2f} s CPU {wall_o:6.2f} s wall, {ratios[-1]:5.2f}x")
+        print(
+            f"  round {i}: one by one {cpu_r:6.2f} s CPU {wall_r:6.2f} s wall, together {cpu_o:6.2f} s CPU {wall_o:6.2f} s wall, {ratios[-1]:5.2f}x"
+        )
     print(f"  median {statistics.median(ratios):.2f}x (bar {BAR}x, target {TARGET}x)", flush=True)
     return statistics.median(ratios)
 
@@ -89,8 +137,10 @@ def main() -> int:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
-          f"transformers {transformers.__version__}, one thread")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, one thread"
+    )
     with tempfile.TemporaryDirectory() as folder:
         random_llm(Path(folder), width=256, layers=4)
         ratio = compare("random weights", Path(folder), args.tokens, args.rounds)

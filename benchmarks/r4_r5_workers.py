@@ -3,6 +3,7 @@
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r4_r5_workers.py [--rounds 5]`; protocol and bars: benchmarks/README.md. Real processes; R5's unit of work is
 a sleep, so that the number of cores does not matter.
 """
+
 import argparse
 import multiprocessing
 import os
@@ -33,9 +34,11 @@ PROMPTS = {name: [f"a photo of arabic digit {name}, neon at night"] for name in 
 
 def start(path, plan, draw, made, part=slice(None)):
     """A worker process on some of a folder's shards."""
+
     def work():
         folder = open_folder(path, plan)
         make_shards(folder, folder.pieces()[part], draw, made)
+
     process = FORK.Process(target=work)
     process.start()
     return process
@@ -43,7 +46,17 @@ def start(path, plan, draw, made, part=slice(None)):
 
 def r4(folder: Path, pipe, made: dict, rounds: int) -> bool:
     """Two workers, both killed at a random moment, started again: images drawn in all, against images asked for."""
-    plan = write_plan(folder / "plan.parquet", PROMPTS, 100, seed=0, model="glyphworld/generator", steps=2, guidance=2.0, shard_size=8, batch_size=4)
+    plan = write_plan(
+        folder / "plan.parquet",
+        PROMPTS,
+        100,
+        seed=0,
+        model="glyphworld/generator",
+        steps=2,
+        guidance=2.0,
+        shard_size=8,
+        batch_size=4,
+    )
     drawn, chance, met = FORK.Value("i", 0), random.Random(0), True
 
     def draw(rows):
@@ -70,20 +83,26 @@ def r4(folder: Path, pipe, made: dict, rounds: int) -> bool:
             process.join()
         same, problems = content(str(i)) == content("whole"), verify(folder / str(i), progress=False)
         met &= same and not problems and drawn.value <= min(undisturbed + 2 * 8, R4_BAR * undisturbed)
-        print(f"R4 round {i}: killed after {moment:.0%}; {drawn.value} images drawn for {plan.images}, ratio {drawn.value / undisturbed:.3f}, "
-              f"{len(problems)} missing or double, {'identical' if same else 'OTHER'} bytes", flush=True)
+        print(
+            f"R4 round {i}: killed after {moment:.0%}; {drawn.value} images drawn for {plan.images}, ratio {drawn.value / undisturbed:.3f}, "
+            f"{len(problems)} missing or double, {'identical' if same else 'OTHER'} bytes",
+            flush=True,
+        )
     print(f"R4: bar {R4_BAR}x, at most a shard of 8 images a worker, identical bytes: {'met' if met else 'MISSED'}")
     return met
 
 
 def r5(folder: Path, made: dict, rounds: int) -> bool:
     """One worker sleeps 0.4 s a shard, the other 1.2 s; 16 shards."""
-    plan = write_plan(folder / "r5.parquet", PROMPTS, 16, seed=0, model="none", steps=1, guidance=1.0, shard_size=4, batch_size=4)
+    plan = write_plan(
+        folder / "r5.parquet", PROMPTS, 16, seed=0, model="none", steps=1, guidance=1.0, shard_size=4, batch_size=4
+    )
 
     def sleeper(seconds):
         def draw(rows):
             time.sleep(seconds)
             yield DrawnBatch(rows, torch.full((len(rows), 3, 8, 8), 7, dtype=torch.uint8), [0] * len(rows), {})
+
         return draw
 
     def wall(name, parts):
@@ -97,9 +116,14 @@ def r5(folder: Path, made: dict, rounds: int) -> bool:
 
     ratios = []
     for i in range(rounds):
-        static, leased = wall(f"static{i}", (slice(0, None, 2), slice(1, None, 2))), wall(f"leased{i}", (slice(None), slice(None)))
+        static, leased = (
+            wall(f"static{i}", (slice(0, None, 2), slice(1, None, 2))),
+            wall(f"leased{i}", (slice(None), slice(None))),
+        )
         ratios.append(static / leased)
-        print(f"R5 round {i}: fixed split {static:.2f} s wall, leases {leased:.2f} s, ratio {ratios[-1]:.2f}", flush=True)
+        print(
+            f"R5 round {i}: fixed split {static:.2f} s wall, leases {leased:.2f} s, ratio {ratios[-1]:.2f}", flush=True
+        )
     ratio = statistics.median(ratios)
     print(f"R5: {ratio:.2f}x, bar {R5_BAR}x (limit 2.0): {'met' if ratio >= R5_BAR else 'MISSED'}")
     return ratio >= R5_BAR
@@ -110,7 +134,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, one thread a process")
+    print(
+        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, one thread a process"
+    )
     generator = glyphworld.folder("generator")
     pipe = load_generator(generator, "cpu")
     made = drawn_with(pipe, generator, "png")

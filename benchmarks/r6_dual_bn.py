@@ -2,6 +2,7 @@
 
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r6_dual_bn.py [--rounds 5] [--images 8] [--size 128]`; protocol and bars: benchmarks/README.md.
 """
+
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,7 +34,12 @@ def main() -> int:
     n, plain = asked.images, timm.create_model("resnet50", num_classes=100).train()
     x, labels = torch.randn(2 * n, 3, asked.size, asked.size), torch.randint(100, (2 * n,))
     half, dual = torch.arange(2 * n) >= n, convert(copy.deepcopy(plain))
-    split, twice, shuffled, uneven = convert_splitbn_model(copy.deepcopy(plain), 2), convert(copy.deepcopy(plain)), convert(copy.deepcopy(plain)), convert(copy.deepcopy(plain))
+    split, twice, shuffled, uneven = (
+        convert_splitbn_model(copy.deepcopy(plain), 2),
+        convert(copy.deepcopy(plain)),
+        convert(copy.deepcopy(plain)),
+        convert(copy.deepcopy(plain)),
+    )
     shuffle, few = torch.randperm(2 * n), torch.arange(2 * n) >= 2 * n - 3
 
     def forward(model, marks):
@@ -47,8 +53,14 @@ def main() -> int:
                 outputs.append(twice(x[:n] if not marks[0] else x[n:]))
         return torch.cat(outputs)
 
-    ways = {"dual": (dual, lambda: forward(dual, half)), "plain": (plain, lambda: plain(x)), "split": (split, lambda: split(x)), "two passes": (twice, two_passes),
-            "dual, any order": (shuffled, lambda: forward(shuffled, half[shuffle])), f"dual, {2 * n - 3} + 3": (uneven, lambda: forward(uneven, few))}
+    ways = {
+        "dual": (dual, lambda: forward(dual, half)),
+        "plain": (plain, lambda: plain(x)),
+        "split": (split, lambda: split(x)),
+        "two passes": (twice, two_passes),
+        "dual, any order": (shuffled, lambda: forward(shuffled, half[shuffle])),
+        f"dual, {2 * n - 3} + 3": (uneven, lambda: forward(uneven, few)),
+    }
 
     def step(name: str) -> tuple[float, torch.Tensor]:
         model, run = ways[name]
@@ -58,7 +70,9 @@ def main() -> int:
         model.zero_grad(set_to_none=True)
         return time.process_time() - start, out.detach()
 
-    print(f"torch {torch.__version__}, timm {timm.__version__}, {platform.processor() or platform.machine()}, one thread, ResNet-50, {n} + {n} images of {asked.size} px")
+    print(
+        f"torch {torch.__version__}, timm {timm.__version__}, {platform.processor() or platform.machine()}, one thread, ResNet-50, {n} + {n} images of {asked.size} px"
+    )
     first = {name: step(name)[1] for name in ways}  # the warm-up
     if not torch.equal(first["dual"], first["split"]):
         sys.exit("dual and split outputs differ: there is nothing to compare")
@@ -72,7 +86,11 @@ def main() -> int:
     medians = {name: statistics.median(values) for name, values in ratios.items()}
     for name, bar in BARS.items():
         print(f"dual / {name}: {medians[name]:.3f} (bar {bar:.3f})")
-    print("; ".join(f"{name}: {medians[name]:.3f} of the step with real images first" for name in ratios if name not in BARS))
+    print(
+        "; ".join(
+            f"{name}: {medians[name]:.3f} of the step with real images first" for name in ratios if name not in BARS
+        )
+    )
     missed = [name for name, bar in BARS.items() if medians[name] > bar]
     print(f"missed: {missed}" if missed else "met")
     return bool(missed)

@@ -3,6 +3,7 @@
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r7_clip_scoring.py [--rounds 5] [--images 16]`; protocol and bars: benchmarks/README.md.
 A ViT-B/32-shaped CLIP with random weights; bfloat16 only on a CPU that computes in it.
 """
+
 import argparse
 import os
 import platform
@@ -33,7 +34,10 @@ def reference(model, transform, tokenizer, data: LabelledImages) -> torch.Tensor
     for pixels, label in zip(data.images, data.labels.tolist()):
         prepared = transform(Image.fromarray(pixels.permute(1, 2, 0).numpy()))[None]
         prompt = TEMPLATES[0].format(phrase=CANDIDATES[CLASSES[label]][0].phrase)
-        image, text = F.normalize(model.encode_image(prepared), dim=-1), F.normalize(model.encode_text(tokenizer([prompt])), dim=-1)
+        image, text = (
+            F.normalize(model.encode_image(prepared), dim=-1),
+            F.normalize(model.encode_text(tokenizer([prompt])), dim=-1),
+        )
         scores.append((image @ text.T).item())
     return torch.tensor(scores)
 
@@ -75,8 +79,11 @@ def measure(dtype: str, model, transform, tokenizer, data: LabelledImages, round
             return False
         ratios.append(cpu_reference / cpu_ours)
         per = 1000 / len(data)
-        print(f"{dtype} round {i or 'warm-up'}: reference {cpu_reference * per:.1f} ms/image CPU ({wall_reference * per:.1f} wall), "
-              f"ours {cpu_ours * per:.1f} ({wall_ours * per:.1f}), ratio {ratios[-1]:.2f}, scores differ by {apart:.1e}", flush=True)
+        print(
+            f"{dtype} round {i or 'warm-up'}: reference {cpu_reference * per:.1f} ms/image CPU ({wall_reference * per:.1f} wall), "
+            f"ours {cpu_ours * per:.1f} ({wall_ours * per:.1f}), ratio {ratios[-1]:.2f}, scores differ by {apart:.1e}",
+            flush=True,
+        )
     ratio = statistics.median(ratios[1:])
     print(f"R7 {dtype}: {ratio:.2f}x, bar {bar}x: {'met' if ratio >= bar else 'MISSED'}")
     return ratio >= bar
@@ -90,7 +97,12 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(platform.platform(), platform.processor(), *(f"{name} {version(name)}" for name in ("torch", "open_clip_torch")), sep=", ")
+    print(
+        platform.platform(),
+        platform.processor(),
+        *(f"{name} {version(name)}" for name in ("torch", "open_clip_torch")),
+        sep=", ",
+    )
     model, _, transform = open_clip.create_model_and_transforms("ViT-B-32")
     model = model.eval().requires_grad_(False)
     pixels = torch.randint(0, 256, (arguments.images, 3, 224, 224), dtype=torch.uint8)
@@ -99,7 +111,12 @@ def main() -> int:
     kinds = ["float32"] + ["bfloat16"] * has_bfloat16()
     if len(kinds) == 1:
         print("bfloat16 is left out: this CPU does not compute in it")
-    met = [measure(kind, model, transform, open_clip.get_tokenizer("ViT-B-32"), data, arguments.rounds, arguments.batch_size) for kind in kinds]
+    met = [
+        measure(
+            kind, model, transform, open_clip.get_tokenizer("ViT-B-32"), data, arguments.rounds, arguments.batch_size
+        )
+        for kind in kinds
+    ]
     return 0 if all(met) else 1
 
 

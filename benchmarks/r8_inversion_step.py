@@ -5,6 +5,7 @@ The reference encodes the images with the VAE in every step, takes the gradient 
 other rows back (examples/textual_inversion/textual_inversion.py; weight decay 0 on both sides, so that the losses can be equal). Ours also encodes a prompt once
 that several images of a batch share, so the number of classes matters: two decide, twenty are measured beside. `--compile` measures those two only, our UNet compiled.
 """
+
 import argparse
 import copy
 import os
@@ -25,7 +26,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
-from synthnb.dsi import denoising_loss, draw_step, encode_images, initial_rows, reading, style_prompts, tokenize, training_scheduler, vector_names
+from synthnb.dsi import (
+    denoising_loss,
+    draw_step,
+    encode_images,
+    initial_rows,
+    reading,
+    style_prompts,
+    tokenize,
+    training_scheduler,
+    vector_names,
+)
 from synthnb.generate import compile_parts, load_generator
 from synthnb.glyphworld.world import folder
 
@@ -37,17 +48,45 @@ def quarter_width_sd() -> StableDiffusionPipeline:
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer", model_max_length=77)
     tokenizer.add_tokens([f"filler{i}" for i in range(49408 - len(tokenizer))])  # a table as large as the real one
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=192, intermediate_size=768, num_hidden_layers=12, num_attention_heads=3, projection_dim=192,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id))
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=192,
+            intermediate_size=768,
+            num_hidden_layers=12,
+            num_attention_heads=3,
+            projection_dim=192,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    )
     vae = AutoencoderKL(
-        block_out_channels=(32, 64, 128, 128), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2, latent_channels=4, sample_size=128)
+        block_out_channels=(32, 64, 128, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=128,
+    )
     unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(80, 160, 320, 320), layers_per_block=2, cross_attention_dim=192, attention_head_dim=8, norm_num_groups=16)
+        sample_size=16,
+        block_out_channels=(80, 160, 320, 320),
+        layers_per_block=2,
+        cross_attention_dim=192,
+        attention_head_dim=8,
+        norm_num_groups=16,
+    )
     return StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    )
 
 
 class Reference:
@@ -67,7 +106,9 @@ class Reference:
         self.table, self.original = table, table.weight.data.clone()
         self.optimiser = torch.optim.AdamW(table.parameters(), lr=LR, weight_decay=0)
         self.pixels = images.images.float() / 127.5 - 1
-        self.ids = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids[images.labels]
+        self.ids = tokenizer(
+            prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
+        ).input_ids[images.labels]
 
     def step(self, draw) -> float:
         latent = self.pipe.vae.encode(self.pixels[draw.images]).latent_dist
@@ -88,7 +129,7 @@ class Reference:
         return loss.item()
 
     def untouched(self) -> bool:
-        return torch.equal(self.table.weight[:self.token_id], self.original[:self.token_id])
+        return torch.equal(self.table.weight[: self.token_id], self.original[: self.token_id])
 
 
 class Ours:
@@ -99,7 +140,10 @@ class Ours:
         self.ids = tokenize(pipe, prompts, vector_names(TOKEN, 1))
         self.rows = [nn.Parameter(initial_rows(pipe, WORD)[0])]
         self.optimiser = torch.optim.AdamW(self.rows, lr=LR, weight_decay=0)
-        self.table, self.original = pipe.text_encoder.get_input_embeddings(), pipe.text_encoder.get_input_embeddings().weight.detach().clone()
+        self.table, self.original = (
+            pipe.text_encoder.get_input_embeddings(),
+            pipe.text_encoder.get_input_embeddings().weight.detach().clone(),
+        )
         self.open = reading(pipe, self.rows, [len(pipe.tokenizer)])  # for all steps, as in `invert`
         self.open.__enter__()
 
@@ -128,18 +172,32 @@ def timed(side, draws: list) -> tuple[float, float, list[float]]:
     return (time.process_time() - cpu) / len(draws), (time.perf_counter() - wall) / len(draws), losses
 
 
-def compare(name: str, pipe: StableDiffusionPipeline, classes: int, batch_size: int, rounds: int, steps: int, compiled: bool = False) -> float:
+def compare(
+    name: str,
+    pipe: StableDiffusionPipeline,
+    classes: int,
+    batch_size: int,
+    rounds: int,
+    steps: int,
+    compiled: bool = False,
+) -> float:
     "The median over rounds of reference CPU time / ours; exits if the losses differ or a row moved that should not."
     size = pipe.unet.config.sample_size * pipe.vae_scale_factor
     names = tuple(f"digit {i}" for i in range(classes))
-    images = LabelledImages(torch.randint(0, 256, (20, 3, size, size), dtype=torch.uint8), torch.arange(20) % classes, names, "noise")
+    images = LabelledImages(
+        torch.randint(0, 256, (20, 3, size, size), dtype=torch.uint8), torch.arange(20) % classes, names, "noise"
+    )
     prompts = list(style_prompts(dict(zip(names, names)), TOKEN).values())
     reference, ours = Reference(copy.deepcopy(pipe), images, prompts), Ours(pipe, images, prompts)
     first = draw_step(ours.latents, batch_size, 0)
-    print(f"  arithmetic of a step, attention apart: example {arithmetic(reference, first):.1f} GFLOP, ours {arithmetic(ours, first):.1f}")
+    print(
+        f"  arithmetic of a step, attention apart: example {arithmetic(reference, first):.1f} GFLOP, ours {arithmetic(ours, first):.1f}"
+    )
     if compiled:
         compile_parts(pipe)
-    print(f"{name}: UNet {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M, table {tuple(ours.table.weight.shape)}, {size} px, batch {batch_size}, {classes} classes")
+    print(
+        f"{name}: UNet {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M, table {tuple(ours.table.weight.shape)}, {size} px, batch {batch_size}, {classes} classes"
+    )
     ratios = []
     for i in range(rounds + 1):  # the first one warms up, and compiles
         draws = [draw_step(ours.latents, batch_size, i * steps + k) for k in range(steps)]
@@ -148,8 +206,11 @@ def compare(name: str, pipe: StableDiffusionPipeline, classes: int, batch_size: 
         if apart > 1e-4 or not ours.untouched() or not reference.untouched():
             sys.exit(f"losses differ by {apart:.1e} of themselves, or the table moved: no ratio")
         ratios.append(cpu_r / cpu_o)
-        print(f"  round {i or 'warm-up'}: example {cpu_r:.3f} s/step CPU ({wall_r:.3f} wall), ours {cpu_o:.3f} ({wall_o:.3f}), {ratios[-1]:.2f}x, "
-              f"loss {losses_o[-1]:.4f}, apart {apart:.0e}", flush=True)
+        print(
+            f"  round {i or 'warm-up'}: example {cpu_r:.3f} s/step CPU ({wall_r:.3f} wall), ours {cpu_o:.3f} ({wall_o:.3f}), {ratios[-1]:.2f}x, "
+            f"loss {losses_o[-1]:.4f}, apart {apart:.0e}",
+            flush=True,
+        )
     print(f"  median {statistics.median(ratios[1:]):.2f}x (bar {BAR}x, target {TARGET}x)", flush=True)
     return statistics.median(ratios[1:])
 
@@ -162,8 +223,17 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(platform.platform(), platform.processor(), *(f"{name} {version(name)}" for name in ("torch", "diffusers")), "one thread", sep=", ")
-    name, amount = "Stable Diffusion 1.5's shape at quarter width, random", (arguments.batch_size, arguments.rounds, arguments.steps)
+    print(
+        platform.platform(),
+        platform.processor(),
+        *(f"{name} {version(name)}" for name in ("torch", "diffusers")),
+        "one thread",
+        sep=", ",
+    )
+    name, amount = (
+        "Stable Diffusion 1.5's shape at quarter width, random",
+        (arguments.batch_size, arguments.rounds, arguments.steps),
+    )
     decisive = compare(name, quarter_width_sd(), 2, *amount, arguments.compile)
     if arguments.compile:
         return int(decisive < BAR)

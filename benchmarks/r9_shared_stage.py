@@ -3,6 +3,7 @@
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r9_shared_stage.py [--steps 600 60]`; protocol and bars: benchmarks/README.md.
 The best that sharing can give is (naive steps) / (shared steps), here 6.6; the bar is 0.9 of it. One round: it has thirty cells.
 """
+
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -34,15 +35,32 @@ def grid(steps: tuple[int, int], real: dict, volumes: list[LabelledImages], stor
     for synthetic in volumes:
         for shots in SHOTS:
             for seed in SEEDS:
-                run = run_arm("bridged", folder("cnn"), few_shot(real["train"], shots, seed), synthetic, real["test"], steps=steps, seed=seed,
-                              stage1_seed=0, batch_size=32, device="cpu", store=store)
+                run = run_arm(
+                    "bridged",
+                    folder("cnn"),
+                    few_shot(real["train"], shots, seed),
+                    synthetic,
+                    real["test"],
+                    steps=steps,
+                    seed=seed,
+                    stage1_seed=0,
+                    batch_size=32,
+                    device="cpu",
+                    store=store,
+                )
                 right.append(run.correct.tolist())
     return time.process_time() - start, right
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, nargs=2, default=(600, 60), help="of the two stages; testing and hashing weigh more where they are few")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs=2,
+        default=(600, 60),
+        help="of the two stages; testing and hashing weigh more where they are few",
+    )
     steps = tuple(parser.parse_args().steps)
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, torch {version('torch')}, timm {version('timm')}")
@@ -60,8 +78,10 @@ def main() -> int:
         return 1
     ratio = naive / shared
     met = ratio >= SHARE * formula
-    print(f"R9: {naive:.1f} s against {shared:.1f} s CPU, {ratio:.2f}x of at most {formula:.2f}x ({ratio / formula:.2f}, bar {SHARE}): {'met' if met else 'MISSED'}; "
-          f"the finished grid again {again:.1f} s")
+    print(
+        f"R9: {naive:.1f} s against {shared:.1f} s CPU, {ratio:.2f}x of at most {formula:.2f}x ({ratio / formula:.2f}, bar {SHARE}): {'met' if met else 'MISSED'}; "
+        f"the finished grid again {again:.1f} s"
+    )
     return 0 if met else 1
 
 

@@ -4,6 +4,7 @@
 Scores are measured with glyphworld's CLIP and with a ViT-B/32-shaped one of random weights. Every measurement of the references works on one image, with what
 does not depend on it (texts, the test set's thumbnails) made once. `--small` runs everything at a size that says nothing about speed, and has no bars.
 """
+
 import argparse
 import hashlib
 import io
@@ -29,25 +30,47 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from shard_pictures import shard_pictures
 
-from synthnb.images.curate import Filters, class_texts, curate, first_alike, kept_batches, load_scores, score_images, write_kept
+from synthnb.images.curate import (
+    Filters,
+    class_texts,
+    curate,
+    first_alike,
+    kept_batches,
+    load_scores,
+    score_images,
+    write_kept,
+)
 from synthnb.data import LabelledImages, thumbnails
 from synthnb.images.fidelity import extract, kid, measure, neighbourhoods, open_extractor
 from synthnb.glyphworld.world import folder as glyphworld_folder
 from synthnb.lar import Clip, load_clip
 from synthnb.images.shards import ShardFolder, read_tar
 
-BARS = {"scores, ViT-B/32": 1.5, "scores, glyphworld's CLIP": 2.0, "near-duplicates": 2.0, "measures": 5.0}  # set before the first run
+BARS = {
+    "scores, ViT-B/32": 1.5,
+    "scores, glyphworld's CLIP": 2.0,
+    "near-duplicates": 2.0,
+    "measures": 5.0,
+}  # set before the first run
 MEMORY = 2**30  # bytes that many images may take beyond a few
 
 
 def noise_folder(path: Path, images: int, classes: int, size: int) -> ShardFolder:
     """Shards of random pictures."""
     generator = torch.Generator().manual_seed(0)
-    return shard_pictures(path, images, classes, lambda n: torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator), "png")
+    return shard_pictures(
+        path,
+        images,
+        classes,
+        lambda n: torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator),
+        "png",
+    )
 
 
 @torch.inference_mode()
-def scores_one_by_one(home: ShardFolder, clip: Clip, transform, others: torch.Tensor, phrases: dict[str, list[str]]) -> np.ndarray:
+def scores_one_by_one(
+    home: ShardFolder, clip: Clip, transform, others: torch.Tensor, phrases: dict[str, list[str]]
+) -> np.ndarray:
     """Contrast, hash, nearest test image, CLIP's probability and class, of one image after the other."""
     texts, found = class_texts(clip, phrases).features, []
     for name in sorted(home.published()):
@@ -59,7 +82,14 @@ def scores_one_by_one(home: ShardFolder, clip: Clip, transform, others: torch.Te
             feature = torch.nn.functional.normalize(clip.model.encode_image(transform(image)[None]), dim=-1)
             cosines = (feature @ texts.T)[0]
             probability = (cosines * clip.model.logit_scale.exp()).softmax(0)
-            found.append((pixels.float().mean(1).std(correction=0).item(), near, probability[record["label"]].item(), cosines.argmax().item()))
+            found.append(
+                (
+                    pixels.float().mean(1).std(correction=0).item(),
+                    near,
+                    probability[record["label"]].item(),
+                    cosines.argmax().item(),
+                )
+            )
     return np.array(found)
 
 
@@ -76,7 +106,7 @@ def stay_one_by_one(thumbs: torch.Tensor, alike: float) -> list[int]:
     """Which pictures stay, each compared with all that stay already."""
     stay, kept = [], torch.empty_like(thumbs)
     for i, thumb in enumerate(thumbs):
-        if not stay or (kept[:len(stay)] @ thumb).max() < alike:
+        if not stay or (kept[: len(stay)] @ thumb).max() < alike:
             kept[len(stay)] = thumb
             stay.append(i)
     return stay
@@ -85,20 +115,33 @@ def stay_one_by_one(thumbs: torch.Tensor, alike: float) -> list[int]:
 def measures_one_by_one(real: torch.Tensor, generated: torch.Tensor, k: int = 5) -> tuple[float, ...]:
     """KID, precision, recall, density and coverage with a loop over images; each is compared with all others of a side at once."""
     distance = lambda point, points: (points - point).square().sum(1).sqrt()  # noqa: E731
-    real_balls, generated_balls = ([distance(p, side).kthvalue(k + 1).values.item() for p in side] for side in (real, generated))
+    real_balls, generated_balls = (
+        [distance(p, side).kthvalue(k + 1).values.item() for p in side] for side in (real, generated)
+    )
     inside = torch.stack([distance(p, real) <= torch.tensor(real_balls) for p in generated])
     recalled = [bool((distance(p, generated) <= torch.tensor(generated_balls)).any()) for p in real]
     kernel = lambda point, points: (points @ point / len(point) + 1) ** 3  # noqa: E731
-    within = [sum((kernel(p, side).sum() - kernel(p, p[None]).sum()).item() for p in side) / (len(side) * (len(side) - 1)) for side in (real, generated)]
+    within = [
+        sum((kernel(p, side).sum() - kernel(p, p[None]).sum()).item() for p in side) / (len(side) * (len(side) - 1))
+        for side in (real, generated)
+    ]
     across = sum(kernel(p, real).sum().item() for p in generated) / (len(real) * len(generated))
-    return (sum(within) - 2 * across, inside.any(1).double().mean().item(), np.mean(recalled).item(), inside.double().sum(1).mean().item() / k,
-            inside.any(0).double().mean().item())
+    return (
+        sum(within) - 2 * across,
+        inside.any(1).double().mean().item(),
+        np.mean(recalled).item(),
+        inside.double().sum(1).mean().item() / k,
+        inside.any(0).double().mean().item(),
+    )
 
 
 def measures_at_once(real: torch.Tensor, generated: torch.Tensor) -> tuple[float, ...]:
     """The same by `fidelity`, with the bootstrap of the density that belongs to it and one draw for KID's."""
     balls = neighbourhoods(real, generated)
-    return (kid(real, generated, resamples=1).value, *(balls[name].value for name in ("precision", "recall", "density", "coverage")))
+    return (
+        kid(real, generated, resamples=1).value,
+        *(balls[name].value for name in ("precision", "recall", "density", "coverage")),
+    )
 
 
 def timed(work) -> tuple[float, float, object]:
@@ -118,8 +161,11 @@ def compare(what: str, reference, ours, images: int, rounds: int, tolerance: flo
         if apart > tolerance:
             sys.exit(f"{what}: results differ by {apart:.1e}, allowed {tolerance:.0e}: no ratio")
         ratios.append(cpu_reference / cpu_ours)
-        print(f"{what} round {i or 'warm-up'}: one by one {1000 * cpu_reference / images:.2f} ms/image CPU ({1000 * wall_reference / images:.2f} wall), ours "
-              f"{1000 * cpu_ours / images:.2f} ({1000 * wall_ours / images:.2f}), ratio {ratios[-1]:.2f}, differ by {apart:.0e}", flush=True)
+        print(
+            f"{what} round {i or 'warm-up'}: one by one {1000 * cpu_reference / images:.2f} ms/image CPU ({1000 * wall_reference / images:.2f} wall), ours "
+            f"{1000 * cpu_ours / images:.2f} ({1000 * wall_ours / images:.2f}), ratio {ratios[-1]:.2f}, differ by {apart:.0e}",
+            flush=True,
+        )
     return statistics.median(ratios[1:])
 
 
@@ -128,8 +174,12 @@ def child(path: str) -> None:
     clip = load_clip(glyphworld_folder("clip"), device="cpu")
     for what, work in {
         "score": lambda: score_images(path, clip, progress=False),
-        "curate": lambda: write_kept(curate(load_scores(path), Filters(blank=2, agree=True, duplicates=.997)), progress=False),
-        "measure": lambda: measure(*[extract(open_extractor(clip), kept_batches(path), ShardFolder(path).plan.classes)] * 2, per_class=False),
+        "curate": lambda: write_kept(
+            curate(load_scores(path), Filters(blank=2, agree=True, duplicates=0.997)), progress=False
+        ),
+        "measure": lambda: measure(
+            *[extract(open_extractor(clip), kept_batches(path), ShardFolder(path).plan.classes)] * 2, per_class=False
+        ),
     }.items():
         cpu, _, _ = timed(work)
         print(f"{what} {cpu:.1f} {peak_bytes()}")
@@ -174,37 +224,73 @@ def main() -> int:
     if arguments.small:
         arguments.rounds, arguments.images, arguments.many = 1, 20, 200
     torch.manual_seed(0)
-    print(platform.platform(), platform.processor(), *(f"{name} {version(name)}" for name in ("torch", "open_clip_torch")), sep=", ")
+    print(
+        platform.platform(),
+        platform.processor(),
+        *(f"{name} {version(name)}" for name in ("torch", "open_clip_torch")),
+        sep=", ",
+    )
     ratios, n = {}, arguments.images
-    for name, size in (("glyphworld's CLIP", 32), ("ViT-B/32", 224))[:1 if arguments.small else 2]:
+    for name, size in (("glyphworld's CLIP", 32), ("ViT-B/32", 224))[: 1 if arguments.small else 2]:
         if name == "ViT-B/32":
             model, _, transform = open_clip.create_model_and_transforms("ViT-B-32")
-            clip, n = Clip(model, open_clip.get_tokenizer("ViT-B-32"), "random ViT-B-32"), max(20, arguments.images // 8)
+            clip, n = (
+                Clip(model, open_clip.get_tokenizer("ViT-B-32"), "random ViT-B-32"),
+                max(20, arguments.images // 8),
+            )
         else:
             clip = load_clip(glyphworld_folder("clip"), device="cpu")
-            transform = image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip.model)), is_train=False)
+            transform = image_transform_v2(
+                PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip.model)), is_train=False
+            )
         clip.fingerprint  # hashed once a model
-        test = LabelledImages(torch.randint(0, 256, (600, 3, size, size), dtype=torch.uint8), torch.arange(600) % 2, ("a", "b"))
+        test = LabelledImages(
+            torch.randint(0, 256, (600, 3, size, size), dtype=torch.uint8), torch.arange(600) % 2, ("a", "b")
+        )
         with tempfile.TemporaryDirectory() as place:
             home = noise_folder(Path(place), n, 10, size)
             phrases, others = {name: [name] for name in home.plan.classes}, thumbnails(test.images)
-            ratios[f"scores, {name}"] = compare(f"scores, {name}", lambda: scores_one_by_one(home, clip, transform, others, phrases),
-                                                lambda: scores_in_batches(home, clip, test, phrases), n, arguments.rounds, 5e-3)
+            ratios[f"scores, {name}"] = compare(
+                f"scores, {name}",
+                lambda: scores_one_by_one(home, clip, transform, others, phrases),
+                lambda: scores_in_batches(home, clip, test, phrases),
+                n,
+                arguments.rounds,
+                5e-3,
+            )
     n = 4 * arguments.images
     pictures = torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8)
     thumbs = thumbnails(torch.cat([pictures, pictures[::4]]))
-    ratios["near-duplicates"] = compare("near-duplicates", lambda: stay_one_by_one(thumbs, .997), lambda: (first_alike(thumbs) < 0).nonzero().flatten(),
-                                        len(thumbs), arguments.rounds, 0)
+    ratios["near-duplicates"] = compare(
+        "near-duplicates",
+        lambda: stay_one_by_one(thumbs, 0.997),
+        lambda: (first_alike(thumbs) < 0).nonzero().flatten(),
+        len(thumbs),
+        arguments.rounds,
+        0,
+    )
     real, generated = (torch.randn(n, 192, dtype=torch.float64) for _ in range(2))
-    ratios["measures"] = compare("measures", lambda: measures_one_by_one(real, generated), lambda: measures_at_once(real, generated), n, arguments.rounds, 1e-6)
+    ratios["measures"] = compare(
+        "measures",
+        lambda: measures_one_by_one(real, generated),
+        lambda: measures_at_once(real, generated),
+        n,
+        arguments.rounds,
+        1e-6,
+    )
     for what, ratio in ratios.items():
-        print(f"{what}: {ratio:.2f}x" + ("" if arguments.small else f", bar {BARS[what]}x: {'met' if ratio >= BARS[what] else 'MISSED'}"))
+        print(
+            f"{what}: {ratio:.2f}x"
+            + ("" if arguments.small else f", bar {BARS[what]}x: {'met' if ratio >= BARS[what] else 'MISSED'}")
+        )
     count = arguments.many // 50
     many = peak(arguments.many, alone=not arguments.small)
     few = many if arguments.small else peak(count, alone=True)
     for what, (seconds, size) in many.items():
-        print(f"{what} {arguments.many:,} images: {seconds:.1f} s CPU, peak {size / 2**20:.0f} MiB"
-              + ("" if arguments.small else f", {(size - few[what][1]) / 2**20:.0f} MiB more than with {count:,}"))
+        print(
+            f"{what} {arguments.many:,} images: {seconds:.1f} s CPU, peak {size / 2**20:.0f} MiB"
+            + ("" if arguments.small else f", {(size - few[what][1]) / 2**20:.0f} MiB more than with {count:,}")
+        )
     grown = many["measure"][1] - few["measure"][1]
     if arguments.small:
         return 0

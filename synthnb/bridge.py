@@ -27,14 +27,29 @@ from .dualbn import convert, has_gap, is_dual
 from .core.files import did_you_mean, whole_file
 from .datasets.sets import ListedImages, check_size, images_hash, join_listed
 from .core.streams import stream
-from .train import READINGS, History, class_mean, fit, fresh, load_classifier, only_head, predict, reset_blocks, reset_head, stage_key
+from synthnb.train import (
+    READINGS,
+    History,
+    class_mean,
+    fit,
+    fresh,
+    load_classifier,
+    only_head,
+    predict,
+    reset_blocks,
+    reset_head,
+    stage_key,
+)
 
 # %% ../nbs/08_bridge.ipynb #d4ba04b0
 @dataclass(frozen=True)
 class Arm:
     "One way from pre-trained weights to a classifier of the target."
+
     stage1: str = ""  # trains on "synthetic" or "real" images first; "" has no stage 1
-    last: str = "real"  # then on "real", on "synthetic", on both "joined" to one set, or on both with a fixed share "per_batch"
+    last: str = (
+        "real"  # then on "real", on "synthetic", on both "joined" to one set, or on both with a fixed share "per_batch"
+    )
     all_steps: bool = True  # without a stage 1 its steps are added to the last stage
     mixup: bool = False  # in stage 1, or in the only stage
     new_head: bool = False  # between the stages
@@ -71,7 +86,13 @@ ARMS = {
     "bridged++": Arm(stage1="synthetic", mixup=True, new_head=True),
     "mixed_per_batch+token": Arm(last="per_batch", dual="token"),  # for vision transformers
 }
-NORMS = {"shared": "mixed_per_batch", "dual": "mixed_per_batch+dual", "token": "mixed_per_batch+token"}  # what synthetic images have of their own -> arm
+
+# %% ../nbs/08_bridge.ipynb #cac5e33f
+NORMS = {
+    "shared": "mixed_per_batch",
+    "dual": "mixed_per_batch+dual",
+    "token": "mixed_per_batch+token",
+}  # what synthetic images have of their own -> arm
 
 # %% ../nbs/08_bridge.ipynb #13ac822f
 def check_arms(
@@ -99,7 +120,7 @@ def _decisive(settings: dict) -> dict:
     "The settings that decide what comes out."
     return {name: value for name, value in settings.items() if name != "workers"}
 
-
+# %% ../nbs/08_bridge.ipynb #caf0853a
 def stage1_model(
     model: str | Path,  # for `load_classifier`
     synthetic: LabelledImages | ListedImages,
@@ -124,7 +145,9 @@ def stage1_model(
             raise ValueError(f"{file} is damaged ({error}): delete it, it will be made again") from error
         return net, True
     kept = file.with_suffix(".checkpoint") if file and checkpoint_every else None
-    fit(net, synthetic, device=device, progress=progress, checkpoint=kept, checkpoint_every=checkpoint_every, **settings)
+    fit(
+        net, synthetic, device=device, progress=progress, checkpoint=kept, checkpoint_every=checkpoint_every, **settings
+    )
     if file:
         _write_weights(net, file)
     if kept:
@@ -135,6 +158,7 @@ def stage1_model(
 @dataclass(frozen=True)
 class ArmResult:
     "What one arm reached with one seed."
+
     arm: str
     seed: int
     stage1_seed: int
@@ -150,30 +174,51 @@ class ArmResult:
     seconds: float  # of this run
     correct: np.ndarray  # bool [N], one per test image
     found: bool = False  # the whole run came from the store
-    records: list[dict] = field(default_factory=list, repr=False)  # the learning curve of the last stage, `History.records`
-    gaps: list[dict] = field(default_factory=list, repr=False)  # of dual batch norms over the last stage, `History.gaps`
-    top5: float = math.nan  # share of test images whose class is among the five most likely; nan for five classes or fewer
+    records: list[dict] = field(
+        default_factory=list, repr=False
+    )  # the learning curve of the last stage, `History.records`
+    gaps: list[dict] = field(
+        default_factory=list, repr=False
+    )  # of dual batch norms over the last stage, `History.gaps`
+    top5: float = (
+        math.nan
+    )  # share of test images whose class is among the five most likely; nan for five classes or fewer
     calibration: float = math.nan  # expected calibration error on the test split, 15 bins
     per_class: float = math.nan  # mean over the classes of their accuracy on the test split
     image_set: str = ""  # hash of the synthetic images; empty for methods without
-    readings: dict[str, float] = field(default_factory=dict, repr=False)  # of a dual network: top-1 on the test split by `train.READINGS`
+    readings: dict[str, float] = field(
+        default_factory=dict, repr=False
+    )  # of a dual network: top-1 on the test split by `train.READINGS`
 
 # %% ../nbs/08_bridge.ipynb #53c43df3
 _Images = LabelledImages | ListedImages  # in memory, or on disk
 
-
+# %% ../nbs/08_bridge.ipynb #35979442
 def _check_run(
-    arm: str, real: _Images, synthetic: _Images | None, test: _Images, val: _Images | None, store: str | Path | None, checkpoint_every: int, image_size: int,
+    arm: str,
+    real: _Images,
+    synthetic: _Images | None,
+    test: _Images,
+    val: _Images | None,
+    store: str | Path | None,
+    checkpoint_every: int,
+    image_size: int,
 ) -> None:
     "ValueError for a run that could not be finished or would mean nothing."
     if checkpoint_every and not store:
-        raise ValueError(f"checkpoint_every is {checkpoint_every}, but there is no store to keep checkpoints in: name a folder")
+        raise ValueError(
+            f"checkpoint_every is {checkpoint_every}, but there is no store to keep checkpoints in: name a folder"
+        )
     check_arms([arm])
     if ARMS[arm].needs_synthetic and not (synthetic and len(synthetic)):
         raise ValueError(f"arm {arm!r} needs synthetic images and got none")
     for other in (synthetic, test, val):
         if other is not None and other.classes != real.classes:
-            order = "; only their order differs: `data.ordered` puts it right" if sorted(other.classes) == sorted(real.classes) else ""
+            order = (
+                "; only their order differs: `data.ordered` puts it right"
+                if sorted(other.classes) == sorted(real.classes)
+                else ""
+            )
             raise ValueError(f"{other} and {real} have different classes: {other.classes} and {real.classes}{order}")
     sides = [side for side in (real, synthetic, test, val) if side is not None]
     for side in sides:
@@ -181,11 +226,18 @@ def _check_run(
     sizes = {tuple(side.images.shape[2:]): side for side in sides if isinstance(side, LabelledImages)}
     if small := [side for size, side in sizes.items() if min(size) < image_size]:
         have = "x".join(map(str, small[0].images.shape[2:]))
-        raise ValueError(f"{small[0]} has {have} pixels, fewer than image_size={image_size}: open it at {image_size} pixels or more")
+        raise ValueError(
+            f"{small[0]} has {have} pixels, fewer than image_size={image_size}: open it at {image_size} pixels or more"
+        )
     if len(sizes) > 1 and not image_size:
-        raise ValueError(" and ".join(f"{side} with {h}x{w} pixels" for (h, w), side in sizes.items()) + " have different image sizes: make them alike, or give image_size")
+        raise ValueError(
+            " and ".join(f"{side} with {h}x{w} pixels" for (h, w), side in sizes.items())
+            + " have different image sizes: make them alike, or give image_size"
+        )
     if ARMS[arm].last == "joined" and isinstance(real, ListedImages) != isinstance(synthetic, ListedImages):
-        raise ValueError(f"arm {arm!r} joins {real} and {synthetic}, of which one is in memory and one on disk: make them alike")
+        raise ValueError(
+            f"arm {arm!r} joins {real} and {synthetic}, of which one is in memory and one on disk: make them alike"
+        )
     if empty := [name for name, n in real.per_class.items() if not n]:
         raise ValueError(f"{real} has no images of {empty[0]!r}")
 
@@ -195,14 +247,24 @@ def _measured(net: nn.Module, test: _Images, **reading) -> dict:
     said = predict(net, test, **reading)
     right, best = said.argmax(1) == test.labels, said.topk(min(5, said.shape[1])).indices == test.labels[:, None]
     readings = [name for name in READINGS if name != "adapted" or has_gap(net)] if is_dual(net) else []
-    shares = {name: (predict(net, test, read=name, **reading).argmax(1) == test.labels).float().mean().item() for name in readings}
-    return {"correct": right.numpy(), "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan, "per_class": class_mean(right.numpy(), test.labels),
-            "calibration": binary_calibration_error(said.max(1).values.clamp(max=1), right.long(), 15).item(), "readings": shares}
+    shares = {
+        name: (predict(net, test, read=name, **reading).argmax(1) == test.labels).float().mean().item()
+        for name in readings
+    }
+    return {
+        "correct": right.numpy(),
+        "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan,
+        "per_class": class_mean(right.numpy(), test.labels),
+        "calibration": binary_calibration_error(said.max(1).values.clamp(max=1), right.long(), 15).item(),
+        "readings": shares,
+    }
 
 
 def _write_result(result: ArmResult, file: Path) -> None:
     "Keep a run, and no checkpoint of it."
-    told = {f.name: getattr(result, f.name) for f in fields(ArmResult)} | {"correct": "".join(map(str, result.correct.astype(int)))}
+    told = {f.name: getattr(result, f.name) for f in fields(ArmResult)} | {
+        "correct": "".join(map(str, result.correct.astype(int)))
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as partial:
         partial.write_text(json.dumps(told), encoding="utf-8")
@@ -227,18 +289,36 @@ def train_arm(
     synthetic: LabelledImages | ListedImages | None,  # None for arms without them
     *,
     steps: tuple[int, int],  # optimiser steps of stage 1 and stage 2
-    seed: int = 0, stage1_seed: int = 0,  # of the last stage, and of stage 1
-    arm_mixup: float = 0.2, synthetic_share: float = 0.5,  # as in `run_arm`, and so are the next
-    store: str | Path | None = None, model_args: dict | None = None, device: str | torch.device = "auto", progress: bool = False, checkpoint_every: int = 0,
+    seed: int = 0,
+    stage1_seed: int = 0,  # of the last stage, and of stage 1
+    arm_mixup: float = 0.2,
+    synthetic_share: float = 0.5,  # as in `run_arm`, and so are the next
+    store: str | Path | None = None,
+    model_args: dict | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = False,
+    checkpoint_every: int = 0,
     checkpoint: str | Path | None = None,  # file of the last stage's checkpoints
     **training,  # for `fit`: `val` for the last stage, the rest for both
 ) -> tuple[nn.Module, History, bool]:  # the classifier, its last stage, and whether stage 1 was found in the store
     "Train one arm. A classifier with dual norms keeps both branches, for `predict(read=...)`; `dualbn.strip` leaves the main one."
-    both, found = {name: value for name, value in training.items() if name != "val"} | {"device": device, "progress": progress}, False
+    both, found = (
+        {name: value for name, value in training.items() if name != "val"} | {"device": device, "progress": progress},
+        False,
+    )
     mixing, (steps1, steps2) = {"mixup": arm_mixup} if spec.mixup else {}, spec.steps(*steps)
     if spec.stage1:
         first = synthetic if spec.stage1 == "synthetic" else real
-        net, found = stage1_model(model, first, steps=steps1, seed=stage1_seed, store=store, model_args=model_args, checkpoint_every=checkpoint_every, **both | mixing)
+        net, found = stage1_model(
+            model,
+            first,
+            steps=steps1,
+            seed=stage1_seed,
+            store=store,
+            model_args=model_args,
+            checkpoint_every=checkpoint_every,
+            **both | mixing,
+        )
         net = reset_head(net, seed) if spec.new_head else net
         net = reset_blocks(net, spec.new_blocks, seed) if spec.new_blocks else net
     else:
@@ -246,12 +326,25 @@ def train_arm(
         net = fresh(net, seed) if spec.scratch else net
     if spec.last == "per_batch":
         both = both | {"synthetic": [False, True]}
-    train = {"real": real, "synthetic": synthetic, "per_batch": [(real, 1 - synthetic_share), (synthetic, synthetic_share)]}.get(spec.last)
+    train = {
+        "real": real,
+        "synthetic": synthetic,
+        "per_batch": [(real, 1 - synthetic_share), (synthetic, synthetic_share)],
+    }.get(spec.last)
     if spec.last == "joined":
         train = (join_listed if isinstance(real, ListedImages) else join)([real, synthetic])
     net = convert(net, spec.dual) if spec.dual else net
     with only_head(net) if spec.probe else nullcontext():
-        history = fit(net, train, steps=steps2, seed=stream(seed, "stage 2"), val=training.get("val"), checkpoint=checkpoint, checkpoint_every=checkpoint_every, **both)
+        history = fit(
+            net,
+            train,
+            steps=steps2,
+            seed=stream(seed, "stage 2"),
+            val=training.get("val"),
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            **both,
+        )
     return net, history, found
 
 # %% ../nbs/08_bridge.ipynb #83863278
@@ -270,7 +363,8 @@ def run_arm(
     val: LabelledImages | ListedImages | None = None,  # measured after training, for choosing settings
     store: str | Path | None = None,  # folder of stage-1 weights and finished runs
     model_args: dict | None = None,  # for `load_classifier`
-    device: str | torch.device = "auto", progress: bool = False,
+    device: str | torch.device = "auto",
+    progress: bool = False,
     checkpoint_every: int = 0,  # steps: a killed run goes on from its last checkpoint in `store`; 0 = from its last whole stage
     **training,  # for `fit`, in both stages: lr, batch_size, image_size and workers of sets on disk, ...
 ) -> ArmResult:
@@ -280,24 +374,64 @@ def run_arm(
     start, spec = time.perf_counter(), ARMS[arm]
     used = synthetic if spec.needs_synthetic else None
     seeds = {"seed": seed, "stage1_seed": seed if stage1_seed is None else stage1_seed}
-    how, model_args = {"steps": steps, "arm_mixup": arm_mixup, "synthetic_share": synthetic_share, **seeds, **training}, {"image_size": reading["image_size"]} | (model_args or {})
-    file = Path(store) / f"run-{_run_key(spec, model, (real, used, test, val), model_args, **_decisive(how))}.json" if store else None
+    how, model_args = (
+        {"steps": steps, "arm_mixup": arm_mixup, "synthetic_share": synthetic_share, **seeds, **training},
+        {"image_size": reading["image_size"]} | (model_args or {}),
+    )
+    file = (
+        Path(store) / f"run-{_run_key(spec, model, (real, used, test, val), model_args, **_decisive(how))}.json"
+        if store
+        else None
+    )
     if file and file.is_file():
         return replace(_read_result(file), arm=arm)
     kept = file.with_suffix(".checkpoint") if checkpoint_every else None
-    net, history, found = train_arm(spec, model, real, used, store=store, model_args=model_args, device=device, progress=progress, val=val, checkpoint=kept,
-                                    checkpoint_every=checkpoint_every, **how)
+    net, history, found = train_arm(
+        spec,
+        model,
+        real,
+        used,
+        store=store,
+        model_args=model_args,
+        device=device,
+        progress=progress,
+        val=val,
+        checkpoint=kept,
+        checkpoint_every=checkpoint_every,
+        **how,
+    )
     told, last = _measured(net, test, **reading), history.records[-1]
     result = ArmResult(
-        arm, *seeds.values(), min(real.per_class.values()), len(real), len(used or ()), *spec.steps(*steps), float(told["correct"].mean()),
-        last.get("val_accuracy", math.nan), last["accuracy"], found, time.perf_counter() - start, records=history.records, gaps=history.gaps, image_set=images_hash(used) or "", **told)
+        arm,
+        *seeds.values(),
+        min(real.per_class.values()),
+        len(real),
+        len(used or ()),
+        *spec.steps(*steps),
+        float(told["correct"].mean()),
+        last.get("val_accuracy", math.nan),
+        last["accuracy"],
+        found,
+        time.perf_counter() - start,
+        records=history.records,
+        gaps=history.gaps,
+        image_set=images_hash(used) or "",
+        **told,
+    )
     if file:
         _write_result(result, file)
     return result
 
 # %% ../nbs/08_bridge.ipynb #b0dc2cc2
-def results_frame(
-    results: Sequence[ArmResult],
-) -> pd.DataFrame:
+def results_frame(results: Sequence[ArmResult]) -> pd.DataFrame:
     "One row per run, without the judgements of single images and the learning curve."
-    return pd.DataFrame([{f.name: getattr(r, f.name) for f in fields(ArmResult) if f.name not in ("correct", "records", "gaps", "readings")} for r in results])
+    return pd.DataFrame(
+        [
+            {
+                f.name: getattr(r, f.name)
+                for f in fields(ArmResult)
+                if f.name not in ("correct", "records", "gaps", "readings")
+            }
+            for r in results
+        ]
+    )

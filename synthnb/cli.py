@@ -35,7 +35,10 @@ _PlainYaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|f
 _PlainYaml.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^~?$"), None)
 _PlainYaml.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), None)
 _PlainYaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?$|^[-+]?[0-9]+[eE][-+]?[0-9]+$"), None)
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?$|^[-+]?[0-9]+[eE][-+]?[0-9]+$"),
+    None,
+)
 
 # %% ../nbs/10_cli.ipynb #27d646f6
 def parameter_value(
@@ -82,18 +85,28 @@ def find_experiment(
 ) -> tuple[Path, Path]:
     """The experiment notebook called `name` and the `outputs` folder its runs go to; raises FileNotFoundError."""
     here = Path.cwd()
-    roots = [root for root in (here, *here.parents, Path(synthnb.__file__).resolve().parents[1]) if (root / "nbs/experiments").is_dir()]
+    roots = [
+        root
+        for root in (here, *here.parents, Path(synthnb.__file__).resolve().parents[1])
+        if (root / "nbs/experiments").is_dir()
+    ]
     if name.endswith(".ipynb"):
         if not Path(name).is_file():
-            raise FileNotFoundError(f"there is no notebook {name}: check its name; `synthnb run --help` lists the experiments")
+            raise FileNotFoundError(
+                f"there is no notebook {name}: check its name; `synthnb run --help` lists the experiments"
+            )
         return Path(name).resolve(), (roots[0] if roots else here) / "outputs"
     if not roots:
-        raise FileNotFoundError("experiments live in a checkout of synthnb (nbs/experiments): go into one, or give the path of a notebook")
+        raise FileNotFoundError(
+            "experiments live in a checkout of synthnb (nbs/experiments): go into one, or give the path of a notebook"
+        )
     notebook = roots[0] / "nbs/experiments" / f"{name}.ipynb"
     if not notebook.is_file():
         known = sorted(path.stem for path in notebook.parent.glob("[!_.]*.ipynb"))
         near = difflib.get_close_matches(name, known, n=1)
-        raise FileNotFoundError(f"there is no experiment '{name}'{f', did you mean {near[0]}?' if near else ''}; there are: {', '.join(known) or 'none yet'}")
+        raise FileNotFoundError(
+            f"there is no experiment '{name}'{f', did you mean {near[0]}?' if near else ''}; there are: {', '.join(known) or 'none yet'}"
+        )
     return notebook, roots[0] / "outputs"
 
 
@@ -126,7 +139,9 @@ def plain_error(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     lines[0] = re.sub(r"\b[A-Z]\w*(Error|Exception|Warning): ", "", lines[0])  # names of classes are for programmers
     shown = lines[0] + (" (more with `synthnb --traceback ...`)" if lines[1:] else "")
-    return shown.replace(f"{Path(synthnb.__file__).resolve().parent / 'weights'}{os.sep}", "glyphworld/").replace(f"{Path(synthnb.__file__).parent / 'weights'}{os.sep}", "glyphworld/")
+    return shown.replace(f"{Path(synthnb.__file__).resolve().parent / 'weights'}{os.sep}", "glyphworld/").replace(
+        f"{Path(synthnb.__file__).parent / 'weights'}{os.sep}", "glyphworld/"
+    )
 
 
 def _say_warning(message, category, filename, lineno, file=None, line=None) -> None:
@@ -180,7 +195,7 @@ class PairedParameters(TyperCommand):
                 joined.append(name if value is None else f"{name}={value}")
         return super().parse_args(ctx, joined)
 
-
+# %% ../nbs/10_cli.ipynb #657284ad
 class ExperimentCommand(PairedParameters):
     """A command whose `NAME --help` lists the parameters of the experiment NAME, and whose `--help` lists the experiments."""
 
@@ -194,18 +209,32 @@ class ExperimentCommand(PairedParameters):
         folder, found = _checkout() / "nbs/experiments", []
         for word in ctx.meta.get("words", ()):
             if not word.startswith("-") and not found:
-                found = [path for path in (Path(word), folder / f"{word}.ipynb") if path.suffix == ".ipynb" and path.is_file()]
+                found = [
+                    path
+                    for path in (Path(word), folder / f"{word}.ipynb")
+                    if path.suffix == ".ipynb" and path.is_file()
+                ]
         if not found:
             known = ", ".join(sorted(path.stem for path in folder.glob("[!_.]*.ipynb")))
             with formatter.section("Experiments"):
-                formatter.write_text(f"{known}. `synthnb run NAME --help` lists the parameters of one." if known else "none here: go into a checkout of synthnb, or give a notebook's path")
+                formatter.write_text(
+                    f"{known}. `synthnb run NAME --help` lists the parameters of one."
+                    if known
+                    else "none here: go into a checkout of synthnb, or give a notebook's path"
+                )
             return
         with formatter.section(f"Parameters of {found[0].stem}, each given as -p NAME VALUE"):
-            formatter.write_dl([(one.name, f"{one.help}  [{one.type}, default: {one.default if one.default != '' else 'empty'}]") for one in declared_parameters(found[0]).values()])
+            formatter.write_dl(
+                [
+                    (one.name, f"{one.help}  [{one.type}, default: {one.default if one.default != '' else 'empty'}]")
+                    for one in declared_parameters(found[0]).values()
+                ]
+            )
 
 # %% ../nbs/10_cli.ipynb #e46261bd
 app = typer.Typer(
-    cls=OneLineErrors, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    cls=OneLineErrors, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 glyphworld_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(glyphworld_app, name="glyphworld", help="The embedded world: look at it, rebuild its models.")
 
@@ -218,16 +247,23 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")] = False,
 ) -> None:
     """Class names and a few real images into a better classifier, with synthetic images."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait: see above
 
 # %% ../nbs/10_cli.ipynb #ad3e5f36
-_STATES = {("DONE", False): "it is done already, and stays as it is without --again", ("DONE", True): "it is done already and would be made anew"} | {
-    (found, again): told for again in (False, True)
-    for found, told in {"FAILED": "it failed before", "UNFINISHED": "it was never finished", "new": "it is new"}.items()}
+_STATES = {
+    ("DONE", False): "it is done already, and stays as it is without --again",
+    ("DONE", True): "it is done already and would be made anew",
+} | {
+    (found, again): told
+    for again in (False, True)
+    for found, told in {"FAILED": "it failed before", "UNFINISHED": "it was never finished", "new": "it is new"}.items()
+}
 
 # %% ../nbs/10_cli.ipynb #8cd439f5
 def _asked(experiment: str, file: Path | None, words: list[str]) -> tuple[Path, Path, dict, dict, dict]:
@@ -246,14 +282,36 @@ def _asked(experiment: str, file: Path | None, words: list[str]) -> tuple[Path, 
 # %% ../nbs/10_cli.ipynb #26374355
 @app.command(cls=ExperimentCommand)
 def run(
-    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A name in nbs/experiments, or a notebook's path. `run EXPERIMENT --help` lists its parameters.")],
-    file: Annotated[Path | None, typer.Option("-f", "--file", exists=True, dir_okay=False, help="YAML file of parameters.")] = None,
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXPERIMENT",
+            help="A name in nbs/experiments, or a notebook's path. `run EXPERIMENT --help` lists its parameters.",
+        ),
+    ],
+    file: Annotated[
+        Path | None, typer.Option("-f", "--file", exists=True, dir_okay=False, help="YAML file of parameters.")
+    ] = None,
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="One parameter; repeat for more.")] = None,
-    outputs: Annotated[Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")] = None,
-    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Make a run anew that is done already; its report stays until the new one is there.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check parameters, images and models and say what would be run; start nothing.")] = False,
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="One parameter; repeat for more."),
+    ] = None,
+    outputs: Annotated[
+        Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")
+    ] = None,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again", help="Make a run anew that is done already; its report stays until the new one is there."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check parameters, images and models and say what would be run; start nothing."),
+    ] = False,
 ) -> None:
     """Run an experiment; print its report's path. A run that is done already is not made again. The runs' index.html is made anew."""
     notebook, default_outputs, parameters, given, resolved = _asked(experiment, file, parameter or [])
@@ -269,8 +327,10 @@ def run(
     found = state(folder) if folder.is_dir() else "new"
     if dry_run:
         settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "all defaults"
-        typer.echo(f"{notebook.stem} would run in {folder} ({_STATES[found, again]}) with {settings}; nothing was started. "
-                   "`synthnb doctor PARAMS.yaml` estimates disk and time")
+        typer.echo(
+            f"{notebook.stem} would run in {folder} ({_STATES[found, again]}) with {settings}; nothing was started. "
+            "`synthnb doctor PARAMS.yaml` estimates disk and time"
+        )
         return
     if found == "DONE" and not again:
         typer.echo("done already, with the same notebook and parameters; --again makes it anew", err=True)
@@ -285,7 +345,9 @@ def run(
     typer.echo(folder / "report.html")
 
 # %% ../nbs/10_cli.ipynb #f0252ce2
-def _look_at_images(source: str | Path, size: int = 0, fit: str = "crop", allowed: int = 0, training: bool = False) -> None:
+def _look_at_images(
+    source: str | Path, size: int = 0, fit: str = "crop", allowed: int = 0, training: bool = False
+) -> None:
     """What `synthnb check` finds wrong with a user's images, on stderr; ValueError where it ends with status 1. Nothing for known sets."""
     from synthnb.studies.check import check_before
     from synthnb.studies.parameters import own_images
@@ -298,7 +360,7 @@ def _look_at_images(source: str | Path, size: int = 0, fit: str = "crop", allowe
     for line in found.named("look"):
         typer.echo(f"worth a look: {line}", err=True)
 
-
+# %% ../nbs/10_cli.ipynb #61d811fd
 def _look_at_study(parameters: dict) -> None:
     """The images of an experiment's parameters, as `_look_at_images` does; and the classes of images that another tool has drawn."""
     from synthnb.datasets.folders import few_names, name_key
@@ -307,15 +369,26 @@ def _look_at_study(parameters: dict) -> None:
 
     source, drawn = parameters.get("real_data") or "", parameters.get("images") or ""
     if own_images(source) and "test_sets" in parameters and not read_layout(source).own_splits:
-        raise ValueError(f"{source} has no splits: this experiment leaves images on disk and takes splits as they are. Make folders train and test of it, with the classes below each")
+        raise ValueError(
+            f"{source} has no splits: this experiment leaves images on disk and takes splits as they are. Make folders train and test of it, with the classes below each"
+        )
     brought = bool(source and drawn) and own_images(drawn) is not None
     if brought:
         if len(sides := read_layout(drawn).splits) > 1:
-            raise ValueError(f"{drawn} has the splits {', '.join(sides)}: generated images are for training only, give the folder of one split")
-        if (wanted := folder_class_names(source)) and (odd := set(map(name_key, wanted)) ^ set(map(name_key, there := read_layout(drawn).classes))):
-            lacking = {place: [name for name in names if name_key(name) in odd] for place, names in ((drawn, wanted), (source, there))}
+            raise ValueError(
+                f"{drawn} has the splits {', '.join(sides)}: generated images are for training only, give the folder of one split"
+            )
+        if (wanted := folder_class_names(source)) and (
+            odd := set(map(name_key, wanted)) ^ set(map(name_key, there := read_layout(drawn).classes))
+        ):
+            lacking = {
+                place: [name for name in names if name_key(name) in odd]
+                for place, names in ((drawn, wanted), (source, there))
+            }
             told = " and ".join(f"{few_names(names)} not in {place}" for place, names in lacking.items() if names)
-            raise ValueError(f"{source} and {drawn} have different classes: {told}. Rename the folders so that they agree")
+            raise ValueError(
+                f"{source} and {drawn} have different classes: {told}. Rename the folders so that they agree"
+            )
     size = max(parameters.get("image_size") or 0, parameters.get("keep_size") or 0)
     _look_at_images(source, size, parameters.get("fit", "crop"), parameters.get("near_duplicates") or 0)
     if brought:
@@ -326,8 +399,14 @@ def _refuse_models(parameters: dict) -> None:
     """ValueError for ids that the models' own libraries do not know; what is only not fetched yet passes where there is a network."""
     from synthnb.studies.parameters import model_folder
 
-    ids = {what: model for what in ("classifier", "clip") if isinstance(model := parameters.get(what), str) and model and model_folder(model) is None
-           and not model.endswith(".safetensors")}
+    ids = {
+        what: model
+        for what in ("classifier", "clip")
+        if isinstance(model := parameters.get(what), str)
+        and model
+        and model_folder(model) is None
+        and not model.endswith(".safetensors")
+    }
     if not ids:
         return
     from huggingface_hub import constants
@@ -341,7 +420,7 @@ def _refuse_models(parameters: dict) -> None:
 
 # %% ../nbs/10_cli.ipynb #c76a8cc1
 def _find_phrases(
-    classes: list[str], senses: Path | None, templates: list[str], llm, clip, cache, seed: int, evidence: Path,
+    classes: list[str], senses: Path | None, templates: list[str], llm, clip, cache, seed: int, evidence: Path
 ) -> tuple[dict[str, str], set[str]]:
     """Class name -> what it means, by its images where `classes` is a folder, else by `senses` or as it stands; and the names that got no answer."""
     from open_clip import get_model_preprocess_cfg
@@ -356,13 +435,18 @@ def _find_phrases(
         return bare_names(classes, senses).phrases, set()
     side = get_model_preprocess_cfg(clip.model)["size"]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", f"{re.escape(shown(classes[0]))}: ")  # what is left out was said when it was looked at
+        warnings.filterwarnings(
+            "ignore", f"{re.escape(shown(classes[0]))}: "
+        )  # what is left out was said when it was looked at
         features = image_features(clip, open_set(classes[0], side if isinstance(side, int) else max(side))["train"])
     free_gpu(clip)  # one large model at a time: CLIP reads texts on the CPU while the chat model answers
     found, answers = resolve_names(llm, clip, features, senses, templates, cache=cache, seed=seed)
     if answers.failed:
         typer.echo(answers.report(), err=True)
-    typer.echo(f"{len(found.undecided)} of {len(found.classes)} names undecided; look at {write_evidence(found, evidence, features)}", err=True)
+    typer.echo(
+        f"{len(found.undecided)} of {len(found.classes)} names undecided; look at {write_evidence(found, evidence, features)}",
+        err=True,
+    )
     return found.phrases, {failure.about for failure in answers.failed}
 
 
@@ -373,7 +457,7 @@ def _further(text: str) -> dict:
     except ValueError as error:
         raise ValueError(f"--llm-extra is no JSON object ({error}): {text}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"--llm-extra is no JSON object, as {{\"reasoning_effort\": \"none\"}} is one: {text}")
+        raise ValueError(f'--llm-extra is no JSON object, as {{"reasoning_effort": "none"}} is one: {text}')
     return found
 
 
@@ -390,8 +474,15 @@ def _refuse_typed(classes: Sequence[str]) -> None:
         place = Path(name).expanduser()
         if re.match(r"^([.~]|\.\.)?[/\\]|.*[/\\]$", name) or len(classes) == 1:
             near = difflib.get_close_matches(place.name, [path.name for path in place.parent.glob("*/")], n=1)
-            raise ValueError(f"there is no folder {name}" + (f", did you mean {place.parent / near[0]}?" if near else "")
-                             + (": a classifier needs two class names or more, or one folder of images" if len(classes) == 1 else ": class names are no paths"))
+            raise ValueError(
+                f"there is no folder {name}"
+                + (f", did you mean {place.parent / near[0]}?" if near else "")
+                + (
+                    ": a classifier needs two class names or more, or one folder of images"
+                    if len(classes) == 1
+                    else ": class names are no paths"
+                )
+            )
     check_classes(classes)
 
 
@@ -408,20 +499,51 @@ def _asked_classes(classes: list[str], senses: Path | None) -> dict[str, list[st
 # %% ../nbs/10_cli.ipynb #6e1403d3
 @app.command()
 def prompts(
-    classes: Annotated[list[str], typer.Argument(metavar="CLASSES...", help="Class names; or one folder with a sub-folder of real images per class.")],
+    classes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CLASSES...", help="Class names; or one folder with a sub-folder of real images per class."
+        ),
+    ],
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="Prompts of each class.")] = 20,
-    out: Annotated[Path, typer.Option(help="The book of prompts: .jsonl or .parquet. A book that is there is extended.")] = Path("prompts.jsonl"),
-    senses: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML: class name -> what it means. Wins over CLIP.")] = None,
-    template: Annotated[list[str] | None, typer.Option(
-        help="How a meaning is put to CLIP, with {name}, {phrase}, {looks}; repeat for an ensemble.  [default: a photo of a {phrase}]")] = None,
-    llm: Annotated[str, typer.Option(help="Chat model: shipped, a folder, a hub id, or what --llm-url calls it.")] = "glyphworld/llm",
+    out: Annotated[
+        Path, typer.Option(help="The book of prompts: .jsonl or .parquet. A book that is there is extended.")
+    ] = Path("prompts.jsonl"),
+    senses: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="YAML: class name -> what it means. Wins over CLIP."),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How a meaning is put to CLIP, with {name}, {phrase}, {looks}; repeat for an ensemble.  [default: a photo of a {phrase}]"
+        ),
+    ] = None,
+    llm: Annotated[
+        str, typer.Option(help="Chat model: shipped, a folder, a hub id, or what --llm-url calls it.")
+    ] = "glyphworld/llm",
     llm_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, http://127.0.0.1:8000/v1.")] = None,
-    llm_tokens: Annotated[int, typer.Option(min=0, help="Tokens of a reply, thoughts included; 0: 512, and more for a model that thinks longer.")] = 0,
-    llm_extra: Annotated[str, typer.Option(metavar="JSON", help='Further fields of each request: \'{"reasoning_effort": "none", "temperature": null}\'.')] = "{}",
-    clip: Annotated[str, typer.Option(help="open_clip model: shipped, a folder, a name, or hf-hub:owner/name.")] = "glyphworld/clip",
+    llm_tokens: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Tokens of a reply, thoughts included; 0: 512, and more for a model that thinks longer."
+        ),
+    ] = 0,
+    llm_extra: Annotated[
+        str,
+        typer.Option(
+            metavar="JSON",
+            help='Further fields of each request: \'{"reasoning_effort": "none", "temperature": null}\'.',
+        ),
+    ] = "{}",
+    clip: Annotated[
+        str, typer.Option(help="open_clip model: shipped, a folder, a name, or hf-hub:owner/name.")
+    ] = "glyphworld/clip",
     clip_weights: Annotated[str | None, typer.Option(help="Tag of the weights of a named CLIP: openai.")] = None,
     generator: Annotated[str, typer.Option(help="Whose tokenizers count the prompts.")] = "glyphworld/generator",
-    cache: Annotated[Path | None, typer.Option(help="Answers of the chat model.  [default: OUT with .answers.sqlite]")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Answers of the chat model.  [default: OUT with .answers.sqlite]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed, other prompts.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; ask nothing.")] = False,
 ) -> None:
@@ -438,16 +560,45 @@ def prompts(
     from synthnb.diversify import estimate_cost
     from synthnb.models.llm import open_llm
 
-    model = open_llm(llm if llm_url else locate(llm), llm_url, extra=_further(llm_extra) | ({"max_tokens": llm_tokens} if llm_tokens else {}))
+    model = open_llm(
+        llm if llm_url else locate(llm),
+        llm_url,
+        extra=_further(llm_extra) | ({"max_tokens": llm_tokens} if llm_tokens else {}),
+    )
     if dry_run:
         typer.echo(f"{estimate_cost(model, len(words), n)}\n{estimate_cost(model, 1000, 200)}")
         return
-    with if_stopped(f"the answers so far are kept in {cache or out.with_suffix('.answers.sqlite')}; the same command asks only what is missing"):
-        _write_prompts(model, classes, senses, template or ["a photo of a {phrase}"], n, out, clip, clip_weights, generator, cache, seed)
+    with if_stopped(
+        f"the answers so far are kept in {cache or out.with_suffix('.answers.sqlite')}; the same command asks only what is missing"
+    ):
+        _write_prompts(
+            model,
+            classes,
+            senses,
+            template or ["a photo of a {phrase}"],
+            n,
+            out,
+            clip,
+            clip_weights,
+            generator,
+            cache,
+            seed,
+        )
 
 # %% ../nbs/10_cli.ipynb #0ff88613
-def _write_prompts(model, classes: list[str], senses: Path | None, templates: list[str], n: int, out: Path, clip: str, clip_weights: str | None, generator: str,
-                   cache: Path | None, seed: int) -> None:
+def _write_prompts(
+    model,
+    classes: list[str],
+    senses: Path | None,
+    templates: list[str],
+    n: int,
+    out: Path,
+    clip: str,
+    clip_weights: str | None,
+    generator: str,
+    cache: Path | None,
+    seed: int,
+) -> None:
     """The work of `prompts`, once everything is found."""
     from synthnb.diversify import write_prompts
     from synthnb.lar import load_clip
@@ -455,11 +606,19 @@ def _write_prompts(model, classes: list[str], senses: Path | None, templates: li
     from synthnb.studies.parameters import locate
 
     answers, reader = AnswerCache(cache or out.with_suffix(".answers.sqlite")), load_clip(locate(clip), clip_weights)
-    phrases, unanswered = _find_phrases(classes, senses, templates, model, reader, answers, seed, out.with_suffix(".senses.html"))
+    phrases, unanswered = _find_phrases(
+        classes, senses, templates, model, reader, answers, seed, out.with_suffix(".senses.html")
+    )
     book = write_prompts(model, phrases, n, out, generator=locate(generator), clip=reader, seed=seed, cache=answers)
     typer.echo(out)
-    failed = [f"{len(names)} {what}: {', '.join(sorted(names))}" for names, what in (
-        (set(book.attrs["missing"]), "classes have no prompts"), (unanswered, "names got an answer too few on what they mean")) if names]
+    failed = [
+        f"{len(names)} {what}: {', '.join(sorted(names))}"
+        for names, what in (
+            (set(book.attrs["missing"]), "classes have no prompts"),
+            (unanswered, "names got an answer too few on what they mean"),
+        )
+        if names
+    ]
     if failed:
         raise RuntimeError("; ".join(failed) + ". Run it again: only what failed is asked again")
 
@@ -494,7 +653,9 @@ def _refuse_settings(generator: str, scheduler: str, size: int, dtype: str) -> N
         near = difflib.get_close_matches(scheduler, known, n=3, cutoff=0.4)
         raise ValueError(f"--scheduler: diffusers has no {scheduler}; near: {', '.join(near or known[:5])}")
     if (folder := model_folder(generator)) is not None and size % (step := _pixel_step(folder)):
-        raise ValueError(f"--size {size}: {generator} draws multiples of {step} pixels, such as {max(step, round(size / step) * step)}; 0 is its own size")
+        raise ValueError(
+            f"--size {size}: {generator} draws multiples of {step} pixels, such as {max(step, round(size / step) * step)}; 0 is its own size"
+        )
     if dtype not in ("auto", "float32", "float16", "bfloat16"):
         raise ValueError(f"--dtype {dtype}: it may be auto, float32, float16 or bfloat16")
 
@@ -524,26 +685,58 @@ def _style_id(style: Path | None, generator: str) -> str:
 # %% ../nbs/10_cli.ipynb #c815476f
 @app.command()
 def plan(
-    book: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A book of prompts, from `synthnb prompts`.")],
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Images of each class. A larger plan begins with the smaller one.")] = 100,
-    out: Annotated[Path, typer.Option(help="The plan: .parquet. Never changed once it is there.")] = Path("plan.parquet"),
-    generator: Annotated[str, typer.Option(help="Generator: shipped, a diffusers folder, or a hub id.")] = "glyphworld/generator",
-    revision: Annotated[str, typer.Option(help="Commit of a hub id; bound when the first image is drawn, if not given.")] = "",
-    style: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="File of the style token that the prompts use.")] = None,
+    book: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="A book of prompts, from `synthnb prompts`.")
+    ],
+    n: Annotated[
+        int, typer.Option("-n", "--n", min=1, help="Images of each class. A larger plan begins with the smaller one.")
+    ] = 100,
+    out: Annotated[Path, typer.Option(help="The plan: .parquet. Never changed once it is there.")] = Path(
+        "plan.parquet"
+    ),
+    generator: Annotated[
+        str, typer.Option(help="Generator: shipped, a diffusers folder, or a hub id.")
+    ] = "glyphworld/generator",
+    revision: Annotated[
+        str, typer.Option(help="Commit of a hub id; bound when the first image is drawn, if not given.")
+    ] = "",
+    style: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File of the style token that the prompts use.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=0, help="Guidance scale; at most 1 means none.")] = 2.0,
-    guidance_interval: Annotated[tuple[float, float], typer.Option(help="The part of the steps that is guided: 0.2 0.8.")] = (0.0, 1.0),
-    scheduler: Annotated[str, typer.Option(help="A scheduler class of diffusers, such as DDIMScheduler; the generator's own if not given.")] = "",
-    scheduler_options: Annotated[str, typer.Option(help="Options of the scheduler as JSON, such as '{\"timestep_spacing\": \"trailing\"}'.")] = "",
-    lora: Annotated[str, typer.Option(help="A LoRA: a safetensors file, a folder, owner/name or owner/name/file.safetensors on the hub.")] = "",
+    guidance_interval: Annotated[
+        tuple[float, float], typer.Option(help="The part of the steps that is guided: 0.2 0.8.")
+    ] = (0.0, 1.0),
+    scheduler: Annotated[
+        str,
+        typer.Option(help="A scheduler class of diffusers, such as DDIMScheduler; the generator's own if not given."),
+    ] = "",
+    scheduler_options: Annotated[
+        str, typer.Option(help='Options of the scheduler as JSON, such as \'{"timestep_spacing": "trailing"}\'.')
+    ] = "",
+    lora: Annotated[
+        str,
+        typer.Option(
+            help="A LoRA: a safetensors file, a folder, owner/name or owner/name/file.safetensors on the hub."
+        ),
+    ] = "",
     lora_weight: Annotated[float, typer.Option(help="How much of the LoRA is added.")] = 1.0,
     size: Annotated[int, typer.Option(min=0, help="Pixels a side; 0 is the generator's own size.")] = 0,
     negative: Annotated[str, typer.Option(help="Negative prompt.")] = "",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     seed: Annotated[int, typer.Option(help="Another seed, other images.")] = 0,
-    shard_size: Annotated[int | None, typer.Option(
-        min=1, help="Images of a shard: a plan that is stopped goes on from its last whole shard. A plan that shall grow keeps its size.  [default: 64 up to 1,024 images, else 1,024]")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images drawn together; part of the plan, because it moves pixels by about 1/255.")] = 64,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images of a shard: a plan that is stopped goes on from its last whole shard. A plan that shall grow keeps its size.  [default: 64 up to 1,024 images, else 1,024]",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, help="Images drawn together; part of the plan, because it moves pixels by about 1/255."),
+    ] = 64,
 ) -> None:
     """Write down every image before any is drawn."""
     from synthnb.images.book import load_book
@@ -554,11 +747,30 @@ def plan(
     table = load_book(book)
     many = n * table["class"].nunique()
     shard_size = shard_size or (64 if many <= 1024 else 1024)
-    written = write_plan(out, table, n, seed=seed, model=generator, revision=revision, style=_style_id(style, generator), steps=steps,
-                         guidance=guidance, guidance_interval=guidance_interval, scheduler=scheduler, size=size, negative_prompt=negative,
-                         scheduler_options=scheduler_options, lora=lora, lora_weight=lora_weight,
-                         dtype=dtype, shard_size=shard_size, batch_size=batch_size)
-    _warn_unknown(generator, {name: [name, *rows] for name, rows in table.groupby("class", sort=False).phrase.unique().items()})
+    written = write_plan(
+        out,
+        table,
+        n,
+        seed=seed,
+        model=generator,
+        revision=revision,
+        style=_style_id(style, generator),
+        steps=steps,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        scheduler=scheduler,
+        size=size,
+        negative_prompt=negative,
+        scheduler_options=scheduler_options,
+        lora=lora,
+        lora_weight=lora_weight,
+        dtype=dtype,
+        shard_size=shard_size,
+        batch_size=batch_size,
+    )
+    _warn_unknown(
+        generator, {name: [name, *rows] for name, rows in table.groupby("class", sort=False).phrase.unique().items()}
+    )
     typer.echo(f"{written}\n{out}")
 
 # %% ../nbs/10_cli.ipynb #f6585d45
@@ -568,31 +780,74 @@ def _machine_slice(text: str) -> slice:
         raise ValueError(f"--shards {text} should be i::n, such as 0::4 for the first of four machines")
     first, step = map(int, text.split("::"))
     if first >= step:
-        raise ValueError(f"--shards {text}: tasks are numbered from 0 to {step - 1}; begin the array at 0 (sbatch --array=0-{step - 1}), or shards are left out")
+        raise ValueError(
+            f"--shards {text}: tasks are numbered from 0 to {step - 1}; begin the array at 0 (sbatch --array=0-{step - 1}), or shards are left out"
+        )
     return slice(first, None, step)
 
 # %% ../nbs/10_cli.ipynb #73543e82
 @app.command()
 def generate(
     plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plan, from `synthnb plan`.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the shards.  [default: the plan's name without .parquet]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the shards.  [default: the plan's name without .parquet]")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, or tasks of the cluster; one per GPU is right.")] = 1,
-    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto is the one this machine belongs to, local starts one here.")] = "",
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Work on a Ray cluster: auto is the one this machine belongs to, local starts one here.",
+        ),
+    ] = "",
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    generator: Annotated[str | None, typer.Option(help="Where the plan's generator lies on this machine, if not under its own name.")] = None,
-    style: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="File of the style token that the prompts use.")] = None,
-    shards: Annotated[str, typer.Option(metavar="i::n", help="Only this machine's part of the shards: $SLURM_ARRAY_TASK_ID::$SLURM_ARRAY_TASK_COUNT.")] = "0::1",
+    generator: Annotated[
+        str | None, typer.Option(help="Where the plan's generator lies on this machine, if not under its own name.")
+    ] = None,
+    style: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File of the style token that the prompts use.")
+    ] = None,
+    shards: Annotated[
+        str,
+        typer.Option(
+            metavar="i::n",
+            help="Only this machine's part of the shards: $SLURM_ARRAY_TASK_ID::$SLURM_ARRAY_TASK_COUNT.",
+        ),
+    ] = "0::1",
     kind: Annotated[str, typer.Option("--format", help="jpeg, png or webp.")] = "jpeg",
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpeg and webp.")] = 95,
-    clip: Annotated[str, typer.Option(help="Score every image while it is drawn: glyphworld/clip, an open_clip folder, a name such as ViT-B-32, or hf-hub:owner/name.")] = "",
+    clip: Annotated[
+        str,
+        typer.Option(
+            help="Score every image while it is drawn: glyphworld/clip, an open_clip folder, a name such as ViT-B-32, or hf-hub:owner/name."
+        ),
+    ] = "",
     clip_weights: Annotated[str, typer.Option(help="The tag of a named CLIP's weights: openai.")] = "",
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile the denoiser: minutes at the first batch, for GPUs and long runs.")] = False,
-    memory: Annotated[str, typer.Option(help="Of the GPU: auto (offload what does not fit), offload, tiled, 4bit, or several: 4bit+offload.")] = "auto",
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="torch.compile the denoiser: minutes at the first batch, for GPUs and long runs."
+        ),
+    ] = False,
+    memory: Annotated[
+        str,
+        typer.Option(
+            help="Of the GPU: auto (offload what does not fit), offload, tiled, 4bit, or several: 4bit+offload."
+        ),
+    ] = "auto",
     variant: Annotated[str, typer.Option(help="Of the generator's weights: fp16, where only those were fetched.")] = "",
-    images: Annotated[int | None, typer.Option(min=1, help="Budget: stop at a shard before there are more new images.")] = None,
-    hours: Annotated[float | None, typer.Option(min=0, help="Budget: start no shard that would not be done by then.")] = None,
-    patience: Annotated[float, typer.Option(min=1, help="Seconds without a new batch after which a worker counts as dead.")] = 300.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Time a few batches and say what it will take; write nothing.")] = False,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Budget: stop at a shard before there are more new images.")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0, help="Budget: start no shard that would not be done by then.")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds without a new batch after which a worker counts as dead.")
+    ] = 300.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Time a few batches and say what it will take; write nothing.")
+    ] = False,
 ) -> None:
     """Draw what is missing of a plan, in shards. Any number of these may work on one folder; starting again goes on."""
     from synthnb.images.curate import class_phrases
@@ -607,8 +862,22 @@ def generate(
     if dry_run:
         return typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
     try:
-        done = generate_shards(told, out, generator=place, style=style, workers=workers, ray=ray, device=device, shards=part, kind=kind, quality=quality,
-                               patience=patience, max_images=images, max_hours=hours, **scoring)
+        done = generate_shards(
+            told,
+            out,
+            generator=place,
+            style=style,
+            workers=workers,
+            ray=ray,
+            device=device,
+            shards=part,
+            kind=kind,
+            quality=quality,
+            patience=patience,
+            max_images=images,
+            max_hours=hours,
+            **scoring,
+        )
     except KeyboardInterrupt as stopped:
         _stopped_drawing(stopped, out)
     typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
@@ -635,7 +904,9 @@ def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
-    remove: Annotated[bool, typer.Option("--remove", help="Take damaged shards away, so that `generate` makes them again.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take damaged shards away, so that `generate` makes them again.")
+    ] = False,
 ) -> None:
     """Read every byte of a folder: what is missing, damaged, double, or not what the plan says? Status 1 if anything is."""
     from synthnb.images.shards import verify as find_problems
@@ -647,7 +918,9 @@ def verify(
 
 
 @app.command()
-def why(image: Annotated[Path, typer.Argument(help="An image file made here, or FOLDER/ID: shards/0003-three-000012.")]) -> None:
+def why(
+    image: Annotated[Path, typer.Argument(help="An image file made here, or FOLDER/ID: shards/0003-three-000012.")],
+) -> None:
     """Print the passport of an image: class, sense, prompt, answer, seed, settings, model, versions."""
     import json
 
@@ -655,13 +928,18 @@ def why(image: Annotated[Path, typer.Argument(help="An image file made here, or 
 
     typer.echo(json.dumps(passport_of(image), ensure_ascii=False, indent=1))
 
-
+# %% ../nbs/10_cli.ipynb #b7c35893
 @app.command()
 def replay(
     image: Annotated[Path, typer.Argument(help="FOLDER/ID: shards/0003-three-000012.")],
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
-    generator: Annotated[str | None, typer.Option(help="Where the plan's generator lies on this machine, if not under its own name.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Mean difference of the pixels that is still the same picture, in levels of 255.")] = 1.0,
+    generator: Annotated[
+        str | None, typer.Option(help="Where the plan's generator lies on this machine, if not under its own name.")
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="Mean difference of the pixels that is still the same picture, in levels of 255."),
+    ] = 1.0,
 ) -> None:
     """Draw an image again, in its batch, and compare. Status 1 if it is another picture."""
     from synthnb.studies.experiment import locate
@@ -680,13 +958,22 @@ def _probability(text: str | None) -> float | str | None:
     except ValueError as error:
         raise ValueError(f"--min-probability {text!r} should be a number in 0..1, or 1/N for chance") from error
 
-
-def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path | None, others: list[str], real: str, device: str):
+# %% ../nbs/10_cli.ipynb #a655a3f8
+def _scores_and_board(
+    folder: Path, clip: str, clip_weights: str, senses: Path | None, others: list[str], real: str, device: str
+):
     """The scores of a folder, and its board where a CLIP looks."""
     from synthnb.images.board import make_board
     from synthnb.images.curate import class_phrases, score_images, stream_kept
     from synthnb.images.fidelity import extract, open_extractor
-    from synthnb.lar import bare_names, check_names_known, image_features, load_clip, read_overrides, refuse_unknown_classes
+    from synthnb.lar import (
+        bare_names,
+        check_names_known,
+        image_features,
+        load_clip,
+        read_overrides,
+        refuse_unknown_classes,
+    )
     from synthnb.models.names import refuse_unknown
     from synthnb.studies.parameters import locate
     from synthnb.datasets.sets import open_real
@@ -696,7 +983,9 @@ def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path |
     if first is None:
         raise ValueError(f"{folder} has no images yet: `synthnb generate` draws them")
     told = bare_names(plan.classes, senses).phrases
-    phrases = class_phrases(plan) | {plan.classes[label]: [told[plan.classes[label]]] for label in read_overrides(senses, plan.classes)}
+    phrases = class_phrases(plan) | {
+        plan.classes[label]: [told[plan.classes[label]]] for label in read_overrides(senses, plan.classes)
+    }
     if clip:
         with before_start():
             refuse_unknown({"clip": clip}, {name: [name, *words] for name, words in phrases.items()})
@@ -704,7 +993,13 @@ def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path |
     sides = open_real(real, min(256, first[1]["height"])) if real else {}
     alike = bool(sides) and sides["train"].classes == tuple(plan.classes)
     if eye is not None and alike:
-        refuse_unknown_classes(check_names_known(eye, image_features(eye, sides["train"], progress=False), {name: words[0] for name, words in phrases.items()}))
+        refuse_unknown_classes(
+            check_names_known(
+                eye,
+                image_features(eye, sides["train"], progress=False),
+                {name: words[0] for name, words in phrases.items()},
+            )
+        )
     scores = score_images(folder, eye, phrases=phrases, others=others, train=sides.get("train"), test=sides.get("test"))
     if eye is None:
         return scores, None
@@ -715,22 +1010,54 @@ def _scores_and_board(folder: Path, clip: str, clip_weights: str, senses: Path |
 def curate(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
     name: Annotated[str, typer.Option(help="Of the kept list; another name, another list.")] = "kept",
-    clip: Annotated[str, typer.Option(help="Who looks: glyphworld/clip, an open_clip folder, a name such as ViT-B-32, or hf-hub:owner/name.")] = "",
+    clip: Annotated[
+        str,
+        typer.Option(
+            help="Who looks: glyphworld/clip, an open_clip folder, a name such as ViT-B-32, or hf-hub:owner/name."
+        ),
+    ] = "",
     clip_weights: Annotated[str, typer.Option(help="The tag of a named CLIP's weights: openai.")] = "",
-    senses: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="YAML: class name -> what it means, where that is not what the plan says.")] = None,
-    other: Annotated[list[str] | None, typer.Option(help="Something that is no class, which CLIP may see, too: 'roman numeral three'. Repeat for more.")] = None,
-    real: Annotated[str, typer.Option(help="Real images with train and test: digits, a named set, hf:ID or a folder.")] = "",
-    agree: Annotated[bool, typer.Option("--agree", help="Keep what CLIP takes for its class among all classes.")] = False,
-    min_probability: Annotated[str | None, typer.Option(help="Keep what CLIP gives more than this for its class: 0.5, or 1/N for chance.")] = None,
-    min_percentile: Annotated[float | None, typer.Option(min=0, max=1, help="Reject this share of each class, those least like its text.")] = None,
+    senses: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="YAML: class name -> what it means, where that is not what the plan says."
+        ),
+    ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Something that is no class, which CLIP may see, too: 'roman numeral three'. Repeat for more."
+        ),
+    ] = None,
+    real: Annotated[
+        str, typer.Option(help="Real images with train and test: digits, a named set, hf:ID or a folder.")
+    ] = "",
+    agree: Annotated[
+        bool, typer.Option("--agree", help="Keep what CLIP takes for its class among all classes.")
+    ] = False,
+    min_probability: Annotated[
+        str | None, typer.Option(help="Keep what CLIP gives more than this for its class: 0.5, or 1/N for chance.")
+    ] = None,
+    min_percentile: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Reject this share of each class, those least like its text.")
+    ] = None,
     blank: Annotated[bool, typer.Option("--blank", help="Reject images of one colour.")] = False,
     duplicates: Annotated[bool, typer.Option("--duplicates", help="Reject copies within the folder.")] = False,
     leaked: Annotated[bool, typer.Option("--leaked", help="Reject copies of real test images.")] = False,
     memorised: Annotated[bool, typer.Option("--memorised", help="Reject copies of real training images.")] = False,
-    alike: Annotated[float, typer.Option(min=0, max=1, help="Correlation of thumbnails from which an image is a copy.")] = 0.997,
-    decisions: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV of people's decisions: id, decision, class, reviewer, time.")] = None,
+    alike: Annotated[
+        float, typer.Option(min=0, max=1, help="Correlation of thumbnails from which an image is a copy.")
+    ] = 0.997,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="CSV of people's decisions: id, decision, class, reviewer, time."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many images would be measured; measure nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many images would be measured; measure nothing.")
+    ] = False,
 ) -> None:
     """Measure every image once, keep what passes the filters, say what is kept of each class and why the rest is not."""
     import pandas as pd
@@ -739,19 +1066,37 @@ def curate(
     from synthnb.images.curate import Filters, curate as decide, kept_path, write_kept
 
     kept_path(folder, name)  # is it a name?
-    wanted = (("--clip", clip, agree or min_probability or min_percentile is not None), ("--real", real, leaked or memorised))
+    wanted = (
+        ("--clip", clip, agree or min_probability or min_percentile is not None),
+        ("--real", real, leaked or memorised),
+    )
     if lacking := [needed for needed, given, on in wanted if on and not given]:
         raise ValueError(f"these filters need {' and '.join(lacking)}")
-    copies = {key: alike for key, on in (("duplicates", duplicates), ("leaked", leaked), ("memorised", memorised)) if on}
-    filters = Filters(agree=agree, min_percentile=min_percentile, blank=2.0 if blank else None, min_probability=_probability(min_probability), **copies)
+    copies = {
+        key: alike for key, on in (("duplicates", duplicates), ("leaked", leaked), ("memorised", memorised)) if on
+    }
+    filters = Filters(
+        agree=agree,
+        min_percentile=min_percentile,
+        blank=2.0 if blank else None,
+        min_probability=_probability(min_probability),
+        **copies,
+    )
     if dry_run:
         return typer.echo(_would_measure(folder, clip))
     with if_stopped("images that were measured so far may have to be measured again; no list was written"):
         scores, board = _scores_and_board(folder, clip, clip_weights, senses, other or [], real, device)
-    curation = decide(scores, filters, decisions=pd.read_csv(decisions, dtype=str, keep_default_na=False) if decisions else None, progress=True)
+    curation = decide(
+        scores,
+        filters,
+        decisions=pd.read_csv(decisions, dtype=str, keep_default_na=False) if decisions else None,
+        progress=True,
+    )
     typer.echo(_kept_table(curation.report(), len(scores.classes)))
     path = write_kept(curation, name)
-    typer.echo(f"{curation}\n{path}" + (f"\n{write_board(board, path.with_name(f'{name}.board.html'))}" if board else ""))
+    typer.echo(
+        f"{curation}\n{path}" + (f"\n{write_board(board, path.with_name(f'{name}.board.html'))}" if board else "")
+    )
 
 # %% ../nbs/10_cli.ipynb #20b35555
 def _kept_table(report, classes: int) -> str:
@@ -775,14 +1120,31 @@ def _would_measure(folder: Path, clip: str) -> str:
 def export(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A folder of shards.")],
     out: Annotated[Path, typer.Argument(help="Folder for the data set: new, or of an export that was broken off.")],
-    format: Annotated[str, typer.Option(help="imagefolder, webdataset or parquet (for the Hugging Face hub).")] = "imagefolder",
-    kept: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A kept list: only its images, under its labels.")] = None,
-    licence: Annotated[str, typer.Option(help="What the data set is offered under, such as cc-by-4.0. A conflict with what it was made from warns.")] = "",
+    format: Annotated[
+        str, typer.Option(help="imagefolder, webdataset or parquet (for the Hugging Face hub).")
+    ] = "imagefolder",
+    kept: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A kept list: only its images, under its labels.")
+    ] = None,
+    licence: Annotated[
+        str,
+        typer.Option(
+            help="What the data set is offered under, such as cc-by-4.0. A conflict with what it was made from warns."
+        ),
+    ] = "",
     title: Annotated[str, typer.Option(help="Of the card.")] = "",
-    llm: Annotated[str, typer.Option(help="What wrote the prompts, for the card: glyphworld/llm, a hub id, a folder.")] = "",
+    llm: Annotated[
+        str, typer.Option(help="What wrote the prompts, for the card: glyphworld/llm, a hub id, a folder.")
+    ] = "",
     real: Annotated[str, typer.Option(help="Real data behind senses or style, for the card.")] = "",
-    licence_of: Annotated[list[str] | None, typer.Option(metavar="PART=LICENCE", help="The licence of generator, llm or real, where you know it; repeat.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many images would be written, and how large they are; write nothing.")] = False,
+    licence_of: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART=LICENCE", help="The licence of generator, llm or real, where you know it; repeat."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say how many images would be written, and how large they are; write nothing."),
+    ] = False,
 ) -> None:
     """Write a data set that others can open, with a card that says where it comes from. Starting again goes on."""
     from synthnb.images.share import export_images
@@ -793,11 +1155,18 @@ def export(
 
         home = ShardFolder(folder)
         facts = [home.sidecar(shard) for shard in sorted(home.published())]
-        typer.echo(f"{sum(one.get('images', 0) for one in facts):,} images, {sum(one.get('bytes', 0) for one in facts) / 1e6:,.1f} MB, would be written to {out} as {format}"
-                   f"{f', less what {kept} rejects' if kept else ''}; nothing was written")
+        typer.echo(
+            f"{sum(one.get('images', 0) for one in facts):,} images, {sum(one.get('bytes', 0) for one in facts) / 1e6:,.1f} MB, would be written to {out} as {format}"
+            f"{f', less what {kept} rejects' if kept else ''}; nothing was written"
+        )
         return
-    with if_stopped(f"what is written so far is kept in {out}; the same command goes on"), warnings.catch_warnings(record=True):  # they are in the result, and said once
-        done = export_images(folder, out, format, kept=kept, licence=licence, title=title, llm=llm, real=real, licences=stated)
+    with (
+        if_stopped(f"what is written so far is kept in {out}; the same command goes on"),
+        warnings.catch_warnings(record=True),
+    ):  # they are in the result, and said once
+        done = export_images(
+            folder, out, format, kept=kept, licence=licence, title=title, llm=llm, real=real, licences=stated
+        )
     for line in done.warnings:
         typer.echo(f"warning: {line}", err=True)
     typer.echo(done)
@@ -805,7 +1174,9 @@ def export(
 # %% ../nbs/10_cli.ipynb #6b99d8b9
 @glyphworld_app.command()
 def show(
-    senses: Annotated[list[str] | None, typer.Argument(help="Names or senses, such as: three 'die face two'. Default: all.")] = None,
+    senses: Annotated[
+        list[str] | None, typer.Argument(help="Names or senses, such as: three 'die face two'. Default: all.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 64,
     seed: Annotated[int, typer.Option(help="Another seed, other pictures.")] = 0,
     out: Annotated[Path, typer.Option(help="Where to save the contact sheet.")] = Path("glyphworld.png"),
@@ -823,12 +1194,22 @@ def build(
     out: Annotated[Path | None, typer.Option(help="Folder for the models.  [default: the package's own]")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
     only: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Just this stage: vae, judge, cnn, clip, vit, generator, refine, llm. Repeat for more.")] = None,
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Just this stage: vae, judge, cnn, clip, vit, generator, refine, llm. Repeat for more."
+        ),
+    ] = None,
     steps_scale: Annotated[float, typer.Option(help="Multiplies every recipe's steps: 2 trains twice as long.")] = 1.0,
     world: Annotated[str, typer.Option(help="glyphs, or things: animals and clothes, too.")] = "glyphs",
-    start: Annotated[Path | None, typer.Option(
-        exists=True, file_okay=False, help="Go on from the models in this folder.  [default: from scratch]")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the stages and what they took before; train nothing.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Go on from the models in this folder.  [default: from scratch]"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the stages and what they took before; train nothing.")
+    ] = False,
 ) -> None:
     """Train glyphworld's models: hours on 2 cores (MODEL_CARD.md has each stage); uses a GPU if there is one. A second start goes on."""
     if dry_run:
@@ -837,12 +1218,16 @@ def build(
         card = json.loads((Path(synthnb.__file__).parent / "weights" / "model_card.json").read_text(encoding="utf-8"))
         for stage, facts in card["stages"].items():
             if not only or stage in only:
-                typer.echo(f"{stage:10} {facts['seconds'] * steps_scale / 60:5.0f} minutes the last time ({facts['device']}, {facts['threads']} threads)")
+                typer.echo(
+                    f"{stage:10} {facts['seconds'] * steps_scale / 60:5.0f} minutes the last time ({facts['device']}, {facts['threads']} threads)"
+                )
         return
     from synthnb.glyphworld import chat as glyphllm
 
     with if_stopped("finished stages and the checkpoints of the one under way are kept; the same command goes on"):
-        typer.echo(glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale, world=world, start=start))
+        typer.echo(
+            glyphllm.build(out, device=device, only=only or None, steps_scale=steps_scale, world=world, start=start)
+        )
 
 # %% ../nbs/10_cli.ipynb #dfcc8448
 def _experiment_of(grid: Path, spec: dict) -> tuple[Path, Path]:
@@ -856,7 +1241,22 @@ def _refuse_cells(cells: list[dict]) -> None:
     """What `run` would refuse of any cell; cells with the same images, models and names are asked about once."""
     from synthnb.studies.parameters import DATA, refuse_study
 
-    about = (*DATA, "generator", "llm", "llm_url", "clip", "classifier", "senses", "style", "meaning", "template", "image_size", "keep_size", "fit", "near_duplicates")
+    about = (
+        *DATA,
+        "generator",
+        "llm",
+        "llm_url",
+        "clip",
+        "classifier",
+        "senses",
+        "style",
+        "meaning",
+        "template",
+        "image_size",
+        "keep_size",
+        "fit",
+        "near_duplicates",
+    )
     for cell in {json.dumps([cell.get(name) for name in about]): cell for cell in cells}.values():
         refuse_study(cell)
         _look_at_study(cell)
@@ -864,13 +1264,39 @@ def _refuse_cells(cells: list[dict]) -> None:
 # %% ../nbs/10_cli.ipynb #6d151012
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID.yaml", exists=True, dir_okay=False, help="YAML: experiment, base, grid, and perhaps exclude and include.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes, or tasks of the cluster; each has one GPU, where there are any, and as many threads as its cell says.")] = 1,
-    ray: Annotated[str, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto is the one this machine belongs to, local starts one here.")] = "",
-    index: Annotated[int | None, typer.Option(min=0, help="Make this cell only, as a job of an array: $SLURM_ARRAY_TASK_ID.")] = None,
+    grid: Annotated[
+        Path,
+        typer.Argument(
+            metavar="GRID.yaml",
+            exists=True,
+            dir_okay=False,
+            help="YAML: experiment, base, grid, and perhaps exclude and include.",
+        ),
+    ],
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes, or tasks of the cluster; each has one GPU, where there are any, and as many threads as its cell says.",
+        ),
+    ] = 1,
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Work on a Ray cluster: auto is the one this machine belongs to, local starts one here.",
+        ),
+    ] = "",
+    index: Annotated[
+        int | None, typer.Option(min=0, help="Make this cell only, as a job of an array: $SLURM_ARRAY_TASK_ID.")
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Make failed cells again.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")] = None,
-    outputs: Annotated[Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")
+    ] = None,
+    outputs: Annotated[
+        Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the grid and list its cells; run nothing.")] = False,
 ) -> None:
     """Run an experiment for every cell of a grid, and gather one table and one report. Starting again goes on. Status 1 if a cell failed or is left."""
@@ -888,13 +1314,25 @@ def sweep(
             raise ValueError("; ".join(told))
         _refuse_cells([resolve_parameters(notebook, cell.parameters)[1] for cell in planned.cells])
     if dry_run:
-        lines = [f"{number} {found:10} {cell.run} {cell.parameters}" for number, (cell, found) in enumerate(zip(planned.cells, planned.states()))]
-        typer.echo("\n".join([*lines, f"{len(lines)} cells; as an array of jobs: sbatch --array=0-{len(lines) - 1} ... --index $SLURM_ARRAY_TASK_ID"]))
+        lines = [
+            f"{number} {found:10} {cell.run} {cell.parameters}"
+            for number, (cell, found) in enumerate(zip(planned.cells, planned.states()))
+        ]
+        typer.echo(
+            "\n".join(
+                [
+                    *lines,
+                    f"{len(lines)} cells; as an array of jobs: sbatch --array=0-{len(lines) - 1} ... --index $SLURM_ARRAY_TASK_ID",
+                ]
+            )
+        )
         return
     try:
         outcome = run_sweep(planned, workers=workers, ray=ray, index=index, retry=retry, timeout=timeout)
     except KeyboardInterrupt as stopped:
-        typer.echo(str(stopped) or "stopped: finished cells are kept; the same command goes on with the others", err=True)
+        typer.echo(
+            str(stopped) or "stopped: finished cells are kept; the same command goes on with the others", err=True
+        )
         raise typer.Exit(130) from stopped
     finally:
         if planned.outputs.is_dir():
@@ -906,7 +1344,14 @@ def sweep(
 # %% ../nbs/10_cli.ipynb #e3a6e58a
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(exists=True, metavar="FOLDER", help="A folder of class folders, or of splits of them; or a CSV of (file, label[, split]).")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            metavar="FOLDER",
+            help="A folder of class folders, or of splits of them; or a CSV of (file, label[, split]).",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("check.html"),
     size: Annotated[int, typer.Option(min=1, help="Pixels a side that images become.")] = 224,
     fit: Annotated[str, typer.Option(help="What becomes of images that are not square: crop, pad or resize.")] = "crop",
@@ -922,7 +1367,9 @@ def check(
 # %% ../nbs/10_cli.ipynb #8db3c7b4
 @app.command("index")
 def index_runs(
-    outputs: Annotated[Path | None, typer.Argument(help="A folder of runs.  [default: outputs/ of the checkout]")] = None,
+    outputs: Annotated[
+        Path | None, typer.Argument(help="A folder of runs.  [default: outputs/ of the checkout]")
+    ] = None,
 ) -> None:
     """Make index.html, the page of all runs in a folder, anew; print its path."""
     from synthnb.studies.index import write_index
@@ -932,13 +1379,41 @@ def index_runs(
 # %% ../nbs/10_cli.ipynb #9322be60
 @app.command(cls=PairedParameters)
 def doctor(
-    file: Annotated[Path, typer.Argument(metavar="PARAMS.yaml", exists=True, dir_okay=False, help="YAML file of parameters, as for `synthnb run -f`, or a grid, as for `synthnb sweep`.")],
-    experiment: Annotated[str, typer.Option("-e", "--experiment", help="Which experiment, if the file's name or a line `# experiment: NAME` does not say it.")] = "",
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PARAMS.yaml",
+            exists=True,
+            dir_okay=False,
+            help="YAML file of parameters, as for `synthnb run -f`, or a grid, as for `synthnb sweep`.",
+        ),
+    ],
+    experiment: Annotated[
+        str,
+        typer.Option(
+            "-e",
+            "--experiment",
+            help="Which experiment, if the file's name or a line `# experiment: NAME` does not say it.",
+        ),
+    ] = "",
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME VALUE", help="One parameter; repeat for more.")] = None,
-    outputs: Annotated[Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")] = None,
-    root: Annotated[Path | None, typer.Option(help="The folder that named data sets lie in.  [default: what SYNTHNB_DATA says, or data]")] = None,
-    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Draw two batches to estimate time, if the generator is small or there is a GPU.")] = True,
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="One parameter; repeat for more."),
+    ] = None,
+    outputs: Annotated[
+        Path | None, typer.Option(help="Folder for the runs.  [default: outputs/ of the checkout]")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="The folder that named data sets lie in.  [default: what SYNTHNB_DATA says, or data]"),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="Draw two batches to estimate time, if the generator is small or there is a GPU.",
+        ),
+    ] = True,
 ) -> None:
     """Look for everything a run needs before it starts: models, data, disk, GPU, time. Fetches nothing. Status 1 if something is missing."""
     from synthnb.studies.doctor import diagnosis, examine, guess_experiment
@@ -951,7 +1426,10 @@ def doctor(
         elif experiment:
             notebook, place = find_experiment(experiment)
         else:
-            folder = next((parent for parent in file.resolve().parents if parent.name == "experiments"), _checkout() / "nbs/experiments")
+            folder = next(
+                (parent for parent in file.resolve().parents if parent.name == "experiments"),
+                _checkout() / "nbs/experiments",
+            )
             notebook, how = guess_experiment(file, spec, sorted(folder.glob("[!_.]*.ipynb")))
             place = _checkout() / "outputs"
         texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
@@ -971,7 +1449,11 @@ def doctor(
 
 # %% ../nbs/10_cli.ipynb #c1f780bc
 @app.command(hidden=True)  # for those who maintain the committed reports
-def ledger(check: Annotated[bool, typer.Option("--check", help="Write nothing; status 1 if the page is not what it should be.")] = False) -> None:
+def ledger(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; status 1 if the page is not what it should be.")
+    ] = False,
+) -> None:
     """Make outputs/ledger.md anew: each claim of both papers beside what the committed reports say; print its path."""
     from synthnb.studies.ledger import ledger_markdown, write_ledger
 

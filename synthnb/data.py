@@ -47,6 +47,7 @@ from .models.names import readable_name  # noqa: F401 people import it from here
 @dataclass(frozen=True, eq=False, repr=False)
 class LabelledImages:
     "A small labelled image set, resident as uint8; ValueError if its parts do not fit together."
+
     images: torch.Tensor  # uint8 [N, 3, H, W]
     labels: torch.Tensor  # int64 [N]
     classes: tuple[str, ...]  # class names, index = label
@@ -96,7 +97,9 @@ def ordered(
     places, own = ([name_key(name) for name in names] for names in (classes, data.classes))
     if odd := set(places) ^ set(own):
         raise ValueError(f"{data} and the classes asked for differ: {sorted(odd)[0]!r} is in one of them only")
-    return LabelledImages(data.images, torch.tensor([places.index(name) for name in own])[data.labels], check_classes(classes), data.name)
+    return LabelledImages(
+        data.images, torch.tensor([places.index(name) for name in own])[data.labels], check_classes(classes), data.name
+    )
 
 # %% ../nbs/01_data.ipynb #6aaec4ff
 def join(
@@ -128,7 +131,9 @@ def show_images(
     images = images[:limit].permute(0, 2, 3, 1).cpu().numpy()
     rows = math.ceil(len(images) / cols)
     extra = 0.22 if titles is not None else 0.04
-    fig, axes = plt.subplots(rows, cols, figsize=(cols * scale, rows * (scale + extra) + 0.3 * bool(title)), squeeze=False)
+    fig, axes = plt.subplots(
+        rows, cols, figsize=(cols * scale, rows * (scale + extra) + 0.3 * bool(title)), squeeze=False
+    )
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
@@ -154,12 +159,12 @@ def content_hashes(
     return digests
 
 
-_HASHED = WeakKeyDictionary()  # set -> how often its tensors had been written to, and its hash: a grid asks for the same few sets again and again
+_HASHED = (
+    WeakKeyDictionary()
+)  # set -> how often its tensors had been written to, and its hash: a grid asks for the same few sets again and again
 
 
-def set_hash(
-    data: LabelledImages,
-) -> str:
+def set_hash(data: LabelledImages) -> str:
     "Sixteen hex digits of a set's pictures, labels and class names, in their order."
     written = tuple(0 if tensor.is_inference() else tensor._version for tensor in (data.images, data.labels))
     if data not in _HASHED or _HASHED[data][0] != written:
@@ -185,7 +190,12 @@ def thumbnails(
     size: int = 16,
 ) -> torch.Tensor:  # float32 [N, size * size]
     "Grey thumbnails of mean 0 and length 1: the product of two is their correlation. A blank one is all 0."
-    grey = torch.cat([F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True) for part in cache_sized(images)])
+    grey = torch.cat(
+        [
+            F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True)
+            for part in cache_sized(images)
+        ]
+    )
     flat = grey.flatten(1)
     flat = flat - flat.mean(1, keepdim=True)
     return torch.where(flat.norm(dim=1, keepdim=True) < size * 0.5, 0, F.normalize(flat))  # half a grey level
@@ -197,7 +207,10 @@ def _symmetries(grey: torch.Tensor) -> torch.Tensor:  # [K, S, S] -> [8, K, S, S
 
 
 def _grey(images: torch.Tensor, size: int) -> torch.Tensor:  # float32 [N, size, size]
-    parts = [F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True) for part in cache_sized(images)]
+    parts = [
+        F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True)
+        for part in cache_sized(images)
+    ]
     return torch.cat(parts)[:, 0] if parts else torch.zeros(0, size, size)
 
 
@@ -214,7 +227,9 @@ def _detail(grey: torch.Tensor, size: int) -> torch.Tensor:
     return grey - F.interpolate(small, grey.shape[-2:], mode="bilinear")[:, 0]
 
 # %% ../nbs/01_data.ipynb #96ccc2be
-def _aligned(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, rounds: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _aligned(
+    a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, rounds: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "`b` laid over `a`, the pixels that both have, and scale and shift of each axis [K, 4], improved from `place` by Gauss-Newton steps."
     size = a.shape[-1]
     line = (torch.arange(size) + 0.5) / size * 2 - 1
@@ -230,7 +245,14 @@ def _aligned(a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, rounds: int)
         over, both = laid()
         slope_y, slope_x = torch.gradient(over, spacing=2 / size, dim=(1, 2))
         slope_x, slope_y = slope_x / place[:, :1, None], slope_y / place[:, 2:3, None]
-        moves = [slope_x * x, slope_x, slope_y * y, slope_y, over, torch.ones_like(over)]  # the last two: contrast, brightness
+        moves = [
+            slope_x * x,
+            slope_x,
+            slope_y * y,
+            slope_y,
+            over,
+            torch.ones_like(over),
+        ]  # the last two: contrast, brightness
         moves = (torch.stack(moves, -1) * both[..., None]).flatten(1, 2)
         square = moves.mT @ moves
         square = square + 1e-6 * square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(6)
@@ -278,12 +300,18 @@ def copied_pairs(
     return _verified(_grey(a, 32), _grey(b, 32), left, turned, candidates, a is b)
 
 # %% ../nbs/01_data.ipynb #4b14ab8c
-def _verified(a: torch.Tensor, b: torch.Tensor, left: torch.Tensor, turned: torch.Tensor, candidates: set, same: bool) -> torch.Tensor:
+def _verified(
+    a: torch.Tensor, b: torch.Tensor, left: torch.Tensor, turned: torch.Tensor, candidates: set, same: bool
+) -> torch.Tensor:
     "Those of the candidates that are copies."
-    listed = torch.tensor(sorted({(min(pair), max(pair)) for pair in candidates} if same else candidates), dtype=torch.int64).view(-1, 2)
+    listed = torch.tensor(
+        sorted({(min(pair), max(pair)) for pair in candidates} if same else candidates), dtype=torch.int64
+    ).view(-1, 2)
     which = (turned[:, listed[:, 1]] * left[listed[:, 0]]).sum(-1).argmax(0)
-    parts = [_is_copy(a[part[:, 0]], _symmetries(b[part[:, 1]])[kind, torch.arange(len(part))])
-             for part, kind in zip(listed.split(1024), which.split(1024))]
+    parts = [
+        _is_copy(a[part[:, 0]], _symmetries(b[part[:, 1]])[kind, torch.arange(len(part))])
+        for part, kind in zip(listed.split(1024), which.split(1024))
+    ]
     found = listed[torch.cat(parts)] if parts else listed
     return torch.cat([found, found.flip(1)]) if same else found
 
@@ -296,7 +324,10 @@ def near_pairs(
 ) -> torch.Tensor:  # int64 [K, 2]
     "Indices into `a` and `b` of pictures that are nearly the same."
     left, right = thumbnails(a), thumbnails(b).T
-    found = [(part @ right >= alike).nonzero() + torch.tensor([start, 0]) for start, part in zip(range(0, len(left), 1024), left.split(1024))]
+    found = [
+        (part @ right >= alike).nonzero() + torch.tensor([start, 0])
+        for start, part in zip(range(0, len(left), 1024), left.split(1024))
+    ]
     found += [copied_pairs(a, b)] if copies else []
     return torch.cat(found).unique(dim=0) if found else torch.zeros(0, 2, dtype=torch.int64)
 
@@ -308,7 +339,9 @@ def near_groups(
 ) -> list[list[int]]:
     "Indices of pictures that are nearly the same, or are linked by such, together; groups in the order of their first."
     ends = near_pairs(images, images, alike, copies).T.numpy()
-    _, of = connected_components(coo_array((np.ones(ends.shape[1]), ends), shape=(len(images), len(images))), directed=False)
+    _, of = connected_components(
+        coo_array((np.ones(ends.shape[1]), ends), shape=(len(images), len(images))), directed=False
+    )
     groups = {}
     for i, group in enumerate(of):
         groups.setdefault(group, []).append(i)
@@ -321,7 +354,9 @@ def _under_two_classes(data: LabelledImages, hashes: Sequence[str], where: Seque
     for i, (h, label) in enumerate(zip(hashes, data.labels.tolist())):
         j = first.setdefault(h, i)
         if data.labels[j] != label:
-            found[h] = f"the same picture stands under two classes: {where[j]} is {data.classes[data.labels[j]]!r} and {where[i]} is {data.classes[label]!r}"
+            found[h] = (
+                f"the same picture stands under two classes: {where[j]} is {data.classes[data.labels[j]]!r} and {where[i]} is {data.classes[label]!r}"
+            )
     return found
 
 
@@ -335,18 +370,28 @@ def _deal(groups: list[list[int]], n: int) -> list[int]:
     return taken
 
 # %% ../nbs/01_data.ipynb #0d1ce922
-def _deal_sides(about: str, images: torch.Tensor, training: list[int], n_test: int, n_val: int, copies: bool) -> dict[str, list[int]]:
+def _deal_sides(
+    about: str, images: torch.Tensor, training: list[int], n_test: int, n_val: int, copies: bool
+) -> dict[str, list[int]]:
     "Indices for test and val of a class, images that are nearly the same on one side; the rest, and what has to be, is for training."
     near = ""
     for alike in dict.fromkeys((copies, False)):  # icons on a plain ground may all be shifted copies of each other
         groups = near_groups(images, copies=alike)
-        near = near or (f", {len(groups)} if those that are nearly the same count once" if len(groups) < len(images) else "")
+        near = near or (
+            f", {len(groups)} if those that are nearly the same count once" if len(groups) < len(images) else ""
+        )
         free = [group for group in groups if not set(group) & set(training)]
         dealt = {"test": _deal(free, n_test), "val": _deal(free, n_val)}
-        if len(dealt["test"]) >= n_test and len(dealt["val"]) >= n_val and len(dealt["test"]) + len(dealt["val"]) < len(images):
+        if (
+            len(dealt["test"]) >= n_test
+            and len(dealt["val"]) >= n_val
+            and len(dealt["test"]) + len(dealt["val"]) < len(images)
+        ):
             if alike != copies:
-                warnings.warn(f"{about} has {len(images)} distinct images{near}, too few to keep copies on one side: images that are "
-                              f"mirrored, turned or shifted copies of each other may stand on two")
+                warnings.warn(
+                    f"{about} has {len(images)} distinct images{near}, too few to keep copies on one side: images that are "
+                    f"mirrored, turned or shifted copies of each other may stand on two"
+                )
             return dealt
     raise ValueError(
         f"{about} has {len(images)} distinct images{near}; the split needs {n_test} for test, {n_val} for "
@@ -368,14 +413,23 @@ def split_by_content(
     if doubled := _under_two_classes(data, hashes, where or [f"image {i}" for i in range(len(data))]):
         if refuse:
             raise ValueError(f"{next(iter(doubled.values()))}: remove one")
-        warnings.warn(f"{data}: {len(doubled)} pictures stand under two classes and are for training; {next(iter(doubled.values()))}")
+        warnings.warn(
+            f"{data}: {len(doubled)} pictures stand under two classes and are for training; {next(iter(doubled.values()))}"
+        )
     sides = {"train": [], "val": [], "test": []}
     for label, name in enumerate(data.classes):
         own = (data.labels == label).nonzero().flatten().tolist()
         order = _shuffled([hashes[i] for i in own], seed)
         n_test, n_val = (n if isinstance(n, int) else max(1, round(n * len(order))) for n in (test, val))
         pictures = data.images[[{hashes[i]: i for i in own}[h] for h in order]]  # an image of each
-        dealt = _deal_sides(f"{data.name}: class {name!r}".lstrip(": "), pictures, [k for k, h in enumerate(order) if h in doubled], n_test, n_val, copies)
+        dealt = _deal_sides(
+            f"{data.name}: class {name!r}".lstrip(": "),
+            pictures,
+            [k for k, h in enumerate(order) if h in doubled],
+            n_test,
+            n_val,
+            copies,
+        )
         side = {order[k]: where_to for where_to, taken in dealt.items() for k in taken}
         for i in own:
             sides[side.get(hashes[i], "train")].append(i)
@@ -421,8 +475,10 @@ def few_shot(
     taken = train.subset(train.draw(lambda there: [shots] * len(there), stream(seed, "few-shot")), name)
     for name, found in taken.per_class.items():
         if found < shots:
-            raise ValueError(f"class {name!r} of {train.name or 'the set'} has {found} distinct images, fewer than {shots} shots: "
-                             f"add images or lower shots")
+            raise ValueError(
+                f"class {name!r} of {train.name or 'the set'} has {found} distinct images, fewer than {shots} shots: "
+                f"add images or lower shots"
+            )
     return taken
 
 
@@ -456,7 +512,10 @@ def long_tail(
     if imbalance < 1:
         raise ValueError(f"imbalance must be 1 or more, got {imbalance}")
     steps = len(train.classes) - 1
-    taken = train.draw(lambda there: [max(1, round(min(there) * imbalance ** (-k / steps))) for k in range(len(there))], stream(seed, "few-shot"))
+    taken = train.draw(
+        lambda there: [max(1, round(min(there) * imbalance ** (-k / steps))) for k in range(len(there))],
+        stream(seed, "few-shot"),
+    )
     return train.subset(taken, f"{train.name}, imbalance {imbalance:g}, seed {seed}")
 
 # %% ../nbs/01_data.ipynb #8a314a00
@@ -479,19 +538,25 @@ def fitting_workers(
     "As many processes as the machine's shared memory has room for, with a warning if that is fewer; a container often has 64 MB of it."
     if not workers or not shared.is_dir():  # macOS and Windows hand batches over by other ways
         return workers
-    room = int(0.8 * shutil.disk_usage(shared).free) // max(1, 3 * batch_bytes)  # each has two batches waiting, and writes one
+    room = int(0.8 * shutil.disk_usage(shared).free) // max(
+        1, 3 * batch_bytes
+    )  # each has two batches waiting, and writes one
     if room < workers:
-        warnings.warn(f"shared memory is short: {shutil.disk_usage(shared).free >> 20} MB are free in {shared}, and {workers} processes need "
-                      f"{3 * workers * batch_bytes >> 20}: {room or 'no'} processes are used. Start the container with --shm-size=8g, or lower workers")
+        warnings.warn(
+            f"shared memory is short: {shutil.disk_usage(shared).free >> 20} MB are free in {shared}, and {workers} processes need "
+            f"{3 * workers * batch_bytes >> 20}: {room or 'no'} processes are used. Start the container with --shm-size=8g, or lower workers"
+        )
     return min(workers, room)
 
-
+# %% ../nbs/01_data.ipynb #7cd7d5b7
 def _read_split(layout: Layout, split: str, size: int, progress: bool, fit: str) -> tuple[LabelledImages, list[str]]:
     "The images of a split and the file each came from; ValueError lists the unreadable ones."
     paths = [layout.root / path for path, _ in layout.splits[split]]
     if (need := len(paths) * 3 * size * size) > (limit := memory_limit()):
-        raise ValueError(f"{len(paths)} images of {size}x{size} need {need >> 30} GiB, and {limit >> 30} may be used here: "
-                         f"take a smaller size or set")
+        raise ValueError(
+            f"{len(paths)} images of {size}x{size} need {need >> 30} GiB, and {limit >> 30} may be used here: "
+            f"take a smaller size or set"
+        )
     images, bad = torch.zeros(len(paths), 3, size, size, dtype=torch.uint8), []
     for i, path in enumerate(tqdm(paths, desc=f"reading {layout.root.name}", disable=not progress)):
         try:
@@ -504,10 +569,14 @@ def _read_split(layout: Layout, split: str, size: int, progress: bool, fit: str)
     return LabelledImages(images, labels, layout.classes, layout.root.name), [str(path) for path in paths]
 
 # %% ../nbs/01_data.ipynb #dcc59386
-def _read_splits(layout: Layout, size: int, val: float, seed: int, progress: bool, fit: str) -> dict[str, LabelledImages]:
+def _read_splits(
+    layout: Layout, size: int, val: float, seed: int, progress: bool, fit: str
+) -> dict[str, LabelledImages]:
     "The folder's own train, val and test; without val it is taken from train."
     if missing := {"train", "test"} - set(layout.splits):
-        raise ValueError(f"{layout.root} holds split folders {sorted(layout.splits)} but no {sorted(missing)[0]!r}: add it")
+        raise ValueError(
+            f"{layout.root} holds split folders {sorted(layout.splits)} but no {sorted(missing)[0]!r}: add it"
+        )
     read = {split: _read_split(layout, split, size, progress, fit) for split in layout.splits}
     if "val" not in read:
         parts = split_by_content(read["train"][0], val=val, test=0, seed=seed, where=read["train"][1])
@@ -559,21 +628,30 @@ def stream_folder(
     "Images and labels, a batch at a time; FileNotFoundError for a class without images, ValueError naming a file that cannot be read."
     root, files = Path(root).expanduser(), []
     names = sorted(path.name for path in root.glob("*") if path.is_dir())
-    folders = dict(zip(map(name_key, class_names(names)), names)) | {name_key(name): name for name in names} | {name: name for name in names}
+    folders = (
+        dict(zip(map(name_key, class_names(names)), names))
+        | {name_key(name): name for name in names}
+        | {name: name for name in names}
+    )
     for label, name in enumerate(classes):
         folder = folders.get(name) or folders.get(name_key(name))
         found = [root / path for path in scan(root, [], folder).below()] if folder else []
         if not found:
             raise FileNotFoundError(f"no images in {root / name}: {name!r} needs a folder of them below {root}")
-        files += [(path, label) for path in random.Random(f"{seed} {name}").sample(found, min(per_class or len(found), len(found)))]
-    workers = fitting_workers(workers, 2 * min(batch_size, len(files)) * 3 * longest * longest)  # twice as long as wide, most of them
+        files += [
+            (path, label)
+            for path in random.Random(f"{seed} {name}").sample(found, min(per_class or len(found), len(found)))
+        ]
+    workers = fitting_workers(
+        workers, 2 * min(batch_size, len(files)) * 3 * longest * longest
+    )  # twice as long as wide, most of them
     loader = DataLoader(files, batch_size, collate_fn=partial(_read_batch, longest=longest), num_workers=workers)
     with tqdm(total=len(files), desc=f"reading {root.name}", unit="img", disable=not progress) as bar:
         for images, labels in loader:
             yield images, labels
             bar.update(len(labels))
 
-
+# %% ../nbs/01_data.ipynb #f36f5331
 def _read_batch(files: list[tuple[Path, int]], longest: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     "Decode a batch, upright and in colour."
     images = []
@@ -595,9 +673,7 @@ def folder_classes(
     return read_layout(root).classes
 
 # %% ../nbs/01_data.ipynb #b153f1b7
-def pick_device(
-    device: str | torch.device = "auto",
-) -> torch.device:
+def pick_device(device: str | torch.device = "auto") -> torch.device:
     "`auto` takes cuda, then mps, then cpu."
     if str(device) != "auto":
         return torch.device(device)

@@ -40,11 +40,23 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from .images.book import COLUMNS, check_suffix, load_book, save_book
 from .data import LabelledImages
 from .lar import Clip, overlong
-from .models.llm import Answer, AnswerCache, Answers, Failure, LocalLLM, Question, Sampling, ServerLLM, ask, json_question
+from synthnb.models.llm import (
+    Answer,
+    AnswerCache,
+    Answers,
+    Failure,
+    LocalLLM,
+    Question,
+    Sampling,
+    ServerLLM,
+    ask,
+    json_question,
+)
 
 # %% ../nbs/03_diversify.ipynb #ceea0315
 class Scene(BaseModel):
     "One plausible photo in four aspects, a few words each; empty where nothing is remarkable."
+
     foreground: str
     background: str
     lighting: str
@@ -53,11 +65,13 @@ class Scene(BaseModel):
 
 class ScenesAnswer(BaseModel):
     "What the model answers to `scene_question`."
+
     scenes: list[Scene]
 
 
 class StylesAnswer(BaseModel):
     "What the model answers to `style_question`."
+
     styles: list[str]
 
 
@@ -69,32 +83,40 @@ def _told(phrase: str, looks: str) -> str:
 
 
 def scene_question(
-    phrase: str,                    # the resolved sense, "crane bird"
-    count: int = 4,                 # scenes in one answer
-    examples: Sequence[Scene] = (), # scenes that are known already
-    looks: str = "",                # what the sense looks like, "a large, long-legged bird"
+    phrase: str,  # the resolved sense, "crane bird"
+    count: int = 4,  # scenes in one answer
+    examples: Sequence[Scene] = (),  # scenes that are known already
+    looks: str = "",  # what the sense looks like, "a large, long-legged bird"
 ) -> Question:
     "Ask for plausible scenes of one sense, in the four aspects of contextual diversification."
     known = json.dumps([scene.model_dump() for scene in examples], ensure_ascii=False)
-    return json_question(phrase, (
-        f'Imagine {count} different, plausible photos of {_told(phrase, looks)}. For each give, in a few words, "foreground" (objects around it), "background", '
-        '"lighting" and "camera" (angle and distance); leave one empty where nothing is remarkable.\n'
-        + (f"Not like these: {known}\n" if examples else "")
-        + 'Answer in this form: {"scenes": [{"foreground": "...", "background": "...", "lighting": "...", "camera": "..."}]}'))
+    return json_question(
+        phrase,
+        (
+            f'Imagine {count} different, plausible photos of {_told(phrase, looks)}. For each give, in a few words, "foreground" (objects around it), "background", '
+            '"lighting" and "camera" (angle and distance); leave one empty where nothing is remarkable.\n'
+            + (f"Not like these: {known}\n" if examples else "")
+            + 'Answer in this form: {"scenes": [{"foreground": "...", "background": "...", "lighting": "...", "camera": "..."}]}'
+        ),
+    )
 
 
 def style_question(
-    phrase: str,                  # the resolved sense
-    count: int = 4,               # styles in one answer
-    examples: Sequence[str] = (), # styles that are known already
-    looks: str = "",              # as in `scene_question`
+    phrase: str,  # the resolved sense
+    count: int = 4,  # styles in one answer
+    examples: Sequence[str] = (),  # styles that are known already
+    looks: str = "",  # as in `scene_question`
 ) -> Question:
     "Ask for styles and materials in which one sense could be pictured."
     known = json.dumps(list(examples), ensure_ascii=False)
-    return json_question(phrase, (
-        f'Name {count} different styles or materials in which {_told(phrase, looks)} could be pictured, each as a phrase that can follow the words "a photo of it, ".\n'
-        + (f"Not like these: {known}\n" if examples else "")
-        + 'Answer in this form: {"styles": ["..."]}'))
+    return json_question(
+        phrase,
+        (
+            f'Name {count} different styles or materials in which {_told(phrase, looks)} could be pictured, each as a phrase that can follow the words "a photo of it, ".\n'
+            + (f"Not like these: {known}\n" if examples else "")
+            + 'Answer in this form: {"styles": ["..."]}'
+        ),
+    )
 
 # %% ../nbs/03_diversify.ipynb #826e1111
 _TAG = re.compile(r"<[^<>]{0,60}>")
@@ -105,8 +127,8 @@ _UNPRINTABLE = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def clean(
-    text: str,                    # what a model or a person wrote
-    reserved: Sequence[str] = (), # words that mean something to a tokenizer: they go, with what clings to them
+    text: str,  # what a model or a person wrote
+    reserved: Sequence[str] = (),  # words that mean something to a tokenizer: they go, with what clings to them
 ) -> str:
     "`text` as one line of plain words: no brackets, control or invisible characters, nothing that a tokenizer reads as a special token."
     for word in reserved:
@@ -136,18 +158,25 @@ _AN = re.compile(r"""(?ix) ^(?: (?:hour(?!i)|heir|honest|hono[u]?r|mpeg|suv\b|le
 _AN_ABBREVIATION = re.compile(r"^(?!(?:F[LR]?|[HL]|MN?|N|RH?|S[CHKLMNPTVW]?|X)[AEIOU])[FHLMNRSX][A-Z]+\d*\b")
 _A_ABBREVIATION = re.compile(r"^U[A-Z]{1,4}\b")  # "a USB stick", "a UFO"
 _DETERMINED = re.compile(r"(?i)^(?:an?|the|some|many|several|his|her|its|their|my|your|our)\s")
-_ONE = set("lens news series species gas canvas atlas cosmos biceps triceps forceps triceratops cyclops pyrenees mars alps".split())
+_ONE = set(
+    "lens news series species gas canvas atlas cosmos biceps triceps forceps triceratops cyclops pyrenees mars alps".split()
+)
 _MANY = set("pajamas pyjamas tacos dice".split())
 
 
 def is_plural(phrase: str) -> bool:
     "Does the phrase name several things, as far as English spelling tells?"
     head = re.split(r"\s(?:of|with|in|on|for|at|by|from|to)\s", phrase.casefold())[0].split()[-1]
-    return head in _MANY or head not in _ONE and head.endswith("s") and not head.endswith(("ss", "us", "is", "os", "as", "'s"))
+    return (
+        head in _MANY
+        or head not in _ONE
+        and head.endswith("s")
+        and not head.endswith(("ss", "us", "is", "os", "as", "'s"))
+    )
 
 
 def indefinite_article(phrase: str) -> str:
-    "\"a\" or \"an\" by the sound of the phrase; empty where it has a determiner already."
+    '"a" or "an" by the sound of the phrase; empty where it has a determiner already.'
     if _DETERMINED.match(phrase):
         return ""
     if _A_ABBREVIATION.match(phrase):
@@ -156,29 +185,36 @@ def indefinite_article(phrase: str) -> str:
 
 
 def with_article(phrase: str) -> str:
-    "\"a crane\", \"an hourglass\", \"scissors\"."
+    '"a crane", "an hourglass", "scissors".'
     return phrase if is_plural(phrase) else f"{indefinite_article(phrase)} {phrase}".strip()
 
 # %% ../nbs/03_diversify.ipynb #6674a0ad
 @dataclass(frozen=True)
 class Idea:
     "A scene or a style, and the answer it came from."
+
     value: Scene | str
     key: str = ""  # of the answer in the LLM's cache; empty where a person wrote it
 
     @property
     def text(self) -> str:
         "Its words, as they stand in a prompt."
-        return ", ".join(filter(None, self.value.model_dump().values())) if isinstance(self.value, Scene) else self.value
+        return (
+            ", ".join(filter(None, self.value.model_dump().values())) if isinstance(self.value, Scene) else self.value
+        )
 
 
 def _cleaned(value: Scene | str) -> Scene | str:
-    return clean_answer(value) if isinstance(value, str) else Scene(**{k: clean_answer(v) for k, v in value.model_dump().items()})
+    return (
+        clean_answer(value)
+        if isinstance(value, str)
+        else Scene(**{k: clean_answer(v) for k, v in value.model_dump().items()})
+    )
 
 
 def check_answer(
     answer: ScenesAnswer | StylesAnswer,
-    count: int,         # asked for
+    count: int,  # asked for
     longest: int = 80,  # characters of a style or of one aspect
 ) -> list[Scene] | list[str]:
     "The scenes or styles of an answer, cleaned; `ValueError` says what the model should mend."
@@ -191,7 +227,9 @@ def check_answer(
     for value in values:
         for words in [value] if isinstance(value, str) else value.model_dump().values():
             if len(words) > longest:
-                raise ValueError(f"{words[:30]!r}... has {len(words)} characters: use a few words, {longest} characters at most")
+                raise ValueError(
+                    f"{words[:30]!r}... has {len(words)} characters: use a few words, {longest} characters at most"
+                )
     return values
 
 # %% ../nbs/03_diversify.ipynb #5e37f3e4
@@ -203,10 +241,10 @@ def _features(clip: Clip, texts: Sequence[str]) -> torch.Tensor:
 @dataclass
 class _Pool:
     ideas: list[Idea] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)   # `same_words` of everything offered
-    features: torch.Tensor | None = None           # of `ideas`, [n, D]
-    idle: int = 0                                  # rounds without anything new, in a row
-    trouble: str = ""                              # the last failed answer's error
+    known: set[str] = field(default_factory=set)  # `same_words` of everything offered
+    features: torch.Tensor | None = None  # of `ideas`, [n, D]
+    idle: int = 0  # rounds without anything new, in a row
+    trouble: str = ""  # the last failed answer's error
 
     def new(self, offered: list[Idea]) -> list[Idea]:
         fresh = []
@@ -223,7 +261,9 @@ class _Pool:
             if features is not None:
                 if self.features is not None and (self.features @ features[i]).max() > near:
                     continue
-                self.features = features[i:i + 1] if self.features is None else torch.cat([self.features, features[i:i + 1]])
+                self.features = (
+                    features[i : i + 1] if self.features is None else torch.cat([self.features, features[i : i + 1]])
+                )
             self.ideas.append(idea)
         self.idle = 0 if len(self.ideas) > before else self.idle + 1
 
@@ -231,33 +271,47 @@ class _Pool:
 @dataclass
 class Ideas:
     "What a model came up with, in the order in which it came."
-    kind: str                       # "scenes" or "styles"
-    wanted: int                     # distinct ones of each class
-    found: dict[str, list[Idea]]    # class name -> its ideas, at most `wanted`
-    count: int = 4                  # asked for in one answer
-    samples: int = 4                # answers of each class in a round
-    dry: dict[str, str] = field(default_factory=dict)       # class name -> how many there are and why no more
-    failed: list[Failure] = field(default_factory=list)     # questions without a valid answer
-    answers: int = 0                # valid answers
-    offered: int = 0                # ideas in them
-    distinct: int = 0               # of these, new ones
-    curves: dict[str, list[int]] = field(default_factory=dict)  # class name -> how many it had after each round; one without a name if shared
+
+    kind: str  # "scenes" or "styles"
+    wanted: int  # distinct ones of each class
+    found: dict[str, list[Idea]]  # class name -> its ideas, at most `wanted`
+    count: int = 4  # asked for in one answer
+    samples: int = 4  # answers of each class in a round
+    dry: dict[str, str] = field(default_factory=dict)  # class name -> how many there are and why no more
+    failed: list[Failure] = field(default_factory=list)  # questions without a valid answer
+    answers: int = 0  # valid answers
+    offered: int = 0  # ideas in them
+    distinct: int = 0  # of these, new ones
+    curves: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # class name -> how many it had after each round; one without a name if shared
 
     def report(self) -> str:
         "What came of the asking, with every class that has fewer than wanted and every question that failed."
-        short = "".join(f"\n  {name}: {why}" for name, why in self.dry.items()) + (f"\n{Answers([], self.failed).report()}" if self.failed else "")
+        short = "".join(f"\n  {name}: {why}" for name, why in self.dry.items()) + (
+            f"\n{Answers([], self.failed).report()}" if self.failed else ""
+        )
         share = f", {self.distinct / self.offered:.0%} of {self.offered} new" if self.offered else ""
         return f"{self.kind}: {self.wanted} wanted of {len(self.found)} classes; {self.answers} answers{share}, {len(self.failed)} failed{short}"
 
     def summary(self) -> dict:
         "What a book says about them."
-        return {"wanted": self.wanted, "answers": self.answers, "offered": self.offered, "distinct": self.distinct, "dry": self.dry, "failed": len(self.failed)}
+        return {
+            "wanted": self.wanted,
+            "answers": self.answers,
+            "offered": self.offered,
+            "distinct": self.distinct,
+            "dry": self.dry,
+            "failed": len(self.failed),
+        }
 
 
 _KINDS = {"scenes": (scene_question, ScenesAnswer), "styles": (style_question, StylesAnswer)}
 
-
-def _question(kind: str, about: str, phrase: str, looks: str, pool: _Pool, count: int, examples: int, draw: str) -> Question:
+# %% ../nbs/03_diversify.ipynb #285f6c32
+def _question(
+    kind: str, about: str, phrase: str, looks: str, pool: _Pool, count: int, examples: int, draw: str
+) -> Question:
     "One question, with examples of the pool drawn by `draw`."
     shown = random.Random(draw).sample(pool.ideas, min(examples, len(pool.ideas)))
     return replace(_KINDS[kind][0](phrase, count, [idea.value for idea in shown], looks), about=about)
@@ -277,7 +331,9 @@ def check_phrases(phrases: dict[str, str]) -> None:
         raise ValueError("no classes: give class names and their phrases")
 
 
-def _check_asking(llm, phrases: dict[str, str], kind: str, at_least_one: dict[str, int], examples: int, near: float) -> None:
+def _check_asking(
+    llm, phrases: dict[str, str], kind: str, at_least_one: dict[str, int], examples: int, near: float
+) -> None:
     "Raise `ValueError` for what cannot be asked."
     check_phrases(phrases)
     if kind not in _KINDS:
@@ -292,26 +348,31 @@ def _check_asking(llm, phrases: dict[str, str], kind: str, at_least_one: dict[st
 # %% ../nbs/03_diversify.ipynb #bcee03ff
 def ask_ideas(
     llm: LocalLLM | ServerLLM,
-    phrases: dict[str, str],     # class name -> its resolved sense
-    kind: str,                   # "scenes" or "styles"
-    wanted: int,                 # distinct ones of each class
+    phrases: dict[str, str],  # class name -> its resolved sense
+    kind: str,  # "scenes" or "styles"
+    wanted: int,  # distinct ones of each class
     *,
     looks: dict[str, str] | None = None,  # class name -> what its sense looks like, which the questions then say too
-    count: int = 4,              # in one answer
-    samples: int = 4,            # answers of each class in a round
-    examples: int = 3,           # known ones that a question shows
-    patience: int = 3,           # rounds without anything new after which a class has run dry
-    clip: Clip | None = None,    # from `lar.load_clip`; without it only words are compared
-    near: float = .95,           # cosine of text features above which two ideas are one
-    longest: int = 80,           # characters of a style or of one aspect
-    shared: bool = False,        # one pool for all classes, which take turns in the questions
+    count: int = 4,  # in one answer
+    samples: int = 4,  # answers of each class in a round
+    examples: int = 3,  # known ones that a question shows
+    patience: int = 3,  # rounds without anything new after which a class has run dry
+    clip: Clip | None = None,  # from `lar.load_clip`; without it only words are compared
+    near: float = 0.95,  # cosine of text features above which two ideas are one
+    longest: int = 80,  # characters of a style or of one aspect
+    shared: bool = False,  # one pool for all classes, which take turns in the questions
     seed: int = 0,
-    **asking,                    # of `llm.ask`: sampling, cache, tries, progress
+    **asking,  # of `llm.ask`: sampling, cache, tries, progress
 ) -> Ideas:
     "Ask until every class has `wanted` distinct ideas or has run dry, which is said in the result and in a warning."
-    _check_asking(llm, phrases, kind, dict(count=count, samples=samples, patience=patience, longest=longest), examples, near)
+    _check_asking(
+        llm, phrases, kind, dict(count=count, samples=samples, patience=patience, longest=longest), examples, near
+    )
     names, turns = list(phrases), itertools.cycle(phrases)
-    pools, result = {name: _Pool() for name in ([""] if shared else names)}, Ideas(kind, wanted, {}, count=count, samples=samples)
+    pools, result = (
+        {name: _Pool() for name in ([""] if shared else names)},
+        Ideas(kind, wanted, {}, count=count, samples=samples),
+    )
     for turn in itertools.count():
         hungry = {name: pool for name, pool in pools.items() if len(pool.ideas) < wanted and pool.idle < patience}
         if not hungry:
@@ -322,18 +383,44 @@ def ask_ideas(
                 about, draw = next(turns) if shared else name, f"{seed}/{kind}/{name}/{turn}/{i}"
                 gloss = clean((looks or {}).get(about, ""))
                 question = _question(kind, about, clean(phrases[about]), gloss, pool, count, examples, draw)
-                questions[about, question.messages[-1]["content"]] = question  # equal ones once: the number of the sample is the same
-        answers = ask(llm, list(questions.values()), _KINDS[kind][1], samples if turn == 0 and not shared else 1, first=turn * samples, seed=seed,
-                      check=lambda question, answer: check_answer(answer, count, longest) and None, **asking)
-        _learn(result, hungry, answers.found, answers.failed, lambda answer: check_answer(answer, count, longest), clip, near)
+                questions[about, question.messages[-1]["content"]] = (
+                    question  # equal ones once: the number of the sample is the same
+                )
+        answers = ask(
+            llm,
+            list(questions.values()),
+            _KINDS[kind][1],
+            samples if turn == 0 and not shared else 1,
+            first=turn * samples,
+            seed=seed,
+            check=lambda question, answer: check_answer(answer, count, longest) and None,
+            **asking,
+        )
+        _learn(
+            result,
+            hungry,
+            answers.found,
+            answers.failed,
+            lambda answer: check_answer(answer, count, longest),
+            clip,
+            near,
+        )
 
 # %% ../nbs/03_diversify.ipynb #b2a223c8
 def _learn(
-    result: Ideas, pools: dict[str, _Pool], found: list[Answer], failed: list[Failure], values: Callable[[BaseModel], list], clip: Clip | None, near: float,
+    result: Ideas,
+    pools: dict[str, _Pool],
+    found: list[Answer],
+    failed: list[Failure],
+    values: Callable[[BaseModel], list],
+    clip: Clip | None,
+    near: float,
 ) -> None:
     "Give a round's answers to the pools that asked; a single pool without a name is everybody's. `ConnectionError` if nobody answers at all."
     if failed and not found and not any(failure.reply for failure in failed):
-        raise ConnectionError(f"not one of {len(failed)} questions was answered ({failed[0].error}): what came before is in the cache, so start again later")
+        raise ConnectionError(
+            f"not one of {len(failed)} questions was answered ({failed[0].error}): what came before is in the cache, so start again later"
+        )
     offered = defaultdict(list)
     for answer in found:  # in the order of the questions, whoever was answered first
         offered["" if "" in pools else answer.about] += [Idea(value, answer.key) for value in values(answer.value)]
@@ -351,17 +438,19 @@ def _learn(
     result.offered += sum(map(len, offered.values()))
     result.failed += failed
 
-
+# %% ../nbs/03_diversify.ipynb #41890396
 def _finish(result: Ideas, pools: dict[str, _Pool], names: list[str], patience: int, seed: int) -> Ideas:
     "Fill in what was found and warn about what was not."
     for name in names:
         pool = pools.get(name, pools.get(""))
-        result.found[name] = pool.ideas[:result.wanted]
+        result.found[name] = pool.ideas[: result.wanted]
         if "" in pools:  # everybody's: else each class would begin with the same one
             random.Random(f"{seed}/{result.kind}/{name}").shuffle(result.found[name])
         if len(pool.ideas) < result.wanted:
             last = f"; the last failure: {' '.join(pool.trouble.split())[:120]}" if pool.trouble else ""
-            result.dry[name] = f"{len(pool.ideas)} of {result.wanted} {result.kind}, nothing new in {patience} rounds{last}"
+            result.dry[name] = (
+                f"{len(pool.ideas)} of {result.wanted} {result.kind}, nothing new in {patience} rounds{last}"
+            )
     if result.dry:
         name, why = next(iter(result.dry.items()))
         more = f", and {len(result.dry) - 1} more classes" if len(result.dry) > 1 else ""
@@ -371,7 +460,9 @@ def _finish(result: Ideas, pools: dict[str, _Pool], names: list[str], patience: 
 
 # %% ../nbs/03_diversify.ipynb #ee7ec87c
 TEMPLATE = "a photo of {a phrase}, {style}, {scene}"
-TOKEN_TEMPLATE = "{A} {phrase} photo in the style of {token}, {style}, {scene}"  # paper B's wording of dataset style inversion
+TOKEN_TEMPLATE = (
+    "{A} {phrase} photo in the style of {token}, {style}, {scene}"  # paper B's wording of dataset style inversion
+)
 LOOKS_TEMPLATE = "a photo of {a phrase}, {looks}, {style}, {scene}"
 LOOKS_TOKEN_TEMPLATE = "{A} {phrase} photo in the style of {token}, {looks}, {style}, {scene}"
 OPTIONAL: tuple[str, ...] = ("looks", "style", "scene", *ASPECTS)
@@ -382,7 +473,7 @@ _PART = re.compile(r"\s*,\s*")
 
 
 def template_version(template: str) -> str:
-    "Names a template and the rules by which it is filled: \"1-0f3a9c2e\"."
+    'Names a template and the rules by which it is filled: "1-0f3a9c2e".'
     return f"{RULES}-{hashlib.sha256(template.encode()).hexdigest()[:8]}"
 
 
@@ -399,57 +490,96 @@ def check_template(template: str, token: str = "") -> None:
     for part in _PART.split(template):
         inside = set(_SLOT.findall(part))
         if inside & set(OPTIONAL) and inside - set(OPTIONAL):
-            raise ValueError(f"{part!r} would be left out with its aspect, and the sense with it: put a comma between{advice}")
+            raise ValueError(
+                f"{part!r} would be left out with its aspect, and the sense with it: put a comma between{advice}"
+            )
     if len(slots) != len(set(slots)) or "scene" in slots and set(slots) & set(ASPECTS):
         raise ValueError(f"an aspect stands twice{advice}")
     if ("token" in slots) != bool(token):
         raise ValueError(f"a style token {token!r}, but {'a' if 'token' in slots else 'no'} place for one{advice}")
 
-
-def fill(template: str, phrase: str, style: str = "", scene: dict[str, str] | None = None, token: str = "", looks: str = "") -> str:
+# %% ../nbs/03_diversify.ipynb #ade2d636
+def fill(
+    template: str, phrase: str, style: str = "", scene: dict[str, str] | None = None, token: str = "", looks: str = ""
+) -> str:
     "A prompt; parts of the template whose aspect is empty are left out."
     scene = {aspect: (scene or {}).get(aspect, "") for aspect in ASPECTS}
     article = indefinite_article(phrase)
-    values = {"a phrase": with_article(phrase), "phrase": phrase, "a": article, "A": article.capitalize(), "token": token, "looks": looks, "style": style,
-              "scene": ", ".join(filter(None, scene.values())), **scene}
-    parts = [part for part in _PART.split(template) if all(values[slot] for slot in _SLOT.findall(part) if slot in OPTIONAL)]
+    values = {
+        "a phrase": with_article(phrase),
+        "phrase": phrase,
+        "a": article,
+        "A": article.capitalize(),
+        "token": token,
+        "looks": looks,
+        "style": style,
+        "scene": ", ".join(filter(None, scene.values())),
+        **scene,
+    }
+    parts = [
+        part for part in _PART.split(template) if all(values[slot] for slot in _SLOT.findall(part) if slot in OPTIONAL)
+    ]
     filled = (" ".join(_SLOT.sub(lambda slot: values[slot[1]], part).split()) for part in parts)
     return ", ".join(part for part in filled if part)
 
 # %% ../nbs/03_diversify.ipynb #42bad206
-_READS = re.compile(r"(prior_|text_)?tokenizer(_\d)?|processor")  # parts that read prompts; a processor reads images, too, and holds a tokenizer
+_READS = re.compile(
+    r"(prior_|text_)?tokenizer(_\d)?|processor"
+)  # parts that read prompts; a processor reads images, too, and holds a tokenizer
 
-
+# %% ../nbs/03_diversify.ipynb #b524abd0
 def tokenizers_of(
     generator: str | Path | DiffusionPipeline,  # an open pipeline, a diffusers folder, or an id on the Hugging Face hub
-    revision: str | None = None,                # of a hub id
+    revision: str | None = None,  # of a hub id
 ) -> list[PreTrainedTokenizerBase]:
     "Every tokenizer of a text-to-image pipeline; `FileNotFoundError` or `ValueError` if it has none that can be opened."
     if isinstance(generator, DiffusionPipeline):
         parts = [part for name, part in generator.components.items() if _READS.fullmatch(name)]
-        found = [part for part in (getattr(part, "tokenizer", None) if isinstance(part, ProcessorMixin) else part for part in parts) if part is not None]
+        found = [
+            part
+            for part in (
+                getattr(part, "tokenizer", None) if isinstance(part, ProcessorMixin) else part for part in parts
+            )
+            if part is not None
+        ]
     else:
         if not Path(generator).is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(generator)):
             raise FileNotFoundError(f"there is no generator folder {generator}")
         try:
             index = DiffusionPipeline.load_config(str(generator), revision=revision)
-            parts = {name: kind[1] for name, kind in index.items() if _READS.fullmatch(name) and isinstance(kind, list) and kind[0] == "transformers"}
-            openers = {name: AutoTokenizer if kind.endswith("Processor") else getattr(transformers, kind) for name, kind in parts.items()}
-            found = [opener.from_pretrained(str(generator), subfolder=name, revision=revision) for name, opener in openers.items()]
+            parts = {
+                name: kind[1]
+                for name, kind in index.items()
+                if _READS.fullmatch(name) and isinstance(kind, list) and kind[0] == "transformers"
+            }
+            openers = {
+                name: AutoTokenizer if kind.endswith("Processor") else getattr(transformers, kind)
+                for name, kind in parts.items()
+            }
+            found = [
+                opener.from_pretrained(str(generator), subfolder=name, revision=revision)
+                for name, opener in openers.items()
+            ]
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(f"the tokenizers of generator {str(generator)!r} could not be opened: {str(error).strip().splitlines()[0]}") from error
+            raise FileNotFoundError(
+                f"the tokenizers of generator {str(generator)!r} could not be opened: {str(error).strip().splitlines()[0]}"
+            ) from error
     if not found:
         raise ValueError(f"generator {generator!r} has no tokenizer: prompts cannot be counted with it")
     return found
 
-
-def token_counts(prompts: Sequence[str], tokenizers: Sequence[PreTrainedTokenizerBase]) -> np.ndarray:  # int [prompts, tokenizers]
+# %% ../nbs/03_diversify.ipynb #8a0ec463
+def token_counts(
+    prompts: Sequence[str], tokenizers: Sequence[PreTrainedTokenizerBase]
+) -> np.ndarray:  # int [prompts, tokenizers]
     "Tokens of each prompt, begin and end included, as each tokenizer counts them."
     distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     counts = np.zeros((len(distinct), len(tokenizers)), dtype=int)
     for column, tokenizer in enumerate(tokenizers if distinct else ()):
         texts = list(distinct)
-        if any(f"{word}_1" in tokenizer.added_tokens_encoder for word in tokenizer.added_tokens_encoder):  # a token of several vectors
+        if any(
+            f"{word}_1" in tokenizer.added_tokens_encoder for word in tokenizer.added_tokens_encoder
+        ):  # a token of several vectors
             texts = TextualInversionLoaderMixin().maybe_convert_prompt(texts, tokenizer)
         counts[:, column] = [len(ids) for ids in tokenizer(texts, verbose=False, return_attention_mask=False).input_ids]
     return counts[[distinct[prompt] for prompt in prompts]]
@@ -458,7 +588,7 @@ def token_counts(prompts: Sequence[str], tokenizers: Sequence[PreTrainedTokenize
 def token_limits(
     tokenizers: Sequence[PreTrainedTokenizerBase],
     budget: int | None = None,  # a lower limit, where a pipeline reads less than its tokenizer claims (SD3's T5: 256)
-) -> np.ndarray:                # int [tokenizers]
+) -> np.ndarray:  # int [tokenizers]
     "How many tokens each tokenizer's text encoder reads."
     return np.array([min(int(tokenizer.model_max_length), budget or 10**9) for tokenizer in tokenizers], dtype=int)
 
@@ -473,7 +603,11 @@ DROP_ORDER: tuple[str, ...] = ("camera", "lighting", "foreground", "background",
 
 
 def check_plain(
-    phrases: dict[str, str], templates: Sequence[str], token: str, tokenizers: Sequence[PreTrainedTokenizerBase], limits: np.ndarray,
+    phrases: dict[str, str],
+    templates: Sequence[str],
+    token: str,
+    tokenizers: Sequence[PreTrainedTokenizerBase],
+    limits: np.ndarray,
 ) -> None:
     "Raise `ValueError` if a class's prompt is too long even without any aspect."
     for template in templates:
@@ -481,17 +615,19 @@ def check_plain(
         for name, prompt, counts in zip(phrases, plain, token_counts(plain, tokenizers)):
             if (counts > limits).any():
                 i = int(np.argmax(counts - limits))
-                raise ValueError(f"class {name!r}: even the plain prompt has {counts[i]} tokens where the generator reads {limits[i]}: {prompt!r}; "
-                                 "shorten its phrase or the template")
+                raise ValueError(
+                    f"class {name!r}: even the plain prompt has {counts[i]} tokens where the generator reads {limits[i]}: {prompt!r}; "
+                    "shorten its phrase or the template"
+                )
 
 
 def shorten(
     write: Callable[[dict[str, str]], str],  # aspects and style -> prompt
-    aspects: dict[str, str],                 # of one prompt, with its "style"
+    aspects: dict[str, str],  # of one prompt, with its "style"
     tokenizers: Sequence[PreTrainedTokenizerBase],
     limits: np.ndarray,
     order: Sequence[str] = DROP_ORDER,
-) -> tuple[str, list[str]]:                  # the prompt, and what it lost
+) -> tuple[str, list[str]]:  # the prompt, and what it lost
     "Drop aspects in `order` until the prompt fits; it may lose all of them."
     kept, dropped = dict(aspects), []
     for aspect in (None, *order):
@@ -505,7 +641,7 @@ def shorten(
     return write(kept), dropped
 
 # %% ../nbs/03_diversify.ipynb #c895cd7c
-SHARES: dict[str, float] = {"plain": .1, "CD": .3, "SD": .2, "CDxSD": .4}
+SHARES: dict[str, float] = {"plain": 0.1, "CD": 0.3, "SD": 0.2, "CDxSD": 0.4}
 
 
 def check_shares(shares: dict[str, float]) -> None:
@@ -527,8 +663,10 @@ def pool_of_rows(shares: dict[str, float], n: int) -> list[str]:
 
 
 def ideas_needed(
-    shares: dict[str, float], per_class: int,
-    scenes: int, styles: int,  # no more than so many of each, then they are used again
+    shares: dict[str, float],
+    per_class: int,
+    scenes: int,
+    styles: int,  # no more than so many of each, then they are used again
 ) -> tuple[int, int]:
     "How many scenes and styles the prompts of a class can use."
     rows = pool_of_rows(shares, per_class)
@@ -543,7 +681,9 @@ def _use(uses: Counter, pool: str, idea: int, partner: int) -> int:
 
 def _take(ideas: list[Idea], uses: Counter, pool: str, partner: int = -1) -> int:
     "The idea used least with this partner, then in this pool, then at all; of equals the first that came."
-    return _use(uses, pool, min(range(len(ideas)), key=lambda i: (uses[pool, i, partner], uses[pool, i], uses[i])), partner)
+    return _use(
+        uses, pool, min(range(len(ideas)), key=lambda i: (uses[pool, i, partner], uses[pool, i], uses[i])), partner
+    )
 
 
 def _merge(first: Sequence[Idea], more: Sequence[Idea]) -> list[Idea]:
@@ -555,25 +695,53 @@ def _merge(first: Sequence[Idea], more: Sequence[Idea]) -> list[Idea]:
 
 # %% ../nbs/03_diversify.ipynb #77422ae4
 def _rows_of_class(
-    name: str, phrase: str, pools: list[str], scenes: list[Idea], styles: list[Idea], templates: Sequence[str], seed: int,
+    name: str,
+    phrase: str,
+    pools: list[str],
+    scenes: list[Idea],
+    styles: list[Idea],
+    templates: Sequence[str],
+    seed: int,
     kept: Sequence[dict] = (),  # the first rows, from an older book
-) -> list[dict]:                # the rows after them
+) -> list[dict]:  # the rows after them
     "What each prompt of a class is made of; a pool without ideas falls back on what there is."
-    scenes = _merge([Idea(Scene(**{a: row[a] for a in ASPECTS}), row["scene_key"]) for row in kept if "CD" in row["pool"]], scenes)
+    scenes = _merge(
+        [Idea(Scene(**{a: row[a] for a in ASPECTS}), row["scene_key"]) for row in kept if "CD" in row["pool"]], scenes
+    )
     styles = _merge([Idea(row["style"], row["style_key"]) for row in kept if "SD" in row["pool"]], styles)
-    texts, scene_uses, style_uses, rows = [[idea.text for idea in ideas] for ideas in (scenes, styles)], Counter(), Counter(), []
+    texts, scene_uses, style_uses, rows = (
+        [[idea.text for idea in ideas] for ideas in (scenes, styles)],
+        Counter(),
+        Counter(),
+        [],
+    )
     for row in kept:
-        scene = _use(scene_uses, row["pool"], texts[0].index(", ".join(filter(None, (row[a] for a in ASPECTS)))), -1) if "CD" in row["pool"] else -1
+        scene = (
+            _use(scene_uses, row["pool"], texts[0].index(", ".join(filter(None, (row[a] for a in ASPECTS)))), -1)
+            if "CD" in row["pool"]
+            else -1
+        )
         if "SD" in row["pool"]:
             _use(style_uses, row["pool"], texts[1].index(row["style"]), scene)
-    for i, pool in enumerate(pools[len(kept):], len(kept)):
+    for i, pool in enumerate(pools[len(kept) :], len(kept)):
         pool = "x".join(part for part in pool.split("x") if {"CD": scenes, "SD": styles}.get(part)) or "plain"
         at = _take(scenes, scene_uses, pool) if "CD" in pool else -1
         scene = scenes[at] if "CD" in pool else Idea(Scene(**dict.fromkeys(ASPECTS, "")))
         style = styles[_take(styles, style_uses, pool, at)] if "SD" in pool else Idea("")
         draw = hashlib.sha256(f"{seed}\n{name}\n{i}".encode()).digest()
-        rows.append({"index": i, "class": name, "phrase": phrase, "pool": pool, **scene.value.model_dump(), "style": style.value,
-                     "template": templates[int.from_bytes(draw[:8], "big") % len(templates)], "scene_key": scene.key, "style_key": style.key})
+        rows.append(
+            {
+                "index": i,
+                "class": name,
+                "phrase": phrase,
+                "pool": pool,
+                **scene.value.model_dump(),
+                "style": style.value,
+                "template": templates[int.from_bytes(draw[:8], "big") % len(templates)],
+                "scene_key": scene.key,
+                "style_key": style.key,
+            }
+        )
     return rows
 
 # %% ../nbs/03_diversify.ipynb #c6c2c637
@@ -583,12 +751,23 @@ def usable_shares(shares: dict[str, float], scenes: bool, styles: bool) -> dict[
     off = {part for part, on in (("CD", scenes), ("SD", styles)) if not on}
     left = {pool: share for pool, share in shares.items() if share and not off & set(pool.split("x"))}
     if not left:
-        raise ValueError(f"the shares {shares} name only pools that need {' and '.join(sorted(off))}, which is switched off")
+        raise ValueError(
+            f"the shares {shares} name only pools that need {' and '.join(sorted(off))}, which is switched off"
+        )
     return left
 
-
-def _check_request(phrases: dict[str, str], per_class: int, shares: dict[str, float], templates: Sequence[str], token: str,
-                   tokenizers: Sequence[PreTrainedTokenizerBase], limits: np.ndarray, order: Sequence[str], looks: dict[str, str]) -> None:
+# %% ../nbs/03_diversify.ipynb #47a0df0e
+def _check_request(
+    phrases: dict[str, str],
+    per_class: int,
+    shares: dict[str, float],
+    templates: Sequence[str],
+    token: str,
+    tokenizers: Sequence[PreTrainedTokenizerBase],
+    limits: np.ndarray,
+    order: Sequence[str],
+    looks: dict[str, str],
+) -> None:
     "Raise `ValueError` for a book that cannot be written, before any cost."
     check_phrases(phrases)
     if unknown := set(looks) - set(phrases):
@@ -600,16 +779,25 @@ def _check_request(phrases: dict[str, str], per_class: int, shares: dict[str, fl
     for template in templates:
         check_template(template, token)
         if looks and "looks" not in _SLOT.findall(template):
-            raise ValueError(f"the template {template!r} has no place for {{looks}}, which are given: add it, or give none")
+            raise ValueError(
+                f"the template {template!r} has no place for {{looks}}, which are given: add it, or give none"
+            )
         for part, slots in (("CD", {"scene", *ASPECTS}), ("SD", {"style"})):
             if not slots & set(_SLOT.findall(template)) and any(part in pool for pool in shares):
-                raise ValueError(f"the template {template!r} has no place for {part} ({', '.join(sorted(slots))}), but its pool has a share")
+                raise ValueError(
+                    f"the template {template!r} has no place for {part} ({', '.join(sorted(slots))}), but its pool has a share"
+                )
     for word in _reserved_words(tokenizers, token):
         for name, phrase in phrases.items():
             if word.casefold() in phrase.casefold():
-                raise ValueError(f"class {name!r}: the phrase {phrase!r} holds {word!r}, which the generator reads as one special token")
+                raise ValueError(
+                    f"class {name!r}: the phrase {phrase!r} holds {word!r}, which the generator reads as one special token"
+                )
     if token and tokenizers and not any(token in tokenizer.added_tokens_encoder for tokenizer in tokenizers):
-        warnings.warn(f"no tokenizer knows the style token {token!r}: it is counted as ordinary words; give a pipeline that has loaded it", stacklevel=3)
+        warnings.warn(
+            f"no tokenizer knows the style token {token!r}: it is counted as ordinary words; give a pipeline that has loaded it",
+            stacklevel=3,
+        )
     check_plain(phrases, templates, token, tokenizers, limits)
 
 # %% ../nbs/03_diversify.ipynb #28eb82e4
@@ -623,7 +811,9 @@ def check_begin(begin: pd.DataFrame, about: dict, per_class: int) -> None:
         if labels.get(name) != label or clean(about["classes"][name]) != phrase:
             raise ValueError(f"in the older book class {label} is {name!r}, {phrase!r}: begin a new one")
         if n > per_class:
-            raise ValueError(f"the older book has {n} prompts of {name!r}, {n - per_class} more than asked for: begin a new one")
+            raise ValueError(
+                f"the older book has {n} prompts of {name!r}, {n - per_class} more than asked for: begin a new one"
+            )
 
 
 def _ideas_of(ideas: Ideas | None, name: str, reserved: Sequence[str]) -> list[Idea]:
@@ -631,48 +821,75 @@ def _ideas_of(ideas: Ideas | None, name: str, reserved: Sequence[str]) -> list[I
     found = []
     for idea in ideas.found.get(name, []) if ideas else []:
         value = idea.value
-        value = clean(value, reserved) if isinstance(value, str) else Scene(**{aspect: clean(words, reserved) for aspect, words in value.model_dump().items()})
+        value = (
+            clean(value, reserved)
+            if isinstance(value, str)
+            else Scene(**{aspect: clean(words, reserved) for aspect, words in value.model_dump().items()})
+        )
         found.append(Idea(value, idea.key))
     return [idea for idea in found if idea.text]
 
 # %% ../nbs/03_diversify.ipynb #a8b798a3
 def compose(
-    phrases: dict[str, str],           # class name -> its resolved sense; the order of the classes is the order of the labels
-    per_class: int,                    # prompts of each class
-    scenes: Ideas | None,              # None switches CD off
-    styles: Ideas | None,              # None switches SD off
+    phrases: dict[str, str],  # class name -> its resolved sense; the order of the classes is the order of the labels
+    per_class: int,  # prompts of each class
+    scenes: Ideas | None,  # None switches CD off
+    styles: Ideas | None,  # None switches SD off
     *,
     tokenizers: Sequence[PreTrainedTokenizerBase],  # the generator's, from `tokenizers_of`
-    shares: dict[str, float] = SHARES, # of the pools; they need not add up to 1
-    templates: Sequence[str] = (),     # drawn by row; default TEMPLATE, TOKEN_TEMPLATE with a token, or one of both with a place for the looks
-    token: str = "",                   # the dataset's style token, "<scans>"
-    looks: dict[str, str] | None = None,  # class name -> what its sense looks like, `Resolutions.looks`: in every prompt of the class that has room
+    shares: dict[str, float] = SHARES,  # of the pools; they need not add up to 1
+    templates: Sequence[
+        str
+    ] = (),  # drawn by row; default TEMPLATE, TOKEN_TEMPLATE with a token, or one of both with a place for the looks
+    token: str = "",  # the dataset's style token, "<scans>"
+    looks: dict[str, str]
+    | None = None,  # class name -> what its sense looks like, `Resolutions.looks`: in every prompt of the class that has room
     drop_order: Sequence[str] = DROP_ORDER,  # the looks go last
-    budget: int | None = None,         # tokens, where that is less than the tokenizers say
-    allow_plain: bool = False,         # a class without scenes or styles gets plainer prompts instead of none
-    seed: int = 0,                     # of the draw among several templates
-    begin: pd.DataFrame | None = None, # an older book of the same settings: its rows stay
-) -> pd.DataFrame:                     # the columns of COLUMNS; attrs "missing" (class -> why) and "about" (settings)
+    budget: int | None = None,  # tokens, where that is less than the tokenizers say
+    allow_plain: bool = False,  # a class without scenes or styles gets plainer prompts instead of none
+    seed: int = 0,  # of the draw among several templates
+    begin: pd.DataFrame | None = None,  # an older book of the same settings: its rows stay
+) -> pd.DataFrame:  # the columns of COLUMNS; attrs "missing" (class -> why) and "about" (settings)
     "Put ideas together into a book of prompts. Raises `ValueError` for what cannot be written, before any work."
     looks = {name: text for name, text in (looks or {}).items() if text}
     templates = tuple(templates) or (_plain_template(bool(token), bool(looks)),)
     shares, limits = usable_shares(shares, scenes is not None, styles is not None), token_limits(tokenizers, budget)
     _check_request(phrases, per_class, shares, templates, token, tokenizers, limits, drop_order, looks)
-    about = {"classes": dict(phrases), "per_class": per_class, "shares": shares, "templates": {template_version(t): t for t in templates}, "token": token,
-             "drop_order": list(drop_order), "limits": limits.tolist(), "allow_plain": allow_plain, "seed": seed}
+    about = {
+        "classes": dict(phrases),
+        "per_class": per_class,
+        "shares": shares,
+        "templates": {template_version(t): t for t in templates},
+        "token": token,
+        "drop_order": list(drop_order),
+        "limits": limits.tolist(),
+        "allow_plain": allow_plain,
+        "seed": seed,
+    }
     about |= {"looks": looks} if looks else {}
     old = _begun_rows(begin, about, per_class)
     pools, reserved, missing, rows = pool_of_rows(shares, per_class), _reserved_words(tokenizers, token), {}, []
     for name, phrase in phrases.items():
         kept = old.get(name, [])
         mine = {"CD": _ideas_of(scenes, name, reserved), "SD": _ideas_of(styles, name, reserved)}
-        without = [part for part in mine if any(part in pool for pool in pools) and not mine[part] and not any(part in row["pool"] for row in kept)]
+        without = [
+            part
+            for part in mine
+            if any(part in pool for pool in pools) and not mine[part] and not any(part in row["pool"] for row in kept)
+        ]
         if without and not allow_plain:
-            missing[name] = "; ".join({"CD": scenes, "SD": styles}[part].dry.get(name, f"no ideas for {part}") for part in without)
+            missing[name] = "; ".join(
+                {"CD": scenes, "SD": styles}[part].dry.get(name, f"no ideas for {part}") for part in without
+            )
         else:
-            rows += [row | {"looks": clean(looks.get(name, ""), reserved)} for row in _rows_of_class(name, clean(phrase), pools, mine["CD"], mine["SD"], templates, seed, kept)]
+            rows += [
+                row | {"looks": clean(looks.get(name, ""), reserved)}
+                for row in _rows_of_class(name, clean(phrase), pools, mine["CD"], mine["SD"], templates, seed, kept)
+            ]
     book = _write_rows(rows, list(phrases), token, tokenizers, limits, drop_order)
-    book = _in_order(book if begin is None else pd.concat([begin[list(COLUMNS)], book] if rows else [begin[list(COLUMNS)]]))
+    book = _in_order(
+        book if begin is None else pd.concat([begin[list(COLUMNS)], book] if rows else [begin[list(COLUMNS)]])
+    )
     book.attrs = {"missing": missing, "about": about}
     return book
 
@@ -692,22 +909,42 @@ def _begun_rows(begin: pd.DataFrame | None, about: dict, per_class: int) -> dict
     return {name: rows.sort_values("id").to_dict("records") for name, rows in begin.groupby("class")}
 
 # %% ../nbs/03_diversify.ipynb #97d320bd
-def _write_rows(rows: list[dict], classes: list[str], token: str, tokenizers: Sequence[PreTrainedTokenizerBase],
-                limits: np.ndarray, order: Sequence[str]) -> pd.DataFrame:
+def _write_rows(
+    rows: list[dict],
+    classes: list[str],
+    token: str,
+    tokenizers: Sequence[PreTrainedTokenizerBase],
+    limits: np.ndarray,
+    order: Sequence[str],
+) -> pd.DataFrame:
     "Prompts of the rows, counted and, where they are too long, shortened."
+
     def write(row: dict) -> str:
         return fill(row["template"], row["phrase"], row["style"], row, token, row["looks"])
+
     labels, prompts = {name: label for label, name in enumerate(classes)}, [write(row) for row in rows]
     counts = token_counts(prompts, tokenizers)
     dropped = [""] * len(rows)
     for i in np.flatnonzero((counts > limits).any(1)):
         row, slots = rows[i], set(_SLOT.findall(rows[i]["template"]))
         inside = [aspect for aspect in (*order, "looks") if aspect in slots or aspect in ASPECTS and "scene" in slots]
-        prompts[i], lost = shorten(lambda kept, row=row: write(row | kept), {aspect: row[aspect] for aspect in inside}, tokenizers, limits, inside)
+        prompts[i], lost = shorten(
+            lambda kept, row=row: write(row | kept),
+            {aspect: row[aspect] for aspect in inside},
+            tokenizers,
+            limits,
+            inside,
+        )
         counts[i], dropped[i] = token_counts([prompts[i]], tokenizers)[0], ", ".join(lost)
     for row, prompt, count, lost in zip(rows, prompts, counts, dropped):
-        row |= {"label": labels[row["class"]], "id": f"{labels[row['class']]:04d}-{row['index']:06d}", "prompt": prompt, "dropped": lost,
-                "tokens": int(count[np.argmin(limits - count)]) if len(count) else 0, "template_version": template_version(row["template"])}
+        row |= {
+            "label": labels[row["class"]],
+            "id": f"{labels[row['class']]:04d}-{row['index']:06d}",
+            "prompt": prompt,
+            "dropped": lost,
+            "tokens": int(count[np.argmin(limits - count)]) if len(count) else 0,
+            "template_version": template_version(row["template"]),
+        }
     return pd.DataFrame([{column: row[column] for column in COLUMNS} for row in rows], columns=list(COLUMNS))
 
 
@@ -720,19 +957,25 @@ def _in_order(book: pd.DataFrame) -> pd.DataFrame:
 def prompts_by_class(
     book: pd.DataFrame,
     skip_missing: bool = False,  # leave missing classes out, although the labels of those behind them then change
-) -> dict[str, list[str]]:       # class name -> its prompts, in the order of the labels
+) -> dict[str, list[str]]:  # class name -> its prompts, in the order of the labels
     "What `plan.make_plan` takes. Raises `ValueError` if a class has no prompts."
     gaps = sorted(set(range(int(book.label.max()) + 1)) - set(book.label))
     missing = book.attrs.get("missing") or ({f"label {gap}": "" for gap in gaps})
     if missing and not skip_missing:
-        raise ValueError(f"{len(missing)} classes have no prompts ({', '.join(list(missing)[:5])}): ask again, allow plain prompts for them, or skip them")
+        raise ValueError(
+            f"{len(missing)} classes have no prompts ({', '.join(list(missing)[:5])}): ask again, allow plain prompts for them, or skip them"
+        )
     ordered = book.sort_values(["label", "id"])
     return {name: rows.prompt.tolist() for name, rows in ordered.groupby("class", sort=False)}
 
 # %% ../nbs/03_diversify.ipynb #b5f8b4ed
 def distinct_n(texts: Sequence[str], n: int) -> float:
     "Different n-grams of words over all n-grams of a set of texts; 0 where there are none."
-    grams = [tuple(words[i:i + n]) for words in (text.casefold().split() for text in texts) for i in range(len(words) - n + 1)]
+    grams = [
+        tuple(words[i : i + n])
+        for words in (text.casefold().split() for text in texts)
+        for i in range(len(words) - n + 1)
+    ]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -752,15 +995,21 @@ def vendi_score(features: torch.Tensor) -> float:  # unit features [N, D]
 # %% ../nbs/03_diversify.ipynb #1d3ceb17
 def pool_prompts(
     book: pd.DataFrame,
-    each: int,          # prompts of each pool
-    naive: bool = True, # with the bare class name as a pool of its own, before the others
+    each: int,  # prompts of each pool
+    naive: bool = True,  # with the bare class name as a pool of its own, before the others
 ) -> dict[str, dict[str, list[str]]]:  # pool -> class -> prompts
     "The first prompts of every class and pool. Raises `ValueError` where there are too few."
-    pools = {"naive": {name: [f"a photo of {with_article(clean(name))}"] * each for name in dict.fromkeys(book["class"])}} if naive else {}
+    pools = (
+        {"naive": {name: [f"a photo of {with_article(clean(name))}"] * each for name in dict.fromkeys(book["class"])}}
+        if naive
+        else {}
+    )
     for pool in [pool for pool in SHARES if pool in set(book.pool)]:
         mine = book[book.pool == pool].groupby("class", sort=False).prompt.agg(list)
         if len(mine) < book["class"].nunique() or mine.map(len).min() < each:
-            raise ValueError(f"not every class has {each} prompts in the pool {pool!r}: compose a larger book, or look at fewer")
+            raise ValueError(
+                f"not every class has {each} prompts in the pool {pool!r}: compose a larger book, or look at fewer"
+            )
         pools[pool] = {name: texts[:each] for name, texts in mine.items()}
     return pools
 
@@ -769,35 +1018,42 @@ def diversity(
     book: pd.DataFrame,
     clip: Clip,
     each: int | None = None,  # prompts of each class and pool; default: as many as the smallest has
-) -> pd.DataFrame:            # one row a pool
+) -> pd.DataFrame:  # one row a pool
     "How different the prompts of a class are: mean over classes of distinct-1, distinct-2, dispersion and Vendi score."
     each, rows = each or int(book.groupby(["class", "pool"]).size().min()), []
     if each < 2:
         raise ValueError("some class has a single prompt in some pool: diversity needs two or more")
     for pool, prompts in pool_prompts(book, each).items():
         features = [clip.encode_texts(texts) for texts in prompts.values()]
-        measured = [(distinct_n(t, 1), distinct_n(t, 2), dispersion(f), vendi_score(f)) for t, f in zip(prompts.values(), features)]
+        measured = [
+            (distinct_n(t, 1), distinct_n(t, 2), dispersion(f), vendi_score(f))
+            for t, f in zip(prompts.values(), features)
+        ]
         rows.append([pool, each, *np.mean(measured, axis=0)])
-    return pd.DataFrame(rows, columns=["pool", "prompts of a class", "distinct-1", "distinct-2", "dispersion", "Vendi score"]).set_index("pool")
+    return pd.DataFrame(
+        rows, columns=["pool", "prompts of a class", "distinct-1", "distinct-2", "dispersion", "Vendi score"]
+    ).set_index("pool")
 
 # %% ../nbs/03_diversify.ipynb #122a87ad
 def show_pools(
     images: LabelledImages,  # of each class: `each` for the first pool, `each` for the next, ...
     pools: Sequence[str],
     each: int,
-    scale: float = .42,      # inches an image
+    scale: float = 0.42,  # inches an image
     title: str = "",
 ) -> Figure:
     "Rows are classes, columns pools, as a closed figure that a notebook shows once."
     size, rows = images.images.shape[-1], len(images.classes)
     rows_of = [images.images[images.labels == label] for label in range(rows)]
     if wrong := [(name, len(mine)) for name, mine in zip(images.classes, rows_of) if len(mine) != len(pools) * each]:
-        raise ValueError(f"class {wrong[0][0]!r} has {wrong[0][1]} images; {len(pools)} pools of {each} are {len(pools) * each}")
-    shape = (len(pools) * each * scale + .9, rows * scale + .45)
+        raise ValueError(
+            f"class {wrong[0][0]!r} has {wrong[0][1]} images; {len(pools)} pools of {each} are {len(pools) * each}"
+        )
+    shape = (len(pools) * each * scale + 0.9, rows * scale + 0.45)
     figure, axes = plt.subplots(rows, len(pools), figsize=shape, squeeze=False, layout="constrained")
     for label, (name, mine) in enumerate(zip(images.classes, rows_of)):
         for column, pool in enumerate(pools):
-            strip = mine[column * each:(column + 1) * each].permute(2, 0, 3, 1).reshape(size, each * size, 3)
+            strip = mine[column * each : (column + 1) * each].permute(2, 0, 3, 1).reshape(size, each * size, 3)
             axis = axes[label, column]
             axis.imshow(strip.numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
@@ -811,24 +1067,33 @@ def show_pools(
     return figure
 
 # %% ../nbs/03_diversify.ipynb #90971b67
-TYPICAL = Scene(foreground="tall grass and wild flowers", background="a lake at the edge of a forest", lighting="soft light of the morning",
-                camera="from below, a few steps away")
+TYPICAL = Scene(
+    foreground="tall grass and wild flowers",
+    background="a lake at the edge of a forest",
+    lighting="soft light of the morning",
+    camera="from below, a few steps away",
+)
 TYPICAL_STYLE = "a watercolour painting on rough paper"
 
 
 @dataclass(frozen=True)
 class Cost:
     "What a book of prompts will cost, and on which assumptions."
+
     classes: int
     per_class: int
-    calls: int          # replies of the LLM
+    calls: int  # replies of the LLM
     prompt_tokens: int  # in the questions
     answer_tokens: int  # in the replies
     assumed: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.classes:,} classes x {self.per_class:,} prompts: {self.calls:,} LLM calls, {self.prompt_tokens:,} tokens asked, "
-                 f"{self.answer_tokens:,} answered", "assumed:", *self.assumed]
+        lines = [
+            f"{self.classes:,} classes x {self.per_class:,} prompts: {self.calls:,} LLM calls, {self.prompt_tokens:,} tokens asked, "
+            f"{self.answer_tokens:,} answered",
+            "assumed:",
+            *self.assumed,
+        ]
         return "\n  ".join(lines)
 
 # %% ../nbs/03_diversify.ipynb #16acc70a
@@ -837,13 +1102,23 @@ def _rounds(ideas: Ideas, wanted: int) -> float:
     needed = []
     for curve in ideas.curves.values():
         enough = [turn for turn, have in enumerate(curve, 1) if have >= wanted]
-        stretch = wanted / max(curve[-1], 1) if curve[-1] >= ideas.wanted else 1  # a class that ran dry will do so again
+        stretch = (
+            wanted / max(curve[-1], 1) if curve[-1] >= ideas.wanted else 1
+        )  # a class that ran dry will do so again
         needed.append(enough[0] if enough else len(curve) * stretch)
     return float(np.mean(needed))
 
-
+# %% ../nbs/03_diversify.ipynb #2df7cb4d
 def _cost_of(
-    llm: LocalLLM | ServerLLM, kind: str, askers: int, wanted: int, count: int, samples: int, examples: int, phrase: str, rounds: float,
+    llm: LocalLLM | ServerLLM,
+    kind: str,
+    askers: int,
+    wanted: int,
+    count: int,
+    samples: int,
+    examples: int,
+    phrase: str,
+    rounds: float,
     typical: Sequence[Scene | str],
 ) -> tuple[int, int, int, str]:  # calls, tokens asked, tokens answered, and what one call is
     "The cost of scenes or of styles."
@@ -854,39 +1129,54 @@ def _cost_of(
         "Mean tokens of a question that shows so many ideas, or of one and its answer."
         counts = []
         for start in starts:
-            told = [idea if isinstance(idea, str) else idea.model_dump() for idea in rows[start:start + answered]]
+            told = [idea if isinstance(idea, str) else idea.model_dump() for idea in rows[start : start + answered]]
             reply = [{"role": "assistant", "content": json.dumps({kind: told}, ensure_ascii=False)}] if answered else []
-            counts.append(llm.count_tokens([*make(phrase, count, rows[start:start + shown]).messages, *reply]))
+            counts.append(llm.count_tokens([*make(phrase, count, rows[start : start + shown]).messages, *reply]))
         return float(np.mean(counts))
+
     first, later, answered = round(tokens(0, 0)), round(tokens(examples, 0)), round(tokens(0, count) - tokens(0, 0))
     calls = round(askers * samples * rounds)
     asked = round(askers * samples * (first + (rounds - 1) * later))
-    return calls, asked, calls * answered, (
-        f"{kind}: {wanted} {'for all classes' if askers == 1 else 'of each class'} in {rounds:.1f} rounds of {samples} answers with {count} each; "
-        f"a question has {first} tokens, {later} with {examples} examples, an answer {answered}")
+    return (
+        calls,
+        asked,
+        calls * answered,
+        (
+            f"{kind}: {wanted} {'for all classes' if askers == 1 else 'of each class'} in {rounds:.1f} rounds of {samples} answers with {count} each; "
+            f"a question has {first} tokens, {later} with {examples} examples, an answer {answered}"
+        ),
+    )
 
 # %% ../nbs/03_diversify.ipynb #665c8959
 def estimate_cost(
-    llm: LocalLLM | ServerLLM,       # counts the tokens; it is not asked
+    llm: LocalLLM | ServerLLM,  # counts the tokens; it is not asked
     classes: int = 1000,
-    per_class: int = 200,            # prompts
+    per_class: int = 200,  # prompts
     *,
-    scenes: int = 30,                # as in `write_prompts`
+    scenes: int = 30,  # as in `write_prompts`
     styles: int = 10,
     shared_styles: bool = False,
     shares: dict[str, float] = SHARES,
     count: int = 4,
     samples: int = 4,
     examples: int = 3,
-    accepted: float = .75,           # share of the ideas in an answer that are new
-    phrase: str = "crane bird",      # a typical one
-    measured: Sequence[Ideas] = (),  # scenes and styles of a small run, whose rounds, counts and texts replace what is assumed
+    accepted: float = 0.75,  # share of the ideas in an answer that are new
+    phrase: str = "crane bird",  # a typical one
+    measured: Sequence[
+        Ideas
+    ] = (),  # scenes and styles of a small run, whose rounds, counts and texts replace what is assumed
 ) -> Cost:
     "Calls and tokens that `write_prompts` would need without its cache, each answer valid at the first try."
     if min(classes, per_class, count, samples) < 1 or not 0 < accepted <= 1:
-        raise ValueError(f"classes ({classes}), per_class ({per_class}), count ({count}) and samples ({samples}) must be at least 1, "
-                         f"accepted ({accepted}) in (0, 1]")
-    needs = dict(zip(("scenes", "styles"), ideas_needed(usable_shares(shares, scenes > 0, styles > 0), per_class, scenes, styles)))
+        raise ValueError(
+            f"classes ({classes}), per_class ({per_class}), count ({count}) and samples ({samples}) must be at least 1, "
+            f"accepted ({accepted}) in (0, 1]"
+        )
+    needs = dict(
+        zip(
+            ("scenes", "styles"), ideas_needed(usable_shares(shares, scenes > 0, styles > 0), per_class, scenes, styles)
+        )
+    )
     if shared_styles:
         needs["styles"] = styles
     parts, known = [], {ideas.kind: ideas for ideas in measured}
@@ -894,50 +1184,101 @@ def estimate_cost(
         ideas = known.get(kind)
         asking = (ideas.count, ideas.samples) if ideas else (count, samples)
         rounds = _rounds(ideas, wanted) if ideas else math.ceil(wanted / (count * samples * accepted))
-        typical = [idea.value for found in ideas.found.values() for idea in found] if ideas else [TYPICAL if kind == "scenes" else TYPICAL_STYLE]
+        typical = (
+            [idea.value for found in ideas.found.values() for idea in found]
+            if ideas
+            else [TYPICAL if kind == "scenes" else TYPICAL_STYLE]
+        )
         if wanted:
-            parts.append(_cost_of(llm, kind, 1 if shared_styles and kind == "styles" else classes, wanted, *asking, examples, phrase, rounds, typical))
+            parts.append(
+                _cost_of(
+                    llm,
+                    kind,
+                    1 if shared_styles and kind == "styles" else classes,
+                    wanted,
+                    *asking,
+                    examples,
+                    phrase,
+                    rounds,
+                    typical,
+                )
+            )
     calls, asked, answered = (sum(part[i] for part in parts) for i in range(3))
     news = [] if len(known) == len(needs) else [f"{accepted:.0%} of the ideas are new"]
-    return Cost(classes, per_class, calls, asked, answered, (*(part[3] for part in parts), *news, "no answer has to be asked again, none is cached"))
+    return Cost(
+        classes,
+        per_class,
+        calls,
+        asked,
+        answered,
+        (*(part[3] for part in parts), *news, "no answer has to be asked again, none is cached"),
+    )
 
 # %% ../nbs/03_diversify.ipynb #1bfd7c2d
 def write_prompts(
     llm: LocalLLM | ServerLLM | None,  # None where scenes and styles are 0
-    phrases: dict[str, str],           # class name -> its resolved sense
-    per_class: int,                    # prompts of each class
-    out: str | Path | None = None,     # .parquet or .jsonl; None writes nothing
+    phrases: dict[str, str],  # class name -> its resolved sense
+    per_class: int,  # prompts of each class
+    out: str | Path | None = None,  # .parquet or .jsonl; None writes nothing
     *,
     generator: str | Path | DiffusionPipeline,  # whose tokenizers count the prompts
-    clip: Clip | None = None,          # finds near-duplicates
-    scenes: int = 30,                  # different ones of each class, fewer where the prompts cannot use so many; 0 switches CD off
-    styles: int = 10,                  # as scenes; 0 switches SD off
-    shared_styles: bool = False,       # the same styles for all classes
+    clip: Clip | None = None,  # finds near-duplicates
+    scenes: int = 30,  # different ones of each class, fewer where the prompts cannot use so many; 0 switches CD off
+    styles: int = 10,  # as scenes; 0 switches SD off
+    shared_styles: bool = False,  # the same styles for all classes
     shares: dict[str, float] = SHARES,
-    looks: dict[str, str] | None = None,  # class name -> what its sense looks like: goes into the questions and the prompts
-    templates: Sequence[str] = (), token: str = "", budget: int | None = None, allow_plain: bool = False,  # as in `compose`
-    overwrite: bool = False,           # begin anew instead of extending the file that is there
+    looks: dict[str, str]
+    | None = None,  # class name -> what its sense looks like: goes into the questions and the prompts
+    templates: Sequence[str] = (),
+    token: str = "",
+    budget: int | None = None,
+    allow_plain: bool = False,  # as in `compose`
+    overwrite: bool = False,  # begin anew instead of extending the file that is there
     seed: int = 0,
     sampling: Sampling = Sampling(),
     cache: AnswerCache | None = None,
     progress: bool = True,
-    **asking,                          # of `ask_ideas`: count, samples, examples, patience, near, longest, tries
-) -> pd.DataFrame:                     # the book; attrs["missing"] names classes without prompts
+    **asking,  # of `ask_ideas`: count, samples, examples, patience, near, longest, tries
+) -> pd.DataFrame:  # the book; attrs["missing"] names classes without prompts
     "Ask for scenes and styles, compose a book of prompts and save it."
     old = load_book(out) if out and check_suffix(Path(out)).exists() and not overwrite else None
     model = {"name": llm.name, "revision": llm.revision, "sampling": asdict(sampling)} if llm else {}
-    composing = dict(tokenizers=tokenizers_of(generator), shares=shares, templates=templates, token=token, budget=budget, seed=seed, begin=old, looks=looks)
-    trial = compose(phrases, per_class, Ideas("scenes", 0, {}) if scenes else None, Ideas("styles", 0, {}) if styles else None, **composing)
+    composing = dict(
+        tokenizers=tokenizers_of(generator),
+        shares=shares,
+        templates=templates,
+        token=token,
+        budget=budget,
+        seed=seed,
+        begin=old,
+        looks=looks,
+    )
+    trial = compose(
+        phrases,
+        per_class,
+        Ideas("scenes", 0, {}) if scenes else None,
+        Ideas("styles", 0, {}) if styles else None,
+        **composing,
+    )
     if old is not None:
         check_begin(old, trial.attrs["about"] | {"llm": model}, per_class)
     needs = ideas_needed(usable_shares(shares, scenes > 0, styles > 0), per_class, scenes, styles)
     same = dict(looks=looks, clip=clip, seed=seed, sampling=sampling, cache=cache, progress=progress)
-    told = [ask_ideas(llm, phrases, "scenes", needs[0], **same, **asking) if scenes else None,
-            ask_ideas(llm, phrases, "styles", styles if shared_styles else needs[1], shared=shared_styles, **same, **asking) if styles else None]
+    told = [
+        ask_ideas(llm, phrases, "scenes", needs[0], **same, **asking) if scenes else None,
+        ask_ideas(llm, phrases, "styles", styles if shared_styles else needs[1], shared=shared_styles, **same, **asking)
+        if styles
+        else None,
+    ]
     with warnings.catch_warnings(action="ignore"):  # said at the trial
         book = compose(phrases, per_class, *told, allow_plain=allow_plain, **composing)
     seen = Path(clip.name).name if clip and Path(clip.name).is_dir() else clip and clip.name  # no path of this machine
-    book.attrs["about"] |= {"llm": model, "clip": seen, "asking": asking, "ideas": {ideas.kind: ideas.summary() for ideas in told if ideas}}
+    book.attrs["about"] |= {
+        "llm": model,
+        "clip": seen,
+        "asking": asking,
+        "ideas": {ideas.kind: ideas.summary() for ideas in told if ideas},
+    }
     if out and not book.empty:
         save_book(book, out)
     return book

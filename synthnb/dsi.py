@@ -56,10 +56,15 @@ def style_prompts(
 def text_models(pipe: DiffusionPipeline) -> list[tuple[PreTrainedTokenizerBase, nn.Module]]:
     "Tokenizer and text encoder pairs; ValueError for a pipeline that is not a UNet Stable Diffusion, or whose latents are not plainly scaled."
     if not isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
-        raise ValueError(f"{type(pipe).__name__} is not supported: a style token can be learned for Stable Diffusion 1.x, 2.x and SDXL")
+        raise ValueError(
+            f"{type(pipe).__name__} is not supported: a style token can be learned for Stable Diffusion 1.x, 2.x and SDXL"
+        )
     if getattr(pipe.vae.config, "latents_mean", None) is not None:
         raise ValueError("this generator's VAE normalises its latents by latents_mean, which is not supported")
-    pairs = [(pipe.tokenizer, pipe.text_encoder), (getattr(pipe, "tokenizer_2", None), getattr(pipe, "text_encoder_2", None))]
+    pairs = [
+        (pipe.tokenizer, pipe.text_encoder),
+        (getattr(pipe, "tokenizer_2", None), getattr(pipe, "text_encoder_2", None)),
+    ]
     return [(tokenizer, encoder) for tokenizer, encoder in pairs if encoder is not None]
 
 
@@ -71,12 +76,16 @@ def vector_names(token: str, num_vectors: int) -> list[str]:
 def check_placeholder(pipe: DiffusionPipeline, token: str, num_vectors: int) -> None:
     "ValueError for a token that could be taken for text, or is in the vocabulary already."
     if not re.fullmatch(r"<[^<>\sA-Z]+>", token):
-        raise ValueError(f"placeholder token {token!r}: write it in angle brackets without blanks or capitals, such as <style>")
+        raise ValueError(
+            f"placeholder token {token!r}: write it in angle brackets without blanks or capitals, such as <style>"
+        )
     for tokenizer, _ in text_models(pipe):
-        if taken := [name for name in [*vector_names(token, num_vectors), f"{token}_1"] if name in tokenizer.get_vocab()]:
+        if taken := [
+            name for name in [*vector_names(token, num_vectors), f"{token}_1"] if name in tokenizer.get_vocab()
+        ]:
             raise ValueError(f"{taken[0]!r} is already in the generator's vocabulary: choose another placeholder token")
 
-
+# %% ../nbs/05_dsi.ipynb #e9fd18b1
 def tokenize(
     pipe: DiffusionPipeline,
     prompts: Sequence[str],
@@ -90,15 +99,18 @@ def tokenize(
         texts = pipe.maybe_convert_prompt(list(prompts), own)
         lengths = [len(ids) for ids in own(texts).input_ids]
         if (worst := max(lengths)) > own.model_max_length:
-            raise ValueError(f"prompt {texts[lengths.index(worst)]!r} has {worst} tokens, the generator reads {own.model_max_length}: "
-                             "fewer vectors or fewer words")
+            raise ValueError(
+                f"prompt {texts[lengths.index(worst)]!r} has {worst} tokens, the generator reads {own.model_max_length}: "
+                "fewer vectors or fewer words"
+            )
         found.append(own(texts, padding="max_length", max_length=own.model_max_length, return_tensors="pt").input_ids)
     return found
 
 # %% ../nbs/05_dsi.ipynb #4b0455d1
 def initial_rows(
     pipe: DiffusionPipeline,
-    initializer: str | None = "photo",  # one token for all vectors, or as many tokens as vectors; None draws from the vocabulary's mean and spread
+    initializer: str
+    | None = "photo",  # one token for all vectors, or as many tokens as vectors; None draws from the vocabulary's mean and spread
     num_vectors: int | None = None,  # None: as many as the initializer has tokens
     seed: int = 0,  # of the draw
 ) -> list[torch.Tensor]:  # float32 [num_vectors, width] for each text encoder
@@ -116,8 +128,10 @@ def initial_rows(
         num_vectors = num_vectors or max(1, len(ids))
         if len(ids) not in (1, num_vectors) or tokenizer.unk_token_id in ids:
             said = " ".join(tokenizer.convert_ids_to_tokens(ids))
-            raise ValueError(f"initializer {initializer!r} is {len(ids)} tokens for this generator ({said}), for {num_vectors} vector(s): give one "
-                             "common word, as many words as vectors, or None")
+            raise ValueError(
+                f"initializer {initializer!r} is {len(ids)} tokens for this generator ({said}), for {num_vectors} vector(s): give one "
+                "common word, as many words as vectors, or None"
+            )
         rows.append(table[ids].expand(num_vectors, -1).clone())
     return rows
 
@@ -132,7 +146,9 @@ class PlaceholderEmbedding(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:  # int64 [B, T] -> [B, T, width]
         new = ids >= self.first
         known = self.table(ids.masked_fill(new, 0))
-        learned = F.embedding((ids - self.first).clamp(0, len(self.rows) - 1), self.rows)  # indexing adds its gradients in the order that threads come
+        learned = F.embedding(
+            (ids - self.first).clamp(0, len(self.rows) - 1), self.rows
+        )  # indexing adds its gradients in the order that threads come
         return torch.where(new[..., None], learned.to(known.dtype), known)
 
 
@@ -165,6 +181,7 @@ def reading(
 @dataclass(frozen=True)
 class Latents:
     "What the VAE makes of a set of images, scaled as the UNet reads it."
+
     mean: torch.Tensor  # [N, 4, h, w]
     std: torch.Tensor
     labels: torch.Tensor  # int64 [N]: prompt of each
@@ -185,21 +202,30 @@ def encode_images(
     "Mean and standard deviation of every image's latents, in float32."
     side, vae, kind = pipe.unet.config.sample_size * pipe.vae_scale_factor, pipe.vae, pipe.vae.dtype
     if kind != torch.float32:
-        nn.Module.to(vae, torch.float32)  # half precision overflows in some VAEs, and this happens once; diffusers' own `to` has a remark about no module
+        nn.Module.to(
+            vae, torch.float32
+        )  # half precision overflows in some VAEs, and this happens once; diffusers' own `to` has a remark about no module
     parts = []
     for pixels in images.images.split(batch_size):
-        pixels = F.interpolate(pixels.to(vae.device).float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255) / 127.5 - 1
+        pixels = (
+            F.interpolate(pixels.to(vae.device).float(), (side, side), mode="bicubic", antialias=True).clamp(0, 255)
+            / 127.5
+            - 1
+        )
         parts += [vae.encode(p).latent_dist for p in ((pixels, pixels.flip(-1)) if flips else (pixels,))]
     if kind != torch.float32:
         nn.Module.to(vae, kind)
     labels = torch.cat([torch.cat([labels] * (1 + flips)) for labels in images.labels.split(batch_size)])
     scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0
-    return Latents((torch.cat([p.mean for p in parts]) - shift) * scale, torch.cat([p.std for p in parts]) * scale, labels)
+    return Latents(
+        (torch.cat([p.mean for p in parts]) - shift) * scale, torch.cat([p.std for p in parts]) * scale, labels
+    )
 
 # %% ../nbs/05_dsi.ipynb #3704f162
 @dataclass(frozen=True)
 class Draw:
     "The chance of one step."
+
     images: torch.Tensor  # int64 [B]
     spread: torch.Tensor  # [B, 4, h, w], standard normal: which latents of the image
     noise: torch.Tensor  # [B, 4, h, w], standard normal: to be predicted
@@ -227,25 +253,31 @@ def condition(
     labels: torch.Tensor,  # int64 [B] on the CPU: prompt of each image
 ) -> dict:
     "What the UNet is told of a batch; each prompt in it is encoded once."
-    used, of = (some.to(ids[0].device) for some in labels.unique(return_inverse=True))  # labels on the CPU: a GPU would have to be waited for
+    used, of = (
+        some.to(ids[0].device) for some in labels.unique(return_inverse=True)
+    )  # labels on the CPU: a GPU would have to be waited for
     if isinstance(pipe, StableDiffusionPipeline):
         return {"encoder_hidden_states": pipe.text_encoder(ids[0][used])[0].index_select(0, of)}
     pool_at_end(pipe)
     outs = [encoder(own[used], output_hidden_states=True) for (_, encoder), own in zip(text_models(pipe), ids)]
     pooled, side = outs[-1][0].index_select(0, of), (pipe.unet.config.sample_size * pipe.vae_scale_factor,) * 2
     times = pipe._get_add_time_ids(side, (0, 0), side, pooled.dtype, pipe.text_encoder_2.config.projection_dim)
-    return {"encoder_hidden_states": torch.cat([out.hidden_states[-2] for out in outs], -1).index_select(0, of),
-            "added_cond_kwargs": {"text_embeds": pooled, "time_ids": times.to(pooled.device).expand(len(pooled), -1)}}
+    return {
+        "encoder_hidden_states": torch.cat([out.hidden_states[-2] for out in outs], -1).index_select(0, of),
+        "added_cond_kwargs": {"text_embeds": pooled, "time_ids": times.to(pooled.device).expand(len(pooled), -1)},
+    }
 
 
 def training_scheduler(pipe: DiffusionPipeline) -> DDPMScheduler:
     "The noise that the generator was trained with; ValueError for one that predicts neither noise nor velocity."
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-        raise ValueError(f"this generator predicts {scheduler.config.prediction_type!r}; only epsilon and v_prediction are supported")
+        raise ValueError(
+            f"this generator predicts {scheduler.config.prediction_type!r}; only epsilon and v_prediction are supported"
+        )
     return scheduler
 
-
+# %% ../nbs/05_dsi.ipynb #3686b384
 def denoising_loss(
     pipe: DiffusionPipeline,
     scheduler: DDPMScheduler,  # from `training_scheduler`
@@ -268,6 +300,7 @@ def denoising_loss(
 @dataclass(frozen=True, eq=False)
 class Style:
     "A placeholder token with its embeddings, and how it came about."
+
     token: str
     rows: tuple[torch.Tensor, ...]  # float32 [num_vectors, width] for each text encoder
     settings: dict = field(default_factory=dict)  # what was asked for
@@ -296,18 +329,24 @@ def _publish(tensors: dict[str, torch.Tensor], path: Path, metadata: dict) -> Pa
     "Write a safetensors file whole or not at all."
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {k: json.dumps(v) for k, v in metadata.items()})
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            partial,
+            {k: json.dumps(v) for k, v in metadata.items()},
+        )
         partial.chmod(0o644)
     return path
 
 
 def _opened(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     "Tensors and metadata of a file; ValueError if it is cut short."
+
     def value(text: str) -> object:
         try:
             return json.loads(text)
         except ValueError:
             return text  # other programs write plain words
+
     try:
         with safe_open(path, "pt") as file:
             said = file.metadata() or {}
@@ -319,10 +358,16 @@ def _opened(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 def save_style(style: Style, path: str | Path) -> Path:
     "Write a style in diffusers' textual-inversion format, whole or not at all."
     names = [style.token] if len(style.rows) == 1 else _ENCODERS
-    record = {"token": style.token, "settings": style.settings, "losses": style.losses, "checks": style.checks, "seconds": style.seconds}
+    record = {
+        "token": style.token,
+        "settings": style.settings,
+        "losses": style.losses,
+        "checks": style.checks,
+        "seconds": style.seconds,
+    }
     return _publish(dict(zip(names, style.rows)), Path(path), record)
 
-
+# %% ../nbs/05_dsi.ipynb #2293c48d
 def load_style(path: str | Path) -> Style:
     "Read a style; also one of another program, if its file holds one token."
     tensors, said = _opened(Path(path))
@@ -330,8 +375,14 @@ def load_style(path: str | Path) -> Style:
     if len(names) != 1 and names is not _ENCODERS or names is _ENCODERS and "token" not in said:
         raise ValueError(f"{path} is not a style: it holds the tensors {sorted(tensors)}")
     rows = tuple(torch.atleast_2d(tensors[name]).float() for name in names)
-    return Style(said.get("token", names[0]), rows, said.get("settings", {}), tuple(said.get("losses", ())),
-                 tuple(map(tuple, said.get("checks", ()))), said.get("seconds", 0.0))
+    return Style(
+        said.get("token", names[0]),
+        rows,
+        said.get("settings", {}),
+        tuple(said.get("losses", ())),
+        tuple(map(tuple, said.get("checks", ()))),
+        said.get("seconds", 0.0),
+    )
 
 # %% ../nbs/05_dsi.ipynb #4c988a64
 def add_style(pipe: DiffusionPipeline, style: Style | str | Path) -> str:
@@ -341,7 +392,9 @@ def add_style(pipe: DiffusionPipeline, style: Style | str | Path) -> str:
     pairs = text_models(pipe)
     widths = [encoder.get_input_embeddings().embedding_dim for _, encoder in pairs]
     if widths != [rows.shape[1] for rows in style.rows]:
-        raise ValueError(f"{style} has widths {[r.shape[1] for r in style.rows]}, the generator reads {widths}: it was learned for another one")
+        raise ValueError(
+            f"{style} has widths {[r.shape[1] for r in style.rows]}, the generator reads {widths}: it was learned for another one"
+        )
     pool_at_end(pipe)
     with quiet_loading():
         for (tokenizer, encoder), rows in zip(pairs, style.rows):
@@ -359,12 +412,15 @@ def initial_style(
     "A control: the token before any learning."
     rows = tuple(initial_rows(pipe, initializer, num_vectors, seed))
     check_placeholder(pipe, placeholder_token, len(rows[0]))
-    return Style(placeholder_token, rows, {"initializer": initializer, "num_vectors": len(rows[0]), "seed": seed, "steps": 0})
+    return Style(
+        placeholder_token, rows, {"initializer": initializer, "num_vectors": len(rows[0]), "seed": seed, "steps": 0}
+    )
 
 # %% ../nbs/05_dsi.ipynb #a1e28bde
 @dataclass
 class Position:
     "Where a run is."
+
     rows: list[nn.Parameter]
     optimiser: torch.optim.AdamW
     losses: torch.Tensor  # [steps], nan where not yet made
@@ -389,7 +445,11 @@ def save_position(at: Position, path: Path, settings: dict) -> None:
     "Write a checkpoint."
     tensors = {f"rows.{i}": r for i, r in enumerate(at.rows)} | {f"best.{i}": r for i, r in enumerate(at.best)}
     tensors |= {f"optimiser.{i}.{k}": v for i, s in at.optimiser.state_dict()["state"].items() for k, v in s.items()}
-    _publish(tensors | {"losses": at.losses[:at.step]}, path, {"settings": settings, "step": at.step, "checks": at.checks, "seconds": at.seconds})
+    _publish(
+        tensors | {"losses": at.losses[: at.step]},
+        path,
+        {"settings": settings, "step": at.step, "checks": at.checks, "seconds": at.seconds},
+    )
 
 
 def restore_position(at: Position, path: Path, settings: dict) -> None:
@@ -397,24 +457,34 @@ def restore_position(at: Position, path: Path, settings: dict) -> None:
     tensors, said = _opened(path)
     _check_same(path, said.get("settings", {}), settings)
     if said["step"] > len(at.losses):
-        raise ValueError(f"{path} has taken {said['step']} steps already, and {len(at.losses)} are asked for: ask for as many or more, or delete it")
+        raise ValueError(
+            f"{path} has taken {said['step']} steps already, and {len(at.losses)} are asked for: ask for as many or more, or delete it"
+        )
     at.step, at.checks, at.seconds = said["step"], [tuple(check) for check in said["checks"]], said["seconds"]
     with torch.no_grad():
         for i, rows in enumerate(at.rows):
             rows.copy_(tensors[f"rows.{i}"])
     at.best = [tensors[f"best.{i}"].to(rows.device) for i, rows in enumerate(at.rows)]
-    state = {i: {k: tensors[f"optimiser.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(at.rows))}
+    state = {
+        i: {k: tensors[f"optimiser.{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(at.rows))
+    }
     at.optimiser.load_state_dict(at.optimiser.state_dict() | {"state": state})
-    at.losses[:at.step] = tensors["losses"].to(at.losses.device)
+    at.losses[: at.step] = tensors["losses"].to(at.losses.device)
 
 
 def _check_same(path: Path, there: dict, now: dict) -> None:
     "ValueError if a file was made with other settings."
-    if differ := [f"{k} was {there.get(k)!r} and is now {now.get(k)!r}" for k in sorted({*there, *now}) if there.get(k) != now.get(k)]:
+    if differ := [
+        f"{k} was {there.get(k)!r} and is now {now.get(k)!r}"
+        for k in sorted({*there, *now})
+        if there.get(k) != now.get(k)
+    ]:
         raise ValueError(f"{path} belongs to another run ({'; '.join(differ)}): delete it, or name another file")
 
 # %% ../nbs/05_dsi.ipynb #7fd99b2c
-def check_request(pipe: DiffusionPipeline, images: LabelledImages, phrases: dict[str, str], numbers: dict[str, float]) -> None:
+def check_request(
+    pipe: DiffusionPipeline, images: LabelledImages, phrases: dict[str, str], numbers: dict[str, float]
+) -> None:
     "ValueError for a run that could not be made or would mean nothing."
     for name, value in numbers.items():
         if not value > 0:
@@ -424,14 +494,18 @@ def check_request(pipe: DiffusionPipeline, images: LabelledImages, phrases: dict
     if missing := [name for name, n in images.per_class.items() if n and name not in phrases]:
         raise ValueError(f"{images} has images of {missing[0]!r}, but `phrases` does not say what it means")
     if pipe.unet.dtype == torch.float16:
-        raise ValueError("gradients vanish in float16: open the generator with dtype='bfloat16' or 'float32' to learn a style")
+        raise ValueError(
+            "gradients vanish in float16: open the generator with dtype='bfloat16' or 'float32' to learn a style"
+        )
 
 
 def check_finite(losses: torch.Tensor, first: int = 0) -> None:
     "FloatingPointError names the first step, counted from `first`, whose loss is no number."
     if len(bad := (~losses.isfinite()).nonzero()):
-        raise FloatingPointError(f"the loss is {losses[bad[0]].item()} at step {first + bad[0].item()}: lower the learning rate, or open the "
-                                 f"generator with dtype='float32'; nothing of this was kept")
+        raise FloatingPointError(
+            f"the loss is {losses[bad[0]].item()} at step {first + bad[0].item()}: lower the learning rate, or open the "
+            f"generator with dtype='float32'; nothing of this was kept"
+        )
 
 
 def fingerprint(pipe: DiffusionPipeline) -> str:
@@ -446,18 +520,34 @@ def fingerprint(pipe: DiffusionPipeline) -> str:
 
 def _networks(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
     "What learns, draws or reads; a safety checker only looks at finished images."
-    return {name: part for name, part in sorted(pipe.components.items()) if isinstance(part, nn.Module) and name != "safety_checker"}
+    return {
+        name: part
+        for name, part in sorted(pipe.components.items())
+        if isinstance(part, nn.Module) and name != "safety_checker"
+    }
 
-
+# %% ../nbs/05_dsi.ipynb #21ba1f57
 def _configuration(pipe: DiffusionPipeline) -> dict:
     "What the weights do not say: activations, the VAE's scaling, how text becomes tokens, and what noise the UNet was trained with, whichever sampler draws."
     said = {"pipeline": type(pipe).__name__}
     for name, part in _networks(pipe).items():
         known = part.config if isinstance(part.config, dict) else part.config.to_dict()
-        said[name] = {key: value for key, value in known.items() if key[0] != "_" and key not in ("transformers_version", "architectures", "dtype")}
+        said[name] = {
+            key: value
+            for key, value in known.items()
+            if key[0] != "_" and key not in ("transformers_version", "architectures", "dtype")
+        }
     for number, (tokenizer, _) in enumerate(text_models(pipe)):
-        rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}  # these two change with each call
-        said[f"tokenizer {number}"] = [rules, tokenizer.special_tokens_map, tokenizer.model_max_length, tokenizer.padding_side]
+        rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {
+            "padding": None,
+            "truncation": None,
+        }  # these two change with each call
+        said[f"tokenizer {number}"] = [
+            rules,
+            tokenizer.special_tokens_map,
+            tokenizer.model_max_length,
+            tokenizer.padding_side,
+        ]
     scheduler = training_scheduler(pipe)
     return said | {"noise": [scheduler.config.prediction_type, scheduler.alphas_cumprod.tolist()]}
 
@@ -472,8 +562,16 @@ def _fixed_draws(latents: Latents, batch_size: int, seed: int) -> list[Draw]:
     "Four batches whose timesteps are evenly spread."
     return [draw_step(latents, batch_size, seed * 1_000_003 - 1 - i, stratified=True) for i in range(4)]
 
-
-def _learn(at: Position, latents: Latents, loss_of: Callable[[Draw], torch.Tensor], settings: dict, kept: Path | None, save_every: float, bar: tqdm) -> None:
+# %% ../nbs/05_dsi.ipynb #214fd621
+def _learn(
+    at: Position,
+    latents: Latents,
+    loss_of: Callable[[Draw], torch.Tensor],
+    settings: dict,
+    kept: Path | None,
+    save_every: float,
+    bar: tqdm,
+) -> None:
     "Take the steps that are left."
     batch_size, seed, every = settings["batch_size"], settings["seed"], settings["check_every"]
     fixed = _fixed_draws(latents, batch_size, seed)
@@ -491,7 +589,7 @@ def _learn(at: Position, latents: Latents, loss_of: Callable[[Draw], torch.Tenso
         bar.update()
         due = kept and time.monotonic() - saved >= save_every
         if due or at.step % every == 0 or at.step == len(at.losses):
-            check_finite(at.losses[sound:at.step], sound)
+            check_finite(at.losses[sound : at.step], sound)
             sound, at.seconds = at.step, before + time.monotonic() - start
         if at.step % every == 0:
             at.note(_fixed_loss(loss_of, fixed))
@@ -502,24 +600,52 @@ def _learn(at: Position, latents: Latents, loss_of: Callable[[Draw], torch.Tenso
 
 # %% ../nbs/05_dsi.ipynb #5b74ae2a
 def _run(
-    pipe: DiffusionPipeline, images: LabelledImages, ids: Sequence[torch.Tensor], starts: Sequence[torch.Tensor], settings: dict, steps: int,
-    path: Path | None, save_every: float, progress: bool,
+    pipe: DiffusionPipeline,
+    images: LabelledImages,
+    ids: Sequence[torch.Tensor],
+    starts: Sequence[torch.Tensor],
+    settings: dict,
+    steps: int,
+    path: Path | None,
+    save_every: float,
+    progress: bool,
 ) -> Style:
     "Learn from `starts`, or from where the checkpoint beside `path` stands."
     kept = path.with_suffix(".checkpoint") if path else None
     rows = [nn.Parameter(start.to(pipe.device)) for start in starts]
-    at = Position(rows, torch.optim.AdamW(rows, lr=settings["lr"], weight_decay=0), torch.full((steps,), math.nan, device=pipe.device))
+    at = Position(
+        rows,
+        torch.optim.AdamW(rows, lr=settings["lr"], weight_decay=0),
+        torch.full((steps,), math.nan, device=pipe.device),
+    )
     if kept and kept.exists():
         restore_position(at, kept, settings)
     latents, scheduler = encode_images(pipe, images, settings["flips"]), training_scheduler(pipe)
     ids, firsts = [own.to(pipe.device) for own in ids], [len(tokenizer) for tokenizer, _ in text_models(pipe)]
-    with reading(pipe, rows, firsts), tqdm(total=steps, initial=at.step, desc="style", unit="step", disable=not progress) as bar:
-        _learn(at, latents, lambda draw: denoising_loss(pipe, scheduler, latents, ids, draw), settings, kept, save_every, bar)
+    with (
+        reading(pipe, rows, firsts),
+        tqdm(total=steps, initial=at.step, desc="style", unit="step", disable=not progress) as bar,
+    ):
+        _learn(
+            at,
+            latents,
+            lambda draw: denoising_loss(pipe, scheduler, latents, ids, draw),
+            settings,
+            kept,
+            save_every,
+            bar,
+        )
     chosen = rows if settings["patience"] is None else at.best
-    return Style(settings["placeholder_token"], tuple(r.detach().float().cpu() for r in chosen), settings | {"steps": steps},
-                 tuple(at.losses[:at.step].tolist()), tuple(at.checks), at.seconds)
+    return Style(
+        settings["placeholder_token"],
+        tuple(r.detach().float().cpu() for r in chosen),
+        settings | {"steps": steps},
+        tuple(at.losses[: at.step].tolist()),
+        tuple(at.checks),
+        at.seconds,
+    )
 
-
+# %% ../nbs/05_dsi.ipynb #8c70d25d
 def _found(path: Path, settings: dict) -> Style:
     "A style that was learned before; ValueError if with other settings."
     style = load_style(path)
@@ -536,28 +662,42 @@ def invert(
     steps: int = 1000,  # optimiser steps; the paper takes 20,000 a dataset
     lr: float = 5e-3,  # PROPOSED, constant
     batch_size: int = 16,  # PROPOSED
-    initializer: str | None = "photo",  # PROPOSED: a word to start from, or as many as vectors (a named style); None starts untrained
+    initializer: str
+    | None = "photo",  # PROPOSED: a word to start from, or as many as vectors (a named style); None starts untrained
     num_vectors: int | None = None,  # PROPOSED: as many as the initializer has tokens
     template: str = TEMPLATE,
     placeholder_token: str = "<style>",
     flips: bool = False,  # mirror images too: right for most photographs, wrong for digits
     seed: int = 0,
     check_every: int = 50,  # steps between checks on fixed draws
-    patience: int | None = None,  # stop after so many checks without a better one and take the best; None takes the last step
+    patience: int
+    | None = None,  # stop after so many checks without a better one and take the best; None takes the last step
     save_every: float = 60,  # seconds between checkpoints
     progress: bool = True,
 ) -> Style:
     "Learn the style of a dataset. `ValueError` before any cost, `FloatingPointError` when the loss is no number."
-    check_request(pipe, images, phrases, {"steps": steps, "lr": lr, "batch_size": batch_size, "check_every": check_every})
+    check_request(
+        pipe, images, phrases, {"steps": steps, "lr": lr, "batch_size": batch_size, "check_every": check_every}
+    )
     starts = initial_rows(pipe, initializer, num_vectors, seed)
     names = vector_names(placeholder_token, len(starts[0]))
     check_placeholder(pipe, placeholder_token, len(names))
     prompts = list(style_prompts({c: phrases.get(c, c) for c in images.classes}, placeholder_token, template).values())
     ids, _ = tokenize(pipe, prompts, names), training_scheduler(pipe)
     settings = {
-        "prompts": prompts, "placeholder_token": placeholder_token, "num_vectors": len(names), "initializer": initializer, "lr": lr,
-        "batch_size": batch_size, "flips": flips, "seed": seed, "check_every": check_every, "patience": patience,
-        "images": set_hash(images), "generator": fingerprint(pipe)}
+        "prompts": prompts,
+        "placeholder_token": placeholder_token,
+        "num_vectors": len(names),
+        "initializer": initializer,
+        "lr": lr,
+        "batch_size": batch_size,
+        "flips": flips,
+        "seed": seed,
+        "check_every": check_every,
+        "patience": patience,
+        "images": set_hash(images),
+        "generator": fingerprint(pipe),
+    }
     path = Path(path) if path else None
     if path and path.exists():
         return _found(path, settings | {"steps": steps})
@@ -581,7 +721,9 @@ def rank_styles(
     latents, scheduler = encode_images(pipe, images), training_scheduler(pipe)
     draws, losses = _fixed_draws(latents, batch_size, seed), {}
     for style in styles:
-        ids = tokenize(pipe, list(style_prompts({c: phrases.get(c, c) for c in images.classes}, style, template).values()))
+        ids = tokenize(
+            pipe, list(style_prompts({c: phrases.get(c, c) for c in images.classes}, style, template).values())
+        )
         losses[style] = _fixed_loss(lambda draw: denoising_loss(pipe, scheduler, latents, ids, draw), draws)
     return pd.Series(losses, name="loss").sort_values()
 
@@ -601,8 +743,17 @@ def invert_classes(
     for label, name in enumerate(images.classes):
         own = images.subset((images.labels == label).nonzero().flatten())
         path = Path(folder) / f"class-{label}.safetensors" if folder else None
-        styles[name] = invert(pipe, own, {name: name}, path, steps=steps, template=template, initializer=initializers[name],
-                              placeholder_token=f"<class-{label}>", **settings)
+        styles[name] = invert(
+            pipe,
+            own,
+            {name: name},
+            path,
+            steps=steps,
+            template=template,
+            initializer=initializers[name],
+            placeholder_token=f"<class-{label}>",
+            **settings,
+        )
     return styles
 
 # %% ../nbs/05_dsi.ipynb #be582b59
@@ -612,7 +763,9 @@ def kid(
 ) -> float:
     "Unbiased kernel distance; ValueError if a set has fewer than two images."
     if min(len(real), len(generated)) < 2:
-        raise ValueError(f"a kernel distance needs two images or more on each side, got {len(real)} and {len(generated)}")
+        raise ValueError(
+            f"a kernel distance needs two images or more on each side, got {len(real)} and {len(generated)}"
+        )
     a, b = real.double(), generated.double()
     kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3  # noqa: E731
     within = [(kernel(x, x).sum() - kernel(x, x).trace()) / (len(x) * (len(x) - 1)) for x in (a, b)]

@@ -28,22 +28,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 @dataclass(frozen=True)
 class Split:
     "Where the two branches lie in a batch."
-    real: int                      # images of the main branch
-    synthetic: int                 # images of the auxiliary one
-    order: torch.Tensor | None     # int64 [B], real images first; None if they come first anyway
-    back: torch.Tensor | None      # int64 [B], its inverse
+
+    real: int  # images of the main branch
+    synthetic: int  # images of the auxiliary one
+    order: torch.Tensor | None  # int64 [B], real images first; None if they come first anyway
+    back: torch.Tensor | None  # int64 [B], its inverse
 
 
 def split_batch(
-    synthetic: torch.Tensor,             # bool [B], True where an image is synthetic
+    synthetic: torch.Tensor,  # bool [B], True where an image is synthetic
     device: torch.device | None = None,  # of the batch; default: that of `synthetic`
 ) -> Split:
     "The split of a batch. Raises `ValueError` for anything but a bool vector."
     if synthetic.dtype != torch.bool or synthetic.ndim != 1:
-        raise ValueError(f"synthetic must be bool [B], one value for each image, got {synthetic.dtype} {list(synthetic.shape)}")
+        raise ValueError(
+            f"synthetic must be bool [B], one value for each image, got {synthetic.dtype} {list(synthetic.shape)}"
+        )
     place, marks = device or synthetic.device, synthetic.cpu()
     count = int(marks.sum())
-    if not marks[:len(marks) - count].any():
+    if not marks[: len(marks) - count].any():
         return Split(len(marks) - count, count, None, None)
     order = torch.argsort(marks, stable=True)
     return Split(len(marks) - count, count, order.to(place), torch.argsort(order).to(place))
@@ -51,6 +54,7 @@ def split_batch(
 
 class Domain:
     "What the layers of one model share: the split of the batch that is on its way, None outside of `domains`."
+
     split: Split | None = None
 
 # %% ../nbs/06_dualbn.ipynb #acfefcec
@@ -65,12 +69,20 @@ class PooledBatchNorm(nn.SyncBatchNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or x.is_cuda or processes(self.process_group) == 1:
             return super().forward(x)
-        axes, shape, group = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)], self.process_group or dist.group.WORLD
+        axes, shape, group = (
+            [0, *range(2, x.ndim)],
+            [1, -1, *[1] * (x.ndim - 2)],
+            self.process_group or dist.group.WORLD,
+        )
         wide = x.double()  # the variance is a difference of two sums
         sums = torch.cat([wide.sum(axes), wide.square().sum(axes), wide.new_tensor([x.numel() / x.shape[1]])])
-        total, squares, count = all_reduce(sums, group=group).split([x.shape[1], x.shape[1], 1])  # its gradient is reduced, too
+        total, squares, count = all_reduce(sums, group=group).split(
+            [x.shape[1], x.shape[1], 1]
+        )  # its gradient is reduced, too
         if count < 2:
-            raise ValueError(f"a branch has {count.item():.0f} values of each channel in all processes together: batch statistics need two or more")
+            raise ValueError(
+                f"a branch has {count.item():.0f} values of each channel in all processes together: batch statistics need two or more"
+            )
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)
         self._track(mean.detach(), (variance * count / (count - 1)).detach())
@@ -88,15 +100,20 @@ class PooledBatchNorm(nn.SyncBatchNorm):
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)
 
-
+# %% ../nbs/06_dualbn.ipynb #2ba71822
 @cache
 def pooled_class(kind: type[nn.SyncBatchNorm]) -> type[nn.SyncBatchNorm]:
     "The class of a synchronised norm that also takes tensors of the CPU; timm's applies its activation after it."
-    return PooledBatchNorm if kind is nn.SyncBatchNorm else type(f"Pooled{kind.__name__}", (kind, PooledBatchNorm), {"__module__": __name__})
+    return (
+        PooledBatchNorm
+        if kind is nn.SyncBatchNorm
+        else type(f"Pooled{kind.__name__}", (kind, PooledBatchNorm), {"__module__": __name__})
+    )
 
 # %% ../nbs/06_dualbn.ipynb #9b21a587
 class Dual(nn.Module):
     "Mixed into a norm's class by `dual_class`: forward through the layer itself, or through `aux`."
+
     aux: nn.Module
     domain: Domain
 
@@ -104,17 +121,25 @@ class Dual(nn.Module):
         split = self.domain.split
         if split is None:
             if self.training:
-                raise RuntimeError("a model with dual norms is trained inside of `with domains(model, synthetic):`, which says what images are synthetic")
+                raise RuntimeError(
+                    "a model with dual norms is trained inside of `with domains(model, synthetic):`, which says what images are synthetic"
+                )
             return super().forward(x)
         if split.real + split.synthetic != len(x):
             raise ValueError(f"the batch has {len(x)} images, but `domains` was told of {split.real + split.synthetic}")
         pooled = self.training and isinstance(self, nn.SyncBatchNorm) and processes(self.process_group) > 1
         if self.training and isinstance(self, _BatchNorm) and not pooled and 1 in (split.real, split.synthetic):
-            raise ValueError(f"a batch of {split.real} real and {split.synthetic} synthetic images leaves a branch with one: batch statistics need two or more")
+            raise ValueError(
+                f"a batch of {split.real} real and {split.synthetic} synthetic images leaves a branch with one: batch statistics need two or more"
+            )
         x = x if split.order is None else x[split.order]
-        if not (split.real and split.synthetic) and not pooled:  # where statistics are pooled, other processes wait for both branches
+        if (
+            not (split.real and split.synthetic) and not pooled
+        ):  # where statistics are pooled, other processes wait for both branches
             return super().forward(x) if split.real else self.aux(x)
-        real, synthetic = x.split([split.real, split.synthetic])  # one node of the graph: its gradient is one cat, that of two slices two padded sums
+        real, synthetic = x.split(
+            [split.real, split.synthetic]
+        )  # one node of the graph: its gradient is one cat, that of two slices two padded sums
         out = torch.cat([super().forward(real), self.aux(synthetic)])
         return out if split.back is None else out[split.back]
 
@@ -122,7 +147,11 @@ class Dual(nn.Module):
 @cache
 def dual_class(kind: type[nn.Module]) -> type[nn.Module]:
     "The class of a norm with a second branch: `DualBatchNorm2d` of `BatchNorm2d`."
-    return type(f"Dual{kind.__name__}", (Dual, kind), {"__doc__": f"{kind.__name__} with an auxiliary branch for synthetic images.", "__module__": __name__})
+    return type(
+        f"Dual{kind.__name__}",
+        (Dual, kind),
+        {"__doc__": f"{kind.__name__} with an auxiliary branch for synthetic images.", "__module__": __name__},
+    )
 
 
 DualBatchNorm2d = dual_class(nn.BatchNorm2d)
@@ -130,6 +159,7 @@ DualBatchNorm2d = dual_class(nn.BatchNorm2d)
 # %% ../nbs/06_dualbn.ipynb #57c0e714
 class DomainToken(nn.Module):
     "Mixed into a patch embedding's class: adds `domain_token` to the patches of synthetic images."
+
     domain: Domain
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -155,10 +185,11 @@ KINDS = {"batchnorm": _BatchNorm, "layernorm": nn.LayerNorm}
 
 
 def convert(
-    model: nn.Module,    # a timm model; changed in place
+    model: nn.Module,  # a timm model; changed in place
     kind: str = "auto",  # "batchnorm", "layernorm", "token"; "auto" takes batch norm where the model has one, else LayerNorm
     *,
-    sync: bool | None = None,  # statistics of all processes in both branches; None: where a process group is initialised
+    sync: bool
+    | None = None,  # statistics of all processes in both branches; None: where a process group is initialised
 ) -> nn.Module:
     "Give a model an auxiliary branch that starts as a copy of the main one. Raises `ValueError` if it has none of these layers, or has branches already."
     if is_dual(model):
@@ -176,7 +207,9 @@ def convert(
         model = convert_sync_batchnorm(model)  # timm's: torch's own loses the activation of `BatchNormAct2d`
         for layer in [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]:
             layer.__class__ = pooled_class(type(layer))
-    for layer in [m for m in model.modules() if isinstance(m, _BatchNorm if isinstance(found[0], _BatchNorm) else nn.LayerNorm)]:
+    for layer in [
+        m for m in model.modules() if isinstance(m, _BatchNorm if isinstance(found[0], _BatchNorm) else nn.LayerNorm)
+    ]:
         layer.aux = copy.deepcopy(layer)
         layer.__class__, layer.domain = dual_class(type(layer)), domain
     return model
@@ -224,7 +257,9 @@ def domains(
 # %% ../nbs/06_dualbn.ipynb #22c1a27b
 def has_gap(model: nn.Module) -> bool:
     "Has a model dual batch norms with running statistics, which `gap` compares?"
-    return any(isinstance(m, Dual) and isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules())
+    return any(
+        isinstance(m, Dual) and isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules()
+    )
 
 
 def gap(
@@ -237,7 +272,9 @@ def gap(
     for name, layer in model.named_modules():
         if isinstance(layer, Dual) and isinstance(layer, _BatchNorm) and layer.running_mean is not None:
             (m, v), (m2, v2) = ((b.running_mean.double(), b.running_var.double() + b.eps) for b in (layer, layer.aux))
-            rows.append((name, float(((m - m2).abs() / ((v + v2) / 2).sqrt()).mean()), float((v / v2).log().abs().mean() / 2)))
+            rows.append(
+                (name, float(((m - m2).abs() / ((v + v2) / 2).sqrt()).mean()), float((v / v2).log().abs().mean() / 2))
+            )
     return pd.DataFrame(rows, columns=["layer", "mean", "deviation"])
 
 
@@ -248,10 +285,14 @@ def show_gap(
     told = pd.DataFrame(gaps)
     told["place"] = told.groupby("step").cumcount()
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.6), sharex=True)
-    for ax, column, label in zip(axes, ("mean", "deviation"), ("means apart, in deviations", "deviations apart, |log ratio|")):
-        sns.lineplot(told, x="place", y=column, hue="step", palette="viridis", ax=ax, legend="full" if ax is axes[1] else False)
+    for ax, column, label in zip(
+        axes, ("mean", "deviation"), ("means apart, in deviations", "deviations apart, |log ratio|")
+    ):
+        sns.lineplot(
+            told, x="place", y=column, hue="step", palette="viridis", ax=ax, legend="full" if ax is axes[1] else False
+        )
         ax.set(xlabel="layer, from the input", ylabel=label)
-    axes[1].legend(title="step", fontsize=7, loc="center left", bbox_to_anchor=(1, .5), frameon=False)
+    axes[1].legend(title="step", fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     sns.despine(figure)
     figure.tight_layout()
     plt.close(figure)

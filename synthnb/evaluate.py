@@ -70,10 +70,14 @@ def per_class_accuracy(
     labels = data.labels.numpy()
     if len(right) != len(labels):
         raise ValueError(f"{len(right)} judgements for {data}: both must be of the same images")
-    rows = [(name, wilson(int(right[labels == i].sum()), int((labels == i).sum()), level))
-            for i, name in enumerate(data.classes) if (labels == i).any()]
-    return pd.DataFrame([(name, v.n, v.mean, v.low, v.high) for name, v in rows],
-                        columns=["class", "images", "accuracy", "low", "high"])
+    rows = [
+        (name, wilson(int(right[labels == i].sum()), int((labels == i).sum()), level))
+        for i, name in enumerate(data.classes)
+        if (labels == i).any()
+    ]
+    return pd.DataFrame(
+        [(name, v.n, v.mean, v.low, v.high) for name, v in rows], columns=["class", "images", "accuracy", "low", "high"]
+    )
 
 # %% ../nbs/09_evaluate.ipynb #5bd0c275
 def bootstrap_accuracy(
@@ -86,18 +90,34 @@ def bootstrap_accuracy(
     per_image = np.atleast_2d(right).mean(0)
     if len(per_image) < 2:
         raise ValueError(f"a bootstrap needs two test images or more, got {len(per_image)}")
-    ends = stats.bootstrap((per_image,), np.mean, confidence_level=level, n_resamples=resamples, method="percentile",
-                           vectorized=True, batch=100, rng=np.random.default_rng(seed)).confidence_interval
+    ends = stats.bootstrap(
+        (per_image,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=resamples,
+        method="percentile",
+        vectorized=True,
+        batch=100,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return Interval(float(per_image.mean()), float(ends.low), float(ends.high), len(per_image), level)
 
 # %% ../nbs/09_evaluate.ipynb #f1f567bb
 _COLUMNS = ("shots", "arm", "seed", "accuracy", "steps_stage1", "steps_stage2")
-_NOTHING = {"gain": math.nan, "gain_low": math.nan, "gain_high": math.nan, "verdict": "", "smallest": math.nan, "more_seeds": math.nan}
+_NOTHING = {
+    "gain": math.nan,
+    "gain_low": math.nan,
+    "gain_high": math.nan,
+    "verdict": "",
+    "smallest": math.nan,
+    "more_seeds": math.nan,
+}
 
 
 @dataclass(frozen=True)
 class Baseline:
     "What needs no training reaches with one seed; it stands in the same table as the methods."
+
     arm: str
     seed: int
     shots: int
@@ -119,9 +139,15 @@ def pixel_baseline(
 ) -> Baseline:
     "The nearest of the few real images by raw pixels, as a row for `results_table`."
     right = nearest_neighbour(few, test)
-    return Baseline("nearest (pixels)", seed, min(few.per_class.values()) if shots is None else shots, right, class_mean(right, test.labels))
+    return Baseline(
+        "nearest (pixels)",
+        seed,
+        min(few.per_class.values()) if shots is None else shots,
+        right,
+        class_mean(right, test.labels),
+    )
 
-
+# %% ../nbs/09_evaluate.ipynb #0908c5e1
 def _per_image(runs: Sequence) -> np.ndarray | None:
     "float [N]: the share of the seeds that are right about each test image; None where it was not kept."
     kept = [run.correct for run in runs if getattr(run, "correct", None) is not None]
@@ -149,11 +175,19 @@ def _gains(runs: dict[str, list], against: str, level: float, margin: float) -> 
     fits = [arm for arm in runs if arm != against and set(by_seed[arm]) == set(rival)]
     differences = {arm: [by_seed[arm][seed] - rival[seed] for seed in sorted(rival)] for arm in fits}
     errors = {arm: _test_error(runs[arm], runs[against]) for arm in fits}
-    return {arm: {"gain": found.gain.mean, "gain_low": found.gain.low, "gain_high": found.gain.high, "verdict": found.name, "smallest": found.smallest,
-                  "more_seeds": math.nan if found.more_seeds is None else found.more_seeds}
-            for arm, found in judge(differences, errors, margin=margin, level=level).items()}
+    return {
+        arm: {
+            "gain": found.gain.mean,
+            "gain_low": found.gain.low,
+            "gain_high": found.gain.high,
+            "verdict": found.name,
+            "smallest": found.smallest,
+            "more_seeds": math.nan if found.more_seeds is None else found.more_seeds,
+        }
+        for arm, found in judge(differences, errors, margin=margin, level=level).items()
+    }
 
-
+# %% ../nbs/09_evaluate.ipynb #8db61cb6
 def results_table(
     results: Sequence,  # runs such as `ArmResult` or `Baseline`: arm, seed, shots, accuracy, steps_stage1, steps_stage2 and, where there are, correct, per_class, image_set
     against: str = "vanilla_matched",  # reference method of the differences
@@ -168,7 +202,9 @@ def results_table(
     """
     runs = pd.DataFrame([{key: getattr(run, key) for key in _COLUMNS} for run in results])
     if (again := runs[runs.duplicated(["shots", "arm", "seed"])]).size:
-        raise ValueError(f"arm {again.arm.iloc[0]!r} has seed {again.seed.iloc[0]} twice with {again.shots.iloc[0]} shots")
+        raise ValueError(
+            f"arm {again.arm.iloc[0]!r} has seed {again.seed.iloc[0]} twice with {again.shots.iloc[0]} shots"
+        )
     grouped: dict[int, dict[str, list]] = {}
     for run in results:
         grouped.setdefault(run.shots, {}).setdefault(run.arm, []).append(run)
@@ -178,9 +214,16 @@ def results_table(
         own = sorted(grouped[shots][arm], key=lambda run: run.seed)
         kept = _per_image(own)
         found = accuracy_interval([run.accuracy for run in own], len(kept), level) if kept is not None else None
-        row = {"shots": shots, "arm": arm, "accuracy": float(np.mean([run.accuracy for run in own])), "low": found.low if found else math.nan,
-               "high": found.high if found else math.nan, "seeds": len(own), "seeds_at": [run.accuracy for run in own],
-               "per_class": float(np.mean([getattr(run, "per_class", math.nan) for run in own]))}
+        row = {
+            "shots": shots,
+            "arm": arm,
+            "accuracy": float(np.mean([run.accuracy for run in own])),
+            "low": found.low if found else math.nan,
+            "high": found.high if found else math.nan,
+            "seeds": len(own),
+            "seeds_at": [run.accuracy for run in own],
+            "per_class": float(np.mean([getattr(run, "per_class", math.nan) for run in own])),
+        }
         rows.append(row | judged[shots].get(arm, _NOTHING) | {"sets": _sets(own)} | _steps(own, grouped[shots]))
     return pd.DataFrame(rows)
 
@@ -199,15 +242,28 @@ def readable_table(
     table: pd.DataFrame,  # of `results_table`
 ) -> pd.DataFrame:
     "The table as text in per cent: intervals in square brackets, single seeds in round ones where they are too few for an interval."
+
     def accuracy(row) -> str:
         if not math.isnan(row.low):
             return f"{100 * row.accuracy:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-        return f"{100 * row.accuracy:.1f}" + (f" ({', '.join(f'{100 * value:.1f}' for value in row.seeds_at)})" if row.seeds > 1 else "")
+        return f"{100 * row.accuracy:.1f}" + (
+            f" ({', '.join(f'{100 * value:.1f}' for value in row.seeds_at)})" if row.seeds > 1 else ""
+        )
+
     rows = list(table.itertuples())
-    gains = ["" if math.isnan(row.gain) else Interval(row.gain, row.gain_low, row.gain_high, row.seeds).points for row in rows]
-    texts = {"accuracy %": [accuracy(row) for row in rows], "per class %": [f"{100 * row.per_class:.1f}" if row.per_class == row.per_class else "" for row in rows]}
-    return table[["shots", "arm"]].assign(**texts, **{"paired gain": gains, "verdict": table.verdict, "seeds": table.seeds, "generated sets": table.sets},
-                                          **{name: table[name] for name in ("steps", "equal steps")})
+    gains = [
+        "" if math.isnan(row.gain) else Interval(row.gain, row.gain_low, row.gain_high, row.seeds).points
+        for row in rows
+    ]
+    texts = {
+        "accuracy %": [accuracy(row) for row in rows],
+        "per class %": [f"{100 * row.per_class:.1f}" if row.per_class == row.per_class else "" for row in rows],
+    }
+    return table[["shots", "arm"]].assign(
+        **texts,
+        **{"paired gain": gains, "verdict": table.verdict, "seeds": table.seeds, "generated sets": table.sets},
+        **{name: table[name] for name in ("steps", "equal steps")},
+    )
 
 # %% ../nbs/09_evaluate.ipynb #0220741b
 def verdicts(
@@ -217,15 +273,26 @@ def verdicts(
     "A line of Markdown for each method: what it reaches, its paired gain, and the verdict."
     lines = []
     for row in table.itertuples():
-        line, gain = f"- `{row.arm}` reaches {row.accuracy:.1%}", Interval(row.gain, row.gain_low, row.gain_high, row.seeds)
+        line, gain = (
+            f"- `{row.arm}` reaches {row.accuracy:.1%}",
+            Interval(row.gain, row.gain_low, row.gain_high, row.seeds),
+        )
         if gain.mean == gain.mean and gain.is_empty:
             line += f", {100 * row.gain:+.1f} points against `{against}` in {f'each of {row.seeds} seeds' if row.seeds > 1 else 'one seed'}, which is no interval"
         elif gain.mean == gain.mean:  # it was compared
             line += f", {gain.points} points against `{against}` over {row.seeds} seeds: {row.verdict}"
             line += f"; {seen_from(row.smallest)}" if row.verdict == "inconclusive" else ""
             settled = row.seeds + row.more_seeds
-            line += f", and a study of {settled:.0f} seeds would settle it if mean and spread stay" if settled == settled else ""
-            line += f" (generated sets: {row.sets}, so their own luck is not in the interval)" if row.sets not in ("", "one a seed") else ""
+            line += (
+                f", and a study of {settled:.0f} seeds would settle it if mean and spread stay"
+                if settled == settled
+                else ""
+            )
+            line += (
+                f" (generated sets: {row.sets}, so their own luck is not in the interval)"
+                if row.sets not in ("", "one a seed")
+                else ""
+            )
         lines.append(f"{line}.")
     return lines
 
@@ -245,9 +312,14 @@ def show_results(
             left.plot([low, high], [place, place], color=colour, linewidth=2)
         left.plot([gain], [place], "o", color=colour)
     left.axvline(0, color="0.7", linewidth=1, zorder=0)
-    left.set(xlabel=f"points against {against}, 95 %\ngreen better, red worse, blue equivalent, grey inconclusive", yticks=places)
+    left.set(
+        xlabel=f"points against {against}, 95 %\ngreen better, red worse, blue equivalent, grey inconclusive",
+        yticks=places,
+    )
     left.set_yticklabels(table.arm, parse_math=False)
-    right.scatter([100 * run.accuracy for run in results], [list(table.arm).index(run.arm) for run in results], color="0.6", s=14)
+    right.scatter(
+        [100 * run.accuracy for run in results], [list(table.arm).index(run.arm) for run in results], color="0.6", s=14
+    )
     right.scatter(100 * table.accuracy, places, color="k", marker="|", s=90)
     right.set(xlabel="accuracy in %: seeds, and their mean", xlim=(None, min(101, right.get_xlim()[1])))
     left.invert_yaxis()
@@ -257,13 +329,16 @@ def show_results(
     plt.close(figure)
     return figure
 
-
+# %% ../nbs/09_evaluate.ipynb #00d97f3c
 def best_by_validation(
     results: Sequence,  # runs with arm and val_accuracy, such as ArmResult
     besides: str = "vanilla_matched",  # the reference, which is not looked for
 ) -> str:
     "The method with the highest mean accuracy on the validation images, which no table shows: so that nothing is chosen by test images. ValueError without such images."
-    means = pd.DataFrame([(run.arm, getattr(run, "val_accuracy", math.nan)) for run in results if run.arm != besides], columns=["arm", "value"])
+    means = pd.DataFrame(
+        [(run.arm, getattr(run, "val_accuracy", math.nan)) for run in results if run.arm != besides],
+        columns=["arm", "value"],
+    )
     means = means.groupby("arm", sort=False).value.mean().dropna()
     if means.empty:
         raise ValueError("no method was measured on validation images: give run_arm(val=...)")
@@ -278,15 +353,30 @@ def show_volumes(
     "Accuracy over volume as a closed matplotlib figure."
     places, level, styles = list(rows.test.unique()), list(rows[rows.volume == 0].arm.unique()), (":", "--", "-.")
     columns = len(places) if len(places) < 4 else -(-len(places) // 2)
-    figure, axes = plt.subplots(-(-len(places) // columns), columns, figsize=(3 * columns, 2.7 * -(-len(places) // columns)), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(
+        -(-len(places) // columns),
+        columns,
+        figsize=(3 * columns, 2.7 * -(-len(places) // columns)),
+        sharex=True,
+        squeeze=False,
+    )
     for ax, where in zip(axes.flat, places):
         part = rows[rows.test == where]
-        sns.lineplot(part[part.volume > 0], x="volume", y="value", hue="arm", marker="o", errorbar=None, ax=ax, legend=ax is axes.flat[0])
+        sns.lineplot(
+            part[part.volume > 0],
+            x="volume",
+            y="value",
+            hue="arm",
+            marker="o",
+            errorbar=None,
+            ax=ax,
+            legend=ax is axes.flat[0],
+        )
         for i, what in enumerate(level):
             ax.axhline(part[part.arm == what].value.mean(), color="0.5", linestyle=styles[i % 3], label=what)
         ax.set(xlabel=xlabel, ylabel="test accuracy", title=f"{title}{where}")
     axes.flat[0].legend(fontsize=7)
-    for ax in axes.flat[len(places):]:
+    for ax in axes.flat[len(places) :]:
         ax.axis("off")
     sns.despine(figure)
     figure.tight_layout()
@@ -302,17 +392,35 @@ def show_gains(
 ) -> Figure:
     "Paired gains in points over volume with their 95 % intervals as a closed matplotlib figure; a panel for each kind of test images."
     base = rows[rows.arm == against].set_index(["test", "seed"]).value
-    gains = rows[rows.volume > 0].assign(gain=lambda part: [100 * (row.value - base[row.test, row.seed]) for row in part.itertuples()])
+    gains = rows[rows.volume > 0].assign(
+        gain=lambda part: [100 * (row.value - base[row.test, row.seed]) for row in part.itertuples()]
+    )
     places = list(rows.test.unique())
     columns = len(places) if len(places) < 4 else -(-len(places) // 2)
-    figure, axes = plt.subplots(-(-len(places) // columns), columns, figsize=(3 * columns, 2.7 * -(-len(places) // columns)), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(
+        -(-len(places) // columns),
+        columns,
+        figsize=(3 * columns, 2.7 * -(-len(places) // columns)),
+        sharex=True,
+        squeeze=False,
+    )
     for ax, where in zip(axes.flat, places):
-        sns.pointplot(gains[gains.test == where], x="volume", y="gain", hue="arm", dodge=0.3, linewidth=1, markersize=4,
-                      errorbar=lambda values: mean_interval(values).ends, ax=ax, legend=ax is axes.flat[0])
+        sns.pointplot(
+            gains[gains.test == where],
+            x="volume",
+            y="gain",
+            hue="arm",
+            dodge=0.3,
+            linewidth=1,
+            markersize=4,
+            errorbar=lambda values: mean_interval(values).ends,
+            ax=ax,
+            legend=ax is axes.flat[0],
+        )
         ax.axhline(0, color="0.7", linewidth=1, zorder=0)
         ax.set(xlabel=xlabel, ylabel=f"points above {against}", title=f"{title}{where}")
     axes.flat[0].legend(fontsize=6)
-    for ax in axes.flat[len(places):]:
+    for ax in axes.flat[len(places) :]:
         ax.axis("off")
     sns.despine(figure)
     figure.tight_layout()
@@ -330,7 +438,9 @@ def gain_by_class(
     "Accuracy of two arms and their difference with a bootstrap interval over test images: of all classes first, then by class, the largest gain first."
     runs = {name: {run.seed: run.correct for run in results if run.arm == name} for name in (arm, against)}
     if set(runs[arm]) != set(runs[against]) or not runs[arm]:
-        raise ValueError(f"{arm!r} and {against!r} need runs with the same seeds, got {sorted(runs[arm])} and {sorted(runs[against])}")
+        raise ValueError(
+            f"{arm!r} and {against!r} need runs with the same seeds, got {sorted(runs[arm])} and {sorted(runs[against])}"
+        )
     share, before = (np.mean(list(own.values()), axis=0) for own in (runs[arm], runs[against]))
     labels, rows = data.labels.numpy(), []
     if len(share) != len(labels):
@@ -349,7 +459,10 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 def _confidence(probabilities: torch.Tensor) -> torch.Tensor:
     "float32 [N]: the probability of each predicted class; ValueError for logits."
-    if not torch.allclose(probabilities.sum(1).float(), torch.ones(len(probabilities)), atol=1e-3) or probabilities.min() < 0:
+    if (
+        not torch.allclose(probabilities.sum(1).float(), torch.ones(len(probabilities)), atol=1e-3)
+        or probabilities.min() < 0
+    ):
         raise ValueError("calibration needs probabilities, rows that sum to 1: give logits.softmax(1)")
     return probabilities.max(1).values.float().clamp(max=1)  # torchmetrics takes anything above 1 for logits
 
@@ -364,14 +477,26 @@ def calibration_error(
 ) -> Interval:
     "Expected calibration error (torchmetrics) with a basic-bootstrap interval over test images, cut at 0. It holds the truth less often than `level` says, see below."
     right, confidence = correct(probabilities, labels), _confidence(probabilities)
+
     def error(right: np.ndarray, confidence: np.ndarray) -> float:
-        return binary_calibration_error(torch.from_numpy(confidence), torch.from_numpy(right).long(), bins, validate_args=False).item()
+        return binary_calibration_error(
+            torch.from_numpy(confidence), torch.from_numpy(right).long(), bins, validate_args=False
+        ).item()
+
     samples = (right, confidence.numpy())
-    ends = stats.bootstrap(samples, error, paired=True, vectorized=False, confidence_level=level, n_resamples=resamples,
-                           method="basic", rng=np.random.default_rng(seed)).confidence_interval
+    ends = stats.bootstrap(
+        samples,
+        error,
+        paired=True,
+        vectorized=False,
+        confidence_level=level,
+        n_resamples=resamples,
+        method="basic",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return Interval(error(*samples), max(0.0, float(ends.low)), max(0.0, float(ends.high)), len(right), level)
 
-
+# %% ../nbs/09_evaluate.ipynb #6a47b023
 def calibration_floor(
     probabilities: torch.Tensor,  # [N, C]
     bins: int = 15,
@@ -380,7 +505,10 @@ def calibration_floor(
 ) -> float:
     "The calibration error to expect by chance: that of a classifier which is right exactly as often as these probabilities say."
     confidence, chance = _confidence(probabilities), torch.Generator().manual_seed(seed)
-    errors = [binary_calibration_error(confidence, torch.bernoulli(confidence, generator=chance).long(), bins) for _ in range(draws)]
+    errors = [
+        binary_calibration_error(confidence, torch.bernoulli(confidence, generator=chance).long(), bins)
+        for _ in range(draws)
+    ]
     return float(torch.stack(errors).mean())
 
 # %% ../nbs/09_evaluate.ipynb #785145e8
@@ -392,7 +520,9 @@ def leep(
     if len(probabilities) != len(labels) or not len(labels):
         raise ValueError(f"{len(probabilities)} rows of probabilities for {len(labels)} labels: give one row per image")
     theta = probabilities.double()
-    joint = torch.zeros(int(labels.max()) + 1, theta.shape[1], dtype=torch.float64).index_add_(0, labels, theta) / len(labels)
+    joint = torch.zeros(int(labels.max()) + 1, theta.shape[1], dtype=torch.float64).index_add_(0, labels, theta) / len(
+        labels
+    )
     seen = joint.sum(0) > 0
     conditional = joint[:, seen] / joint[:, seen].sum(0)  # P(y | z)
     return (conditional[labels] * theta[:, seen]).sum(1).log().mean().item()

@@ -38,8 +38,26 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from .data import LabelledImages, explain_loading, pick_device, pick_dtype
-from .images.denoise import DenoisingLoop, Room, TextTable, decoding_in_parts, draw_in_batches, loop_of, pool_at_end, use_scheduler
-from .models.families import call_arguments, call_parameters, call_pipeline, family_of, no_token, unusual_settings
+from synthnb.images.denoise import (
+    DenoisingLoop,
+    Room,
+    TextTable,
+    decoding_in_parts,
+    draw_in_batches,
+    loop_of,
+    pool_at_end,
+    use_scheduler,
+)
+
+# %% ../nbs/04_generate.ipynb #a6634110
+from synthnb.models.families import (
+    call_arguments,
+    call_parameters,
+    call_pipeline,
+    family_of,
+    no_token,
+    unusual_settings,
+)
 from .core.files import tensor_names
 from .models.hub import FETCHING
 from .models.names import model_folder
@@ -59,20 +77,24 @@ SINGLE_FILES = PICKLED | {".safetensors", ".gguf"}
 def check_generator_folder(
     folder: Path,
     variant: str = "",  # of the weights: "fp16"; "" takes the plain ones, or the only variant that there is
-) -> list[Path]:        # the weights that will be opened
+) -> list[Path]:  # the weights that will be opened
     "Raise if `folder` is not a whole diffusers pipeline with safetensors weights; the message names the file."
     check_single_file(folder)
     parts = pipeline_parts(folder)
     variant = variant or only_variant(folder)
-    return [file for part in parts for file in check_part(folder / part, folder / "model_index.json", parts[part], variant)]
+    return [
+        file for part in parts for file in check_part(folder / part, folder / "model_index.json", parts[part], variant)
+    ]
 
 
 def check_single_file(path: str | Path) -> None:
     "Raise `ValueError` for one checkpoint file in place of a folder."
     if Path(path).suffix.lower() in SINGLE_FILES and not Path(path).is_dir():
-        raise ValueError(f"{path} is a single file, and a generator is a folder with a model_index.json. Make one of it once: "
-                         f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('my-generator')`, with the "
-                         "class of diffusers that the checkpoint is for (StableDiffusionXLPipeline, FluxPipeline, ...)")
+        raise ValueError(
+            f"{path} is a single file, and a generator is a folder with a model_index.json. Make one of it once: "
+            f"`StableDiffusionPipeline.from_single_file({str(path)!r}).save_pretrained('my-generator')`, with the "
+            "class of diffusers that the checkpoint is for (StableDiffusionXLPipeline, FluxPipeline, ...)"
+        )
 
 # %% ../nbs/04_generate.ipynb #f7c32ed6
 def pipeline_parts(folder: Path) -> dict[str, str]:  # name of a part -> its class
@@ -86,28 +108,39 @@ def pipeline_parts(folder: Path) -> dict[str, str]:  # name of a part -> its cla
         raise ValueError(f"{index} is not JSON ({error}): fetch it again") from error
     if not isinstance(entries.pop("_class_name", None), str):
         raise ValueError(f"{index} asks for a pipeline that brings its own Python; only diffusers' own are opened")
-    return {part: value[1] for part, value in entries.items()
-            if isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)}
+    return {
+        part: value[1]
+        for part, value in entries.items()
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
+    }
 
 # %% ../nbs/04_generate.ipynb #7008a578
 def check_part(
     folder: Path,
-    index: Path,       # the model_index.json that names it
-    kind: str = "",    # its class
+    index: Path,  # the model_index.json that names it
+    kind: str = "",  # its class
     variant: str = "",
-) -> list[Path]:       # the weights that will be opened
+) -> list[Path]:  # the weights that will be opened
     "Raise if one component of a pipeline is missing, pickled, incomplete or cut short; the message names the file."
     if not folder.is_dir():
-        raise FileNotFoundError(f"{index} names the part {folder.name!r}, but {folder} is missing: copy the whole model")
+        raise FileNotFoundError(
+            f"{index} names the part {folder.name!r}, but {folder} is missing: copy the whole model"
+        )
     files = sorted(folder.iterdir())
     pickled = [f for f in files if f.suffix in PICKLED]
     if pickled and not any(f.suffix == ".safetensors" for f in files):
-        raise ValueError(f"{pickled[0]} holds pickled weights, which can run code when opened; only safetensors are "
-                         "accepted. On a machine you trust with it, load it once and save_pretrained(...) it again")
+        raise ValueError(
+            f"{pickled[0]} holds pickled weights, which can run code when opened; only safetensors are "
+            "accepted. On a machine you trust with it, load it once and save_pretrained(...) it again"
+        )
     if kind.endswith("Scheduler") and not (folder / "scheduler_config.json").is_file():
         raise FileNotFoundError(f"{folder / 'scheduler_config.json'} is missing: copy the whole model")
-    if re.search("Tokenizer|(?<!Image)Processor$", kind) and not any(f.name in ("tokenizer.json", "vocab.json", "vocab.txt") or f.suffix == ".model" for f in files):
-        raise FileNotFoundError(f"{folder / 'tokenizer.json'} is missing, and so is every other form of a vocabulary: copy the whole model")
+    if re.search("Tokenizer|(?<!Image)Processor$", kind) and not any(
+        f.name in ("tokenizer.json", "vocab.json", "vocab.txt") or f.suffix == ".model" for f in files
+    ):
+        raise FileNotFoundError(
+            f"{folder / 'tokenizer.json'} is missing, and so is every other form of a vocabulary: copy the whole model"
+        )
     weights = weight_files(folder, variant) if (folder / "config.json").is_file() else []
     if not weights and any(f.suffix == ".safetensors" for f in files):
         raise FileNotFoundError(f"{folder / 'config.json'} is missing: copy the whole model")
@@ -123,33 +156,40 @@ def _stem(folder: Path) -> str:
 
 
 def variants_in(folder: Path) -> set[str]:
-    "Variants in which the weights of a part are there; \"\" stands for the plain ones."
+    'Variants in which the weights of a part are there; "" stands for the plain ones.'
     stem, found = _stem(folder), set()
     for file in folder.glob(f"{stem}*.safetensors"):
-        match = re.fullmatch(r"(?:\.([\w]+))?(?:-\d{5}-of-\d{5})?(?:\.([\w]+))?", file.name.removeprefix(stem).removesuffix(".safetensors"))
+        match = re.fullmatch(
+            r"(?:\.([\w]+))?(?:-\d{5}-of-\d{5})?(?:\.([\w]+))?",
+            file.name.removeprefix(stem).removesuffix(".safetensors"),
+        )
         found.add((match[1] or match[2] or "") if match else "")
     return found
 
 
 def only_variant(folder: Path) -> str:
-    "The variant that opens a folder in which a part has no plain weights; \"\" where none is needed."
+    'The variant that opens a folder in which a part has no plain weights; "" where none is needed.'
     there = [variants_in(path.parent) for path in sorted(folder.glob("*/config.json"))]
     lacking = [found for found in there if found and "" not in found]
     if not lacking:
         return ""
     shared = sorted(set.intersection(*lacking))
     if len(shared) != 1:
-        raise ValueError(f"{folder} holds no plain weights, but those of the variants {', '.join(sorted(set.union(*lacking)))}: say which by `variant`")
+        raise ValueError(
+            f"{folder} holds no plain weights, but those of the variants {', '.join(sorted(set.union(*lacking)))}: say which by `variant`"
+        )
     return shared[0]
 
 # %% ../nbs/04_generate.ipynb #6d221e5f
 def weight_files(
-    folder: Path,       # of a part
+    folder: Path,  # of a part
     variant: str = "",
 ) -> list[Path]:
     "The weights that opening a part reads. Raises `FileNotFoundError` naming the file that is not there."
     stem = _stem(folder)
-    for ending in (f".{variant}", "") if variant else ("",):  # a part without the variant is opened from its plain weights
+    for ending in (
+        (f".{variant}", "") if variant else ("",)
+    ):  # a part without the variant is opened from its plain weights
         single = folder / f"{stem}{ending}.safetensors"
         indices = [folder / f"{stem}.safetensors.index{ending}.json", folder / f"{stem}{ending}.safetensors.index.json"]
         if single.is_file():
@@ -160,13 +200,20 @@ def weight_files(
             except (ValueError, KeyError) as error:
                 raise ValueError(f"{index} is no list of weights ({error}): fetch it again") from error
             if missing := [name for name in names if not (folder / name).is_file()]:
-                raise FileNotFoundError(f"{folder / missing[0]} is missing ({len(missing)} of {len(names)} files of weights are): copy the whole model")
+                raise FileNotFoundError(
+                    f"{folder / missing[0]} is missing ({len(missing)} of {len(names)} files of weights are): copy the whole model"
+                )
             return [folder / name for name in names]
         if any(folder.glob(f"{stem}{ending}-*-of-*.safetensors")):
-            raise FileNotFoundError(f"{indices[0]} is missing, which says what is in the weights beside it: copy the whole model")
+            raise FileNotFoundError(
+                f"{indices[0]} is missing, which says what is in the weights beside it: copy the whole model"
+            )
     others = sorted(variants_in(folder) - {""})
-    raise FileNotFoundError(f"{folder / f'{stem}.safetensors'} is missing" + (f"; there are weights of the variants {', '.join(others)}" if others else "")
-                            + ": copy the whole model")
+    raise FileNotFoundError(
+        f"{folder / f'{stem}.safetensors'} is missing"
+        + (f"; there are weights of the variants {', '.join(others)}" if others else "")
+        + ": copy the whole model"
+    )
 
 # %% ../nbs/04_generate.ipynb #ca88edc1
 def check_weights(pipe: DiffusionPipeline) -> None:
@@ -177,8 +224,10 @@ def check_weights(pipe: DiffusionPipeline) -> None:
             stored = set().union(*(tensor_names(f) for f in folder.glob("*.safetensors")))
             needed = len(list(model.parameters()))
             if stored and len(stored) < needed:
-                raise ValueError(f"{folder} holds {len(stored)} tensors, but {part} ({type(model).__name__}) has "
-                                 f"{needed}: the missing ones would be random numbers")
+                raise ValueError(
+                    f"{folder} holds {len(stored)} tensors, but {part} ({type(model).__name__}) has "
+                    f"{needed}: the missing ones would be random numbers"
+                )
 
 # %% ../nbs/04_generate.ipynb #5a11ce33
 @contextmanager
@@ -198,7 +247,10 @@ def quiet_loading():
 # %% ../nbs/04_generate.ipynb #b14badd4
 def compile_parts(pipe: DiffusionPipeline, backend: str = "inductor") -> None:
     "torch.compile the denoiser and the decoder in place, for batches of one shape: a second shape is compiled anew, not for any shape. Lengths of prompts are no shapes."
-    denoiser, decoder = getattr(pipe, "unet", None) or pipe.transformer, getattr(getattr(pipe, "vae", None), "decoder", None)
+    denoiser, decoder = (
+        getattr(pipe, "unet", None) or pipe.transformer,
+        getattr(getattr(pipe, "vae", None), "decoder", None),
+    )
     if "cap_feats" in inspect.signature(denoiser.forward).parameters:
         denoiser.compile_repeated_blocks(dynamic=True, backend=backend)
     else:
@@ -210,10 +262,13 @@ def compile_parts(pipe: DiffusionPipeline, backend: str = "inductor") -> None:
 
 
 def pad_prompts(
-    encode: Callable[..., tuple],  # a pipeline's `encode_prompt`: embeddings [B, tokens, width], and a mask [B, tokens] or None
-    multiple: int = 128,           # tokens
+    encode: Callable[
+        ..., tuple
+    ],  # a pipeline's `encode_prompt`: embeddings [B, tokens, width], and a mask [B, tokens] or None
+    multiple: int = 128,  # tokens
 ) -> Callable[..., tuple]:
     "The same with embeddings of few different lengths; the mask says which tokens are real."
+
     def padded(*args, **kwargs) -> tuple:
         found = encode(*args, **kwargs)
         if len(found) != 2:  # HunyuanImage: two encoders, each of one length
@@ -222,6 +277,7 @@ def pad_prompts(
         more = -rows.shape[1] % multiple
         mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device) if mask is None else mask.bool()
         return F.pad(rows, (0, 0, 0, more)), F.pad(mask, (0, more))
+
     return padded
 
 # %% ../nbs/04_generate.ipynb #75d7b95b
@@ -238,17 +294,17 @@ def _look_through(model: str | Path, variant: str) -> tuple[str | Path, str]:
 
 # %% ../nbs/04_generate.ipynb #bcff4674
 def load_generator(
-    model: str | Path,                  # shipped (glyphworld/generator), a diffusers folder, or an id on the hub
-    device: str = "auto",               # see `pick_device`
+    model: str | Path,  # shipped (glyphworld/generator), a diffusers folder, or an id on the hub
+    device: str = "auto",  # see `pick_device`
     dtype: str | torch.dtype = "auto",  # see `pick_dtype`
-    revision: str | None = None,        # branch, tag or commit of a hub id
-    scheduler: str = "",                # a class of diffusers; "" keeps the pipeline's own
-    compile: bool = False,              # torch.compile the denoiser and the decoder: minutes at the first batch, for GPUs and long runs
+    revision: str | None = None,  # branch, tag or commit of a hub id
+    scheduler: str = "",  # a class of diffusers; "" keeps the pipeline's own
+    compile: bool = False,  # torch.compile the denoiser and the decoder: minutes at the first batch, for GPUs and long runs
     *,
     scheduler_options: dict | None = None,  # of the scheduler's configuration: {"timestep_spacing": "trailing"}
-    memory: str = "auto",               # of the GPU: see `check_memory`
-    variant: str = "",                  # of the weights: "fp16"; "" takes the plain ones, or the only ones that a folder has
-    lora: str = "",                     # see `add_lora`
+    memory: str = "auto",  # of the GPU: see `check_memory`
+    variant: str = "",  # of the weights: "fp16"; "" takes the plain ones, or the only ones that a folder has
+    lora: str = "",  # see `add_lora`
     lora_weight: float = 1.0,
 ) -> DiffusionPipeline:
     "Open a text-to-image pipeline: safetensors only, no remote code; fetched only if `model` is a hub id."
@@ -258,7 +314,9 @@ def load_generator(
     try:
         with quiet_loading():
             more = {"quantization_config": four_bits(str(model), revision, kind)} if "4bit" in ways else {}
-            pipe = DiffusionPipeline.from_pretrained(str(model), revision=revision, dtype=kind, use_safetensors=True, variant=variant or None, **more)
+            pipe = DiffusionPipeline.from_pretrained(
+                str(model), revision=revision, dtype=kind, use_safetensors=True, variant=variant or None, **more
+            )
     except FETCHING as error:
         raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(model, error)}") from error
     call_parameters(pipe)  # refuses what draws no image from a prompt
@@ -279,22 +337,26 @@ MEMORY = ("auto", "offload", "tiled", "4bit")
 
 
 def check_memory(
-    memory: str,          # one of MEMORY, or some of them: "offload+tiled"
+    memory: str,  # one of MEMORY, or some of them: "offload+tiled"
     place: torch.device,
 ) -> set[str]:
     "The ways to save memory. Raises `ValueError` for what there is not, or cannot be had here."
     ways = set(memory.split("+"))
     if unknown := sorted(ways - set(MEMORY)):
-        raise ValueError(f"memory is {memory!r}, and {unknown[0]!r} is none of {', '.join(MEMORY)} (several: offload+tiled)")
+        raise ValueError(
+            f"memory is {memory!r}, and {unknown[0]!r} is none of {', '.join(MEMORY)} (several: offload+tiled)"
+        )
     if "offload" in ways and place.type == "cpu":
-        raise ValueError("memory='offload' moves parts between a GPU and the computer's memory, and this runs on the CPU: leave it at 'auto'")
+        raise ValueError(
+            "memory='offload' moves parts between a GPU and the computer's memory, and this runs on the CPU: leave it at 'auto'"
+        )
     if "4bit" in ways and place.type != "cuda":
         raise ValueError(f"memory='4bit' needs an NVIDIA GPU, and this runs on {place.type}: leave it at 'auto'")
     if "4bit" in ways and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("memory='4bit' needs the package bitsandbytes: pip install 'synthnb[4bit]'")
     return ways
 
-
+# %% ../nbs/04_generate.ipynb #6b5b684a
 def four_bits(
     model: str,
     revision: str | None,
@@ -304,18 +366,28 @@ def four_bits(
     options = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     libraries = {"diffusers": diffusers.BitsAndBytesConfig, "transformers": transformers.BitsAndBytesConfig}
     index = DiffusionPipeline.load_config(model, revision=revision)
-    parts = {part: value[0] for part, value in index.items()
-             if re.fullmatch(r"(unet|transformer|text_encoder)(_\d)?", part) and isinstance(value, list) and len(value) == 2
-             and value[0] in libraries and not str(value[1]).startswith("CLIP")}
+    parts = {
+        part: value[0]
+        for part, value in index.items()
+        if re.fullmatch(r"(unet|transformer|text_encoder)(_\d)?", part)
+        and isinstance(value, list)
+        and len(value) == 2
+        and value[0] in libraries
+        and not str(value[1]).startswith("CLIP")
+    }
     if not parts:
         raise ValueError(f"{model} has no part that can be loaded with 4 bits: leave memory at 'auto'")
-    return PipelineQuantizationConfig(quant_mapping={part: libraries[library](**options) for part, library in parts.items()})
+    return PipelineQuantizationConfig(
+        quant_mapping={part: libraries[library](**options) for part, library in parts.items()}
+    )
 
 # %% ../nbs/04_generate.ipynb #397cf121
 def weights_bytes(pipe: DiffusionPipeline) -> int:
     "Bytes of all weights of a pipeline, as they were loaded."
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    return sum(tensor.numel() * tensor.element_size() for part in parts for tensor in (*part.parameters(), *part.buffers()))
+    return sum(
+        tensor.numel() * tensor.element_size() for part in parts for tensor in (*part.parameters(), *part.buffers())
+    )
 
 
 def place_pipeline(
@@ -332,8 +404,12 @@ def place_pipeline(
     if not offload and "auto" in ways and place.type == "cuda":
         needed, free = weights_bytes(pipe), torch.cuda.mem_get_info(place)[0]
         if offload := needed > 0.85 * free:  # the rest is for what is computed
-            log.warning("the weights of %s take %.1f GB, and %.1f GB of the GPU are free: parts are moved there only while they compute",
-                        type(pipe).__name__, needed / 1e9, free / 1e9)
+            log.warning(
+                "the weights of %s take %.1f GB, and %.1f GB of the GPU are free: parts are moved there only while they compute",
+                type(pipe).__name__,
+                needed / 1e9,
+                free / 1e9,
+            )
     if offload:
         pipe.enable_model_cpu_offload(device=place)
     else:
@@ -352,7 +428,9 @@ def lora_file(
         return found[0]
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise ValueError(f"{path} may hold pickled weights, which can run code when opened; a LoRA is a .safetensors file")
+            raise ValueError(
+                f"{path} may hold pickled weights, which can run code when opened; a LoRA is a .safetensors file"
+            )
         return path
     match = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+?)(?:/(.+\.safetensors))?", str(lora))
     if not match or str(lora).startswith(".") or (match[2] is None and path.suffix == ".safetensors"):
@@ -364,13 +442,13 @@ def lora_file(
 
 
 def lora_revision(lora: str | Path) -> str:
-    "Twelve hex digits of a LoRA's content; \"\" for none."
+    'Twelve hex digits of a LoRA\'s content; "" for none.'
     return hashlib.sha256(lora_file(lora).read_bytes()).hexdigest()[:12] if lora else ""
 
 # %% ../nbs/04_generate.ipynb #f1e1b9f5
 def add_lora(
     pipe: DiffusionPipeline,
-    lora: str | Path,      # as in `lora_file`
+    lora: str | Path,  # as in `lora_file`
     weight: float = 1.0,
 ) -> None:
     "Add a LoRA to a generator's weights. Raises `ValueError` if it is not for this generator."
@@ -396,7 +474,7 @@ def add_lora(
 
 # %% ../nbs/04_generate.ipynb #c7636c8d
 def generator_revision(
-    model: str | Path,            # a diffusers folder, or an id that was fetched from the Hugging Face hub
+    model: str | Path,  # a diffusers folder, or an id that was fetched from the Hugging Face hub
     revision: str | None = None,  # branch, tag or commit of a hub id
 ) -> str:
     "Which weights these are: twelve hex digits of a folder's content, or the commit of a hub id."
@@ -404,22 +482,32 @@ def generator_revision(
     if not folder.is_dir():
         found = try_to_load_from_cache(str(model), "model_index.json", revision=revision)
         if not isinstance(found, str):
-            raise FileNotFoundError(f"generator {str(model)!r} is neither a folder nor fetched from the hub: `hf download {model}` fetches it")
+            raise FileNotFoundError(
+                f"generator {str(model)!r} is neither a folder nor fetched from the hub: `hf download {model}` fetches it"
+            )
         return Path(found).parent.name
     digest = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.suffix != ".md" and not re.search(r"/\.", f"/{f.relative_to(folder).as_posix()}")):
+    for file in sorted(
+        f
+        for f in folder.rglob("*")
+        if f.is_file() and f.suffix != ".md" and not re.search(r"/\.", f"/{f.relative_to(folder).as_posix()}")
+    ):
         with file.open("rb") as opened:
-            digest.update(f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+            digest.update(
+                f"{file.relative_to(folder).as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode()
+            )
     return digest.hexdigest()[:12]
 
 # %% ../nbs/04_generate.ipynb #65a0bd9f
 def fetch_generator(
-    model: str | Path,            # a diffusers folder, or an id on the Hugging Face hub
+    model: str | Path,  # a diffusers folder, or an id on the Hugging Face hub
     revision: str | None = None,
-    variant: str = "",            # of the weights
+    variant: str = "",  # of the weights
 ) -> None:
     "Fetch a generator that is not here. Raises `RuntimeError` if the hub does not give it."
-    if model_folder(model) or isinstance(try_to_load_from_cache(str(model), "model_index.json", revision=revision), str):
+    if model_folder(model) or isinstance(
+        try_to_load_from_cache(str(model), "model_index.json", revision=revision), str
+    ):
         return
     check_single_file(Path(model).expanduser())
     try:
@@ -430,20 +518,26 @@ def fetch_generator(
 
 
 def check_style_token(
-    model: str | Path,            # a diffusers folder, or an id on the Hugging Face hub
+    model: str | Path,  # a diffusers folder, or an id on the Hugging Face hub
     revision: str | None = None,
 ) -> None:
     "Raise `ValueError`, before any cost, if no style token can be learned for a generator."
     folder = model_folder(model) or Path(model).expanduser()
     try:
-        with warnings.catch_warnings(action="ignore"):  # diffusers asks the hub in words that the hub's library has given up
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # diffusers asks the hub in words that the hub's library has given up
             index = DiffusionPipeline.load_config(str(folder if folder.is_dir() else model), revision=revision)
         why = no_token(model, index.get("_class_name") or "")
     except FETCHING as error:
         if not (why := no_token(model)):  # gated or not here: the table of families knows it all the same
-            raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(folder if folder.is_dir() else model, error)}") from error
+            raise RuntimeError(
+                f"generator {str(model)!r} could not be opened: {explain_loading(folder if folder.is_dir() else model, error)}"
+            ) from error
     if why:
-        raise ValueError(f"{why}: switch it off, with `-p dataset_style false` in quickstart, or take another generator")
+        raise ValueError(
+            f"{why}: switch it off, with `-p dataset_style false` in quickstart, or take another generator"
+        )
 
 # %% ../nbs/04_generate.ipynb #44355cc7
 def free_gpu(*models: object) -> None:
@@ -455,7 +549,9 @@ def free_gpu(*models: object) -> None:
                     setattr(model, name, None)
         elif isinstance(model, Clip):
             wake(model, "cpu")
-        elif isinstance(getattr(model, "__dict__", {}).get("model"), torch.nn.Module):  # nothing of a server's lies here
+        elif isinstance(
+            getattr(model, "__dict__", {}).get("model"), torch.nn.Module
+        ):  # nothing of a server's lies here
             del model.model
     clear_device_cache(garbage_collection=True)
 
@@ -469,14 +565,20 @@ def wake(clip: Clip, device: str | torch.device = "auto") -> Clip:
 # %% ../nbs/04_generate.ipynb #3f7ff20c
 def plan_call(
     pipe: DiffusionPipeline,
-    first: pd.Series,      # a row of a plan
+    first: pd.Series,  # a row of a plan
 ) -> dict[str, object]:
     "What the pipeline is called with for the rows of a plan. Raises `ValueError` for settings that would have no effect."
     family = family_of(first.model, type(pipe).__name__)
     extra = {name: value for name, value in (family.call if family else {}).items() if name in call_parameters(pipe)}
-    return extra | call_arguments(pipe, steps=int(first.steps), guidance=float(first.guidance), size=int(first["size"]), negative_prompt=first.negative_prompt)
+    return extra | call_arguments(
+        pipe,
+        steps=int(first.steps),
+        guidance=float(first.guidance),
+        size=int(first["size"]),
+        negative_prompt=first.negative_prompt,
+    )
 
-
+# %% ../nbs/04_generate.ipynb #f1109dfc
 class Drawer:
     "From prompts and seeds to pixels [B, 3, H, W] in 0..1 and what the safety checker flagged, by the loop that the pipeline allows."
 
@@ -484,28 +586,37 @@ class Drawer:
         self,
         pipe: DiffusionPipeline,
         rows: pd.DataFrame,  # of a plan, with one value of each setting
-        room: Room,          # what memory has room for; `images` is the batch size
+        room: Room,  # what memory has room for; `images` is the batch size
     ):
         first = rows.iloc[0]
         self.pipe, self.room, self.loop, self.call = pipe, room, None, plan_call(pipe, first)
         if loop_of(pipe) == "denoise":
             self.table = TextTable(pipe, list(rows.prompt), first.negative_prompt, room.images)
-            self.loop = DenoisingLoop(pipe, steps=int(first.steps), guidance=float(first.guidance), guided=(first.guidance_from, first.guidance_until),
-                                      size=int(first["size"]), room=room)
+            self.loop = DenoisingLoop(
+                pipe,
+                steps=int(first.steps),
+                guidance=float(first.guidance),
+                guided=(first.guidance_from, first.guidance_until),
+                size=int(first["size"]),
+                room=room,
+            )
 
     def __call__(self, prompts: list[str], seeds: list[int]) -> tuple[torch.Tensor, list[bool]]:
         if self.loop:
             return self.loop(self.table(prompts, self.pipe._execution_device), seeds)
         with decoding_in_parts(self.pipe, self.room):
-            return draw_in_batches(self.room, len(seeds), lambda at: call_pipeline(
-                self.pipe, self.call, [prompts[i] for i in at], [seeds[i] for i in at]))
+            return draw_in_batches(
+                self.room,
+                len(seeds),
+                lambda at: call_pipeline(self.pipe, self.call, [prompts[i] for i in at], [seeds[i] for i in at]),
+            )
 
 # %% ../nbs/04_generate.ipynb #1d774165
 def find_faults(
-    pixels: torch.Tensor,   # [B, 3, H, W] in 0..1
-    flagged: list[bool],    # by the safety checker
+    pixels: torch.Tensor,  # [B, 3, H, W] in 0..1
+    flagged: list[bool],  # by the safety checker
     least_range: float = 4 / 255,  # below this distance of brightest and darkest value an image is blank
-) -> dict[int, str]:        # index in the batch -> reason
+) -> dict[int, str]:  # index in the batch -> reason
     "Which images of a batch must not be used, and why."
     spread = pixels.amax((1, 2, 3)) - pixels.amin((1, 2, 3))  # NaN spreads
     faults = {i: "blank" for i in (spread < least_range).nonzero().flatten().tolist()}
@@ -516,34 +627,41 @@ def find_faults(
 @dataclass(frozen=True, eq=False)
 class DrawnBatch:
     "Finished images of some rows of a plan, in their order."
+
     rows: pd.DataFrame
-    images: torch.Tensor      # uint8 [B, 3, H, W] on the CPU; of a failed row its last try, never to be used
-    attempts: list[int]       # which seed of its chain each row was drawn from; 0 is its own
+    images: torch.Tensor  # uint8 [B, 3, H, W] on the CPU; of a failed row its last try, never to be used
+    attempts: list[int]  # which seed of its chain each row was drawn from; 0 is its own
     failures: dict[int, str]  # index in the batch -> why none of the tries can be used
-    at_once: int = 0          # images drawn at once: the batch size, or what memory allowed
+    at_once: int = 0  # images drawn at once: the batch size, or what memory allowed
     scores: dict[int, dict] = field(default_factory=dict)  # index in the batch -> what was measured on the device
 
 # %% ../nbs/04_generate.ipynb #b5b19197
 def draw_batches(
     pipe: DiffusionPipeline,
-    rows: pd.DataFrame,         # of a plan
+    rows: pd.DataFrame,  # of a plan
     *,
     batch_size: int = 64,
     resize: int | None = None,  # pixels a side of the result; None keeps what the pipeline draws
-    retries: int = 3,           # new seeds that a faulty row gets
-    score: Callable[[torch.Tensor, pd.DataFrame], list[dict]] | None = None,  # pixels on the device and their rows -> scores, such as `ClipScore`
-    room: Room | None = None,   # what memory was found to have room for, kept from call to call; None begins with `batch_size`
+    retries: int = 3,  # new seeds that a faulty row gets
+    score: Callable[[torch.Tensor, pd.DataFrame], list[dict]]
+    | None = None,  # pixels on the device and their rows -> scores, such as `ClipScore`
+    room: Room
+    | None = None,  # what memory was found to have room for, kept from call to call; None begins with `batch_size`
 ) -> Iterator[DrawnBatch]:
     "Draw rows of a plan, batch by batch. Raises `ValueError` for what this pipeline cannot draw."
     check_drawable(pipe, rows)
-    for unusual in unusual_settings(family_of(rows.model.iloc[0], type(pipe).__name__), int(rows.steps.iloc[0]), float(rows.guidance.iloc[0])):
+    for unusual in unusual_settings(
+        family_of(rows.model.iloc[0], type(pipe).__name__), int(rows.steps.iloc[0]), float(rows.guidance.iloc[0])
+    ):
         warnings.warn(unusual, stacklevel=2)
     draw = Drawer(pipe, rows, room or Room(batch_size))
     for start in range(0, len(rows), batch_size):
-        yield _draw_batch(draw, rows.iloc[start:start + batch_size], batch_size, resize, retries, score)
+        yield _draw_batch(draw, rows.iloc[start : start + batch_size], batch_size, resize, retries, score)
 
-
-def _draw_batch(draw: Drawer, rows: pd.DataFrame, batch_size: int, resize: int | None, retries: int, score: Callable | None) -> DrawnBatch:
+# %% ../nbs/04_generate.ipynb #6c818df8
+def _draw_batch(
+    draw: Drawer, rows: pd.DataFrame, batch_size: int, resize: int | None, retries: int, score: Callable | None
+) -> DrawnBatch:
     "One batch, with its faulty rows drawn again."
     done: dict[int, torch.Tensor] = {}
     scores: dict[int, dict] = {}
@@ -552,14 +670,16 @@ def _draw_batch(draw: Drawer, rows: pd.DataFrame, batch_size: int, resize: int |
         todo = list(faults)
         filled = rows.iloc[[todo[i % len(todo)] for i in range(batch_size)]]
         pixels, flagged = draw(list(filled.prompt), row_seeds(filled, attempt))
-        bad = find_faults(pixels[:len(todo)], flagged[:len(todo)])
-        done |= dict(zip(todo, to_uint8(pixels[:len(todo)], resize)))
-        scores |= dict(zip(todo, score(pixels[:len(todo)], rows.iloc[todo]))) if score else {}
+        bad = find_faults(pixels[: len(todo)], flagged[: len(todo)])
+        done |= dict(zip(todo, to_uint8(pixels[: len(todo)], resize)))
+        scores |= dict(zip(todo, score(pixels[: len(todo)], rows.iloc[todo]))) if score else {}
         attempts = [attempt if i in faults else tried for i, tried in enumerate(attempts)]
         faults = {todo[i]: reason for i, reason in bad.items()}
         if not faults:
             break
-    return DrawnBatch(rows, torch.stack([done[i] for i in range(len(rows))]), attempts, faults, draw.room.images, scores)
+    return DrawnBatch(
+        rows, torch.stack([done[i] for i in range(len(rows))]), attempts, faults, draw.room.images, scores
+    )
 
 # %% ../nbs/04_generate.ipynb #06c3065d
 def check_drawable(pipe: DiffusionPipeline, plan: pd.DataFrame) -> None:
@@ -571,14 +691,20 @@ def check_drawable(pipe: DiffusionPipeline, plan: pd.DataFrame) -> None:
             raise ValueError(f"the plan holds several values of {column!r}: draw them one after the other")
     first = plan.iloc[0]
     if first.scheduler not in ("", type(pipe.scheduler).__name__):
-        raise ValueError(f"the plan asks for {first.scheduler}, but the pipeline draws with {type(pipe.scheduler).__name__}: give load_generator its name")
+        raise ValueError(
+            f"the plan asks for {first.scheduler}, but the pipeline draws with {type(pipe.scheduler).__name__}: give load_generator its name"
+        )
     if (first.guidance_from, first.guidance_until) != (0, 1) and loop_of(pipe) == "pipeline":
-        raise ValueError(f"the plan guides {first.guidance_from}..{first.guidance_until} of the steps, but {type(pipe).__name__} guides all of them")
+        raise ValueError(
+            f"the plan guides {first.guidance_from}..{first.guidance_until} of the steps, but {type(pipe).__name__} guides all of them"
+        )
     plan_call(pipe, first)
     options = json.loads(first.get("scheduler_options", "") or "{}")
     if other := [name for name, value in options.items() if pipe.scheduler.config.get(name) != value]:
-        raise ValueError(f"the plan asks for a scheduler with {other[0]} {options[other[0]]!r}, and the pipeline's has {pipe.scheduler.config.get(other[0])!r}: "
-                         "give load_generator the scheduler_options")
+        raise ValueError(
+            f"the plan asks for a scheduler with {other[0]} {options[other[0]]!r}, and the pipeline's has {pipe.scheduler.config.get(other[0])!r}: "
+            "give load_generator the scheduler_options"
+        )
     factor, size = getattr(pipe, "vae_scale_factor", 1), int(first["size"])
     factor *= 2 if hasattr(pipe, "_pack_latents") else 1  # two latents a side are one token
     if size % factor:
@@ -606,29 +732,36 @@ class ClipScore:
     def __call__(
         self,
         pixels: torch.Tensor,  # [B, 3, H, W] in 0..1
-        rows: pd.DataFrame,    # of a plan
+        rows: pd.DataFrame,  # of a plan
     ) -> list[dict]:
-        texts = [self.template.replace("{text}", sense) if sense else prompt for sense, prompt in zip(rows.sense, rows.prompt)]
+        texts = [
+            self.template.replace("{text}", sense) if sense else prompt
+            for sense, prompt in zip(rows.sense, rows.prompt)
+        ]
         if new := list(set(texts) - set(self.known)):
             self.known |= dict(zip(new, self.clip.encode_texts(new)))
-        images = self.clip.encode_images(self.clip.prepare(pixels.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)))
+        images = self.clip.encode_images(
+            self.clip.prepare(pixels.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8))
+        )
         cosines = (images * torch.stack([self.known[text] for text in texts])).sum(1)
         return [{"clip": round(cosine, 4), "clip_text": text} for cosine, text in zip(cosines.tolist(), texts)]
 
 # %% ../nbs/04_generate.ipynb #b0eb619b
 def generate(
     pipe: DiffusionPipeline,
-    plan: pd.DataFrame,           # from `make_plan`, or some of its rows
+    plan: pd.DataFrame,  # from `make_plan`, or some of its rows
     *,
     batch_size: int = 64,
-    resize: int | None = None,    # pixels a side of the result; None keeps what the pipeline draws
-    retries: int = 3,             # new seeds that a faulty row gets
+    resize: int | None = None,  # pixels a side of the result; None keeps what the pipeline draws
+    retries: int = 3,  # new seeds that a faulty row gets
     progress: bool = True,
 ) -> LabelledImages:
     "Draw every row of a plan. Raises `RuntimeError` naming the rows that stayed blank, NaN or flagged."
     images, faults = [], {}
     with tqdm(total=len(plan), desc="images", unit="img", disable=not progress) as bar:
-        for batch in draw_batches(pipe, plan, batch_size=max(1, min(batch_size, len(plan))), resize=resize, retries=retries):
+        for batch in draw_batches(
+            pipe, plan, batch_size=max(1, min(batch_size, len(plan))), resize=resize, retries=retries
+        ):
             faults |= {str(batch.rows.id.iloc[i]): reason for i, reason in batch.failures.items()}
             images.append(batch.images)
             bar.update(len(batch.rows))
@@ -649,8 +782,8 @@ def describe_faults(images: int, faults: dict[str, str], retries: int) -> str:
 def contact_sheet(
     images: LabelledImages,
     per_class: int = 10,  # images of each class, the first ones
-    scale: int = 2,       # screen pixels per image pixel
-    classes: int = 20,    # rows, the first classes
+    scale: int = 2,  # screen pixels per image pixel
+    classes: int = 20,  # rows, the first classes
 ) -> Image.Image:
     "The first images of each class, one class a row; white where a class has fewer."
     height, width = images.images.shape[-2:]
@@ -658,6 +791,6 @@ def contact_sheet(
     sheet = np.full((rows, per_class, height, width, 3), 255, dtype=np.uint8)
     for label in range(rows):
         mine = images.images[images.labels == label][:per_class].permute(0, 2, 3, 1).numpy()
-        sheet[label, :len(mine)] = mine
+        sheet[label, : len(mine)] = mine
     flat = sheet.transpose(0, 2, 1, 3, 4).reshape(rows * height, per_class * width, 3)
     return Image.fromarray(flat).resize((per_class * width * scale, rows * height * scale), Image.NEAREST)

@@ -54,7 +54,19 @@ from tqdm import tqdm
 from .data import LabelledImages, pick_device, pick_dtype, readable_name
 from .core.files import tensor_names, whole_file
 from .models.hub import FETCHING, first_line, why_not_fetched
-from .models.llm import AnswerCache, Answers, LocalLLM, MissingLLM, Question, Sampling, ServerLLM, ask, json_question
+
+# %% ../nbs/02_lar.ipynb #cffd907c
+from synthnb.models.llm import (
+    AnswerCache,
+    Answers,
+    LocalLLM,
+    MissingLLM,
+    Question,
+    Sampling,
+    ServerLLM,
+    ask,
+    json_question,
+)
 
 # %% ../nbs/02_lar.ipynb #f7bfa1a7
 from .models.names import model_folder, taught_names, unknown_names
@@ -65,7 +77,7 @@ _DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u206
 
 
 def plain_text(
-    text: str,         # in any script
+    text: str,  # in any script
     limit: int = 300,  # characters that are kept
 ) -> str:
     "The text on one line: underscores, control characters, direction marks and broken characters become one blank."
@@ -79,7 +91,8 @@ _SYNSET_ID = re.compile(r"n\d{8}")
 @dataclass(frozen=True)
 class Synset:
     "One meaning in WordNet."
-    id: str                  # "n02012849"
+
+    id: str  # "n02012849"
     lemmas: tuple[str, ...]  # the words for it, the usual one first
     definition: str
 
@@ -91,7 +104,10 @@ def wordnet() -> dict[str, Synset]:
     for subset in ("imagenet-22k", "imagenet-21k-goog", "imagenet-1k"):  # each lacks a few that the others have
         info = ImageNetInfo(subset)
         words, full = info.label_descriptions(as_dict=True), info.label_descriptions(detailed=True, as_dict=True)
-        found |= {key: Synset(key, tuple(text.split(", ")), full[key].removeprefix(f"{text}: ")) for key, text in words.items()}
+        found |= {
+            key: Synset(key, tuple(text.split(", ")), full[key].removeprefix(f"{text}: "))
+            for key, text in words.items()
+        }
     return found
 
 
@@ -141,8 +157,8 @@ def spoken_name(
 
 # %% ../nbs/02_lar.ipynb #8e236636
 def check_names(
-    classes: Sequence[str],                       # class names, index = label
-    overrides: Mapping[int, str] | None = None,   # label -> phrase or synset, from `read_overrides`
+    classes: Sequence[str],  # class names, index = label
+    overrides: Mapping[int, str] | None = None,  # label -> phrase or synset, from `read_overrides`
 ) -> tuple[str, ...]:
     "The names from here on: one of a duplicate pair that has an override takes that as its name. ValueError for empty or doubled ones."
     if isinstance(classes, str) or not len(classes):
@@ -155,9 +171,13 @@ def check_names(
     names = list(classes)
     for label in (label for labels in groups.values() if len(labels) > 1 for label in labels):
         names[label] = (overrides or {}).get(label, names[label])
-    doubled = [labels for labels in groups.values() if len({_same_name(names[label]) for label in labels}) < len(labels)]
+    doubled = [
+        labels for labels in groups.values() if len({_same_name(names[label]) for label in labels}) < len(labels)
+    ]
     if doubled:
-        raise ValueError("class names that read the same: " + "; ".join(_way_out(classes, labels) for labels in doubled))
+        raise ValueError(
+            "class names that read the same: " + "; ".join(_way_out(classes, labels) for labels in doubled)
+        )
     if len({_same_name(name) for name in names}) < len(names):
         raise ValueError("an override gives a class the name of another class: choose another phrase")
     return tuple(names)
@@ -170,7 +190,9 @@ def _same_name(name: str) -> str:
 
 def _way_out(classes: Sequence[str], labels: Sequence[int]) -> str:
     "One group of equal names and what to do about it, for the message of `check_names`."
-    known = "; ".join(f"{s.id}: {s.definition}" for s in synsets_named(classes[labels[0]])) or "it knows none of this name"
+    known = (
+        "; ".join(f"{s.id}: {s.definition}" for s in synsets_named(classes[labels[0]])) or "it knows none of this name"
+    )
     numbers = ", ".join(f"{label}: ..." for label in labels)
     said = " and ".join(f"{plain_text(classes[label], 60)!r} (class {label})" for label in labels)
     return f"{said}. Name each by its WordNet synset ({known}), or override them by number ({{{numbers}}})"
@@ -178,6 +200,7 @@ def _way_out(classes: Sequence[str], labels: Sequence[int]) -> str:
 # %% ../nbs/02_lar.ipynb #078518d3
 class Merged(BaseModel):
     "A candidate that was taken for another one."
+
     model_config = ConfigDict(frozen=True)
     phrase: str
     source: str
@@ -187,12 +210,15 @@ class Merged(BaseModel):
 
 class Candidate(BaseModel):
     "One meaning that a class name may have."
+
     model_config = ConfigDict(frozen=True, extra="forbid")
     phrase: Annotated[str, AfterValidator(plain_text), Field(min_length=1)]  # a noun phrase, "crane bird"
-    looks: Annotated[str, AfterValidator(lambda text: plain_text(text, 500))] = ""  # a few words on what it looks like, "a large, long-legged bird"
-    source: str = "table"           # "llm", "wordnet", "table", "override", or the baseline that made it
-    key: str = ""                   # what it is called at its source: a synset id, or a user's own key
-    answers: tuple[str, ...] = ()   # cache keys of the LLM answers that named it
+    looks: Annotated[str, AfterValidator(lambda text: plain_text(text, 500))] = (
+        ""  # a few words on what it looks like, "a large, long-legged bird"
+    )
+    source: str = "table"  # "llm", "wordnet", "table", "override", or the baseline that made it
+    key: str = ""  # what it is called at its source: a synset id, or a user's own key
+    answers: tuple[str, ...] = ()  # cache keys of the LLM answers that named it
     merged: tuple[Merged, ...] = ()
 
     @property
@@ -203,23 +229,25 @@ class Candidate(BaseModel):
 # %% ../nbs/02_lar.ipynb #cb8915f2
 class SenseAnswer(BaseModel):
     "One meaning of a name, as an LLM puts it."
+
     phrase: str  # a short noun phrase that names this meaning and no other: "crane bird"
-    looks: str   # a few words on what it looks like: "a large, long-legged bird"
+    looks: str  # a few words on what it looks like: "a large, long-legged bird"
 
 
 class SensesAnswer(BaseModel):
     "The meanings of a name, the usual ones first."
+
     senses: list[SenseAnswer]
 
 
 def sense_question(
-    name: str,      # the class name
+    name: str,  # the class name
     most: int = 8,  # at most this many meanings are asked for (PROPOSED; the paper's number is unknown)
 ) -> Question:
     "The question that asks an LLM what a name can mean in a picture; answered by a `SensesAnswer`."
     text = (
         f'What can "{name}" mean in a picture? List up to {most} different meanings that a photo captioned "{name}" could show, '
-        'the usual ones first. '
+        "the usual ones first. "
         'For each give "phrase", a short noun phrase that names this meaning and no other, and "looks", a few words on what it looks like.\n'
         'Answer in this form: {"senses": [{"phrase": "...", "looks": "..."}]}'
     )
@@ -229,7 +257,7 @@ def sense_question(
 def _same_phrase(phrase: str) -> str:
     "Equal for phrases that differ in case, article, hyphens or punctuation only."
     words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", phrase).casefold()).split()
-    return " ".join(words[words[:1] in (["a"], ["an"], ["the"]):]) or phrase
+    return " ".join(words[words[:1] in (["a"], ["an"], ["the"]) :]) or phrase
 
 
 def check_senses(question: Question, answer: SensesAnswer) -> None:
@@ -246,24 +274,34 @@ def check_senses(question: Question, answer: SensesAnswer) -> None:
 def llm_candidates(
     llm: LocalLLM | ServerLLM | MissingLLM,  # of `open_llm`, or of a shipped cache
     classes: Sequence[str],
-    n: int = 3,                         # answers per name (PROPOSED)
-    most: int = 8,                      # meanings asked for in one answer (PROPOSED)
+    n: int = 3,  # answers per name (PROPOSED)
+    most: int = 8,  # meanings asked for in one answer (PROPOSED)
     *,
     sampling: Sampling = Sampling(),
-    cache: AnswerCache | None = None,   # answers kept on disk: a second run needs no LLM
+    cache: AnswerCache | None = None,  # answers kept on disk: a second run needs no LLM
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[dict[str, list[Candidate]], Answers]:  # by class name; and the answers, with those that failed
     "What an LLM says each name can mean. A name whose answers all failed has no candidates; `Answers.report()` says why."
     names = {name: spoken_name(name) for name in check_names(classes)}
     questions = [sense_question(spoken, most) for spoken in dict.fromkeys(names.values())]
-    answers = ask(llm, questions, SensesAnswer, n, sampling=sampling, cache=cache, seed=seed, check=check_senses, progress=progress)
+    answers = ask(
+        llm,
+        questions,
+        SensesAnswer,
+        n,
+        sampling=sampling,
+        cache=cache,
+        seed=seed,
+        check=check_senses,
+        progress=progress,
+    )
     told = defaultdict(list)
     for answer in answers.found:
         told[answer.about].append(answer)
     return {name: _by_votes(told[spoken]) for name, spoken in names.items()}, answers
 
-
+# %% ../nbs/02_lar.ipynb #fa1ad8a9
 def _by_votes(answers: Sequence) -> list[Candidate]:
     "The senses of several answers, those that most samples name first, then by their mean place."
     found = defaultdict(list)
@@ -271,8 +309,15 @@ def _by_votes(answers: Sequence) -> list[Candidate]:
         for place, sense in enumerate(answer.value.senses):
             found[_same_phrase(plain_text(sense.phrase))].append((place, sense, answer.key))
     order = sorted(found.values(), key=lambda told: (-len(told), sum(place for place, *_ in told) / len(told)))
-    return [Candidate(phrase=told[0][1].phrase, looks=next((s.looks for _, s, _ in told if s.looks.strip()), ""), source="llm",
-                      answers=tuple(key for *_, key in told)) for told in order]
+    return [
+        Candidate(
+            phrase=told[0][1].phrase,
+            looks=next((s.looks for _, s, _ in told if s.looks.strip()), ""),
+            source="llm",
+            answers=tuple(key for *_, key in told),
+        )
+        for told in order
+    ]
 
 # %% ../nbs/02_lar.ipynb #026e3d8d
 def synset_phrase(synset: Synset) -> str:
@@ -299,25 +344,34 @@ def wordnet_candidates(
 
 # %% ../nbs/02_lar.ipynb #c1f6a129
 def find_class(
-    key: str | int,          # a class name, or its number
+    key: str | int,  # a class name, or its number
     classes: Sequence[str],
-    where: str,              # the file, for messages
+    where: str,  # the file, for messages
 ) -> int:
     "The label that a key of a file means; ValueError names the nearest class."
     if isinstance(key, bool) or not isinstance(key, str | int):
-        raise ValueError(f"{where}: {key!r} is no class name. YAML reads words such as no, on, yes and null as values: put the name in quotes")
+        raise ValueError(
+            f"{where}: {key!r} is no class name. YAML reads words such as no, on, yes and null as values: put the name in quotes"
+        )
     if isinstance(key, int):
         if str(key) in classes and classes.index(str(key)) != key:
-            raise ValueError(f"{where}: {key} could be class number {key} or the class called '{key}': write the name in quotes")
+            raise ValueError(
+                f"{where}: {key} could be class number {key} or the class called '{key}': write the name in quotes"
+            )
         if not 0 <= key < len(classes):
             raise ValueError(f"{where}: there is no class number {key}; they go from 0 to {len(classes) - 1}")
         return key
-    found = [i for i, name in enumerate(classes) if name == key] or [i for i, name in enumerate(classes) if _same_name(name) == _same_name(key)]
+    found = [i for i, name in enumerate(classes) if name == key] or [
+        i for i, name in enumerate(classes) if _same_name(name) == _same_name(key)
+    ]
     if len(found) > 1:
         raise ValueError(f"{where}: {key!r} names classes {found}: use the number of the one that is meant")
     if not found:
         near = get_close_matches(plain_text(key), [plain_text(name, 60) for name in classes], 1, cutoff=0)
-        raise ValueError(f"{where}: there is no class {plain_text(key, 60)!r}" + "".join(f"; the nearest is {name!r}" for name in near))
+        raise ValueError(
+            f"{where}: there is no class {plain_text(key, 60)!r}"
+            + "".join(f"; the nearest is {name!r}" for name in near)
+        )
     return found[0]
 
 # %% ../nbs/02_lar.ipynb #37bb35a0
@@ -333,11 +387,15 @@ def _read_mapping(source: Mapping | str | Path, what: str) -> tuple[Mapping, str
         node, table = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise ValueError(f"{path} is not YAML{f' in line {mark.line + 1} ({error.problem})' if mark else ''}: write one `class: what it means` a line") from error
+        raise ValueError(
+            f"{path} is not YAML{f' in line {mark.line + 1} ({error.problem})' if mark else ''}: write one `class: what it means` a line"
+        ) from error
     if table is None:
         return {}, str(path)
     if not isinstance(table, dict):
-        raise ValueError(f"{path} must map classes to what they mean, one `class: ...` a line; it holds {type(table).__name__}")
+        raise ValueError(
+            f"{path} must map classes to what they mean, one `class: ...` a line; it holds {type(table).__name__}"
+        )
     keys = [key.value for key, _ in node.value]
     if doubled := [key for key in keys if keys.count(key) > 1]:
         raise ValueError(f"{path}: {doubled[0]!r} stands there twice, and YAML would keep only the last")
@@ -345,7 +403,9 @@ def _read_mapping(source: Mapping | str | Path, what: str) -> tuple[Mapping, str
 
 # %% ../nbs/02_lar.ipynb #a4a74a90
 def table_candidates(
-    source: Mapping | str | Path,  # class -> meaning or list of them: a dict, a YAML file, or a CSV with columns class, phrase, maybe looks, key
+    source: Mapping
+    | str
+    | Path,  # class -> meaning or list of them: a dict, a YAML file, or a CSV with columns class, phrase, maybe looks, key
     classes: Sequence[str],
 ) -> dict[str, list[Candidate]]:
     "A user's own meanings, each a phrase or {phrase, looks, key}; ValueError for a class that does not exist or a row that does not fit."
@@ -364,20 +424,28 @@ def table_candidates(
 def _table_row(row: object, name: str, where: str) -> Candidate:
     "One meaning from a table."
     row = {"phrase": row} if isinstance(row, str) else row
-    if not isinstance(row, Mapping) or not set(row) <= {"phrase", "looks", "key"} or not all(isinstance(text, str) for text in row.values()):
-        raise ValueError(f"{where}: a meaning of {name!r} must be a phrase, or phrase, looks and key as text, got {row!r}")
+    if (
+        not isinstance(row, Mapping)
+        or not set(row) <= {"phrase", "looks", "key"}
+        or not all(isinstance(text, str) for text in row.values())
+    ):
+        raise ValueError(
+            f"{where}: a meaning of {name!r} must be a phrase, or phrase, looks and key as text, got {row!r}"
+        )
     if not plain_text(row.get("phrase", "")):
         raise ValueError(f"{where}: a meaning of {name!r} has no phrase")
     return Candidate(**row)
 
-
+# %% ../nbs/02_lar.ipynb #b6290eff
 def _read_csv(path: Path) -> dict[str, list[dict[str, str]]]:
     "The rows of a CSV by class; empty cells are left out."
     if not path.is_file():
         raise FileNotFoundError(f"there is no table of senses {path}")
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     if not {"class", "phrase"} <= set(rows):
-        raise ValueError(f"{path} needs the columns class and phrase (and may have looks and key), it has {', '.join(rows)}")
+        raise ValueError(
+            f"{path} needs the columns class and phrase (and may have looks and key), it has {', '.join(rows)}"
+        )
     table = defaultdict(list)
     for row in rows.to_dict("records"):
         table[row.pop("class")].append({field: text for field, text in row.items() if text})
@@ -386,8 +454,8 @@ def _read_csv(path: Path) -> dict[str, list[dict[str, str]]]:
 # %% ../nbs/02_lar.ipynb #c86b1132
 def read_overrides(
     source: Mapping | str | Path | None,  # class -> phrase or synset id; a dict or a YAML file
-    classes: Sequence[str],               # names as they came, before `check_names`
-) -> dict[int, str]:                      # label -> phrase or synset id
+    classes: Sequence[str],  # names as they came, before `check_names`
+) -> dict[int, str]:  # label -> phrase or synset id
     "What a user has settled; ValueError names the line that does not fit and the nearest class."
     if source is None:
         return {}
@@ -396,7 +464,9 @@ def read_overrides(
     for key, value in table.items():
         label = find_class(key, classes, where)
         if not isinstance(value, str) or not plain_text(value):
-            raise ValueError(f"{where}: the override of {classes[label]!r} must be a phrase or a synset id, got {value!r} ({type(value).__name__})")
+            raise ValueError(
+                f"{where}: the override of {classes[label]!r} must be a phrase or a synset id, got {value!r} ({type(value).__name__})"
+            )
         if label in found:
             raise ValueError(f"{where}: class {label} ({classes[label]!r}) is overridden twice")
         spoken_name(value)  # a synset must be a known one
@@ -406,8 +476,8 @@ def read_overrides(
 # %% ../nbs/02_lar.ipynb #a4b15458
 def preprocess(
     images: torch.Tensor,  # uint8 [B, 3, H, W]
-    config: Mapping,       # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, fill_color
-) -> torch.Tensor:         # float32 [B, 3, h, w]
+    config: Mapping,  # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, fill_color
+) -> torch.Tensor:  # float32 [B, 3, h, w]
     "What open_clip's own transform does to one Pillow image, for a batch of tensors."
     size, mode = config["size"], config.get("resize_mode", "shortest")
     target = (size, size) if isinstance(size, int) else tuple(size)
@@ -418,7 +488,9 @@ def preprocess(
         ratio = (max if mode == "longest" else min)(height / target[0], width / target[1])
         scaled = (max(1, whole(height / ratio)), max(1, whole(width / ratio)))
     kind = InterpolationMode.BILINEAR if config.get("interpolation") == "bilinear" else InterpolationMode.BICUBIC
-    images = center_crop_or_pad(TF.resize(images, list(scaled), kind, antialias=True), list(target), fill=config.get("fill_color", 0))
+    images = center_crop_or_pad(
+        TF.resize(images, list(scaled), kind, antialias=True), list(target), fill=config.get("fill_color", 0)
+    )
     mean, std = (torch.tensor(config[key], device=images.device).view(1, 3, 1, 1) for key in ("mean", "std"))
     return (images.float() / 255 - mean) / std
 
@@ -426,13 +498,16 @@ def preprocess(
 @dataclass(eq=False)
 class Clip:
     "An open_clip model with its tokenizer, its own preprocessing, and its place."
+
     model: nn.Module
     tokenizer: Callable
-    name: str                        # a folder's own name, or open_clip's name and tag: for records, never a path
+    name: str  # a folder's own name, or open_clip's name and tag: for records, never a path
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     source: str = field(default="", repr=False)  # the folder that it was opened from, if it was one
-    known: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)  # ensembles that `text_features` has encoded
+    known: dict[str, torch.Tensor] = field(
+        default_factory=dict, repr=False
+    )  # ensembles that `text_features` has encoded
 
     def __post_init__(self):
         self.model = self.model.to(self.device, self.dtype).eval().requires_grad_(False)
@@ -443,7 +518,9 @@ class Clip:
         about = f"{self.dtype} {self.model} {sorted(open_clip.get_model_preprocess_cfg(self.model).items())}"  # two may differ in an activation alone
         digest = hashlib.sha256(about.encode())
         for key, value in self.model.state_dict().items():
-            digest.update(key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                key.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()[:12]
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -458,16 +535,13 @@ class Clip:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         "float32 [T, D] of unit length, on the CPU; texts beyond the context are cut, see `overlong`."
-        parts = [self.tokenizer(list(texts[i:i + batch_size])).to(self.device) for i in range(0, len(texts), batch_size)]
+        parts = [
+            self.tokenizer(list(texts[i : i + batch_size])).to(self.device) for i in range(0, len(texts), batch_size)
+        ]
         return torch.cat([F.normalize(self.model.encode_text(part).float(), dim=-1).cpu() for part in parts])
 
-
-
 # %% ../nbs/02_lar.ipynb #e2c1c296
-def overlong(
-    clip: Clip,
-    texts: Sequence[str],
-) -> list[bool]:
+def overlong(clip: Clip, texts: Sequence[str]) -> list[bool]:
     "Which texts fill CLIP's context, so that the rest of them, if any, is not read."
     if not texts:
         return []
@@ -476,9 +550,10 @@ def overlong(
 
 # %% ../nbs/02_lar.ipynb #aed8588f
 def load_clip(
-    model: str | Path,                  # shipped (glyphworld/clip), an open_clip folder, a name such as "ViT-B-32", or "hf-hub:owner/repository"
-    pretrained: str | None = None,      # the tag of a name's weights, "openai"
-    device: str = "auto",               # "auto", "cpu", "cuda", ...
+    model: str
+    | Path,  # shipped (glyphworld/clip), an open_clip folder, a name such as "ViT-B-32", or "hf-hub:owner/repository"
+    pretrained: str | None = None,  # the tag of a name's weights, "openai"
+    device: str = "auto",  # "auto", "cpu", "cuda", ...
     dtype: str | torch.dtype = "auto",  # "auto": float32 on a CPU, bfloat16 on a card that has it
 ) -> Clip:
     "Open a CLIP with its pre-trained weights; nothing is fetched unless `model` and `pretrained` name it."
@@ -491,12 +566,22 @@ def load_clip(
         name = str(model)
         _check_clip_name(name, pretrained)
     try:
-        net, *_ = open_clip.create_model_and_transforms(name, pretrained=pretrained, require_pretrained=True, force_quick_gelu=_has_quick_gelu(name, pretrained))
+        net, *_ = open_clip.create_model_and_transforms(
+            name, pretrained=pretrained, require_pretrained=True, force_quick_gelu=_has_quick_gelu(name, pretrained)
+        )
         tokenizer = open_clip.get_tokenizer(name)
     except FETCHING as error:
-        raise RuntimeError(f"CLIP {str(model)!r} could not be opened: {_how_to_get(name, pretrained, error)}") from error
-    return Clip(net, tokenizer, f"{name}/{pretrained}" if pretrained else folder.resolve().name if folder.is_dir() else name, place, kind,
-                str(folder) if folder.is_dir() else "")
+        raise RuntimeError(
+            f"CLIP {str(model)!r} could not be opened: {_how_to_get(name, pretrained, error)}"
+        ) from error
+    return Clip(
+        net,
+        tokenizer,
+        f"{name}/{pretrained}" if pretrained else folder.resolve().name if folder.is_dir() else name,
+        place,
+        kind,
+        str(folder) if folder.is_dir() else "",
+    )
 
 # %% ../nbs/02_lar.ipynb #ddadd78d
 def _check_clip_folder(folder: Path) -> None:
@@ -505,7 +590,9 @@ def _check_clip_folder(folder: Path) -> None:
         raise FileNotFoundError(f"{folder} is not an open_clip folder: it has no open_clip_config.json")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise FileNotFoundError(f"{folder} has no *.safetensors: copy the model's open_clip_model.safetensors there (pickled weights are not opened)")
+        raise FileNotFoundError(
+            f"{folder} has no *.safetensors: copy the model's open_clip_model.safetensors there (pickled weights are not opened)"
+        )
     for file in weights:
         tensor_names(file)
 
@@ -517,10 +604,14 @@ def _check_clip_name(name: str, pretrained: str | None) -> None:
     if "/" in name or "\\" in name or name.startswith((".", "~")):
         raise FileNotFoundError(f"there is no CLIP folder {name}")
     if name not in open_clip.list_models():
-        raise ValueError(f"open_clip has no model {name!r}; the nearest is {get_close_matches(name, open_clip.list_models(), 1, cutoff=0)[0]!r}")
+        raise ValueError(
+            f"open_clip has no model {name!r}; the nearest is {get_close_matches(name, open_clip.list_models(), 1, cutoff=0)[0]!r}"
+        )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
-        raise ValueError(f"{name} needs the tag of its weights, got {pretrained!r}: one of {', '.join(tags) or 'none, there are no weights of it'}")
+        raise ValueError(
+            f"{name} needs the tag of its weights, got {pretrained!r}: one of {', '.join(tags) or 'none, there are no weights of it'}"
+        )
 
 
 def _has_quick_gelu(name: str, pretrained: str | None) -> bool:
@@ -529,9 +620,11 @@ def _has_quick_gelu(name: str, pretrained: str | None) -> bool:
     if not repository:
         return bool(open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu"))
     tags = [open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained()]
-    return any(tag.get("quick_gelu") for tag in tags if str(tag.get("hf_hub", "")).strip("/").lower() == repository.lower())
+    return any(
+        tag.get("quick_gelu") for tag in tags if str(tag.get("hf_hub", "")).strip("/").lower() == repository.lower()
+    )
 
-
+# %% ../nbs/02_lar.ipynb #2c5a84bb
 def _repository(name: str) -> str:
     "The hub's repository that a name stands for; of a folder, the one whose snapshot in the hub's cache it is, or after which it is called; empty for other names."
     if name.startswith("hf-hub:"):
@@ -546,19 +639,26 @@ def _repository(name: str) -> str:
 def _how_to_get(name: str, pretrained: str | None, error: Exception) -> str:
     "The cause, and what helps."
     hub = name.startswith("hf-hub:")
-    repository = name.removeprefix("hf-hub:") if hub else open_clip.get_pretrained_cfg(name, pretrained or "").get("hf_hub", "")
-    return f"{repository.rstrip('/')}: {why_not_fetched(repository.rstrip('/'), error)}" if repository else first_line(error)
+    repository = (
+        name.removeprefix("hf-hub:") if hub else open_clip.get_pretrained_cfg(name, pretrained or "").get("hf_hub", "")
+    )
+    return (
+        f"{repository.rstrip('/')}: {why_not_fetched(repository.rstrip('/'), error)}"
+        if repository
+        else first_line(error)
+    )
 
 # %% ../nbs/02_lar.ipynb #69bba27a
 @dataclass(eq=False)
 class ImageFeatures:
     "CLIP features of real images, a row an image."
-    features: torch.Tensor          # [N, D] of unit length, float32 or float16
-    labels: torch.Tensor            # int64 [N]
-    classes: tuple[str, ...]        # names as from `check_names`, index = label
-    thumbnails: tuple[bytes, ...]   # [N] JPEG files; b"" where none was kept
-    clip: str                       # name of the CLIP
-    fingerprint: str                # of its weights
+
+    features: torch.Tensor  # [N, D] of unit length, float32 or float16
+    labels: torch.Tensor  # int64 [N]
+    classes: tuple[str, ...]  # names as from `check_names`, index = label
+    thumbnails: tuple[bytes, ...]  # [N] JPEG files; b"" where none was kept
+    clip: str  # name of the CLIP
+    fingerprint: str  # of its weights
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -570,7 +670,9 @@ class ImageFeatures:
         return list(order.split(torch.bincount(self.labels, minlength=len(self.classes)).tolist()))
 
 # %% ../nbs/02_lar.ipynb #fb38423c
-def _batches(images: LabelledImages | Iterable, classes: int, per_class: int | None, batch_size: int, seed: int) -> Iterator[tuple]:
+def _batches(
+    images: LabelledImages | Iterable, classes: int, per_class: int | None, batch_size: int, seed: int
+) -> Iterator[tuple]:
     "(uint8 images, labels) of the images that are used: of a resident set `per_class` drawn by `seed`, of a stream the first ones."
     if isinstance(images, LabelledImages):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -593,27 +695,39 @@ def _batches(images: LabelledImages | Iterable, classes: int, per_class: int | N
         if per_class is not None and (counts >= per_class).all():
             return  # the rest of the stream is not read
 
-
+# %% ../nbs/02_lar.ipynb #2b6b368c
 def _check_batch(pixels: torch.Tensor | list, labels: torch.Tensor, classes: int) -> None:
     "ValueError for a batch of a stream that is not (uint8 images, labels)."
     parts = [pixels] if torch.is_tensor(pixels) else list(pixels)
-    if any(part.dtype != torch.uint8 or part.ndim != (4 if torch.is_tensor(pixels) else 3) or part.shape[-3] != 3 for part in parts):
-        raise ValueError(f"a batch must hold uint8 images [B, 3, H, W], or a list of [3, H, W]; got {parts[0].dtype} {list(parts[0].shape)}")
-    if labels.shape != (len(pixels),) or labels.is_floating_point() or len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"{len(pixels)} images need as many whole labels in 0..{classes - 1}, got {labels.tolist()[:8]}")
+    if any(
+        part.dtype != torch.uint8 or part.ndim != (4 if torch.is_tensor(pixels) else 3) or part.shape[-3] != 3
+        for part in parts
+    ):
+        raise ValueError(
+            f"a batch must hold uint8 images [B, 3, H, W], or a list of [3, H, W]; got {parts[0].dtype} {list(parts[0].shape)}"
+        )
+    if (
+        labels.shape != (len(pixels),)
+        or labels.is_floating_point()
+        or len(labels)
+        and not 0 <= int(labels.min()) <= int(labels.max()) < classes
+    ):
+        raise ValueError(
+            f"{len(pixels)} images need as many whole labels in 0..{classes - 1}, got {labels.tolist()[:8]}"
+        )
 
 # %% ../nbs/02_lar.ipynb #2cddb09d
 def image_features(
     clip: Clip,
-    images: LabelledImages | Iterable,      # a set, or a stream of (uint8 [B, 3, H, W] or list of [3, H, W], labels [B])
-    classes: Sequence[str] | None = None,   # of a stream; default: the set's own
+    images: LabelledImages | Iterable,  # a set, or a stream of (uint8 [B, 3, H, W] or list of [3, H, W], labels [B])
+    classes: Sequence[str] | None = None,  # of a stream; default: the set's own
     *,
-    images_per_class: int | None = 50,      # at most (PROPOSED; the paper's number is unknown); None: all
+    images_per_class: int | None = 50,  # at most (PROPOSED; the paper's number is unknown); None: all
     batch_size: int = 64,
-    dtype: torch.dtype = torch.float32,     # of the stored features; float16 halves them and moves scores by about 1e-5
-    thumbnails: int = 50,                   # kept of each class
-    thumbnail_size: int = 64,               # pixels of the long side
-    seed: int = 0,                          # which images of a resident set are taken
+    dtype: torch.dtype = torch.float32,  # of the stored features; float16 halves them and moves scores by about 1e-5
+    thumbnails: int = 50,  # kept of each class
+    thumbnail_size: int = 64,  # pixels of the long side
+    seed: int = 0,  # which images of a resident set are taken
     progress: bool = True,
 ) -> ImageFeatures:
     "Encode every image once. A class may have no image: it will be undecided. ValueError for wrong types and numbers that are not finite."
@@ -633,7 +747,11 @@ def image_features(
                 for image, label in zip(pixels, numbers.tolist()):
                     small.append(_thumbnail(image, thumbnail_size) if kept[label] < thumbnails else b"")
                     kept[label] += 1
-                yield from [clip.prepare(pixels)] if torch.is_tensor(pixels) else (clip.prepare(image[None]) for image in pixels)
+                yield from (
+                    [clip.prepare(pixels)]
+                    if torch.is_tensor(pixels)
+                    else (clip.prepare(image[None]) for image in pixels)
+                )
                 bar.update(len(numbers))
 
     found = [clip.encode_images(batch).to(dtype) for batch in _rebatch(prepared(), batch_size)]
@@ -672,9 +790,12 @@ def save_features(
 ) -> Path:
     "Write features, labels and thumbnails; the file appears whole or not at all."
     joined = b"".join(features.thumbnails)
-    tensors = {"features": features.features.contiguous(), "labels": features.labels.contiguous(),
-               "thumbnail_bytes": torch.frombuffer(bytearray(joined or b"\0"), dtype=torch.uint8),
-               "thumbnail_sizes": torch.tensor([len(t) for t in features.thumbnails], dtype=torch.int64)}
+    tensors = {
+        "features": features.features.contiguous(),
+        "labels": features.labels.contiguous(),
+        "thumbnail_bytes": torch.frombuffer(bytearray(joined or b"\0"), dtype=torch.uint8),
+        "thumbnail_sizes": torch.tensor([len(t) for t in features.thumbnails], dtype=torch.int64),
+    }
     about = {"classes": json.dumps(features.classes), "clip": features.clip, "fingerprint": features.fingerprint}
     with whole_file(path) as partial:
         save_file(tensors, partial, about)
@@ -689,10 +810,19 @@ def load_features(
     with safe_open(path, framework="pt") as file:
         about, parts = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
     if clip is not None and clip.fingerprint != about["fingerprint"]:
-        raise ValueError(f"{path} holds features of {about['clip']} ({about['fingerprint']}), not of {clip.name} ({clip.fingerprint}): encode again")
+        raise ValueError(
+            f"{path} holds features of {about['clip']} ({about['fingerprint']}), not of {clip.name} ({clip.fingerprint}): encode again"
+        )
     joined, ends = parts["thumbnail_bytes"].numpy().tobytes(), parts["thumbnail_sizes"].cumsum(0).tolist()
     small = tuple(joined[start:end] for start, end in zip([0, *ends], ends))
-    return ImageFeatures(parts["features"], parts["labels"], tuple(json.loads(about["classes"])), small, about["clip"], about["fingerprint"])
+    return ImageFeatures(
+        parts["features"],
+        parts["labels"],
+        tuple(json.loads(about["classes"])),
+        small,
+        about["clip"],
+        about["fingerprint"],
+    )
 
 # %% ../nbs/02_lar.ipynb #49361d9b
 DEFAULT_TEMPLATES: tuple[str, ...] = ("a photo of a {phrase}, {looks}",)  # PROPOSED; the paper's is unknown
@@ -700,14 +830,16 @@ _FIELD = re.compile(r"\{(name|phrase|looks)\}")
 
 
 def fill_template(
-    template: str,   # with {name}, {phrase}, {looks}
-    name: str,       # of the class
+    template: str,  # with {name}, {phrase}, {looks}
+    name: str,  # of the class
     candidate: Candidate,
 ) -> str:
     "The text of one meaning; an empty field goes with the punctuation before it. ValueError for a template that does not name the meaning."
     rest = _FIELD.sub("", template)
     if "{" in rest or "}" in rest or not {"phrase", "looks"} & set(_FIELD.findall(template)):
-        raise ValueError(f"template {template!r} must hold {{phrase}} or {{looks}}, may hold {{name}}, and no other braces")
+        raise ValueError(
+            f"template {template!r} must hold {{phrase}} or {{looks}}, may hold {{name}}, and no other braces"
+        )
     values = {"name": spoken_name(name), "phrase": candidate.phrase, "looks": candidate.looks}
     for empty in (name for name, value in values.items() if not value):
         template = re.sub(rf"[\s,;:(-]*\{{{empty}\}}\)?", "", template)
@@ -718,14 +850,20 @@ def text_features(
     clip: Clip,
     candidates: Mapping[str, Sequence[Candidate]],  # by class name
     templates: Sequence[str] = DEFAULT_TEMPLATES,
-) -> dict[str, torch.Tensor]:                       # class name -> float32 [K, D] of unit length
+) -> dict[str, torch.Tensor]:  # class name -> float32 [K, D] of unit length
     "Templates are averaged after normalising, and the average normalised; no text is encoded twice, and an ensemble only once for a `clip`."
     if isinstance(templates, str) or not templates:
         raise ValueError(f"templates must be a list of one or more, got {templates!r}")
     for name, some in candidates.items():
         if isinstance(some, str) or not all(isinstance(c, Candidate) for c in some):
-            raise ValueError(f"the candidates of {name!r} must be a list of Candidate, got {some!r}; `table_candidates` makes them from phrases")
-    texts = {name: [tuple(fill_template(t, name, c) for t in templates) for c in some] for name, some in candidates.items() if some}
+            raise ValueError(
+                f"the candidates of {name!r} must be a list of Candidate, got {some!r}; `table_candidates` makes them from phrases"
+            )
+    texts = {
+        name: [tuple(fill_template(t, name, c) for t in templates) for c in some]
+        for name, some in candidates.items()
+        if some
+    }
     key = lambda ensemble: hashlib.sha256("\n".join(ensemble).encode()).hexdigest()
     new = {key(ensemble): ensemble for rows in texts.values() for ensemble in rows if key(ensemble) not in clip.known}
     distinct = list(dict.fromkeys(text for ensemble in new.values() for text in ensemble))
@@ -736,22 +874,30 @@ def text_features(
 
 # %% ../nbs/02_lar.ipynb #72c615cf
 def merge_candidates(
-    *sources: Mapping[str, Sequence[Candidate]],     # by class name; the earlier source's wording stays
-    clip: Clip | None = None,                        # None: merge equal words only
-    templates: Sequence[str] = DEFAULT_TEMPLATES,    # the same as in `resolve`
-    threshold: float = 0.99,                         # cosine of two texts from which they are one meaning (PROPOSED)
+    *sources: Mapping[str, Sequence[Candidate]],  # by class name; the earlier source's wording stays
+    clip: Clip | None = None,  # None: merge equal words only
+    templates: Sequence[str] = DEFAULT_TEMPLATES,  # the same as in `resolve`
+    threshold: float = 0.99,  # cosine of two texts from which they are one meaning (PROPOSED)
 ) -> dict[str, list[Candidate]]:
     "The candidates of all sources, near-paraphrases as one."
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is a cosine in 0..1, got {threshold}")
-    together = {name: _merge([c for source in sources for c in source.get(name, ())]) for name in dict.fromkeys(name for s in sources for name in s)}
+    together = {
+        name: _merge([c for source in sources for c in source.get(name, ())])
+        for name in dict.fromkeys(name for s in sources for name in s)
+    }
     if clip is None:
         return together
     texts = text_features(clip, together, templates)
-    return {name: _merge(some, (texts[name] @ texts[name].T).numpy(), threshold) if some else [] for name, some in together.items()}
+    return {
+        name: _merge(some, (texts[name] @ texts[name].T).numpy(), threshold) if some else []
+        for name, some in together.items()
+    }
 
 
-def _merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, threshold: float = 1.) -> list[Candidate]:
+def _merge(
+    candidates: Sequence[Candidate], cosines: np.ndarray | None = None, threshold: float = 1.0
+) -> list[Candidate]:
     "Each candidate goes into the first kept one that says the same, or stays."
     kept = {}  # place in `candidates` -> candidate
     for i, candidate in enumerate(candidates):
@@ -760,7 +906,7 @@ def _merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, t
                 continue  # two synsets are two meanings, however alike CLIP finds their words
             same = _same_phrase(first.phrase) == _same_phrase(candidate.phrase)
             if same or cosines is not None and cosines[i, j] >= threshold:
-                kept[j] = _absorb(first, candidate, 1. if same else round(float(cosines[i, j]), 4))
+                kept[j] = _absorb(first, candidate, 1.0 if same else round(float(cosines[i, j]), 4))
                 break
         else:
             kept[i] = candidate
@@ -770,12 +916,18 @@ def _merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, t
 def _synsets(candidate: Candidate) -> set[str]:
     return {key for key in candidate.keys if _SYNSET_ID.fullmatch(key)}
 
-
+# %% ../nbs/02_lar.ipynb #b50374e7
 def _absorb(first: Candidate, other: Candidate, cosine: float) -> Candidate:
     "The first candidate with what the other adds, and a note of it."
     note = Merged(phrase=other.phrase, source=other.source, key=other.key, cosine=cosine)
-    return first.model_copy(update=dict(looks=first.looks or other.looks, key=first.key or other.key, answers=first.answers + other.answers,
-                                        merged=first.merged + (note,) + other.merged))
+    return first.model_copy(
+        update=dict(
+            looks=first.looks or other.looks,
+            key=first.key or other.key,
+            answers=first.answers + other.answers,
+            merged=first.merged + (note,) + other.merged,
+        )
+    )
 
 # %% ../nbs/02_lar.ipynb #153412cc
 def class_scores(
@@ -783,31 +935,38 @@ def class_scores(
     features: ImageFeatures,
     candidates: Mapping[str, Sequence[Candidate]],  # by class name
     templates: Sequence[str] = DEFAULT_TEMPLATES,
-) -> dict[str, np.ndarray]:                         # class name -> float32 [images, candidates]: cosines
+) -> dict[str, np.ndarray]:  # class name -> float32 [images, candidates]: cosines
     "Similarity of each real image with each meaning of its class; ValueError for another CLIP's features or an unknown class."
     if features.fingerprint != clip.fingerprint:
         made, asked = (f"{x} ({y})" for x, y in ((features.clip, features.fingerprint), (clip.name, clip.fingerprint)))
         raise ValueError(f"the features are of {made}, not of {asked}: encode the images again")
     if unknown := [name for name in candidates if name not in features.classes]:
-        raise ValueError(f"candidates for {unknown[0]!r}, which is no class of these images: {', '.join(features.classes[:5])}, ...")
+        raise ValueError(
+            f"candidates for {unknown[0]!r}, which is no class of these images: {', '.join(features.classes[:5])}, ..."
+        )
     texts = text_features(clip, candidates, templates)
-    return {name: (features.features[features.rows[features.classes.index(name)]].float() @ text.T).numpy() for name, text in texts.items()}
+    return {
+        name: (features.features[features.rows[features.classes.index(name)]].float() @ text.T).numpy()
+        for name, text in texts.items()
+    }
 
 # %% ../nbs/02_lar.ipynb #a34b30a7
 @lru_cache(maxsize=8)
-def _subsets(n: int, some: range, every: int, seed: int) -> np.ndarray:  # float32 [len(some), n]: 1 for the images in it
+def _subsets(
+    n: int, some: range, every: int, seed: int
+) -> np.ndarray:  # float32 [len(some), n]: 1 for the images in it
     "Subsets of n images by number: all that are not empty where these are no more than `every`, else drawn ones."
-    if 2 ** n - 1 <= every:
+    if 2**n - 1 <= every:
         return (np.array(some)[:, None] + 1 >> np.arange(n) & 1).astype(np.float32)
-    inside = np.random.default_rng((seed, some.start)).random((len(some), n)) < .5
+    inside = np.random.default_rng((seed, some.start)).random((len(some), n)) < 0.5
     inside[~inside.any(1)] = True
     return inside.astype(np.float32)
 
 
 def exact_interval(
     differences: np.ndarray,  # [images, columns]
-    level: float = 0.96,      # every column's mean is in its interval with this probability, if its values are spread evenly about it
-    subsets: int = 4095,      # of the images; drawn where there are more than so many
+    level: float = 0.96,  # every column's mean is in its interval with this probability, if its values are spread evenly about it
+    subsets: int = 4095,  # of the images; drawn where there are more than so many
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # low and high, [columns]
     "Exact interval for the mean of each column; nan where there are too few images for one: five or fewer at 96 %."
@@ -824,11 +983,13 @@ def exact_interval(
 
 # %% ../nbs/02_lar.ipynb #92c9dc15
 def lead_interval(
-    scores: np.ndarray,       # [images, candidates]
+    scores: np.ndarray,  # [images, candidates]
     level: float = 0.96,
-    subsets: int = 4095,      # as in `exact_interval`
+    subsets: int = 4095,  # as in `exact_interval`
     seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:  # low and high, [candidates]: of the winner's lead over each; the winner's own entry: over all rivals
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # low and high, [candidates]: of the winner's lead over each; the winner's own entry: over all rivals
     "How far the best meaning is ahead over images; nan with too few images or fewer than two candidates. Where the winner's low is above 0, the images have decided."
     n, k = scores.shape
     if k < 2 or not n:
@@ -842,29 +1003,31 @@ def lead_interval(
 # %% ../nbs/02_lar.ipynb #d1224923
 class Scored(BaseModel):
     "One meaning with its evidence."
+
     model_config = ConfigDict(frozen=True)
     candidate: Candidate
     score: float | None = None  # mean cosine over the class's images; None without images
     behind: float | None = None  # the first meaning's score minus this one's
-    low: float | None = None    # interval of `behind` over images
+    low: float | None = None  # interval of `behind` over images
     high: float | None = None
-    cut: bool = False           # its longest text filled CLIP's context, so that its end may not have been read
+    cut: bool = False  # its longest text filled CLIP's context, so that its end may not have been read
 
 
 class Resolution(BaseModel):
     "What a class name means, and why."
+
     model_config = ConfigDict(frozen=True)
     label: int
-    name: str                       # of the class
+    name: str  # of the class
     chosen: Candidate
     decided: bool
-    reason: str                     # in words
-    images: int = 0                 # real images behind it
-    margin: float | None = None     # score of the first minus the second; None with fewer than two meanings
-    low: float | None = None        # its interval over images
+    reason: str  # in words
+    images: int = 0  # real images behind it
+    margin: float | None = None  # score of the first minus the second; None with fewer than two meanings
+    low: float | None = None  # its interval over images
     high: float | None = None
     ranked: tuple[Scored, ...] = ()  # best first
-    override: str | None = None     # what the override file says
+    override: str | None = None  # what the override file says
     evidence: tuple[int, ...] = ()  # rows of the features whose images speak most for the choice
 
     @property
@@ -875,8 +1038,9 @@ class Resolution(BaseModel):
 # %% ../nbs/02_lar.ipynb #69573536
 class Resolutions(BaseModel):
     "The meanings of all classes, index = label."
+
     model_config = ConfigDict(frozen=True)
-    method: str                     # "LAR" or the baseline
+    method: str  # "LAR" or the baseline
     classes: tuple[Resolution, ...]
     clip: str = ""
     templates: tuple[str, ...] = ()
@@ -902,8 +1066,22 @@ class Resolutions(BaseModel):
 
     def table(self) -> pd.DataFrame:
         "One row a class."
-        rows = [{"label": c.label, "class": c.name, "phrase": c.phrase, "source": c.chosen.source, "senses": len(c.ranked), "images": c.images,
-                 "margin": c.margin, "low": c.low, "high": c.high, "decided": c.decided, "reason": c.reason} for c in self.classes]
+        rows = [
+            {
+                "label": c.label,
+                "class": c.name,
+                "phrase": c.phrase,
+                "source": c.chosen.source,
+                "senses": len(c.ranked),
+                "images": c.images,
+                "margin": c.margin,
+                "low": c.low,
+                "high": c.high,
+                "decided": c.decided,
+                "reason": c.reason,
+            }
+            for c in self.classes
+        ]
         return pd.DataFrame(rows)
 
 # %% ../nbs/02_lar.ipynb #f0d3d8e4
@@ -922,18 +1100,23 @@ def load_resolutions(path: str | Path) -> Resolutions:
 def resolve(
     clip: Clip,
     features: ImageFeatures,
-    candidates: Mapping[str, Sequence[Candidate]],         # by class name
-    overrides: Mapping | str | Path | None = None,         # class name or number -> phrase or synset id; a dict or a YAML file
+    candidates: Mapping[str, Sequence[Candidate]],  # by class name
+    overrides: Mapping | str | Path | None = None,  # class name or number -> phrase or synset id; a dict or a YAML file
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     *,
-    level: float = 0.96,      # of the intervals: at most the rest of ties is decided; 0.96 takes six images (PROPOSED)
-    seed: int = 0,            # of the subsets that are looked at where there are very many
+    level: float = 0.96,  # of the intervals: at most the rest of ties is decided; 0.96 takes six images (PROPOSED)
+    seed: int = 0,  # of the subsets that are looked at where there are very many
 ) -> Resolutions:
     "Label ambiguity resolution: for each class the meaning with the highest mean cosine to its real images."
     settled = read_overrides(overrides, features.classes)
-    listed = {name: _with_override(list(candidates.get(name, ())), settled.get(label)) for label, name in enumerate(features.classes)}
+    listed = {
+        name: _with_override(list(candidates.get(name, ())), settled.get(label))
+        for label, name in enumerate(features.classes)
+    }
     scores = class_scores(clip, features, dict(candidates) | listed, templates)
-    longest = [max((fill_template(t, name, c) for t in templates), key=len) for name, some in listed.items() for c in some]
+    longest = [
+        max((fill_template(t, name, c) for t in templates), key=len) for name, some in listed.items() for c in some
+    ]
     cut = iter(overlong(clip, longest))
     found = []
     for label, name in enumerate(features.classes):
@@ -961,7 +1144,9 @@ def _find_candidate(candidates: Sequence[Candidate], settled: str) -> Candidate 
     return next((c for c in candidates if settled in c.keys or _same_phrase(c.phrase) == _same_phrase(settled)), None)
 
 # %% ../nbs/02_lar.ipynb #50f3c00a
-def _rank(candidates: Sequence[Candidate], scores: np.ndarray, cut: Sequence[bool], level: float, seed: int) -> tuple[Scored, ...]:
+def _rank(
+    candidates: Sequence[Candidate], scores: np.ndarray, cut: Sequence[bool], level: float, seed: int
+) -> tuple[Scored, ...]:
     "The meanings of one class, best first."
     if not len(scores):
         return tuple(Scored(candidate=c, cut=long) for c, long in zip(candidates, cut))
@@ -969,12 +1154,29 @@ def _rank(candidates: Sequence[Candidate], scores: np.ndarray, cut: Sequence[boo
     lows, highs = lead_interval(scores, level, seed=seed)
     order = np.argsort(-mean, kind="stable")
     number = lambda value: None if np.isnan(value) else float(value)
-    return tuple(Scored(candidate=candidates[k], score=float(mean[k]), behind=float(mean[order[0]] - mean[k]), low=number(lows[k]),
-                        high=number(highs[k]), cut=cut[k]) for k in order)
+    return tuple(
+        Scored(
+            candidate=candidates[k],
+            score=float(mean[k]),
+            behind=float(mean[order[0]] - mean[k]),
+            low=number(lows[k]),
+            high=number(highs[k]),
+            cut=cut[k],
+        )
+        for k in order
+    )
 
 # %% ../nbs/02_lar.ipynb #c9ec9fe1
-def _decide(label: int, name: str, ranked: tuple[Scored, ...], scores: np.ndarray, candidates: Sequence[Candidate], rows: torch.Tensor,
-            settled: str | None, level: float) -> Resolution:
+def _decide(
+    label: int,
+    name: str,
+    ranked: tuple[Scored, ...],
+    scores: np.ndarray,
+    candidates: Sequence[Candidate],
+    rows: torch.Tensor,
+    settled: str | None,
+    level: float,
+) -> Resolution:
     "The choice among ranked meanings, in words."
     bare, n = Candidate(phrase=spoken_name(name), source="name"), len(scores)
     first = ranked[0] if ranked else None
@@ -991,16 +1193,30 @@ def _decide(label: int, name: str, ranked: tuple[Scored, ...], scores: np.ndarra
         reason = f"ahead by {margin:.3f}, but too few images to say how sure that is: {n}; it takes {math.ceil(math.log2(2 / (1 - level)) - 1e-9)}"
     else:
         decided = low > 1e-6  # of float32 cosines the rest is rounding
-        reason = f"{n} images, ahead by {margin:.3f} [{low:.3f}, {high:.3f}]" + ("" if decided else ": the interval holds 0")
+        reason = f"{n} images, ahead by {margin:.3f} [{low:.3f}, {high:.3f}]" + (
+            "" if decided else ": the interval holds 0"
+        )
     if settled is not None:
         alone = next((s.candidate.phrase for s in ranked if n and s.candidate.source != "override"), "")
         reason = f"override {settled!r}" + (f"; the images alone put {alone!r} first" if alone else "")
         chosen, decided = _find_candidate(candidates, settled), True
     evidence = rows[_speaking(scores, list(candidates).index(chosen))].tolist() if n and chosen in candidates else ()
-    return Resolution(label=label, name=name, chosen=chosen, decided=decided, reason=reason, images=n, margin=margin, low=low, high=high,
-                      ranked=ranked, override=settled, evidence=tuple(evidence))
+    return Resolution(
+        label=label,
+        name=name,
+        chosen=chosen,
+        decided=decided,
+        reason=reason,
+        images=n,
+        margin=margin,
+        low=low,
+        high=high,
+        ranked=ranked,
+        override=settled,
+        evidence=tuple(evidence),
+    )
 
-
+# %% ../nbs/02_lar.ipynb #ee49ac5f
 def _speaking(scores: np.ndarray, chosen: int, most: int = 12) -> np.ndarray:
     "The images, as rows of `scores`, that prefer the chosen meaning most to its best rival."
     rivals = np.delete(scores, chosen, 1)
@@ -1011,42 +1227,58 @@ def _speaking(scores: np.ndarray, chosen: int, most: int = 12) -> np.ndarray:
 @dataclass(frozen=True)
 class NameCheck:
     "How well a CLIP tells real images apart by the names of their classes."
+
     clip: str
     images: int
     right: int
-    chance: float               # images that would be right by chance
-    p: float                    # one-sided, of the permutation test among these names
-    enough: bool                # would as many images have shown it?
-    unknown: tuple[str, ...]    # classes whose images are not called by their name more often than others are
-    taught: tuple[int, float] | None = None  # where the CLIP has a closed list of names: images that go to their class's among all of them, and the p
+    chance: float  # images that would be right by chance
+    p: float  # one-sided, of the permutation test among these names
+    enough: bool  # would as many images have shown it?
+    unknown: tuple[str, ...]  # classes whose images are not called by their name more often than others are
+    taught: tuple[int, float] | None = (
+        None  # where the CLIP has a closed list of names: images that go to their class's among all of them, and the p
+    )
 
     @property
     def verdict(self) -> str:
         "`known`, `unknown`, or `cannot tell` with too few images."
-        worst = max(self.p, self.taught[1] if self.taught else 0)  # it must know them among these names, and among all it was taught
+        worst = max(
+            self.p, self.taught[1] if self.taught else 0
+        )  # it must know them among these names, and among all it was taught
         return "known" if worst <= 0.05 else "unknown" if self.enough else "cannot tell"
 
     def __str__(self) -> str:
         counts = f"{self.right} of {self.images} images go to their own class's name, by chance it would be {self.chance:.0f} (p = {self.p:.2g})"
         if self.taught and self.taught[1] > self.p:
             counts += f"; but among all names that it was taught only {self.taught[0]} do (p = {self.taught[1]:.2g})"
-        some = f"; not by name: {', '.join(self.unknown[:8])}{f' and {len(self.unknown) - 8} more' if len(self.unknown) > 8 else ''}" if self.unknown else ""
-        told = {"known": f"CLIP {self.clip} tells the classes apart by their names", "unknown": f"CLIP {self.clip} does not tell the classes apart by their names",
-                "cannot tell": f"there are too few images to tell whether CLIP {self.clip} knows the classes by their names"}[self.verdict]
+        some = (
+            f"; not by name: {', '.join(self.unknown[:8])}{f' and {len(self.unknown) - 8} more' if len(self.unknown) > 8 else ''}"
+            if self.unknown
+            else ""
+        )
+        told = {
+            "known": f"CLIP {self.clip} tells the classes apart by their names",
+            "unknown": f"CLIP {self.clip} does not tell the classes apart by their names",
+            "cannot tell": f"there are too few images to tell whether CLIP {self.clip} knows the classes by their names",
+        }[self.verdict]
         return f"{told}: {counts}{some}"
 
 # %% ../nbs/02_lar.ipynb #b6f63abd
 def check_names_known(
     clip: Clip,
-    features: ImageFeatures,                 # of real images
+    features: ImageFeatures,  # of real images
     words: Mapping[str, str] | None = None,  # class -> what to call it, where that is not its own name
     templates: Sequence[str] = ("a photo of a {phrase}",),
     *,
     draws: int = 9999,
-    useful: float = 0.75,                    # of the way from chance to all right: what a CLIP that knows the names reaches (PROPOSED)
+    useful: float = 0.75,  # of the way from chance to all right: what a CLIP that knows the names reaches (PROPOSED)
 ) -> NameCheck:
     "Ask a CLIP for the class of every real image, by the names alone."
-    texts = text_features(clip, {name: [Candidate(phrase=(words or {}).get(name) or spoken_name(name))] for name in features.classes}, templates)
+    texts = text_features(
+        clip,
+        {name: [Candidate(phrase=(words or {}).get(name) or spoken_name(name))] for name in features.classes},
+        templates,
+    )
     table = torch.cat([texts[name] for name in features.classes])
     said, labels = (features.features.float() @ table.T).argmax(1).numpy(), features.labels.numpy()
     n, classes = len(labels), len(features.classes)
@@ -1055,7 +1287,9 @@ def check_names_known(
     rng = np.random.default_rng(0)
     as_many = sum(int((rng.permutation(labels) == said).sum() >= right) for _ in range(draws))
     own, called = np.bincount(labels, minlength=classes), np.bincount(said, minlength=classes)
-    even = float((own / max(n, 1)) @ (own / max(n, 1)))  # right by chance, where every class is said as often as it is there
+    even = float(
+        (own / max(n, 1)) @ (own / max(n, 1))
+    )  # right by chance, where every class is said as often as it is there
     p, enough, among = (1 + as_many) / (1 + draws), _would_show(n, even, even + useful * (1 - even)), None
     if taught := taught_names(clip.source) if clip.source else None:
         hits, share = _among_taught(clip, features, texts, taught, templates)
@@ -1069,18 +1303,30 @@ def check_names_known(
             unknown.append(name)
     return NameCheck(clip.name, n, right, float(own @ called) / max(n, 1), p, enough, tuple(unknown), among)
 
-
+# %% ../nbs/02_lar.ipynb #ec7aa3bc
 def _would_show(n: int, chance: float, useful: float) -> bool:
     "Does a one-sided binomial test at 5 % find a share of `useful` with n images in four of five tries?"
     return n > 0 and bool(stats.binom.sf(stats.binom.isf(0.05, n, chance), n, useful) >= 0.8)
 
 # %% ../nbs/02_lar.ipynb #52ea492e
-def _among_taught(clip: Clip, features: ImageFeatures, own: Mapping[str, torch.Tensor], taught: Sequence[str],
-                  templates: Sequence[str]) -> tuple[int, float]:
+def _among_taught(
+    clip: Clip,
+    features: ImageFeatures,
+    own: Mapping[str, torch.Tensor],
+    taught: Sequence[str],
+    templates: Sequence[str],
+) -> tuple[int, float]:
     "Images that go to their own class among all names of a closed list, and the share of names that say as much."
     words = lambda name: set(_same_phrase(name).split())
-    classes, known = features.classes, [name for name in taught if not any(words(name) == words(c) for c in features.classes)]
-    table = text_features(clip, {"": [Candidate(phrase=name) for name in known]}, templates)[""] if known else torch.zeros(0, features.features.shape[1])
+    classes, known = (
+        features.classes,
+        [name for name in taught if not any(words(name) == words(c) for c in features.classes)],
+    )
+    table = (
+        text_features(clip, {"": [Candidate(phrase=name) for name in known]}, templates)[""]
+        if known
+        else torch.zeros(0, features.features.shape[1])
+    )
     said = (features.features.float() @ torch.cat([*(own[name] for name in classes), table]).T).argmax(1).tolist()
     names = [*classes, *known]
     fits = [[words(c) <= words(name) for name in names] for c in classes]  # "crescent moon" says moon
@@ -1091,8 +1337,10 @@ def _among_taught(clip: Clip, features: ImageFeatures, own: Mapping[str, torch.T
 def refuse_unknown_classes(check: NameCheck) -> None:
     "Raise ValueError for a CLIP that does not know the classes; warn where too few images cannot tell."
     if check.verdict == "unknown":
-        raise ValueError(f"{check}. Whatever it decides about them means nothing. If the names are codes, say what they mean (--senses); else name models that know "
-                         f"what the images show: the parameters generator, clip and llm")
+        raise ValueError(
+            f"{check}. Whatever it decides about them means nothing. If the names are codes, say what they mean (--senses); else name models that know "
+            f"what the images show: the parameters generator, clip and llm"
+        )
     if check.verdict == "cannot tell":
         warnings.warn(f"{check}. It is used all the same", stacklevel=2)
 
@@ -1100,7 +1348,7 @@ def refuse_unknown_classes(check: NameCheck) -> None:
 def resolve_names(
     llm: LocalLLM | ServerLLM | MissingLLM,
     clip: Clip,
-    features: ImageFeatures,                        # of the classes' real images
+    features: ImageFeatures,  # of the classes' real images
     overrides: Mapping | str | Path | None = None,  # as in `resolve`
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     *,
@@ -1108,10 +1356,14 @@ def resolve_names(
     cache: AnswerCache | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> tuple[Resolutions, Answers]:                   # the meanings; and the answers, with those that failed
+) -> tuple[Resolutions, Answers]:  # the meanings; and the answers, with those that failed
     "Ask what the names can mean, take near-paraphrases as one, let the images decide."
     settled = read_overrides(overrides, features.classes)
-    words = {name: wordnet()[own].lemmas[0] if own in wordnet() else own for label, own in settled.items() if (name := features.classes[label])}
+    words = {
+        name: wordnet()[own].lemmas[0] if own in wordnet() else own
+        for label, own in settled.items()
+        if (name := features.classes[label])
+    }
     refuse_unknown_classes(check_names_known(clip, features, words))
     told, answers = llm_candidates(llm, features.classes, cache=cache, seed=seed, progress=progress)
     candidates = merge_candidates(told, *more, clip=clip, templates=templates)
@@ -1123,15 +1375,29 @@ def _without_unknown(found: Resolutions, models: Sequence[str | Path]) -> Resolu
     "The same, but that no class is decided by a model that was never taught its name: it would say something of any."
     names = {c.name: [c.override or spoken_name(c.name)] for c in found.classes}
     never = {name for model in models if model for name in unknown_names(model, names)}
-    rows = [c.model_copy(update=dict(decided=False, reason="a model was never taught this name: whatever it means to it was made up")) if c.name in never else c
-            for c in found.classes]
+    rows = [
+        c.model_copy(
+            update=dict(decided=False, reason="a model was never taught this name: whatever it means to it was made up")
+        )
+        if c.name in never
+        else c
+        for c in found.classes
+    ]
     return found.model_copy(update=dict(classes=tuple(rows)))
 
 # %% ../nbs/02_lar.ipynb #cf3182e0
 def _baseline(method: str, classes: Sequence[str], chosen: Mapping[str, Candidate], missing: str) -> Resolutions:
     "A result without evidence; classes that `chosen` lacks keep their bare name, undecided."
-    rows = [Resolution(label=label, name=name, chosen=chosen.get(name, Candidate(phrase=spoken_name(name), source="name")), decided=name in chosen,
-                       reason=method if name in chosen else missing) for label, name in enumerate(check_names(classes))]
+    rows = [
+        Resolution(
+            label=label,
+            name=name,
+            chosen=chosen.get(name, Candidate(phrase=spoken_name(name), source="name")),
+            decided=name in chosen,
+            reason=method if name in chosen else missing,
+        )
+        for label, name in enumerate(check_names(classes))
+    ]
     return Resolutions(method=method, classes=tuple(rows))
 
 
@@ -1142,37 +1408,61 @@ def bare_names(
     "Baseline: every class by its own name, as if it were not ambiguous, but for what a user has settled."
     settled = read_overrides(overrides, classes)
     names = check_names(classes, settled)
-    plain = _baseline("bare name", names, {name: Candidate(phrase=spoken_name(name), source="name") for name in names}, "")
-    rows = [c.model_copy(update=dict(chosen=_override_candidate(settled[c.label]), override=settled[c.label], reason=f"override {settled[c.label]!r}"))
-            if c.label in settled else c for c in plain.classes]
+    plain = _baseline(
+        "bare name", names, {name: Candidate(phrase=spoken_name(name), source="name") for name in names}, ""
+    )
+    rows = [
+        c.model_copy(
+            update=dict(
+                chosen=_override_candidate(settled[c.label]),
+                override=settled[c.label],
+                reason=f"override {settled[c.label]!r}",
+            )
+        )
+        if c.label in settled
+        else c
+        for c in plain.classes
+    ]
     return plain.model_copy(update=dict(classes=tuple(rows)))
 
 # %% ../nbs/02_lar.ipynb #5b510424
 def described_names(
-    classes: Sequence[str],                   # names or synset ids
-    texts: Mapping[str, str] | None = None,   # class -> definition or hypernym; default: WordNet's definitions, where there is one
+    classes: Sequence[str],  # names or synset ids
+    texts: Mapping[str, str]
+    | None = None,  # class -> definition or hypernym; default: WordNet's definitions, where there is one
 ) -> Resolutions:
     "Baseline: name and definition (or hypernym), joined by a comma. A name with several synsets and no text keeps its bare name, undecided."
     if texts is None:
-        own = {name: ([wordnet()[name]] if _SYNSET_ID.fullmatch(name) else synsets_named(name)) for name in check_names(classes)}
+        own = {
+            name: ([wordnet()[name]] if _SYNSET_ID.fullmatch(name) else synsets_named(name))
+            for name in check_names(classes)
+        }
         known = {name: (found[0].definition, found[0].id) for name, found in own.items() if len(found) == 1}
     else:
         known = {classes[find_class(key, classes, "the texts")]: (plain_text(text), "") for key, text in texts.items()}
-    chosen = {name: Candidate(phrase=f"{spoken_name(name)}, {text}", source="definition", key=key) for name, (text, key) in known.items()}
+    chosen = {
+        name: Candidate(phrase=f"{spoken_name(name)}, {text}", source="definition", key=key)
+        for name, (text, key) in known.items()
+    }
     return _baseline("name and definition", classes, chosen, "WordNet has no definition of this name, or several")
 
 
 def naive_names(
     classes: Sequence[str],  # ImageNet-1k classes: synset ids, or their names as `sets.imagenet_names` has them
 ) -> Resolutions:
-    "Baseline for ImageNet: the synset's first lemma, as if nobody had curated the names; two classes are then called \"crane\". ValueError for other classes."
+    'Baseline for ImageNet: the synset\'s first lemma, as if nobody had curated the names; two classes are then called "crane". ValueError for other classes.'
     order = ImageNetInfo("imagenet-1k").label_names()
     known = dict(zip(imagenet_names(), order)) | {key: key for key in order}
     if wrong := [name for name in check_names(classes) if name not in known]:
         raise ValueError(f"{wrong[0]!r} is none of ImageNet's 1,000 classes ({len(wrong)} such)")
-    return _baseline("first lemma", classes, {name: Candidate(phrase=wordnet()[known[name]].lemmas[0], source="name", key=known[name]) for name in classes}, "")
+    return _baseline(
+        "first lemma",
+        classes,
+        {name: Candidate(phrase=wordnet()[known[name]].lemmas[0], source="name", key=known[name]) for name in classes},
+        "",
+    )
 
-
+# %% ../nbs/02_lar.ipynb #1bf81d4f
 def curated_names(
     classes: Sequence[str],  # ImageNet-1k synset ids, or first lemmas that only one of its classes has
 ) -> Resolutions:
@@ -1184,7 +1474,9 @@ def curated_names(
         by_name[_same_name(wordnet()[key].lemmas[0])].append((key, name))
     found = {name: by_name.get(name) or by_name.get(_same_name(name), []) for name in check_names(classes)}
     if wrong := [name for name, own in found.items() if len(own) != 1]:
-        raise ValueError(f"{wrong[0]!r} is not, or not only one, of ImageNet's 1,000 classes ({len(wrong)} such): name classes by their synset id")
+        raise ValueError(
+            f"{wrong[0]!r} is not, or not only one, of ImageNet's 1,000 classes ({len(wrong)} such): name classes by their synset id"
+        )
     chosen = {name: Candidate(phrase=curated, source="openai", key=key) for name, [(key, curated)] in found.items()}
     return _baseline("OpenAI's names", classes, chosen, "")
 
@@ -1192,11 +1484,16 @@ def curated_names(
 def lar_accuracy(
     resolutions: Resolutions,
     truth: Mapping[str, str],  # class name -> the true meaning: a synset id, another key, or a phrase
-) -> pd.DataFrame:             # rows: all, decided, undecided
+) -> pd.DataFrame:  # rows: all, decided, undecided
     "Share of classes with the right meaning, with Wilson's 95 % interval; ValueError if a class has no truth."
     if missing := [c.name for c in resolutions.classes if c.name not in truth]:
         raise ValueError(f"{len(missing)} classes have no truth, the first is {missing[0]!r}")
-    right = np.array([truth[c.name] in c.chosen.keys or _same_phrase(truth[c.name]) == _same_phrase(c.phrase) for c in resolutions.classes])
+    right = np.array(
+        [
+            truth[c.name] in c.chosen.keys or _same_phrase(truth[c.name]) == _same_phrase(c.phrase)
+            for c in resolutions.classes
+        ]
+    )
     decided = np.array([c.decided for c in resolutions.classes])
     rows = []
     for kind, mask in (("all", decided | True), ("decided", decided), ("undecided", ~decided)):
@@ -1207,7 +1504,7 @@ def lar_accuracy(
 
 # %% ../nbs/02_lar.ipynb #b20b78b1
 def attention_order(resolutions: Resolutions) -> list[tuple[Resolution, str]]:
-    "The classes with what is worth a look at each, \"\" for nothing: undecided, doubled, overridden, then by margin."
+    'The classes with what is worth a look at each, "" for nothing: undecided, doubled, overridden, then by margin.'
     spoken, phrases = defaultdict(list), defaultdict(list)
     for c in resolutions.classes:
         spoken[_same_name(spoken_name(c.name))].append(c.name)
@@ -1216,7 +1513,9 @@ def attention_order(resolutions: Resolutions) -> list[tuple[Resolution, str]]:
     for c in resolutions.classes:
         others = [n for n in phrases[_same_phrase(c.phrase)] if n != c.name]
         twins = [n for n in spoken[_same_name(spoken_name(c.name))] if n != c.name]
-        notes = (["undecided"] if not c.decided else []) + [f"same meaning as class {plain_text(n, 40)!r}" for n in others[:1]]
+        notes = (["undecided"] if not c.decided else []) + [
+            f"same meaning as class {plain_text(n, 40)!r}" for n in others[:1]
+        ]
         notes += [f"same name as class {n}" for n in twins[:1]] + (["override"] if c.override is not None else [])
         kind = 0 if not c.decided else 1 if others or twins else 2 if c.override is not None else 3
         found.append((kind, c.low if c.low is not None else math.inf, c.label, c, ", ".join(notes)))
@@ -1227,25 +1526,35 @@ def show_evidence(
     resolutions: Resolutions,
     features: ImageFeatures,
     classes: Sequence[str] | None = None,  # default: those most in need of a look
-    most: int = 5,                         # classes
-    senses: int = 5,                       # bars a class, the best ones
-    thumbs: int = 6,                       # images a class
-    title: str = "",                       # above all, "glyphworld" for instance
+    most: int = 5,  # classes
+    senses: int = 5,  # bars a class, the best ones
+    thumbs: int = 6,  # images a class
+    title: str = "",  # above all, "glyphworld" for instance
 ) -> Figure:
     "A row a class: meanings with score bars and intervals, and the images that speak most for the choice."
     order = [(c, note) for c, note in attention_order(resolutions) if classes is None or c.name in classes][:most]
     if not order:
-        raise ValueError(f"none of {list(classes or [])} is a class of this result: {', '.join(c.name for c in resolutions.classes[:5])}, ...")
-    fig, axes = plt.subplots(len(order), 2, figsize=(9, 1.35 * len(order) + .2 * bool(title)), squeeze=False, width_ratios=(3, 2))
+        raise ValueError(
+            f"none of {list(classes or [])} is a class of this result: {', '.join(c.name for c in resolutions.classes[:5])}, ..."
+        )
+    fig, axes = plt.subplots(
+        len(order), 2, figsize=(9, 1.35 * len(order) + 0.2 * bool(title)), squeeze=False, width_ratios=(3, 2)
+    )
     for (c, note), (left, right) in zip(order, axes):
         _draw_bars(left, c, senses)
         right.axis("off")
         if pictures := [_open_thumbnail(features, row) for row in c.evidence[:thumbs] if features.thumbnails[row]]:
-            right.imshow(np.concatenate([_square(p) for p in pictures] + [np.full((48, 48 * (thumbs - len(pictures)), 3), 255, np.uint8)], 1))
-        right.set_title(f"{c.images} image{'s' * (c.images != 1)}" + (f"; {note}" if note else ""), fontsize=7, loc="left")
+            right.imshow(
+                np.concatenate(
+                    [_square(p) for p in pictures] + [np.full((48, 48 * (thumbs - len(pictures)), 3), 255, np.uint8)], 1
+                )
+            )
+        right.set_title(
+            f"{c.images} image{'s' * (c.images != 1)}" + (f"; {note}" if note else ""), fontsize=7, loc="left"
+        )
     if title:
         fig.suptitle(_short(title, 110), fontsize=9)
-    fig.tight_layout(pad=.4)
+    fig.tight_layout(pad=0.4)
     plt.close(fig)
     return fig
 
@@ -1257,22 +1566,22 @@ def _draw_bars(ax: plt.Axes, c: Resolution, senses: int) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=6)
     if not shown:
-        ax.text(.02, .5, _short(c.reason, 80), fontsize=7, transform=ax.transAxes)
+        ax.text(0.02, 0.5, _short(c.reason, 80), fontsize=7, transform=ax.transAxes)
         ax.set(xticks=[], yticks=[])
         return
     lowest = min([s.score for s in shown] + [shown[0].score - s.high for s in shown[1:] if s.high is not None])
-    start = lowest - .15 * max(shown[0].score - lowest, .01)
+    start = lowest - 0.15 * max(shown[0].score - lowest, 0.01)
     for i, s in enumerate(shown):
         ax.barh(-i, s.score - start, left=start, color="C0" if s.candidate == c.chosen else "0.8")
         if i and s.low is not None:
             ax.plot([shown[0].score - s.high, shown[0].score - s.low], [-i, -i], color="k", lw=1.2)
-    ax.axvline(shown[0].score, color="k", lw=.6, ls=":")
+    ax.axvline(shown[0].score, color="k", lw=0.6, ls=":")
     ax.set_yticks([-i for i in range(len(shown))], [_short(s.candidate.phrase, 34) for s in shown])
 
 
 def _short(text: str, limit: int) -> str:
     "For a label of a figure; $ would start mathematics."
-    return (text if len(text) <= limit else text[:limit - 1] + "…").replace("$", r"\$")
+    return (text if len(text) <= limit else text[: limit - 1] + "…").replace("$", r"\$")
 
 
 def _open_thumbnail(features: ImageFeatures, row: int) -> Image.Image:
@@ -1298,7 +1607,9 @@ table { border-collapse: collapse; width: 100% } td, th { padding: .15em .6em .1
 td:last-child { white-space: nowrap } img { height: 64px; image-rendering: pixelated; margin: 2px }
 pre { white-space: pre-wrap; font-size: .75em; color: #666 }"""
 
-_PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string("""<!DOCTYPE html>
+_PAGE = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+).from_string("""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>{{ style }}</style></head><body>
@@ -1331,51 +1642,84 @@ changed as you like, into a YAML file and give that as the overrides.</small></p
 def _sense_rows(c: Resolution) -> list[dict]:
     "The meanings of one class for the page, with bars in per cent of their width."
     scored = [s for s in c.ranked if s.score is not None]
-    lowest = min([s.score for s in scored] + [scored[0].score - s.high for s in scored[1:] if s.high is not None], default=0.)
-    top = scored[0].score if scored else 1.
-    start, end = lowest - .15 * max(top - lowest, .01), top + .05 * max(top - lowest, .01)
+    lowest = min(
+        [s.score for s in scored] + [scored[0].score - s.high for s in scored[1:] if s.high is not None], default=0.0
+    )
+    top = scored[0].score if scored else 1.0
+    start, end = lowest - 0.15 * max(top - lowest, 0.01), top + 0.05 * max(top - lowest, 0.01)
     at = lambda score: round(100 * min(max((score - start) / (end - start), 0), 1), 2)
     rows = []
     for i, s in enumerate(c.ranked):
         notes = [f"merged with {m.phrase!r} ({m.source}, cosine {m.cosine:.3f})" for m in s.candidate.merged]
         notes += ["this text fills CLIP's context: its end may not have been read"] * s.cut
         between = (at(top - s.high), at(top - s.low)) if i and s.high is not None else None
-        rows.append(dict(
-            phrase=s.candidate.phrase, looks=s.candidate.looks, source=" ".join((s.candidate.source, s.candidate.key)), notes=notes,
-            chosen=s.candidate == c.chosen, score="" if s.score is None else f"{s.score:.3f}", width=at(s.score or 0), first=at(top),
-            whisker=between and (between[0], round(between[1] - between[0], 2)),
-            behind=f"behind by {s.behind:.3f} [{s.low:.3f}, {s.high:.3f}]" if between else ""))
+        rows.append(
+            dict(
+                phrase=s.candidate.phrase,
+                looks=s.candidate.looks,
+                source=" ".join((s.candidate.source, s.candidate.key)),
+                notes=notes,
+                chosen=s.candidate == c.chosen,
+                score="" if s.score is None else f"{s.score:.3f}",
+                width=at(s.score or 0),
+                first=at(top),
+                whisker=between and (between[0], round(between[1] - between[0], 2)),
+                behind=f"behind by {s.behind:.3f} [{s.low:.3f}, {s.high:.3f}]" if between else "",
+            )
+        )
     return rows
 
-
+# %% ../nbs/02_lar.ipynb #a3c08b03
 def _card(c: Resolution, note: str, features: ImageFeatures | None, thumbs: int) -> dict:
     "What the page says of one class; every text is plain and every number formatted."
     rows = [row for row in c.evidence[:thumbs] if features is not None and features.thumbnails[row]]
     spoken, looks = spoken_name(c.name), "" if c.chosen.source == "name" else c.chosen.looks
-    line = f"{c.label}: {json.dumps(c.chosen.key if _SYNSET_ID.fullmatch(c.chosen.key) else c.phrase, ensure_ascii=False)}"
-    return dict(label=c.label, name=spoken if spoken == plain_text(c.name) else f"{spoken} ({c.name})", phrase=c.phrase, looks=looks,
-                reason=c.reason, note=note, senses=_sense_rows(c), pictures=[base64.b64encode(features.thumbnails[row]).decode() for row in rows],
-                line=line)
+    line = (
+        f"{c.label}: {json.dumps(c.chosen.key if _SYNSET_ID.fullmatch(c.chosen.key) else c.phrase, ensure_ascii=False)}"
+    )
+    return dict(
+        label=c.label,
+        name=spoken if spoken == plain_text(c.name) else f"{spoken} ({c.name})",
+        phrase=c.phrase,
+        looks=looks,
+        reason=c.reason,
+        note=note,
+        senses=_sense_rows(c),
+        pictures=[base64.b64encode(features.thumbnails[row]).decode() for row in rows],
+        line=line,
+    )
 
 # %% ../nbs/02_lar.ipynb #ab8a916d
 def evidence_html(
     resolutions: Resolutions,
     features: ImageFeatures | None = None,  # for the thumbnails
     title: str = "What the class names mean",
-    thumbs: int = 8,                        # images a class
+    thumbs: int = 8,  # images a class
 ) -> str:
     "The evidence page: undecided and doubled classes first, thumbnails embedded, everything escaped, nothing fetched."
     order = attention_order(resolutions)
     n, settled = len(order), sum(c.override is not None for c, _ in order)
     counts = f"{n} classes: {n - len(resolutions.undecided)} decided ({settled} by override), {len(resolutions.undecided)} undecided"
     shown = [candidate for c, _ in order for candidate in (c.chosen, *(s.candidate for s in c.ranked))]
-    used = any(candidate.source in ("wordnet", "definition") or candidate.keys & wordnet().keys() for candidate in shown)
-    return _PAGE.render(title=title, style=_STYLE, counts=counts, method=resolutions.method, clip=resolutions.clip,
-                        templates=resolutions.templates, level=f"{resolutions.level:.0%}", notice=WORDNET_NOTICE if used else "",
-                        cards=[_card(c, note, features, thumbs) for c, note in order])
+    used = any(
+        candidate.source in ("wordnet", "definition") or candidate.keys & wordnet().keys() for candidate in shown
+    )
+    return _PAGE.render(
+        title=title,
+        style=_STYLE,
+        counts=counts,
+        method=resolutions.method,
+        clip=resolutions.clip,
+        templates=resolutions.templates,
+        level=f"{resolutions.level:.0%}",
+        notice=WORDNET_NOTICE if used else "",
+        cards=[_card(c, note, features, thumbs) for c, note in order],
+    )
 
 
-def write_evidence(resolutions: Resolutions, path: str | Path, features: ImageFeatures | None = None, **options) -> Path:
+def write_evidence(
+    resolutions: Resolutions, path: str | Path, features: ImageFeatures | None = None, **options
+) -> Path:
     "Write `evidence_html` to a file, which appears whole or not at all."
     with whole_file(path) as partial:
         partial.write_text(evidence_html(resolutions, features, **options), encoding="utf-8", errors="replace")
@@ -1385,8 +1729,20 @@ def write_evidence(resolutions: Resolutions, path: str | Path, features: ImageFe
 def imagenet_ambiguous() -> pd.DataFrame:
     "ImageNet-1k classes whose first lemma names more than one of ImageNet-21k's synsets; `synset` is the class's name and the truth."
     rows = []
-    for label, (key, curated) in enumerate(zip(ImageNetInfo("imagenet-1k").label_names(), open_clip.IMAGENET_CLASSNAMES)):
+    for label, (key, curated) in enumerate(
+        zip(ImageNetInfo("imagenet-1k").label_names(), open_clip.IMAGENET_CLASSNAMES)
+    ):
         name = wordnet()[key].lemmas[0]
         if len(senses := synsets_named(name)) > 1:
-            rows.append((label, key, name, curated, len(senses), tuple(s.id for s in senses), tuple(s.definition for s in senses)))
+            rows.append(
+                (
+                    label,
+                    key,
+                    name,
+                    curated,
+                    len(senses),
+                    tuple(s.id for s in senses),
+                    tuple(s.definition for s in senses),
+                )
+            )
     return pd.DataFrame(rows, columns=["label", "synset", "name", "openai", "senses", "candidates", "definitions"])

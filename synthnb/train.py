@@ -97,7 +97,11 @@ def fresh(
     purpose: str = "scratch",  # which stream the weights are drawn from
 ) -> nn.Module:
     "The same architecture with random weights."
-    made_with = {name: value for name, value in model._model_args.items() if name != "num_classes" and not name.startswith("pretrained")}
+    made_with = {
+        name: value
+        for name, value in model._model_args.items()
+        if name != "num_classes" and not name.startswith("pretrained")
+    }
     with seeded(stream(seed, purpose)):
         return timm.create_model(model.pretrained_cfg["architecture"], num_classes=model.num_classes, **made_with)
 
@@ -112,9 +116,13 @@ def reset_blocks(
     layers = group_with_matcher(state.items(), model.group_matcher(coarse=True), reverse=True)
     inner = sorted({layer for layer in layers.values() if 0 < layer < max(layers.values())})
     if not 0 < blocks <= len(inner):
-        raise ValueError(f"blocks must lie in 1..{len(inner)}, as many as {model.pretrained_cfg['architecture']} has, got {blocks}")
+        raise ValueError(
+            f"blocks must lie in 1..{len(inner)}, as many as {model.pretrained_cfg['architecture']} has, got {blocks}"
+        )
     new = fresh(model, seed, "new blocks").state_dict()
-    model.load_state_dict({name: new[name] if layers[name] >= inner[-blocks] else value for name, value in state.items()})
+    model.load_state_dict(
+        {name: new[name] if layers[name] >= inner[-blocks] else value for name, value in state.items()}
+    )
     return model
 
 # %% ../nbs/07_train.ipynb #843f1524
@@ -128,7 +136,9 @@ def only_head(
     heads = model.get_classifier()
     for head in heads if isinstance(heads, tuple) else (heads,):  # a distilled network has two
         head.requires_grad_(True)
-    buffers = {name: value.clone() for name, value in model.named_buffers()}  # timm's frozen norms forget their count of batches
+    buffers = {
+        name: value.clone() for name, value in model.named_buffers()
+    }  # timm's frozen norms forget their count of batches
     freeze_batch_norm_2d(model)
     try:
         yield model
@@ -142,20 +152,30 @@ def only_head(
 def _with_size(about: dict, image_size: int, model_args: dict) -> dict:
     "Arguments with the size of images for a model that is made for another one and takes no other as it is, such as DINOv2 with 518 pixels."
     made_for = model_args.get("img_size") or (about.get("input_size") or (3, image_size))[-1]
-    return model_args | {"img_size": image_size} if image_size and about.get("fixed_input_size") and made_for != image_size else model_args
+    return (
+        model_args | {"img_size": image_size}
+        if image_size and about.get("fixed_input_size") and made_for != image_size
+        else model_args
+    )
 
 
 def _from_folder(folder: Path, image_size: int, model_args: dict) -> nn.Module:
     "The model of a timm folder, every weight in its place."
     config = folder / "config.json"
     if not config.is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json: a timm model folder has config.json and model.safetensors")
+        raise FileNotFoundError(
+            f"{folder} holds no config.json: a timm model folder has config.json and model.safetensors"
+        )
     about = json.loads(config.read_text(encoding="utf-8"))
     architecture = about.get("architecture")
     if not architecture or not timm.is_model(architecture):
-        raise ValueError(f"{config} names the architecture {architecture!r}, which timm {timm.__version__} does not know")
+        raise ValueError(
+            f"{config} names the architecture {architecture!r}, which timm {timm.__version__} does not know"
+        )
     if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{folder} holds no model.safetensors: other formats are not loaded, convert them first")
+        raise FileNotFoundError(
+            f"{folder} holds no model.safetensors: other formats are not loaded, convert them first"
+        )
     told = about.get("pretrained_cfg") or timm.get_pretrained_cfg(architecture).to_dict()
     sized = _with_size(told, image_size, (about.get("model_args") or {}) | model_args)
     model_args = model_args | {name: value for name, value in sized.items() if name == "img_size"}
@@ -171,7 +191,7 @@ def _classes_of(file: Path, name: str) -> int:
                 return tensors.get_slice(f"{head}.weight").get_shape()[0]
     return 0
 
-
+# %% ../nbs/07_train.ipynb #b1644ab9
 def _from_file(file: Path, name: str, num_classes: int, model_args: dict) -> nn.Module:
     "The model `name` with the weights of a safetensors file that has `num_classes`, every weight in its place."
     overlay = {"file": str(file), "num_classes": num_classes}  # without the number timm drops a head of another size
@@ -189,8 +209,10 @@ def _known(name: str) -> str:
         )
     if not timm.is_model_pretrained(name) or not timm.get_pretrained_cfg(name).hf_hub_id:
         tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
-        raise ValueError(f"timm has no safetensors weights for {name!r}{'; it has ' + ', '.join(tags) if tags else ''}: "
-                         f"take another id, or a .safetensors file of your own")
+        raise ValueError(
+            f"timm has no safetensors weights for {name!r}{'; it has ' + ', '.join(tags) if tags else ''}: "
+            f"take another id, or a .safetensors file of your own"
+        )
     return name
 
 
@@ -199,8 +221,10 @@ def _fetched(model: str, repository: str, file: str, revision: str | None = None
     try:
         return Path(hf_hub_download(repository, file, revision=revision))
     except Exception as error:  # the hub raises many kinds; the message keeps the reason and the chain keeps the rest
-        raise RuntimeError(f"could not get the weights of {model!r}, {repository} on the hub: {why_not_fetched(repository, error, revision)}; "
-                           "or give a folder with config.json and model.safetensors") from error
+        raise RuntimeError(
+            f"could not get the weights of {model!r}, {repository} on the hub: {why_not_fetched(repository, error, revision)}; "
+            "or give a folder with config.json and model.safetensors"
+        ) from error
 
 
 def _from_hub(model: str, image_size: int, model_args: dict) -> nn.Module:
@@ -217,7 +241,8 @@ def _from_hub(model: str, image_size: int, model_args: dict) -> nn.Module:
 
 # %% ../nbs/07_train.ipynb #d05aae0e
 def load_classifier(
-    model: str | Path,  # shipped (imagenet/efficientnet_lite0), timm id, hf-hub:owner/name, timm folder, or .safetensors file
+    model: str
+    | Path,  # shipped (imagenet/efficientnet_lite0), timm id, hf-hub:owner/name, timm folder, or .safetensors file
     num_classes: int | None = None,  # of the new head; None keeps the saved one
     *,
     name: str = "",  # timm name, needed for a .safetensors file only
@@ -233,8 +258,15 @@ def load_classifier(
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: give the path of a .safetensors file")
         if not timm.is_model(name):
-            raise ValueError(f"{path.name} alone does not say what model it is: give its timm name, name={name!r} is none")
-        net = _from_file(path, name, _classes_of(path, name), _with_size(timm.get_pretrained_cfg(name).to_dict(), image_size, model_args))
+            raise ValueError(
+                f"{path.name} alone does not say what model it is: give its timm name, name={name!r} is none"
+            )
+        net = _from_file(
+            path,
+            name,
+            _classes_of(path, name),
+            _with_size(timm.get_pretrained_cfg(name).to_dict(), image_size, model_args),
+        )
     else:
         net = _from_hub(str(model), image_size, model_args)
     return net if num_classes is None else reset_head(net, seed, num_classes, "head")
@@ -257,7 +289,9 @@ def save_classifier(
         "model_args": {k: v for k, v in made_with.items() if k != "num_classes" and not k.startswith("pretrained")},
         "pretrained_cfg": {k: v for k, v in model.pretrained_cfg.items() if k not in skip},
     }
-    state = {k: v.to("cpu", dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in model.state_dict().items()}
+    state = {
+        k: v.to("cpu", dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in model.state_dict().items()
+    }
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
@@ -282,9 +316,11 @@ def shares(
         raise ValueError(f"weights of the sets must be positive, got {list(weights)}: leave a set out instead")
     exact = np.asarray(weights, dtype=float) / sum(weights) * batch_size
     counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[:batch_size - counts.sum()]] += 1
+    counts[np.argsort(counts - exact, kind="stable")[: batch_size - counts.sum()]] += 1
     if counts.min() < 1:
-        raise ValueError(f"a batch of {batch_size} leaves no room for a set of weight {min(weights)} in {list(weights)}")
+        raise ValueError(
+            f"a batch of {batch_size} leaves no room for a set of weight {min(weights)} in {list(weights)}"
+        )
     return counts.tolist()
 
 # %% ../nbs/07_train.ipynb #f499aee1
@@ -297,11 +333,17 @@ def random_affine(
     flip: float = 0.0,  # chance of a mirror image
 ) -> torch.Tensor:  # float32 [B, 3, H, W] in 0..255
     "Turn, shift and zoom each image on its own; the rim is continued where the frame shows beyond it."
-    turn, dx, dy, zoom = (torch.rand(4, len(images), generator=generator) * 2 - 1)
+    turn, dx, dy, zoom = torch.rand(4, len(images), generator=generator) * 2 - 1
     turn, zoom = turn * math.radians(degrees), 1 + zoom * scale
     mirror = 1 - 2 * (torch.rand(len(images), generator=generator) < flip).float()
-    rows = [zoom * mirror * turn.cos(), -zoom * turn.sin(), 2 * translate * dx,
-            zoom * mirror * turn.sin(), zoom * turn.cos(), 2 * translate * dy]
+    rows = [
+        zoom * mirror * turn.cos(),
+        -zoom * turn.sin(),
+        2 * translate * dx,
+        zoom * mirror * turn.sin(),
+        zoom * turn.cos(),
+        2 * translate * dy,
+    ]
     theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
@@ -310,9 +352,11 @@ def random_affine(
 def _resizing(first: torch.Tensor, length: torch.Tensor, size: int, whole: int) -> torch.Tensor:
     "float32 [B, size, whole]: what each pixel of a resized side takes of `length` pixels from `first` on; triangles, as bilinear resizing with antialias has."
     first, length = first.float().view(-1, 1, 1), length.float().view(-1, 1, 1)
-    scale, pixels = length / size, torch.arange(whole, device=first.device) + .5
-    centres = first + (torch.arange(size, device=first.device).view(1, -1, 1) + .5) * scale
-    share = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp(min=0) * ((pixels > first) & (pixels < first + length))
+    scale, pixels = length / size, torch.arange(whole, device=first.device) + 0.5
+    centres = first + (torch.arange(size, device=first.device).view(1, -1, 1) + 0.5) * scale
+    share = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp(min=0) * (
+        (pixels > first) & (pixels < first + length)
+    )
     return share / share.sum(-1, keepdim=True)
 
 
@@ -328,7 +372,9 @@ def _crop_each(images: torch.Tensor, boxes: torch.Tensor, out: tuple[int, int]) 
     "Crops one by one: for CPUs, which resize bytes."
     crops = []
     for image, (top, left, down, across, mirror) in zip(images.unsqueeze(1), boxes.T.tolist()):
-        crop = image[..., top:top + down, left:left + across].contiguous(memory_format=torch.channels_last)  # resized faster so
+        crop = image[..., top : top + down, left : left + across].contiguous(
+            memory_format=torch.channels_last
+        )  # resized faster so
         crop = F.interpolate(crop, out, mode="bilinear", antialias=True)
         crops.append(crop.flip(-1) if mirror else crop)
     return torch.cat(crops)
@@ -338,7 +384,7 @@ TRIES = 10  # torchvision's
 
 
 def _crop_boxes(
-    n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator,
+    n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> torch.Tensor:  # int64 [4, n]: top, left, height, width
     "Boxes within an image, distributed as those of torchvision's RandomResizedCrop."
     area, slope = torch.rand(2, TRIES, n, generator=generator)
@@ -380,7 +426,9 @@ def _changed(change: Callable[[Image.Image], Image.Image], image: Image.Image) -
     try:
         return change(image)
     except ValueError as error:
-        if "bits must be" in str(error):  # at its strongest timm posterises to no bits at all, which newer Pillows refuse: such an image stays
+        if "bits must be" in str(
+            error
+        ):  # at its strongest timm posterises to no bits at all, which newer Pillows refuse: such an image stays
             return image
         raise
 
@@ -388,27 +436,42 @@ def _changed(change: Callable[[Image.Image], Image.Image], image: Image.Image) -
 @dataclass(frozen=True)
 class TimmPolicy:
     "Change each image of a batch by a policy of timm, for `fit(augment=...)`. Raises `ValueError` for one that timm does not know."
+
     policy: str  # "rand-m6-mstd0.5-inc1", "original-mstd0.5", "3a", "augmix-m3-w3"
-    first: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None  # comes before it, such as `random_resized_crop`
+    first: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = (
+        None  # comes before it, such as `random_resized_crop`
+    )
     rim: tuple[int, int, int] = (128, 128, 128)  # colour where an image was moved away
 
     def __post_init__(self):
         try:
             self._change(32)
         except (AssertionError, ValueError, KeyError) as error:
-            raise ValueError(f"timm knows no augmentation policy {self.policy!r} ({error}): rand-m6-mstd0.5-inc1, original-mstd0.5, 3a and augmix-m3-w3 are some") from error
+            raise ValueError(
+                f"timm knows no augmentation policy {self.policy!r} ({error}): rand-m6-mstd0.5-inc1, original-mstd0.5, 3a and augmix-m3-w3 are some"
+            ) from error
 
     def _change(self, side: int) -> Callable[[Image.Image], Image.Image]:
         makers = {"rand": auto_augment.rand_augment_transform, "augm": auto_augment.augment_and_mix_transform}
         make = makers.get(self.policy[:4], auto_augment.auto_augment_transform)
-        return make(self.policy, {"translate_const": int(side * .45), "translate_pct": .3, "img_mean": self.rim})
+        return make(self.policy, {"translate_const": int(side * 0.45), "translate_pct": 0.3, "img_mean": self.rim})
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:  # uint8 [B, 3, H, W], on the device it came from
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:  # uint8 [B, 3, H, W], on the device it came from
         images = self.first(images, generator) if self.first else images
-        change, rows = self._change(min(images.shape[2:])), images.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        change, rows = (
+            self._change(min(images.shape[2:])),
+            images.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy(),
+        )
         with seeded(int(torch.randint(2**31, (), generator=generator))):
             pictures = [_changed(change, Image.fromarray(row)) for row in rows]
-        return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).contiguous().to(images.device)
+        return (
+            torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+            .permute(0, 3, 1, 2)
+            .contiguous()
+            .to(images.device)
+        )
 
 # %% ../nbs/07_train.ipynb #f147fca3
 def normalise(
@@ -417,7 +480,9 @@ def normalise(
 ) -> torch.Tensor:
     "float32 images with the mean and deviation that `model` was trained with, channels last."
     config = getattr(model, "pretrained_cfg", None) or {}
-    mean, std = (torch.tensor(config.get(key, (0.5,) * 3), device=images.device).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (
+        torch.tensor(config.get(key, (0.5,) * 3), device=images.device).view(3, 1, 1) for key in ("mean", "std")
+    )
     return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/07_train.ipynb #26dd8181
@@ -472,29 +537,40 @@ READINGS = {
 
 
 def _chunks(
-    model: nn.Module, images: LabelledImages | ListedImages | torch.Tensor, batch_size: int, image_size: int, workers: int, shuffled: bool,
+    model: nn.Module,
+    images: LabelledImages | ListedImages | torch.Tensor,
+    batch_size: int,
+    image_size: int,
+    workers: int,
+    shuffled: bool,
 ) -> Iterator[torch.Tensor]:
     "uint8 batches of a set as a network is to see them, in the set's order or in one drawn for the statistics of batches."
     order = torch.arange(len(images))
     if shuffled:  # sets are sorted by class, and a batch of one class has other statistics
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(stream(0, "test batches")))
-    parts = max(1, min(-(-len(images) // batch_size), len(images) // 2))  # no batch of one image, which has no statistics
+    parts = max(
+        1, min(-(-len(images) // batch_size), len(images) // 2)
+    )  # no batch of one image, which has no statistics
     chunks = order.tensor_split(parts) if shuffled else order.split(batch_size)
     if isinstance(images, ListedImages):
         check_size(images, image_size)
-        read = read_batches(images, evaluated_size(model, image_size), order=(chunk.tolist() for chunk in chunks), workers=workers)
+        read = read_batches(
+            images, evaluated_size(model, image_size), order=(chunk.tolist() for chunk in chunks), workers=workers
+        )
         yield from (evaluation_view(model, batch, image_size) for batch, _ in read)
     else:
         pixels = images.images if isinstance(images, LabelledImages) else images
         yield from (evaluation_view(model, pixels[chunk], image_size) for chunk in chunks)
 
-
+# %% ../nbs/07_train.ipynb #b090497a
 def _adapted(model: nn.Module, batches: Iterator[torch.Tensor]) -> nn.Module:
     "A copy of a plain network whose batch norms have the statistics of these batches, each batch counting the same."
     net = copy.deepcopy(model).eval()
     norms = [layer for layer in net.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
     if not norms:
-        raise ValueError(f"{type(model).__name__} has no batch norm whose statistics could be those of the test images: read it another way")
+        raise ValueError(
+            f"{type(model).__name__} has no batch norm whose statistics could be those of the test images: read it another way"
+        )
     for layer in norms:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over batches
@@ -521,7 +597,9 @@ def predict(
     if read not in READINGS:
         raise ValueError(f"no reading {read!r}{did_you_mean(read, READINGS)}")
     if read in ("auxiliary", "both") and not is_dual(model):
-        raise ValueError(f"{type(model).__name__} has no auxiliary branch, so it cannot be read with {read!r}: use main")
+        raise ValueError(
+            f"{type(model).__name__} has no auxiliary branch, so it cannot be read with {read!r}: use main"
+        )
     source = (model, images, batch_size, image_size, workers)
     if read == "adapted":
         if len(images) < 2:
@@ -539,9 +617,14 @@ def predict(
     model.train(training)
     return torch.cat(found)
 
-
+# %% ../nbs/07_train.ipynb #6ab12e16
 def _share_right(model: nn.Module, images: LabelledImages | ListedImages, image_size: int, workers: int) -> float:
-    return (predict(model, images, image_size=image_size, workers=workers).argmax(1) == images.labels).float().mean().item()
+    return (
+        (predict(model, images, image_size=image_size, workers=workers).argmax(1) == images.labels)
+        .float()
+        .mean()
+        .item()
+    )
 
 # %% ../nbs/07_train.ipynb #cd3d9879
 def class_mean(
@@ -557,11 +640,16 @@ def class_mean(
 @dataclass
 class History:
     "What happened in a run of `fit`."
-    records: list[dict] = field(default_factory=list)  # step, loss, lr, accuracy, and val_accuracy where it was measured
+
+    records: list[dict] = field(
+        default_factory=list
+    )  # step, loss, lr, accuracy, and val_accuracy where it was measured
     steps: int = 0  # optimiser steps taken
     images: int = 0  # images seen, repeats counted
     seconds: float = 0.0  # wall time, validation included
-    gaps: list[dict] = field(default_factory=list)  # of dual batch norms, five times in a run: step, and a row of `dualbn.gap`; `dualbn.show_gap` draws it
+    gaps: list[dict] = field(
+        default_factory=list
+    )  # of dual batch norms, five times in a run: step, and a row of `dualbn.gap`; `dualbn.show_gap` draws it
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -584,7 +672,9 @@ def _check_fit(model: nn.Module, sets: list, steps: int, counts: list[int], mix:
         if data.classes != sets[0][0].classes:
             raise ValueError(f"{sets[0][0]} and {data} have different classes: one head cannot serve both")
     if (heads := getattr(model, "num_classes", len(sets[0][0].classes))) != len(sets[0][0].classes):
-        raise ValueError(f"the model has {heads} classes and {sets[0][0]} has {len(sets[0][0].classes)}: use reset_head")
+        raise ValueError(
+            f"the model has {heads} classes and {sets[0][0]} has {len(sets[0][0].classes)}: use reset_head"
+        )
 
 # %% ../nbs/07_train.ipynb #5cb082ac
 def _generator(seed: int, purpose: str, *more: int) -> torch.Generator:
@@ -594,7 +684,9 @@ def _generator(seed: int, purpose: str, *more: int) -> torch.Generator:
 
 def _walks(sets: list, counts: list[int], seed: int) -> list[Iterator[torch.Tensor]]:
     "What each batch takes of each set: endless."
-    return [_endless(len(data), n, _generator(seed, "batches", i)) for i, ((data, _), n) in enumerate(zip(sets, counts))]
+    return [
+        _endless(len(data), n, _generator(seed, "batches", i)) for i, ((data, _), n) in enumerate(zip(sets, counts))
+    ]
 
 
 def _resident(data: LabelledImages, walk: Iterator[torch.Tensor], device: torch.device) -> Iterator[tuple]:
@@ -603,22 +695,30 @@ def _resident(data: LabelledImages, walk: Iterator[torch.Tensor], device: torch.
         yield images[indices.to(device)], labels[indices.to(device)]
 
 
-def _streamed(data: ListedImages, walk: Iterator[torch.Tensor], device: torch.device, size: int, workers: int) -> Iterator[tuple]:
+def _streamed(
+    data: ListedImages, walk: Iterator[torch.Tensor], device: torch.device, size: int, workers: int
+) -> Iterator[tuple]:
     for images, labels in read_batches(data, size, order=(indices.tolist() for indices in walk), workers=workers):
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def _batches(
-    sets: list, counts: list[int], seed: int, device: torch.device, first: int = 0, size: int = 0, workers: int = 0,
+    sets: list, counts: list[int], seed: int, device: torch.device, first: int = 0, size: int = 0, workers: int = 0
 ) -> Iterator[list]:
     "Endless batches on `device` from step `first` on: a list of (images uint8, labels) with one entry per set, in the order of `sets`."
     walks = [islice(walk, first, None) for walk in _walks(sets, counts, seed)]
-    parts = [_resident(data, walk, device) if isinstance(data, LabelledImages) else _streamed(data, walk, device, size, workers)
-             for (data, _), walk in zip(sets, walks)]
+    parts = [
+        _resident(data, walk, device)
+        if isinstance(data, LabelledImages)
+        else _streamed(data, walk, device, size, workers)
+        for (data, _), walk in zip(sets, walks)
+    ]
     return map(list, zip(*parts))
 
-
-def _ready(parts: list, prepare: Callable, mix: Mixup | None, classes: int, smoothing: float) -> tuple[torch.Tensor, ...]:
+# %% ../nbs/07_train.ipynb #5f3c0125
+def _ready(
+    parts: list, prepare: Callable, mix: Mixup | None, classes: int, smoothing: float
+) -> tuple[torch.Tensor, ...]:
     "Network input [B, 3, H, W], soft targets [B, C] and plain labels [B] of one batch."
     inputs, targets = [], []
     for images, labels in parts:
@@ -639,10 +739,10 @@ def _marks(model: nn.Module, sets: list, counts: list[int], synthetic: Sequence[
 
 # %% ../nbs/07_train.ipynb #a52d0b78
 def domain_loss(
-    logits: torch.Tensor,     # [B, C]
-    targets: torch.Tensor,    # float [B, C]
+    logits: torch.Tensor,  # [B, C]
+    targets: torch.Tensor,  # float [B, C]
     synthetic: torch.Tensor,  # bool [B]
-    weight: float,            # of the synthetic images
+    weight: float,  # of the synthetic images
 ) -> torch.Tensor:
     """Weighted mean of the real images' cross-entropy and the synthetic ones', each averaged over its own; plain, if all are of one kind.
 
@@ -652,13 +752,21 @@ def domain_loss(
     losses, count = F.cross_entropy(logits, targets, reduction="none"), int(synthetic.sum())
     if count in (0, len(synthetic)):
         return losses.mean()
-    portions = torch.where(synthetic, weight / count, 1 / (len(synthetic) - count))  # picking by a mask would make the CPU wait for a GPU
+    portions = torch.where(
+        synthetic, weight / count, 1 / (len(synthetic) - count)
+    )  # picking by a mask would make the CPU wait for a GPU
     return (losses * portions.to(losses)).sum() / (1 + weight)
 
 # %% ../nbs/07_train.ipynb #bb656cba
 def _code(code: CodeType) -> list:
     "What a function does, whatever file or line it stands in."
-    told = lambda const: _code(const) if isinstance(const, CodeType) else sorted(map(repr, const)) if isinstance(const, frozenset) else repr(const)  # noqa: E731
+    told = lambda const: (
+        _code(const)
+        if isinstance(const, CodeType)
+        else sorted(map(repr, const))
+        if isinstance(const, frozenset)
+        else repr(const)
+    )  # noqa: E731
     return [code.co_code.hex(), code.co_names, [told(const) for const in code.co_consts]]
 
 
@@ -670,12 +778,20 @@ def _plain(value: object) -> object:
         return [type(value).__qualname__, {f.name: getattr(value, f.name) for f in fields(value)}]
     name = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
     if " at 0x" in name:
-        raise ValueError(f"{name} cannot be recognised in another process, so nothing would be found again: give a function, a functools.partial or a dataclass")
+        raise ValueError(
+            f"{name} cannot be recognised in another process, so nothing would be found again: give a function, a functools.partial or a dataclass"
+        )
     if name.startswith("synthnb.") or not isinstance(value, FunctionType):
         return name
-    return [name, _code(value.__code__), value.__defaults__, value.__kwdefaults__, [cell.cell_contents for cell in value.__closure__ or ()]]
+    return [
+        name,
+        _code(value.__code__),
+        value.__defaults__,
+        value.__kwdefaults__,
+        [cell.cell_contents for cell in value.__closure__ or ()],
+    ]
 
-
+# %% ../nbs/07_train.ipynb #a918335f
 def stage_key(
     model: nn.Module,  # before its training
     *sets: LabelledImages | ListedImages | None,
@@ -686,7 +802,10 @@ def stage_key(
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    told = [getattr(model, "_model_args", None), {key: (getattr(model, "pretrained_cfg", None) or {}).get(key) for key in ("mean", "std")}]  # what is no weight, and decides
+    told = [
+        getattr(model, "_model_args", None),
+        {key: (getattr(model, "pretrained_cfg", None) or {}).get(key) for key in ("mean", "std")},
+    ]  # what is no weight, and decides
     rest = [[images_hash(data) for data in sets], told, settings, package_hash(), torch.__version__, timm.__version__]
     digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:20]
@@ -695,6 +814,7 @@ def stage_key(
 @dataclass
 class _Run:
     "All that the next step of a run depends on."
+
     model: nn.Module
     average: ModelEmaV3 | None
     optimiser: torch.optim.Optimizer
@@ -710,7 +830,11 @@ class _Run:
     def tensors(self) -> dict[str, torch.Tensor]:
         "Everything that is a tensor, random numbers apart."
         found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        found |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()} if self.average else {}
+        found |= (
+            {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
+            if self.average
+            else {}
+        )
         for i, name, value in self.optimiser_state():
             found |= {f"optimiser.{i}.{name}": value} if torch.is_tensor(value) else {}
         return found | ({"recent": torch.stack(self.recent)} if self.recent else {})
@@ -730,16 +854,26 @@ class _Run:
 def _randomness(chance: torch.Generator) -> dict[str, torch.Tensor]:
     "Where the random numbers are: augmentation's, torch's, NumPy's (timm's mixup)."
     _, words, *rest = np.random.get_state()
-    cuda = {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())} if torch.cuda.is_available() else {}
-    return cuda | {"random.augment": chance.get_state(), "random.torch": torch.get_rng_state(),
-                   "random.numpy": torch.tensor(words.astype(np.int64)), "random.numpy_rest": torch.tensor(rest, dtype=torch.float64)}
+    cuda = (
+        {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+        if torch.cuda.is_available()
+        else {}
+    )
+    return cuda | {
+        "random.augment": chance.get_state(),
+        "random.torch": torch.get_rng_state(),
+        "random.numpy": torch.tensor(words.astype(np.int64)),
+        "random.numpy_rest": torch.tensor(rest, dtype=torch.float64),
+    }
 
 
 def _set_randomness(chance: torch.Generator, states: dict[str, torch.Tensor]) -> None:
     chance.set_state(states["random.augment"])
     torch.set_rng_state(states["random.torch"])
     place, has_gauss, gauss = states["random.numpy_rest"].tolist()
-    np.random.set_state(("MT19937", states["random.numpy"].numpy().astype(np.uint32), int(place), int(has_gauss), gauss))
+    np.random.set_state(
+        ("MT19937", states["random.numpy"].numpy().astype(np.uint32), int(place), int(has_gauss), gauss)
+    )
     for i in range(torch.cuda.device_count()):
         if f"random.cuda.{i}" in states:  # it may have been another machine
             torch.cuda.set_rng_state(states[f"random.cuda.{i}"], i)
@@ -748,11 +882,13 @@ def _set_randomness(chance: torch.Generator, states: dict[str, torch.Tensor]) ->
 def _keep(run: _Run, file: Path, key: str) -> None:
     "Write a checkpoint, whole or not at all."
     file.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in (run.tensors() | _randomness(run.chance)).items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in (run.tensors() | _randomness(run.chance)).items()
+    }
     with whole_file(file) as partial:
         save_file(tensors, partial, {"key": key, "facts": json.dumps(run.facts())})
 
-
+# %% ../nbs/07_train.ipynb #13166f18
 def _go_on(run: _Run, file: Path, key: str) -> None:
     "Put a run where its checkpoint was. ValueError for a damaged one and for that of another run."
     try:
@@ -762,20 +898,39 @@ def _go_on(run: _Run, file: Path, key: str) -> None:
     except SafetensorError as error:
         raise ValueError(f"the checkpoint {file} is damaged ({error}): delete it to begin anew") from error
     if told["key"] != key:
-        raise ValueError(f"the checkpoint {file} is of another run (starting weights, images, settings or code differ): "
-                         f"delete it to begin anew, or name another file")
-    part = lambda name: {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        raise ValueError(
+            f"the checkpoint {file} is of another run (starting weights, images, settings or code differ): "
+            f"delete it to begin anew, or name another file"
+        )
+    part = lambda name: {
+        key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+    }
     facts, state = json.loads(told["facts"]), defaultdict(dict)
-    for owner, name, value in [(*name.split(".", 1), value) for name, value in part("optimiser").items()] + facts["optimiser"]:
+    for owner, name, value in [(*name.split(".", 1), value) for name, value in part("optimiser").items()] + facts[
+        "optimiser"
+    ]:
         state[owner][name] = value
-    groups = [state.pop(owner) for owner in sorted((owner for owner in state if owner[0] == "g"), key=lambda owner: int(owner[1:]))]
+    groups = [
+        state.pop(owner)
+        for owner in sorted((owner for owner in state if owner[0] == "g"), key=lambda owner: int(owner[1:]))
+    ]
     run.model.load_state_dict(part("model"))
     if run.average:
         run.average.module.load_state_dict(part("average"))
     run.optimiser.load_state_dict({"state": {int(i): own for i, own in state.items()}, "param_groups": groups})
-    for parameter, own in run.optimiser.state.items():  # fused steps read moments in the layout of their weights, and a file keeps none
-        own |= {name: torch.empty_like(parameter).copy_(value) for name, value in own.items() if torch.is_tensor(value) and value.shape == parameter.shape}
-    run.history, run.recent = History(**facts["history"]), list(tensors.get("recent", torch.empty(0)).to(next(run.model.parameters()).device))
+    for (
+        parameter,
+        own,
+    ) in run.optimiser.state.items():  # fused steps read moments in the layout of their weights, and a file keeps none
+        own |= {
+            name: torch.empty_like(parameter).copy_(value)
+            for name, value in own.items()
+            if torch.is_tensor(value) and value.shape == parameter.shape
+        }
+    run.history, run.recent = (
+        History(**facts["history"]),
+        list(tensors.get("recent", torch.empty(0)).to(next(run.model.parameters()).device)),
+    )
     _set_randomness(run.chance, tensors)
 
 # %% ../nbs/07_train.ipynb #4dc3945a
@@ -784,13 +939,25 @@ def _deal(counts: list[int], pieces: int) -> list:
     if pieces == 1:
         return [slice(None)]
     if any(n % pieces for n in counts):
-        raise ValueError(f"a batch of {counts} images cannot be dealt to {pieces} equal pieces (processes x accumulation steps): change batch_size")
+        raise ValueError(
+            f"a batch of {counts} images cannot be dealt to {pieces} equal pieces (processes x accumulation steps): change batch_size"
+        )
     starts = np.cumsum([0, *counts[:-1]]).tolist()
-    return [torch.cat([torch.arange(start + i, start + n, pieces) for start, n in zip(starts, counts)]) for i in range(pieces)]
+    return [
+        torch.cat([torch.arange(start + i, start + n, pieces) for start, n in zip(starts, counts)])
+        for i in range(pieces)
+    ]
 
 
 def _backward(
-    run: _Run, net: nn.Module, batch: tuple[torch.Tensor, ...], pieces: list, synthetic: torch.Tensor, weight: float, half: bool, accelerator: Accelerator | None,
+    run: _Run,
+    net: nn.Module,
+    batch: tuple[torch.Tensor, ...],
+    pieces: list,
+    synthetic: torch.Tensor,
+    weight: float,
+    half: bool,
+    accelerator: Accelerator | None,
 ) -> torch.Tensor:  # [2]
     "Gradients of one batch; its mean loss and accuracy. `net` is the model, perhaps compiled or wrapped by accelerate; `half`: forward in bfloat16."
     run.optimiser.zero_grad(set_to_none=True)
@@ -802,12 +969,16 @@ def _backward(
             with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
                 logits = net(x[piece])
             loss = domain_loss(logits.float(), soft[piece], synthetic[piece], weight)
-            accelerator.backward(loss) if accelerator else loss.backward()  # gradient checkpointing asks the layers once more
+            accelerator.backward(
+                loss
+            ) if accelerator else loss.backward()  # gradient checkpointing asks the layers once more
         shown.append(torch.stack([loss.detach(), (logits.argmax(1) == labels[piece]).float().mean()]))
     return torch.stack(shown).mean(0)
 
 # %% ../nbs/07_train.ipynb #c4f3e90b
-def _update(run: _Run, schedule: Scheduler, loss: torch.Tensor, clip_grad: float, steps: int, taken: Callable[[int], str]) -> None:
+def _update(
+    run: _Run, schedule: Scheduler, loss: torch.Tensor, clip_grad: float, steps: int, taken: Callable[[int], str]
+) -> None:
     "One optimiser step; FloatingPointError names the step, and the batch as `taken` tells it."
     step, rate = run.history.steps + 1, run.optimiser.param_groups[0]["lr"]
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip_grad or math.inf)
@@ -827,15 +998,28 @@ def _record(run: _Run, rate: float, val: Callable[[nn.Module], float] | None, ac
     "Add a record: means since the last one, over all processes."
     means = torch.stack(run.recent).mean(0)
     means = accelerator.reduce(means, "mean") if accelerator else means
-    run.history.records.append({"step": run.history.steps, "lr": rate, **dict(zip(("loss", "accuracy"), means.tolist()))})
+    run.history.records.append(
+        {"step": run.history.steps, "lr": rate, **dict(zip(("loss", "accuracy"), means.tolist()))}
+    )
     run.recent = []
     if val is not None:
         run.history.records[-1]["val_accuracy"] = val(run.finished)
 
 # %% ../nbs/07_train.ipynb #b8329fd5
 def _train(
-    run: _Run, steps: int, batches: Iterator, forward: Callable, update: Callable, keep: Callable, *, keep_every: int,
-    val: Callable[[nn.Module], float] | None, val_every: int, record_every: int, accelerator: Accelerator | None, progress: bool,
+    run: _Run,
+    steps: int,
+    batches: Iterator,
+    forward: Callable,
+    update: Callable,
+    keep: Callable,
+    *,
+    keep_every: int,
+    val: Callable[[nn.Module], float] | None,
+    val_every: int,
+    record_every: int,
+    accelerator: Accelerator | None,
+    progress: bool,
 ) -> None:
     "The steps that are left."
     history = run.history
@@ -870,20 +1054,32 @@ def pick_precision(
         raise ValueError(f"unknown precision {precision!r}: use auto, bf16 or no")
     if accelerator is not None:
         if precision != "auto" or compile:
-            raise ValueError("an accelerator brings precision and compiling of its own: Accelerator(mixed_precision='bf16', dynamo_backend='inductor')")
+            raise ValueError(
+                "an accelerator brings precision and compiling of its own: Accelerator(mixed_precision='bf16', dynamo_backend='inductor')"
+            )
         return accelerator.mixed_precision
-    return precision if precision != "auto" else "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return (
+        precision
+        if precision != "auto"
+        else "bf16"
+        if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "no"
+    )
 
 # %% ../nbs/07_train.ipynb #a03e7556
 def _taken(sets: list, counts: list[int], seed: int, step: int) -> str:
     "Which images the batch of a step holds."
     indices = [next(islice(walk, step - 1, None)).tolist() for walk in _walks(sets, counts, seed)]
-    return "; ".join(f"{data.name or 'set'} {own[:8]}{' ...' if len(own) > 8 else ''}" for (data, _), own in zip(sets, indices))
+    return "; ".join(
+        f"{data.name or 'set'} {own[:8]}{' ...' if len(own) > 8 else ''}" for (data, _), own in zip(sets, indices)
+    )
 
 
 def _optimiser(model: nn.Module, want: SimpleNamespace) -> torch.optim.Optimizer:
     "An optimiser of timm; in one kernel for all weights where torch has that (AdamW, SGD): a tenth of a CPU step is saved."
-    inner = get_optimizer_class(want.opt.removeprefix("lookahead_"), bind_defaults=False)  # the prefix wraps any of them
+    inner = get_optimizer_class(
+        want.opt.removeprefix("lookahead_"), bind_defaults=False
+    )  # the prefix wraps any of them
     fused = {"fused": True} if "fused" in inspect.signature(inner).parameters else {}
     return create_optimizer_v2(model, want.opt, lr=want.lr, weight_decay=want.weight_decay, **fused)
 
@@ -892,27 +1088,46 @@ def _schedule(optimiser: torch.optim.Optimizer, sched: str, steps: int, warmup: 
     "A schedule of timm, counted in steps."
     warmup = min(steps - 1, steps // 10 if warmup is None else warmup)
     rest = max(2, steps - warmup)
-    return create_scheduler_v2(optimiser, sched, num_epochs=rest, decay_epochs=max(1, rest // 3), warmup_epochs=warmup, warmup_lr=lr / 100,
-                               warmup_prefix=True, step_on_epochs=False, updates_per_epoch=1)[0]
+    return create_scheduler_v2(
+        optimiser,
+        sched,
+        num_epochs=rest,
+        decay_epochs=max(1, rest // 3),
+        warmup_epochs=warmup,
+        warmup_lr=lr / 100,
+        warmup_prefix=True,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )[0]
 
 
 def _compiled(model: nn.Module, how: bool | str) -> nn.Module:
     "The model as a compiled function of batches of one shape; the weights are shared."
     return torch.compile(model, dynamic=False, backend="inductor" if how is True else how)
 
-
+# %% ../nbs/07_train.ipynb #84db30f0
 def _check_accelerator(accelerator: Accelerator | None) -> int:  # pieces of a batch
     "ValueError for fp16, whose scaled gradients overflow as a matter of course."
     if accelerator is None:
         return 1
     if accelerator.mixed_precision not in ("no", "bf16"):
-        raise ValueError(f"mixed precision {accelerator.mixed_precision!r}: use bf16 or no, a gradient that is not finite stops a run here")
+        raise ValueError(
+            f"mixed precision {accelerator.mixed_precision!r}: use bf16 or no, a gradient that is not finite stops a run here"
+        )
     return accelerator.num_processes * accelerator.gradient_accumulation_steps
 
 # %% ../nbs/07_train.ipynb #033a2417
 def _fit(
-    model: nn.Module, sets: list, want: SimpleNamespace, key: str, file: Path | None, device: torch.device, workers: int, accelerator: Accelerator | None,
-    val: LabelledImages | ListedImages | None, **showing,
+    model: nn.Module,
+    sets: list,
+    want: SimpleNamespace,
+    key: str,
+    file: Path | None,
+    device: torch.device,
+    workers: int,
+    accelerator: Accelerator | None,
+    val: LabelledImages | ListedImages | None,
+    **showing,
 ) -> History:
     "`fit`, its settings in `want`."
     if val is not None:
@@ -923,26 +1138,60 @@ def _fit(
     model.to(device).train()
     optimiser = _optimiser(model, want)
     schedule = _schedule(optimiser, want.sched, want.steps, want.warmup, want.lr)
-    run = _Run(model, ModelEmaV3(model, want.ema, use_warmup=True) if want.ema else None, optimiser, _generator(want.seed, "augmentation"))
+    run = _Run(
+        model,
+        ModelEmaV3(model, want.ema, use_warmup=True) if want.ema else None,
+        optimiser,
+        _generator(want.seed, "augmentation"),
+    )
     net = accelerator.prepare(model) if accelerator else _compiled(model, want.compile) if want.compile else model
-    mine = pieces[accelerator.process_index::accelerator.num_processes] if accelerator else pieces
-    mix = Mixup(want.mixup, want.cutmix, label_smoothing=want.label_smoothing, num_classes=classes) if want.mixup or want.cutmix else None
+    mine = pieces[accelerator.process_index :: accelerator.num_processes] if accelerator else pieces
+    mix = (
+        Mixup(want.mixup, want.cutmix, label_smoothing=want.label_smoothing, num_classes=classes)
+        if want.mixup or want.cutmix
+        else None
+    )
     augment = _sized(want.augment, want.image_size)
-    prepare = lambda images: normalise(model, resized(augment(images, run.chance) if augment else images, want.image_size))
+    prepare = lambda images: normalise(
+        model, resized(augment(images, run.chance) if augment else images, want.image_size)
+    )
     writes = file and (accelerator is None or accelerator.is_main_process)
     with seeded(stream(want.seed, "noise")):
         if file and file.is_file():
             _go_on(run, file, key)
-        if accelerator and accelerator.process_index:  # dropout of its own; NumPy's numbers, which mix the whole batch, are those of all
+        if (
+            accelerator and accelerator.process_index
+        ):  # dropout of its own; NumPy's numbers, which mix the whole batch, are those of all
             torch.manual_seed(stream(want.seed, "noise", accelerator.process_index, run.history.steps))
         parts = _batches(sets, counts, want.seed, device, run.history.steps, want.read_size or want.image_size, workers)
         batches = (_ready(part, prepare, mix, classes, want.label_smoothing) for part in parts)
-        _train(run, want.steps, batches, accelerator=accelerator, **showing,
-               val=None if val is None else partial(_share_right, images=val, image_size=want.image_size, workers=workers),
-               forward=partial(_backward, run, net, pieces=mine, synthetic=marks, weight=want.synthetic_weight, accelerator=accelerator,
-                               half=want.precision == "bf16" and accelerator is None),
-               update=partial(_update, run, schedule, clip_grad=want.clip_grad, steps=want.steps, taken=partial(_taken, sets, counts, want.seed)),
-               keep=partial(_keep, run, file, key) if writes else lambda: None)
+        _train(
+            run,
+            want.steps,
+            batches,
+            accelerator=accelerator,
+            **showing,
+            val=None if val is None else partial(_share_right, images=val, image_size=want.image_size, workers=workers),
+            forward=partial(
+                _backward,
+                run,
+                net,
+                pieces=mine,
+                synthetic=marks,
+                weight=want.synthetic_weight,
+                accelerator=accelerator,
+                half=want.precision == "bf16" and accelerator is None,
+            ),
+            update=partial(
+                _update,
+                run,
+                schedule,
+                clip_grad=want.clip_grad,
+                steps=want.steps,
+                taken=partial(_taken, sets, counts, want.seed),
+            ),
+            keep=partial(_keep, run, file, key) if writes else lambda: None,
+        )
     if accelerator:
         accelerator.unwrap_model(net, keep_fp32_wrapper=False)
     if run.average:
@@ -951,7 +1200,19 @@ def _fit(
 
 # %% ../nbs/07_train.ipynb #4d4c7c05
 # What does not decide which weights come out: all other arguments of `fit` are part of a checkpoint's key
-_FREE = {"model", "train", "device", "val", "val_every", "record_every", "checkpoint", "checkpoint_every", "accelerator", "workers", "progress"}
+_FREE = {
+    "model",
+    "train",
+    "device",
+    "val",
+    "val_every",
+    "record_every",
+    "checkpoint",
+    "checkpoint_every",
+    "accelerator",
+    "workers",
+    "progress",
+}
 
 # %% ../nbs/07_train.ipynb #e7b7083e
 def fit(
@@ -960,26 +1221,32 @@ def fit(
     *,
     steps: int,  # optimiser steps
     batch_size: int = 64,  # of a step, in all processes together
-    synthetic: Sequence[bool] = (),  # which of the sets are synthetic: they take the auxiliary branch of dual norms, and have a loss of their own
+    synthetic: Sequence[
+        bool
+    ] = (),  # which of the sets are synthetic: they take the auxiliary branch of dual norms, and have a loss of their own
     synthetic_weight: float = 1.0,  # of that loss
     lr: float = 1e-3,  # highest rate, reached after the warm-up, falling from there
     weight_decay: float = 0.05,  # of matrices only
-    opt: str = "adamw", sched: str = "cosine",  # any optimiser and schedule of timm
+    opt: str = "adamw",
+    sched: str = "cosine",  # any optimiser and schedule of timm
     warmup: int | None = None,  # steps; default: a tenth of all
-    mixup: float = 0.0, cutmix: float = 0.0,  # alphas of their Beta distributions; 0 = off
+    mixup: float = 0.0,
+    cutmix: float = 0.0,  # alphas of their Beta distributions; 0 = off
     label_smoothing: float = 0.0,
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = random_affine,
     clip_grad: float = 1.0,  # largest norm of the gradient; 0 = off
     ema: float = 0.0,  # decay of an average of the weights, which is what is measured and returned; 0 = off
     seed: int = 0,  # of batches, augmentation, mixup and dropout
     precision: str = "auto",  # "bf16": forward passes in bfloat16, by autocast; "no": float32; "auto": bf16 on cards that compute in it
-    compile: bool | str = False,  # torch.compile the network, by the backend of that name if it is one: a minute at the first step, for GPUs and long runs
+    compile: bool
+    | str = False,  # torch.compile the network, by the backend of that name if it is one: a minute at the first step, for GPUs and long runs
     image_size: int = 0,  # pixels per side that the network sees; 0 = as images in memory are. Larger images are cropped by `augment`, or resized
     read_size: int = 0,  # pixels per side that sets on disk are read at, for crops from larger images; 0 = `image_size`
     workers: int = 0,  # processes that decode sets on disk
     device: str | torch.device = "auto",
     accelerator: Accelerator | None = None,  # of accelerate: its device, precision, accumulation and processes
-    checkpoint: str | Path | None = None, checkpoint_every: int = 0,  # file, and steps between; a run goes on from a file of its own
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 0,  # file, and steps between; a run goes on from a file of its own
     val: LabelledImages | ListedImages | None = None,  # measured at the end, and every `val_every` steps
     val_every: int = 0,  # 0 = only at the end
     record_every: int = 10,  # steps between records
@@ -990,16 +1257,45 @@ def fit(
     sets = list(train) if isinstance(train, Sequence) else [(train, 1.0)]
     place = accelerator.device if accelerator else pick_device(device)
     want["precision"] = pick_precision(precision, place, accelerator, compile)
-    key = stage_key(model, *(data for data, _ in sets), shares=[share for _, share in sets], **want) if checkpoint else ""
-    return _fit(model, sets, SimpleNamespace(**want), key, Path(checkpoint) if checkpoint else None, place,
-                workers, accelerator, keep_every=checkpoint_every, val=val, val_every=val_every, record_every=record_every, progress=progress)
+    key = (
+        stage_key(model, *(data for data, _ in sets), shares=[share for _, share in sets], **want) if checkpoint else ""
+    )
+    return _fit(
+        model,
+        sets,
+        SimpleNamespace(**want),
+        key,
+        Path(checkpoint) if checkpoint else None,
+        place,
+        workers,
+        accelerator,
+        keep_every=checkpoint_every,
+        val=val,
+        val_every=val_every,
+        record_every=record_every,
+        progress=progress,
+    )
 
 # %% ../nbs/07_train.ipynb #774fc73d
 RECIPES = {
     "from_scratch": {  # paper A: ImageNet, real and synthetic images half and half in every batch
-        "opt": "lamb", "lr": 8e-3, "weight_decay": 0.02, "batch_size": 2048, "mixup": 0.1, "cutmix": 1.0, "augment": random_resized_crop, "clip_grad": 1.0},
+        "opt": "lamb",
+        "lr": 8e-3,
+        "weight_decay": 0.02,
+        "batch_size": 2048,
+        "mixup": 0.1,
+        "cutmix": 1.0,
+        "augment": random_resized_crop,
+        "clip_grad": 1.0,
+    },
     "fine_tuning": {  # paper B: both stages of bridged transfer
-        "opt": "sgd", "lr": 1e-2, "weight_decay": 5e-4, "batch_size": 64, "augment": random_resized_crop, "clip_grad": 0},
+        "opt": "sgd",
+        "lr": 1e-2,
+        "weight_decay": 5e-4,
+        "batch_size": 64,
+        "augment": random_resized_crop,
+        "clip_grad": 0,
+    },
 }
 
 

@@ -1,4 +1,5 @@
 """A chat server on the loopback interface that answers as a test says, and remembers what it was asked."""
+
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -6,8 +7,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 def completion(content: object, finish: str = "stop", **message: object) -> tuple[int, dict]:
     """An answer with status 200."""
-    return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
-                 "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content} | message}]}
+    return 200, {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
+        "choices": [
+            {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content} | message}
+        ],
+    }
 
 
 def refusal(words: str, status: int = 400) -> tuple[int, dict]:

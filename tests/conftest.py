@@ -1,10 +1,19 @@
 """Files that take long are begun first, so that none of them is what one worker runs alone at the end."""
+
 import atexit
 import os
 import shutil
 import tempfile
 
-LONG = ("test_cases", "test_shards", "test_paper_scale", "test_sweep", "test_build", "test_benchmarks", "test_experiment")  # by their CPU seconds
+LONG = (
+    "test_cases",
+    "test_shards",
+    "test_paper_scale",
+    "test_sweep",
+    "test_build",
+    "test_benchmarks",
+    "test_experiment",
+)  # by their CPU seconds
 
 
 def pytest_configure(config):

@@ -1,4 +1,5 @@
 """An HTTP proxy that fails on purpose: for tests of what talks to a server."""
+
 import json
 import random
 import socket
@@ -27,7 +28,10 @@ class FaultyProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.upstream, self.share, self.delay, self.slow = urlsplit(upstream), share, delay, slow
         self.lock, self.attempts = threading.Lock(), Counter()
-        self.failed, self.answered = Counter(), []  # faults by kind; the last message of each request that was handed on
+        self.failed, self.answered = (
+            Counter(),
+            [],
+        )  # faults by kind; the last message of each request that was handed on
         self.always = None  # status and body that every request gets from now on
         self.url = f"http://127.0.0.1:{self.server_port}{self.upstream.path}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -59,14 +63,20 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(self.server.delay)
             return self.close()
         if kind in ("429", "500"):
-            return self.reply(int(kind), b'{"error": {"message": "not now"}}', {"Retry-After": "1"} if kind == "429" else {})
+            return self.reply(
+                int(kind), b'{"error": {"message": "not now"}}', {"Retry-After": "1"} if kind == "429" else {}
+            )
         if kind == "cut":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: appl")
             return self.close()
         time.sleep(self.server.slow)
         status, data = self.forward(body)
         if kind:
-            return self.reply(status, data[:len(data) // 2], {"Content-Length": str(len(data) if kind == "short" else len(data) // 2)})
+            return self.reply(
+                status,
+                data[: len(data) // 2],
+                {"Content-Length": str(len(data) if kind == "short" else len(data) // 2)},
+            )
         if status == 200:
             with self.server.lock:
                 self.server.answered.append(json.loads(body)["messages"][-1]["content"])

@@ -1,4 +1,5 @@
 """A stand-in for the Hugging Face hub on the loopback interface: the parts of its protocol that the libraries use, and its kinds of failure."""
+
 import hashlib
 import json
 import re
@@ -11,7 +12,11 @@ COMMIT = "c" * 40
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """The files below a folder by their names in a repository."""
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(Path(folder).rglob("*")) if file.is_file()}
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in sorted(Path(folder).rglob("*"))
+        if file.is_file()
+    }
 
 
 class Repository:
@@ -35,10 +40,14 @@ class Hub:
                 self.do_GET()
 
             def do_GET(self):
-                status, headers, body = hub.answer(self.path.partition("?")[0], bool(self.headers.get("authorization")), self.headers.get("range", ""))
+                status, headers, body = hub.answer(
+                    self.path.partition("?")[0], bool(self.headers.get("authorization")), self.headers.get("range", "")
+                )
                 cut = headers.pop("cut", None)
                 self.send_response(status)
-                for name, value in ({"Content-Type": "application/json"} | headers | {"Content-Length": str(len(body))}).items():
+                for name, value in (
+                    {"Content-Type": "application/json"} | headers | {"Content-Length": str(len(body))}
+                ).items():
                     self.send_header(name, value)
                 self.end_headers()
                 if self.command == "GET":
@@ -62,26 +71,62 @@ class Hub:
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/.*)?|/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         name = found and (found[1] or found[3])
         repository = self.repositories.get(name)
-        if repository is None or repository.fault == "removed":  # the hub says 401 to strangers, since it might be private
-            return 404 if token else 401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b'{"error": "Repository not found"}'
+        if (
+            repository is None or repository.fault == "removed"
+        ):  # the hub says 401 to strangers, since it might be private
+            return (
+                404 if token else 401,
+                {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"},
+                b'{"error": "Repository not found"}',
+            )
         if repository.fault == "gated" and (found[3] or (found[2] or "") == "/auth-check"):
-            words = f"Access to model {name} is restricted." + (" You are not in the authorized list." if token else " You must be authenticated to access it.")
-            return 403 if token else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": words}, json.dumps({"error": words}).encode()
+            words = f"Access to model {name} is restricted." + (
+                " You are not in the authorized list." if token else " You must be authenticated to access it."
+            )
+            return (
+                403 if token else 401,
+                {"X-Error-Code": "GatedRepo", "X-Error-Message": words},
+                json.dumps({"error": words}).encode(),
+            )
         if found[1]:
             return 200, {}, json.dumps(self.about(name, repository, found[2] or "")).encode()
         if found[5] not in repository.files:
-            return 404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": COMMIT}, b"{}"
+            return (
+                404,
+                {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": COMMIT},
+                b"{}",
+            )
         body = repository.files[found[5]]
-        headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        headers = {
+            "ETag": f'"{hashlib.sha256(body).hexdigest()}"',
+            "X-Repo-Commit": COMMIT,
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+        }
         if repository.fault == found[5]:
             return 200, headers | {"cut": len(body) // 2}, body
         if begin := re.match(r"bytes=(\d+)-", part):
-            return 206, headers | {"Content-Range": f"bytes {begin[1]}-{len(body) - 1}/{len(body)}"}, body[int(begin[1]):]
+            return (
+                206,
+                headers | {"Content-Range": f"bytes {begin[1]}-{len(body) - 1}/{len(body)}"},
+                body[int(begin[1]) :],
+            )
         return 200, headers, body
 
     def about(self, name: str, repository: Repository, what: str) -> object:
         """A repository as its interface describes it."""
         if "/tree/" in what:
-            return [{"type": "file", "path": file, "size": len(body), "oid": hashlib.sha1(body).hexdigest()} for file, body in repository.files.items()]
-        return {"id": name, "modelId": name, "sha": COMMIT, "private": False, "gated": "manual" if repository.fault == "gated" else False, "disabled": False, "tags": [],
-                "siblings": [{"rfilename": file} for file in repository.files]}
+            return [
+                {"type": "file", "path": file, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+                for file, body in repository.files.items()
+            ]
+        return {
+            "id": name,
+            "modelId": name,
+            "sha": COMMIT,
+            "private": False,
+            "gated": "manual" if repository.fault == "gated" else False,
+            "disabled": False,
+            "tags": [],
+            "siblings": [{"rfilename": file} for file in repository.files],
+        }

@@ -1,4 +1,5 @@
 """Scripts for large machines and sets run in a small form: what they measure is real, only small."""
+
 import os
 import re
 import subprocess
@@ -8,44 +9,96 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPT, TRAINING, CLIP, CURATION = (FOLDER / name for name in ("h_gpu.py", "h2_h3_training.py", "h4_clip.py", "r_curation.py"))
+SCRIPT, TRAINING, CLIP, CURATION = (
+    FOLDER / name for name in ("h_gpu.py", "h2_h3_training.py", "h4_clip.py", "r_curation.py")
+)
 
 
 def test_the_gpu_script_runs_at_a_small_size():
-    run = subprocess.run([sys.executable, SCRIPT, "--small"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "--small"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert run.returncode == 0, run.stderr
-    rates = dict(re.findall(r"^(H\d\w?(?: tiny decoder)?) on \S+, as it comes: ([\d.]+) \w+ a second", run.stdout, re.MULTILINE))
-    assert set(rates) == {"H1", "H1b", "H1c", "H1c tiny decoder", "H5"} and all(float(rate) > 0 for rate in rates.values())
+    rates = dict(
+        re.findall(r"^(H\d\w?(?: tiny decoder)?) on \S+, as it comes: ([\d.]+) \w+ a second", run.stdout, re.MULTILINE)
+    )
+    assert set(rates) == {"H1", "H1b", "H1c", "H1c tiny decoder", "H5"} and all(
+        float(rate) > 0 for rate in rates.values()
+    )
     assert float(rates["H1b"]) > float(rates["H1"]), "28 passes of the network in place of 100"
     assert "floor" not in run.stdout, "a CPU has no share of a GPU's floor"
 
 
 def test_the_training_script_runs_at_a_small_size():
-    run = subprocess.run([sys.executable, TRAINING, "--small"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    run = subprocess.run(
+        [sys.executable, TRAINING, "--small"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert run.returncode == 0, run.stderr
-    rates = re.findall(r"^(H\d) (\w+) on \S+, ([^:]+): ([\d.]+) images a second, [\d.]+ of plain", run.stdout, re.MULTILINE)
-    assert {(row, model) for row, model, *_ in rates} == {("H2", "resnet10t"), ("H3", "vit_tiny_patch16_224"), ("H3", "deit_tiny_patch16_224")}
-    assert {way for row, _, way, _ in rates if row == "H2"} == {"plain", "dual", "dual, any order", "plain, eager", "timm split, eager", "fit", "fit, eager"}
-    assert all(float(rate) > 0 for *_, rate in rates) and "floor" not in run.stdout, "a CPU has no share of a GPU's floor"
+    rates = re.findall(
+        r"^(H\d) (\w+) on \S+, ([^:]+): ([\d.]+) images a second, [\d.]+ of plain", run.stdout, re.MULTILINE
+    )
+    assert {(row, model) for row, model, *_ in rates} == {
+        ("H2", "resnet10t"),
+        ("H3", "vit_tiny_patch16_224"),
+        ("H3", "deit_tiny_patch16_224"),
+    }
+    assert {way for row, _, way, _ in rates if row == "H2"} == {
+        "plain",
+        "dual",
+        "dual, any order",
+        "plain, eager",
+        "timm split, eager",
+        "fit",
+        "fit, eager",
+    }
+    assert all(float(rate) > 0 for *_, rate in rates) and "floor" not in run.stdout, (
+        "a CPU has no share of a GPU's floor"
+    )
 
 
 def test_the_clip_script_runs_at_a_small_size():
-    run = subprocess.run([sys.executable, CLIP, "--small"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    run = subprocess.run(
+        [sys.executable, CLIP, "--small"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert run.returncode == 0, run.stdout + run.stderr
-    rates = dict(re.findall(r"^(H4b?) glyphworld on \S+, .*: (\d+) images a second, [\d.]+x of one by one", run.stdout, re.MULTILINE))
+    rates = dict(
+        re.findall(
+            r"^(H4b?) glyphworld on \S+, .*: (\d+) images a second, [\d.]+x of one by one", run.stdout, re.MULTILINE
+        )
+    )
     assert set(rates) == {"H4", "H4b"} and all(int(rate) > 0 for rate in rates.values()) and "floor" not in run.stdout
 
 
 def test_the_curation_script_runs_at_a_small_size():
-    run = subprocess.run([sys.executable, CURATION, "--small"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    run = subprocess.run(
+        [sys.executable, CURATION, "--small"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     ratios = dict(re.findall(r"^([^:\n]+): ([\d.]+)x$", run.stdout, re.MULTILINE))
-    assert set(ratios) == {"scores, glyphworld's CLIP", "near-duplicates", "measures"} and all(float(ratio) > 0 for ratio in ratios.values())
+    assert set(ratios) == {"scores, glyphworld's CLIP", "near-duplicates", "measures"} and all(
+        float(ratio) > 0 for ratio in ratios.values()
+    )
     peaks = re.findall(r"^(\w+) 200 images: [\d.]+ s CPU, peak (\d+) MiB$", run.stdout, re.MULTILINE)
-    assert [what for what, _ in peaks] == ["score", "curate", "measure"] and all(50 < int(size) < 4000 for _, size in peaks)
+    assert [what for what, _ in peaks] == ["score", "curate", "measure"] and all(
+        50 < int(size) < 4000 for _, size in peaks
+    )
 
 
 @pytest.mark.parametrize("script", [SCRIPT, TRAINING])
 def test_without_a_gpu_it_says_what_to_do(script):
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    )
     assert run.returncode == 1 and "no GPU here: --small" in run.stderr

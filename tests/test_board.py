@@ -1,4 +1,5 @@
 """The board on renders whose truth is known, with glyphworld's CLIP; its page in the hands of hostile names and prompts."""
+
 import re
 from html.parser import HTMLParser
 
@@ -31,25 +32,37 @@ def mixed(tmp_path_factory, clip):
     """Renders of 28 senses in which 0 to 12 of 12 show another sense of the world; scores and the share that is right."""
     place, rng = tmp_path_factory.mktemp("board"), np.random.default_rng(0)
     wrong = {phrase: i % (EACH + 1) for i, phrase in enumerate(PHRASES)}
-    senses = [glyphworld.SENSE_INDEX[phrase] if index >= wrong[phrase] else rng.choice(len(glyphworld.SENSES)) for index in range(EACH) for phrase in PHRASES]
+    senses = [
+        glyphworld.SENSE_INDEX[phrase] if index >= wrong[phrase] else rng.choice(len(glyphworld.SENSES))
+        for index in range(EACH)
+        for phrase in PHRASES
+    ]
     scenes = glyphworld.sample_scenes(len(senses), torch.Generator().manual_seed(0), senses=torch.tensor([0]))
-    scenes.sense, scenes.font = torch.tensor(senses), torch.zeros(len(senses), dtype=torch.int64)  # the first font has every sign
+    scenes.sense, scenes.font = (
+        torch.tensor(senses),
+        torch.zeros(len(senses), dtype=torch.int64),
+    )  # the first font has every sign
     images = glyphworld.render(scenes)
     home = shard_images(place / "shards", plan_of(place / "plan.parquet", PHRASES, EACH), images)
     scores = score_images(home.path, clip, progress=False)
-    right = judged(load_judge(glyphworld.folder("judge")), images)[0] == torch.tensor([glyphworld.SENSE_INDEX[p] for p in PHRASES]).repeat(EACH)
+    right = judged(load_judge(glyphworld.folder("judge")), images)[0] == torch.tensor(
+        [glyphworld.SENSE_INDEX[p] for p in PHRASES]
+    ).repeat(EACH)
     return scores, dict(zip(PHRASES, right.view(EACH, -1).float().mean(0).tolist()))
 
 
 def test_the_order_is_the_judges(mixed):
     scores, judge = mixed
     table = rank_classes(scores)
-    assert stats.spearmanr(range(len(table)), [judge[name] for name in table.index]).statistic >= .7
+    assert stats.spearmanr(range(len(table)), [judge[name] for name in table.index]).statistic >= 0.7
 
 
 def test_worst_first_with_wilson_intervals(mixed):
     table = rank_classes(mixed[0])
-    assert table.agreement.is_monotonic_increasing and ((0 <= table.low) & (table.low <= table.agreement) & (table.agreement <= table.high)).all()
+    assert (
+        table.agreement.is_monotonic_increasing
+        and ((0 <= table.low) & (table.low <= table.agreement) & (table.agreement <= table.high)).all()
+    )
     for agreement, same in table.groupby("agreement"):
         assert same.probability.is_monotonic_increasing
     seen = mixed[0].table.assign(seen=lambda t: t.clip_label == t.label).groupby("class").seen.mean()
@@ -62,13 +75,21 @@ def test_blank_failed_and_copied_images_count(tmp_path, clip):
     images = glyphworld.render(scenes)
     images[[11, 21]], images[[12, 22, 32]] = 0, images[2].clone()  # class 1: two blank; class 2: one picture four times
     plan = plan_of(tmp_path / "plan.parquet", DIGITS, 4)
-    home = shard_images(tmp_path / "shards", plan, images, failed={3: "blank", 13: "not finite", 23: "blank", 33: "blank", 4: "blank"})
+    home = shard_images(
+        tmp_path / "shards", plan, images, failed={3: "blank", 13: "not finite", 23: "blank", 33: "blank", 4: "blank"}
+    )
     scores = score_images(home.path, clip, phrases={name: f"arabic digit {name}" for name in DIGITS}, progress=False)
     table = rank_classes(scores)
     assert (table.planned == 4).all()
-    assert (table.blank["one"], table.blank["three"], table.blank["four"], table.blank["zero"]) == (.5, 1, .25, 0)
-    assert table.agreement["one"] <= .5 and table.agreement["three"] == 0 and table.index[0] == "three", "nothing of it was drawn"
-    assert table.copies["two"] == .75 and table.diversity["two"] == pytest.approx(0, abs=1e-3) and table.copies["zero"] == 0
+    assert (table.blank["one"], table.blank["three"], table.blank["four"], table.blank["zero"]) == (0.5, 1, 0.25, 0)
+    assert table.agreement["one"] <= 0.5 and table.agreement["three"] == 0 and table.index[0] == "three", (
+        "nothing of it was drawn"
+    )
+    assert (
+        table.copies["two"] == 0.75
+        and table.diversity["two"] == pytest.approx(0, abs=1e-3)
+        and table.copies["zero"] == 0
+    )
     board = make_board(scores)
     assert board.pictures["three"] == [] and show_board(board) and "three" in board_html(board)
 
@@ -76,11 +97,19 @@ def test_blank_failed_and_copied_images_count(tmp_path, clip):
 def test_distance_to_real_is_kid_in_the_same_clip(mixed, clip):
     scores, _ = mixed
     scenes = glyphworld.sample_scenes(5 * len(PHRASES), torch.Generator().manual_seed(1), senses=torch.tensor([0]))
-    scenes.sense, scenes.font = torch.tensor([glyphworld.SENSE_INDEX[p] for p in PHRASES]).repeat(5), torch.zeros(5 * len(PHRASES), dtype=torch.int64)
-    real = extract(open_extractor(clip), LabelledImages(glyphworld.render(scenes), torch.arange(len(PHRASES)).repeat(5), tuple(PHRASES)))
+    scenes.sense, scenes.font = (
+        torch.tensor([glyphworld.SENSE_INDEX[p] for p in PHRASES]).repeat(5),
+        torch.zeros(5 * len(PHRASES), dtype=torch.int64),
+    )
+    real = extract(
+        open_extractor(clip),
+        LabelledImages(glyphworld.render(scenes), torch.arange(len(PHRASES)).repeat(5), tuple(PHRASES)),
+    )
     table = rank_classes(scores, real)
     mine = torch.from_numpy(np.flatnonzero(scores.table["class"] == PHRASES[3]))
-    assert table.distance[PHRASES[3]] == pytest.approx(kid(real.of(3), scores.tensor("features")[mine].float()).value, abs=1e-9)
+    assert table.distance[PHRASES[3]] == pytest.approx(
+        kid(real.of(3), scores.tensor("features")[mine].float()).value, abs=1e-9
+    )
     assert (table.distance_low <= table.distance).all() and "distance to real" in board_html(make_board(scores, real))
     with pytest.raises(ValueError, match="same CLIP"):
         rank_classes(scores, extract(open_extractor(clip), digits(32)["val"]))
@@ -117,7 +146,7 @@ class Page(HTMLParser):
 
 
 def test_a_hostile_page(tmp_path, clip):
-    hostile = ('<img src=x onerror=alert(1)>', '"><script>alert(2)', "$x$ {{ 7*7 }}")
+    hostile = ("<img src=x onerror=alert(1)>", '"><script>alert(2)', "$x$ {{ 7*7 }}")
     prompts = {name: f"{name} & </td><script>alert(3)</script>" for name in hostile}
     images = glyphworld.render(glyphworld.sample_scenes(6, torch.Generator().manual_seed(0)))
     plan = plan_of(tmp_path / "plan.parquet", hostile, 2, **prompts)

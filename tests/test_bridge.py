@@ -1,4 +1,5 @@
 """Arms at their edges: a kill in either stage, what a run is known by, and recipes."""
+
 import os
 import signal
 import subprocess
@@ -38,7 +39,9 @@ CHILD = textwrap.dedent("""
 @pytest.fixture(scope="module")
 def undisturbed():
     real = digits()
-    return run_arm("bridged++", folder("cnn"), few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"], **HOW).correct.tolist()
+    return run_arm(
+        "bridged++", folder("cnn"), few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"], **HOW
+    ).correct.tolist()
 
 
 @pytest.mark.parametrize("stage", ["stage1", "run"])
@@ -53,13 +56,22 @@ def test_killed_in_a_stage_it_goes_on_from_there(stage, undisturbed, tmp_path, m
     assert len(list(tmp_path.glob("stage1-*.safetensors"))) == (stage == "run")
     real, taken, update = digits(), [], synthnb.train._update
     monkeypatch.setattr("synthnb.train._update", lambda *given, **named: taken.append(1) or update(*given, **named))
-    again = run_arm("bridged++", folder("cnn"), few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"], store=tmp_path, checkpoint_every=2, **HOW)
+    again = run_arm(
+        "bridged++",
+        folder("cnn"),
+        few_shot(real["train"], 2),
+        few_shot(real["train"], 4, seed=5),
+        real["val"],
+        store=tmp_path,
+        checkpoint_every=2,
+        **HOW,
+    )
     assert again.correct.tolist() == undisturbed and again.stage1_found == (stage == "run")
     assert len(taken) < {"stage1": 80, "run": 40}[stage], "steps before the checkpoint are not taken twice"
     assert not list(tmp_path.glob("*.checkpoint"))
 
 
-@pytest.mark.parametrize("arm, alpha", [("vanilla", .1), ("mixed_per_batch", .1), ("vanilla+mixup", .2)])
+@pytest.mark.parametrize("arm, alpha", [("vanilla", 0.1), ("mixed_per_batch", 0.1), ("vanilla+mixup", 0.2)])
 def test_a_recipes_mixup_is_for_all_arms(arm, alpha, monkeypatch):
     real, told = few_shot(digits()["train"], 2), {}
 
@@ -86,7 +98,7 @@ def test_runs_of_other_sets_or_models_are_not_taken_for_one_that_was_made(tmp_pa
     assert [run_arm("vanilla", folder("cnn"), first, None, first, **how).found for _ in range(2)] == [False, True]
     assert not run_arm("vanilla", folder("cnn"), second, None, first, **how).found
     assert not run_arm("vanilla", folder("cnn"), first, None, second, **how).found
-    assert not run_arm("vanilla", folder("cnn"), first, None, first, model_args={"drop_rate": .5}, **how).found
+    assert not run_arm("vanilla", folder("cnn"), first, None, first, model_args={"drop_rate": 0.5}, **how).found
 
 
 def test_a_validation_set_in_another_order_is_refused():
@@ -107,9 +119,20 @@ def test_a_new_head_begins_with_chance(arm, monkeypatch):
 
     monkeypatch.setattr(bridge, "fit", look)
     for seed in range(5):
-        train_arm(ARMS[arm], folder("cnn"), real, real, steps=(60, 1), seed=seed, stage1_seed=seed, batch_size=32, lr=2e-3, device="cpu")
+        train_arm(
+            ARMS[arm],
+            folder("cnn"),
+            real,
+            real,
+            steps=(60, 1),
+            seed=seed,
+            stage1_seed=seed,
+            batch_size=32,
+            lr=2e-3,
+            device="cpu",
+        )
     after = sum(begun[1::2]) / 5
-    assert after < .22, f"accuracy at step 0 of stage 2 is {after:.0%}, chance is 10 %"
+    assert after < 0.22, f"accuracy at step 0 of stage 2 is {after:.0%}, chance is 10 %"
 
 
 def test_two_stages_on_the_same_images_take_different_batches(monkeypatch):
@@ -129,8 +152,15 @@ def test_two_stages_on_the_same_images_take_different_batches(monkeypatch):
 
 def test_every_purpose_of_random_draws_is_used_in_one_place():
     "A purpose in two modules would be two uses of one stream."
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in Path(bridge.__file__).parent.rglob("*.py") if path.stem != "streams"}
-    users = {name: [module for module, text in texts.items() if "import stream" in text and f'"{name}"' in text] for name in PURPOSES}
+    texts = {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in Path(bridge.__file__).parent.rglob("*.py")
+        if path.stem != "streams"
+    }
+    users = {
+        name: [module for module, text in texts.items() if "import stream" in text and f'"{name}"' in text]
+        for name in PURPOSES
+    }
     assert not {name: modules for name, modules in users.items() if len(modules) > 1}
 
 
@@ -142,8 +172,10 @@ def test_a_dual_network_keeps_both_branches_and_is_read_in_four_ways():
     net, *_ = train_arm(replace(ARMS["mixed_per_batch+dual"], scratch=True), folder("cnn"), few, other, **how)
     share = lambda images, read: (predict(net, images, read=read).argmax(1) == real["val"].labels).float().mean().item()  # noqa: E731
     negatives = 255 - real["val"].images
-    assert share(real["val"].images, "main") > share(real["val"].images, "auxiliary") + .1
-    assert share(negatives, "auxiliary") > share(negatives, "main") + .3, "what the inverted images teach sits in the auxiliary branch"
+    assert share(real["val"].images, "main") > share(real["val"].images, "auxiliary") + 0.1
+    assert share(negatives, "auxiliary") > share(negatives, "main") + 0.3, (
+        "what the inverted images teach sits in the auxiliary branch"
+    )
     run = run_arm("mixed_per_batch+dual", folder("cnn"), few, other, real["val"], **how)
     assert list(run.readings) == list(READINGS) and abs(run.readings["main"] - run.accuracy) < 1e-6
     assert run_arm("mixed_per_batch", folder("cnn"), few, other, real["val"], **how | {"steps": (0, 1)}).readings == {}

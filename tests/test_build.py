@@ -41,7 +41,7 @@ def test_killed_build_goes_on_to_the_same_weights(tmp_path):
     killed, checkpoint = start(tmp_path / "killed"), tmp_path / "killed" / ".build" / "cnn.safetensors"
     deadline = time.monotonic() + 300
     while steps_saved(checkpoint) < 10 and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(.02)
+        time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait(30) == -signal.SIGKILL, "the build ended before it could be killed"
     assert 10 <= steps_saved(checkpoint) < 80 and not (tmp_path / "killed" / "cnn").exists()
@@ -64,7 +64,9 @@ def test_refining_starts_from_the_generator_that_is_there(tmp_path, monkeypatch)
     unet = tmp_path / "generator" / "unet" / "diffusion_pytorch_model.safetensors"
     glyphmodels.build(tmp_path, "cpu", ["vae", "generator", "refine"], progress=False)
     before = load_file(unet)
-    monkeypatch.setitem(glyphmodels.RECIPES, "generator", glyphmodels.Recipe(steps=3, batch=4, lr=3e-2, pictures=40, warmup=1))
+    monkeypatch.setitem(
+        glyphmodels.RECIPES, "generator", glyphmodels.Recipe(steps=3, batch=4, lr=3e-2, pictures=40, warmup=1)
+    )
     glyphmodels.build(tmp_path, "cpu", ["generator", "refine"], progress=False)
     after = load_file(unet)
     assert any((before[k] != after[k]).any() for k in before)

@@ -1,4 +1,5 @@
 """Whatever a user's folder or table looks like: every file is read, left out with a reason, or the whole is refused in words; and every door reads the same pixels."""
+
 import os
 import shutil
 import tempfile
@@ -24,11 +25,45 @@ from synthnb.datasets.layout import read_layout
 from synthnb.datasets.sets import list_folder, load_images, read_batches
 
 torch.set_num_threads(1)
-WORDS = ["train", "Training", "test", "Testing", "val", "dev", "eval", "images", "masks", "unlabelled", "cat", "dog", "Cat", "créme", "cre\u0301me", "1. owl", "2. cat", "fold1", "fold2",
-         "@eaDir", ".hidden", "a b", "猫", "%s", "{0}", "AC DC", "😀", "\u202eabc", "n02085620-Chihuahua"]
+WORDS = [
+    "train",
+    "Training",
+    "test",
+    "Testing",
+    "val",
+    "dev",
+    "eval",
+    "images",
+    "masks",
+    "unlabelled",
+    "cat",
+    "dog",
+    "Cat",
+    "créme",
+    "cre\u0301me",
+    "1. owl",
+    "2. cat",
+    "fold1",
+    "fold2",
+    "@eaDir",
+    ".hidden",
+    "a b",
+    "猫",
+    "%s",
+    "{0}",
+    "AC DC",
+    "😀",
+    "\u202eabc",
+    "n02085620-Chihuahua",
+]
 ENDS = [".jpg", ".PNG", ".jfif", ".tif", ".gif", ".HEIC", ".txt", ".mp4", "", ".csv", ".jpg.zip"]
 FAST = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
-names = st.one_of(st.sampled_from(WORDS), st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda name: name not in (".", "..")))
+names = st.one_of(
+    st.sampled_from(WORDS),
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
+        lambda name: name not in (".", "..")
+    ),
+)
 files = st.tuples(st.lists(names, max_size=3), names, st.sampled_from(ENDS))
 
 
@@ -69,9 +104,18 @@ def test_no_layout_raises_anything_but_a_refusal_and_no_file_is_lost(listed):
 
 
 @FAST
-@given(st.lists(st.tuples(st.sampled_from(["a.jpg", "b", "sub/c.png", "d.jpg", "", "../x.jpg", "a.jpg "]), st.one_of(st.sampled_from(["cat", "Cat", "007", "NA", ""]), st.text(max_size=5)),
-                          st.sampled_from(["train", "dev", "test", "often", ""])), max_size=8),
-       st.sampled_from(["file,label", "image_id;class", "path\tlabel\tsplit", "file,label,split", "name,what", ""]), st.booleans())
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a.jpg", "b", "sub/c.png", "d.jpg", "", "../x.jpg", "a.jpg "]),
+            st.one_of(st.sampled_from(["cat", "Cat", "007", "NA", ""]), st.text(max_size=5)),
+            st.sampled_from(["train", "dev", "test", "often", ""]),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from(["file,label", "image_id;class", "path\tlabel\tsplit", "file,label,split", "name,what", ""]),
+    st.booleans(),
+)
 def test_no_table_raises_anything_but_a_refusal(rows, head, bom):
     root = Path(tempfile.mkdtemp())
     try:
@@ -79,14 +123,17 @@ def test_no_table_raises_anything_but_a_refusal(rows, head, bom):
         for name in ("a.jpg", "b.jpg", "sub/c.png", "d.jpg"):
             (root / name).touch()
         mark = next((mark for mark in ",;\t" if mark in head), ",")
-        lines = [head, *(mark.join(row[:head.count(mark) + 1]) for row in rows)]
+        lines = [head, *(mark.join(row[: head.count(mark) + 1]) for row in rows)]
         (root / "labels.csv").write_text("\n".join(lines), encoding="utf-8-sig" if bom else "utf-8")
         checked(root / "labels.csv")
     finally:
         shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 40, "file,label\na.jpg,caf\xe9".encode("latin-1"), b'file,label\n"a.jpg,x', b"PAR1", b"file,label\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 40, "file,label\na.jpg,caf\xe9".encode("latin-1"), b'file,label\n"a.jpg,x', b"PAR1", b"file,label\n"],
+)
 def test_a_damaged_table_is_refused_by_name(content, tmp_path):
     for name in ("labels.csv", "labels.parquet"):
         (tmp_path / name).write_bytes(content)
@@ -96,8 +143,12 @@ def test_a_damaged_table_is_refused_by_name(content, tmp_path):
 
 def test_words_of_splits():
     assert {split_word(name) for name in ("train", "Training", "TRAIN_set", "trainset", "train-2017")} == {"train"}
-    assert {split_word(name) for name in ("dev", "valid", "validation_set")} == {"val"} and {split_word(name) for name in ("eval", "testing")} == {"test"}
-    assert {split_word(name) for name in ("trains", "latest", "contest", "set", "data", "training wheels", "0", "")} == {None}
+    assert {split_word(name) for name in ("dev", "valid", "validation_set")} == {"val"} and {
+        split_word(name) for name in ("eval", "testing")
+    } == {"test"}
+    assert {
+        split_word(name) for name in ("trains", "latest", "contest", "set", "data", "training wheels", "0", "")
+    } == {None}
 
 
 # ---- pixels: one reader
@@ -112,7 +163,17 @@ def pictures(home: Path) -> None:
     deep = Image.fromarray(np.linspace(0, 4095, 64 * 96).reshape(64, 96).astype(np.uint16))
     exif = noise.getexif()
     exif[0x0112] = 8
-    for name, kind in {"a.jpg": "JPEG", "b.jfif": "JPEG", "c.jpe": "JPEG", "d.png": "PNG", "e.webp": "WEBP", "f.bmp": "BMP", "g.gif": "GIF", "h.tif": "TIFF", "i.avif": "AVIF"}.items():
+    for name, kind in {
+        "a.jpg": "JPEG",
+        "b.jfif": "JPEG",
+        "c.jpe": "JPEG",
+        "d.png": "PNG",
+        "e.webp": "WEBP",
+        "f.bmp": "BMP",
+        "g.gif": "GIF",
+        "h.tif": "TIFF",
+        "i.avif": "AVIF",
+    }.items():
         noise.save(home / name, kind)
     for name in ("j.png", "k.webp", "l.tif"):
         clear.save(home / name)
@@ -169,7 +230,9 @@ def test_photographs_of_telephones_are_read_where_their_plugins_are(end, tmp_pat
 
 
 def photo(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((96, 72), Image.BICUBIC)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize(
+        (96, 72), Image.BICUBIC
+    )
 
 
 def test_check_names_what_a_run_would_refuse(tmp_path):
@@ -178,14 +241,28 @@ def test_check_names_what_a_run_would_refuse(tmp_path):
             (tmp_path / "set" / split / name).mkdir(parents=True)
             for i in range(4):
                 photo(first + 10 * label + i).save(tmp_path / "set" / split / name / f"{i}.png")
-    run = CliRunner().invoke(app, ["check", str(tmp_path / "set"), "--out", str(tmp_path / "page.html"), "--size", "64"])
+    run = CliRunner().invoke(
+        app, ["check", str(tmp_path / "set"), "--out", str(tmp_path / "page.html"), "--size", "64"]
+    )
     assert run.exit_code == 0 and "8 train, 8 test" in run.output and (tmp_path / "page.html").is_file(), run.output
     photo(2).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "set/test/hill/turned.png")
     (tmp_path / "set/test/lake/broken.jpg").write_bytes(b"no image")
-    run = CliRunner().invoke(app, ["check", str(tmp_path / "set"), "--out", str(tmp_path / "page.html"), "--size", "64"])
-    assert run.exit_code == 1 and "test/hill/turned.png" in run.output and "train/hill/2.png" in run.output and "broken.jpg" in run.output, run.output
+    run = CliRunner().invoke(
+        app, ["check", str(tmp_path / "set"), "--out", str(tmp_path / "page.html"), "--size", "64"]
+    )
+    assert (
+        run.exit_code == 1
+        and "test/hill/turned.png" in run.output
+        and "train/hill/2.png" in run.output
+        and "broken.jpg" in run.output
+    ), run.output
     page = (tmp_path / "page.html").read_text()
-    assert "A run refuses these images." in page and "test/hill/turned.png" in page and "prefers-color-scheme: dark" in page and "http" not in page.replace("http-equiv", "")
+    assert (
+        "A run refuses these images." in page
+        and "test/hill/turned.png" in page
+        and "prefers-color-scheme: dark" in page
+        and "http" not in page.replace("http-equiv", "")
+    )
     with pytest.raises(ValueError):
         image_folder(tmp_path / "set", 32)
     masks = tmp_path / "masks"

@@ -1,4 +1,5 @@
 """The installed command, as a shell sees it (nbs/10_cli.ipynb tests the rest)."""
+
 import json
 import os
 import subprocess
@@ -22,17 +23,43 @@ def test_version_from_anywhere(tmp_path):
 
 def test_mistake_is_one_line(tmp_path):
     done = subprocess.run([COMMAND, "run", "nothing.ipynb"], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: there is no notebook nothing.ipynb: check its name; `synthnb run --help` lists the experiments\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        "error: there is no notebook nothing.ipynb: check its name; `synthnb run --help` lists the experiments\n",
+    )
 
 
-HOSTILE = ["z=1;import os;y", "__import__('os')", "shots\n", "shots ", "a.b", "a[0]", "1shots", "lambda", "class", "sh\u043ets", "\u202eshots", "x" * 5000, "../../etc",
-           "{shots}", "$(touch x)", "`touch x`", "shots;", "import os", "None", "shot"]
+HOSTILE = [
+    "z=1;import os;y",
+    "__import__('os')",
+    "shots\n",
+    "shots ",
+    "a.b",
+    "a[0]",
+    "1shots",
+    "lambda",
+    "class",
+    "sh\u043ets",
+    "\u202eshots",
+    "x" * 5000,
+    "../../etc",
+    "{shots}",
+    "$(touch x)",
+    "`touch x`",
+    "shots;",
+    "import os",
+    "None",
+    "shot",
+]
 
 
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     cell = nbformat.v4.new_code_cell("shots: int = 1  # real images", metadata={"tags": ["parameters"]})
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell("open('ran', 'w')")]), tmp_path / "tiny.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell("open('ran', 'w')")]), tmp_path / "tiny.ipynb"
+    )
     return tmp_path / "tiny.ipynb"
 
 
@@ -40,17 +67,35 @@ def test_refused_parameters_exit_with_2_and_nothing_begins(tiny, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     file, grid = tmp_path / "p.yaml", tmp_path / "grid.yaml"
     asked = [("run", tiny, "-p", name, "1") for name in HOSTILE]
-    asked += [("run", tiny, "-p", "shots", "four"), ("run", tiny, "-p", "shots"), ("run", tiny, "-f", file), ("doctor", file, "-e", tiny), ("doctor", file),
-              ("doctor", file, "-e", "nowhere"), ("doctor", grid), ("sweep", grid)]
+    asked += [
+        ("run", tiny, "-p", "shots", "four"),
+        ("run", tiny, "-p", "shots"),
+        ("run", tiny, "-f", file),
+        ("doctor", file, "-e", tiny),
+        ("doctor", file),
+        ("doctor", file, "-e", "nowhere"),
+        ("doctor", grid),
+        ("sweep", grid),
+    ]
     file.write_text("shot: 4")
-    for text in (f"experiment: {tiny}\ngrid: {{shot: [1, 2]}}", f"experiment: {tiny}\ngrid: {{shots: [1, two]}}", "grid: {shots: [1]}", f"experiment: {tiny}\nbase: 3"):
+    for text in (
+        f"experiment: {tiny}\ngrid: {{shot: [1, 2]}}",
+        f"experiment: {tiny}\ngrid: {{shots: [1, two]}}",
+        "grid: {shots: [1]}",
+        f"experiment: {tiny}\nbase: 3",
+    ):
         grid.write_text(text)
         for words in asked if "shot:" in text else asked[-2:]:
             done = CliRunner().invoke(app, [str(word) for word in words], prog_name="synthnb")
-            assert done.exit_code == 2 and done.output.splitlines()[-1].lower().startswith("error: "), (words, done.output)
+            assert done.exit_code == 2 and done.output.splitlines()[-1].lower().startswith("error: "), (
+                words,
+                done.output,
+            )
     done = CliRunner().invoke(app, ["run", str(tiny), "--no-such-option"])
     assert done.exit_code == 2, "as typer's own usage errors"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.yaml", "p.yaml", "tiny.ipynb"], "no run, no outputs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.yaml", "p.yaml", "tiny.ipynb"], (
+        "no run, no outputs"
+    )
 
 
 def test_what_fails_after_the_start_exits_with_1(tiny, tmp_path):
@@ -58,7 +103,9 @@ def test_what_fails_after_the_start_exits_with_1(tiny, tmp_path):
     grid.write_text(f"experiment: {tiny}\ngrid: {{shots: [1]}}")
     (tmp_path / "out").touch()
     for words in (("run", tiny), ("sweep", grid)):
-        done = CliRunner().invoke(app, [str(word) for word in (*words, "--outputs", tmp_path / "out")], prog_name="synthnb")
+        done = CliRunner().invoke(
+            app, [str(word) for word in (*words, "--outputs", tmp_path / "out")], prog_name="synthnb"
+        )
         assert done.exit_code == 1 and done.output.startswith("error: "), done.output
 
 
@@ -69,13 +116,36 @@ def test_from_names_to_images_by_two_processes(tmp_path, monkeypatch):
         done = CliRunner().invoke(app, [str(word) for word in words], prog_name="synthnb")
         assert done.exit_code == 0, done.output
         return done.stdout
+
     synthnb_says("prompts", "three", "club", "-n", 2, "--out", "book.parquet")
-    synthnb_says("plan", "book.parquet", "-n", 8, "--steps", 3, "--scheduler", "DDIMScheduler", "--guidance-interval", 0.2, 0.8, "--shard-size", 4, "--batch-size", 4)
-    done = subprocess.run([COMMAND, "generate", "plan.parquet", "--workers", "2", "--format", "png"], capture_output=True, text=True)
+    synthnb_says(
+        "plan",
+        "book.parquet",
+        "-n",
+        8,
+        "--steps",
+        3,
+        "--scheduler",
+        "DDIMScheduler",
+        "--guidance-interval",
+        0.2,
+        0.8,
+        "--shard-size",
+        4,
+        "--batch-size",
+        4,
+    )
+    done = subprocess.run(
+        [COMMAND, "generate", "plan.parquet", "--workers", "2", "--format", "png"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "16 images in 4 new shards" in done.stdout, done.stderr
     assert "is whole" in synthnb_says("verify", "plan")
     passport = json.loads(synthnb_says("why", "plan/0001-club-000003"))
-    assert (passport["guidance_from"], passport["guidance_until"], passport["drawn_with"]["scheduler"]) == (0.2, 0.8, "DDIMScheduler")
+    assert (passport["guidance_from"], passport["guidance_until"], passport["drawn_with"]["scheduler"]) == (
+        0.2,
+        0.8,
+        "DDIMScheduler",
+    )
     assert "the same" in synthnb_says("replay", "plan/0001-club-000003")
 
 

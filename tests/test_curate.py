@@ -1,4 +1,5 @@
 """Curation with real scans, glyphworld's CLIP, real files and a real kill -9."""
+
 import io
 import json
 import multiprocessing
@@ -14,8 +15,25 @@ from PIL import Image
 from shard_images import plan_of, shard_images
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.images.curate import (Curation, Filters, Scores, class_phrases, class_texts, curate, first_alike, kept_path, load_kept, load_scores, nearest, pixel_statistics, read_kept,
-                            reference_thumbnails, score_images, stream_kept, write_kept)
+from synthnb.images.curate import (
+    Curation,
+    Filters,
+    Scores,
+    class_phrases,
+    class_texts,
+    curate,
+    first_alike,
+    kept_path,
+    load_kept,
+    load_scores,
+    nearest,
+    pixel_statistics,
+    read_kept,
+    reference_thumbnails,
+    score_images,
+    stream_kept,
+    write_kept,
+)
 from synthnb.data import DIGITS, digits, thumbnails
 from synthnb.lar import load_clip
 from synthnb.images.plan import write_plan
@@ -40,7 +58,11 @@ def clip():
 @pytest.fixture(scope="module")
 def rendered():
     """200 digits of glyphworld in the order of a plan: 0 to 9, 0 to 9, ..."""
-    scenes = glyphworld.sample_scenes(200, torch.Generator().manual_seed(0), senses=torch.tensor([glyphworld.SENSE_INDEX[MEANT[name]] for name in DIGITS]))
+    scenes = glyphworld.sample_scenes(
+        200,
+        torch.Generator().manual_seed(0),
+        senses=torch.tensor([glyphworld.SENSE_INDEX[MEANT[name]] for name in DIGITS]),
+    )
     scenes.sense = torch.tensor([glyphworld.SENSE_INDEX[MEANT[name]] for name in DIGITS]).repeat(20)
     return glyphworld.render(scenes)
 
@@ -63,14 +85,19 @@ def scores(home, clip, scans):
 def test_scores_are_those_of_each_image_alone(home, scores, clip, rendered, scans):
     texts = clip.encode_texts([f"a photo of a {phrase}" for phrase in MEANT.values()])
     for row in (0, 63, 64, 199):  # both sides of a shard's border
-        image = rendered[row:row + 1]
+        image = rendered[row : row + 1]
         cosines = clip.encode_images(clip.prepare(image)) @ texts.T
         told = scores.table.iloc[row]
         assert told.label == row % 10 and told.clip_label == cosines.argmax()
         assert told.clip_cosine == pytest.approx(cosines[0, row % 10].item(), abs=1e-5)
-        assert told.clip_probability == pytest.approx((cosines * clip.model.logit_scale.exp()).softmax(1)[0, row % 10].item(), abs=1e-5)
+        assert told.clip_probability == pytest.approx(
+            (cosines * clip.model.logit_scale.exp()).softmax(1)[0, row % 10].item(), abs=1e-5
+        )
         likeness = (thumbnails(image) @ thumbnails(scans["test"].images).T)[0]
-        assert told.test_similarity == pytest.approx(likeness.max().item(), abs=1e-3) and likeness[told.test_index] > likeness.max() - 1e-3
+        assert (
+            told.test_similarity == pytest.approx(likeness.max().item(), abs=1e-3)
+            and likeness[told.test_index] > likeness.max() - 1e-3
+        )
         assert told.contrast == pytest.approx(image.float().mean(1).std(correction=0).item(), abs=1e-3)
     assert torch.equal(scores.tensor("thumbnail"), thumbnails(rendered).half())
 
@@ -119,7 +146,7 @@ def test_kill_9_loses_at_most_one_shard(tmp_path, rendered):
     process = FORK.Process(target=_score_slowly, args=(home.path,))
     process.start()
     while not (done := list((home.own / "curation").glob("scores-*/*.parquet"))):
-        time.sleep(.001)
+        time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     done = {file: file.stat().st_mtime_ns for file in (home.own / "curation").glob("scores-*/*.parquet")}
@@ -153,7 +180,9 @@ def test_images_of_several_sizes(tmp_path, rendered):
     plan = plan_of(tmp_path / "plan.parquet", ("a", "b"), 2, shard_size=2)
     home = shard_images(tmp_path / "shards", plan, rendered[:4])
     (tmp_path / "other").mkdir()
-    other = shard_images(tmp_path / "other" / "shards", plan, torch.nn.functional.interpolate(rendered[:4].float(), 64).byte())
+    other = shard_images(
+        tmp_path / "other" / "shards", plan, torch.nn.functional.interpolate(rendered[:4].float(), 64).byte()
+    )
     os.replace(other.tar("000001"), home.tar("000001"))
     (home.own / "stats" / "000001.json").write_bytes((other.own / "stats" / "000001.json").read_bytes())
     scores = score_images(home.path, progress=False)
@@ -162,10 +191,14 @@ def test_images_of_several_sizes(tmp_path, rendered):
 
 
 def test_phrases_of_a_plan_with_several_senses(tmp_path, clip):
-    rows = [(label, name, f"{sense} {i}", sense, "full", i) for label, (name, senses) in enumerate({"crane": ["crane bird", "crane machine"], "star": ["star"]}.items())
-            for i, sense in enumerate(senses)]
+    rows = [
+        (label, name, f"{sense} {i}", sense, "full", i)
+        for label, (name, senses) in enumerate({"crane": ["crane bird", "crane machine"], "star": ["star"]}.items())
+        for i, sense in enumerate(senses)
+    ]
     book = pd.DataFrame(rows, columns=["label", "class", "prompt", "phrase", "pool", "n"]).assign(
-        id=lambda t: [f"{label:04d}-{n:06d}" for label, n in zip(t.label, t.n)], scene_key="", style_key="")
+        id=lambda t: [f"{label:04d}-{n:06d}" for label, n in zip(t.label, t.n)], scene_key="", style_key=""
+    )
     plan = write_plan(tmp_path / "plan.parquet", book, 4, seed=0, model="elsewhere", steps=1, guidance=1.0)
     assert class_phrases(plan) == {"crane": ["crane bird", "crane machine"], "star": ["star"]}
 
@@ -173,7 +206,9 @@ def test_phrases_of_a_plan_with_several_senses(tmp_path, clip):
 def test_clip_may_see_what_is_no_class(home, scores, clip):
     wider = score_images(home.path, clip, phrases=MEANT, others=["circled digit three", "letter o"], progress=False)
     assert wider.choices == [*DIGITS, "circled digit three", "letter o"] and wider.place != scores.place
-    assert (wider.table.clip_probability <= scores.table.clip_probability + 1e-6).all() and (wider.table.clip_cosine - scores.table.clip_cosine).abs().max() < 1e-5
+    assert (wider.table.clip_probability <= scores.table.clip_probability + 1e-6).all() and (
+        wider.table.clip_cosine - scores.table.clip_cosine
+    ).abs().max() < 1e-5
     elsewhere = (wider.table.clip_label >= 10).to_numpy()
     assert 0 < elsewhere.sum() < 60 and (wider.table.clip_label == scores.table.clip_label)[~elsewhere].all()
     assert (curate(wider, Filters(agree=True)).table.reason[elsewhere] != "").all()
@@ -184,7 +219,11 @@ def test_clip_may_see_what_is_no_class(home, scores, clip):
 def test_a_template_may_name_the_class(clip):
     texts = class_texts(clip, {"crane": ["bird"], "star": ["sun", "light"]}, ["{name} the {phrase}"], others=["moon"])
     alone = clip.encode_texts(["crane the bird", "star the sun", "star the light", "moon the moon"])
-    assert torch.allclose(texts.features, alone, atol=1e-5) and texts.owners.tolist() == [0, 1, 1, 2] and texts.choices == 3
+    assert (
+        torch.allclose(texts.features, alone, atol=1e-5)
+        and texts.owners.tolist() == [0, 1, 1, 2]
+        and texts.choices == 3
+    )
     assert torch.allclose(texts.cosines(alone)[:, 1], (alone @ alone[1:3].T).amax(1), atol=1e-5)
 
 
@@ -199,13 +238,15 @@ def test_nearest_is_the_brute_force_answer_across_tiles(scans):
 
 
 def test_of_those_that_stay_no_two_are_alike_and_all_others_are_alike_to_one(scans):
-    thumbs = thumbnails(torch.cat([scans["train"].images, scans["val"].images, scans["train"].images.flip(0)]))  # more than one block
-    found = first_alike(thumbs, .97)
+    thumbs = thumbnails(
+        torch.cat([scans["train"].images, scans["val"].images, scans["train"].images.flip(0)])
+    )  # more than one block
+    found = first_alike(thumbs, 0.97)
     stay = (found < 0).nonzero().flatten()
-    assert (thumbs[stay] @ thumbs[stay].T).fill_diagonal_(0).max() < .97
+    assert (thumbs[stay] @ thumbs[stay].T).fill_diagonal_(0).max() < 0.97
     gone = (found >= 0).nonzero().flatten()
     assert len(gone) >= 897 and torch.isin(found[gone], stay).all() and (found[gone] < gone).all()
-    assert ((thumbs[gone] * thumbs[found[gone]]).sum(1) >= .97 - 1e-6).all()
+    assert ((thumbs[gone] * thumbs[found[gone]]).sum(1) >= 0.97 - 1e-6).all()
 
 
 def test_a_collapsed_set_needs_no_memory_for_its_pairs():
@@ -234,49 +275,55 @@ def planted(tmp_path_factory, scans):
 
 def test_planted_test_images_are_found(planted, scans):
     home, rows = planted
-    table = curate(score_images(home.path, test=scans["test"], progress=False), Filters(leaked=.997)).table
+    table = curate(score_images(home.path, test=scans["test"], progress=False), Filters(leaked=0.997)).table
     found = np.flatnonzero(table.reason == "near a test image").tolist()
     assert table.like[rows].tolist() == [f"test image {10 * i}" for i in range(60)]
     assert set(rows) <= set(found), "20 of 20 in each of the three kinds"
-    assert len(set(found) - set(rows)) <= .01 * (len(table) - len(rows))
+    assert len(set(found) - set(rows)) <= 0.01 * (len(table) - len(rows))
 
 
 def test_memorised_training_images_are_found(planted, scans):
     home, rows = planted
-    table = curate(score_images(home.path, train=scans["train"], progress=False), Filters(memorised=.997)).table
+    table = curate(score_images(home.path, train=scans["train"], progress=False), Filters(memorised=0.997)).table
     found, scanned = set(np.flatnonzero(table.reason == "near a training image")), set(range(897)) - set(rows)
-    assert scanned <= found and len(found - scanned) <= .01 * (2000 - 897)
+    assert scanned <= found and len(found - scanned) <= 0.01 * (2000 - 897)
 
 
 def test_a_set_on_disk_serves_as_well(home, planted, scans):
     on_disk = list_shards(planted[0].path)
-    assert torch.allclose(reference_thumbnails(on_disk, 32).float(), thumbnails(load_kept(planted[0].path).images), atol=1e-3)
+    assert torch.allclose(
+        reference_thumbnails(on_disk, 32).float(), thumbnails(load_kept(planted[0].path).images), atol=1e-3
+    )
     assert (score_images(home.path, test=on_disk, progress=False).table.test_similarity < 1.001).all()
 
 
 def test_every_filter_takes_what_it_says(scores):
     table = scores.table
     assert curate(scores).reasons == {}
-    for filters, bad in ((Filters(agree=True), table.clip_label != table.label), (Filters(min_probability=.5), table.clip_probability <= .5),
-                         (Filters(min_probability="1/N"), table.clip_probability <= .1), (Filters(min_percentile=.25), table.clip_percentile <= .25),
-                         (Filters(blank=table.contrast.median()), table.contrast < table.contrast.median())):
+    for filters, bad in (
+        (Filters(agree=True), table.clip_label != table.label),
+        (Filters(min_probability=0.5), table.clip_probability <= 0.5),
+        (Filters(min_probability="1/N"), table.clip_probability <= 0.1),
+        (Filters(min_percentile=0.25), table.clip_percentile <= 0.25),
+        (Filters(blank=table.contrast.median()), table.contrast < table.contrast.median()),
+    ):
         found = curate(scores, filters)
         assert (found.table.reason != "").tolist() == bad.tolist() and 0 < bad.sum() < len(bad), filters.asked
-    assert (table[table.clip_percentile <= .25].label.value_counts() == 5).all()
+    assert (table[table.clip_percentile <= 0.25].label.value_counts() == 5).all()
 
 
 def test_of_two_alike_the_one_without_another_fault_stays(tmp_path, rendered, clip):
     images = rendered[:40].clone()
-    images[11] = images[0]    # row 0 is a zero, row 11 shows it under the class "one"
+    images[11] = images[0]  # row 0 is a zero, row 11 shows it under the class "one"
     images[30] = images[0]
     images[5], images[6] = 0, 77
     images[8] = torch.randint(0, 2, (3, 32, 32), dtype=torch.uint8) + 100
     home = shard_images(tmp_path / "shards", plan_of(tmp_path / "plan.parquet", DIGITS, 4), images)
     scores = score_images(home.path, clip, phrases=MEANT, progress=False)
     scores.table.loc[0, "clip_label"] = 1  # CLIP errs in the first
-    reason = curate(scores, Filters(blank=2, agree=True, duplicates=.997)).table.reason
+    reason = curate(scores, Filters(blank=2, agree=True, duplicates=0.997)).table.reason
     assert (reason[0], reason[11], reason[30]) == ("CLIP sees another class", "CLIP sees another class", "")
-    assert curate(scores, Filters(duplicates=.997)).table.like[[11, 30]].tolist() == [scores.table.id[0]] * 2
+    assert curate(scores, Filters(duplicates=0.997)).table.like[[11, 30]].tolist() == [scores.table.id[0]] * 2
     assert reason[[5, 6, 8]].tolist() == ["black", "blank", "blank"]
     assert curate(scores, Filters(duplicates=1)).table.reason[[0, 11, 30]].tolist() == ["", "duplicate", "duplicate"]
 
@@ -284,11 +331,13 @@ def test_of_two_alike_the_one_without_another_fault_stays(tmp_path, rendered, cl
 def test_nan_of_clip_is_not_kept(scores):
     broken = Scores(scores.home.path, scores.place)
     broken.table.loc[7, ["clip_probability", "clip_percentile"]] = np.nan
-    for filters in (Filters(min_probability=0.), Filters(min_percentile=0.)):
+    for filters in (Filters(min_probability=0.0), Filters(min_percentile=0.0)):
         assert curate(broken, filters).table.reason[7] != ""
 
 
-@pytest.mark.parametrize("wrong", [dict(duplicates=1.5), dict(min_probability="N"), dict(leaked=-1), dict(min_percentile=30)])
+@pytest.mark.parametrize(
+    "wrong", [dict(duplicates=1.5), dict(min_probability="N"), dict(leaked=-1), dict(min_percentile=30)]
+)
 def test_senseless_thresholds(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Filters(**wrong)
@@ -296,19 +345,32 @@ def test_senseless_thresholds(wrong):
 
 def test_a_filter_without_its_measurement_says_what_to_do(home):
     scores = score_images(home.path, progress=False)
-    for filters, needed in ((Filters(agree=True), "clip="), (Filters(leaked=.99), "test="), (Filters(memorised=.99), "train=")):
+    for filters, needed in (
+        (Filters(agree=True), "clip="),
+        (Filters(leaked=0.99), "test="),
+        (Filters(memorised=0.99), "train="),
+    ):
         with pytest.raises(ValueError, match=needed):
             curate(scores, filters)
 
 
 def test_report_counts_everything_once(tmp_path, rendered, clip):
     plan = plan_of(tmp_path / "plan.parquet", DIGITS, 4)
-    home = shard_images(tmp_path / "shards", plan, rendered[:40], failed={3: "blank", 13: "not finite", 7: "flagged by the safety checker"})
-    report = curate(score_images(home.path, clip, phrases=MEANT, progress=False), Filters(agree=True, duplicates=.997)).report()
+    home = shard_images(
+        tmp_path / "shards",
+        plan,
+        rendered[:40],
+        failed={3: "blank", 13: "not finite", 7: "flagged by the safety checker"},
+    )
+    report = curate(
+        score_images(home.path, clip, phrases=MEANT, progress=False), Filters(agree=True, duplicates=0.997)
+    ).report()
     assert report["never drawn"].tolist() == [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 3]
     assert report.loc["(all classes)", "images"] == 37
     others = report.drop(columns=["images", "kept", "keep-rate", "never drawn"]).sum(axis=1)
-    assert (report.kept + others == report.images).all() and np.allclose(report["keep-rate"], report.kept / report.images)
+    assert (report.kept + others == report.images).all() and np.allclose(
+        report["keep-rate"], report.kept / report.images
+    )
 
 
 # ---- people
@@ -317,8 +379,16 @@ def test_report_counts_everything_once(tmp_path, rendered, clip):
 def test_the_last_word_of_people(scores):
     ids, table = scores.table.id, scores.table
     wrong = np.flatnonzero(table.clip_label != table.label)[:2]
-    decisions = pd.DataFrame([(ids[wrong[0]], "reject", "", "ann", 1.), (ids[wrong[0]], "accept", "", "bo", 2.), (ids[wrong[1]], "relabel", "seven", "bo", 1.),
-                              (ids[50], "accept", "", "ann", 1.), (ids[50], "reject", None, "ann", 3.)], columns=["id", "decision", "class", "reviewer", "time"])
+    decisions = pd.DataFrame(
+        [
+            (ids[wrong[0]], "reject", "", "ann", 1.0),
+            (ids[wrong[0]], "accept", "", "bo", 2.0),
+            (ids[wrong[1]], "relabel", "seven", "bo", 1.0),
+            (ids[50], "accept", "", "ann", 1.0),
+            (ids[50], "reject", None, "ann", 3.0),
+        ],
+        columns=["id", "decision", "class", "reviewer", "time"],
+    )
     found = curate(scores, Filters(agree=True), decisions=decisions.sample(frac=1, random_state=0))
     assert found.table.reason[wrong].tolist() == ["", ""] and found.table.reason[50] == "rejected by ann"
     moved = found.kept.set_index("id").loc[ids[wrong[1]]]
@@ -328,9 +398,16 @@ def test_the_last_word_of_people(scores):
     assert (streamed["class"], streamed["label"], streamed["drawn_as"]) == ("seven", 7, table["class"][wrong[1]])
 
 
-@pytest.mark.parametrize("wrong, says", [(dict(decision="maybe"), "'maybe'"), (dict(decision="relabel", **{"class": "ten"}), "'ten'"), (dict(id="nobody"), "'nobody'")])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (dict(decision="maybe"), "'maybe'"),
+        (dict(decision="relabel", **{"class": "ten"}), "'ten'"),
+        (dict(id="nobody"), "'nobody'"),
+    ],
+)
 def test_decisions_that_make_no_sense(scores, wrong, says):
-    row = {"id": scores.table.id[0], "decision": "accept", "class": "", "reviewer": "ann", "time": 0.} | wrong
+    row = {"id": scores.table.id[0], "decision": "accept", "class": "", "reviewer": "ann", "time": 0.0} | wrong
     with pytest.raises(ValueError, match=says):
         curate(scores, decisions=pd.DataFrame([row]))
     assert isinstance(curate(scores, decisions=pd.DataFrame(columns=list(row))), Curation)
@@ -340,17 +417,26 @@ def test_decisions_that_make_no_sense(scores, wrong, says):
 
 
 def test_kept_list_and_rejects_are_the_folder(scores):
-    found = curate(scores, Filters(agree=True, min_percentile=.1))
+    found = curate(scores, Filters(agree=True, min_percentile=0.1))
     path = write_kept(found, "by clip", progress=False)
     assert path == kept_path(scores.home.path, "by clip")
     kept = read_kept(path)
     pd.testing.assert_frame_equal(kept, found.kept, check_dtype=False)
-    assert kept.label.dtype == np.int64 and kept.attrs["plan"] == scores.home.plan.hash and kept.attrs["filters"] == {"agree": True, "min_percentile": .1}
-    assert kept.attrs["rejected_per_reason"] == found.reasons and sum(kept.attrs["kept_per_class"].values()) == kept.attrs["kept"] == len(kept)
+    assert (
+        kept.label.dtype == np.int64
+        and kept.attrs["plan"] == scores.home.plan.hash
+        and kept.attrs["filters"] == {"agree": True, "min_percentile": 0.1}
+    )
+    assert kept.attrs["rejected_per_reason"] == found.reasons and sum(
+        kept.attrs["kept_per_class"].values()
+    ) == kept.attrs["kept"] == len(kept)
     rejected = [pair for tar in sorted((path.parent / "by clip.rejects").glob("*.tar")) for pair in read_tar(tar)]
     assert {record["rejected"]["reason"] for _, record in rejected} == set(found.reasons)
     files = {record["id"]: content for content, record in [*rejected, *stream_kept(scores.home.path, path)]}
-    assert files == {record["id"]: content for content, record in stream_shards(scores.home.path)} and len(rejected) + len(kept) == 200
+    assert (
+        files == {record["id"]: content for content, record in stream_shards(scores.home.path)}
+        and len(rejected) + len(kept) == 200
+    )
     assert [record["id"] for _, record in stream_kept(scores.home.path, path)] == kept.id.tolist()
 
 
@@ -364,6 +450,7 @@ def test_thresholds_are_changed_without_scoring(scores):
 
 def test_webdataset_reads_the_rejects(scores):
     import webdataset
+
     path = write_kept(curate(scores, Filters(agree=True)), "wds", progress=False)
     tars = [str(tar) for tar in sorted((path.parent / "wds.rejects").glob("*.tar"))]
     samples = list(webdataset.WebDataset(tars, shardshuffle=False))

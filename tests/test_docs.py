@@ -25,7 +25,11 @@ import build_docs  # noqa: E402
 import update_architecture  # noqa: E402
 
 GUIDES = sorted((ROOT / "nbs/guides").glob("*.md"))
-NOTEBOOKS = [path for path in sorted((ROOT / "nbs").rglob("*.ipynb")) if not re.search(r"/[._]", path.relative_to(ROOT).as_posix())]
+NOTEBOOKS = [
+    path
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb"))
+    if not re.search(r"/[._]", path.relative_to(ROOT).as_posix())
+]
 EXPERIMENTS = [path for path in NOTEBOOKS if path.parent.name == "experiments"]
 
 
@@ -62,7 +66,9 @@ def test_every_notebook_and_guide_has_a_page_and_a_line_in_the_index(site):
         place = source.relative_to(ROOT / "nbs").with_suffix(".html").as_posix()
         assert folder / place in pages and listed.count(place) == 1
         title, line = build_docs.heading(source)
-        assert f">{build_docs.html.escape(title)}</a></dt><dd>{build_docs.html.escape(line)}</dd>" in (folder / "index.html").read_text(encoding="utf-8")
+        assert f">{build_docs.html.escape(title)}</a></dt><dd>{build_docs.html.escape(line)}</dd>" in (
+            folder / "index.html"
+        ).read_text(encoding="utf-8")
 
 
 def test_pages_fetch_nothing_from_elsewhere_and_run_nothing(site):
@@ -75,8 +81,10 @@ def test_pages_fetch_nothing_from_elsewhere_and_run_nothing(site):
 
 def test_formulas_are_pictures(site):
     texts = {path.name: path.read_text(encoding="utf-8") for path in site[1]}
-    assert texts["02_lar.html"].count('<img alt=') + texts["02_lar.html"].count('<img class="math"') >= 3
-    assert not [name for name, text in texts.items() if "&lt;img class=" in text or "\\frac" in re.sub("<[^>]*>", "", text)]
+    assert texts["02_lar.html"].count("<img alt=") + texts["02_lar.html"].count('<img class="math"') >= 3
+    assert not [
+        name for name, text in texts.items() if "&lt;img class=" in text or "\\frac" in re.sub("<[^>]*>", "", text)
+    ]
 
 
 def test_links_of_the_site_lead_somewhere(site):
@@ -96,7 +104,7 @@ def test_one_reads_from_the_index_through_all_pages_and_back(site):
     order = list(pages)[1:]
     for before, path, after in zip([None, *order], order, [*order[1:], None]):
         wanted = [folder / "index.html", *(other for other in (before, after) if other)]
-        said = [(path.parent / link).resolve() for link in pages[path].links[:len(wanted)]]
+        said = [(path.parent / link).resolve() for link in pages[path].links[: len(wanted)]]
         assert said == [other.resolve() for other in wanted], path.name
 
 
@@ -112,18 +120,46 @@ def test_a_dead_link_ends_the_build(tmp_path):
 @cache
 def known_to_git() -> frozenset[str]:
     """Files of this checkout that git knows or would take, and their folders; all there are outside of a checkout."""
-    done = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    files = done.stdout.splitlines() if not done.returncode else [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*")]
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    files = (
+        done.stdout.splitlines()
+        if not done.returncode
+        else [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*")]
+    )
     return frozenset(files) | {parent.as_posix() for file in files for parent in Path(file).parents}
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "benchmarks/README.md", ROOT / "synthnb/weights/MODEL_CARD.md", ROOT / "outputs/ledger.md", *GUIDES, *NOTEBOOKS],
-                         ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "path",
+    [
+        ROOT / "README.md",
+        ROOT / "benchmarks/README.md",
+        ROOT / "synthnb/weights/MODEL_CARD.md",
+        ROOT / "outputs/ledger.md",
+        *GUIDES,
+        *NOTEBOOKS,
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
 def test_relative_links_lead_to_files_in_git(path):
-    texts = [path.read_text(encoding="utf-8")] if path.suffix == ".md" else [
-        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
-    links = [link for text in texts for link in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", text) if not re.match(r"[a-z]+:", link)]
-    missing = [link for link in links if (path.parent / unquote(link)).resolve().relative_to(ROOT).as_posix() not in known_to_git()]
+    texts = (
+        [path.read_text(encoding="utf-8")]
+        if path.suffix == ".md"
+        else [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    )
+    links = [
+        link
+        for text in texts
+        for link in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", text)
+        if not re.match(r"[a-z]+:", link)
+    ]
+    missing = [
+        link
+        for link in links
+        if (path.parent / unquote(link)).resolve().relative_to(ROOT).as_posix() not in known_to_git()
+    ]
     assert not missing
 
 
@@ -132,7 +168,10 @@ def test_relative_links_lead_to_files_in_git(path):
 
 def test_the_architecture_is_as_it_is_described():
     text = update_architecture.PAGE.read_text(encoding="utf-8")
-    assert update_architecture.BLOCK.search(text)[0] == f"<!-- notebooks -->\n{update_architecture.lists()}<!-- /notebooks -->", "run python tools/update_architecture.py"
+    assert (
+        update_architecture.BLOCK.search(text)[0]
+        == f"<!-- notebooks -->\n{update_architecture.lists()}<!-- /notebooks -->"
+    ), "run python tools/update_architecture.py"
     for path in NOTEBOOKS:
         assert text.count(f"](../{path.relative_to(ROOT / 'nbs').as_posix()})") >= 1, path.stem
 
@@ -140,12 +179,20 @@ def test_the_architecture_is_as_it_is_described():
 @pytest.mark.parametrize("path", [ROOT / "README.md", *GUIDES], ids=lambda path: path.name)
 def test_modules_and_files_that_are_mentioned_exist(path):
     text = path.read_text(encoding="utf-8")
-    assert not [name for name in re.findall(r"`synthnb\.([a-z_.]*[a-z_])", text) if name not in update_architecture.LAYERS]
-    assert not [name for name in re.findall(r"(?<![\w./-])((?:nbs|tests|tools|benchmarks|synthnb)/[\w./-]+\.\w+)", text) if name not in known_to_git()]
+    assert not [
+        name for name in re.findall(r"`synthnb\.([a-z_.]*[a-z_])", text) if name not in update_architecture.LAYERS
+    ]
+    assert not [
+        name
+        for name in re.findall(r"(?<![\w./-])((?:nbs|tests|tools|benchmarks|synthnb)/[\w./-]+\.\w+)", text)
+        if name not in known_to_git()
+    ]
 
 
 def test_gpu_guide_lists_every_file_at_paper_scale():
-    listed = re.findall(r"\]\(\.\./experiments/params/paper/([\w.]+)\)", (ROOT / "nbs/guides/gpu.md").read_text(encoding="utf-8"))
+    listed = re.findall(
+        r"\]\(\.\./experiments/params/paper/([\w.]+)\)", (ROOT / "nbs/guides/gpu.md").read_text(encoding="utf-8")
+    )
     assert sorted(listed) == sorted(path.name for path in (ROOT / "nbs/experiments/params/paper").glob("*.yaml"))
 
 
@@ -179,7 +226,13 @@ def refused(call: list[str]) -> str:
         text = (ROOT / "Makefile").read_text()
         wrong = [target for target in targets if not re.search(rf"^{target}:", text, re.MULTILINE)]
         given = next((word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")), "")
-        return f"make has no {wrong}" if wrong else refused(["synthnb", "run", "quickstart", *shlex.split(given)]) if given else ""
+        return (
+            f"make has no {wrong}"
+            if wrong
+            else refused(["synthnb", "run", "quickstart", *shlex.split(given)])
+            if given
+            else ""
+        )
     command, name = get_command(app), ""
     while hasattr(command, "commands") and words:
         if words[0] not in command.commands:
@@ -194,7 +247,11 @@ def refused(call: list[str]) -> str:
             file = given["file"] if given["file"] and given["file"].is_file() else None
             if name == "doctor" and not (given["experiment"] or file):
                 return f"there is no {given['file']}"
-            notebook = find_experiment(given["experiment"])[0] if given["experiment"] else guess_experiment(file, gather_parameters(file, []), EXPERIMENTS)[0]
+            notebook = (
+                find_experiment(given["experiment"])[0]
+                if given["experiment"]
+                else guess_experiment(file, gather_parameters(file, []), EXPERIMENTS)[0]
+            )
             texts = {each for each, declared in declared_parameters(notebook).items() if declared.type == "str"}
             resolve_parameters(notebook, gather_parameters(file, given["parameter"] or [], texts))
         elif name == "sweep" and given["grid"].is_file():
@@ -205,18 +262,29 @@ def refused(call: list[str]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *(path for path in GUIDES if "```sh" in path.read_text(encoding="utf-8"))], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "README.md", *(path for path in GUIDES if "```sh" in path.read_text(encoding="utf-8"))],
+    ids=lambda path: path.name,
+)
 def test_commands_would_be_taken(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     calls = commands(path)
     assert calls and not {" ".join(call): said for call in calls if (said := refused(call))}
 
 
-@pytest.mark.parametrize("call, said", [
-    ("synthnb generat plan.parquet", "no synthnb generat"), ("synthnb generate plan.parquet --worker 2", "No such option: --worker"),
-    ("synthnb run quickstart -p shot 4", "shot"), ("synthnb plan prompts.jsonl -n many", "valid integer"), ("make reports", "reports"),
-    ("make report ARGS='-p seed 1'", "seed"), ("synthnb sweep nbs/experiments/params/paper/bridge_transfer.grid.yaml --shards 0::2", "--shards"),
-])
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        ("synthnb generat plan.parquet", "no synthnb generat"),
+        ("synthnb generate plan.parquet --worker 2", "No such option: --worker"),
+        ("synthnb run quickstart -p shot 4", "shot"),
+        ("synthnb plan prompts.jsonl -n many", "valid integer"),
+        ("make reports", "reports"),
+        ("make report ARGS='-p seed 1'", "seed"),
+        ("synthnb sweep nbs/experiments/params/paper/bridge_transfer.grid.yaml --shards 0::2", "--shards"),
+    ],
+)
 def test_wrong_commands_are_refused(call, said, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert said in refused(shlex.split(call))

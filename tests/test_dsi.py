@@ -1,4 +1,5 @@
 """Dataset style inversion at its edges: the families, the file format, kills, broken losses, bad requests, and the example of diffusers step by step."""
+
 import copy
 import os
 import signal
@@ -60,21 +61,45 @@ def table_of(encoder) -> torch.Tensor:
 
 
 def tiny_text(tokenizer, kind, width: int, eos: int | None = None):
-    return kind(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, projection_dim=16,
-        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id if eos is None else eos))
+    return kind(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            projection_dim=16,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id if eos is None else eos,
+        )
+    )
 
 
 def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                         latent_channels=4, norm_num_groups=4, sample_size=16)
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    )
 
 
 def tiny_unet(width: int, **more) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=width, attention_head_dim=4, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **more)
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=width,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **more,
+    )
 
 
 def tiny_pipeline(family: str, place) -> DiffusionPipeline:
@@ -82,22 +107,43 @@ def tiny_pipeline(family: str, place) -> DiffusionPipeline:
     torch.manual_seed(0)
     tokenizer, vae = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer"), tiny_vae()
     if family == "xl":
-        more = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16)
+        more = dict(
+            addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16
+        )
         pipe = StableDiffusionXLPipeline(
-            vae=vae, unet=tiny_unet(16 + 24, **more), tokenizer=tokenizer, tokenizer_2=copy.deepcopy(tokenizer),
-            text_encoder=tiny_text(tokenizer, CLIPTextModel, 16), text_encoder_2=tiny_text(tokenizer, CLIPTextModelWithProjection, 24, eos=2),
-            scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"), add_watermarker=False)
+            vae=vae,
+            unet=tiny_unet(16 + 24, **more),
+            tokenizer=tokenizer,
+            tokenizer_2=copy.deepcopy(tokenizer),
+            text_encoder=tiny_text(tokenizer, CLIPTextModel, 16),
+            text_encoder_2=tiny_text(tokenizer, CLIPTextModelWithProjection, 24, eos=2),
+            scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+            add_watermarker=False,
+        )
     else:
-        scheduler = DDIMScheduler(prediction_type={"1": "epsilon", "2": "v_prediction"}[family], steps_offset=1, clip_sample=False)
+        scheduler = DDIMScheduler(
+            prediction_type={"1": "epsilon", "2": "v_prediction"}[family], steps_offset=1, clip_sample=False
+        )
         pipe = StableDiffusionPipeline(
-            vae=vae, unet=tiny_unet(16), tokenizer=tokenizer, text_encoder=tiny_text(tokenizer, CLIPTextModel, 16), scheduler=scheduler,
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+            vae=vae,
+            unet=tiny_unet(16),
+            tokenizer=tokenizer,
+            text_encoder=tiny_text(tokenizer, CLIPTextModel, 16),
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
     pipe.save_pretrained(place / "model")
     return load_generator(place / "model", "cpu")
 
 
-NOISE = LabelledImages(torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
-                       torch.tensor([0, 0, 0, 0, 0, 1]), ("one", "two"), "noise")
+NOISE = LabelledImages(
+    torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+    torch.tensor([0, 0, 0, 0, 0, 1]),
+    ("one", "two"),
+    "noise",
+)
 WORDS = {"one": "one", "two": "two"}
 
 
@@ -115,26 +161,44 @@ def test_every_family_learns_saves_and_opens(tiny, vectors, tmp_path):
     weights = {k: v.clone() for k, v in tiny.unet.state_dict().items()}
     asked = [p.requires_grad for p in tiny.unet.parameters()]
     style = invert(tiny, NOISE, WORDS, tmp_path / "style.safetensors", steps=4, num_vectors=vectors, lr=1e-2, **FAST)
-    for rows, start, table, (_, encoder) in zip(style.rows, dsi.initial_rows(tiny, "photo", vectors), before, dsi.text_models(tiny)):
+    for rows, start, table, (_, encoder) in zip(
+        style.rows, dsi.initial_rows(tiny, "photo", vectors), before, dsi.text_models(tiny)
+    ):
         assert rows.shape == start.shape and not torch.isclose(rows, start).all(1).any(), "a vector has not learned"
         assert torch.equal(table_of(encoder), table), "the table moved"
     assert all(torch.equal(v, weights[k]) for k, v in tiny.unet.state_dict().items())
-    assert [p.requires_grad for p in tiny.unet.parameters()] == asked and all(p.grad is None for p in tiny.unet.parameters())
+    assert [p.requires_grad for p in tiny.unet.parameters()] == asked and all(
+        p.grad is None for p in tiny.unet.parameters()
+    )
 
     other = copy.deepcopy(tiny)  # opened by diffusers alone
     tensors = load_file(tmp_path / "style.safetensors")
     if len(style.rows) == 1:
         other.load_textual_inversion(str(tmp_path / "style.safetensors"))
     else:
-        other.load_textual_inversion(tensors["clip_l"], token="<style>", text_encoder=other.text_encoder, tokenizer=other.tokenizer)
-        other.load_textual_inversion(tensors["clip_g"], token="<style>", text_encoder=other.text_encoder_2, tokenizer=other.tokenizer_2)
+        other.load_textual_inversion(
+            tensors["clip_l"], token="<style>", text_encoder=other.text_encoder, tokenizer=other.tokenizer
+        )
+        other.load_textual_inversion(
+            tensors["clip_g"], token="<style>", text_encoder=other.text_encoder_2, tokenizer=other.tokenizer_2
+        )
     for rows, table, (tokenizer, encoder) in zip(style.rows, before, dsi.text_models(other)):
         ids = tokenizer.convert_tokens_to_ids(dsi.vector_names("<style>", vectors))
-        assert torch.equal(table_of(encoder)[ids], rows) and torch.equal(table_of(encoder)[:len(table)], table)
-    image = other("A one photo in the style of <style>", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
+        assert torch.equal(table_of(encoder)[ids], rows) and torch.equal(table_of(encoder)[: len(table)], table)
+    image = other(
+        "A one photo in the style of <style>",
+        num_inference_steps=2,
+        output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images
     ours = copy.deepcopy(tiny)
     assert add_style(ours, tmp_path / "style.safetensors") == "<style>"
-    again = ours("A one photo in the style of <style>", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
+    again = ours(
+        "A one photo in the style of <style>",
+        num_inference_steps=2,
+        output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images
     assert (image == again).all()
 
 
@@ -147,7 +211,12 @@ def test_the_unet_is_told_what_the_pipeline_would_tell_it(tiny):
         told = dsi.condition(pipe, ids, torch.tensor([1, 0, 1]))
     add_style(pipe, Style("<style>", tuple(rows)))
     with torch.no_grad():
-        expected = pipe.encode_prompt([prompts[1], prompts[0], prompts[1]], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+        expected = pipe.encode_prompt(
+            [prompts[1], prompts[0], prompts[1]],
+            device="cpu",
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
     assert torch.allclose(told["encoder_hidden_states"], expected[0], atol=1e-6)
     if isinstance(pipe, StableDiffusionXLPipeline):
         assert torch.allclose(told["added_cond_kwargs"]["text_embeds"], expected[2], atol=1e-6)
@@ -173,9 +242,13 @@ def test_words_after_a_style_token_count(tmp_path, ends, vectors):
     drawn = table.asked_pooled[:3]
     assert torch.pdist(told).min() > 1e-3, "while it is learned, the words after the token are not read"
     assert torch.allclose(drawn, told, atol=1e-6), "what is drawn with is not what was learned with"
-    assert torch.allclose(table.asked_pooled[3:], before[2], atol=1e-6) and torch.allclose(table.asked[3:], before[0], atol=1e-6)
+    assert torch.allclose(table.asked_pooled[3:], before[2], atol=1e-6) and torch.allclose(
+        table.asked[3:], before[0], atol=1e-6
+    )
     with torch.no_grad():
-        first = pipe.text_encoder(ids[0] if vectors == 1 else pipe.tokenizer(plain, padding="max_length", return_tensors="pt").input_ids)
+        first = pipe.text_encoder(
+            ids[0] if vectors == 1 else pipe.tokenizer(plain, padding="max_length", return_tensors="pt").input_ids
+        )
     assert torch.pdist(first.pooler_output).min() > 1e-3, "the first text encoder's own vector"
 
 
@@ -185,7 +258,9 @@ def test_a_saved_pipeline_with_a_style_still_reads_to_the_end(tmp_path):
     add_style(pipe, dsi.initial_style(pipe))
     pipe.save_pretrained(tmp_path / "styled")
     again = load_generator(tmp_path / "styled", "cpu")
-    pooled = again.encode_prompt(["a <style> one", "a <style> two"], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)[2]
+    pooled = again.encode_prompt(
+        ["a <style> one", "a <style> two"], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )[2]
     assert (pooled[0] - pooled[1]).abs().max() > 1e-3
 
 
@@ -206,7 +281,9 @@ def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[
         states = encoder(ids[images.labels[draw.images]])[0]
         prediction = pipe.unet(scheduler.add_noise(latents, draw.noise, draw.timesteps), draw.timesteps, states).sample
         velocity = scheduler.config.prediction_type == "v_prediction"
-        loss = F.mse_loss(prediction, scheduler.get_velocity(latents, draw.noise, draw.timesteps) if velocity else draw.noise)
+        loss = F.mse_loss(
+            prediction, scheduler.get_velocity(latents, draw.noise, draw.timesteps) if velocity else draw.noise
+        )
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
@@ -228,7 +305,14 @@ def test_losses_are_those_of_the_example(world, scans, phrases):
 def test_generating_with_it_is_ordinary(world, scans, phrases, tmp_path):
     pipe = copy.deepcopy(world)
     token = add_style(pipe, invert(world, scans, phrases, steps=2, num_vectors=2, **FAST))
-    plan = make_plan({name: [text] for name, text in style_prompts(phrases, token).items()}, 1, seed=0, model="glyphworld", steps=2, guidance=2)
+    plan = make_plan(
+        {name: [text] for name, text in style_prompts(phrases, token).items()},
+        1,
+        seed=0,
+        model="glyphworld",
+        steps=2,
+        guidance=2,
+    )
     assert len(generate(pipe, plan, progress=False)) == 10
 
 
@@ -263,7 +347,11 @@ def test_killed_and_started_again_is_as_if_never_killed(world, scans, phrases, t
     total = reached + 3
     resumed = invert(world, scans, phrases, path, steps=total, **FAST)
     whole = invert(world, scans, phrases, steps=total, **FAST)
-    assert resumed.losses == whole.losses and torch.equal(resumed.rows[0], whole.rows[0]) and resumed.checks == whole.checks
+    assert (
+        resumed.losses == whole.losses
+        and torch.equal(resumed.rows[0], whole.rows[0])
+        and resumed.checks == whole.checks
+    )
     assert [p.name for p in tmp_path.iterdir() if "partial" not in p.name] == ["style.safetensors"]
 
 
@@ -292,7 +380,11 @@ def test_a_checkpoint_that_is_further_than_asked_is_said(world, scans, phrases, 
 
 
 def test_a_file_of_another_program_may_say_what_it_likes(tmp_path):
-    save_file({"emb_params": torch.ones(2, 8)}, tmp_path / "other.safetensors", {"modelspec.title": "my style", "format": "pt"})
+    save_file(
+        {"emb_params": torch.ones(2, 8)},
+        tmp_path / "other.safetensors",
+        {"modelspec.title": "my style", "format": "pt"},
+    )
     assert load_style(tmp_path / "other.safetensors").rows[0].shape == (2, 8)
 
 
@@ -317,11 +409,22 @@ def test_early_stop_takes_the_best(world, scans, phrases, monkeypatch):
 # ---- requests
 
 
-@pytest.mark.parametrize("change, why", [
-    (dict(placeholder_token="style"), "angle brackets"), (dict(placeholder_token="<|endoftext|>"), "already in the generator's vocabulary"),
-    (dict(template="a photo of a {phrase}"), "nowhere says {style}"), (dict(initializer="photo of", num_vectors=3), "is 2 tokens"), (dict(initializer=""), "is 0 tokens"),
-    (dict(num_vectors=0), "num_vectors is 0"), (dict(num_vectors=60), "fewer vectors or fewer words"), (dict(steps=0), "steps is 0"), (dict(lr=-1), "lr is -1"),
-    (dict(batch_size=0), "batch_size is 0"), (dict(check_every=0), "check_every is 0")])
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (dict(placeholder_token="style"), "angle brackets"),
+        (dict(placeholder_token="<|endoftext|>"), "already in the generator's vocabulary"),
+        (dict(template="a photo of a {phrase}"), "nowhere says {style}"),
+        (dict(initializer="photo of", num_vectors=3), "is 2 tokens"),
+        (dict(initializer=""), "is 0 tokens"),
+        (dict(num_vectors=0), "num_vectors is 0"),
+        (dict(num_vectors=60), "fewer vectors or fewer words"),
+        (dict(steps=0), "steps is 0"),
+        (dict(lr=-1), "lr is -1"),
+        (dict(batch_size=0), "batch_size is 0"),
+        (dict(check_every=0), "check_every is 0"),
+    ],
+)
 def test_bad_requests_are_refused_before_any_cost(world, scans, phrases, change, why, monkeypatch):
     monkeypatch.setattr(dsi, "encode_images", lambda *a, **k: pytest.fail("an image was encoded"))
     with pytest.raises(ValueError, match=why.replace("{", r"\{").replace("|", r"\|")):
@@ -366,15 +469,32 @@ def test_styles_of_others_and_for_others(world, tmp_path):
 def test_threads_do_not_change_what_is_learned(world, scans, phrases):
     torch.set_num_threads(2)
     try:
-        learned = {invert(copy.deepcopy(world), scans, phrases, steps=8, batch_size=16, initializer="a neon sign at night", progress=False).id for _ in range(4)}
+        learned = {
+            invert(
+                copy.deepcopy(world),
+                scans,
+                phrases,
+                steps=8,
+                batch_size=16,
+                initializer="a neon sign at night",
+                progress=False,
+            ).id
+            for _ in range(4)
+        }
     finally:
         torch.set_num_threads(1)
     assert len(learned) == 1, "gradients of shared rows are added in one order, whichever thread comes first"
 
 
 def test_flips_double_the_latents_and_keep_the_labels(world, scans):
-    plain, doubled = dsi.encode_images(world, scans, batch_size=4), dsi.encode_images(world, scans, flips=True, batch_size=4)
-    assert len(doubled.mean) == 2 * len(plain.mean) and doubled.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()
+    plain, doubled = (
+        dsi.encode_images(world, scans, batch_size=4),
+        dsi.encode_images(world, scans, flips=True, batch_size=4),
+    )
+    assert (
+        len(doubled.mean) == 2 * len(plain.mean)
+        and doubled.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()
+    )
     mirrored = LabelledImages(scans.images.flip(-1), scans.labels, scans.classes)
     assert torch.allclose(doubled.mean[4:8], dsi.encode_images(world, mirrored).mean[:4], atol=1e-5)
     assert torch.equal(doubled.labels[4:8], plain.labels[:4])
@@ -414,7 +534,7 @@ def test_what_the_weights_do_not_say_is_another_generator_too(tiny):
     other = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[dsi.training_scheduler(tiny).config.prediction_type]
     assert differs(lambda pipe: pipe.scheduler.register_to_config(prediction_type=other))
     assert differs(lambda pipe: pipe.scheduler.register_to_config(beta_schedule="squaredcos_cap_v2"))
-    assert differs(lambda pipe: pipe.vae.register_to_config(scaling_factor=.5))
+    assert differs(lambda pipe: pipe.vae.register_to_config(scaling_factor=0.5))
     assert differs(lambda pipe: pipe.unet.register_to_config(act_fn="mish"))
     assert differs(lambda pipe: setattr(pipe.text_encoder.config, "hidden_act", "gelu_new"))
     assert differs(lambda pipe: pipe.tokenizer.add_tokens("<more>"))
@@ -435,6 +555,6 @@ def test_what_a_style_does_not_depend_on_is_the_same_generator(tiny, tmp_path):
 def test_a_style_is_not_found_again_for_a_generator_that_was_tuned(tiny, tmp_path):
     pipe = copy.deepcopy(tiny)
     invert(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)
-    pipe.unet.conv_out.weight.data += .1
+    pipe.unet.conv_out.weight.data += 0.1
     with pytest.raises(ValueError, match="belongs to another run .generator was"):
         invert(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)

@@ -1,4 +1,5 @@
 """Dual norms in the architectures that people train, against timm's own layer and against the plain model."""
+
 import copy
 import os
 import socket
@@ -20,8 +21,14 @@ from synthnb.train import fit
 
 torch.set_num_threads(1)
 HALF = torch.tensor([False] * 4 + [True] * 4)
-ARCHITECTURES = {"resnet10t": {}, "resnetv2_50": {"layers": (1, 1, 1, 1), "norm_layer": BatchNormAct2d}, "densenet121": {}, "efficientnet_b0": {},
-                 "convnext_atto": {}, "vit_tiny_patch16_224": {"img_size": 64}}
+ARCHITECTURES = {
+    "resnet10t": {},
+    "resnetv2_50": {"layers": (1, 1, 1, 1), "norm_layer": BatchNormAct2d},
+    "densenet121": {},
+    "efficientnet_b0": {},
+    "convnext_atto": {},
+    "vit_tiny_patch16_224": {"img_size": 64},
+}
 
 
 def build(name: str, **more) -> nn.Module:
@@ -31,7 +38,7 @@ def build(name: str, **more) -> nn.Module:
 
 def train_a_little(model, marks=HALF, steps=3):
     chance = torch.Generator().manual_seed(1)
-    optimiser = torch.optim.SGD(model.parameters(), lr=.05)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(steps):
         x = torch.randn(8, 3, 64, 64, generator=chance)
         x[marks] = x[marks] * 3 + 1  # another domain
@@ -50,7 +57,9 @@ def test_every_architecture_converts_trains_and_strips(name):
     dual = train_a_little(convert(copy.deepcopy(plain)))
     assert is_dual(dual) and {n for n in dual.state_dict() if ".aux." not in n} == names
     layers = [m for m in dual.modules() if isinstance(m, Dual)]
-    assert layers and any(not torch.equal(layer.weight, layer.aux.weight) for layer in layers), "each branch learns for itself"
+    assert layers and any(not torch.equal(layer.weight, layer.aux.weight) for layer in layers), (
+        "each branch learns for itself"
+    )
     x = torch.randn(4, 3, 64, 64)
     single = strip(dual).eval()
     assert [type(m) for m in single.modules()] == kinds and set(single.state_dict()) == names
@@ -84,10 +93,14 @@ def test_bits_and_gradients_of_timms_split_batchnorm():
         reference.square().sum().backward()
         assert torch.equal(out, reference)
     assert torch.equal(ours.conv1[0].weight.grad, theirs.conv1[0].weight.grad)
-    assert torch.equal(ours.bn1.running_mean, theirs.bn1.running_mean) and torch.equal(ours.bn1.aux.running_var, theirs.bn1.aux_bn[0].running_var)
+    assert torch.equal(ours.bn1.running_mean, theirs.bn1.running_mean) and torch.equal(
+        ours.bn1.aux.running_var, theirs.bn1.aux_bn[0].running_var
+    )
 
 
-@pytest.mark.parametrize("marks", [[0, 1, 0, 1, 0, 1, 0, 1], [1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1], [1] * 8])
+@pytest.mark.parametrize(
+    "marks", [[0, 1, 0, 1, 0, 1, 0, 1], [1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1], [1] * 8]
+)
 def test_an_image_sees_its_own_domain_only(marks):
     marks, x = torch.tensor(marks, dtype=torch.bool), torch.randn(8, 3, 64, 64)
     dual = train_a_little(convert(build("resnet10t"))).train()
@@ -113,7 +126,7 @@ def test_a_frozen_branch_normalises_with_its_own_running_statistics():
 
 def test_copies_averages_and_state_dicts_keep_the_branches():
     dual = train_a_little(convert(build("resnet10t")))
-    average = ModelEmaV3(dual, decay=.5)
+    average = ModelEmaV3(dual, decay=0.5)
     train_a_little(dual)
     average.update(dual)
     other = convert(build("resnet10t"))
@@ -122,7 +135,9 @@ def test_copies_averages_and_state_dicts_keep_the_branches():
     with torch.no_grad():
         with domains(other.eval(), HALF), domains(dual.eval(), HALF):
             assert torch.equal(other(x), dual(x))
-        assert not torch.equal(average.module(x), dual(x)), "evaluation of an average takes its main branch and needs no domains"
+        assert not torch.equal(average.module(x), dual(x)), (
+            "evaluation of an average takes its main branch and needs no domains"
+        )
     assert gap(dual)["mean"].max() > 0 and len(gap(dual)) == sum(isinstance(m, DualBatchNorm2d) for m in dual.modules())
 
 
@@ -149,7 +164,9 @@ def test_syncbn_keeps_the_activations(name):
     plain, x = build(name).eval(), torch.randn(4, 3, 64, 64)
     dual = convert(copy.deepcopy(plain), sync=True)
     with torch.no_grad(), domains(dual, torch.tensor([True, False, False, True])):
-        assert torch.allclose(dual(x), plain(x), rtol=1e-4, atol=1e-5), "new branches are copies: the outputs are the plain model's"
+        assert torch.allclose(dual(x), plain(x), rtol=1e-4, atol=1e-5), (
+            "new branches are copies: the outputs are the plain model's"
+        )
     assert torch.allclose(strip(dual)(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
@@ -171,8 +188,12 @@ def test_compiled_training_takes_the_step_of_plain_python(kind):
 def test_the_training_loop_takes_gradient_checkpointing():
     dual = convert(build("resnet10t"))
     dual.set_grad_checkpointing(True)
-    data = LabelledImages(torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8), torch.arange(20) % 5, tuple("abcde"), "noise")
-    history = fit(dual, [(data, .5), (data, .5)], steps=2, batch_size=8, synthetic=[False, True], device="cpu", progress=False)
+    data = LabelledImages(
+        torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8), torch.arange(20) % 5, tuple("abcde"), "noise"
+    )
+    history = fit(
+        dual, [(data, 0.5), (data, 0.5)], steps=2, batch_size=8, synthetic=[False, True], device="cpu", progress=False
+    )
     assert history.steps == 2
 
 
@@ -183,7 +204,12 @@ def test_statistics_that_are_not_kept_have_no_gap():
 
 def test_syncbn_on_request():
     dual = convert(build("resnet10t"), sync=True)
-    assert isinstance(dual.bn1, Dual) and isinstance(dual.bn1, nn.SyncBatchNorm) and isinstance(dual.bn1.aux, nn.SyncBatchNorm) and not isinstance(dual.bn1.aux, Dual)
+    assert (
+        isinstance(dual.bn1, Dual)
+        and isinstance(dual.bn1, nn.SyncBatchNorm)
+        and isinstance(dual.bn1.aux, nn.SyncBatchNorm)
+        and not isinstance(dual.bn1.aux, Dual)
+    )
     with domains(dual.train(), HALF):  # one process: what plain batch norm does
         ours = dual(torch.ones(8, 3, 64, 64).cumsum(0))
     plain = convert(build("resnet10t")).train()
@@ -227,14 +253,37 @@ def in_two_processes(script: str, folder) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), str(folder / "child.py"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).resolve().parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(port),
+        str(folder / "child.py"),
+        str(folder),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=Path(__file__).resolve().parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_processes_have_the_statistics_of_one(tmp_path):
     chance = torch.Generator().manual_seed(4)
-    marks, images, weights = torch.tensor([0, 1, 0, 1, 0, 0, 0, 1]), torch.randn(8, 3, 48, 48, generator=chance).double(), torch.randn(8, 5, generator=chance).double()
+    marks, images, weights = (
+        torch.tensor([0, 1, 0, 1, 0, 0, 0, 1]),
+        torch.randn(8, 3, 48, 48, generator=chance).double(),
+        torch.randn(8, 5, generator=chance).double(),
+    )
     images[marks.bool()] = images[marks.bool()] * 3 + 1
     save_file({"marks": marks.int(), "images": images, "weights": weights}, tmp_path / "given.safetensors")
     in_two_processes(PROCESS, tmp_path)
@@ -247,13 +296,21 @@ def test_two_processes_have_the_statistics_of_one(tmp_path):
             (out * weights).sum().backward()
         parts = [load_file(tmp_path / f"{name} {rank}.safetensors") for rank in range(2)]
         for i, row in enumerate(out.detach()):
-            torch.testing.assert_close(next(part[f"output {i}"] for part in parts if f"output {i}" in part), row, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(
+                next(part[f"output {i}"] for part in parts if f"output {i}" in part), row, rtol=1e-6, atol=1e-8
+            )
         for part in parts:
             for key, value in net.named_buffers():
                 torch.testing.assert_close(part[f"buffer {key}"], value, rtol=1e-6, atol=1e-8)
             for key, value in net.named_parameters():
                 scale = value.grad.abs().max().item() + 1e-6
-                torch.testing.assert_close(part[f"gradient {key}"] / scale, value.grad / scale, rtol=0, atol=1e-6, msg=lambda text: f"{name} {key}: {text}")
+                torch.testing.assert_close(
+                    part[f"gradient {key}"] / scale,
+                    value.grad / scale,
+                    rtol=0,
+                    atol=1e-6,
+                    msg=lambda text: f"{name} {key}: {text}",
+                )
 
 
 DROPOUT = """
@@ -281,4 +338,4 @@ def test_each_process_has_dropout_of_its_own(tmp_path):
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     assert torch.equal(first["weight"], second["weight"]), "one network"
     alike = (first["masks"][0] - second["masks"][0]).abs()
-    assert .3 < alike[~alike.isnan()].mean() < .7, "other units are dropped in each"
+    assert 0.3 < alike[~alike.isnan()].mean() < 0.7, "other units are dropped in each"

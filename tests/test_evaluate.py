@@ -1,4 +1,5 @@
 """Calibration: by hand, against torchmetrics' multi-class function, and whether the interval holds the truth."""
+
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,7 +34,9 @@ def test_error_of_many_classes_is_that_of_torchmetrics(bins):
     chance = torch.Generator().manual_seed(0)
     said = (3 * torch.randn(500, 12, generator=chance)).softmax(1)
     labels = torch.multinomial(said, 1, generator=chance)[:, 0]
-    assert calibration_error(said, labels, bins).mean == pytest.approx(multiclass_calibration_error(said, labels, 12, bins).item(), abs=1e-6)
+    assert calibration_error(said, labels, bins).mean == pytest.approx(
+        multiclass_calibration_error(said, labels, 12, bins).item(), abs=1e-6
+    )
 
 
 def test_interval_holds_the_truth_and_narrows_with_images():
@@ -51,7 +54,12 @@ def test_interval_holds_the_truth_and_narrows_with_images():
 def test_floor_is_the_error_of_calibrated_classifiers():
     chance = np.random.default_rng(1)
     said, _ = calibrated(300, 0, chance)
-    errors = [calibration_error(said, torch.from_numpy((chance.random(300) > said[:, 0].numpy()).astype(int)), resamples=2).mean for _ in range(100)]
+    errors = [
+        calibration_error(
+            said, torch.from_numpy((chance.random(300) > said[:, 0].numpy()).astype(int)), resamples=2
+        ).mean
+        for _ in range(100)
+    ]
     assert calibration_floor(said) == pytest.approx(np.mean(errors), abs=0.005)
     assert calibration_floor(calibrated(10_000, 0, chance)[0]) < 0.3 * calibration_floor(said)
 

@@ -1,4 +1,5 @@
 """Every ending that a run can have, with real kernels and real signals, and rules of papermill's gaps (nbs/studies/experiment.ipynb shows the rest)."""
+
 import base64
 import json
 import multiprocessing
@@ -34,8 +35,13 @@ folder = pathlib.Path(os.environ["SYNTHNB_RUN_FOLDER"])
 
 def experiment(path: Path, *work: str, declared: str = DECLARED) -> Path:
     """A notebook that takes a second, because it does not import this package."""
-    cells = [nbformat.v4.new_markdown_cell("# An experiment"), nbformat.v4.new_code_cell(declared, metadata={"tags": ["parameters"]})]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells + [nbformat.v4.new_code_cell(source) for source in (*work, ENDING)]), path)
+    cells = [
+        nbformat.v4.new_markdown_cell("# An experiment"),
+        nbformat.v4.new_code_cell(declared, metadata={"tags": ["parameters"]}),
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells + [nbformat.v4.new_code_cell(source) for source in (*work, ENDING)]), path
+    )
     return path
 
 
@@ -54,8 +60,28 @@ def wait_for(condition, seconds=60):
 # ---- names and values
 
 
-HOSTILE = ["z=1;import os;y", "__import__('os')", "shots\n", "shots ", "a.b", "a[0]", "", "1shots", "lambda", "class", "sh\u043ets", "\u202eshots", "x" * 5000,
-           "../../etc", "{shots}", "$(touch x)", "`touch x`", "shots;", "import os", "None"]
+HOSTILE = [
+    "z=1;import os;y",
+    "__import__('os')",
+    "shots\n",
+    "shots ",
+    "a.b",
+    "a[0]",
+    "",
+    "1shots",
+    "lambda",
+    "class",
+    "sh\u043ets",
+    "\u202eshots",
+    "x" * 5000,
+    "../../etc",
+    "{shots}",
+    "$(touch x)",
+    "`touch x`",
+    "shots;",
+    "import os",
+    "None",
+]
 
 
 def test_hostile_names_are_refused_before_a_kernel_starts(tmp_path):
@@ -64,12 +90,34 @@ def test_hostile_names_are_refused_before_a_kernel_starts(tmp_path):
     begun = time.monotonic()
     for name in HOSTILE:
         with pytest.raises(ValueError, match="unknown parameter"):
-            run(notebook, {name: f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"}, tmp_path / "outputs")
+            run(
+                notebook, {name: f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch()"}, tmp_path / "outputs"
+            )
     assert time.monotonic() - begun < 2 and not (tmp_path / "ran").exists() and not (tmp_path / "outputs").exists()
 
 
-GOOD = ["shots: 1", "shots: 0", "shots: -3", "lr: 1e-3", "lr: 1", "lr: .5", "lr: 2E+2", "lr: -0.1", "styles: []", "styles: [no, on, off]", "styles: [null_, yes]",
-        "styles: ['1', \"2\"]", "styles: [12:30, 0x1F]", "styles:\n- a\n- b", "pause: 0", "pause: 1.5", "shots: 2\nlr: 0.1", "# nothing", "styles: [a b c]", "shots: +4"]
+GOOD = [
+    "shots: 1",
+    "shots: 0",
+    "shots: -3",
+    "lr: 1e-3",
+    "lr: 1",
+    "lr: .5",
+    "lr: 2E+2",
+    "lr: -0.1",
+    "styles: []",
+    "styles: [no, on, off]",
+    "styles: [null_, yes]",
+    "styles: ['1', \"2\"]",
+    "styles: [12:30, 0x1F]",
+    "styles:\n- a\n- b",
+    "pause: 0",
+    "pause: 1.5",
+    "shots: 2\nlr: 0.1",
+    "# nothing",
+    "styles: [a b c]",
+    "shots: +4",
+]
 
 
 def test_no_good_file_is_refused(tmp_path):
@@ -78,7 +126,9 @@ def test_no_good_file_is_refused(tmp_path):
         file.write_text(text)
         check_parameters(declared, gather_parameters(file, []))
     file.write_text("lr: 1e-3\nstyles: [no, on, null, 010, 12:30]")
-    assert gather_parameters(file, []) == {"lr": 0.001, "styles": ["no", "on", "null", "010", "12:30"]}, "as YAML 1.2 has it"
+    assert gather_parameters(file, []) == {"lr": 0.001, "styles": ["no", "on", "null", "010", "12:30"]}, (
+        "as YAML 1.2 has it"
+    )
     assert len(GOOD) == 20
 
 
@@ -126,10 +176,16 @@ if not begun.exists():  # a second start goes on
     time.sleep(pause)"""
 
 
-@pytest.mark.parametrize("work, timeout, message", [
-    ("raise KeyError('three')", None, "cell 2 failed: KeyError: 'three'"), ("import sys; sys.exit(3)", None, "cell 2 failed: SystemExit: 3"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", None, "the kernel died"),
-    ("import time; time.sleep(60)", 1, "a cell took longer than the 1 s that were allowed; it begins 'import time"), ("del os", None, "NameError")])
+@pytest.mark.parametrize(
+    "work, timeout, message",
+    [
+        ("raise KeyError('three')", None, "cell 2 failed: KeyError: 'three'"),
+        ("import sys; sys.exit(3)", None, "cell 2 failed: SystemExit: 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", None, "the kernel died"),
+        ("import time; time.sleep(60)", 1, "a cell took longer than the 1 s that were allowed; it begins 'import time"),
+        ("del os", None, "NameError"),
+    ],
+)
 def test_endings_are_marked_and_keep_their_notebook(tmp_path, work, timeout, message):
     outputs = tmp_path / "outputs"
     with pytest.raises(RunFailed, match=re.escape(message)):
@@ -148,7 +204,14 @@ def run_from_a_terminal(*arguments):
     run(*arguments)
 
 
-@pytest.mark.parametrize("number, told, found", [(signal.SIGTERM, "stopped by SIGTERM", "FAILED"), (signal.SIGINT, "interrupted", "FAILED"), (signal.SIGKILL, "", "UNFINISHED")])
+@pytest.mark.parametrize(
+    "number, told, found",
+    [
+        (signal.SIGTERM, "stopped by SIGTERM", "FAILED"),
+        (signal.SIGINT, "interrupted", "FAILED"),
+        (signal.SIGKILL, "", "UNFINISHED"),
+    ],
+)
 def test_signals(tmp_path, number, told, found):
     notebook, outputs = experiment(tmp_path / "e.ipynb", PAUSE), tmp_path / "outputs"
     process = FORK.Process(target=run_from_a_terminal, args=(notebook, {"pause": 60.0}, outputs, False))
@@ -163,10 +226,16 @@ def test_signals(tmp_path, number, told, found):
     assert process.exitcode not in (0, None)
     assert state(folder) == found and not (folder / "results.json").exists()
     if told:
-        assert (folder / "FAILED").read_text().strip() == told and json.loads((folder / "run.json").read_text())["interrupted"]
+        assert (folder / "FAILED").read_text().strip() == told and json.loads((folder / "run.json").read_text())[
+            "interrupted"
+        ]
     assert status(folder) == (found if told else "KILLED")
     page = write_index(outputs).read_text()
-    assert 'data-state="FAILED"' in page and not re.search('data-state="(DONE|RUNNING|UNFINISHED)"', page) and (told or "killed, or the machine went down") in page
+    assert (
+        'data-state="FAILED"' in page
+        and not re.search('data-state="(DONE|RUNNING|UNFINISHED)"', page)
+        and (told or "killed, or the machine went down") in page
+    )
     if not told:
         assert run(notebook, {"pause": 60.0}, outputs, progress=False) == folder and status(folder) == "DONE"
 
@@ -174,21 +243,35 @@ def test_signals(tmp_path, number, told, found):
 def test_a_finished_report_stays_until_a_new_one_is_there(tmp_path):
     "Whether the next try fails, is interrupted, or is killed and started again."
     fragile = "import os, pathlib, signal\nif (how := pathlib.Path('how')).is_file(): exec(how.read_text())"
-    notebook, outputs = experiment(tmp_path / "e.ipynb", f"import os; os.chdir({str(tmp_path)!r})", fragile), tmp_path / "outputs"
+    notebook, outputs = (
+        experiment(tmp_path / "e.ipynb", f"import os; os.chdir({str(tmp_path)!r})", fragile),
+        tmp_path / "outputs",
+    )
     folder = run(notebook, outputs=outputs, progress=False)
-    before = {name: (folder / name).read_bytes() for name in ("DONE", "results.json", "report.ipynb", "report.html", "run.json")}
+    before = {
+        name: (folder / name).read_bytes()
+        for name in ("DONE", "results.json", "report.ipynb", "report.html", "run.json")
+    }
     for how in ("raise KeyError('again')", "os.kill(os.getpid(), signal.SIGKILL)"):
         (tmp_path / "how").write_text(how)
         with pytest.raises(RunFailed, match="the report of the earlier run is kept"):
             run(notebook, outputs=outputs, progress=False)
-        assert state(folder) == "DONE" and before == {name: (folder / name).read_bytes() for name in before} and (folder / "failed.ipynb").is_file()
-    (tmp_path / "how").write_text("(pathlib.Path(os.environ['SYNTHNB_RUN_FOLDER']) / 'begun').touch(); import time; time.sleep(60)")
+        assert (
+            state(folder) == "DONE"
+            and before == {name: (folder / name).read_bytes() for name in before}
+            and (folder / "failed.ipynb").is_file()
+        )
+    (tmp_path / "how").write_text(
+        "(pathlib.Path(os.environ['SYNTHNB_RUN_FOLDER']) / 'begun').touch(); import time; time.sleep(60)"
+    )
     process = FORK.Process(target=run_from_a_terminal, args=(notebook, {}, outputs, False))
     process.start()
     wait_for(lambda: (folder / "begun").exists())
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)
-    assert run(notebook, outputs=outputs, progress=False, again=False) == folder and before == {name: (folder / name).read_bytes() for name in before}
+    assert run(notebook, outputs=outputs, progress=False, again=False) == folder and before == {
+        name: (folder / name).read_bytes() for name in before
+    }
     (tmp_path / "how").unlink()
     assert run(notebook, outputs=outputs, progress=False) == folder and state(folder) == "DONE"
     assert (folder / "run.json").read_bytes() != before["run.json"] and not (folder / ".finished").exists()
@@ -196,7 +279,9 @@ def test_a_finished_report_stays_until_a_new_one_is_there(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", tmp_path], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", tmp_path], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
     yield tmp_path
@@ -209,7 +294,11 @@ def test_full_disk_leaves_nothing_torn(small_disk, tmp_path_factory):
         run(notebook, outputs=small_disk / "outputs", progress=False)
     folder = only_run(small_disk / "outputs")
     assert state(folder) == "FAILED"
-    assert not [name for name in ("results.json", "report.ipynb", "report.html", "report.partial.ipynb", "DONE") if (folder / name).exists()]
+    assert not [
+        name
+        for name in ("results.json", "report.ipynb", "report.html", "report.partial.ipynb", "DONE")
+        if (folder / name).exists()
+    ]
     for file in folder.glob("*.ipynb"):
         nbformat.read(file, as_version=4)
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
@@ -233,7 +322,14 @@ runpy.run_module("ipykernel_launcher", run_name="__main__")"""
 def test_a_kernel_that_does_not_start_is_tried_three_times(tmp_path, monkeypatch, failures, works):
     folder = tmp_path / "jupyter" / "kernels" / "python3"
     folder.mkdir(parents=True)
-    spec = SPEC | {"argv": [sys.executable, "-c", LAUNCHER.format(tries=str(tmp_path / "tries"), failures=failures), "{connection_file}"]}
+    spec = SPEC | {
+        "argv": [
+            sys.executable,
+            "-c",
+            LAUNCHER.format(tries=str(tmp_path / "tries"), failures=failures),
+            "{connection_file}",
+        ]
+    }
     (folder / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     notebook = experiment(tmp_path / "e.ipynb", f"open({str(tmp_path / 'ran')!r}, 'a').write('x')")
@@ -263,16 +359,32 @@ def test_the_working_directory_is_the_callers(tmp_path, monkeypatch):
 
 # ---- what is kept
 
-KEYS = ["sk-proj-" + "aB3" * 12, "hf_" + "Zz9" * 11, "ghp_" + "q7W" * 12, "github_pat_" + "11A" * 12, "AKIAIOSFODNN7EXAMPLE", "AIza" + "Sy5" * 11 + "ab", "xoxb-123456789012-abcdefXYZ",
-        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
-        "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----", "a value of the environment that nobody would guess"]
+KEYS = [
+    "sk-proj-" + "aB3" * 12,
+    "hf_" + "Zz9" * 11,
+    "ghp_" + "q7W" * 12,
+    "github_pat_" + "11A" * 12,
+    "AKIAIOSFODNN7EXAMPLE",
+    "AIza" + "Sy5" * 11 + "ab",
+    "xoxb-123456789012-abcdefXYZ",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----",
+    "a value of the environment that nobody would guess",
+]
 
 
 def test_ten_planted_keys_and_none_survives(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_SERVICE_API_KEY", KEYS[-1])
     assert len(KEYS) == 10
     work = f"import sys\nfor key in {KEYS!r}:\n    print('the key is', key)\n    print(key, file=sys.stderr)\nraise ValueError({KEYS[0]!r})"
-    for source, failing in ((work, True), (work.rpartition("\n")[0] + f"\npathlib = __import__('pathlib'); pathlib.Path(__import__('os').environ['SYNTHNB_RUN_FOLDER'], 'more.json').write_text(__import__('json').dumps(chr(10).join({KEYS!r})))", False)):
+    for source, failing in (
+        (work, True),
+        (
+            work.rpartition("\n")[0]
+            + f"\npathlib = __import__('pathlib'); pathlib.Path(__import__('os').environ['SYNTHNB_RUN_FOLDER'], 'more.json').write_text(__import__('json').dumps(chr(10).join({KEYS!r})))",
+            False,
+        ),
+    ):
         notebook = experiment(tmp_path / f"e{failing}.ipynb", source)
         try:
             run(notebook, {"styles": [KEYS[1]]}, tmp_path / "outputs", progress=False)
@@ -302,7 +414,11 @@ def test_a_large_report_is_made_small(tmp_path):
     print(sizes)
     assert max(sizes.values()) < 5_000_000
     outputs = nbformat.read(folder / "report.ipynb", as_version=4).cells[2].outputs
-    pictures = [Image.open(BytesIO(base64.b64decode(output.data["image/png"]))) for output in outputs if "image/png" in output.get("data", {})]
+    pictures = [
+        Image.open(BytesIO(base64.b64decode(output.data["image/png"])))
+        for output in outputs
+        if "image/png" in output.get("data", {})
+    ]
     assert len(pictures) == 3 and min(picture.width for picture in pictures) >= 256
     nbformat.validate(fit_report(nbformat.read(folder / "report.ipynb", as_version=4), 10_000))
 
@@ -325,33 +441,65 @@ def test_a_killed_kernel_costs_one_stage_and_the_report_says_what_was_reused(tmp
         run(notebook, outputs=tmp_path / "outputs", progress=False)
     folder = run(notebook, outputs=tmp_path / "outputs", progress=False)
     facts = json.loads((folder / "run.json").read_text())
-    assert [(re.sub("-.*", "", note["stage"]), note["found"]) for note in facts["stages"]] == [("first", True), ("second", False)]
-    assert {"parameters", "given", "versions", "commit", "machine", "seconds", "state", "started"} <= set(facts) | {"commit"}
+    assert [(re.sub("-.*", "", note["stage"]), note["found"]) for note in facts["stages"]] == [
+        ("first", True),
+        ("second", False),
+    ]
+    assert {"parameters", "given", "versions", "commit", "machine", "seconds", "state", "started"} <= set(facts) | {
+        "commit"
+    }
     page = (folder / "report.html").read_text()
-    assert re.search(r"Stages made: <code>second-\w+\.txt", page) and re.search(r"reused from earlier runs: <code>first-\w+\.txt", page)
+    assert re.search(r"Stages made: <code>second-\w+\.txt", page) and re.search(
+        r"reused from earlier runs: <code>first-\w+\.txt", page
+    )
 
 
 # ---- the lock file
 
 
 def test_a_forged_package_is_not_installed(tmp_path):
-    line, digest = re.search(r"^(tqdm==\S+).*\n\s+(--hash=sha256:\w+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE).groups()
+    line, digest = re.search(
+        r"^(tqdm==\S+).*\n\s+(--hash=sha256:\w+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE
+    ).groups()
     name, version = line.rstrip("\\ ").split("==")
     project = tmp_path / "project"
     project.mkdir()
-    (project / "pyproject.toml").write_text(f'[build-system]\nrequires = []\nbuild-backend = "setuptools.build_meta"\n[project]\nname = "{name}"\nversion = "{version}"\n')
+    (project / "pyproject.toml").write_text(
+        f'[build-system]\nrequires = []\nbuild-backend = "setuptools.build_meta"\n[project]\nname = "{name}"\nversion = "{version}"\n'
+    )
     (project / "forged.py").touch()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    subprocess.run([*pip, "wheel", "-q", "--no-index", "--no-build-isolation", "--no-deps", "-w", tmp_path, project], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "wheel", "-q", "--no-index", "--no-build-isolation", "--no-deps", "-w", tmp_path, project],
+        check=True,
+        capture_output=True,
+    )
     (tmp_path / "lock.txt").write_text(f"{name}=={version} {digest}\n")
-    done = subprocess.run([*pip, "install", "--no-index", "--no-deps", "--require-hashes", "--find-links", tmp_path, "--target", tmp_path / "target", "-r", tmp_path / "lock.txt"],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            *pip,
+            "install",
+            "--no-index",
+            "--no-deps",
+            "--require-hashes",
+            "--find-links",
+            tmp_path,
+            "--target",
+            tmp_path / "target",
+            "-r",
+            tmp_path / "lock.txt",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode != 0 and "do not match the hashes" in done.stderr.replace("\n", " ").lower(), done.stderr
     assert not (tmp_path / "target").exists() or not list((tmp_path / "target").iterdir())
 
 
 @pytest.mark.parametrize("value, brackets", [(2, "[2]"), ("0,1,2", "[0,1,2]"), ("chalk", "[chalk]")])
 def test_a_list_without_its_brackets_is_shown_with_them(value, brackets):
-    declared = read_parameters("shots: list[int] = [4]  # real images\nstyles: list[str] = ['chalk']  # how images look")
+    declared = read_parameters(
+        "shots: list[int] = [4]  # real images\nstyles: list[str] = ['chalk']  # how images look"
+    )
     with pytest.raises(ValueError, match=re.escape(f"a list stands in brackets: {brackets}")):
         check_value(declared["styles" if value == "chalk" else "shots"], value)

@@ -1,4 +1,5 @@
 """Measures between sets of images: closed forms, hand-worked cases, glyphworld's networks and real scans."""
+
 import math
 
 import numpy as np
@@ -8,11 +9,26 @@ import torch
 from torch import nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from synthnb import dsi; from synthnb.glyphworld import world as glyphworld
+from synthnb import dsi
+from synthnb.glyphworld import world as glyphworld
 from synthnb.images.curate import class_texts
 from synthnb.data import DIGITS, LabelledImages, digits, join
-from synthnb.images.fidelity import (Features, clip_scores, extract, fid, fid_floor, kid, mean_estimate, measure, neighbourhoods, open_extractor, readable, share_estimate,
-                              show_fidelity, vendi)
+from synthnb.images.fidelity import (
+    Features,
+    clip_scores,
+    extract,
+    fid,
+    fid_floor,
+    kid,
+    mean_estimate,
+    measure,
+    neighbourhoods,
+    open_extractor,
+    readable,
+    share_estimate,
+    show_fidelity,
+    vendi,
+)
 from synthnb.lar import load_clip
 
 torch.set_num_threads(1)
@@ -57,7 +73,11 @@ def line(*points):
 
 
 def test_an_extractor_names_weights_and_resize(cnn, vit, clip):
-    assert len({cnn.name, vit.name, open_extractor(clip).name}) == 3 and "32" in cnn.resize and "squash" in open_extractor(clip).resize
+    assert (
+        len({cnn.name, vit.name, open_extractor(clip).name}) == 3
+        and "32" in cnn.resize
+        and "squash" in open_extractor(clip).resize
+    )
     other = timm.create_model(f"local-dir:{glyphworld.folder('cnn')}", pretrained=True)
     assert open_extractor(other).name == cnn.name
     with torch.no_grad():
@@ -106,7 +126,7 @@ def test_kid_is_torchmetrics_and_the_other_one_of_this_repository(real, scans, c
 
 def test_kid_of_one_distribution_is_about_zero(real, scans, cnn):
     found = kid(real.values, extract(cnn, scans["test"]).values)
-    assert found.low <= 0 <= found.high and abs(found.value) < .01
+    assert found.low <= 0 <= found.high and abs(found.value) < 0.01
 
 
 def test_an_interval_is_wider_with_fewer_images_and_depends_on_the_seed_alone(real, scans, cnn):
@@ -126,7 +146,7 @@ def test_fid_of_a_set_with_itself_and_of_gaussians():
     same = torch.randn(640, 64, generator=generator) @ torch.randn(64, 64, generator=generator) + 100
     assert abs(fid(same, same)) <= 1e-6
     a, b = torch.randn(200_000, 1, generator=generator), 1.5 + 2 * torch.randn(200_000, 1, generator=generator)
-    assert fid(a, b) == pytest.approx(1.5 ** 2 + 1, rel=.01)
+    assert fid(a, b) == pytest.approx(1.5**2 + 1, rel=0.01)
 
 
 def test_fid_is_refused_below_its_floor():
@@ -150,11 +170,11 @@ def test_hand_worked_balls():
 
 
 def test_hand_worked_balls_in_the_plane():
-    real = torch.tensor([[0., 0], [3, 4], [6, 8]])   # nearest neighbours at 5
-    generated = torch.tensor([[0., 5], [0, 6], [100, 0], [100, 1]])  # at 1, 1, 1, 1
+    real = torch.tensor([[0.0, 0], [3, 4], [6, 8]])  # nearest neighbours at 5
+    generated = torch.tensor([[0.0, 5], [0, 6], [100, 0], [100, 1]])  # at 1, 1, 1, 1
     found = neighbourhoods(real, generated, k=1)
     # (0, 5) lies on the border of the first ball, which is closed, and 3.2 from (3, 4); (0, 6) 3.6 from (3, 4) and 6 from the first
-    assert found["precision"].value == .5 and found["density"].value == (2 + 1) / 4
+    assert found["precision"].value == 0.5 and found["density"].value == (2 + 1) / 4
     assert found["coverage"].value == pytest.approx(2 / 3) and found["recall"].value == 0
 
 
@@ -178,15 +198,17 @@ def test_too_few_for_balls():
 
 def test_a_share_of_all_is_not_certain():
     everything = share_estimate(torch.ones(50, dtype=torch.bool))
-    assert everything.value == 1 and .9 < everything.low < .95
-    assert share_estimate(torch.arange(100) < 87)[1:] == pytest.approx((.790, .922), abs=5e-4)
+    assert everything.value == 1 and 0.9 < everything.low < 0.95
+    assert share_estimate(torch.arange(100) < 87)[1:] == pytest.approx((0.790, 0.922), abs=5e-4)
 
 
 def test_a_bootstrap_of_a_mean():
     values = torch.randn(400, generator=torch.Generator().manual_seed(0))
     found = mean_estimate(values)
     half = 1.96 * values.std().item() / 20
-    assert found.low == pytest.approx(values.mean().item() - half, abs=.02) and found.high == pytest.approx(values.mean().item() + half, abs=.02)
+    assert found.low == pytest.approx(values.mean().item() - half, abs=0.02) and found.high == pytest.approx(
+        values.mean().item() + half, abs=0.02
+    )
     assert math.isnan(mean_estimate(values[:1]).low)
 
 
@@ -203,8 +225,11 @@ def test_vendi_jackknife_holds_the_value_of_many(real):
 def test_real_against_real_noise_and_collapse(real, scans, cnn):
     def against(data):
         return measure(real, extract(cnn, data), per_class=False).set_index("measure")
+
     tables = [against(changed(scans["test"], noise)) for noise in (0, 20, 40, 80, 120)]
-    series = {what: [table.value[what] for table in tables] for what in ("KID", "precision", "recall", "density", "coverage")}
+    series = {
+        what: [table.value[what] for table in tables] for what in ("KID", "precision", "recall", "density", "coverage")
+    }
     assert tables[0].low["KID"] <= 0 <= tables[0].high["KID"]
     assert all(series["KID"][i] < series["KID"][i + 1] for i in range(4))
     assert all(series[what][i] > series[what][i + 1] for what in ("recall", "density", "coverage") for i in range(1, 4))
@@ -212,18 +237,31 @@ def test_real_against_real_noise_and_collapse(real, scans, cnn):
     collapsed = against(scans["test"].subset(first))
     for what in ("recall", "coverage", "Vendi score"):
         assert collapsed.high[what] < tables[0].low[what], what
-    assert collapsed.value["precision"] > .9 and collapsed.low["KID"] > tables[0].high["KID"]
+    assert collapsed.value["precision"] > 0.9 and collapsed.low["KID"] > tables[0].high["KID"]
 
 
 def test_table_per_class(scans, clip, real):
     extractor = open_extractor(clip)
-    ours, theirs = extract(extractor, scans["real"]), extract(extractor, LabelledImages(*glyphworld.printed_digits(20), DIGITS))
+    ours, theirs = (
+        extract(extractor, scans["real"]),
+        extract(extractor, LabelledImages(*glyphworld.printed_digits(20), DIGITS)),
+    )
     texts = class_texts(clip, {name: [f"arabic digit {name}"] for name in DIGITS})
     table = measure(ours, theirs, clip_score=clip_scores(theirs, texts))
-    assert set(table["class"]) == {"(all classes)", *DIGITS} and table.attrs["extractor"] == extractor.name and table.attrs["resize"] == extractor.resize
+    assert (
+        set(table["class"]) == {"(all classes)", *DIGITS}
+        and table.attrs["extractor"] == extractor.name
+        and table.attrs["resize"] == extractor.resize
+    )
     seven = table[table["class"] == "seven"].set_index("measure")
-    assert seven.value["KID"] == pytest.approx(kid(*(f.of(7)[torch.randperm(len(f.of(7)), generator=torch.Generator().manual_seed(0))[:20].sort().values]
-                                                     for f in (ours, theirs))).value)
+    assert seven.value["KID"] == pytest.approx(
+        kid(
+            *(
+                f.of(7)[torch.randperm(len(f.of(7)), generator=torch.Generator().manual_seed(0))[:20].sort().values]
+                for f in (ours, theirs)
+            )
+        ).value
+    )
     assert seven.images["KID"] == 20 and (seven.low <= seven.value).all() and (seven.value <= seven.high).all()
     assert seven.value["CLIP score"] == pytest.approx(100 * (theirs.of(7) @ texts.features[7]).mean().item(), abs=1e-3)
     assert "1,280 images" in table.refused[table.measure == "FID"].item()
@@ -233,17 +271,27 @@ def test_table_per_class(scans, clip, real):
 
 def test_a_table_has_fid_where_there_are_enough_images():
     generator = torch.Generator().manual_seed(0)
-    a, b = (Features(torch.randn(200, 4, generator=generator), torch.arange(200) % 2, ("a", "b"), "x", "y") for _ in range(2))
+    a, b = (
+        Features(torch.randn(200, 4, generator=generator), torch.arange(200) % 2, ("a", "b"), "x", "y")
+        for _ in range(2)
+    )
     value = measure(a, b).set_index(["class", "measure"]).value[("(all classes)", "FID")]
-    assert value == pytest.approx(fid(a.values, b.values)) and 0 < value < .2
+    assert value == pytest.approx(fid(a.values, b.values)) and 0 < value < 0.2
 
 
 def test_small_classes_have_the_measures_they_can_have():
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor([0] * 30 + [1] * 3 + [2])
-    a, b = (Features(torch.randn(34, 4, generator=generator), labels, ("many", "three", "one"), "x", "y") for _ in range(2))
+    a, b = (
+        Features(torch.randn(34, 4, generator=generator), labels, ("many", "three", "one"), "x", "y") for _ in range(2)
+    )
     told = measure(a, b, clip_score=torch.ones(34)).groupby("class").measure.agg(set)
-    assert {"KID", "recall", "Vendi score"} <= told["many"] and "recall" not in told["three"] and "KID" in told["three"] and told["one"] == {"CLIP score"}
+    assert (
+        {"KID", "recall", "Vendi score"} <= told["many"]
+        and "recall" not in told["three"]
+        and "KID" in told["three"]
+        and told["one"] == {"CLIP score"}
+    )
 
 
 def test_what_cannot_be_compared(real, scans, clip):
@@ -254,4 +302,6 @@ def test_what_cannot_be_compared(real, scans, clip):
 def test_both_sides_are_cut_alike(real):
     table = measure(real, real, most=100, per_class=False)
     assert (table.images[table.measure != "FID"] == 100).all()
-    assert np.isclose(table.value[table.measure == "Vendi score"].item(), table.value[table.measure == "Vendi score, real"].item())
+    assert np.isclose(
+        table.value[table.measure == "Vendi score"].item(), table.value[table.measure == "Vendi score, real"].item()
+    )

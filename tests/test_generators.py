@@ -1,4 +1,5 @@
 """Opening generators: what is in a folder, what fits into memory, LoRA and scheduler options, and one large model at a time."""
+
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,9 +16,18 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from synthnb.studies import experiment; from synthnb import generate; from synthnb.glyphworld import world as glyphworld
+from synthnb.studies import experiment
+from synthnb import generate
+from synthnb.glyphworld import world as glyphworld
 from synthnb.images.denoise import DenoisingLoop, Room, TextTable
-from synthnb.generate import check_generator_folder, check_memory, draw_batches, fetch_generator, load_generator, lora_revision
+from synthnb.generate import (
+    check_generator_folder,
+    check_memory,
+    draw_batches,
+    fetch_generator,
+    load_generator,
+    lora_revision,
+)
 from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.shards import generate_shards, replay, why
 
@@ -59,20 +69,26 @@ def scarce(pipe, decodes=1000, denoises=1000):
             raise torch.OutOfMemoryError(OOM)
         seen["denoised"].append(len(sample))
         return forward(sample, *args, **kwargs)
+
     pipe.vae.decode, pipe.unet.forward = scarce_decode, scarce_forward
     return seen
 
 
 # ---------------------------------------------------------------- folders
 
-@pytest.mark.parametrize("folder, spoil, named", [
-    ("whole", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
-    ("whole", "text_encoder/model.safetensors", "text_encoder/model.safetensors"),
-    ("whole", "vae/config.json", "vae/config.json"),
-    ("whole", "scheduler/scheduler_config.json", "scheduler/scheduler_config.json"),
-    ("parts", "unet/diffusion_pytorch_model-00003-*", "unet/diffusion_pytorch_model-00003-"),
-    ("parts", "unet/diffusion_pytorch_model.safetensors.index.json", "index.json"),
-    ("half", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors")])
+
+@pytest.mark.parametrize(
+    "folder, spoil, named",
+    [
+        ("whole", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+        ("whole", "text_encoder/model.safetensors", "text_encoder/model.safetensors"),
+        ("whole", "vae/config.json", "vae/config.json"),
+        ("whole", "scheduler/scheduler_config.json", "scheduler/scheduler_config.json"),
+        ("parts", "unet/diffusion_pytorch_model-00003-*", "unet/diffusion_pytorch_model-00003-"),
+        ("parts", "unet/diffusion_pytorch_model.safetensors.index.json", "index.json"),
+        ("half", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+    ],
+)
 def test_a_missing_file_is_named(folders, tmp_path, folder, spoil, named):
     shutil.copytree(folders / folder, tmp_path / "model")
     check_generator_folder(tmp_path / "model")
@@ -96,7 +112,9 @@ def test_only_what_opening_reads_is_counted(folders, tmp_path):
 def test_lists_that_are_settings_are_no_parts(folders, tmp_path):
     shutil.copytree(folders / "whole", tmp_path / "model")
     index = json.loads((tmp_path / "model/model_index.json").read_text())
-    (tmp_path / "model/model_index.json").write_text(json.dumps(index | {"layers": [9, 18, 27], "pair": [1, 2], "names": ["a"], "none": [None, None], "empty": []}))
+    (tmp_path / "model/model_index.json").write_text(
+        json.dumps(index | {"layers": [9, 18, 27], "pair": [1, 2], "names": ["a"], "none": [None, None], "empty": []})
+    )
     assert len(check_generator_folder(tmp_path / "model")) == 3
 
 
@@ -109,6 +127,7 @@ def test_a_single_file_is_told_to_be_one(file):
 
 # ---------------------------------------------------------------- memory
 
+
 def test_what_did_not_fit_is_tried_once_in_all_shards(tmp_path, monkeypatch):
     opened, seen = load_generator, {}
 
@@ -116,17 +135,36 @@ def test_what_did_not_fit_is_tried_once_in_all_shards(tmp_path, monkeypatch):
         pipe = opened(*args, **kwargs)
         seen["pipe"] = scarce(pipe, decodes=4, denoises=4)
         return pipe
+
     monkeypatch.setattr("synthnb.generate.load_generator", small)
-    written = write_plan(tmp_path / "plan.parquet", PROMPTS, 16, seed=0, model=GENERATOR, steps=3, guidance=1.0, batch_size=8, shard_size=8)
-    assert generate_shards(written, tmp_path / "shards", generator=GENERATOR, device="cpu", kind="png", progress=False).images == 32
+    written = write_plan(
+        tmp_path / "plan.parquet",
+        PROMPTS,
+        16,
+        seed=0,
+        model=GENERATOR,
+        steps=3,
+        guidance=1.0,
+        batch_size=8,
+        shard_size=8,
+    )
+    assert (
+        generate_shards(
+            written, tmp_path / "shards", generator=GENERATOR, device="cpu", kind="png", progress=False
+        ).images
+        == 32
+    )
     found = seen["pipe"]
-    assert found["refused"] == 1 and sum(found["denoised"]) == 3 * 32, "four shards, and memory ran out in the first only"
+    assert found["refused"] == 1 and sum(found["denoised"]) == 3 * 32, (
+        "four shards, and memory ran out in the first only"
+    )
     assert found["decoded"] == [4] * 8
 
 
 def test_the_decoder_backs_off_in_every_loop():
     from test_families import drawn, made, planned
-    pipe, plan = made("SD 3.5"), planned("SD 3.5", 5.)
+
+    pipe, plan = made("SD 3.5"), planned("SD 3.5", 5.0)
     enough, denoised, forward, decode = drawn("SD 3.5", plan), [], pipe.transformer.forward, pipe.vae.decode
 
     def counting(*args, **kwargs):
@@ -137,6 +175,7 @@ def test_the_decoder_backs_off_in_every_loop():
         if len(latents) > 1:
             raise torch.OutOfMemoryError(OOM)
         return decode(latents, *args, **kwargs)
+
     pipe.transformer.forward, pipe.vae.decode = counting, small
     try:
         assert (drawn("SD 3.5", plan) - enough).abs().max() <= 1
@@ -156,6 +195,7 @@ def test_a_decoder_without_room_for_one_says_what_helps():
 
 class Recorder:
     "Stands for a pipeline that was loaded: remembers what was asked of it."
+
     def __init__(self, **parts):
         self.asked, self.components = [], parts
         self.vae = parts.get("vae")
@@ -171,7 +211,12 @@ def test_memory_is_passed_on(monkeypatch):
     gpu, tiles = torch.device("cuda"), []
     vae = SimpleNamespace(enable_tiling=lambda: tiles.append(1))
     large = Recorder(unet=torch.nn.Linear(1000, 1000), vae=vae)
-    for free, ways, expected in ((1e9, {"auto"}, "to"), (4e6, {"auto"}, "offload"), (1e9, {"offload"}, "offload"), (4e6, {"tiled"}, "to")):
+    for free, ways, expected in (
+        (1e9, {"auto"}, "to"),
+        (4e6, {"auto"}, "offload"),
+        (1e9, {"offload"}, "offload"),
+        (4e6, {"tiled"}, "to"),
+    ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place, free=free: (free, free))
         generate.place_pipeline(large, gpu, ways)
         assert large.asked[-1] == (expected, "cuda"), (free, ways)
@@ -182,8 +227,12 @@ def test_memory_is_passed_on(monkeypatch):
 
 def test_what_saves_memory_is_refused_where_it_cannot(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    for memory, place, why_not in (("less", cpu, "none of auto, offload, tiled, 4bit"), ("offload", cpu, "runs on the CPU"), ("4bit", cpu, "needs an NVIDIA GPU"),
-                                   ("4bit+tiled", torch.device("mps"), "needs an NVIDIA GPU")):
+    for memory, place, why_not in (
+        ("less", cpu, "none of auto, offload, tiled, 4bit"),
+        ("offload", cpu, "runs on the CPU"),
+        ("4bit", cpu, "needs an NVIDIA GPU"),
+        ("4bit+tiled", torch.device("mps"), "needs an NVIDIA GPU"),
+    ):
         with pytest.raises(ValueError, match=why_not):
             check_memory(memory, place)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -198,20 +247,35 @@ def test_four_bits_are_asked_of_diffusers(monkeypatch):
     for library in (diffusers, generate.transformers):
         monkeypatch.setattr(library.BitsAndBytesConfig, "post_init", lambda self: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(DiffusionPipeline, "load_config", lambda *args, **kwargs: {
-        "_class_name": "FluxPipeline", "text_encoder": ["transformers", "CLIPTextModel"], "text_encoder_2": ["transformers", "T5EncoderModel"],
-        "transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"], "layers": [1, 2]})
+    monkeypatch.setattr(
+        DiffusionPipeline,
+        "load_config",
+        lambda *args, **kwargs: {
+            "_class_name": "FluxPipeline",
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "text_encoder_2": ["transformers", "T5EncoderModel"],
+            "transformer": ["diffusers", "FluxTransformer2DModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+            "layers": [1, 2],
+        },
+    )
 
     def from_pretrained(model, **kwargs):
         asked.update(kwargs)
         raise OSError("seen")
+
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", from_pretrained)
     with pytest.raises(RuntimeError, match="could not be opened"):
         load_generator("owner/flux", "cuda", "bfloat16", memory="4bit", variant="fp16")
     mapping = asked["quantization_config"].quant_mapping
     assert set(mapping) == {"transformer", "text_encoder_2"}
-    assert isinstance(mapping["transformer"], diffusers.BitsAndBytesConfig) and isinstance(mapping["text_encoder_2"], generate.transformers.BitsAndBytesConfig)
-    assert all(one.load_in_4bit and one.bnb_4bit_quant_type == "nf4" and one.bnb_4bit_compute_dtype == torch.bfloat16 for one in mapping.values())
+    assert isinstance(mapping["transformer"], diffusers.BitsAndBytesConfig) and isinstance(
+        mapping["text_encoder_2"], generate.transformers.BitsAndBytesConfig
+    )
+    assert all(
+        one.load_in_4bit and one.bnb_4bit_quant_type == "nf4" and one.bnb_4bit_compute_dtype == torch.bfloat16
+        for one in mapping.values()
+    )
     assert asked["variant"] == "fp16" and asked["use_safetensors"]
 
 
@@ -222,17 +286,21 @@ def test_an_offloaded_pipeline_draws_where_it_computes(monkeypatch):
     monkeypatch.setattr(type(pipe), "_execution_device", property(lambda self: places.append(1) or torch.device("cpu")))
     monkeypatch.setattr(type(pipe), "device", property(lambda self: torch.device("meta")))
     monkeypatch.setattr(type(pipe.unet), "device", property(lambda self: torch.device("meta")))
-    images = DenoisingLoop(pipe, steps=2, guidance=1., room=Room(2))(TextTable(pipe, list(rows.prompt))(list(rows.prompt), "cpu"), list(rows.seed))[0]
+    images = DenoisingLoop(pipe, steps=2, guidance=1.0, room=Room(2))(
+        TextTable(pipe, list(rows.prompt))(list(rows.prompt), "cpu"), list(rows.seed)
+    )[0]
     assert places and images.std() > 0 and next(draw_batches(pipe, rows, batch_size=2)).images.shape[0] == 2
 
 
 # ---------------------------------------------------------------- LoRA, schedulers, fetching
+
 
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory):
     "A LoRA for the shipped generator, as training scripts save one."
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
+
     pipe = load_generator(GENERATOR, "cpu")
     pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     place = tmp_path_factory.mktemp("lora")
@@ -241,13 +309,29 @@ def lora(tmp_path_factory):
 
 
 def test_a_lora_changes_images_and_is_recorded(lora, tmp_path):
-    plain, half = (next(draw_batches(load_generator(GENERATOR, "cpu", lora=name, lora_weight=0.5), plan(1), batch_size=2)).images.int() for name in ("", str(lora)))
+    plain, half = (
+        next(
+            draw_batches(load_generator(GENERATOR, "cpu", lora=name, lora_weight=0.5), plan(1), batch_size=2)
+        ).images.int()
+        for name in ("", str(lora))
+    )
     pipe = StableDiffusionPipeline.from_pretrained(GENERATOR)
     pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
     pipe.fuse_lora(lora_scale=0.5)
     theirs = next(draw_batches(pipe, plan(1), batch_size=2)).images.int()
     assert (half - theirs).abs().max() <= 1 and (half - plain).abs().max() > 1
-    written = write_plan(tmp_path / "plan.parquet", PROMPTS, 1, seed=0, model=GENERATOR, steps=2, guidance=1.0, batch_size=2, lora=str(lora), lora_weight=0.5)
+    written = write_plan(
+        tmp_path / "plan.parquet",
+        PROMPTS,
+        1,
+        seed=0,
+        model=GENERATOR,
+        steps=2,
+        guidance=1.0,
+        batch_size=2,
+        lora=str(lora),
+        lora_weight=0.5,
+    )
     generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
     image = tmp_path / "shards/0000-three-000000"
     assert why(image)["drawn_with"]["lora"] == {"name": str(lora), "weight": 0.5, "sha256": lora_revision(lora)}
@@ -274,7 +358,9 @@ def test_scheduler_options_are_used_recorded_and_needed(tmp_path):
     generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
     assert json.loads(why(tmp_path / "shards/0000-three-000000")["scheduler_options"]) == options
     rows = written.rows(0, 2)
-    leading = load_generator(GENERATOR, "cpu", scheduler="EulerDiscreteScheduler", scheduler_options={"timestep_spacing": "leading"})
+    leading = load_generator(
+        GENERATOR, "cpu", scheduler="EulerDiscreteScheduler", scheduler_options={"timestep_spacing": "leading"}
+    )
     with pytest.raises(ValueError, match="timestep_spacing 'trailing'.*'leading'"):
         next(draw_batches(leading, rows, batch_size=2))
     with pytest.raises(ValueError, match="has no option 'spacing'"):
@@ -282,16 +368,34 @@ def test_scheduler_options_are_used_recorded_and_needed(tmp_path):
 
 
 def test_the_record_holds_what_was_passed(tmp_path):
-    written = write_plan(tmp_path / "plan.parquet", PROMPTS, 1, seed=0, model=GENERATOR, steps=2, guidance=3.0, batch_size=2, negative_prompt="nine")
+    written = write_plan(
+        tmp_path / "plan.parquet",
+        PROMPTS,
+        1,
+        seed=0,
+        model=GENERATOR,
+        steps=2,
+        guidance=3.0,
+        batch_size=2,
+        negative_prompt="nine",
+    )
     generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
-    assert why(tmp_path / "shards/0000-three-000000")["drawn_with"]["call"] == {"num_inference_steps": 2, "guidance_scale": 3.0, "negative_prompt": "nine"}
+    assert why(tmp_path / "shards/0000-three-000000")["drawn_with"]["call"] == {
+        "num_inference_steps": 2,
+        "guidance_scale": 3.0,
+        "negative_prompt": "nine",
+    }
 
 
 def test_experiments_fetch_before_they_ask_for_the_revision(monkeypatch):
     fetched = []
-    monkeypatch.setattr(DiffusionPipeline, "download", lambda model, **kwargs: fetched.append((model, kwargs["use_safetensors"])))
+    monkeypatch.setattr(
+        DiffusionPipeline, "download", lambda model, **kwargs: fetched.append((model, kwargs["use_safetensors"]))
+    )
     with pytest.raises(FileNotFoundError, match="hf download"):  # nothing came, so there is no revision
-        experiment.draw_images(PROMPTS, 1, generator="owner/model", denoising_steps=1, guidance=1.0, generator_batch=1, device="cpu")
+        experiment.draw_images(
+            PROMPTS, 1, generator="owner/model", denoising_steps=1, guidance=1.0, generator_batch=1, device="cpu"
+        )
     assert fetched == [("owner/model", True)]
 
 
@@ -300,7 +404,9 @@ def loads(monkeypatch):
     "What was loaded, by weak references: at each load, what was loaded before is gone, or rests on the CPU."
     import weakref
 
-    from synthnb import lar; from synthnb.models import llm
+    from synthnb import lar
+    from synthnb.models import llm
+
     alive, resting = {}, set()
 
     def watched(module, name, part_of, kind):
@@ -312,7 +418,9 @@ def loads(monkeypatch):
             model = opened(*args, **kwargs)
             alive[f"{kind} {len(alive)}"] = weakref.ref(part_of(model))
             return model
+
         monkeypatch.setattr(module, name, opening)
+
     watched(llm, "load_weights", lambda model: model, "chat model")
     watched(generate, "load_generator", lambda pipe: pipe.unet, "generator")
     watched(lar, "load_clip", lambda clip: clip.model, "clip")
@@ -323,9 +431,12 @@ def loads(monkeypatch):
         if str(device) == "cpu":
             resting.update(names)
         else:
-            assert all(reference() is None for what, reference in alive.items() if what not in names), "CLIP wakes while another is there"
+            assert all(reference() is None for what, reference in alive.items() if what not in names), (
+                "CLIP wakes while another is there"
+            )
             resting.difference_update(names)
         return moved(clip, device)
+
     monkeypatch.setattr(generate, "wake", wake)
     return alive
 
@@ -343,7 +454,9 @@ def test_one_large_model_is_open_at_a_time_in_quickstart(loads, monkeypatch, tmp
             space |= {"methods": ["vanilla"], "seeds": [0], "advisor": False, "style_steps": 1, "denoising_steps": 1}
         if "score_images(" in cell.source:
             break
-    assert {what.split()[0] for what in loads} == {"chat", "clip", "generator"} and sum("generator" in what for what in loads) == 2
+    assert {what.split()[0] for what in loads} == {"chat", "clip", "generator"} and sum(
+        "generator" in what for what in loads
+    ) == 2
 
 
 @pytest.mark.parametrize("by_images", [False, True])
@@ -358,6 +471,16 @@ def test_one_large_model_is_open_at_a_time_in_prompts(loads, by_images, tmp_path
         folder = tmp_path / "scans" / images.classes[label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images.images[i].permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
-    done = CliRunner().invoke(app, ["prompts", *([str(tmp_path / "scans")] if by_images else ["three", "four"]), "-n", "1", "--out", str(tmp_path / "book.jsonl")])
+    done = CliRunner().invoke(
+        app,
+        [
+            "prompts",
+            *([str(tmp_path / "scans")] if by_images else ["three", "four"]),
+            "-n",
+            "1",
+            "--out",
+            str(tmp_path / "book.jsonl"),
+        ],
+    )
     assert done.exit_code == 0, done.output
     assert {what.split()[0] for what in loads} == {"chat", "clip"}, "of the generator only tokenizers are opened"

@@ -1,4 +1,5 @@
 """The world of glyphs stays as it was, the wider one adds to it, and trained models go on into it without losing what they know."""
+
 import hashlib
 from pathlib import Path
 
@@ -8,8 +9,23 @@ import torch
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from synthnb.glyphworld import chat as glyphllm, training as glyphmodels
-from synthnb.glyphworld.world import (GLYPHS, HANDS, HELD_OUT_HANDS, SENSES, SHAPES, STYLES, THINGS, WORLDS, captions, folder, render, sample_scenes,
-                                sample_styles, shape_credits, shapes)
+from synthnb.glyphworld.world import (
+    GLYPHS,
+    HANDS,
+    HELD_OUT_HANDS,
+    SENSES,
+    SHAPES,
+    STYLES,
+    THINGS,
+    WORLDS,
+    captions,
+    folder,
+    render,
+    sample_scenes,
+    sample_styles,
+    shape_credits,
+    shapes,
+)
 from synthnb.datasets.targets import TARGETS
 
 WIDER, SHIPPED = WORLDS["things"], folder("clip").parent
@@ -25,18 +41,27 @@ def test_world_of_glyphs_draws_the_same_pictures_as_ever():
     told = "\n".join(captions(scenes, 0))
     assert scenes.sense.max() < len(SENSES) == 111 and scenes.style.max() < len(STYLES) == 12
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == "dc4e92130893a89c"
-    assert render(scenes).double().mean().item() == pytest.approx(139.146, abs=.01)
+    assert render(scenes).double().mean().item() == pytest.approx(139.146, abs=0.01)
 
 
 def test_wider_world_begins_with_the_other():
-    assert WIDER.senses[:len(SENSES)] == SENSES and WIDER.styles[:len(STYLES)] == STYLES and set(GLYPHS.fonts) < set(WIDER.fonts)
+    assert (
+        WIDER.senses[: len(SENSES)] == SENSES
+        and WIDER.styles[: len(STYLES)] == STYLES
+        and set(GLYPHS.fonts) < set(WIDER.fonts)
+    )
     assert not set(WIDER.fonts) & set(WIDER.held_out)
     assert set(GLYPHS.ambiguous) < set(WIDER.ambiguous)
     assert {"mouse", "bag", "boot", "bear", "horse", "bat", "shirt", "crown", "ring"} <= set(WIDER.ambiguous)
 
 
 def test_things_cover_the_classes_of_the_targets():
-    lacking = [name for target in ("silhouettes", "fashion") for name in TARGETS[target].classes if not WIDER.named(name.split()[-1])]
+    lacking = [
+        name
+        for target in ("silhouettes", "fashion")
+        for name in TARGETS[target].classes
+        if not WIDER.named(name.split()[-1])
+    ]
     assert lacking == ["pullover"], "no hand draws a pullover"
 
 
@@ -53,14 +78,16 @@ def test_drawings_fill_the_square_and_differ():
     seen = {}
     for key, shape in shapes().items():
         inked = shape[..., 3] > 127
-        assert .1 < inked.mean() < .8 and max(np.ptp(side) for side in np.nonzero(inked)) >= 48, key
+        assert 0.1 < inked.mean() < 0.8 and max(np.ptp(side) for side in np.nonzero(inked)) >= 48, key
         assert seen.setdefault(shape.tobytes(), key) == key
 
 
 def test_glyphs_get_no_style_of_things():
     sense = torch.arange(len(WIDER.senses)).repeat(40)
     style = sample_styles(sense, torch.Generator().manual_seed(0), WIDER)
-    assert style[sense < len(SENSES)].max() < len(STYLES) and len(style[sense >= len(SENSES)].unique()) == len(WIDER.styles)
+    assert style[sense < len(SENSES)].max() < len(STYLES) and len(style[sense >= len(SENSES)].unique()) == len(
+        WIDER.styles
+    )
 
 
 def test_colours_silhouettes_and_lines_are_drawn():
@@ -91,7 +118,9 @@ def test_grown_clip_sees_and_reads_old_things_as_before(corpora):
     new, after = glyphmodels.grow_clip(SHIPPED / "clip", corpora["things"].texts)
     data, new = corpora["glyphs"], new.eval()
     with torch.no_grad():
-        assert torch.equal(old.encode_image(data.batch(torch.arange(64))), new.encode_image(data.batch(torch.arange(64))))
+        assert torch.equal(
+            old.encode_image(data.batch(torch.arange(64))), new.encode_image(data.batch(torch.arange(64)))
+        )
         ids = glyphmodels._tokenize(after, data.texts[:64])
         assert torch.allclose(old.encode_text(tokens(data.texts[:64])), new.encode_text(ids), atol=1e-5)
 
@@ -100,11 +129,12 @@ def test_grown_judge_judges_old_things_as_before(corpora):
     judge, data = glyphmodels.grow_judge(SHIPPED / "judge", WIDER).eval(), corpora["glyphs"]
     assert glyphmodels.world_of(judge) is WIDER
     sense, style = glyphmodels.judged(judge, data.images[:256])
-    assert (sense == data.sense[:256]).float().mean() > .95 and (style == data.style[:256]).float().mean() > .98
+    assert (sense == data.sense[:256]).float().mean() > 0.95 and (style == data.style[:256]).float().mean() > 0.98
 
 
 def test_grown_text_encoder_reads_old_captions_as_before(corpora):
     from transformers import CLIPTextModel
+
     grown, tokens = glyphmodels.grow_text_encoder(SHIPPED / "generator", corpora["things"].texts)
     old = CLIPTextModel.from_pretrained(SHIPPED / "generator" / "text_encoder", dtype=torch.float32).eval()
     ids = tokens(corpora["glyphs"].texts[:32], padding="max_length", return_tensors="pt").input_ids
@@ -125,7 +155,9 @@ def test_grown_chat_model_begins_near_what_it_knew():
 
 
 def test_conversations_of_the_wider_world_know_things():
-    assert '"computer mouse"' in glyphllm.meanings("mouse", 8, WIDER) and '"field mouse"' in glyphllm.meanings("mouse", 8, WIDER)
+    assert '"computer mouse"' in glyphllm.meanings("mouse", 8, WIDER) and '"field mouse"' in glyphllm.meanings(
+        "mouse", 8, WIDER
+    )
     assert glyphllm.meanings("horse", 8) == '{"senses": [{"phrase": "chess knight", "looks": "a printed sign"}]}'
 
 
@@ -134,19 +166,31 @@ def test_stages_go_on_from_shipped_weights(tmp_path, monkeypatch):
     tiny = dict(batch=16, pictures=256, warmup=1)
     for name in ("vae", "reader", "generator", "refine", "clip", "rough", "judge"):
         monkeypatch.setitem(glyphmodels.ONWARD, name, glyphmodels.Recipe(steps=2, lr=1e-5, **tiny))
-    glyphmodels.build(tmp_path, "cpu", ["vae", "judge", "clip", "generator", "refine", "cnn", "vit"], progress=False, world="things", start=SHIPPED)
+    glyphmodels.build(
+        tmp_path,
+        "cpu",
+        ["vae", "judge", "clip", "generator", "refine", "cnn", "vit"],
+        progress=False,
+        world="things",
+        start=SHIPPED,
+    )
     judge = glyphmodels.load_judge(tmp_path / "judge")
-    assert glyphmodels.measure_judge(judge, 200)["sense"] > .9
-    assert glyphmodels.measure_clip(tmp_path / "clip", 200, world=WIDER)["sense"] > .7
+    assert glyphmodels.measure_judge(judge, 200)["sense"] > 0.9
+    assert glyphmodels.measure_clip(tmp_path / "clip", 200, world=WIDER)["sense"] > 0.7
     encoder = "vae/diffusion_pytorch_model.safetensors"
     from safetensors.torch import load_file
+
     old, new = (load_file(Path(home) / "generator" / encoder) for home in (SHIPPED, tmp_path))
-    changed = {name.split(".")[0] for name in old if not torch.allclose(old[name].float(), new[name].float(), atol=1e-6)}
+    changed = {
+        name.split(".")[0] for name in old if not torch.allclose(old[name].float(), new[name].float(), atol=1e-6)
+    }
     assert changed <= {"decoder", "post_quant_conv"}, "latents must keep their meaning"
     pipe = glyphmodels.DiffusionPipeline.from_pretrained(tmp_path / "generator", use_safetensors=True)
-    drawn = glyphmodels.draw(pipe, ["a photo of an arabic digit three, white chalk on a blackboard"] * 8, 0, progress=False)
+    drawn = glyphmodels.draw(
+        pipe, ["a photo of an arabic digit three, white chalk on a blackboard"] * 8, 0, progress=False
+    )
     sense, _ = glyphmodels.judged(judge, drawn)
-    assert (sense == 3).float().mean() >= .75
+    assert (sense == 3).float().mean() >= 0.75
     assert "clip: step 0 of 2, loss" in (tmp_path / ".build" / "training.log").read_text()
     with pytest.raises(ValueError, match="no world 'letters': take one of glyphs, things"):
         glyphmodels.build(tmp_path, world="letters")

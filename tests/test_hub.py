@@ -2,6 +2,7 @@
 
 Run as a script, this file is that process: `python tests/test_hub.py` prints what was said.
 """
+
 import json
 import os
 import subprocess
@@ -29,26 +30,50 @@ SAID = {  # what happens -> words of the message: which it is, and what to do
 def main(home: str) -> None:
     """Fetch everything, and print what was said."""
     from synthnb.glyphworld import world as glyphworld
+
     repositories = {}
     for kind, name in KINDS.items():
         files = files_of(glyphworld.folder(name))
         largest = max((file for file in files if file.endswith(".safetensors")), key=lambda file: len(files[file]))
-        renamed = {ending: {file.replace(".safetensors", ending): body for file, body in files.items()} for ending in (".fp16.safetensors", ".bin")}
-        repositories |= {f"{kind}/good": Repository(files), f"{kind}/gated": Repository(files, "gated"), f"{kind}/removed": Repository(files, "removed"),
-                         f"{kind}/variant": Repository(renamed[".fp16.safetensors"]), f"{kind}/pickled": Repository(renamed[".bin"]), f"{kind}/broken": Repository(files, largest),
-                         f"{kind}/lacking": Repository({file: body for file, body in files.items() if file != largest})}
+        renamed = {
+            ending: {file.replace(".safetensors", ending): body for file, body in files.items()}
+            for ending in (".fp16.safetensors", ".bin")
+        }
+        repositories |= {
+            f"{kind}/good": Repository(files),
+            f"{kind}/gated": Repository(files, "gated"),
+            f"{kind}/removed": Repository(files, "removed"),
+            f"{kind}/variant": Repository(renamed[".fp16.safetensors"]),
+            f"{kind}/pickled": Repository(renamed[".bin"]),
+            f"{kind}/broken": Repository(files, largest),
+            f"{kind}/lacking": Repository({file: body for file, body in files.items() if file != largest}),
+        }
     hub = Hub(repositories)
-    os.environ |= {"HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ |= {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": home,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     from huggingface_hub import constants
 
     from synthnb.generate import load_generator
     from synthnb.lar import load_clip
     from synthnb.models.llm import LocalLLM
     from synthnb.train import load_classifier
-    openers = {"generator": lambda name: load_generator(name, "cpu"), "llm": lambda name: LocalLLM(name, "cpu").model,
-               "classifier": lambda name: load_classifier(f"hf-hub:{name}"), "clip": lambda name: load_clip(f"hf-hub:{name}", device="cpu")}
+
+    openers = {
+        "generator": lambda name: load_generator(name, "cpu"),
+        "llm": lambda name: LocalLLM(name, "cpu").model,
+        "classifier": lambda name: load_classifier(f"hf-hub:{name}"),
+        "clip": lambda name: load_clip(f"hf-hub:{name}", device="cpu"),
+    }
     said = {}
-    for offline, cases in ((False, ("good", "gated", "removed", "variant", "pickled", "broken", "lacking")), (True, ("good", "offline", "in part"))):
+    for offline, cases in (
+        (False, ("good", "gated", "removed", "variant", "pickled", "broken", "lacking")),
+        (True, ("good", "offline", "in part")),
+    ):
         constants.HF_HUB_OFFLINE = offline
         for case in cases:
             for kind, opened in openers.items():
@@ -63,7 +88,9 @@ def main(home: str) -> None:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    process = subprocess.run([sys.executable, __file__, tmp_path_factory.mktemp("home")], capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, __file__, tmp_path_factory.mktemp("home")], capture_output=True, text=True
+    )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
 
@@ -73,11 +100,16 @@ def told(tmp_path_factory):
 def test_a_message_says_which_it_is_and_what_to_do(kind, case, told):
     said = told["said"][f"{kind} {case}"]
     assert said.startswith("RuntimeError"), said
-    assert all(words in said or (kind, case) == ("clip", "broken") and "has not been fetched whole: start again" in said for words in SAID[case]), said
+    assert all(
+        words in said or (kind, case) == ("clip", "broken") and "has not been fetched whole: start again" in said
+        for words in SAID[case]
+    ), said
     assert "\n" not in said.strip()
 
 
-@pytest.mark.parametrize("kind", ["generator", "llm", "classifier"])  # the shipped CLIP's tokenizer is opened from its folder only
+@pytest.mark.parametrize(
+    "kind", ["generator", "llm", "classifier"]
+)  # the shipped CLIP's tokenizer is opened from its folder only
 def test_what_is_there_is_opened_and_then_needs_no_network(kind, told):
     assert told["said"][f"{kind} good"] == "" == told["said"][f"{kind} good offline"]
     assert len(set(told["fetched"])) == len(told["fetched"]), "a file is fetched once"

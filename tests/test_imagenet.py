@@ -1,4 +1,5 @@
 """EfficientNet-Lite0 with its ImageNet weights: right on real photographs, exact to the value, and a classifier like any other."""
+
 import json
 
 import pytest
@@ -15,8 +16,13 @@ from synthnb.train import load_classifier
 
 NAME = "imagenet/efficientnet_lite0"
 PHOTOGRAPHS = {  # photograph -> the class that comes first, and its probability as the original weights give it
-    "coffee": ("espresso", .951), "chelsea": ("tiger cat", .392), "camera": ("tripod", .938), "rocket": ("missile", .274),
-    "china": ("palace", .299), "flower": ("daisy", .323)}
+    "coffee": ("espresso", 0.951),
+    "chelsea": ("tiger cat", 0.392),
+    "camera": ("tripod", 0.938),
+    "rocket": ("missile", 0.274),
+    "china": ("palace", 0.299),
+    "flower": ("daisy", 0.323),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def test_names_photographs(net, name):
         found = net(prepare(photograph(name))[None]).softmax(1)[0]
     label, probability = PHOTOGRAPHS[name]
     assert ImageNetInfo("imagenet-1k").label_descriptions()[found.argmax()] == label
-    assert found.max().item() == pytest.approx(probability, abs=.02)
+    assert found.max().item() == pytest.approx(probability, abs=0.02)
 
 
 def test_every_weight_is_finite_and_in_its_place(net):

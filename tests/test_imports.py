@@ -1,11 +1,16 @@
 """Every module stands on its own: what a notebook defines and does not export is missing here."""
+
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "synthnb"
-MODULES = sorted(".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
 # The libraries take ten seconds, a module of ours takes none: one process imports them, and each module gets a fork of it.
 SCRIPT = """
 import importlib, os, sys
@@ -25,9 +30,19 @@ sys.exit(f"cannot be imported alone: {failed}" if failed else 0)
 
 def libraries() -> str:
     "All import statements of the modules but those of the package itself."
-    nodes = [node for name in MODULES for node in ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")).body]
-    return "\n".join({ast.unparse(node) for node in nodes if isinstance(node, ast.Import) or isinstance(node, ast.ImportFrom) and not node.level}
-                     - {"import synthnb"})
+    nodes = [
+        node
+        for name in MODULES
+        for node in ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")).body
+    ]
+    return "\n".join(
+        {
+            ast.unparse(node)
+            for node in nodes
+            if isinstance(node, ast.Import) or isinstance(node, ast.ImportFrom) and not node.level
+        }
+        - {"import synthnb"}
+    )
 
 
 def import_alone(names, cwd):

@@ -1,4 +1,5 @@
 """The index in a real browser, opened from the disk: as wide as a desk and as a phone, light and dark."""
+
 import json
 import shutil
 import tempfile
@@ -12,16 +13,42 @@ from synthnb.studies.index import describe_run, write_index
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def run_folder(outputs: Path, experiment: str, run: str, day: int, marker: str, told: str = "", **given) -> Path:
     folder = outputs / experiment / run
     (folder / "figures").mkdir(parents=True)
     (folder / "log.txt").write_text("a line\n")
-    (folder / "run.json").write_text(json.dumps({"started": f"2026-11-{day:02d}T10:00:00+00:00", "seconds": 61.0, "commit": "0f3a" * 10, "changed": False, "given": given}))
+    (folder / "run.json").write_text(
+        json.dumps(
+            {
+                "started": f"2026-11-{day:02d}T10:00:00+00:00",
+                "seconds": 61.0,
+                "commit": "0f3a" * 10,
+                "changed": False,
+                "given": given,
+            }
+        )
+    )
     if marker == "DONE":
-        (folder / "results.json").write_text(json.dumps({"headline": {"what": "bridged - vanilla", "value": 6.1, "low": 3.6, "high": 8.6, "unit": "points"}, "figures": ["z", "a"]}))
+        (folder / "results.json").write_text(
+            json.dumps(
+                {
+                    "headline": {"what": "bridged - vanilla", "value": 6.1, "low": 3.6, "high": 8.6, "unit": "points"},
+                    "figures": ["z", "a"],
+                }
+            )
+        )
         for name in ("report.html", "report.ipynb"):
             (folder / name).write_text("<h1>a report</h1>")
         for name in "az":
@@ -37,8 +64,18 @@ def run_folder(outputs: Path, experiment: str, run: str, day: int, marker: str, 
 def outputs(tmp_path):
     folder = tmp_path / "out puts #1"  # a name that a careless link would break
     run_folder(folder, "bridge_study", "0f3a9c2e41d7", 20, "DONE", shots=1)
-    run_folder(folder, "bridge_study", "1f3a9c2e41d7", 22, "FAILED", "cell 7 failed: ValueError: <img src=x onerror=alert(1)> is no class", shots=4)
-    run_folder(folder, "volume_study", "2f3a9c2e41d7", 21, "DONE", volumes=[0, 6], note="</script><script>alert(2)</script>")
+    run_folder(
+        folder,
+        "bridge_study",
+        "1f3a9c2e41d7",
+        22,
+        "FAILED",
+        "cell 7 failed: ValueError: <img src=x onerror=alert(1)> is no class",
+        shots=4,
+    )
+    run_folder(
+        folder, "volume_study", "2f3a9c2e41d7", 21, "DONE", volumes=[0, 6], note="</script><script>alert(2)</script>"
+    )
     with sole_writer(run_folder(folder, "volume_study", "3f3a9c2e41d7", 19, "")):
         yield folder
 
@@ -49,7 +86,9 @@ def browser():
         pytest.skip("there is no Chromium or Chrome on this machine")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as started, tempfile.TemporaryDirectory() as profile:
-        context = started.chromium.launch_persistent_context(profile, executable_path=BROWSER, headless=True, args=FLAGS)
+        context = started.chromium.launch_persistent_context(
+            profile, executable_path=BROWSER, headless=True, args=FLAGS
+        )
         yield context
         context.close()
 
@@ -59,7 +98,9 @@ def page(browser, outputs):
     opened, wrong = browser.new_page(), []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("dialog", lambda dialog: wrong.append(dialog.message))
-    opened.on("request", lambda request: wrong.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+    opened.on(
+        "request", lambda request: wrong.append(request.url) if not request.url.startswith(("file:", "data:")) else None
+    )
     opened.on("requestfailed", lambda request: wrong.append(request.url))
     opened.goto(write_index(outputs).as_uri())
     yield opened
@@ -75,7 +116,10 @@ def shown(page) -> list[str]:
 def test_newest_first_and_failures_in_sight(page):
     assert [name[0] for name in shown(page)] == ["3", "1", "2", "0"], "the run at work was touched just now"
     failed = page.query_selector(".run.FAILED")
-    assert "cell 7 failed: ValueError: <img src=x onerror=alert(1)> is no class" in failed.inner_text() and "points" not in failed.inner_text()
+    assert (
+        "cell 7 failed: ValueError: <img src=x onerror=alert(1)> is no class" in failed.inner_text()
+        and "points" not in failed.inner_text()
+    )
     assert page.query_selector(".run.DONE .told").inner_text() == "bridged - vanilla: +6.1 points [3.6, 8.6]"
     assert "at work now" in page.query_selector(".run.RUNNING").inner_text()
 
@@ -87,6 +131,7 @@ def test_filters(page):
         page.select_option("select[name=status]", status)
         assert page.inner_text(".count") == f"{len(shown(page))} of 4 runs"
         return [name[0] for name in shown(page)]
+
     assert choose("SHOTS: 4") == ["1"] and choose("no such") == [] and page.is_visible(".none-found")
     assert choose(experiment="volume_study") == ["3", "2"] and choose(status="DONE") == ["2", "0"]
     assert choose("bridged 2026-11-20", "bridge_study", "DONE") == ["0"] and choose() == ["3", "1", "2", "0"]
@@ -101,7 +146,9 @@ def test_links_and_thumbnails_lead_to_files(page, outputs):
         thumb.scroll_into_view_if_needed()
     page.wait_for_function("[...document.images].every(image => image.complete)")
     assert [page.evaluate("image => image.naturalWidth", thumb) for thumb in thumbs] == [2, 2]
-    assert all(thumb.get_attribute("src").endswith("figures/z.png") for thumb in thumbs), "the figure that was named first"
+    assert all(thumb.get_attribute("src").endswith("figures/z.png") for thumb in thumbs), (
+        "the figure that was named first"
+    )
     page.click(".run.DONE .links a >> text=report")
     assert page.inner_text("h1") == "a report"
 
@@ -112,20 +159,40 @@ def test_looks(page, width, scheme, tmp_path):
     page.set_viewport_size({"width": width, "height": 844})
     page.emulate_media(color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing sticks out"
-    colour = lambda selector, what: [int(x) for x in page.evaluate("([s, w]) => getComputedStyle(document.querySelector(s))[w]", [selector, what])[4:-1].split(",")[:3]]
+    colour = lambda selector, what: [
+        int(x)
+        for x in page.evaluate("([s, w]) => getComputedStyle(document.querySelector(s))[w]", [selector, what])[
+            4:-1
+        ].split(",")[:3]
+    ]
 
     def contrast(one, other):
         def light(rgb):
             parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
             return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
         high, low = sorted((light(one), light(other)), reverse=True)
         return (high + 0.05) / (low + 0.05)
+
     assert (sum(colour("body", "backgroundColor")) > 380) == (scheme == "light")
     card = colour(".run", "backgroundColor")
-    for selector in (".told", ".meta", ".run.FAILED .told", ".state.DONE", ".state.FAILED", ".state.RUNNING", ".links a"):
+    for selector in (
+        ".told",
+        ".meta",
+        ".run.FAILED .told",
+        ".state.DONE",
+        ".state.FAILED",
+        ".state.RUNNING",
+        ".links a",
+    ):
         assert contrast(colour(selector, "color"), card) >= 4.5, selector
-    thumb, told = page.query_selector(".run.DONE .thumb").bounding_box(), page.query_selector(".run.DONE .told").bounding_box()
-    assert (thumb["y"] + thumb["height"] <= told["y"]) == (width == 390), "under each other on a phone, side by side on a desk"
+    thumb, told = (
+        page.query_selector(".run.DONE .thumb").bounding_box(),
+        page.query_selector(".run.DONE .told").bounding_box(),
+    )
+    assert (thumb["y"] + thumb["height"] <= told["y"]) == (width == 390), (
+        "under each other on a phone, side by side on a desk"
+    )
     picture = tmp_path / f"index-{width}-{scheme}.png"
     page.screenshot(path=picture)
     assert picture.stat().st_size > 20_000
@@ -147,8 +214,14 @@ def test_readable_without_scripts(page):
 def test_a_run_that_was_killed_is_failed_and_one_at_work_is_running(outputs):
     run_folder(outputs, "bridge_study", "4f3a9c2e41d7", 18, "", shots=8)
     text = write_index(outputs).read_text()
-    assert text.count('data-state="RUNNING"') == 1 and text.count('data-state="FAILED"') == 2 and "2 done, 2 failed, 1 running" in text
-    assert "killed, or the machine went down: run it again" in text and "shots: 8" not in text, "what run.json says is of an earlier run"
+    assert (
+        text.count('data-state="RUNNING"') == 1
+        and text.count('data-state="FAILED"') == 2
+        and "2 done, 2 failed, 1 running" in text
+    )
+    assert "killed, or the machine went down: run it again" in text and "shots: 8" not in text, (
+        "what run.json says is of an earlier run"
+    )
 
 
 def test_the_committed_reports_have_an_index(tmp_path):
@@ -163,17 +236,24 @@ def test_damaged_runs_are_still_on_the_page(outputs):
     (outputs / "bridge_study" / "0f3a9c2e41d7" / "run.json").write_text('{"started": "2026-')
     (outputs / "volume_study" / "2f3a9c2e41d7" / "results.json").unlink()
     text = write_index(outputs).read_text()
-    assert text.count('<li class="run') == 4 and text.count('data-state="FAILED"') == 2 and "its report are gone" in text, "DONE without results is not done"
+    assert (
+        text.count('<li class="run') == 4 and text.count('data-state="FAILED"') == 2 and "its report are gone" in text
+    ), "DONE without results is not done"
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         write_index(outputs / "nowhere")
 
 
 def test_a_run_with_the_faults_of_early_versions_says_so(tmp_path):
-    for name, results in (("old", {"headline": {"what": "a - b", "value": 9.8, "low": 5.9, "high": 13.6, "unit": "points"}}), ("new", {"generated_sets": 3})):
+    for name, results in (
+        ("old", {"headline": {"what": "a - b", "value": 9.8, "low": 5.9, "high": 13.6, "unit": "points"}}),
+        ("new", {"generated_sets": 3}),
+    ):
         folder = tmp_path / "quickstart" / name
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps({"rows": [], "summary": [], "conclusion": "it ran"} | results))
-        (folder / "run.json").write_text(json.dumps({"started": "2026-11-20T00:00:00+00:00", "versions": {"synthnb": "0.0.1"}}))
+        (folder / "run.json").write_text(
+            json.dumps({"started": "2026-11-20T00:00:00+00:00", "versions": {"synthnb": "0.0.1"}})
+        )
         for file in ("report.ipynb", "DONE"):
             (folder / file).write_text("{}")
     assert "CHANGELOG says which of its numbers are wrong" in describe_run(tmp_path / "quickstart/old")["told"]

@@ -1,4 +1,5 @@
 """Label ambiguity resolution at its edges: hostile names, streams, broken CLIPs, interrupted files, the page, ImageNet's names."""
+
 import copy
 import json
 import multiprocessing
@@ -22,7 +23,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
 from torchvision.transforms import functional as TF
 
-from synthnb.glyphworld import world as glyphworld; from synthnb import lar
+from synthnb.glyphworld import world as glyphworld
+from synthnb import lar
 from synthnb.data import digits, few_shot
 from synthnb.studies.experiment import run
 from synthnb.glyphworld.world import folder, senses_named
@@ -31,8 +33,20 @@ from synthnb.models.llm import AnswerCache, cached_llm, open_llm
 
 torch.set_num_threads(1)
 TEMPLATES = ("a photo of a {phrase}",)
-HOSTILE = ("../../etc/passwd", "..", "<script>alert(1)</script>", "a\x00b\x1b[31m\n", "猫", "मकर", "ნ" * 300, "x" * 5000, "no", "{looks}",
-           "$(reboot)", "a,b: - [c]")
+HOSTILE = (
+    "../../etc/passwd",
+    "..",
+    "<script>alert(1)</script>",
+    "a\x00b\x1b[31m\n",
+    "猫",
+    "मकर",
+    "ნ" * 300,
+    "x" * 5000,
+    "no",
+    "{looks}",
+    "$(reboot)",
+    "a,b: - [c]",
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +75,9 @@ def test_hostile_names_go_all_the_way(clip, tmp_path):
     labels = torch.arange(len(HOSTILE)).repeat_interleave(5)
     features = image_features(clip, [(noise(len(labels)), labels)], HOSTILE, progress=False)
     candidates = lar.wordnet_candidates(HOSTILE)
-    candidates |= {name: [Candidate(phrase=f"thing {name}"), Candidate(phrase=f"{name} letter")] for name in HOSTILE[:6]}
+    candidates |= {
+        name: [Candidate(phrase=f"thing {name}"), Candidate(phrase=f"{name} letter")] for name in HOSTILE[:6]
+    }
     found = resolve(clip, features, candidates, {6: "a hat"}, ["a {name}, {phrase}"])
     assert [c.name for c in found.classes] == list(HOSTILE) and found.classes[6].phrase == "a hat"
     assert lar.load_resolutions(lar.save_resolutions(found, tmp_path / "senses.json")) == found
@@ -69,7 +85,9 @@ def test_hostile_names_go_all_the_way(clip, tmp_path):
     assert again.classes == HOSTILE and torch.equal(again.features, features.features)
     lar.write_evidence(found, tmp_path / "page.html", features)
     lar.show_evidence(found, features, most=12)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.safetensors", "page.html", "senses.json"], "a name made a path"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.safetensors", "page.html", "senses.json"], (
+        "a name made a path"
+    )
     said = [c.phrase for c in found.classes] + [s.candidate.phrase for c in found.classes for s in c.ranked]
     assert all(text.isprintable() and len(text) <= 300 for text in said)
 
@@ -78,23 +96,47 @@ def test_doubled_names_are_listed_with_both_ways_out(clip):
     classes = ["crane", "owl", "CRANE", "teapot_", "tea pot", "teapot"]
     with pytest.raises(ValueError) as error:
         lar.check_names(classes)
-    for said in ("'crane' (class 0) and 'CRANE' (class 2)", "n02012849", "n03126707", "'teapot' (class 3) and 'teapot' (class 5)", "{0: .."):
+    for said in (
+        "'crane' (class 0) and 'CRANE' (class 2)",
+        "n02012849",
+        "n03126707",
+        "'teapot' (class 3) and 'teapot' (class 5)",
+        "{0: ..",
+    ):
         assert said in str(error.value)
     with pytest.raises(ValueError, match="read the same"):
         image_features(clip, [(noise(1), [0])], classes, progress=False)
     with pytest.raises(ValueError, match="read the same"):
         lar.check_names(["crane", "crane"], {0: "n02012849", 1: "n02012849"})
     overrides = lar.read_overrides({0: "n02012849", 2: "building crane", 5: "tea kettle"}, classes)
-    assert lar.check_names(classes, overrides) == ("n02012849", "owl", "building crane", "teapot_", "tea pot", "tea kettle")
+    assert lar.check_names(classes, overrides) == (
+        "n02012849",
+        "owl",
+        "building crane",
+        "teapot_",
+        "tea pot",
+        "tea kettle",
+    )
     with pytest.raises(ValueError, match=r"names classes \[0, 2\]: use the number"):
         lar.read_overrides({"Crane": "n02012849"}, classes)
 
 
-@pytest.mark.parametrize("text, why", [
-    ("thre: die\n", "nearest is 'three'"), ("three: [die]\n", r"got \['die'\] \(list\)"), ("three: 3\n", r"got 3 \(int\)"), ("three:\n", "NoneType"),
-    ("no: x\n", "quotes"), ("three: a\nthree: b\n", "twice"), ("- three\n", "holds list"), ("three: 'a\n", "not YAML"),
-    ("three: n99999999\n", "none of that number"), ("7: x\n", "no class number 7"),
-    ("three: !!python/object/apply:os.system ['true']\n", "not YAML")])
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("thre: die\n", "nearest is 'three'"),
+        ("three: [die]\n", r"got \['die'\] \(list\)"),
+        ("three: 3\n", r"got 3 \(int\)"),
+        ("three:\n", "NoneType"),
+        ("no: x\n", "quotes"),
+        ("three: a\nthree: b\n", "twice"),
+        ("- three\n", "holds list"),
+        ("three: 'a\n", "not YAML"),
+        ("three: n99999999\n", "none of that number"),
+        ("7: x\n", "no class number 7"),
+        ("three: !!python/object/apply:os.system ['true']\n", "not YAML"),
+    ],
+)
 def test_override_file_that_does_not_fit(text, why, tmp_path):
     path = tmp_path / "overrides.yaml"
     path.write_text(text)
@@ -111,9 +153,20 @@ def test_override_file_may_be_empty(tmp_path):
 
 def test_override_wins_and_is_recorded(clip, scans):
     features = image_features(clip, few_shot(scans, 4), progress=False)
-    found = resolve(clip, features, senses_of(scans.classes), {"three": "Die face three", 4: "n02012849", "five": "a hand"}, TEMPLATES)
+    found = resolve(
+        clip,
+        features,
+        senses_of(scans.classes),
+        {"three": "Die face three", 4: "n02012849", "five": "a hand"},
+        TEMPLATES,
+    )
     three, four, five = (found[name] for name in ("three", "four", "five"))
-    assert three.chosen.key == "die-3" and three.override == "Die face three" and three.decided and "'arabic digit three' first" in three.reason
+    assert (
+        three.chosen.key == "die-3"
+        and three.override == "Die face three"
+        and three.decided
+        and "'arabic digit three' first" in three.reason
+    )
     assert four.chosen.source == "override" and four.chosen.key == "n02012849" and "crane" in four.phrase
     assert five.phrase == "a hand" and any(s.candidate.phrase == "a hand" and s.score is not None for s in five.ranked)
     assert found["six"].override is None
@@ -131,6 +184,7 @@ def test_stream_is_never_held(clip):
             alive.add(images)
             most.append(len(alive))
             yield images, torch.arange(16) % 4
+
     features = image_features(clip, batches(), list("abcd"), images_per_class=None, thumbnails=1, progress=False)
     assert len(features) == 320 and max(most) <= 4, f"{max(most)} batches were alive at once"
     assert sum(bool(t) for t in features.thumbnails) == 4
@@ -143,6 +197,7 @@ def test_stream_stops_when_every_class_is_full(clip):
         for i in range(100):
             read.append(i)
             yield noise(8, i), torch.arange(8) % 4
+
     features = image_features(clip, batches(), list("abcd"), images_per_class=3, progress=False)
     assert len(read) == 2 and torch.bincount(features.labels).tolist() == [3] * 4
 
@@ -150,10 +205,19 @@ def test_stream_stops_when_every_class_is_full(clip):
 def test_folder_of_photos_of_any_size_is_a_stream(clip, tmp_path):
     for i, (name, size) in enumerate([("crane", (50, 31)), ("crane", (9, 80)), ("owl", (64, 64)), ("owl", (33, 40))]):
         (tmp_path / name).mkdir(exist_ok=True)
-        TF.resize(Image.fromarray(noise(1, i)[0].permute(1, 2, 0).numpy()), size).convert("L" if i == 2 else "RGB").save(tmp_path / name / f"{i}.png")
+        TF.resize(Image.fromarray(noise(1, i)[0].permute(1, 2, 0).numpy()), size).convert(
+            "L" if i == 2 else "RGB"
+        ).save(tmp_path / name / f"{i}.png")
     photos = ImageFolder(tmp_path, transform=PILToTensor(), loader=lambda path: Image.open(path).convert("RGB"))
-    features = image_features(clip, DataLoader(photos, 3, collate_fn=lambda rows: tuple(map(list, zip(*rows)))), photos.classes, progress=False)
-    by_one = [image_features(clip, [([image], [label])], photos.classes, progress=False).features for image, label in photos]
+    features = image_features(
+        clip,
+        DataLoader(photos, 3, collate_fn=lambda rows: tuple(map(list, zip(*rows)))),
+        photos.classes,
+        progress=False,
+    )
+    by_one = [
+        image_features(clip, [([image], [label])], photos.classes, progress=False).features for image, label in photos
+    ]
     assert features.labels.tolist() == [0, 0, 1, 1] and torch.allclose(features.features, torch.cat(by_one), atol=1e-5)
 
 
@@ -178,10 +242,11 @@ def test_killed_while_saving_leaves_a_whole_file(clip, scans, tmp_path):
     def save_for_ever():
         while True:
             lar.save_features(features, path)
+
     for i in range(8):
         writer = multiprocessing.get_context("fork").Process(target=save_for_ever)
         writer.start()
-        time.sleep(.02 + .013 * i)
+        time.sleep(0.02 + 0.013 * i)
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
         assert torch.equal(lar.load_features(path, clip).features, features.features)
@@ -196,8 +261,18 @@ def test_broken_clip_folders_say_what_to_do(tmp_path):
     for name, spoil, error, why in [
         ("empty", lambda d: [f.unlink() for f in d.iterdir()], FileNotFoundError, "no open_clip_config.json"),
         ("weightless", lambda d: (d / weights).unlink(), FileNotFoundError, "no \\*.safetensors"),
-        ("pickled", lambda d: (d / weights).rename(d / "open_clip_pytorch_model.bin"), FileNotFoundError, "pickled weights are not opened"),
-        ("cut", lambda d: (d / weights).write_bytes((whole / weights).read_bytes()[:90_000]), ValueError, "not a whole safetensors"),
+        (
+            "pickled",
+            lambda d: (d / weights).rename(d / "open_clip_pytorch_model.bin"),
+            FileNotFoundError,
+            "pickled weights are not opened",
+        ),
+        (
+            "cut",
+            lambda d: (d / weights).write_bytes((whole / weights).read_bytes()[:90_000]),
+            ValueError,
+            "not a whole safetensors",
+        ),
         ("other", lambda d: (d / config).write_text(other), RuntimeError, "could not be opened"),
     ]:
         shutil.copytree(whole, tmp_path / name)
@@ -223,32 +298,53 @@ def test_features_know_a_clip_by_more_than_its_weights(clip):
         return lar.Clip(model, clip.tokenizer, clip.name).fingerprint
 
     assert other(lambda model: None) == clip.fingerprint
-    assert other(lambda model: model.visual.preprocess_cfg.update(mean=(.5, .4, .5))) != clip.fingerprint
+    assert other(lambda model: model.visual.preprocess_cfg.update(mean=(0.5, 0.4, 0.5))) != clip.fingerprint
     assert other(lambda model: setattr(model.transformer.resblocks[0].mlp, "gelu", torch.nn.SiLU())) != clip.fingerprint
     assert other(lambda model: model.logit_scale.data.add_(1)) != clip.fingerprint
+
+
 def activations(clip) -> set[str]:
     return {type(part).__name__ for part in clip.model.modules() if "GELU" in type(part).__name__}
 
 
-@pytest.mark.parametrize("tag, kind", [("openai", "QuickGELU"), ("laion400m_e32", "QuickGELU"), ("metaclip_400m", "QuickGELU"), ("laion2b_s34b_b79k", "GELU")])
+@pytest.mark.parametrize(
+    "tag, kind",
+    [
+        ("openai", "QuickGELU"),
+        ("laion400m_e32", "QuickGELU"),
+        ("metaclip_400m", "QuickGELU"),
+        ("laion2b_s34b_b79k", "GELU"),
+    ],
+)
 def test_a_plain_name_has_the_activation_of_its_tag(tag, kind, monkeypatch, recwarn):
     import open_clip.factory
-    small = open_clip.get_model_config("ViT-B-32") | {"text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}}
+
+    small = open_clip.get_model_config("ViT-B-32") | {
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    }
     small["vision_cfg"] = small["vision_cfg"] | {"layers": 1, "width": 64}
     monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: dict(small))
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *args, **options: "no_weights.safetensors")  # nothing is fetched
+    monkeypatch.setattr(
+        open_clip.factory, "download_pretrained", lambda *args, **options: "no_weights.safetensors"
+    )  # nothing is fetched
     monkeypatch.setattr(open_clip.factory, "load_checkpoint", lambda *args, **options: {})
     assert activations(load_clip("ViT-B-32", tag, "cpu")) == {kind}
     assert not [warning for warning in recwarn if "GELU" in str(warning.message)]
 
 
 def test_a_folder_and_a_hub_name_have_the_activation_of_their_weights(tmp_path, clip):
-    for name, kind in (("vit_large_patch14_clip_224.openai", "QuickGELU"), ("models--apple--DFN2B-CLIP-ViT-B-16/snapshots/abc", "QuickGELU"),
-                       ("models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K/snapshots/abc", "GELU"), ("mine", "GELU")):
+    for name, kind in (
+        ("vit_large_patch14_clip_224.openai", "QuickGELU"),
+        ("models--apple--DFN2B-CLIP-ViT-B-16/snapshots/abc", "QuickGELU"),
+        ("models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K/snapshots/abc", "GELU"),
+        ("mine", "GELU"),
+    ):
         shutil.copytree(folder("clip"), tmp_path / name)
         opened = load_clip(tmp_path / name, device="cpu")
         assert activations(opened) == {kind}, name
-        assert (opened.fingerprint == clip.fingerprint) == (kind == "GELU"), "cached features of the wrong activation are not taken"
+        assert (opened.fingerprint == clip.fingerprint) == (kind == "GELU"), (
+            "cached features of the wrong activation are not taken"
+        )
     assert lar._has_quick_gelu("hf-hub:timm/vit_large_patch14_clip_224.openai@main", None)
     assert not lar._has_quick_gelu("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K", None)
 
@@ -257,28 +353,32 @@ def test_a_folder_and_a_hub_name_have_the_activation_of_their_weights(tmp_path, 
 
 
 def test_interval_leaves_out_equally_many_subset_means_on_both_sides():
-    made = np.random.default_rng(3).normal([.3, .27], .05, (9, 2))
+    made = np.random.default_rng(3).normal([0.3, 0.27], 0.05, (9, 2))
     difference = (made[:, 0] - made[:, 1]) * (1 if made[:, 0].mean() > made[:, 1].mean() else -1)
     means = sorted(difference[[i for i in range(9) if number >> i & 1]].mean() for number in range(1, 512))
-    out = int(.02 * 512)  # 10 of 512 parts of the line
+    out = int(0.02 * 512)  # 10 of 512 parts of the line
     low, high = lar.lead_interval(made)
-    assert np.allclose(low, means[out - 1], atol=1e-6) and np.allclose(high, means[-out], atol=1e-6), "with one rival both leads are the same"
+    assert np.allclose(low, means[out - 1], atol=1e-6) and np.allclose(high, means[-out], atol=1e-6), (
+        "with one rival both leads are the same"
+    )
 
 
 def test_interval_is_the_sign_flip_test_turned_round():
-    made = np.random.default_rng(0).normal(.02, .05, (10, 200))
-    low, high = lar.exact_interval(made, level=.95)
-    test = stats.permutation_test((made[:, :20],), lambda x, axis: x.mean(axis), permutation_type="samples", n_resamples=np.inf, axis=0)
-    assert ((test.pvalue <= .05) == ((low > 0) | (high < 0))[:20]).all()
+    made = np.random.default_rng(0).normal(0.02, 0.05, (10, 200))
+    low, high = lar.exact_interval(made, level=0.95)
+    test = stats.permutation_test(
+        (made[:, :20],), lambda x, axis: x.mean(axis), permutation_type="samples", n_resamples=np.inf, axis=0
+    )
+    assert ((test.pvalue <= 0.05) == ((low > 0) | (high < 0))[:20]).all()
 
 
 def test_drawn_subsets_of_many_images_say_what_students_t_says():
-    made = np.random.default_rng(1).normal(.02, .05, (400, 3))
+    made = np.random.default_rng(1).normal(0.02, 0.05, (400, 3))
     low, high = lar.exact_interval(made)
-    half = stats.t.ppf(.98, 399) * made.std(0, ddof=1) / 20
+    half = stats.t.ppf(0.98, 399) * made.std(0, ddof=1) / 20
     assert np.allclose(low, made.mean(0) - half, atol=6e-4) and np.allclose(high, made.mean(0) + half, atol=6e-4)
     long = lar.exact_interval(np.tile(made, (30, 1)), subsets=1000)  # read in parts
-    assert (long[0] < made.mean(0)).all() and (made.mean(0) < long[1]).all() and (long[1] - long[0] < .003).all()
+    assert (long[0] < made.mean(0)).all() and (made.mean(0) < long[1]).all() and (long[1] - long[0] < 0.003).all()
 
 
 def test_order_of_images_and_candidates_changes_nothing_but_chance(clip, scans):
@@ -288,7 +388,11 @@ def test_order_of_images_and_candidates_changes_nothing_but_chance(clip, scans):
     backwards = {name: some[::-1] for name, some in senses_of(names).items()}
     there = resolve(clip, image_features(clip, turned, progress=False), backwards, templates=TEMPLATES)
     for a, b in zip(here.classes, there.classes):
-        assert a.phrase == b.phrase and a.margin == pytest.approx(b.margin, abs=1e-5) and a.low == pytest.approx(b.low, abs=.03)
+        assert (
+            a.phrase == b.phrase
+            and a.margin == pytest.approx(b.margin, abs=1e-5)
+            and a.low == pytest.approx(b.low, abs=0.03)
+        )
     assert here == resolve(clip, image_features(clip, few, progress=False), senses_of(names), templates=TEMPLATES)
 
 
@@ -303,36 +407,36 @@ def decided(scores: np.ndarray) -> np.ndarray:
 def made_up(n: int, candidates: int, classes: int, lead: float = 0) -> np.ndarray:
     "Scores of equal meanings, the first one ahead by `lead`: an image's darkness is in all of them, two look alike, and no two vary as much."
     rng = np.random.default_rng((n, candidates))
-    own = rng.normal(0, 1, (n, classes, candidates)) * np.linspace(.03, .06, candidates)
-    own[..., -1] = .7 * own[..., -1] + .4 * own[..., 0]
+    own = rng.normal(0, 1, (n, classes, candidates)) * np.linspace(0.03, 0.06, candidates)
+    own[..., -1] = 0.7 * own[..., -1] + 0.4 * own[..., 0]
     own[..., 0] += lead
-    return .3 + rng.normal(0, .1, (n, classes, 1)) + own
+    return 0.3 + rng.normal(0, 0.1, (n, classes, 1)) + own
 
 
 def test_helper_decides_as_the_module_does():
     for n, k in ((5, 2), (7, 3), (20, 5)):
-        made = made_up(n, k, 40, .03)
+        made = made_up(n, k, 40, 0.03)
         assert decided(made).tolist() == [bool(lar.lead_interval(made[:, i])[0].min() > 0) for i in range(40)]
 
 
 @pytest.mark.parametrize("candidates, classes", [(2, 3000), (3, 400), (5, 200)])
 def test_equal_meanings_are_seldom_decided_at_any_number_of_images(candidates, classes):
     shares = {n: decided(made_up(n, candidates, classes)).mean() for n in range(1, 33)}
-    assert max(shares.values()) <= .05, shares
+    assert max(shares.values()) <= 0.05, shares
     assert all(shares[n] == 0 for n in range(1, 6))
 
 
 def test_two_best_among_worse_meanings_are_seldom_decided():
     for n in (6, 8, 16, 32):
         made = made_up(n, 4, 1500)
-        made[..., 2:] -= .2
-        assert .01 < decided(made).mean() <= .05, n
+        made[..., 2:] -= 0.2
+        assert 0.01 < decided(made).mean() <= 0.05, n
 
 
 def test_a_clear_lead_is_decided_from_six_images_on():
-    for n, least in ((6, .75), (8, .93), (16, .99)):
-        assert decided(made_up(n, 2, 500, .13)).mean() > least, n  # two standard deviations of one image's difference
-        assert decided(made_up(n, 5, 300, .2)).mean() > least, n
+    for n, least in ((6, 0.75), (8, 0.93), (16, 0.99)):
+        assert decided(made_up(n, 2, 500, 0.13)).mean() > least, n  # two standard deviations of one image's difference
+        assert decided(made_up(n, 5, 300, 0.2)).mean() > least, n
 
 
 def test_real_scans_of_equal_meanings_are_seldom_decided(clip, scans):
@@ -345,17 +449,25 @@ def test_real_scans_of_equal_meanings_are_seldom_decided(clip, scans):
     for n in (6, 7, 8, 12, 16, 32):
         drawn = np.concatenate([rng.choice(pair, (n, 200)) for pair in pairs], 1)
         low, high = lar.exact_interval(drawn)
-        assert ((low > 0) | (high < 0)).mean() <= .05, n
+        assert ((low > 0) | (high < 0)).mean() <= 0.05, n
 
 
 def test_too_few_images_or_candidates_decide_nothing(clip, scans):
-    one_sided = np.random.default_rng(0).normal([.3, .1, .1], .02, (6, 3))
-    assert lar.lead_interval(one_sided)[0].min() > 0 and lar.lead_interval(np.repeat(one_sided[:, :1], 2, 1))[0].max() == 0
+    one_sided = np.random.default_rng(0).normal([0.3, 0.1, 0.1], 0.02, (6, 3))
+    assert (
+        lar.lead_interval(one_sided)[0].min() > 0 and lar.lead_interval(np.repeat(one_sided[:, :1], 2, 1))[0].max() == 0
+    )
     for few in (one_sided[:5], one_sided[:1], one_sided[:0], one_sided[:, :1]):
         assert np.isnan(lar.lead_interval(few)).all()
-    found = resolve(clip, image_features(clip, few_shot(scans, 5), progress=False), senses_of(scans.classes), templates=TEMPLATES)
+    found = resolve(
+        clip, image_features(clip, few_shot(scans, 5), progress=False), senses_of(scans.classes), templates=TEMPLATES
+    )
     unsure = [c for c in found.classes if len(c.ranked) > 1]
-    assert unsure and not any(c.decided for c in unsure) and all(c.reason.endswith("how sure that is: 5; it takes 6") for c in unsure)
+    assert (
+        unsure
+        and not any(c.decided for c in unsure)
+        and all(c.reason.endswith("how sure that is: 5; it takes 6") for c in unsure)
+    )
     assert found.phrases["three"] == "arabic digit three", "the best guess goes on"
     assert all(note == "undecided" for c, note in lar.attention_order(found) if c in unsure)
 
@@ -376,13 +488,21 @@ class Reader(HTMLParser):
 def test_page_holds_names_and_words_as_text_only(clip):
     nasty = "</title><script>alert(1)</script><img src=http://x/y onerror=alert(2)>"
     classes = (nasty, "'\"><svg onload=x>", "{{ 7*7 }}{% raw %}")
-    candidates = {name: [Candidate(phrase=f"{nasty} {i}", looks=nasty, key="javascript:x") for i in range(2)] for name in classes}
+    candidates = {
+        name: [Candidate(phrase=f"{nasty} {i}", looks=nasty, key="javascript:x") for i in range(2)] for name in classes
+    }
     features = image_features(clip, [(noise(15), [0, 1, 2] * 5)], classes, progress=False)
     page = lar.evidence_html(resolve(clip, features, candidates, {1: nasty}, ["{phrase}"]), features, title=nasty)
     reader = Reader()
     reader.feed(page)
-    assert set(reader.tags) <= set("html head meta title style body h1 p small section h2 span table tr td div br img pre".split())
-    assert not [a for a in reader.attributes if a[1].startswith("on") or a[1] in ("src", "href") and not a[2].startswith("data:image/jpeg;base64,")]
+    assert set(reader.tags) <= set(
+        "html head meta title style body h1 p small section h2 span table tr td div br img pre".split()
+    )
+    assert not [
+        a
+        for a in reader.attributes
+        if a[1].startswith("on") or a[1] in ("src", "href") and not a[2].startswith("data:image/jpeg;base64,")
+    ]
     assert page.count("<img") == 15 and "{{ 7*7 }}" in page
     assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in reader.attributes
 
@@ -394,8 +514,11 @@ def test_page_shows_what_needs_a_look_first(clip, scans):
     order = [(c.name, note) for c, note in lar.attention_order(found)]
     places = {name: i for i, (name, _) in enumerate(order)}
     undecided = {c.name for c in found.classes if not c.decided}
-    assert {name for name, _ in order[:len(undecided)]} == undecided and "nine" in undecided
-    assert {order[places[n]][1] for n in ("seven", "eight")} == {"same meaning as class 'eight', override", "same meaning as class 'seven'"}
+    assert {name for name, _ in order[: len(undecided)]} == undecided and "nine" in undecided
+    assert {order[places[n]][1] for n in ("seven", "eight")} == {
+        "same meaning as class 'eight', override",
+        "same meaning as class 'seven'",
+    }
     assert places["seven"] < places["one"] and places["eight"] < places["one"] and order[places["one"]][1] == "override"
     assert '1: "a finger"' in lar.evidence_html(found).replace("&#34;", '"')
 
@@ -426,7 +549,11 @@ def test_table_candidates_from_files(tmp_path):
     rows = "class,phrase,looks,key\nNA,salt,white grains,na\nnull,zero hypothesis,,\n3,die face three,,d3\n"
     (tmp_path / "senses.csv").write_text(rows)
     found = lar.table_candidates(tmp_path / "senses.csv", ["NA", "null", "3"])
-    assert [c.phrase for name in ("NA", "null", "3") for c in found[name]] == ["salt", "zero hypothesis", "die face three"]
+    assert [c.phrase for name in ("NA", "null", "3") for c in found[name]] == [
+        "salt",
+        "zero hypothesis",
+        "die face three",
+    ]
     assert found["3"][0].key == "d3"
     (tmp_path / "bad.csv").write_text("name,phrase\na,b\n")
     with pytest.raises(ValueError, match="needs the columns class and phrase"):
@@ -442,7 +569,10 @@ def test_merging_says_what_went_where_and_keeps_the_key(clip):
     kept = lar.merge_candidates(told, mine, clip=clip, templates=TEMPLATES)["three"]
     assert [c.phrase for c in kept] == ["arabic digit three", "die face three"]
     assert kept[0].key == "a3" and kept[0].keys == {"a3", "near"} and kept[0].answers == ("k1",)
-    assert [(m.phrase, m.cosine == 1) for m in kept[0].merged] == [("An Arabic digit-three!", True), ("digit arabic three", False)]
+    assert [(m.phrase, m.cosine == 1) for m in kept[0].merged] == [
+        ("An Arabic digit-three!", True),
+        ("digit arabic three", False),
+    ]
     strict = lar.merge_candidates(told, mine, clip=clip, templates=TEMPLATES, threshold=1)["three"]
     assert len(strict) == 3
 
@@ -458,7 +588,7 @@ def test_imagenets_ambiguous_names_can_be_scored(clip):
     found = resolve(clip, features, lar.wordnet_candidates(classes), templates=["a photo of a {phrase}"])
     marks = lar.lar_accuracy(found, {key: key for key in classes}).set_index("which")
     assert marks.classes["all"] == 191 and marks.classes["decided"] + marks.classes["undecided"] == 191
-    assert .25 < marks.accuracy["all"] < .65, "noise and a CLIP of glyphs can only guess (44 %)"
+    assert 0.25 < marks.accuracy["all"] < 0.65, "noise and a CLIP of glyphs can only guess (44 %)"
     assert json.loads(found.model_dump_json())["classes"][0]["name"] == classes[0]
 
 
@@ -470,8 +600,19 @@ def test_benchmark_of_imagenets_ambiguous_names(tmp_path):
         (images / synset).mkdir(parents=True)
         pictures.crop((0, 0, 32, 32)).resize((60 + i, 80)).save(images / synset / f"{synset}_1.JPEG")
     shutil.copytree(glyphworld.folder("clip"), tmp_path / "clip")
-    (tmp_path / "clip" / "known_names.json").unlink()  # it was never taught these names; here it stands in for one that was
-    asked = dict(images=str(images), clip=str(tmp_path / "clip"), numbers=[1], seeds=[0], wordnet=True, llm="", templates=["a photo of a {phrase}, {looks}"], image_batch=32)
+    (
+        tmp_path / "clip" / "known_names.json"
+    ).unlink()  # it was never taught these names; here it stands in for one that was
+    asked = dict(
+        images=str(images),
+        clip=str(tmp_path / "clip"),
+        numbers=[1],
+        seeds=[0],
+        wordnet=True,
+        llm="",
+        templates=["a photo of a {phrase}, {looks}"],
+        image_batch=32,
+    )
     folder = run(Path(__file__).parents[1] / "nbs/experiments/lar_benchmark.ipynb", asked, tmp_path / "outputs")
     results = json.loads((folder / "results.json").read_text())
     by_arm = {row["arm"]: row["accuracy"] for row in results["summary"]}
@@ -483,7 +624,12 @@ def test_benchmark_of_imagenets_ambiguous_names(tmp_path):
 def test_the_benchmarks_accuracies_stay_below_all_names(tmp_path):
     "Student's t on the shares of ten names went to 100.5 %, and from draws that are all right it said 100.0 to 100.0 %."
     asked = dict(numbers=[1, 2, 8], seeds=list(range(8)))
-    summary = json.loads((run(Path(__file__).parents[1] / "nbs/experiments/lar_benchmark.ipynb", asked, tmp_path / "outputs") / "results.json").read_text())["summary"]
+    summary = json.loads(
+        (
+            run(Path(__file__).parents[1] / "nbs/experiments/lar_benchmark.ipynb", asked, tmp_path / "outputs")
+            / "results.json"
+        ).read_text()
+    )["summary"]
     ends = [(row["low"], row["accuracy"], row["high"]) for row in summary if row["low"] is not None]
     assert ends and all(0 < low < high < 1 for low, _, high in ends)
 

@@ -1,4 +1,5 @@
 """The ledger says what the claims file and the committed reports give, and what it claims about experiments can be so."""
+
 import re
 import subprocess
 from pathlib import Path
@@ -6,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from synthnb.studies.experiment import declared_parameters
-from synthnb.studies.ledger import VERDICTS, Comparison, Run, entry_for, expanded, ledger_entries, ledger_markdown, load_claims
+from synthnb.studies.ledger import (
+    VERDICTS,
+    Comparison,
+    Run,
+    entry_for,
+    expanded,
+    ledger_entries,
+    ledger_markdown,
+    load_claims,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "nbs/experiments"
@@ -24,14 +34,18 @@ def test_page_is_that_of_the_claims_and_the_committed_reports(should_be):
 
 
 def test_git_knows_the_page():
-    listed = subprocess.run(["git", "ls-files", "outputs/ledger.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "outputs/ledger.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert listed.strip(), "git add outputs/ledger.md"
 
 
 def test_links_lead_somewhere(should_be):
     links = re.findall(r"\]\(([^)]+)\)", should_be)
     headings = re.findall(r"^#+ (.+)$", should_be, re.MULTILINE)
-    missing = [link for link in links if not (link[1:] in headings if link[0] == "#" else (PAGE.parent / link).is_file())]
+    missing = [
+        link for link in links if not (link[1:] in headings if link[0] == "#" else (PAGE.parent / link).is_file())
+    ]
     assert links and not missing
 
 
@@ -61,34 +75,58 @@ def test_every_arm_is_named_by_its_experiment():
     for entry in entries:
         for side in [*entry.comparison.plus, *entry.comparison.minus]:
             arm, source = str(side["arm"]), sources[entry.comparison.experiment]
-            parts = [part for part in re.split(r", (?:\d+ images)?", arm) if part]  # "diverse, dual" and "LAR, 8 images" are put together there
+            parts = [
+                part for part in re.split(r", (?:\d+ images)?", arm) if part
+            ]  # "diverse, dual" and "LAR, 8 images" are put together there
             assert arm in ARMS or all(part in source for part in parts), f"{entry.claim.name}: {arm}"
 
 
 def made_up(values: dict[str, list[float]], where: Path, **parameters) -> Run:
     rows = [{"arm": arm, "seed": seed, "value": value} for arm, own in values.items() for seed, value in enumerate(own)]
-    return Run(where / "outputs/bridge_study/made-up", {"parameters": parameters}, {"rows": rows, "glyphworld": True, "generated_sets": 9, "time": {"a": 3, "b": None}})
+    return Run(
+        where / "outputs/bridge_study/made-up",
+        {"parameters": parameters},
+        {"rows": rows, "glyphworld": True, "generated_sets": 9, "time": {"a": 3, "b": None}},
+    )
 
 
-@pytest.mark.parametrize("values, verdict", [
-    ({"a": [0.8, 0.9, 0.85], "b": [0.7, 0.81, 0.74]}, "reproduced"),
-    ({"a": [0.7, 0.81, 0.74], "b": [0.8, 0.9, 0.85]}, "contradicted"),
-    ({"a": [0.8, 0.7, 0.9], "b": [0.7, 0.8, 0.9]}, "inconclusive"),
-    ({"a": [0.9], "b": [0.1]}, "inconclusive"),  # one seed is no evidence, however far apart
-    ({"a": [0.9, 0.9]}, "not run"),
-])
+@pytest.mark.parametrize(
+    "values, verdict",
+    [
+        ({"a": [0.8, 0.9, 0.85], "b": [0.7, 0.81, 0.74]}, "reproduced"),
+        ({"a": [0.7, 0.81, 0.74], "b": [0.8, 0.9, 0.85]}, "contradicted"),
+        ({"a": [0.8, 0.7, 0.9], "b": [0.7, 0.8, 0.9]}, "inconclusive"),
+        ({"a": [0.9], "b": [0.1]}, "inconclusive"),  # one seed is no evidence, however far apart
+        ({"a": [0.9, 0.9]}, "not run"),
+    ],
+)
 def test_interval_decides(tmp_path, values, verdict):
-    comparison = Comparison(what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study")
+    comparison = Comparison(
+        what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study"
+    )
     assert entry_for(CLAIMS[0], comparison, [made_up(values, tmp_path)]).verdict == verdict
 
 
 def test_newer_run_counts_only_if_it_meets_the_conditions(tmp_path):
     good, harm = ({"a": [high, high + 0.01, high], "b": [0.5, 0.52, 0.51]} for high in (0.8, 0.2))
-    newest_first = [made_up(harm, tmp_path, classifier="vit"), made_up(good, tmp_path, classifier="cnn"), made_up(harm, tmp_path, classifier="cnn")]
-    comparison = Comparison(what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study", where={"classifier": "cnn"})
+    newest_first = [
+        made_up(harm, tmp_path, classifier="vit"),
+        made_up(good, tmp_path, classifier="cnn"),
+        made_up(harm, tmp_path, classifier="cnn"),
+    ]
+    comparison = Comparison(
+        what="x",
+        plus=[{"arm": "a"}],
+        minus=[{"arm": "b"}],
+        expect="above",
+        experiment="bridge_study",
+        where={"classifier": "cnn"},
+    )
     assert entry_for(CLAIMS[0], comparison, newest_first).verdict == "reproduced"
     assert entry_for(CLAIMS[0], comparison.model_copy(update={"where": {}}), newest_first).verdict == "contradicted"
-    assert entry_for(CLAIMS[0], comparison.model_copy(update={"where": {"shots": 1}}), newest_first).verdict == "not run"
+    assert (
+        entry_for(CLAIMS[0], comparison.model_copy(update={"where": {"shots": 1}}), newest_first).verdict == "not run"
+    )
 
 
 def test_other_seeds_are_an_error_and_a_missing_end_is_no_number(tmp_path):
@@ -100,28 +138,45 @@ def test_other_seeds_are_an_error_and_a_missing_end_is_no_number(tmp_path):
     assert entry_for(CLAIMS[0], never, [run]).verdict == "inconclusive"
 
 
-BEST = Comparison(what="x", plus=[{"arm": "a", "best_over": "scale"}], minus=[{"table": "margin", "arm": "hardly"}], expect="below", experiment="bridge_study")
+BEST = Comparison(
+    what="x",
+    plus=[{"arm": "a", "best_over": "scale"}],
+    minus=[{"table": "margin", "arm": "hardly"}],
+    expect="below",
+    experiment="bridge_study",
+)
 
 
-def at_scales(values: dict[float, list[float]], where: Path, hardly: float = .03) -> Run:
-    rows = [{"arm": "a", "scale": scale, "seed": seed, "value": value} for scale, own in values.items() for seed, value in enumerate(own)]
-    return Run(where / "outputs/bridge_study/made-up", {"parameters": {}}, {"rows": rows, "glyphworld": True, "generated_sets": 9, "margin": {"hardly": hardly}})
+def at_scales(values: dict[float, list[float]], where: Path, hardly: float = 0.03) -> Run:
+    rows = [
+        {"arm": "a", "scale": scale, "seed": seed, "value": value}
+        for scale, own in values.items()
+        for seed, value in enumerate(own)
+    ]
+    return Run(
+        where / "outputs/bridge_study/made-up",
+        {"parameters": {}},
+        {"rows": rows, "glyphworld": True, "generated_sets": 9, "margin": {"hardly": hardly}},
+    )
 
 
-@pytest.mark.parametrize("values, verdict", [
-    ({1: [.80, .81, .79], 2: [.801, .811, .789], 4: [.802, .809, .791]}, "reproduced"),
-    ({1: [.80, .81, .79], 2: [.801, .811, .789], 4: [.90, .91, .895]}, "contradicted"),
-    ({1: [.80, .85, .79], 2: [.83, .80, .81], 4: [.79, .83, .84]}, "inconclusive"),
-    ({1: [.8], 2: [.8], 4: [.8]}, "inconclusive"),
-    ({1: [.8, .8, .8]}, "not run"),
-])
+@pytest.mark.parametrize(
+    "values, verdict",
+    [
+        ({1: [0.80, 0.81, 0.79], 2: [0.801, 0.811, 0.789], 4: [0.802, 0.809, 0.791]}, "reproduced"),
+        ({1: [0.80, 0.81, 0.79], 2: [0.801, 0.811, 0.789], 4: [0.90, 0.91, 0.895]}, "contradicted"),
+        ({1: [0.80, 0.85, 0.79], 2: [0.83, 0.80, 0.81], 4: [0.79, 0.83, 0.84]}, "inconclusive"),
+        ({1: [0.8], 2: [0.8], 4: [0.8]}, "inconclusive"),
+        ({1: [0.8, 0.8, 0.8]}, "not run"),
+    ],
+)
 def test_best_less_worst_decides_by_an_interval_for_all_pairs(tmp_path, values, verdict):
     assert entry_for(CLAIMS[0], BEST, [at_scales(values, tmp_path)]).verdict == verdict
 
 
 def test_best_less_worst_has_one_side_and_one_row_a_seed(tmp_path):
-    run = at_scales({1: [.8, .8], 2: [.7, .7]}, tmp_path)
-    assert entry_for(CLAIMS[0], BEST, [run]).effect.mean == pytest.approx(.07)
+    run = at_scales({1: [0.8, 0.8], 2: [0.7, 0.7]}, tmp_path)
+    assert entry_for(CLAIMS[0], BEST, [run]).effect.mean == pytest.approx(0.07)
     with pytest.raises(ValueError, match="one plus side"):
         entry_for(CLAIMS[0], BEST.model_copy(update={"minus": [{"arm": "a", "scale": 1}]}), [run])
     run.results["rows"].append(run.results["rows"][0])
@@ -129,9 +184,17 @@ def test_best_less_worst_has_one_side_and_one_row_a_seed(tmp_path):
         entry_for(CLAIMS[0], BEST, [run])
 
 
-@pytest.mark.parametrize("arm, sets, verdict, told", [
-    ("a", 3, "reproduced", ""), ("a", 1, "inconclusive", "one generated set for all seeds"), ("bridged++", 1, "not run", "withdrawn"), ("bridged++", 3, "reproduced", ""),
-    ("bridged++, 150 synthetic", 1, "not run", "withdrawn"), ("bridged", 1, "inconclusive", "one generated set")])
+@pytest.mark.parametrize(
+    "arm, sets, verdict, told",
+    [
+        ("a", 3, "reproduced", ""),
+        ("a", 1, "inconclusive", "one generated set for all seeds"),
+        ("bridged++", 1, "not run", "withdrawn"),
+        ("bridged++", 3, "reproduced", ""),
+        ("bridged++, 150 synthetic", 1, "not run", "withdrawn"),
+        ("bridged", 1, "inconclusive", "one generated set"),
+    ],
+)
 def test_seeds_that_share_a_generated_set_decide_nothing(tmp_path, arm, sets, verdict, told):
     run = made_up({arm: [0.8, 0.9, 0.85], "b": [0.7, 0.81, 0.74]}, tmp_path, seeds=[0, 1, 2])
     run.results["generated_sets"] = sets

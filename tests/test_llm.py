@@ -2,6 +2,7 @@
 
 Run as a script, this file is the process that asks: `python tests/test_llm.py URL CACHE`.
 """
+
 import ast
 import hashlib
 import json
@@ -26,7 +27,20 @@ from pydantic import BaseModel
 
 from synthnb.glyphworld import world as glyphworld
 from synthnb.studies.experiment import write_study_prompts
-from synthnb.models.llm import AnswerCache, LocalLLM, Question, Reply, Sampling, ServerLLM, UnfinishedThought, ask, cached_llm, json_question, open_llm, read_answer
+from synthnb.models.llm import (
+    AnswerCache,
+    LocalLLM,
+    Question,
+    Reply,
+    Sampling,
+    ServerLLM,
+    UnfinishedThought,
+    ask,
+    cached_llm,
+    json_question,
+    open_llm,
+    read_answer,
+)
 from synthnb.studies.parameters import declared_parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -48,9 +62,12 @@ class Senses(BaseModel):
 
 def about(name: str, most: int = 4) -> Question:
     """The question that label ambiguity resolution asks."""
-    return json_question(name, f'What can "{name}" mean in a picture? List up to {most} different meanings that a photo captioned "{name}" could show, the usual '
-                         'ones first. For each give "phrase", a short noun phrase that names this meaning and no other, and "looks", a few words on what it '
-                         'looks like.\nAnswer in this form: {"senses": [{"phrase": "...", "looks": "..."}]}')
+    return json_question(
+        name,
+        f'What can "{name}" mean in a picture? List up to {most} different meanings that a photo captioned "{name}" could show, the usual '
+        'ones first. For each give "phrase", a short noun phrase that names this meaning and no other, and "looks", a few words on what it '
+        'looks like.\nAnswer in this form: {"senses": [{"phrase": "...", "looks": "..."}]}',
+    )
 
 
 QUESTIONS = [about(name) for name in NAMES[:24]]
@@ -58,7 +75,9 @@ QUESTIONS = [about(name) for name in NAMES[:24]]
 
 def main(url: str, path: str) -> None:
     """The process that asks."""
-    ask(ServerLLM(url, "llm", concurrency=2), QUESTIONS, Senses, sampling=SHORT, cache=AnswerCache(path), progress=False)
+    ask(
+        ServerLLM(url, "llm", concurrency=2), QUESTIONS, Senses, sampling=SHORT, cache=AnswerCache(path), progress=False
+    )
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +87,17 @@ def server(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder, log = glyphworld.folder("llm"), tmp_path_factory.mktemp("server") / "log.txt"
-    command = [Path(sys.executable).with_name("transformers"), "serve", folder.name, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    command = [
+        Path(sys.executable).with_name("transformers"),
+        "serve",
+        folder.name,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder.parent, env=environment, stdout=output, stderr=output)
@@ -97,7 +126,9 @@ def local():
 def write_answers(path: Path, worker: int, count: int) -> None:
     cache = AnswerCache(path)
     for i in range(count):
-        key = hashlib.sha256(f"{worker if i % 2 else 'both'} {i}".encode()).hexdigest()  # every second one is written by all
+        key = hashlib.sha256(
+            f"{worker if i % 2 else 'both'} {i}".encode()
+        ).hexdigest()  # every second one is written by all
         cache.put_malformed(key, 0, "three", "{}", f"no {i}", "not JSON")
         cache.put(key, "three", "{}", Reply("text", "stop", 1, 1), f'{{"writer": {worker}, "i": {i}}}', 1)
     cache.close()
@@ -105,10 +136,13 @@ def write_answers(path: Path, worker: int, count: int) -> None:
 
 def test_two_processes_write_and_one_is_killed(tmp_path):
     path, fork = tmp_path / "new" / "answers.sqlite", multiprocessing.get_context("fork")
-    writers = [fork.Process(target=write_answers, args=(path, worker, count)) for worker, count in ((0, 500), (1, 500), (2, 10 ** 6))]
+    writers = [
+        fork.Process(target=write_answers, args=(path, worker, count))
+        for worker, count in ((0, 500), (1, 500), (2, 10**6))
+    ]
     for writer in writers:
         writer.start()
-    cache, third = AnswerCache(path), 'SELECT count(*) FROM answers WHERE value LIKE \'{"writer": 2,%\''
+    cache, third = AnswerCache(path), "SELECT count(*) FROM answers WHERE value LIKE '{\"writer\": 2,%'"
     for _ in range(2000):  # in the middle of its writing
         if cache.database.execute(third).fetchone()[0] > 100:
             break
@@ -121,15 +155,37 @@ def test_two_processes_write_and_one_is_killed(tmp_path):
     for worker in (0, 1):
         mine = [hashlib.sha256(f"{worker if i % 2 else 'both'} {i}".encode()).hexdigest() for i in range(500)]
         assert all(cache.get(key) for key in mine)
-    assert cache.database.execute("SELECT count(*) FROM malformed").fetchone()[0] <= 1, "only the killed one can have been between its two writes"
+    assert cache.database.execute("SELECT count(*) FROM malformed").fetchone()[0] <= 1, (
+        "only the killed one can have been between its two writes"
+    )
     cache.close()
     replay = AnswerCache(path, readonly=True)
     assert replay.get(mine[0]) and [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_hostile_names_are_only_data(tmp_path):
-    names = ["{0}", "{error}", "{about!r}", "%s", "%(x)d", "<script>alert(1)</script>", "'; DROP TABLE answers; --", '"', "../../etc", "CON", "$(id)", "`id`",
-             "\\N{BULLET}", "\\x00", "a" * 5000, "crane\ncrane", "鶴", "e\u0301", "\u00e9", "🂡"]
+    names = [
+        "{0}",
+        "{error}",
+        "{about!r}",
+        "%s",
+        "%(x)d",
+        "<script>alert(1)</script>",
+        "'; DROP TABLE answers; --",
+        '"',
+        "../../etc",
+        "CON",
+        "$(id)",
+        "`id`",
+        "\\N{BULLET}",
+        "\\x00",
+        "a" * 5000,
+        "crane\ncrane",
+        "鶴",
+        "e\u0301",
+        "\u00e9",
+        "🂡",
+    ]
     cache = AnswerCache(tmp_path / "answers.sqlite")
     for i, name in enumerate(names):
         question = about(name)
@@ -142,11 +198,26 @@ def test_hostile_names_are_only_data(tmp_path):
 
 
 def test_fifty_refusals_are_fifty_failures():
-    openings = ["I'm sorry, but I can't help with that.", "I cannot assist with this request.", "As an AI language model, I don't see pictures.", "I am unable to do so.",
-                "I won't provide that."]
-    dressed = ["{0}", "{0} Ask something else.", '{{"senses": [{{"phrase": "{0}", "looks": "-"}}]}}', '```json\n{{"error": "{0}"}}\n```',
-               '{{"senses": [{{"phrase": "three", "looks": "{0}"}}]}}']
-    replies = [Reply(form.format(text), finish, 1, 9) for text in openings for form in dressed for finish in ("stop", "refusal")]
+    openings = [
+        "I'm sorry, but I can't help with that.",
+        "I cannot assist with this request.",
+        "As an AI language model, I don't see pictures.",
+        "I am unable to do so.",
+        "I won't provide that.",
+    ]
+    dressed = [
+        "{0}",
+        "{0} Ask something else.",
+        '{{"senses": [{{"phrase": "{0}", "looks": "-"}}]}}',
+        '```json\n{{"error": "{0}"}}\n```',
+        '{{"senses": [{{"phrase": "three", "looks": "{0}"}}]}}',
+    ]
+    replies = [
+        Reply(form.format(text), finish, 1, 9)
+        for text in openings
+        for form in dressed
+        for finish in ("stop", "refusal")
+    ]
     assert len(replies) == 50
     for reply in replies:
         with pytest.raises(ValueError, match="refus"):
@@ -168,7 +239,7 @@ def test_a_server_says_what_the_local_model_says(server, local):
     replies = remote.replies(chats, SHORT, range(4), Senses)
     assert [reply.text for reply in replies] == [reply.text for reply in local.replies(chats, SHORT, range(4))]
     assert [reply.prompt_tokens for reply in replies] == [local.count_tokens(chat) for chat in chats]
-    cut, = remote.replies(chats[:1], Sampling(temperature=0, max_tokens=5), [0])
+    (cut,) = remote.replies(chats[:1], Sampling(temperature=0, max_tokens=5), [0])
     assert (cut.finish, cut.answer_tokens) == ("length", 5)
 
 
@@ -193,8 +264,13 @@ def test_nothing_is_paid_twice_after_a_kill_and_an_interrupt(server, tmp_path):
     proxy, path = FaultyProxy(server, slow=0.1), tmp_path / "answers.sqlite"
     stored = 0
     for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 1)):
-        asker = subprocess.Popen([sys.executable, __file__, proxy.url, path], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-                                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background jobs are deaf to it
+        asker = subprocess.Popen(
+            [sys.executable, __file__, proxy.url, path],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # a shell's background jobs are deaf to it
         already, before = set(kept(path)), len(proxy.answered)
         while len(kept(path)) < len(already) + 5:
             assert asker.poll() is None, asker.communicate()
@@ -208,16 +284,28 @@ def test_nothing_is_paid_twice_after_a_kill_and_an_interrupt(server, tmp_path):
         stored = len(kept(path))
         assert len(already) < stored < len(QUESTIONS)
     before, already = len(proxy.answered), set(kept(path))
-    answers = ask(ServerLLM(proxy.url, "llm"), QUESTIONS, Senses, sampling=SHORT, cache=AnswerCache(path), progress=False)
+    answers = ask(
+        ServerLLM(proxy.url, "llm"), QUESTIONS, Senses, sampling=SHORT, cache=AnswerCache(path), progress=False
+    )
     assert answers.failed == [] and len(answers.found) == len(QUESTIONS), answers.report()
     assert not already & set(proxy.answered[before:])
     before = len(proxy.answered)
-    again = ask(ServerLLM(proxy.url, "llm"), QUESTIONS, Senses, sampling=SHORT, cache=AnswerCache(path, readonly=True), progress=False)
+    again = ask(
+        ServerLLM(proxy.url, "llm"),
+        QUESTIONS,
+        Senses,
+        sampling=SHORT,
+        cache=AnswerCache(path, readonly=True),
+        progress=False,
+    )
     assert again == answers and len(proxy.answered) == before
 
 
 def test_a_real_server_takes_further_fields(server, local):
-    chats, extra = [question.messages for question in QUESTIONS[:2]], {"temperature": 0, "top_p": None, "max_completion_tokens": 160, "reasoning_effort": "none"}
+    chats, extra = (
+        [question.messages for question in QUESTIONS[:2]],
+        {"temperature": 0, "top_p": None, "max_completion_tokens": 160, "reasoning_effort": "none"},
+    )
     replies = ServerLLM(server, "llm", extra=extra).replies(chats, Sampling(), range(2))
     assert [reply.text for reply in replies] == [reply.text for reply in local.replies(chats, SHORT, range(2))]
     answers = ask(ServerLLM(server, "llm", extra=extra), QUESTIONS[:2], Senses, progress=False)
@@ -235,36 +323,97 @@ def asked(reply, questions: int = 1, **options) -> tuple[list[str], str, list[di
     with ChatServer(reply) as server:
         llm = open_llm("m", server.url, **{"tries": 2, "concurrency": 1} | options)
         answers = ask(llm, QUESTIONS[:questions], Senses, progress=False)
-        return [answer.value.senses[0].phrase for answer in answers.found], "; ".join(failure.error for failure in answers.failed), server.requests
+        return (
+            [answer.value.senses[0].phrase for answer in answers.found],
+            "; ".join(failure.error for failure in answers.failed),
+            server.requests,
+        )
 
 
 def no_system(body):
-    return refusal("Conversation roles must alternate user/assistant/...") if body["messages"][0]["role"] == "system" else completion(GOOD)
+    return (
+        refusal("Conversation roles must alternate user/assistant/...")
+        if body["messages"][0]["role"] == "system"
+        else completion(GOOD)
+    )
 
 
 def unless(*names, words="", status=400, both=False):
     """A server that refuses a request with these fields, saying some words about each."""
+
     def reply(body):
         there = [name for name in names if name in body]
         if there and (not both or len(there) == len(names)):
             return refusal(words.format(there[0]), status)
         return completion(GOOD)
+
     return reply
 
 
-@pytest.mark.parametrize("reply, kept, dropped", [
-    (unless("temperature", words="Unsupported value: '{}' does not support 0.8 with this model. Only the default (1) value is supported."), ["top_p", "seed"], ["temperature"]),
-    (unless("temperature", "top_p", words="Unsupported parameter: '{}' is not supported with this model."), ["max_tokens", "seed"], ["temperature", "top_p"]),
-    (unless("temperature", "top_p", words="bad request"), ["max_tokens", "seed", "response_format"], ["temperature", "top_p"]),
-    (unless("temperature", "top_p", words="`temperature` and `top_p` cannot both be specified for this model.", both=True), ["temperature"], ["top_p"]),
-    (unless("temperature", "top_p", words="no", both=True), ["temperature"], ["top_p"]),
-    (unless("max_tokens", "temperature", "top_p", words="Unsupported parameter: '{}'"), ["max_completion_tokens"], ["max_tokens", "temperature", "top_p"]),
-    (unless("response_format", words="the grammar could not be compiled", status=500), ["seed", "temperature", "top_p"], []),
-    (unless("seed", words="{} is not permitted", status=422), ["temperature", "response_format"], ["seed"]),
-    (no_system, ["seed", "temperature", "response_format"], []),
-    (lambda body: refusal("System role not supported", 500) if body["messages"][0]["role"] == "system" else completion(GOOD), ["seed", "temperature"], []),
-    (lambda body: (200, {"error": {"message": "top_p: extra inputs are not permitted", "code": 400}}) if "top_p" in body else completion(GOOD), ["temperature", "seed"], ["top_p"]),
-])
+@pytest.mark.parametrize(
+    "reply, kept, dropped",
+    [
+        (
+            unless(
+                "temperature",
+                words="Unsupported value: '{}' does not support 0.8 with this model. Only the default (1) value is supported.",
+            ),
+            ["top_p", "seed"],
+            ["temperature"],
+        ),
+        (
+            unless("temperature", "top_p", words="Unsupported parameter: '{}' is not supported with this model."),
+            ["max_tokens", "seed"],
+            ["temperature", "top_p"],
+        ),
+        (
+            unless("temperature", "top_p", words="bad request"),
+            ["max_tokens", "seed", "response_format"],
+            ["temperature", "top_p"],
+        ),
+        (
+            unless(
+                "temperature",
+                "top_p",
+                words="`temperature` and `top_p` cannot both be specified for this model.",
+                both=True,
+            ),
+            ["temperature"],
+            ["top_p"],
+        ),
+        (unless("temperature", "top_p", words="no", both=True), ["temperature"], ["top_p"]),
+        (
+            unless("max_tokens", "temperature", "top_p", words="Unsupported parameter: '{}'"),
+            ["max_completion_tokens"],
+            ["max_tokens", "temperature", "top_p"],
+        ),
+        (
+            unless("response_format", words="the grammar could not be compiled", status=500),
+            ["seed", "temperature", "top_p"],
+            [],
+        ),
+        (unless("seed", words="{} is not permitted", status=422), ["temperature", "response_format"], ["seed"]),
+        (no_system, ["seed", "temperature", "response_format"], []),
+        (
+            lambda body: (
+                refusal("System role not supported", 500)
+                if body["messages"][0]["role"] == "system"
+                else completion(GOOD)
+            ),
+            ["seed", "temperature"],
+            [],
+        ),
+        (
+            lambda body: (
+                (200, {"error": {"message": "top_p: extra inputs are not permitted", "code": 400}})
+                if "top_p" in body
+                else completion(GOOD)
+            ),
+            ["temperature", "seed"],
+            ["top_p"],
+        ),
+    ],
+)
 def test_what_a_server_refuses_is_left_out_and_nothing_else(reply, kept, dropped):
     found, error, requests = asked(reply, questions=4)
     assert found == ["crane bird"] * 4, error
@@ -280,7 +429,12 @@ class Styles(BaseModel):
 
 def test_one_schema_may_be_refused_and_another_not():
     def reply(body):
-        return refusal("a keyword of this schema is not allowed") if "Styles" in json.dumps(body.get("response_format", "")) else completion(GOOD)
+        return (
+            refusal("a keyword of this schema is not allowed")
+            if "Styles" in json.dumps(body.get("response_format", ""))
+            else completion(GOOD)
+        )
+
     with ChatServer(reply) as server:
         llm = ServerLLM(server.url, "m", tries=2)
         for schema in (Senses, Styles, Senses):
@@ -290,23 +444,50 @@ def test_one_schema_may_be_refused_and_another_not():
 
 def test_a_failure_that_passes_costs_no_setting():
     failures = iter([True])
-    found, error, requests = asked(lambda body: refusal("overloaded", 500) if next(failures, False) else completion(GOOD), questions=3)
+    found, error, requests = asked(
+        lambda body: refusal("overloaded", 500) if next(failures, False) else completion(GOOD), questions=3
+    )
     assert len(found) == 3 and "response_format" in requests[-1]
 
 
-@pytest.mark.parametrize("content", [
-    json.loads(GOOD), [{"type": "text", "text": GOOD[:40]}, {"type": "text", "text": GOOD[40:]}], [{"text": GOOD}], [GOOD[:9], GOOD[9:]], [json.loads(GOOD)],
-    [{"type": "thinking", "thinking": [{"type": "text", "text": DRAFT}]}, {"type": "text", "text": GOOD}], [{"type": "reasoning", "text": DRAFT}, {"type": "output_text", "text": GOOD}],
-    {"type": "text", "text": GOOD}, [{"type": "text", "text": {"value": GOOD}}],
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.loads(GOOD),
+        [{"type": "text", "text": GOOD[:40]}, {"type": "text", "text": GOOD[40:]}],
+        [{"text": GOOD}],
+        [GOOD[:9], GOOD[9:]],
+        [json.loads(GOOD)],
+        [{"type": "thinking", "thinking": [{"type": "text", "text": DRAFT}]}, {"type": "text", "text": GOOD}],
+        [{"type": "reasoning", "text": DRAFT}, {"type": "output_text", "text": GOOD}],
+        {"type": "text", "text": GOOD},
+        [{"type": "text", "text": {"value": GOOD}}],
+    ],
+)
 def test_content_in_every_form(content):
     found, error, _ = asked(lambda body: completion(content))
     assert found == ["crane bird"], error
 
 
-@pytest.mark.parametrize("body", [
-    {"error": {"message": "the pool is drained", "code": 7731}}, {"error": "the pool is drained"}, {"object": "error", "message": "the pool is drained", "code": 50001},
-    {"detail": "the pool is drained"}, {"choices": [{"index": 0, "finish_reason": "error", "message": {"role": "assistant", "content": ""}, "error": {"message": "the pool is drained", "code": 502}}]}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "the pool is drained", "code": 7731}},
+        {"error": "the pool is drained"},
+        {"object": "error", "message": "the pool is drained", "code": 50001},
+        {"detail": "the pool is drained"},
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": "error",
+                    "message": {"role": "assistant", "content": ""},
+                    "error": {"message": "the pool is drained", "code": 502},
+                }
+            ]
+        },
+    ],
+)
 def test_the_words_of_an_error_with_status_200_are_told(body):
     found, error, _ = asked(lambda _: (200, body))
     assert found == [] and "the pool is drained" in error and "status 200" in error
@@ -315,25 +496,55 @@ def test_the_words_of_an_error_with_status_200_are_told(body):
 def test_a_model_that_thinks_long_gets_more_tokens():
     def thinks(body, needs=6000):
         enough = body.get("max_tokens", body.get("max_completion_tokens")) >= needs
-        return completion(GOOD if enough else "", "stop" if enough else "length", reasoning_content="First I should consider ...")
+        return completion(
+            GOOD if enough else "", "stop" if enough else "length", reasoning_content="First I should consider ..."
+        )
+
     found, error, requests = asked(thinks)
     assert found == ["crane bird"] and [body["max_tokens"] for body in requests] == [512, 2048, 8192], error
-    assert all(len(body["messages"]) == 2 for body in requests), "a thought that did not end is not sent back to be mended"
+    assert all(len(body["messages"]) == 2 for body in requests), (
+        "a thought that did not end is not sent back to be mended"
+    )
     found, error, requests = asked(lambda body: thinks(body, 20_000))
     assert found == [] and "only thoughts" in error and "max_tokens" in error and "reasoning_effort" in error
     assert asked(lambda body: thinks(body, 20_000), extra={"max_tokens": 20_000})[2][0]["max_tokens"] == 20_000
-    found, error, requests = asked(lambda body: completion("" if "reasoning_effort" not in body else GOOD, "length" if "reasoning_effort" not in body else "stop"),
-                                   extra={"reasoning_effort": "none", "temperature": None})
+    found, error, requests = asked(
+        lambda body: completion(
+            "" if "reasoning_effort" not in body else GOOD, "length" if "reasoning_effort" not in body else "stop"
+        ),
+        extra={"reasoning_effort": "none", "temperature": None},
+    )
     assert len(requests) == 1 and requests[0]["reasoning_effort"] == "none" and "temperature" not in requests[0]
 
 
-CLOSED = ["<think>First " + DRAFT + "</think>" + GOOD, "Perhaps " + DRAFT + "</think>" + GOOD, "<think>a</think><think>" + DRAFT + "</think>\n" + GOOD,
-          "[THINK]" + DRAFT + "[/THINK]" + GOOD, "<thinking>" + DRAFT + "</thinking>```json\n" + GOOD + "\n```", "<seed:think>" + DRAFT + "</seed:think>" + GOOD,
-          "<|channel|>analysis<|message|>" + DRAFT + "<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>" + GOOD + "<|return|>",
-          "analysisPerhaps " + DRAFT + "assistantfinal" + GOOD, "\u25c1think\u25b7" + DRAFT + "\u25c1/think\u25b7" + GOOD, "<THINK>" + DRAFT + "</THINK>" + GOOD]
-OPEN = ["<think>Perhaps: " + DRAFT + " No,", "<think>a</think><think>" + DRAFT, DRAFT + "</think><think>" + DRAFT, "[THINK]" + DRAFT, "<thinking>" + DRAFT,
-        "<|channel|>analysis<|message|>" + DRAFT, "<|channel|>analysis<|message|>" + DRAFT + "<|end|>", "analysisPerhaps " + DRAFT,
-        "<|channel|>final<|message|>" + DRAFT + "<|end|><|start|>assistant<|channel|>analysis<|message|>Hm", "<think>\n```json\n" + DRAFT + "\n```"]
+CLOSED = [
+    "<think>First " + DRAFT + "</think>" + GOOD,
+    "Perhaps " + DRAFT + "</think>" + GOOD,
+    "<think>a</think><think>" + DRAFT + "</think>\n" + GOOD,
+    "[THINK]" + DRAFT + "[/THINK]" + GOOD,
+    "<thinking>" + DRAFT + "</thinking>```json\n" + GOOD + "\n```",
+    "<seed:think>" + DRAFT + "</seed:think>" + GOOD,
+    "<|channel|>analysis<|message|>"
+    + DRAFT
+    + "<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>"
+    + GOOD
+    + "<|return|>",
+    "analysisPerhaps " + DRAFT + "assistantfinal" + GOOD,
+    "\u25c1think\u25b7" + DRAFT + "\u25c1/think\u25b7" + GOOD,
+    "<THINK>" + DRAFT + "</THINK>" + GOOD,
+]
+OPEN = [
+    "<think>Perhaps: " + DRAFT + " No,",
+    "<think>a</think><think>" + DRAFT,
+    DRAFT + "</think><think>" + DRAFT,
+    "[THINK]" + DRAFT,
+    "<thinking>" + DRAFT,
+    "<|channel|>analysis<|message|>" + DRAFT,
+    "<|channel|>analysis<|message|>" + DRAFT + "<|end|>",
+    "analysisPerhaps " + DRAFT,
+    "<|channel|>final<|message|>" + DRAFT + "<|end|><|start|>assistant<|channel|>analysis<|message|>Hm",
+    "<think>\n```json\n" + DRAFT + "\n```",
+]
 
 
 @pytest.mark.parametrize("text", CLOSED)
@@ -355,27 +566,74 @@ def test_a_cut_reply_with_a_draft_in_prose_is_no_answer():
         assert read_answer(Reply(text, "length", 1, 20), QUESTIONS[0], Senses).senses[0].phrase == "crane bird"
 
 
-@pytest.mark.parametrize("text", [
-    GOOD.replace('"', "'"), GOOD.replace("}]}", "},]}"), GOOD[:-1], GOOD.replace("}, {", "} {"), GOOD.replace('"senses"', "senses"), GOOD.replace("bird\"}", "bird\" // tall\n}"),
-    f"```json\n{GOOD.replace('}]}', '},]}')}\n```\nYou may write {{phrase}}.", f"In the form {{phrase}}: {GOOD}", GOOD.replace("a tall", "a \ntall"),
-    f"```\n{GOOD}\n```\nor, if that is too short, {{\"more\": 1}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD.replace('"', "'"),
+        GOOD.replace("}]}", "},]}"),
+        GOOD[:-1],
+        GOOD.replace("}, {", "} {"),
+        GOOD.replace('"senses"', "senses"),
+        GOOD.replace('bird"}', 'bird" // tall\n}'),
+        f"```json\n{GOOD.replace('}]}', '},]}')}\n```\nYou may write {{phrase}}.",
+        f"In the form {{phrase}}: {GOOD}",
+        GOOD.replace("a tall", "a \ntall"),
+        f'```\n{GOOD}\n```\nor, if that is too short, {{"more": 1}}',
+    ],
+)
 def test_small_faults_are_mended(text):
-    assert [sense.phrase for sense in read_answer(Reply(text, "stop", 1, 20), QUESTIONS[0], Senses).senses] == ["crane bird", "construction crane"]
+    assert [sense.phrase for sense in read_answer(Reply(text, "stop", 1, 20), QUESTIONS[0], Senses).senses] == [
+        "crane bird",
+        "construction crane",
+    ]
 
 
-@pytest.mark.parametrize("text", [GOOD[:-3], GOOD[:100], GOOD[:60], '{"senses": [...]}', GOOD + GOOD, '{"senses": [{"phrase": "a", "phrase": "b", "looks": "c",}]}',
-                                  '{"senses": [{"phrase": NaN, "looks": "c",}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD[:-3],
+        GOOD[:100],
+        GOOD[:60],
+        '{"senses": [...]}',
+        GOOD + GOOD,
+        '{"senses": [{"phrase": "a", "phrase": "b", "looks": "c",}]}',
+        '{"senses": [{"phrase": NaN, "looks": "c",}]}',
+    ],
+)
 def test_what_is_cut_or_unclear_is_not_mended(text):
     with pytest.raises(ValueError):
         read_answer(Reply(text, "stop", 1, 20), QUESTIONS[0], Senses)
 
 
 def test_further_fields_belong_to_the_key(tmp_path, local):
-    with ChatServer(lambda body: completion(GOOD)) as server, closing(AnswerCache(tmp_path / "answers.sqlite")) as cache:
+    with (
+        ChatServer(lambda body: completion(GOOD)) as server,
+        closing(AnswerCache(tmp_path / "answers.sqlite")) as cache,
+    ):
+
         def keys(extra):
-            return [answer.key for answer in ask(open_llm("m", server.url, extra=extra), QUESTIONS[:1], Senses, cache=cache, progress=False).found]
-        several = [keys(extra) for extra in (None, {"reasoning_effort": "low"}, {"reasoning_effort": "high"}, {"temperature": None}, {"max_tokens": 600})]
-        assert len({key for one in several for key in one}) == 5 and keys({}) == several[0] and keys({"reasoning_effort": "low"}) == several[1]
+            return [
+                answer.key
+                for answer in ask(
+                    open_llm("m", server.url, extra=extra), QUESTIONS[:1], Senses, cache=cache, progress=False
+                ).found
+            ]
+
+        several = [
+            keys(extra)
+            for extra in (
+                None,
+                {"reasoning_effort": "low"},
+                {"reasoning_effort": "high"},
+                {"temperature": None},
+                {"max_tokens": 600},
+            )
+        ]
+        assert (
+            len({key for one in several for key in one}) == 5
+            and keys({}) == several[0]
+            and keys({"reasoning_effort": "low"}) == several[1]
+        )
         assert len(server.requests) == 5
         with pytest.raises(ValueError, match="3 models"):
             cached_llm(cache)
@@ -389,6 +647,7 @@ def test_further_fields_belong_to_the_key(tmp_path, local):
 def test_a_local_model_is_read_as_a_server_is(local):
     tokenizer, ids = local.tokenizer, lambda text: local.tokenizer(text, add_special_tokens=False).input_ids
     from synthnb.models.llm import reply_text
+
     opened = ids("Say it.<think>\n")
     assert reply_text(local, opened, ids(DRAFT)).startswith("<think>"), "the template opened the thought"
     with pytest.raises(UnfinishedThought):
@@ -401,27 +660,59 @@ def test_a_local_model_is_read_as_a_server_is(local):
 def test_a_model_that_also_reads_images_is_asked(tmp_path):
     import shutil
     from transformers import Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig, PixtralVisionConfig
+
     shipped = LocalLLM(glyphworld.folder("llm"), "cpu")
-    shutil.copytree(glyphworld.folder("llm"), tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    text = MistralConfig(vocab_size=len(shipped.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
-    vision = PixtralVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
-    Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)).save_pretrained(tmp_path / "m")
+    shutil.copytree(
+        glyphworld.folder("llm"), tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors", "config.json")
+    )
+    text = MistralConfig(
+        vocab_size=len(shipped.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    vision = PixtralVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)).save_pretrained(
+        tmp_path / "m"
+    )
     llm = LocalLLM(tmp_path / "m", "cpu")
-    reply, = llm.replies([QUESTIONS[0].messages], Sampling(max_tokens=5), [0])
+    (reply,) = llm.replies([QUESTIONS[0].messages], Sampling(max_tokens=5), [0])
     assert reply.answer_tokens <= 5 and reply.prompt_tokens == llm.count_tokens(QUESTIONS[0].messages)
 
 
 # ---- experiments that ask a server
 
-EXPERIMENTS = [path for path in sorted((Path(__file__).resolve().parents[1] / "nbs" / "experiments").glob("[!_.]*.ipynb")) if "llm_url" in declared_parameters(path)]
+EXPERIMENTS = [
+    path
+    for path in sorted((Path(__file__).resolve().parents[1] / "nbs" / "experiments").glob("[!_.]*.ipynb"))
+    if "llm_url" in declared_parameters(path)
+]
 
 
 @pytest.mark.parametrize("notebook", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_passes_further_fields_on(notebook):
     declared = declared_parameters(notebook)
     assert (declared["llm_extra"].type, declared["llm_extra"].default) == ("dict", {})
-    calls = [call for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code" for call in ast.walk(ast.parse(cell.source)) if isinstance(call, ast.Call)]
-    named = [{name.id for name in ast.walk(ast.Tuple([*call.args, *(word.value for word in call.keywords)])) if isinstance(name, ast.Name)} for call in calls]
+    calls = [
+        call
+        for cell in nbformat.read(notebook, as_version=4).cells
+        if cell.cell_type == "code"
+        for call in ast.walk(ast.parse(cell.source))
+        if isinstance(call, ast.Call)
+    ]
+    named = [
+        {
+            name.id
+            for name in ast.walk(ast.Tuple([*call.args, *(word.value for word in call.keywords)]))
+            if isinstance(name, ast.Name)
+        }
+        for call in calls
+    ]
     asking = [names for names in named if "llm_url" in names]
     assert asking and all("llm_extra" in names for names in asking), "a call that gets the URL gets the fields, too"
 
@@ -429,26 +720,65 @@ def test_every_experiment_passes_further_fields_on(notebook):
 def as_the_shipped_model_answers():
     """A server that knows glyphworld, and what it was asked."""
     llm = LocalLLM(glyphworld.folder("llm"), "cpu")
-    return ChatServer(lambda body: completion(llm.replies([body["messages"]], Sampling(max_tokens=512), [body.get("seed", 0)])[0].text))
+    return ChatServer(
+        lambda body: completion(
+            llm.replies([body["messages"]], Sampling(max_tokens=512), [body.get("seed", 0)])[0].text
+        )
+    )
 
 
 def test_further_fields_reach_the_server_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     command = [sys.executable, "-c", "from synthnb.cli import app; app(prog_name='synthnb')"]
     with as_the_shipped_model_answers() as server:
-        given = ["-p", "llm", "m", "-p", "llm_url", server.url, "-p", "llm_extra", '{"reasoning_effort": "none", "temperature": null, "max_tokens": 700}']
-        done = subprocess.run([*command, "run", "lar_benchmark", *given, "-p", "seeds", "[0]", "--outputs", str(tmp_path)], capture_output=True, text=True)
+        given = [
+            "-p",
+            "llm",
+            "m",
+            "-p",
+            "llm_url",
+            server.url,
+            "-p",
+            "llm_extra",
+            '{"reasoning_effort": "none", "temperature": null, "max_tokens": 700}',
+        ]
+        done = subprocess.run(
+            [*command, "run", "lar_benchmark", *given, "-p", "seeds", "[0]", "--outputs", str(tmp_path)],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         assert len(server.requests) >= 10
         for body in server.requests:
             assert body["reasoning_effort"] == "none" and body["max_tokens"] == 700 and "temperature" not in body
-    refused = subprocess.run([*command, "run", "lar_benchmark", *given[:6], "-p", "llm_extra", '{"api_key": "sk-1"}', "--outputs", str(tmp_path / "b")], capture_output=True, text=True)
+    refused = subprocess.run(
+        [
+            *command,
+            "run",
+            "lar_benchmark",
+            *given[:6],
+            "-p",
+            "llm_extra",
+            '{"api_key": "sk-1"}',
+            "--outputs",
+            str(tmp_path / "b"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert refused.returncode == 2 and "environment variable" in refused.stderr and not (tmp_path / "b").exists()
 
 
 def test_further_fields_reach_the_server_from_prompts_of_studies():
     with as_the_shipped_model_answers() as server:
-        write_study_prompts({"three": "arabic digit three"}, 2, llm="m", llm_url=server.url, llm_extra={"reasoning_effort": "low"}, generator="glyphworld/generator")
+        write_study_prompts(
+            {"three": "arabic digit three"},
+            2,
+            llm="m",
+            llm_url=server.url,
+            llm_extra={"reasoning_effort": "low"},
+            generator="glyphworld/generator",
+        )
         assert server.requests and all(body["reasoning_effort"] == "low" for body in server.requests)
 
 
@@ -458,7 +788,9 @@ def kept(path: Path) -> list[str]:
         return []
     with closing(sqlite3.connect(path, timeout=10)) as database:
         try:
-            return [row[0] for row in database.execute("SELECT json_extract(request, '$.messages[1].content') FROM answers")]
+            return [
+                row[0] for row in database.execute("SELECT json_extract(request, '$.messages[1].content') FROM answers")
+            ]
         except sqlite3.OperationalError:  # not made yet
             return []
 
@@ -475,13 +807,25 @@ def test_a_key_is_nowhere(server, tmp_path, monkeypatch, caplog, capfd):
         answers = ask(llm, QUESTIONS[2:4], Senses, sampling=SHORT, cache=cache, progress=True)
         assert len(answers.failed) == 2 and "***" in answers.report()
         found += [answers.report(), repr(answers)]
-    found += [repr(error) + repr(vars(error)) + repr(error.__context__) + str(pickle.dumps(error))
-              for error in llm.replies([QUESTIONS[5].messages], SHORT, [0])]
+    found += [
+        repr(error) + repr(vars(error)) + repr(error.__context__) + str(pickle.dumps(error))
+        for error in llm.replies([QUESTIONS[5].messages], SHORT, [0])
+    ]
     proxy.always = 401, "{authorization}"
     with pytest.raises(RuntimeError, match="PLANTED is not accepted") as caught:
         ask(llm, QUESTIONS[2:4], Senses, sampling=SHORT, cache=cache, progress=True)
-    found += ["".join(traceback.format_exception(caught.value)), repr(vars(caught.value)), repr(caught.value.__context__), repr(llm), repr(vars(llm))]
-    found += [caplog.text, *capfd.readouterr(), *(file.read_bytes().decode(errors="ignore") for file in tmp_path.iterdir())]
+    found += [
+        "".join(traceback.format_exception(caught.value)),
+        repr(vars(caught.value)),
+        repr(caught.value.__context__),
+        repr(llm),
+        repr(vars(llm)),
+    ]
+    found += [
+        caplog.text,
+        *capfd.readouterr(),
+        *(file.read_bytes().decode(errors="ignore") for file in tmp_path.iterdir()),
+    ]
     assert not [text for text in found if key[3:] in text]
 
 

@@ -1,4 +1,5 @@
 """The parameter files at paper scale: every name and type, what the doctor says is missing, and every single one runs to the end on tiny random models in the exact formats."""
+
 import json
 import os
 import shutil
@@ -14,7 +15,14 @@ import open_clip
 import pytest
 import timm
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
@@ -34,7 +42,17 @@ EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
 PAPER = EXPERIMENTS / "params" / "paper"
 GRIDS = sorted(PAPER.glob("*.grid.yaml"))
 SINGLE = sorted(set(PAPER.glob("*.yaml")) - set(GRIDS))
-STUDIES = ("bridge_study", "dsi_study", "guidance_study", "lar_benchmark", "prompt_ladder", "quickstart", "transfer_volume", "volume_study", "imagenet_study")
+STUDIES = (
+    "bridge_study",
+    "dsi_study",
+    "guidance_study",
+    "lar_benchmark",
+    "prompt_ladder",
+    "quickstart",
+    "transfer_volume",
+    "volume_study",
+    "imagenet_study",
+)
 
 
 @cache
@@ -69,12 +87,19 @@ def test_every_study_has_a_file():
 def test_parameters_are_the_notebooks(file):
     for cell in cells_of(file):
         _, resolved = resolve_parameters(notebook_of(file), cell)
-        assert max(resolved["seeds"]) == len(resolved["seeds"]) - 1 and len(resolved["seeds"]) >= 3, "the paper repeats three times"
-        assert not any("glyphworld" in str(resolved.get(name)) for name in ("generator", "classifier", "clip", "llm")
-                       if name in cell), "glyphworld is not paper scale"
+        assert max(resolved["seeds"]) == len(resolved["seeds"]) - 1 and len(resolved["seeds"]) >= 3, (
+            "the paper repeats three times"
+        )
+        assert not any(
+            "glyphworld" in str(resolved.get(name))
+            for name in ("generator", "classifier", "clip", "llm")
+            if name in cell
+        ), "glyphworld is not paper scale"
 
 
-@pytest.mark.parametrize("file", [file for file in SINGLE + GRIDS if file.name != "lar_imagenet.yaml"], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [file for file in SINGLE + GRIDS if file.name != "lar_imagenet.yaml"], ids=lambda file: file.name
+)
 def test_every_model_is_named_and_every_value_has_a_source(file):
     declared = declared_parameters(notebook_of(file))
     for cell in cells_of(file):
@@ -83,7 +108,9 @@ def test_every_model_is_named_and_every_value_has_a_source(file):
     for line in file.read_text(encoding="utf-8").splitlines():
         name = line.strip().partition(":")[0]
         if name in declared and name != "real_share" and not (name == "image_size" and "both networks" in line):
-            assert "PROPOSED" in line or "# paper " in line, f"{file.name}: {line!r} does not say where its value comes from"
+            assert "PROPOSED" in line or "# paper " in line, (
+                f"{file.name}: {line!r} does not say where its value comes from"
+            )
 
 
 def test_the_wrong_is_refused():
@@ -101,15 +128,23 @@ def test_the_grids_span_the_sets_and_the_networks():
     cells = cells_of(PAPER / "bridge_transfer.grid.yaml") + cells_of(PAPER / "bridge_transfer_vit.grid.yaml")
     ten = {name for name in NAMED if not name.startswith("imagenet")}
     assert {cell["real_data"] for cell in cells} == ten and len(ten) == 10
-    assert len(cells) == 5 * 10 and {cell["classifier"].split("_")[0].split(".")[0] for cell in cells} == {"resnet18", "resnet50", "resnet101", "vit", "deit3"}
+    assert len(cells) == 5 * 10 and {cell["classifier"].split("_")[0].split(".")[0] for cell in cells} == {
+        "resnet18",
+        "resnet50",
+        "resnet101",
+        "vit",
+        "deit3",
+    }
     large = set()
     for cell in cells:  # what `sets.load_images` takes into memory of any machine
         facts = NAMED[cell["real_data"]]
         if max(facts.train, facts.test) * 3 * cell["image_size"] ** 2 > 8 << 30:
             large.add((cell["real_data"], cell["image_size"]))
         assert 224 in timm.get_pretrained_cfg(cell["classifier"]).input_size
-    assert large == {("food101", 224)} and "10.6 GiB" in (PAPER / "bridge_transfer_vit.grid.yaml").read_text(), "a set that wants a large machine is named"
-    assert f"{NAMED['food101'].train * 3 * 224 ** 2 / 2 ** 30:.1f} GiB" == "10.6 GiB"
+    assert large == {("food101", 224)} and "10.6 GiB" in (PAPER / "bridge_transfer_vit.grid.yaml").read_text(), (
+        "a set that wants a large machine is named"
+    )
+    assert f"{NAMED['food101'].train * 3 * 224**2 / 2**30:.1f} GiB" == "10.6 GiB"
     for cell in cells_of(PAPER / "transfer_volume.yaml") + cells_of(PAPER / "transfer_volume_sets.grid.yaml"):
         facts = NAMED[cell["real_data"]]
         assert max(facts.train, facts.test) * 3 * cell["image_size"] ** 2 <= 8 << 30
@@ -139,37 +174,105 @@ def test_the_doctor_names_what_is_missing(file, tmp_path):
 
 
 def tiny_text(tokenizer, kind=CLIPTextModel) -> CLIPTextModel:
-    return kind(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, projection_dim=16,
-        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id))
+    return kind(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            projection_dim=16,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    )
 
 
 def stable_diffusion(place: Path) -> Path:
     "All parts of Stable Diffusion 1.5, of its classes, its sampler and its scaling, with few and random weights."
     tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer")
-    vae = AutoencoderKL(block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                        latent_channels=4, layers_per_block=1, norm_num_groups=4, sample_size=64, scaling_factor=0.18215)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=64,
+        scaling_factor=0.18215,
+    )
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 8, 16, 16), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, norm_num_groups=4,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
-    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
-    StableDiffusionPipeline(vae=vae, unet=unet, tokenizer=tokenizer, text_encoder=tiny_text(tokenizer), scheduler=scheduler,
-                            safety_checker=None, feature_extractor=None, requires_safety_checker=False).save_pretrained(place)
+        sample_size=8,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    )
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
+    StableDiffusionPipeline(
+        vae=vae,
+        unet=unet,
+        tokenizer=tokenizer,
+        text_encoder=tiny_text(tokenizer),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(place)
     return place
 
 
 def stable_diffusion_xl(place: Path) -> Path:
     "Stable Diffusion XL likewise: two text encoders, pooled text and sizes in the time embedding."
     tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer")
-    vae = AutoencoderKL(block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                        latent_channels=4, layers_per_block=1, norm_num_groups=4, sample_size=64, scaling_factor=0.13025, force_upcast=True)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=64,
+        scaling_factor=0.13025,
+        force_upcast=True,
+    )
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 8, 16), layers_per_block=1, cross_attention_dim=32, attention_head_dim=4, norm_num_groups=4, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16, transformer_layers_per_block=(1, 1, 2), use_linear_projection=True,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
-    StableDiffusionXLPipeline(vae, tiny_text(tokenizer), tiny_text(tokenizer, CLIPTextModelWithProjection), tokenizer, tokenizer, unet,
-                              EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1), add_watermarker=False).save_pretrained(place)
+        sample_size=8,
+        block_out_channels=(8, 8, 16),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+        transformer_layers_per_block=(1, 1, 2),
+        use_linear_projection=True,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    StableDiffusionXLPipeline(
+        vae,
+        tiny_text(tokenizer),
+        tiny_text(tokenizer, CLIPTextModelWithProjection),
+        tokenizer,
+        tokenizer,
+        unet,
+        EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1),
+        add_watermarker=False,
+    ).save_pretrained(place)
     return place
 
 
@@ -179,11 +282,21 @@ def clip(place: Path) -> Path:
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (place / file).write_bytes((folder("clip") / file).read_bytes())
     config = json.loads((folder("clip") / "open_clip_config.json").read_text())
-    config["model_cfg"] |= {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}}
+    config["model_cfg"] |= {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    }
     config["model_cfg"]["text_cfg"] |= {"width": 16, "heads": 2, "layers": 1}
     (place / "open_clip_config.json").write_text(json.dumps(config))
-    model = open_clip.CLIP(embed_dim=16, vision_cfg=config["model_cfg"]["vision_cfg"],
-                           text_cfg={k: v for k, v in config["model_cfg"]["text_cfg"].items() if k not in ("hf_tokenizer_name", "tokenizer_kwargs")})
+    model = open_clip.CLIP(
+        embed_dim=16,
+        vision_cfg=config["model_cfg"]["vision_cfg"],
+        text_cfg={
+            k: v
+            for k, v in config["model_cfg"]["text_cfg"].items()
+            if k not in ("hf_tokenizer_name", "tokenizer_kwargs")
+        },
+    )
     save_file(model.state_dict(), place / "open_clip_model.safetensors")
     return place
 
@@ -191,7 +304,8 @@ def clip(place: Path) -> Path:
 TEXTURES = (
     "banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched crystalline dotted fibrous flecked freckled frilly gauzy grid grooved "
     "honeycombed interlaced knitted lacelike lined marbled matted meshed paisley perforated pitted pleated polka-dotted porous potholed scaly smeared "
-    "spiralled sprinkled stained stratified striped studded swirly veined waffled woven wrinkled zigzagged")
+    "spiralled sprinkled stained stratified striped studded swirly veined waffled woven wrinkled zigzagged"
+)
 
 
 def dtd(root: Path) -> None:
@@ -216,7 +330,9 @@ def own_pictures(root: Path, seed: int = 1) -> None:
         for name in ("three", "club", "star"):
             (root / side / name).mkdir(parents=True)
             for i in range(4):
-                Image.fromarray(noise.integers(0, 256, (14, 11, 3), dtype=np.uint8)).save(root / side / name / f"{i}.png")
+                Image.fromarray(noise.integers(0, 256, (14, 11, 3), dtype=np.uint8)).save(
+                    root / side / name / f"{i}.png"
+                )
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +346,12 @@ def here(tmp_path_factory) -> Path:
     stable_diffusion_xl(place / "sdxl")
     clip(place / "clip")
     residual, transformer = dict(channels=(8, 16, 16, 32)), dict(img_size=32, embed_dim=32, depth=2, num_heads=2)
-    for name, small in {"resnet18": residual, "resnet50": residual, "vit_base_patch16_224": transformer, "vit_large_patch16_224": transformer}.items():
+    for name, small in {
+        "resnet18": residual,
+        "resnet50": residual,
+        "vit_base_patch16_224": transformer,
+        "vit_large_patch16_224": transformer,
+    }.items():
         save_classifier(timm.create_model(name, num_classes=1000, **small), place / name, small)
     return place
 
@@ -239,8 +360,20 @@ def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
     "Of a run with a file's values, for a grid those of its first cell, but few images and steps, and models that are here."
     monkeypatch.chdir(here)
     few = {
-        "generator": "./sd15", "llm": "glyphworld/llm", "device": "cpu", "threads": 1, "seeds": [0], "image_size": 32, "batch_size": 8, "images_per_class": 1,
-        "denoising_steps": 1, "generator_batch": 47, "compile_generator": False, "stage1_steps": 1, "stage2_steps": 1}
+        "generator": "./sd15",
+        "llm": "glyphworld/llm",
+        "device": "cpu",
+        "threads": 1,
+        "seeds": [0],
+        "image_size": 32,
+        "batch_size": 8,
+        "images_per_class": 1,
+        "denoising_steps": 1,
+        "generator_batch": 47,
+        "compile_generator": False,
+        "stage1_steps": 1,
+        "stage2_steps": 1,
+    }
     declared = declared_parameters(notebook_of(PAPER / file))
     given = cells_of(PAPER / file)[0] | {name: value for name, value in few.items() if name in declared} | minimal
     done = run(notebook_of(PAPER / file), given, here / "outputs", progress=False)
@@ -249,112 +382,296 @@ def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
 
 
 def test_bridge_study_runs_to_the_end(here, monkeypatch):
-    found = results("bridge_study.yaml", here, monkeypatch, classifier="./vit_base_patch16_224", shots=[1, 0], curve_every=1)
+    found = results(
+        "bridge_study.yaml", here, monkeypatch, classifier="./vit_base_patch16_224", shots=[1, 0], curve_every=1
+    )
     rows = found["rows"]
     methods = gather_parameters(PAPER / "bridge_study.yaml", [])["methods"]
     assert {(row["arm"], row["shots"]) for row in rows} == {(arm, n) for arm in methods for n in (1, 0)}
-    assert all(0 <= row["value"] <= 1 for row in rows) and len(found["leep"]) == 2 and all(row["value"] < 0 for row in found["leep"]) and found["glyphworld"] is False
+    assert (
+        all(0 <= row["value"] <= 1 for row in rows)
+        and len(found["leep"]) == 2
+        and all(row["value"] < 0 for row in found["leep"])
+        and found["glyphworld"] is False
+    )
 
 
 def test_quickstart_runs_to_the_end(here, monkeypatch):
-    found = results("quickstart.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", clip="./clip", clip_weights="", shots=2, style_steps=1,
-                    prompts_per_class=1)
+    found = results(
+        "quickstart.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./resnet18",
+        clip="./clip",
+        clip_weights="",
+        shots=2,
+        style_steps=1,
+        prompts_per_class=1,
+    )
     assert {row["arm"] for row in found["rows"]} >= {"vanilla_matched", "bridged++", "mixed_per_batch+dual"}
     assert list(found["phrases"]) == ["club", "star", "three"] and found["style"] and found["glyphworld"] is False
 
 
 def test_transfer_volume_runs_to_the_end(here, monkeypatch):
     volumes = [1, 2, 3]
-    found = results("transfer_volume.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", llm="", shots=[1, 0], images_per_class=volumes, seeds=[1])
+    found = results(
+        "transfer_volume.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./resnet18",
+        llm="",
+        shots=[1, 0],
+        images_per_class=volumes,
+        seeds=[1],
+    )
     methods = gather_parameters(PAPER / "transfer_volume.yaml", [])["methods"]
     assert {(row["arm"], row["shots"], row["volume"]) for row in found["rows"]} == {
-        *((arm, k, n) for arm in methods for k in (1, 0) for n in volumes), *(("vanilla_matched", k, 0) for k in (1, 0))}
+        *((arm, k, n) for arm in methods for k in (1, 0) for n in volumes),
+        *(("vanilla_matched", k, 0) for k in (1, 0)),
+    }
     assert len({row["steps"] for row in found["rows"]}) == 1, "all arms take the same steps"
-    assert all(row["stage1_seed"] == row["seed"] for row in found["rows"]) and "more images for `bridged++`?" in found["conclusion"]
+    assert (
+        all(row["stage1_seed"] == row["seed"] for row in found["rows"])
+        and "more images for `bridged++`?" in found["conclusion"]
+    )
     files = {path.name for path in (here / "outputs" / "transfer_volume").glob("*/*.csv")}
-    assert files == {"curves.csv", "forecast.csv"} and not list((here / "outputs" / "transfer_volume").glob("*/answers.sqlite")), "a chat model was asked"
+    assert files == {"curves.csv", "forecast.csv"} and not list(
+        (here / "outputs" / "transfer_volume").glob("*/answers.sqlite")
+    ), "a chat model was asked"
 
 
 def test_guidance_study_runs_to_the_end(here, monkeypatch):
     scales = [1.25, 7.5]
-    found = results("guidance_study.yaml", here, monkeypatch, real_data="mine", generator="./sdxl", classifier="./resnet50", llm="", clip="./clip", clip_weights="", shots=[1], guidances=scales,
-                    images_per_class=2)
+    found = results(
+        "guidance_study.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        generator="./sdxl",
+        classifier="./resnet50",
+        llm="",
+        clip="./clip",
+        clip_weights="",
+        shots=[1],
+        guidances=scales,
+        images_per_class=2,
+    )
     assert {(row["arm"], row["guidance"]) for row in found["rows"]} == {
-        ("vanilla_matched", None), *((arm, scale) for arm in ("bridged", "bridged++", "synthetic_only") for scale in scales)}
+        ("vanilla_matched", None),
+        *((arm, scale) for arm in ("bridged", "bridged++", "synthetic_only") for scale in scales),
+    }
     assert found["margin"] == {"hardly": 0.03} and "headline" not in found, "one seed says nothing of best and worst"
     plans = {path.name for path in (here / "outputs" / "stages").glob("*.parquet")}
     assert len(plans) >= len(scales), "a plan for each scale"
 
 
 def test_prompt_ladder_runs_to_the_end(here, monkeypatch):
-    found = results("prompt_ladder.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", clip="./clip", clip_weights="", shots=2, lar_images=2, steps=1,
-                    images_per_class=2)
+    found = results(
+        "prompt_ladder.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./resnet18",
+        clip="./clip",
+        clip_weights="",
+        shots=2,
+        lar_images=2,
+        steps=1,
+        images_per_class=2,
+    )
     rungs = gather_parameters(PAPER / "prompt_ladder.yaml", [])["rungs"]
-    assert {row["arm"] for row in found["rows"]} == {"real only", *rungs} and [row["rung"] for row in found["images"]] == rungs
+    assert {row["arm"] for row in found["rows"]} == {"real only", *rungs} and [
+        row["rung"] for row in found["images"]
+    ] == rungs
     assert list(found["meanings"]) == ["club", "star", "three"] and found["glyphworld"] is False
 
 
 def test_volume_study_runs_to_the_end(here, monkeypatch):
-    found = results("volume_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", volumes=[0, 1], steps=1)
+    found = results(
+        "volume_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", volumes=[0, 1], steps=1
+    )
     arms = {f"{kind}, {norm}" for kind in ("naive", "diverse") for norm in ("shared", "dual")}
     arms |= {f"{kind}, dual, {read}" for kind in ("naive", "diverse") for read in READINGS if read != "main"}
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {("real only", 0), ("real only, half batches", 0), *((arm, 1) for arm in arms)}
-    assert {row["test"] for row in found["rows"]} == {"in domain", "inverted", "textured", "corrupted"} and found["glyphworld"] is False
+    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
+        ("real only", 0),
+        ("real only, half batches", 0),
+        *((arm, 1) for arm in arms),
+    }
+    assert {row["test"] for row in found["rows"]} == {"in domain", "inverted", "textured", "corrupted"} and found[
+        "glyphworld"
+    ] is False
 
 
 def test_imagenet_study_runs_to_the_end(here, monkeypatch):
     own_pictures(here / "elsewhere", seed=2)
     shutil.rmtree(here / "elsewhere" / "train" / "club")
     (here / "elsewhere" / "train").rename(here / "drawn in two classes")  # which is all that a test set has to be
-    found = results("imagenet_study.yaml", here, monkeypatch, real_data="mine", test_sets=["drawn in two classes"], classifier="./resnet50", images_per_class=[1, 2], prompts_per_class=2,
-                    steps=2, checkpoint_every=1, workers=2, names=["naive", "resolved"], clip="./clip", clip_weights="", lar_images=1)  # so few that nobody can tell whether a random CLIP knows the names
+    found = results(
+        "imagenet_study.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        test_sets=["drawn in two classes"],
+        classifier="./resnet50",
+        images_per_class=[1, 2],
+        prompts_per_class=2,
+        steps=2,
+        checkpoint_every=1,
+        workers=2,
+        names=["naive", "resolved"],
+        clip="./clip",
+        clip_weights="",
+        lar_images=1,
+    )  # so few that nobody can tell whether a random CLIP knows the names
     read = [name for name in READINGS if name != "main"]
     assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
-        ("real only", 0), ("real only, half batches", 0), *product(("shared", "dual", *(f"dual, {name}" for name in read)), (1, 2)),
-        ("shared, naive names", 1), ("dual, naive names", 1), *((f"dual, naive names, {name}", 1) for name in read)}
+        ("real only", 0),
+        ("real only, half batches", 0),
+        *product(("shared", "dual", *(f"dual, {name}" for name in read)), (1, 2)),
+        ("shared, naive names", 1),
+        ("dual, naive names", 1),
+        *((f"dual, naive names, {name}", 1) for name in read),
+    }
     assert "resolved against naive names, smallest volume, dual" in found["conclusion"]
-    assert {row["test"] for row in found["rows"]} == {"in domain", "drawn in two classes"} and found["glyphworld"] is False
-    assert not list((here / "outputs" / "stages").glob("*.checkpoint")), "checkpoints of trainings that are done take place"
+    assert {row["test"] for row in found["rows"]} == {"in domain", "drawn in two classes"} and found[
+        "glyphworld"
+    ] is False
+    assert not list((here / "outputs" / "stages").glob("*.checkpoint")), (
+        "checkpoints of trainings that are done take place"
+    )
 
 
 def test_volume_long_tail_runs_to_the_end(here, monkeypatch):
-    found = results("volume_long_tail.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", imbalance=3, prompts=["naive"], volumes=[0, 1], steps=1)
+    found = results(
+        "volume_long_tail.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./resnet18",
+        imbalance=3,
+        prompts=["naive"],
+        volumes=[0, 1],
+        steps=1,
+    )
     assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
-        ("real only", 0), ("real only, half batches", 0), ("naive, shared", 1), ("naive, dual", 1), *((f"naive, dual, {read}", 1) for read in READINGS if read != "main")}
-    assert {row["test"] for row in found["rows"]} == {"in domain", "rare classes", "inverted", "textured", "corrupted"} and found["glyphworld"] is False
+        ("real only", 0),
+        ("real only, half batches", 0),
+        ("naive, shared", 1),
+        ("naive, dual", 1),
+        *((f"naive, dual, {read}", 1) for read in READINGS if read != "main"),
+    }
+    assert {row["test"] for row in found["rows"]} == {
+        "in domain",
+        "rare classes",
+        "inverted",
+        "textured",
+        "corrupted",
+    } and found["glyphworld"] is False
 
 
 def test_volume_vit_runs_to_the_end(here, monkeypatch):
-    found = results("volume_vit.yaml", here, monkeypatch, real_data="mine", classifier="./vit_base_patch16_224", volumes=[0, 1], steps=1)
+    found = results(
+        "volume_vit.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./vit_base_patch16_224",
+        volumes=[0, 1],
+        steps=1,
+    )
     assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
-        ("real only", 0), ("real only, half batches", 0), *((f"diverse, {norm}", 1) for norm in ("shared", "dual", "token")),
-        *((f"diverse, {norm}, {read}", 1) for norm in ("dual", "token") for read in ("auxiliary", "both"))} and found["glyphworld"] is False
+        ("real only", 0),
+        ("real only, half batches", 0),
+        *((f"diverse, {norm}", 1) for norm in ("shared", "dual", "token")),
+        *((f"diverse, {norm}, {read}", 1) for norm in ("dual", "token") for read in ("auxiliary", "both")),
+    } and found["glyphworld"] is False
 
 
 def test_dsi_study_runs_to_the_end(here, monkeypatch):
-    found = results("dsi_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", named_styles=["a snapshot", "a close-up"], guidances=[2.0], shots=[1],
-                    shots_for_all=1, steps=[1], class_steps=1, token_batch=2, images_per_class=2, train_steps=[1, 1], train_batch=8)
-    assert {"DSI", "untrained", "no style", "a token a class"} <= {row["arm"] for row in found["rows"]} and found["glyphworld"] is False
+    found = results(
+        "dsi_study.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./resnet18",
+        named_styles=["a snapshot", "a close-up"],
+        guidances=[2.0],
+        shots=[1],
+        shots_for_all=1,
+        steps=[1],
+        class_steps=1,
+        token_batch=2,
+        images_per_class=2,
+        train_steps=[1, 1],
+        train_batch=8,
+    )
+    assert {"DSI", "untrained", "no style", "a token a class"} <= {row["arm"] for row in found["rows"]} and found[
+        "glyphworld"
+    ] is False
 
 
 def test_a_cell_of_bridge_transfer_runs_to_the_end(here, monkeypatch):
-    found = results("bridge_transfer.grid.yaml", here, monkeypatch, real_data="mine", classifier="./resnet50", shots=[1, 0], curve_every=1)
-    assert {(row["arm"], row["shots"]) for row in found["rows"]} == {(arm, n) for arm in cells_of(PAPER / "bridge_transfer.grid.yaml")[0]["methods"] for n in (1, 0)}
+    found = results(
+        "bridge_transfer.grid.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./resnet50",
+        shots=[1, 0],
+        curve_every=1,
+    )
+    assert {(row["arm"], row["shots"]) for row in found["rows"]} == {
+        (arm, n) for arm in cells_of(PAPER / "bridge_transfer.grid.yaml")[0]["methods"] for n in (1, 0)
+    }
 
 
 def test_a_cell_of_bridge_transfer_with_a_transformer_runs_to_the_end(here, monkeypatch):
-    found = results("bridge_transfer_vit.grid.yaml", here, monkeypatch, real_data="mine", classifier="./vit_large_patch16_224", shots=[1], curve_every=1)
+    found = results(
+        "bridge_transfer_vit.grid.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./vit_large_patch16_224",
+        shots=[1],
+        curve_every=1,
+    )
     assert {row["arm"] for row in found["rows"]} == set(cells_of(PAPER / "bridge_transfer_vit.grid.yaml")[0]["methods"])
 
 
 def test_a_cell_of_transfer_volume_sets_runs_to_the_end(here, monkeypatch):
-    found = results("transfer_volume_sets.grid.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", shots=[0], images_per_class=[1, 2, 3])
+    found = results(
+        "transfer_volume_sets.grid.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        classifier="./resnet18",
+        shots=[0],
+        images_per_class=[1, 2, 3],
+    )
     assert {row["volume"] for row in found["rows"]} == {0, 1, 2, 3}
 
 
 def test_a_cell_of_dsi_sets_runs_to_the_end(here, monkeypatch):
-    found = results("dsi_sets.grid.yaml", here, monkeypatch, real_data="mine", generator="./sdxl", classifier="./resnet18", named_styles=["a snapshot"], guidances=[2.0], shots=[1],
-                    shots_for_all=1, steps=[1], class_steps=1, token_batch=2, images_per_class=2, train_steps=[1, 1], train_batch=8)
+    found = results(
+        "dsi_sets.grid.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        generator="./sdxl",
+        classifier="./resnet18",
+        named_styles=["a snapshot"],
+        guidances=[2.0],
+        shots=[1],
+        shots_for_all=1,
+        steps=[1],
+        class_steps=1,
+        token_batch=2,
+        images_per_class=2,
+        train_steps=[1, 1],
+        train_batch=8,
+    )
     assert {"DSI", "untrained", "no style"} <= {row["arm"] for row in found["rows"]}
 
 
@@ -363,8 +680,22 @@ def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
     for i, synset in enumerate(synsets):
         (here / "val" / synset).mkdir(parents=True)
         Image.fromarray(np.full((9, 12, 3), i % 256, dtype=np.uint8)).save(here / "val" / synset / "0.png")
-    found = results("lar_imagenet.yaml", here, monkeypatch, images="val", llm="", clip="./clip", clip_weights="", numbers=[1], workers=0)
-    assert [row["arm"] for row in found["rows"]] == ["LAR, 1 image"] and found["candidates"] > 2 * len(synsets) and found["glyphworld"] is False
+    found = results(
+        "lar_imagenet.yaml",
+        here,
+        monkeypatch,
+        images="val",
+        llm="",
+        clip="./clip",
+        clip_weights="",
+        numbers=[1],
+        workers=0,
+    )
+    assert (
+        [row["arm"] for row in found["rows"]] == ["LAR, 1 image"]
+        and found["candidates"] > 2 * len(synsets)
+        and found["glyphworld"] is False
+    )
 
 
 def test_the_doctor_counts_the_rungs_of_names():
@@ -372,5 +703,7 @@ def test_the_doctor_counts_the_rungs_of_names():
 
     given = gather_parameters(PAPER / "imagenet_study.yaml", [])
     images = count_images(given, Size(classes=1000))
-    assert images == (7686 + 2 * 1281) * 1000 and f"{images:,} images" in (PAPER / "imagenet_study.yaml").read_text(encoding="utf-8")
+    assert images == (7686 + 2 * 1281) * 1000 and f"{images:,} images" in (PAPER / "imagenet_study.yaml").read_text(
+        encoding="utf-8"
+    )
     assert count_images(given | {"names": ["naive"]}, Size(classes=1000)) == 7_686_000

@@ -1,4 +1,5 @@
 """The rules of this repository: configuration, notebooks, modules, lock file."""
+
 import ast
 import configparser
 import json
@@ -18,7 +19,9 @@ from packaging.requirements import Requirement
 import synthnb
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(path for path in (ROOT / "nbs").rglob("*.ipynb") if not re.search(r"/[._]", path.relative_to(ROOT).as_posix()))
+NOTEBOOKS = sorted(
+    path for path in (ROOT / "nbs").rglob("*.ipynb") if not re.search(r"/[._]", path.relative_to(ROOT).as_posix())
+)
 EXPERIMENTS = [path for path in NOTEBOOKS if path.parent.name == "experiments"]
 COMPONENTS = [path for path in NOTEBOOKS if path not in EXPERIMENTS]
 MODULES = sorted(path for path in (ROOT / "synthnb").rglob("*.py") if not path.name.startswith("_"))
@@ -44,7 +47,10 @@ def texts(path: Path) -> list[str]:
     for cell in nbformat.read(path, as_version=4).cells:
         found.append(cell.source)
         for output in cell.get("outputs", []):
-            found += [output.get("text", ""), *(str(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/"))]
+            found += [
+                output.get("text", ""),
+                *(str(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/")),
+            ]
     return found
 
 
@@ -66,7 +72,9 @@ def test_settings_and_pyproject_agree():
 
 def test_lock_pins_hashes_and_meets_the_floors():
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    assert not [line for line in lines if re.search(r"https?:|file:|://|@|^\s*-[^-]|--(?!hash=)|\s/", line)], "a host or a path in the lock"
+    assert not [line for line in lines if re.search(r"https?:|file:|://|@|^\s*-[^-]|--(?!hash=)|\s/", line)], (
+        "a host or a path in the lock"
+    )
     pins = {}
     for line, following in zip(lines, [*lines[1:], ""]):
         if not line.startswith(" "):
@@ -76,14 +84,18 @@ def test_lock_pins_hashes_and_meets_the_floors():
     wanted = PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["dev"]
     for requirement in map(Requirement, wanted):
         versions = pins[requirement.name.lower().replace("_", "-")]
-        assert all(requirement.specifier.contains(version) for version in versions), f"{requirement} is locked to {versions}"
+        assert all(requirement.specifier.contains(version) for version in versions), (
+            f"{requirement} is locked to {versions}"
+        )
     assert (pins["torch"], pins["torchvision"]) == (["2.14.1"], ["0.29.1"]), "torch and torchvision are a matched pair"
 
 
 def test_clean_keeps_the_parameters_tag(tmp_path):
     for name in ("settings.ini", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    cell = nbformat.v4.new_code_cell("alpha: float = 0.5  # learning rate", metadata={"tags": ["parameters"], "trusted": True})
+    cell = nbformat.v4.new_code_cell(
+        "alpha: float = 0.5  # learning rate", metadata={"tags": ["parameters"], "trusted": True}
+    )
     path = tmp_path / "nbs" / "experiment.ipynb"
     path.parent.mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
@@ -97,7 +109,9 @@ def test_clean_keeps_the_parameters_tag(tmp_path):
 @each(NOTEBOOKS)
 def test_notebook_opens_with_title_and_line(path):
     first = nbformat.read(path, as_version=4).cells[0]
-    assert first.cell_type == "markdown" and re.match(r"# \S.*\n+> \S", first.source), "the first cell is `# Title` and `> one line`"
+    assert first.cell_type == "markdown" and re.match(r"# \S.*\n+> \S", first.source), (
+        "the first cell is `# Title` and `> one line`"
+    )
 
 
 @each(NOTEBOOKS)
@@ -128,15 +142,25 @@ def test_parameters_cell(path):
     tagged = [cell for cell in cells(path, "code") if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == (path in EXPERIMENTS), "one parameters cell in an experiment, none in a component"
     for cell in tagged:
-        comments = {token.start[0] for token in tokenize.generate_tokens(StringIO(cell.source).readline) if token.type == tokenize.COMMENT}
+        comments = {
+            token.start[0]
+            for token in tokenize.generate_tokens(StringIO(cell.source).readline)
+            if token.type == tokenize.COMMENT
+        }
         for statement in ast.parse(cell.source).body:
-            assert isinstance(statement, ast.AnnAssign) and statement.value, f"line {statement.lineno}: `name: type = default  # help`"
-            assert statement.end_lineno in comments, f"line {statement.lineno}: say what {statement.target.id} is in a comment"
+            assert isinstance(statement, ast.AnnAssign) and statement.value, (
+                f"line {statement.lineno}: `name: type = default  # help`"
+            )
+            assert statement.end_lineno in comments, (
+                f"line {statement.lineno}: say what {statement.target.id} is in a comment"
+            )
 
 
 @each(COMPONENTS)
 def test_component_exports_one_module(path):
-    names = re.findall(r"^#\|\s*default_exp\s+(\S+)", "\n".join(cell.source for cell in cells(path, "code")), re.MULTILINE)
+    names = re.findall(
+        r"^#\|\s*default_exp\s+(\S+)", "\n".join(cell.source for cell in cells(path, "code")), re.MULTILINE
+    )
     assert len(names) == 1 and (ROOT / "synthnb" / f"{names[0].replace('.', '/')}.py").is_file()
     place = re.sub(r"^\d\d_", "", path.relative_to(ROOT / "nbs").with_suffix("").as_posix()).replace("/", ".")
     assert place == names[0], "the notebook is called after its module and lies in a folder of the same name"
@@ -144,13 +168,17 @@ def test_component_exports_one_module(path):
 
 @each(EXPERIMENTS)
 def test_experiment_defines_nothing_reusable(path):
-    assert not [cell for cell in cells(path, "code") if re.search(r"^#\|\s*(export|default_exp)", cell.source, re.MULTILINE)]
+    assert not [
+        cell for cell in cells(path, "code") if re.search(r"^#\|\s*(export|default_exp)", cell.source, re.MULTILINE)
+    ]
 
 
 @each(EXPERIMENTS)
 def test_experiment_says_how_long_it_takes(path):
     first = nbformat.read(path, as_version=4).cells[0].source
-    assert re.search(r"(?:^|\s)\*\*Time\*\*: \S", first), "`**Time**:` and what was measured, or that nothing was, in the opening cell"
+    assert re.search(r"(?:^|\s)\*\*Time\*\*: \S", first), (
+        "`**Time**:` and what was measured, or that nothing was, in the opening cell"
+    )
 
 
 # ---- modules
@@ -166,7 +194,7 @@ def dotted(path: Path) -> str:
 def imported(node: ast.ImportFrom, own: str) -> list[str]:
     "The modules of this package that an import statement names, relative or not."
     home = own.split(".")[:-1]
-    base = home[:len(home) + 1 - node.level] if node.level else []
+    base = home[: len(home) + 1 - node.level] if node.level else []
     whole = [*base, *(node.module or "").removeprefix("synthnb").strip(".").split(".")]
     name = ".".join(part for part in whole if part)
     return [name] if name in LAYERS else [f"{name}.{alias.name}".strip(".") for alias in node.names]
@@ -177,8 +205,13 @@ def test_layers_name_every_module_once():
 
 
 def test_an_import_of_a_later_layer_is_seen():
-    statements = {"from ..lar import Clip": "lar", "from . import hub": "models.hub", "from synthnb.models.hub import x": "models.hub", "from synthnb import lar": "lar",
-                  "from .hub import x": "models.hub"}
+    statements = {
+        "from ..lar import Clip": "lar",
+        "from . import hub": "models.hub",
+        "from synthnb.models.hub import x": "models.hub",
+        "from synthnb import lar": "lar",
+        "from .hub import x": "models.hub",
+    }
     for text, name in statements.items():
         assert imported(ast.parse(text).body[0], "models.names") == [name], text
     assert imported(ast.parse("from .models.names import x").body[0], "lar") == ["models.names"]
@@ -188,7 +221,9 @@ def test_an_import_of_a_later_layer_is_seen():
 def test_module_has_its_notebook(path):
     notebook = re.search(r"File to edit: (\S+\.ipynb)", path.read_text())
     assert notebook, "no notebook in the header: modules are exported, not written"
-    assert (path.parent / notebook[1].rstrip(".")).resolve() in COMPONENTS, f"{notebook[1]} is gone: delete the module too"
+    assert (path.parent / notebook[1].rstrip(".")).resolve() in COMPONENTS, (
+        f"{notebook[1]} is gone: delete the module too"
+    )
 
 
 @each(MODULES)
@@ -200,7 +235,10 @@ def test_module_imports_only_what_stands_before_it(path):
         if isinstance(node, ast.ImportFrom):
             assert "*" not in [alias.name for alias in node.names], f"line {node.lineno}: star import"
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-        roots = {name.split(".")[0] for name in ([node.module] if getattr(node, "module", None) and not node.level else names)}
+        roots = {
+            name.split(".")[0]
+            for name in ([node.module] if getattr(node, "module", None) and not node.level else names)
+        }
         assert not roots & {"nbdev", "fastcore", "pickle"}, f"line {node.lineno}: {roots} in an exported module"
         if isinstance(node, ast.ImportFrom) and (node.level or roots == {"synthnb"}):
             later = [name for name in imported(node, own) if place.get(name, -1) >= place[own]]
@@ -209,7 +247,10 @@ def test_module_imports_only_what_stands_before_it(path):
 
 @each(MODULES)
 def test_module_loads_neither_pickles_nor_remote_code(path):
-    found = re.findall(r"torch\.load\(|weights_only\s*=\s*False|trust_remote_code\s*=\s*True|custom_pipeline\s*=|use_safetensors\s*=\s*False", path.read_text())
+    found = re.findall(
+        r"torch\.load\(|weights_only\s*=\s*False|trust_remote_code\s*=\s*True|custom_pipeline\s*=|use_safetensors\s*=\s*False",
+        path.read_text(),
+    )
     assert not found
 
 
@@ -218,16 +259,35 @@ def test_module_loads_neither_pickles_nor_remote_code(path):
 
 def test_no_path_of_somebodys_machine():
     pattern = re.compile(r"(?<![\w.])/(?:tmp|work|root|home|opt|Users)/\w")
-    files = [path for kind in ("*.md", "*.toml", "*.ini", "Makefile", "tests/*.py", "tools/*", "synthnb/**/*.py", "nbs/**/*.yaml", "nbs/**/*.md", "benchmarks/*")
-             for path in ROOT.glob(kind) if path.is_file()]
+    files = [
+        path
+        for kind in (
+            "*.md",
+            "*.toml",
+            "*.ini",
+            "Makefile",
+            "tests/*.py",
+            "tools/*",
+            "synthnb/**/*.py",
+            "nbs/**/*.yaml",
+            "nbs/**/*.md",
+            "benchmarks/*",
+        )
+        for path in ROOT.glob(kind)
+        if path.is_file()
+    ]
     said = {path: path.read_text() for path in files} | {path: "\n".join(texts(path)) for path in NOTEBOOKS}
-    found = {path.relative_to(ROOT).as_posix(): pattern.findall(text) for path, text in said.items() if pattern.search(text)}
+    found = {
+        path.relative_to(ROOT).as_posix(): pattern.findall(text) for path, text in said.items() if pattern.search(text)
+    }
     assert not found
 
 
 def test_shipped_models_are_small_and_safe():
     files = [path for path in (ROOT / "synthnb" / "weights").glob("[!.]*/**/*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".json", ".txt", ".md", ".jinja", ".safetensors"}, "what the wheel would leave out"
+    assert {path.suffix for path in files} <= {".json", ".txt", ".md", ".jinja", ".safetensors"}, (
+        "what the wheel would leave out"
+    )
     assert sum(path.stat().st_size for path in files) < 50e6
     for path in files:
         if path.suffix == ".json":

@@ -1,4 +1,5 @@
 """The gallery in a real JupyterLab and a real browser: keys, clicks, a reload, a killed kernel. Skipped where no Chromium is installed."""
+
 import json
 import os
 import re
@@ -22,18 +23,37 @@ from synthnb.images.plan import write_plan
 from synthnb.images.review import Decisions, decisions_path, listed_images
 from synthnb.images.shards import generate_shards
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
-ARGUMENTS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-             "--disable-component-update --disable-sync").split()
-PROMPTS = {name: [f"a photo of arabic digit {name}, {style}" for style in ("print on paper", "neon at night", "chalk on a blackboard")]
-           for name in ("two", "three", "four", "five", "six", "eight")}
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
+)
+ARGUMENTS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PROMPTS = {
+    name: [
+        f"a photo of arabic digit {name}, {style}"
+        for style in ("print on paper", "neon at night", "chalk on a blackboard")
+    ]
+    for name in ("two", "three", "four", "five", "six", "eight")
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """60 images of glyphworld's generator in two shards: a full page of the gallery and a short one."""
     path = tmp_path_factory.mktemp("home") / "shards"
-    plan = write_plan(path.with_name("plan.parquet"), PROMPTS, 10, seed=0, model="glyphworld/generator", steps=8, guidance=2.0, shard_size=32, batch_size=32)
+    plan = write_plan(
+        path.with_name("plan.parquet"),
+        PROMPTS,
+        10,
+        seed=0,
+        model="glyphworld/generator",
+        steps=8,
+        guidance=2.0,
+        shard_size=32,
+        batch_size=32,
+    )
     generate_shards(plan, path, generator=glyphworld.folder("generator"), kind="png", device="cpu", progress=False)
     return path
 
@@ -44,17 +64,50 @@ def folder(tmp_path_factory) -> Path:
 @contextmanager
 def jupyterlab(home: Path):
     """A server of its own, with settings of its own, on this machine only; its address with the token."""
-    own = {name: str(home / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
-    settings = home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    own = {
+        name: str(home / name.lower())
+        for name in (
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "JUPYTERLAB_SETTINGS_DIR",
+            "JUPYTERLAB_WORKSPACES_DIR",
+            "IPYTHONDIR",
+        )
+    }
+    settings = (
+        home / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    )
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0", "--IdentityProvider.token=secret",
-               f"--ServerApp.root_dir={home}", "--LabApp.extension_manager=readonly"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        "--ServerApp.port=0",
+        "--IdentityProvider.token=secret",
+        f"--ServerApp.root_dir={home}",
+        "--LabApp.extension_manager=readonly",
+    ]
     package = str(Path(synthnb.__file__).resolve().parents[1])
     with open(home / "jupyterlab.log", "wb") as log:
-        server = subprocess.Popen(command, env=os.environ | own | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command,
+            env=os.environ | own | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         try:
-            yield until(lambda: [json.loads(file.read_text())["url"] for file in (home / "jupyter_runtime_dir").glob("jpserver-*.json")], 60)[0]
+            yield until(
+                lambda: [
+                    json.loads(file.read_text())["url"]
+                    for file in (home / "jupyter_runtime_dir").glob("jpserver-*.json")
+                ],
+                60,
+            )[0]
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(30)
@@ -71,7 +124,9 @@ def until(check, seconds=30.0):
 
 def ask(url: str, method: str = "GET") -> object:
     """The server's answer to a request of its REST interface."""
-    request = urllib.request.Request(url, method=method, headers={"Authorization": "token secret"}, data=b"" if method == "POST" else None)
+    request = urllib.request.Request(
+        url, method=method, headers={"Authorization": "token secret"}, data=b"" if method == "POST" else None
+    )
     with urllib.request.urlopen(request) as answer:
         return json.loads(answer.read() or "null")
 
@@ -90,7 +145,12 @@ def has_outputs(url: str, notebook: str) -> bool:
 def kernel_process(home: Path) -> int:
     """The process that runs the notebook's kernel: the newest one wins."""
     import psutil
-    found = [p for p in psutil.process_iter(["cmdline", "create_time"]) if any(str(home) in word for word in p.info["cmdline"] or ()) and "ipykernel_launcher" in p.info["cmdline"]]
+
+    found = [
+        p
+        for p in psutil.process_iter(["cmdline", "create_time"])
+        if any(str(home) in word for word in p.info["cmdline"] or ()) and "ipykernel_launcher" in p.info["cmdline"]
+    ]
     return max(found, key=lambda p: p.info["create_time"]).pid
 
 
@@ -128,7 +188,8 @@ class Page:
 
 def contrast(page, selector: str) -> float:
     """WCAG contrast of an element's text with what lies behind it."""
-    return page.evaluate("""selector => {
+    return page.evaluate(
+        """selector => {
         const parts = colour => { const c = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
             c.fillStyle = colour; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
         const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
@@ -138,11 +199,25 @@ def contrast(page, selector: str) -> float:
         while (parts(getComputedStyle(behind).backgroundColor)[3] < 255) behind = behind.parentElement;
         const [a, b] = [getComputedStyle(node).color, getComputedStyle(behind).backgroundColor].map(colour => light(parts(colour))).sort((x, y) => y - x);
         return (a + 0.05) / (b + 0.05);
-    }""", selector)
+    }""",
+        selector,
+    )
 
 
-TEXTS = [".synthnb-gallery " + name for name in (".counts", ".told", ".legend", ".card .name", "button.accept", "kbd", ".card[data-decision='reject'] .mark",
-                                                  ".card[data-decision='accept'] .mark", ".card[data-decision='relabel'] .mark")]
+TEXTS = [
+    ".synthnb-gallery " + name
+    for name in (
+        ".counts",
+        ".told",
+        ".legend",
+        ".card .name",
+        "button.accept",
+        "kbd",
+        ".card[data-decision='reject'] .mark",
+        ".card[data-decision='accept'] .mark",
+        ".card[data-decision='relabel'] .mark",
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +225,27 @@ def lab(folder):
     """A page of JupyterLab with a notebook that opens a gallery."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed here: the gallery was not opened in a browser")
-    sync_playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'synthnb[dev]'").sync_playwright
+    sync_playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install 'synthnb[dev]'"
+    ).sync_playwright
     home = folder.parent
     cells = ["from synthnb.images.review import gallery", f"gallery({str(folder)!r}, 'anna')"]
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
-                                            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), home / "look.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        ),
+        home / "look.ipynb",
+    )
     with jupyterlab(home) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(home / "browser", executable_path=CHROMIUM, args=ARGUMENTS, headless=True,
-                                                                viewport={"width": 1100, "height": 900}, env=os.environ | {"HOME": str(home)})
+        browser = playwright.chromium.launch_persistent_context(
+            home / "browser",
+            executable_path=CHROMIUM,
+            args=ARGUMENTS,
+            headless=True,
+            viewport={"width": 1100, "height": 900},
+            env=os.environ | {"HOME": str(home)},
+        )
         page = browser.pages[0]
         page.goto(f"{url}doc/tree/look.ipynb?token=secret&reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
@@ -170,13 +258,20 @@ def test_browser_gallery_loses_nothing(lab, folder):
     seen, ids = Page(page, folder), listed_images(folder).id.tolist()
     seen.run_cells()
     assert page.locator(".synthnb-gallery .card").count() == 50
-    until(lambda: page.evaluate("[...document.querySelectorAll('.synthnb-gallery img')].every(image => image.naturalWidth === 32)"))
+    until(
+        lambda: page.evaluate(
+            "[...document.querySelectorAll('.synthnb-gallery img')].every(image => image.naturalWidth === 32)"
+        )
+    )
 
     # keys: none of them may reach JupyterLab, where a makes a cell and x cuts one
     page.locator(f".card[data-id='{ids[0]}']").click()
     seen.press("a", "x", "a", "ArrowRight", "x")
     seen.wait_for(accept=2, reject=2)
-    assert seen.told() == [(ids[i], decision, ids[i].split("-")[1]) for i, decision in ((0, "accept"), (1, "reject"), (2, "accept"), (4, "reject"))]
+    assert seen.told() == [
+        (ids[i], decision, ids[i].split("-")[1])
+        for i, decision in ((0, "accept"), (1, "reject"), (2, "accept"), (4, "reject"))
+    ]
     assert page.locator(".jp-Notebook .jp-Cell").count() == 2 and seen.current() == ids[5]
 
     assert not page.locator(".synthnb-gallery form").is_visible()
@@ -189,7 +284,10 @@ def test_browser_gallery_loses_nothing(lab, folder):
     seen.wait_for(relabel=0)
     until(lambda: seen.current() == ids[5])
     seen.press("l", *"t", "Enter")
-    assert page.evaluate("document.querySelector('.synthnb-gallery input').validationMessage") == "2 classes begin so: two, three"
+    assert (
+        page.evaluate("document.querySelector('.synthnb-gallery input').validationMessage")
+        == "2 classes begin so: two, three"
+    )
     seen.press(*"wo", "Enter")
     seen.wait_for(relabel=1)
 
@@ -240,7 +338,10 @@ def test_browser_gallery_loses_nothing(lab, folder):
     seen.wait_for(accept=3)
     seen.press("Shift+A", "n")
     until(lambda: page.locator(".synthnb-gallery .card").count() == 10)
-    assert "page 2 of 2" in page.locator(".pages").inner_text() and "50 of 60 looked at" in page.locator(".counts").inner_text()
+    assert (
+        "page 2 of 2" in page.locator(".pages").inner_text()
+        and "50 of 60 looked at" in page.locator(".counts").inner_text()
+    )
 
 
 def picture(page, path: Path):
@@ -267,18 +368,28 @@ def test_browser_gallery_can_be_read_in_light_and_dark_and_on_a_phone(lab, folde
         page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Theme$")).hover()
         page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^{theme}$")).click()
         until(lambda: page.evaluate("document.body.dataset.jpThemeName") == theme)
-        low = {text: round(value, 2) for text in TEXTS if page.locator(text).count() and (value := contrast(page, text)) < 4.5}
+        low = {
+            text: round(value, 2)
+            for text in TEXTS
+            if page.locator(text).count() and (value := contrast(page, text)) < 4.5
+        }
         assert not low, f"hard to read in {theme}: {low}"
         if shot := os.environ.get("SYNTHNB_SCREENSHOT"):
             page.locator(".synthnb-gallery").screenshot(path=Path(shot).with_name(f"{theme.split()[-1].lower()}.png"))
     page.locator(".card").first.click()
     page.keyboard.press("ArrowRight")
-    ring = page.evaluate("(({ outlineStyle, outlineWidth }) => outlineStyle + ' ' + outlineWidth)(getComputedStyle(document.activeElement))")
+    ring = page.evaluate(
+        "(({ outlineStyle, outlineWidth }) => outlineStyle + ' ' + outlineWidth)(getComputedStyle(document.activeElement))"
+    )
     assert ring == "solid 3px"
     page.set_viewport_size({"width": 390, "height": 800})
     assert until(lambda: page.evaluate("document.querySelector('.synthnb-gallery').clientWidth < 390"))
-    assert page.evaluate("(node => node.scrollWidth <= node.clientWidth)(document.querySelector('.synthnb-gallery'))"), "it has to be scrolled sideways"
-    small = page.evaluate("[...document.querySelectorAll('.synthnb-gallery .line button')].filter(b => b.offsetParent && b.offsetHeight < 44).length")
+    assert page.evaluate(
+        "(node => node.scrollWidth <= node.clientWidth)(document.querySelector('.synthnb-gallery'))"
+    ), "it has to be scrolled sideways"
+    small = page.evaluate(
+        "[...document.querySelectorAll('.synthnb-gallery .line button')].filter(b => b.offsetParent && b.offsetHeight < 44).length"
+    )
     assert small == 0, "too small for a thumb"
     if shot := os.environ.get("SYNTHNB_SCREENSHOT"):
         page.screenshot(path=Path(shot).with_name("phone.png"))

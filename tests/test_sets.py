@@ -1,4 +1,5 @@
 """Every named set is read from files laid out as its authors did, hub ids and shards as their libraries write them, and what is missing says so."""
+
 import hashlib
 import io
 import json
@@ -70,7 +71,10 @@ def aircraft(root):
     home, variants = root / "fgvc-aircraft-2013b" / "data", ["707-320", "F/A-18"]
     text(home / "variants.txt", variants)
     for s, side in enumerate(("train", "val", "test")):
-        text(home / f"images_variant_{side}.txt", [f"{put(home / 'images' / f'{s}{i:06d}.jpg', 10 * s + i)} {variants[i % 2]}" for i in range(4)])
+        text(
+            home / f"images_variant_{side}.txt",
+            [f"{put(home / 'images' / f'{s}{i:06d}.jpg', 10 * s + i)} {variants[i % 2]}" for i in range(4)],
+        )
     return ("707-320", "FA-18"), 8, 4
 
 
@@ -87,7 +91,9 @@ def cars(root):
     (home / "devkit").mkdir(parents=True)
     savemat(home / "devkit" / "cars_meta.mat", {"class_names": np.array(names, dtype=object)})
     rows = np.array([(f"{i:05d}.jpg", 1 + i % 2) for i in range(6)], dtype=[("fname", object), ("class", np.uint8)])
-    for s, (folder, file) in enumerate((("cars_train", "devkit/cars_train_annos.mat"), ("cars_test", "cars_test_annos_withlabels.mat"))):
+    for s, (folder, file) in enumerate(
+        (("cars_train", "devkit/cars_train_annos.mat"), ("cars_test", "cars_test_annos_withlabels.mat"))
+    ):
         savemat(home / file, {"annotations": rows})
         for i, row in enumerate(rows):
             put(home / folder / row["fname"], 10 * s + i)
@@ -97,16 +103,26 @@ def cars(root):
 def dtd(root):
     home = root / "dtd" / "dtd"
     for s, side in enumerate(("train", "val", "test")):
-        text(home / "labels" / f"{side}1.txt", [f"{name}/{put(home / 'images' / name / f'{name}_{s}{i:03d}.jpg', 10 * s + i)}.jpg"
-                                                for i, name in enumerate(("banded", "polka-dotted", "banded", "polka-dotted"))])
+        text(
+            home / "labels" / f"{side}1.txt",
+            [
+                f"{name}/{put(home / 'images' / name / f'{name}_{s}{i:03d}.jpg', 10 * s + i)}.jpg"
+                for i, name in enumerate(("banded", "polka-dotted", "banded", "polka-dotted"))
+            ],
+        )
     return ("banded", "polka-dotted"), 8, 4
 
 
 def dogs(root):
     home, names = root / "stanford_dogs", ["n02085620-Chihuahua", "n02086240-Shih-Tzu"]
     for s, side in enumerate(("train", "test")):
-        files = [f"{name}/{put(home / 'Images' / name / f'{name[:9]}_{s}{i}.jpg', 10 * s + i)}.jpg" for i, name in enumerate(names * 2)]
-        savemat(home / f"{side}_list.mat", {"file_list": np.array(files, dtype=object), "labels": np.array([1, 2, 1, 2])})
+        files = [
+            f"{name}/{put(home / 'Images' / name / f'{name[:9]}_{s}{i}.jpg', 10 * s + i)}.jpg"
+            for i, name in enumerate(names * 2)
+        ]
+        savemat(
+            home / f"{side}_list.mat", {"file_list": np.array(files, dtype=object), "labels": np.array([1, 2, 1, 2])}
+        )
     return ("Chihuahua", "Shih-Tzu"), 4, 4
 
 
@@ -122,20 +138,41 @@ def flowers102(root):
 def food101(root):
     home, names = root / "food-101", ["apple_pie", "french_onion_soup"]
     for s, side in enumerate(("train", "test")):
-        text(home / "meta" / f"{side}.json",
-             [json.dumps({name: [f"{name}/{put(home / 'images' / name / f'{s}{i}.jpg', 10 * s + i)}" for i in range(c, 4, 2)] for c, name in enumerate(names)})])
+        text(
+            home / "meta" / f"{side}.json",
+            [
+                json.dumps(
+                    {
+                        name: [
+                            f"{name}/{put(home / 'images' / name / f'{s}{i}.jpg', 10 * s + i)}" for i in range(c, 4, 2)
+                        ]
+                        for c, name in enumerate(names)
+                    }
+                )
+            ],
+        )
     return ("apple pie", "french onion soup"), 4, 4
 
 
 def pets(root):
     home, names = root / "oxford-iiit-pet", ["Abyssinian", "american_bulldog"]
     for s, side in enumerate(("trainval", "test")):
-        text(home / "annotations" / f"{side}.txt", [f"{put(home / 'images' / f'{names[i % 2]}_{s}{i}.jpg', 10 * s + i)} {1 + i % 2} {1 + i % 2} 1" for i in range(4)])
+        text(
+            home / "annotations" / f"{side}.txt",
+            [
+                f"{put(home / 'images' / f'{names[i % 2]}_{s}{i}.jpg', 10 * s + i)} {1 + i % 2} {1 + i % 2} 1"
+                for i in range(4)
+            ],
+        )
     return ("Abyssinian", "American Bulldog"), 4, 4
 
 
 def sun397(root):
-    home, names, lists = root / "SUN397", ["/a/abbey", "/a/apartment_building/outdoor"], {"Training_01.txt": [], "Testing_01.txt": []}
+    home, names, lists = (
+        root / "SUN397",
+        ["/a/abbey", "/a/apartment_building/outdoor"],
+        {"Training_01.txt": [], "Testing_01.txt": []},
+    )
     text(home / "ClassName.txt", names)
     for c, name in enumerate(names):
         for i in range(5):  # the last one is in no list, as most images of SUN397
@@ -150,7 +187,10 @@ def sun397(root):
 def cub(root):
     home, names = root / "CUB_200_2011", ["001.Black_footed_Albatross", "002.Laysan_Albatross"]
     text(home / "classes.txt", [f"{1 + i} {name}" for i, name in enumerate(names)])
-    text(home / "images.txt", [f"{1 + i} {names[i % 2]}/{put(home / 'images' / names[i % 2] / f'Bird_{i}.jpg', i)}.jpg" for i in range(8)])
+    text(
+        home / "images.txt",
+        [f"{1 + i} {names[i % 2]}/{put(home / 'images' / names[i % 2] / f'Bird_{i}.jpg', i)}.jpg" for i in range(8)],
+    )
     text(home / "image_class_labels.txt", [f"{1 + i} {1 + i % 2}" for i in range(8)])
     text(home / "train_test_split.txt", [f"{1 + i} {int(i < 6)}" for i in range(8)])
     return ("Black footed Albatross", "Laysan Albatross"), 6, 2
@@ -189,7 +229,12 @@ def test_original_in_miniature(make, tmp_path, tiny_flowers):
 def test_labels_are_those_of_the_annotations(tmp_path):
     for make in (aircraft, cub, sun397, dogs, caltech101):
         make(tmp_path)
-    for name, told in {"cub": "Black_footed", "sun397": "abbey", "dogs": "Chihuahua", "caltech101": "Faces_easy"}.items():
+    for name, told in {
+        "cub": "Black_footed",
+        "sun397": "abbey",
+        "dogs": "Chihuahua",
+        "caltech101": "Faces_easy",
+    }.items():
         for one in list_named(name, tmp_path, complete=False).values():
             assert [told in item for item in one.items] == [label == 0 for label in one.labels.tolist()]
     assert all("_1" in item for item in list_named("dogs", tmp_path, complete=False)["test"].items)
@@ -253,7 +298,9 @@ def test_imagenet_and_variants(tmp_path):
             put(home / folder / f"{i}.jpg", i)
         test = list_named(name, tmp_path, complete=False)["test"]
         assert len(test.classes) == 200 and test.labels.tolist() == [wnids(name).index(folder) for folder in folders]
-        assert [names[imagenet_indices(name)[label]] for label in test.labels] == [test.classes[label] for label in test.labels]
+        assert [names[imagenet_indices(name)[label]] for label in test.labels] == [
+            test.classes[label] for label in test.labels
+        ]
     v2 = tmp_path / NAMED["imagenet-v2"].where
     for i in range(1000):
         (v2 / str(i)).mkdir(parents=True)
@@ -286,10 +333,18 @@ def test_imagenet_itself(tmp_path):
 
 def parquet(folder, splits, classes=("red_fox", "F/A-18"), **more):
     """A data set as the hub's Parquet files hold it."""
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(classes)), **{key: kind for key, (kind, _) in more.items()}})
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=list(classes)),
+            **{key: kind for key, (kind, _) in more.items()},
+        }
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for s, (side, labels) in enumerate(splits.items()):
-        rows = {"image": [shade(100 * s + i) for i in range(len(labels))], "label": labels} | {key: value[:len(labels)] for key, (_, value) in more.items()}
+        rows = {"image": [shade(100 * s + i) for i in range(len(labels))], "label": labels} | {
+            key: value[: len(labels)] for key, (_, value) in more.items()
+        }
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{side}-00000-of-00001.parquet")
     return str(folder)
 
@@ -302,18 +357,26 @@ def own_cache(tmp_path, monkeypatch):
 def test_hub_folder(tmp_path):
     path = parquet(tmp_path / "animals", {"train": [0, 1, 0, 1], "validation": [1, 0], "test": [0, 1, 1]})
     listed = list_set(f"hf:{path}")
-    assert {side: one.labels.tolist() for side, one in listed.items()} == {"train": [0, 1, 0, 1], "val": [1, 0], "test": [0, 1, 1]}
+    assert {side: one.labels.tolist() for side, one in listed.items()} == {
+        "train": [0, 1, 0, 1],
+        "val": [1, 0],
+        "test": [0, 1, 1],
+    }
     assert listed["train"].classes == ("red fox", "F/A-18") and listed["train"].name == "animals train"
     opened = open_set(f"hf:{path}", 8)
     want = np.asarray(shade(201).crop((0, 1, 10, 11)))  # the middle square
     assert (load_images(listed["test"].subset([1]), 10).images[0].permute(1, 2, 0).numpy() == want).all()
     assert len(opened["val"]) == 2 and len(few_shot(listed["train"], 2)) == 4
     batches = list(read_batches(listed["train"], 8, batch_size=3, workers=1))
-    assert [len(labels) for _, labels in batches] == [3, 1] and torch.equal(torch.cat([images for images, _ in batches]), opened["train"].images)
+    assert [len(labels) for _, labels in batches] == [3, 1] and torch.equal(
+        torch.cat([images for images, _ in batches]), opened["train"].images
+    )
 
 
 def test_hub_without_labelled_test_takes_validation(tmp_path):
-    listed = list_hub(parquet(tmp_path / "like-imagenet", {"train": [0, 1] * 5, "validation": [0, 1], "test": [-1, -1]}))
+    listed = list_hub(
+        parquet(tmp_path / "like-imagenet", {"train": [0, 1] * 5, "validation": [0, 1], "test": [-1, -1]})
+    )
     assert set(listed) == {"train", "test"} and listed["test"].labels.tolist() == [0, 1]
     opened = open_set(f"hf:{tmp_path / 'like-imagenet'}", 8)
     assert {side: len(one) for side, one in opened.items()} == {"train": 8, "val": 2, "test": 2}
@@ -334,9 +397,16 @@ def test_hub_id_that_cannot_be_had():
 
 
 def test_hub_copy_of_a_named_set_is_checked(tmp_path, monkeypatch):
-    path = parquet(tmp_path / "stanford_cars", {"train": [0, 1], "test": [0, 1]}, classes=("AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"))
+    path = parquet(
+        tmp_path / "stanford_cars",
+        {"train": [0, 1], "test": [0, 1]},
+        classes=("AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"),
+    )
     plain = datasets.load_dataset
-    monkeypatch.setattr("datasets.load_dataset", lambda source, **options: plain(path if source == "tanganke/stanford_cars" else source, **options))
+    monkeypatch.setattr(
+        "datasets.load_dataset",
+        lambda source, **options: plain(path if source == "tanganke/stanford_cars" else source, **options),
+    )
     with pytest.raises(ValueError, match="2 classes, not 196; 2 test, not 8041; 2 train, not 8144"):
         list_set("hf:tanganke/stanford_cars")
     assert list_set("hf:tanganke/stanford_cars", complete=False)["test"].classes[1] == "Ram C-V Cargo Van Minivan 2012"
@@ -349,7 +419,10 @@ def shard(path, numbers, classes=("one", "two")) -> None:
     with tarfile.open(path, "w") as opened:
         for n in numbers:
             shade(n).save(image := io.BytesIO(), "PNG")
-            for name, content in ((f"{n:06d}.png", image.getvalue()), (f"{n:06d}.json", json.dumps({"label": n % 2, "class": classes[n % 2]}).encode())):
+            for name, content in (
+                (f"{n:06d}.png", image.getvalue()),
+                (f"{n:06d}.json", json.dumps({"label": n % 2, "class": classes[n % 2]}).encode()),
+            ):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 opened.addfile(info, io.BytesIO(content))
@@ -376,7 +449,11 @@ def test_shards_that_synthnb_draws(tmp_path):
     with open(tmp_path / "00000.tar", "wb") as opened:
         for label, name in enumerate(("one", "two")):
             picture = torch.from_numpy(np.asarray(shade(label)).copy()).permute(2, 0, 1)
-            opened.write(shards._image_entries(picture, record | {"id": f"{label:04d}-{name}-000000", "label": label, "class": name}, "png", 90))
+            opened.write(
+                shards._image_entries(
+                    picture, record | {"id": f"{label:04d}-{name}-000000", "label": label, "class": name}, "png", 90
+                )
+            )
         opened.write(bytes(1024))
     ours, theirs = list_shards(tmp_path), list(shards.read_tar(tmp_path / "00000.tar"))
     assert [ours.fetch(item) for item in ours.items] == [content for content, _ in theirs]
@@ -390,7 +467,9 @@ def test_folder_stays_on_disk(tmp_path):
                 put(tmp_path / side / name / "deep" / f"{i}.jpg", 100 * n + 10 * c + i)
     (tmp_path / "train" / "dog" / ".hidden.jpg").write_bytes(b"")
     listed = list_folder(tmp_path)
-    assert {side: one.per_class for side, one in listed.items()} == {side: {"a cat": n, "dog": n} for side, n in (("test", 2), ("train", 4), ("val", 2))}
+    assert {side: one.per_class for side, one in listed.items()} == {
+        side: {"a cat": n, "dog": n} for side, n in (("test", 2), ("train", 4), ("val", 2))
+    }
     assert listed["train"].items[0] == "train/a cat/deep/0.jpg"
     (tmp_path / "test" / "cow").mkdir()
     with pytest.raises(ValueError, match="in class folder 'cow'"):
@@ -427,7 +506,10 @@ def test_more_images_than_a_batch_keep_their_places(tmp_path):
             put(tmp_path / name / f"{i:02d}.jpg", 100 * c + i)
     train = list_folder(tmp_path)["train"]
     loaded, last = load_images(train, 10), load_images(train.subset([149]), 10)
-    assert torch.equal(loaded.images[149], last.images[0]) and len({image.numpy().tobytes() for image in loaded.images}) == 150
+    assert (
+        torch.equal(loaded.images[149], last.images[0])
+        and len({image.numpy().tobytes() for image in loaded.images}) == 150
+    )
 
 
 def test_what_does_not_fit_in_memory_is_refused(tmp_path):
@@ -523,7 +605,10 @@ def hollow_dtd(root):
         for i in range(120):
             (home / "images" / name / f"{i:03d}.jpg").hardlink_to(first)
     for s, side in enumerate(("train", "val", "test")):
-        text(home / "labels" / f"{side}1.txt", [f"{name}/{i:03d}.jpg" for name in names for i in range(40 * s, 40 * s + 40)])
+        text(
+            home / "labels" / f"{side}1.txt",
+            [f"{name}/{i:03d}.jpg" for name in names for i in range(40 * s, 40 * s + 40)],
+        )
 
 
 def hollow_flowers(root):
@@ -534,10 +619,16 @@ def hollow_flowers(root):
     for i in range(1, 8190):
         (home / "jpg" / f"image_{i:05d}.jpg").hardlink_to(first)
     savemat(home / "imagelabels.mat", {"labels": np.arange(8189) % 102 + 1})
-    savemat(home / "setid.mat", {"trnid": np.arange(1, 1021), "valid": np.arange(1021, 2041), "tstid": np.arange(2041, 8190)})
+    savemat(
+        home / "setid.mat",
+        {"trnid": np.arange(1, 1021), "valid": np.arange(1021, 2041), "tstid": np.arange(2041, 8190)},
+    )
 
 
-@pytest.mark.parametrize("name, make, images", [("dtd", hollow_dtd, 3760), ("flowers102", hollow_flowers, 2040), ("aircraft", hollow_aircraft, 6667)])
+@pytest.mark.parametrize(
+    "name, make, images",
+    [("dtd", hollow_dtd, 3760), ("flowers102", hollow_flowers, 2040), ("aircraft", hollow_aircraft, 6667)],
+)
 def test_all_is_train_and_official_validation_of_every_class(name, make, images, tmp_path, tiny_flowers):
     make(tmp_path)
     listed = list_named(name, tmp_path)
@@ -555,7 +646,9 @@ def test_keep_and_fit_reach_every_door(tmp_path):
         (tmp_path / "wide" / name).mkdir(parents=True)
         for i in range(8):
             row = np.full((30, 90, 3), 255, np.uint8)
-            row[:, :20] = np.random.default_rng([label, i]).integers(0, 255, (3, 2, 3)).repeat(10, 0).repeat(10, 1)  # outside of the middle square
+            row[:, :20] = (
+                np.random.default_rng([label, i]).integers(0, 255, (3, 2, 3)).repeat(10, 0).repeat(10, 1)
+            )  # outside of the middle square
             Image.fromarray(row).save(tmp_path / "wide" / name / f"{i}.png")
     images = {}
     for fit in ("crop", "pad", "resize"):
@@ -568,7 +661,9 @@ def test_keep_and_fit_reach_every_door(tmp_path):
         opened = open_set(tmp_path / "wide", 30, fit=fit, keep=45)
         everything = torch.cat([side.images for side in opened.values()])
         assert everything.shape[1:] == (3, 45, 45)
-        assert set(content_hashes(everything)) == set(content_hashes(load_images(list_set(tmp_path / "wide", fit=fit)["train"], 45).images))
+        assert set(content_hashes(everything)) == set(
+            content_hashes(load_images(list_set(tmp_path / "wide", fit=fit)["train"], 45).images)
+        )
     with pytest.raises(ValueError, match="unknown fit 'centre'"):
         open_set(tmp_path / "wide", 30, fit="centre")
     with pytest.raises(ValueError, match="open both alike"):

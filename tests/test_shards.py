@@ -1,4 +1,5 @@
 """Shards and what may befall them, with real files and real processes; glyphworld's own generator draws. SYNTHNB_KILLS=50 kills more often."""
+
 import json
 import multiprocessing
 import os
@@ -19,23 +20,53 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel, LCMScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline,
-    StableDiffusionPipeline, UNet2DConditionModel)
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    LCMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from synthnb.glyphworld import world as glyphworld
 from synthnb.dsi import initial_style, load_style, save_style
 from synthnb.generate import draw_batches, load_generator
 from synthnb.lar import load_clip
 from synthnb.images.plan import write_plan
-from synthnb.images.shards import (drawn_with, embedded_passport, estimate_cost, generate_shards, make_shards, open_folder, read_shards, replay,
-                            stream_shards, verify, what_was_passed, why)
+from synthnb.images.shards import (
+    drawn_with,
+    embedded_passport,
+    estimate_cost,
+    generate_shards,
+    make_shards,
+    open_folder,
+    read_shards,
+    replay,
+    stream_shards,
+    verify,
+    what_was_passed,
+    why,
+)
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 KILLS = int(os.environ.get("SYNTHNB_KILLS", "20"))
 GENERATOR = glyphworld.folder("generator")
-PROMPTS = {name: [f"a photo of arabic digit {name}, neon at night", f"a pencil drawing of arabic digit {name}"] for name in ("one", "two", "three", "four")}
+PROMPTS = {
+    name: [f"a photo of arabic digit {name}, neon at night", f"a pencil drawing of arabic digit {name}"]
+    for name in ("one", "two", "three", "four")
+}
 SETTINGS = dict(seed=0, model="glyphworld/generator", steps=2, guidance=2.0, shard_size=8, batch_size=4)
 FORK = multiprocessing.get_context("fork")  # torch, once loaded, need not be loaded for every kill
 
@@ -59,12 +90,20 @@ def whole(plan, pipe, tmp_path_factory) -> Path:
     return folder
 
 
-def run_worker(path, plan, pipe, patience=60.0, wrap=lambda batches: batches, before=lambda: None, made_here=None, made=None):
+def run_worker(
+    path, plan, pipe, patience=60.0, wrap=lambda batches: batches, before=lambda: None, made_here=None, made=None
+):
     """One worker from scratch to the end."""
     before()
     folder = open_folder(path, plan)
     made = made or drawn_with(pipe, GENERATOR, "png", passed=what_was_passed(pipe, folder.plan.settings))
-    done = make_shards(folder, folder.pieces(plan.images), lambda rows: wrap(draw_batches(pipe, rows, batch_size=4)), made, patience=patience)
+    done = make_shards(
+        folder,
+        folder.pieces(plan.images),
+        lambda rows: wrap(draw_batches(pipe, rows, batch_size=4)),
+        made,
+        patience=patience,
+    )
     if made_here is not None:
         made_here.put(done)
 
@@ -113,7 +152,10 @@ def holders(folder) -> set[int]:
 def test_kill_9_at_random_moments_loses_and_doubles_nothing(plan, pipe, whole, tmp_path):
     chance, undisturbed = random.Random(0), tars(whole)
     made = drawn_with(pipe, GENERATOR, "png", passed=what_was_passed(pipe, plan.settings))
-    drawn, runs = FORK.Value("i", 0), []  # of each run: kills, of these while a shard was drawn, images drawn more than once
+    drawn, runs = (
+        FORK.Value("i", 0),
+        [],
+    )  # of each run: kills, of these while a shard was drawn, images drawn more than once
 
     def counted(batches):
         for batch in batches:
@@ -131,7 +173,9 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(plan, pipe, whole, t
                 os.kill(workers[i].pid, signal.SIGKILL)
                 busy += workers[i].pid in holders(folder)
                 workers[i].join()
-                assert all(undisturbed[name] == content for name, content in tars(folder).items()), "something torn is published"
+                assert all(undisturbed[name] == content for name, content in tars(folder).items()), (
+                    "something torn is published"
+                )
                 kills += 1
                 workers[i] = start(folder, plan, pipe, wrap=counted, made=made)
         assert [worker.exitcode for worker in workers] == [0, 0]
@@ -140,7 +184,9 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(plan, pipe, whole, t
         runs.append((kills, busy, drawn.value - plan.images))
     print(f"(kills, while drawing, images drawn again) of each run of {plan.images} images: {runs}")
     assert sum(busy for _, busy, _ in runs) >= KILLS / 2, "kills that hit nothing prove nothing"
-    assert all(more <= kills * SETTINGS["shard_size"] for kills, _, more in runs), "a kill costs at most the shard being drawn"
+    assert all(more <= kills * SETTINGS["shard_size"] for kills, _, more in runs), (
+        "a kill costs at most the shard being drawn"
+    )
 
 
 def test_killed_between_sidecar_and_publication(plan, pipe, whole, tmp_path):
@@ -149,7 +195,11 @@ def test_killed_between_sidecar_and_publication(plan, pipe, whole, tmp_path):
 
     worker = start(tmp_path, plan, pipe, before=die_before_publishing)
     worker.join(60)
-    assert worker.exitcode == 9 and "000002.tar" not in tars(tmp_path) and (tmp_path / ".synthnb/stats/000002.json").exists()
+    assert (
+        worker.exitcode == 9
+        and "000002.tar" not in tars(tmp_path)
+        and (tmp_path / ".synthnb/stats/000002.json").exists()
+    )
     finish(start(tmp_path, plan, pipe))
     assert tars(tmp_path) == tars(whole) and leftovers(tmp_path) == []
 
@@ -192,6 +242,7 @@ def test_wrong_clocks_cost_nothing(plan, pipe, whole, tmp_path):
     def skew(seconds):
         def apply():
             time.time = lambda: real() + seconds
+
         return apply
 
     def misdate(seconds):  # what a file server with another clock would write
@@ -203,9 +254,15 @@ def test_wrong_clocks_cost_nothing(plan, pipe, whole, tmp_path):
                     except FileNotFoundError:
                         pass
                 yield batch
+
         return wrap
 
-    finish(*(start(tmp_path, plan, pipe, patience=30.0, before=skew(s), wrap=misdate(s), made_here=counts) for s in (-86_400, 86_400)))
+    finish(
+        *(
+            start(tmp_path, plan, pipe, patience=30.0, before=skew(s), wrap=misdate(s), made_here=counts)
+            for s in (-86_400, 86_400)
+        )
+    )
     assert counts.get() + counts.get() == 10, "no shard was made twice, none was waited for"
     assert tars(tmp_path) == tars(whole)
 
@@ -222,7 +279,9 @@ def test_four_workers_make_every_shard_once(plan, pipe, whole, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=220k", "tmpfs", tmp_path], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=220k", "tmpfs", tmp_path], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
     yield tmp_path
@@ -232,7 +291,10 @@ def small_disk(tmp_path):
 def test_full_disk_is_said_and_gone_on_from(plan, pipe, whole, small_disk):
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(60_000))
-    with pytest.raises(OSError, match=r"is full: [\d.]+ MB are free, .* of 10 shards are published and whole; make space and start again"):
+    with pytest.raises(
+        OSError,
+        match=r"is full: [\d.]+ MB are free, .* of 10 shards are published and whole; make space and start again",
+    ):
         run_worker(small_disk / "shards", plan, pipe)
     published = tars(small_disk / "shards")
     assert 0 < len(published) < 10 and all(content == tars(whole)[name] for name, content in published.items())
@@ -248,7 +310,10 @@ def test_disk_that_will_not_hold_the_plan_is_said(plan, small_disk, capfd):
     with pytest.raises(OSError, match="is full"):
         generate_shards(plan, small_disk / "shards", generator=GENERATOR, device="cpu")
     said = capfd.readouterr().err
-    assert said.count("WARNING: the ") == 1 and f"MB are free on the disk of {small_disk}/shards: make space while it goes on" in said
+    assert (
+        said.count("WARNING: the ") == 1
+        and f"MB are free on the disk of {small_disk}/shards: make space while it goes on" in said
+    )
 
 
 def test_read_only_folder_is_refused_before_anything_is_loaded(plan, small_disk):
@@ -269,7 +334,7 @@ def test_verify_finds_every_truncation_and_flipped_bit(whole, tmp_path):
     for trial in range(60):
         name, content = chance.choice(sorted(tars(whole).items()))
         at = chance.randrange(len(content))
-        flipped = content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1:]
+        flipped = content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
         (folder / name).write_bytes(content[:at] if trial % 2 else flipped)
         assert any(problem.shard == name[:-4] for problem in verify(folder, progress=False)), (name, at)
         (folder / name).write_bytes(content)
@@ -303,8 +368,13 @@ def test_verify_knows_strangers_and_doubles(whole, tmp_path):
 
 
 def test_two_plans_into_one_folder_are_refused(plan, pipe, whole, tmp_path):
-    for change, message in (({"guidance": 3.0}, "guidance: 2.0 -> 3.0"), ({"steps": 3}, "steps: 2 -> 3"), ({"seed": 1}, "seed: 0 -> 1"),
-                            ({"shard_size": 16}, "shard_size: 8 -> 16"), ({"dtype": "bfloat16"}, "dtype: 'auto' -> 'bfloat16'")):
+    for change, message in (
+        ({"guidance": 3.0}, "guidance: 2.0 -> 3.0"),
+        ({"steps": 3}, "steps: 2 -> 3"),
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"shard_size": 16}, "shard_size: 8 -> 16"),
+        ({"dtype": "bfloat16"}, "dtype: 'auto' -> 'bfloat16'"),
+    ):
         other = write_plan(tmp_path / "other.parquet", PROMPTS, 20, **SETTINGS | change)
         with pytest.raises(ValueError, match=re.escape(message)):
             generate_shards(other, whole, generator=GENERATOR)
@@ -327,27 +397,41 @@ def test_of_plans_that_come_at_the_same_moment_one_gets_in(tmp_path):
     plans = [write_plan(tmp_path / f"{i}.parquet", PROMPTS, 2 + i, **SETTINGS | {"seed": i}) for i in range(4)]
     for attempt in range(5):
         gate, told = FORK.Barrier(4), FORK.Queue()
-        racers = [FORK.Process(target=register, args=(tmp_path / f"shards{attempt}", plan, gate, told)) for plan in plans]
+        racers = [
+            FORK.Process(target=register, args=(tmp_path / f"shards{attempt}", plan, gate, told)) for plan in plans
+        ]
         for racer in racers:
             racer.start()
         answers = [told.get(timeout=60) for _ in racers]
         accepted = [answer for answer in answers if answer in {plan.hash for plan in plans}]
-        assert accepted == [open_folder(tmp_path / f"shards{attempt}", next(plan for plan in plans if plan.hash == accepted[0])).plan.hash]
+        assert accepted == [
+            open_folder(
+                tmp_path / f"shards{attempt}", next(plan for plan in plans if plan.hash == accepted[0])
+            ).plan.hash
+        ]
         assert sum("another plan" in answer for answer in answers) == 3
 
 
 def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path):
-    styles = {name: save_style(initial_style(pipe, "<look>", word), tmp_path / f"{name}.safetensors") for name, word in (("neon", "neon at night"), ("ink", "ink brush"))}
+    styles = {
+        name: save_style(initial_style(pipe, "<look>", word), tmp_path / f"{name}.safetensors")
+        for name, word in (("neon", "neon at night"), ("ink", "ink brush"))
+    }
     prompts = {name: [f"arabic digit {name} in the style of <look>"] for name in ("one", "two")}
     plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **SETTINGS, style=load_style(styles["neon"]).id)
     common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
     folder = tmp_path / "neon"
-    for refused, message in ((None, "made for the style <look> [0-9a-f]{12}, but none was given"), (styles["ink"], "but the one given is <look>")):
+    for refused, message in (
+        (None, "made for the style <look> [0-9a-f]{12}, but none was given"),
+        (styles["ink"], "but the one given is <look>"),
+    ):
         with pytest.raises(ValueError, match=message):
             generate_shards(plan, folder, style=refused, **common)
         with pytest.raises(ValueError, match=message):
             estimate_cost(plan, GENERATOR, "cpu", style=refused)
-    assert generate_shards(plan, folder, style=styles["neon"], workers=2, **common).images == 16, "what was refused has left nothing behind"
+    assert generate_shards(plan, folder, style=styles["neon"], workers=2, **common).images == 16, (
+        "what was refused has left nothing behind"
+    )
     styles["neon"].unlink()
     image = folder / "0001-two-000005"
     assert why(image)["drawn_with"]["style"] == why(image)["style"] == plan.settings.style
@@ -361,7 +445,9 @@ def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path):
     assert why(tmp_path / "plain" / "0001-two-000005")["drawn_with"]["style"] == ""
     with pytest.raises(ValueError, match="was begun with no style, not <look>"):
         generate_shards(plain, tmp_path / "plain", style=styles["ink"], **common)
-    assert not torch.equal(read_shards(tmp_path / "plain").images, read_shards(folder).images), "the token changes the pictures"
+    assert not torch.equal(read_shards(tmp_path / "plain").images, read_shards(folder).images), (
+        "the token changes the pictures"
+    )
 
 
 def test_a_volume_grows_in_the_middle_of_a_shard(plan, pipe, whole, tmp_path):
@@ -399,18 +485,58 @@ def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path,
         large = write_plan(tmp_path / "plan.parquet", PROMPTS, 60, **SETTINGS | {"steps": 6})
         run_worker(tmp_path / "undisturbed", large, pipe)
         with ThreadPoolExecutor(1) as pool:
-            job = pool.submit(generate_shards, large, shards, generator=GENERATOR, workers=2, ray=cluster.address, device="cpu", kind="png", progress=False)
-            wait_for(lambda: leases.is_dir() and len({json.loads(text.splitlines()[0])["pid"] for text in map(read_or_nothing, leases.glob("*.0")) if text}) == 2)
+            job = pool.submit(
+                generate_shards,
+                large,
+                shards,
+                generator=GENERATOR,
+                workers=2,
+                ray=cluster.address,
+                device="cpu",
+                kind="png",
+                progress=False,
+            )
+            wait_for(
+                lambda: (
+                    leases.is_dir()
+                    and len(
+                        {
+                            json.loads(text.splitlines()[0])["pid"]
+                            for text in map(read_or_nothing, leases.glob("*.0"))
+                            if text
+                        }
+                    )
+                    == 2
+                )
+            )
             wait_for(lambda: len(tars(shards)) >= 4)
             cluster.remove_node(second, allow_graceful=False)
             done = job.result(timeout=240)
         assert (done.images, done.failed, done.lost) == (240, 0, [])
         ray.shutdown()
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        assert generate_shards(plan, tmp_path / "local", generator=GENERATOR, workers=2, ray="local", device="cpu", kind="png", progress=False).images == 80
-        assert ray.get_runtime_context().gcs_address != cluster.address, "local starts a cluster, whatever the environment names"
+        assert (
+            generate_shards(
+                plan,
+                tmp_path / "local",
+                generator=GENERATOR,
+                workers=2,
+                ray="local",
+                device="cpu",
+                kind="png",
+                progress=False,
+            ).images
+            == 80
+        )
+        assert ray.get_runtime_context().gcs_address != cluster.address, (
+            "local starts a cluster, whatever the environment names"
+        )
         assert tars(tmp_path / "local") == tars(whole)
-        assert verify(shards, progress=False) == [] and tars(shards) == tars(tmp_path / "undisturbed") and leftovers(shards) == []
+        assert (
+            verify(shards, progress=False) == []
+            and tars(shards) == tars(tmp_path / "undisturbed")
+            and leftovers(shards) == []
+        )
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -422,22 +548,66 @@ def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path,
 def tiny_parts(tokenizer) -> tuple[CLIPTextConfig, AutoencoderKL, T5EncoderModel, T5TokenizerFast]:
     """What tiny pipelines of random weights have in common: how their CLIP text encoders are built, decoder, T5 and its tokenizer."""
     torch.manual_seed(0)
-    text = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, projection_dim=32,
-                          max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
-    vae = AutoencoderKL(block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=8,
-                        latent_channels=4, sample_size=16, shift_factor=0.06, scaling_factor=1.5)
-    pieces = [("<pad>", 0.), ("</s>", 0.), ("<unk>", 0.)] + [(letter, -1.) for letter in "▁abcdefghijklmnopqrstuvwxyz,"]
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=32,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=16,
+        shift_factor=0.06,
+        scaling_factor=1.5,
+    )
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [
+        (letter, -1.0) for letter in "▁abcdefghijklmnopqrstuvwxyz,"
+    ]
     reader = T5TokenizerFast(vocab=pieces, model_max_length=40)
-    return text, vae, T5EncoderModel(T5Config(vocab_size=len(reader), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=2)), reader
+    return (
+        text,
+        vae,
+        T5EncoderModel(T5Config(vocab_size=len(reader), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=2)),
+        reader,
+    )
 
 
 def stable_diffusion_3(tokenizer, folder: Path) -> Path:
     """A pipeline whose loop is its own."""
     text, vae, encoder, third = tiny_parts(tokenizer)
-    transformer = SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
-                                        caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64, pos_embed_max_size=16)
-    pipe = StableDiffusion3Pipeline(transformer, FlowMatchEulerDiscreteScheduler(), vae, CLIPTextModelWithProjection(text), tokenizer,
-                                    CLIPTextModelWithProjection(text), tokenizer, encoder, third)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=64,
+        pooled_projection_dim=64,
+        pos_embed_max_size=16,
+    )
+    pipe = StableDiffusion3Pipeline(
+        transformer,
+        FlowMatchEulerDiscreteScheduler(),
+        vae,
+        CLIPTextModelWithProjection(text),
+        tokenizer,
+        CLIPTextModelWithProjection(text),
+        tokenizer,
+        encoder,
+        third,
+    )
     pipe.save_pretrained(folder)
     return folder
 
@@ -445,27 +615,58 @@ def stable_diffusion_3(tokenizer, folder: Path) -> Path:
 def flux(tokenizer, folder: Path) -> Path:
     """FLUX of few steps: a transformer over packed latents, without guidance."""
     text, vae, encoder, second = tiny_parts(tokenizer)
-    transformer = FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-                                         joint_attention_dim=64, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8))
-    FluxPipeline(FlowMatchEulerDiscreteScheduler(), vae, CLIPTextModel(text), tokenizer, encoder, second, transformer).save_pretrained(folder)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=64,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+    )
+    FluxPipeline(
+        FlowMatchEulerDiscreteScheduler(), vae, CLIPTextModel(text), tokenizer, encoder, second, transformer
+    ).save_pretrained(folder)
     return folder
 
 
 def latent_consistency(tokenizer, folder: Path) -> Path:
     """Stable Diffusion distilled to few steps: its network is told the guidance, and its sampler draws noise at each step."""
     text, vae, *_ = tiny_parts(tokenizer)
-    unet = UNet2DConditionModel(sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32, attention_head_dim=8,
-                                time_cond_proj_dim=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        time_cond_proj_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
     scheduler = LCMScheduler(beta_start=0.00085, beta_end=0.012)
-    StableDiffusionPipeline(vae, CLIPTextModel(text), tokenizer, unet, scheduler, None, None, requires_safety_checker=False).save_pretrained(folder)
+    StableDiffusionPipeline(
+        vae, CLIPTextModel(text), tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    ).save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("build", [flux, latent_consistency])
 def test_few_step_pipelines_go_all_the_way(pipe, tmp_path, build):
     model = build(pipe.tokenizer, tmp_path / "model")
-    plan = write_plan(tmp_path / "plan.parquet", PROMPTS, 3, **SETTINGS | {"model": build.__name__, "steps": 2, "guidance": 4., "size": 16, "batch_size": 4, "shard_size": 8})
-    assert generate_shards(plan, tmp_path / "shards", generator=model, device="cpu", kind="png", progress=False).images == 12
+    plan = write_plan(
+        tmp_path / "plan.parquet",
+        PROMPTS,
+        3,
+        **SETTINGS
+        | {"model": build.__name__, "steps": 2, "guidance": 4.0, "size": 16, "batch_size": 4, "shard_size": 8},
+    )
+    assert (
+        generate_shards(plan, tmp_path / "shards", generator=model, device="cpu", kind="png", progress=False).images
+        == 12
+    )
     assert verify(tmp_path / "shards", progress=False) == []
     image = tmp_path / "shards" / "0002-three-000001"
     assert why(image)["drawn_with"]["loop"] == "pipeline" and replay(image, model, "cpu").mean <= 1
@@ -474,7 +675,9 @@ def test_few_step_pipelines_go_all_the_way(pipe, tmp_path, build):
 
 def test_a_pipeline_with_its_own_loop_goes_all_the_way(pipe, tmp_path, monkeypatch):
     model = stable_diffusion_3(pipe.tokenizer, tmp_path / "model")
-    plan = write_plan(tmp_path / "plan.parquet", PROMPTS, 3, **SETTINGS | {"model": "tiny-sd3", "batch_size": 4, "shard_size": 8})
+    plan = write_plan(
+        tmp_path / "plan.parquet", PROMPTS, 3, **SETTINGS | {"model": "tiny-sd3", "batch_size": 4, "shard_size": 8}
+    )
     common = dict(generator=model, device="cpu", kind="png", progress=False)
     assert generate_shards(plan, tmp_path / "shards", **common).images == 12
     assert verify(tmp_path / "shards", progress=False) == []
@@ -489,6 +692,7 @@ def test_a_pipeline_with_its_own_loop_goes_all_the_way(pipe, tmp_path, monkeypat
         if len(prompt) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return whole(self, prompt, *args, **kwargs)
+
     monkeypatch.setattr(StableDiffusion3Pipeline, "__call__", small_memory)
     assert generate_shards(plan, tmp_path / "halved", **common).images == 12
     assert why(tmp_path / "halved" / "0002-three-000001")["at_once"] == 2, "the passport says that memory ran out"
@@ -497,22 +701,46 @@ def test_a_pipeline_with_its_own_loop_goes_all_the_way(pipe, tmp_path, monkeypat
 
 
 def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
-    prompts = pd.DataFrame([{"label": i, "class": name, "id": f"{i}", "prompt": f"a photo of arabic digit {name}, neon at night", "phrase": f"arabic digit {name}",
-                             "pool": "SD", "scene_key": "", "style_key": ""} for i, name in enumerate(("three", "eight"))])
+    prompts = pd.DataFrame(
+        [
+            {
+                "label": i,
+                "class": name,
+                "id": f"{i}",
+                "prompt": f"a photo of arabic digit {name}, neon at night",
+                "phrase": f"arabic digit {name}",
+                "pool": "SD",
+                "scene_key": "",
+                "style_key": "",
+            }
+            for i, name in enumerate(("three", "eight"))
+        ]
+    )
     plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **SETTINGS | {"steps": 10})
     common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
     generate_shards(plan, tmp_path / "shards", clip=glyphworld.folder("clip"), **common)
     told = [record for _, record in stream_shards(tmp_path / "shards")]
-    assert {record["scores"]["clip_text"] for record in told} == {"a photo of arabic digit three", "a photo of arabic digit eight"}
+    assert {record["scores"]["clip_text"] for record in told} == {
+        "a photo of arabic digit three",
+        "a photo of arabic digit eight",
+    }
     eye = load_clip(glyphworld.folder("clip"), None, "cpu")
     images = eye.encode_images(eye.prepare(read_shards(tmp_path / "shards").images))
     texts = eye.encode_texts([record["scores"]["clip_text"] for record in told])
-    assert np.allclose([record["scores"]["clip"] for record in told], (images * texts).sum(1), atol=1e-3), "the same as of the files"
-    other = eye.encode_texts([text for text in ("a photo of arabic digit eight", "a photo of arabic digit three") for _ in range(8)])
+    assert np.allclose([record["scores"]["clip"] for record in told], (images * texts).sum(1), atol=1e-3), (
+        "the same as of the files"
+    )
+    other = eye.encode_texts(
+        [text for text in ("a photo of arabic digit eight", "a photo of arabic digit three") for _ in range(8)]
+    )
     assert np.mean([r["scores"]["clip"] for r in told]) > (images * other).sum(1).mean(), "the right text fits better"
     assert estimate_cost(plan, GENERATOR, "cpu", kind="png", clip=glyphworld.folder("clip"), batches=1).images == 16
     with pytest.raises(ValueError, match="clip: '.*' -> ''"):
-        generate_shards(write_plan(tmp_path / "more.parquet", prompts, 12, **SETTINGS | {"steps": 10}), tmp_path / "shards", **common)
+        generate_shards(
+            write_plan(tmp_path / "more.parquet", prompts, 12, **SETTINGS | {"steps": 10}),
+            tmp_path / "shards",
+            **common,
+        )
 
 
 # ---- readers
@@ -520,10 +748,16 @@ def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
 
 def test_webdataset_opens_the_shards(plan, whole):
     webdataset = pytest.importorskip("webdataset")
-    dataset = webdataset.WebDataset([str(path) for path in sorted(whole.glob("*.tar"))], shardshuffle=False).decode("rgb8").to_tuple("png", "json", "__key__")
+    dataset = (
+        webdataset.WebDataset([str(path) for path in sorted(whole.glob("*.tar"))], shardshuffle=False)
+        .decode("rgb8")
+        .to_tuple("png", "json", "__key__")
+    )
     samples = list(dataset)
     assert [key for _, _, key in samples] == plan.rows(0, plan.images).id.tolist()
-    assert np.array_equal(np.stack([image for image, _, _ in samples]).transpose(0, 3, 1, 2), read_shards(whole).images.numpy())
+    assert np.array_equal(
+        np.stack([image for image, _, _ in samples]).transpose(0, 3, 1, 2), read_shards(whole).images.numpy()
+    )
     assert samples[5][1]["prompt"] == plan.rows(5, 6).prompt[0]
 
 
@@ -533,7 +767,9 @@ def test_hugging_face_datasets_opens_the_shards(plan, whole, tmp_path, how):
     if how == "folder":
         opened = datasets.load_dataset(str(whole), split="train", cache_dir=str(tmp_path))
     else:
-        opened = datasets.load_dataset("webdataset", data_files=str(whole / "*.tar"), split="train", cache_dir=str(tmp_path))
+        opened = datasets.load_dataset(
+            "webdataset", data_files=str(whole / "*.tar"), split="train", cache_dir=str(tmp_path)
+        )
     assert opened["__key__"] == plan.rows(0, plan.images).id.tolist()
     assert opened[3]["png"].size == (32, 32) and opened[3]["json"]["drawn_with"]["scheduler"]
 
@@ -544,7 +780,10 @@ def test_other_formats_are_explained_and_drawn_again(plan, kind, tmp_path):
     content, record = next(stream_shards(tmp_path))
     image = Image.open(BytesIO(content))
     assert image.format == kind.upper() and b"digitalsourcetype/trainedAlgorithmicMedia" in content
-    assert {**embedded_passport(BytesIO(content)), **{name: record[name] for name in ("file", "height", "width", "sha256")}} == record
+    assert {
+        **embedded_passport(BytesIO(content)),
+        **{name: record[name] for name in ("file", "height", "width", "sha256")},
+    } == record
     assert replay(tmp_path / record["id"], GENERATOR, "cpu").identical
     assert why(tmp_path / record["id"])["sha256"] == record["sha256"]
 
@@ -585,11 +824,19 @@ def test_ctrl_c_then_a_dead_worker_then_the_end(pipe, tmp_path):
     first.join(60)
     stopped_at, said = len(tars(folder)), (tmp_path / "first.txt").read_text()
     assert first.exitcode == 1 and 2 <= stopped_at < 30
-    assert re.search(rf"\[stopped: {8 * stopped_at} images in {stopped_at} new shards in .*; {30 - stopped_at} shards are left, start again to go on\]", said)
+    assert re.search(
+        rf"\[stopped: {8 * stopped_at} images in {stopped_at} new shards in .*; {30 - stopped_at} shards are left, start again to go on\]",
+        said,
+    )
     assert leftovers(folder) == []
 
     second = start_job(plan, folder, tmp_path / "second.txt")
-    wait_for(lambda: len(list(folder.glob("*.tar"))) > stopped_at and any(file.read_text().count("\n") for file in leases.glob("*.0")))
+    wait_for(
+        lambda: (
+            len(list(folder.glob("*.tar"))) > stopped_at
+            and any(file.read_text().count("\n") for file in leases.glob("*.0"))
+        )
+    )
     owner = json.loads(next(text for text in (file.read_text() for file in leases.glob("*.0")) if text).splitlines()[0])
     os.kill(owner["pid"], signal.SIGKILL)
     second.join(120)

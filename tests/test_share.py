@@ -1,4 +1,5 @@
 """Exports and what may befall them, with real files and real kills; nbs/images/share.ipynb opens each layout with its own reader."""
+
 import json
 import multiprocessing
 import os
@@ -25,22 +26,48 @@ from synthnb.images.share import export_images, find_licence, licence_warnings
 
 FORMATS = ("imagefolder", "webdataset", "parquet")
 FORK = multiprocessing.get_context("fork")
-CLASSES = {"crane": ["a crane", "a crane at night"], "ab: \"odd\" | *name*": ["an odd thing"], "kite": ["a kite"]}
+CLASSES = {"crane": ["a crane", "a crane at night"], 'ab: "odd" | *name*': ["an odd thing"], "kite": ["a kite"]}
 
 
 def noise(rows: pd.DataFrame):
     """Batches of pictures that nothing has drawn: what matters here is files. One row fails."""
     for start in range(0, len(rows), 64):
-        part = rows.iloc[start:start + 64]
-        images = torch.randint(0, 256, (len(part), 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(int(part.seed.iloc[0] % 2**31)))
-        yield DrawnBatch(part, images, [0] * len(part), {i: "blank" for i, key in enumerate(part.id) if key == "0002-kite-000003"})
+        part = rows.iloc[start : start + 64]
+        images = torch.randint(
+            0,
+            256,
+            (len(part), 3, 16, 16),
+            dtype=torch.uint8,
+            generator=torch.Generator().manual_seed(int(part.seed.iloc[0] % 2**31)),
+        )
+        yield DrawnBatch(
+            part, images, [0] * len(part), {i: "blank" for i, key in enumerate(part.id) if key == "0002-kite-000003"}
+        )
 
 
 def fill(path: Path, per_class: int, shard_size: int = 64) -> Path:
     """A folder of shards of such pictures."""
-    plan = write_plan(path.with_name(f"{path.name}.parquet"), CLASSES, per_class, seed=0, model="somebody/model", steps=1, guidance=1.0, shard_size=shard_size, batch_size=64)
+    plan = write_plan(
+        path.with_name(f"{path.name}.parquet"),
+        CLASSES,
+        per_class,
+        seed=0,
+        model="somebody/model",
+        steps=1,
+        guidance=1.0,
+        shard_size=shard_size,
+        batch_size=64,
+    )
     home = open_folder(path, plan)
-    made = {"loop": "none", "revision": "abc", "style": "", "scheduler": "none", "dtype": "float32", "format": "png", "quality": 0}
+    made = {
+        "loop": "none",
+        "revision": "abc",
+        "style": "",
+        "scheduler": "none",
+        "dtype": "float32",
+        "format": "png",
+        "quality": 0,
+    }
     make_shards(home, home.pieces(), noise, made)
     return path
 
@@ -56,7 +83,11 @@ def export(folder, out, format, **options):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "export.lock"}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "export.lock"
+    }
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -97,9 +128,17 @@ def test_a_finished_export_is_not_done_again_but_its_card_is(folder, tmp_path):
 
 def test_names_that_are_no_file_names_stay_themselves(folder, tmp_path):
     export(folder, tmp_path, "imagefolder")
-    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["0000-crane", "0001-ab-odd-name", "0002-kite", "metadata.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == [
+        "0000-crane",
+        "0001-ab-odd-name",
+        "0002-kite",
+        "metadata.jsonl",
+    ]
     record = json.loads((tmp_path / "train" / "metadata.jsonl").read_text().splitlines()[1])
-    assert record["class"] == 'ab: "odd" | *name*' and why(tmp_path / "train" / record["file_name"])["class"] == record["class"]
+    assert (
+        record["class"] == 'ab: "odd" | *name*'
+        and why(tmp_path / "train" / record["file_name"])["class"] == record["class"]
+    )
     assert 'ab: "odd" \\| \\*name\\*' in (tmp_path / "README.md").read_text()
 
 
@@ -129,7 +168,7 @@ def test_kept_list_from_its_file(folder, tmp_path):
     path = write_kept(curate(score_images(folder, progress=False), Filters(blank=2.0)), progress=False)
     kept = read_kept(path)
     assert export(folder, tmp_path / "out", "imagefolder", kept=path).images == len(kept) > 10
-    assert "filters: {\"blank\": 2.0}" in (tmp_path / "out" / "README.md").read_text()
+    assert 'filters: {"blank": 2.0}' in (tmp_path / "out" / "README.md").read_text()
     kept.attrs = {"plan": "another"}
     with pytest.raises(ValueError, match="the kept list is of the plan another"):
         export(folder, tmp_path / "other", "imagefolder", kept=kept)
@@ -139,7 +178,9 @@ def test_an_unknown_licence_is_said_to_be_unknown(folder, tmp_path):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         export_images(folder, tmp_path, "webdataset", licence="mit", progress=False)
-    assert [str(line.message) for line in heard] == ["the licence of generator somebody/model is unknown: find out before sharing, and state it"]
+    assert [str(line.message) for line in heard] == [
+        "the licence of generator somebody/model is unknown: find out before sharing, and state it"
+    ]
     assert "| generator | somebody/model | unknown |" in (tmp_path / "README.md").read_text()
 
 
@@ -163,6 +204,7 @@ def test_every_line_of_the_licence_table_has_a_source_and_known_terms():
 
 def test_two_exports_to_one_folder_do_not_mix(folder, tmp_path):
     from filelock import FileLock
+
     (tmp_path / ".synthnb").mkdir()
     with FileLock(tmp_path / ".synthnb" / "export.lock"):
         worker = FORK.Process(target=export, args=(folder, tmp_path, "webdataset"))

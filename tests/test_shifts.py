@@ -1,4 +1,5 @@
 """Shifted sets of any image size, what they do to a trained classifier, and what is measured on them."""
+
 import math
 import os
 
@@ -15,11 +16,24 @@ from torchvision.transforms import v2
 from synthnb.data import DIGITS, LabelledImages, digits, few_shot
 from synthnb.evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct, wilson
 from synthnb.glyphworld.world import FONTS, HELD_OUT_FONTS, folder, printed_digits
-from synthnb.datasets.shifts import CORRUPTIONS, SEVERITIES, ReadOnce, corrupt, inverted, measure, shift_table, shifted, show_severities, textured
+from synthnb.datasets.shifts import (
+    CORRUPTIONS,
+    SEVERITIES,
+    ReadOnce,
+    corrupt,
+    inverted,
+    measure,
+    shift_table,
+    shifted,
+    show_severities,
+    textured,
+)
 from synthnb.train import fit, load_classifier, predict, seeded
 
 torch.set_num_threads(1)
-SHIFTS = {"inverted": inverted, "textured": textured} | {kind: lambda data, kind=kind: corrupt(data, kind, 3) for kind in CORRUPTIONS}
+SHIFTS = {"inverted": inverted, "textured": textured} | {
+    kind: lambda data, kind=kind: corrupt(data, kind, 3) for kind in CORRUPTIONS
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +92,9 @@ def test_same_seed_same_pixels_whatever_was_drawn_before(name):
 @pytest.mark.parametrize("name", ["textured", "gaussian_noise", "shot_noise", "impulse_noise"])
 def test_another_seed_other_pixels(name):
     data = pictures(32, 32)
-    make = (lambda seed: textured(data, seed=seed)) if name == "textured" else (lambda seed: corrupt(data, name, 3, seed))
+    make = (
+        (lambda seed: textured(data, seed=seed)) if name == "textured" else (lambda seed: corrupt(data, name, 3, seed))
+    )
     assert not torch.equal(make(0).images, make(1).images)
 
 
@@ -93,8 +109,12 @@ def test_identities():
 @pytest.mark.parametrize("size", [32, 96, 224])
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_each_severity_takes_pictures_further_away(kind, size):
-    photos = torch.stack([v2.functional.resize(torch.from_numpy(photo.copy()).permute(2, 0, 1), [size, size], antialias=True)
-                          for photo in load_sample_images().images])
+    photos = torch.stack(
+        [
+            v2.functional.resize(torch.from_numpy(photo.copy()).permute(2, 0, 1), [size, size], antialias=True)
+            for photo in load_sample_images().images
+        ]
+    )
     data = LabelledImages(photos, torch.tensor([0, 1]), ("a", "b"))
     distances = [rms(data, corrupt(data, kind, severity)) for severity in (0, *SEVERITIES)]
     assert distances == sorted(distances) and min(np.diff(distances)) > 0.1
@@ -109,7 +129,9 @@ def test_constants_are_what_they_say():
     assert change("brightness", 3).mean().item() == pytest.approx(0.3, abs=0.003)
     for kind in ("contrast", "gaussian_blur", "zoom_blur", "pixelate"):
         assert change(kind, 5).abs().max() < 0.003, f"{kind} leaves a plain picture alone"
-    halves = LabelledImages(torch.tensor([51, 204], dtype=torch.uint8).repeat(2, 3, 32, 16), torch.tensor([0, 1]), ("a", "b"))
+    halves = LabelledImages(
+        torch.tensor([51, 204], dtype=torch.uint8).repeat(2, 3, 32, 16), torch.tensor([0, 1]), ("a", "b")
+    )
     assert corrupt(halves, "contrast", 1).images.unique().tolist() == [97, 158]  # 127.5 -+ 0.4 * 76.5
     assert corrupt(halves, "pixelate", 2).images.unique().tolist() in ([127], [128]), "16 pixels of two columns each"
 
@@ -157,7 +179,10 @@ def test_printed_digits_are_prints_of_digits_in_held_out_fonts():
 
 @pytest.mark.parametrize("kind", ["gaussian_noise", "shot_noise", "impulse_noise", "brightness", "contrast"])
 def test_accuracy_falls_with_severity(kind, model, real):
-    right = [correct(predict(model, corrupt(real["val"], kind, severity)), real["val"].labels).mean() for severity in (0, *SEVERITIES)]
+    right = [
+        correct(predict(model, corrupt(real["val"], kind, severity)), real["val"].labels).mean()
+        for severity in (0, *SEVERITIES)
+    ]
     assert right[0] > 0.9 and right[-1] < right[0] - 0.05
     assert max(np.diff(right)) <= 0.01, f"more damage, higher accuracy: {right}"
 
@@ -165,7 +190,9 @@ def test_accuracy_falls_with_severity(kind, model, real):
 def test_shifted_sets_are_harder(frame, model, real):
     value = frame[(frame.metric == "top-1") & (frame["class"] == "")].set_index("set").value
     assert value["clean"] > 0.9
-    assert value["inverted"] < value["clean"] - 0.05 and value["textured"] < value["clean"] and value["contrast 5"] < 0.3
+    assert (
+        value["inverted"] < value["clean"] - 0.05 and value["textured"] < value["clean"] and value["contrast 5"] < 0.3
+    )
     prints = LabelledImages(*printed_digits(10), DIGITS, "prints")
     assert measure(model, {"prints": prints}).value[0] < value["clean"] - 0.1
 
@@ -175,19 +202,31 @@ def test_every_number_is_that_of_its_own_function(frame, model, real):
     said = predict(model, data)
     own = frame[frame.set == "impulse_noise 4"].set_index(["metric", "class"])
     right, top5 = (correct(said, data.labels, top) for top in (1, 5))
-    for (metric, label), number in {("top-1", ""): wilson(int(right.sum()), 300), ("top-5", ""): wilson(int(top5.sum()), 300),
-                                    ("ECE", ""): calibration_error(said, data.labels),
-                                    ("top-1", "seven"): wilson(int(right[data.labels == 7].sum()), 30)}.items():
+    for (metric, label), number in {
+        ("top-1", ""): wilson(int(right.sum()), 300),
+        ("top-5", ""): wilson(int(top5.sum()), 300),
+        ("ECE", ""): calibration_error(said, data.labels),
+        ("top-1", "seven"): wilson(int(right[data.labels == 7].sum()), 30),
+    }.items():
         row = own.loc[(metric, label)]
-        assert (row.value, row.low, row.high, row.images) == pytest.approx((number.mean, number.low, number.high, number.n))
-    assert own.loc[("ECE by chance", "")].value == calibration_floor(said) and math.isnan(own.loc[("ECE by chance", "")].low)
+        assert (row.value, row.low, row.high, row.images) == pytest.approx(
+            (number.mean, number.low, number.high, number.n)
+        )
+    assert own.loc[("ECE by chance", "")].value == calibration_floor(said) and math.isnan(
+        own.loc[("ECE by chance", "")].low
+    )
     assert len(own) == 4 + 10
 
 
 def test_means_over_severities_resample_images_once_for_all(frame, model, real):
-    right = {kind: np.stack([correct(predict(model, corrupt(real["val"], kind, s)), real["val"].labels) for s in SEVERITIES])
-             for kind in ("contrast", "impulse_noise")}
-    for name, runs in {**{f"{kind} mean": own for kind, own in right.items()}, "corruptions mean": np.concatenate(list(right.values()))}.items():
+    right = {
+        kind: np.stack([correct(predict(model, corrupt(real["val"], kind, s)), real["val"].labels) for s in SEVERITIES])
+        for kind in ("contrast", "impulse_noise")
+    }
+    for name, runs in {
+        **{f"{kind} mean": own for kind, own in right.items()},
+        "corruptions mean": np.concatenate(list(right.values())),
+    }.items():
         row, expected = frame[frame.set == name].iloc[0], bootstrap_accuracy(runs)
         assert (row.value, row.low, row.high) == pytest.approx((expected.mean, expected.low, expected.high))
 
@@ -213,17 +252,31 @@ def test_what_cannot_be_measured_is_refused(model, real):
 def test_table_and_figure_show_the_frame(frame):
     other = frame[frame.set != "textured"].assign(value=0.5)
     table = shift_table({"one": frame, "two": other})
-    assert list(table.index) == ["clean", "inverted", "textured", "contrast mean", "impulse_noise mean", "corruptions mean"]
+    assert list(table.index) == [
+        "clean",
+        "inverted",
+        "textured",
+        "contrast mean",
+        "impulse_noise mean",
+        "corruptions mean",
+    ]
     clean = frame[(frame.set == "clean") & (frame.metric == "top-1")].iloc[0]
     assert table.one["clean"] == f"{clean.value:.1%} [{clean.low:.1%}, {clean.high:.1%}]"
     assert table.two["clean"].startswith("50.0%") and pd.isna(table.two["textured"])
-    assert table.drop(index="clean").one.map(lambda text: "[" in text).all() and not shift_table({"one": frame}, "ECE by chance").one.str.contains("nan").any()
+    assert (
+        table.drop(index="clean").one.map(lambda text: "[" in text).all()
+        and not shift_table({"one": frame}, "ECE by chance").one.str.contains("nan").any()
+    )
     open_before = plt.get_fignums()  # of other tests in this process
     fig = show_severities({"one": frame, "two": other}, "digits")
     shown = [ax for ax in fig.axes if ax.get_title()]
     assert [ax.get_title() for ax in shown] == ["contrast", "impulse_noise"] and plt.get_fignums() == open_before
     one, two = shown[0].lines
-    assert one.get_xdata().tolist() == list(range(6)) and one.get_ydata()[0] == clean.value and set(two.get_ydata()) == {0.5}
+    assert (
+        one.get_xdata().tolist() == list(range(6))
+        and one.get_ydata()[0] == clean.value
+        and set(two.get_ydata()) == {0.5}
+    )
     with pytest.raises(ValueError, match="no corruptions"):
         show_severities({"one": frame[frame.set == "inverted"]})
 

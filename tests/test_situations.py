@@ -3,6 +3,7 @@
 A row: name, words after `synthnb`, status, and what the message must hold as (what, where, to do). `None` for "to do" is for commands that end well.
 Add rows to TABLE; what a row needs on disk is made once by `workshop`. Rows of REAL are run once more in a process of their own.
 """
+
 import json
 import os
 import random
@@ -196,7 +197,9 @@ REAL = ("a folder with a typo, above", "photographs and the shipped models", "ru
 def noise(folder: Path, n: int = 8, first: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(first, first + n):
-        Image.fromarray(np.random.default_rng([i, *folder.as_posix().encode()]).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(
+            np.random.default_rng([i, *folder.as_posix().encode()]).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        ).save(folder / f"{i}.png")
 
 
 def split_folders(root: str, *tops: str) -> None:
@@ -212,23 +215,43 @@ def layouts() -> None:
     split_folders("domains", "trainA", "trainB", "testA", "testB")
     split_folders("leak", "train", "test")
     Image.open("leak/train/three/0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("leak/test/three/m.png")
-    for name in ("folds/fold1", "folds/fold2", "masked/images", "masked/masks", "masked/edges", "segmented/three/img", "segmented/three/gt", "segmented/eight/img", "segmented/eight/gt"):
+    for name in (
+        "folds/fold1",
+        "folds/fold2",
+        "masked/images",
+        "masked/masks",
+        "masked/edges",
+        "segmented/three/img",
+        "segmented/three/gt",
+        "segmented/eight/img",
+        "segmented/eight/gt",
+    ):
         noise(Path(name), 4)
     for i, name in enumerate(("three", "eight")):
         for folder in (f"damage/{name}", f"circle/{name}", f"kinds/{name}"):
             noise(Path(folder), 8)
     noise(Path("flat/images"))
-    tables = {"unicode": ("Dateiname;Klasse", "images\\{}.PNG;{}", "utf-16"), "windows": ("file,label", "C:\\Users\\me\\{}.png,{}", "utf-8-sig"),
-              "folds": ("file,label,fold", "{}.png,{},1", "utf-8"), "latin": ("file,label", "{}.png,caf\xe9 {}", "latin-1"),
-              "onehot": ("file,three,eight", "{}.png,{},1", "utf-8"), "lost": ("file,label", "there/no{}.png,{}", "utf-8"),
-              "disagree": ("file,label", "0.png,{1}", "utf-8")}
+    tables = {
+        "unicode": ("Dateiname;Klasse", "images\\{}.PNG;{}", "utf-16"),
+        "windows": ("file,label", "C:\\Users\\me\\{}.png,{}", "utf-8-sig"),
+        "folds": ("file,label,fold", "{}.png,{},1", "utf-8"),
+        "latin": ("file,label", "{}.png,caf\xe9 {}", "latin-1"),
+        "onehot": ("file,three,eight", "{}.png,{},1", "utf-8"),
+        "lost": ("file,label", "there/no{}.png,{}", "utf-8"),
+        "disagree": ("file,label", "0.png,{1}", "utf-8"),
+    }
     for table, (head, row, coding) in tables.items():
-        Path(f"flat/{table}.csv").write_text("\n".join([head, *(row.format(i, ("three", "eight")[i % 2]) for i in range(8))]), encoding=coding)
+        Path(f"flat/{table}.csv").write_text(
+            "\n".join([head, *(row.format(i, ("three", "eight")[i % 2]) for i in range(8))]), encoding=coding
+        )
 
 
 def pixels() -> None:
     "Files that are no images, and images of many kinds."
-    smooth = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((120, 90)) for i in range(12)]
+    smooth = [
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((120, 90))
+        for i in range(12)
+    ]
     Path("damage/eight/empty.png").touch()
     Path("damage/eight/page.jpg").write_text("<!doctype html><title>404</title>")
     smooth[0].save("damage/eight/whole.jpg")
@@ -301,12 +324,29 @@ def workshop(tmp_path_factory):
     Path("bad.ipynb").write_text("no notebook")
     Path("decisions.csv").write_text("id,decision\n")
     for book, names in (("book", ("three", "eight")), ("cats", ("cat", "dog"))):
-        rows = [dict.fromkeys(COLUMNS, "") | {"id": f"{label:04d}-000000", "label": label, "class": name, "phrase": name, "prompt": f"a photo of a {name}", "tokens": 5}
-                for label, name in enumerate(names)]
+        rows = [
+            dict.fromkeys(COLUMNS, "")
+            | {
+                "id": f"{label:04d}-000000",
+                "label": label,
+                "class": name,
+                "phrase": name,
+                "prompt": f"a photo of a {name}",
+                "tokens": 5,
+            }
+            for label, name in enumerate(names)
+        ]
         save_book(pd.DataFrame(rows), f"{book}.jsonl")
     settings = dict(seed=0, model="glyphworld/generator", steps=2, guidance=1.0)
     for name, classes in (("plan", ("three", "eight")), ("cats", ("cat", "dog"))):
-        plan = write_plan(f"{name}-drawn.parquet" if name == "cats" else "plan.parquet", {one: [f"a photo of a {one}"] for one in classes}, 2, **settings, shard_size=4, batch_size=4)
+        plan = write_plan(
+            f"{name}-drawn.parquet" if name == "cats" else "plan.parquet",
+            {one: [f"a photo of a {one}"] for one in classes},
+            2,
+            **settings,
+            shard_size=4,
+            batch_size=4,
+        )
         generate_shards(plan, name, generator=Path(synthnb.__file__).parent / "weights" / "generator", progress=False)
     write_plan("two.parquet", {one: [one] for one in ("three", "eight")}, 2, **settings, shard_size=4, batch_size=4)
     shutil.copytree(Path(synthnb.__file__).parent / "weights" / "clip", "eye")
@@ -328,7 +368,12 @@ def judge(name: str, status: int, output: str, wanted: int, parts: tuple) -> Non
     for ours in (str(Path(synthnb.__file__).parent), "Traceback", "[Errno", "UserWarning", "cli.py", "site-packages"):
         assert ours not in output.replace("\nError: ", "\n"), (name, ours, output)
     assert not re.search(r"[a-z](Error|Exception): ", output), (name, output)
-    if status and "Usage:" not in output and "page.html" not in output and not name.startswith(("a damaged shard", "doctor:")):
+    if (
+        status
+        and "Usage:" not in output
+        and "page.html" not in output
+        and not name.startswith(("a damaged shard", "doctor:"))
+    ):
         errors = [line for line in output.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and output.splitlines()[-1] == errors[0], (name, output)
     flat = " ".join(output.replace("│", " ").split())
@@ -344,7 +389,9 @@ def test_what_a_user_sees(row, workshop):
 
 def test_the_table_is_long_enough_and_writes_nothing_where_it_refuses(workshop):
     assert len(TABLE) >= 60 and len({row[0] for row in TABLE}) == len(TABLE)
-    assert not any(Path(left).exists() for left in ("prompts.jsonl", "outputs", "x.parquet", "exported", "plan.csv", "none.jsonl"))
+    assert not any(
+        Path(left).exists() for left in ("prompts.jsonl", "outputs", "x.parquet", "exported", "plan.csv", "none.jsonl")
+    )
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -354,9 +401,18 @@ def test_the_installed_command_says_the_same(name, workshop):
     judge(name, done.returncode, done.stdout + done.stderr, row[2], row[3])
 
 
-LIGHT = [["why", "plan/0000-three-000000"], ["verify", "plan"], ["plan", "book.jsonl", "-n", "2", "--steps", "2", "--out", "light.parquet"],
-         ["doctor", "shots.yaml", "-e", "quickstart", "--no-measure"], ["run", "quickstart", "--help"], [*RUN, "methods", "[bridgd]"], [*RUN, "real_data", "photos"], [*RUN, "real_data", "damage"],
-         ["prompts", "folds"], [*COMPARE, "spanish", "-p", "images", "stars"]]
+LIGHT = [
+    ["why", "plan/0000-three-000000"],
+    ["verify", "plan"],
+    ["plan", "book.jsonl", "-n", "2", "--steps", "2", "--out", "light.parquet"],
+    ["doctor", "shots.yaml", "-e", "quickstart", "--no-measure"],
+    ["run", "quickstart", "--help"],
+    [*RUN, "methods", "[bridgd]"],
+    [*RUN, "real_data", "photos"],
+    [*RUN, "real_data", "damage"],
+    ["prompts", "folds"],
+    [*COMPARE, "spanish", "-p", "images", "stars"],
+]
 LOOK = """
 import resource, sys
 sys.argv[0] = "synthnb"
@@ -382,21 +438,51 @@ def test_the_shipped_models_say_all_they_were_taught():
     from synthnb.models.names import taught_names
 
     for model in ("clip", "generator", "llm"):
-        assert taught_names(f"glyphworld/{model}") == tuple(sorted(set(NAMES))), f"`synthnb glyphworld build` writes the list of {model}"
+        assert taught_names(f"glyphworld/{model}") == tuple(sorted(set(NAMES))), (
+            f"`synthnb glyphworld build` writes the list of {model}"
+        )
 
 
 def interrupted(*args, **options):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("where, words, kept, goes_on", [
-    ("synthnb.studies.experiment.run", ["run", "quickstart", "--outputs", "stopped"], "is kept in stopped", "same command goes on"),
-    ("synthnb.diversify.write_prompts", ["prompts", "three", "eight", "--out", "stop.jsonl"], "answers so far are kept in stop.answers.sqlite", "same command asks only what is missing"),
-    ("synthnb.images.shards.generate_shards", ["generate", "two.parquet", "--out", "two"], "whole shards are kept in two", "same command goes on"),
-    ("synthnb.images.share.export_images", ["export", "plan", "exported"], "is kept in exported", "same command goes on"),
-    ("synthnb.images.curate.score_images", ["curate", "plan"], "no list was written", "measured again"),
-    ("synthnb.images.shards.verify", ["verify", "plan"], "nothing that was there is changed", "the same command begins again"),
-])
+@pytest.mark.parametrize(
+    "where, words, kept, goes_on",
+    [
+        (
+            "synthnb.studies.experiment.run",
+            ["run", "quickstart", "--outputs", "stopped"],
+            "is kept in stopped",
+            "same command goes on",
+        ),
+        (
+            "synthnb.diversify.write_prompts",
+            ["prompts", "three", "eight", "--out", "stop.jsonl"],
+            "answers so far are kept in stop.answers.sqlite",
+            "same command asks only what is missing",
+        ),
+        (
+            "synthnb.images.shards.generate_shards",
+            ["generate", "two.parquet", "--out", "two"],
+            "whole shards are kept in two",
+            "same command goes on",
+        ),
+        (
+            "synthnb.images.share.export_images",
+            ["export", "plan", "exported"],
+            "is kept in exported",
+            "same command goes on",
+        ),
+        ("synthnb.images.curate.score_images", ["curate", "plan"], "no list was written", "measured again"),
+        (
+            "synthnb.images.shards.verify",
+            ["verify", "plan"],
+            "nothing that was there is changed",
+            "the same command begins again",
+        ),
+    ],
+)
 def test_who_stops_a_command_is_told_what_is_kept(where, words, kept, goes_on, workshop, monkeypatch):
     monkeypatch.setattr(where, interrupted)
     status, output = says(words)
@@ -405,13 +491,16 @@ def test_who_stops_a_command_is_told_what_is_kept(where, words, kept, goes_on, w
 
 class Talker(BaseHTTPRequestHandler):
     "A chat server that answers every question with the text `reply`."
+
     reply, asked = "", 0
 
     def do_POST(self):
         Talker.asked += 1
         self.rfile.read(int(self.headers["Content-Length"]))
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": Talker.reply}}
-        body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}).encode()
+        body = json.dumps(
+            {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        ).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -433,11 +522,29 @@ def server():
     thread.join()
 
 
-@pytest.mark.parametrize("reply", ["", "I'm sorry, I cannot help with that.", "hello there", '{"scenes": [', "<think>it may be a digit"])
+@pytest.mark.parametrize(
+    "reply", ["", "I'm sorry, I cannot help with that.", "hello there", '{"scenes": [', "<think>it may be a digit"]
+)
 def test_replies_that_are_no_answers_make_no_book(reply, server, workshop):
     Talker.reply = reply
-    status, output = says(["prompts", "cat", "dog", "--llm", "m", "--llm-url", server, "-n", "2", "--out", f"reply{abs(hash(reply))}.jsonl"])
-    judge("a reply that is no answer", status, output, 1, ("not one of 8 questions|no prompts", "answered|cat", "again"))
+    status, output = says(
+        [
+            "prompts",
+            "cat",
+            "dog",
+            "--llm",
+            "m",
+            "--llm-url",
+            server,
+            "-n",
+            "2",
+            "--out",
+            f"reply{abs(hash(reply))}.jsonl",
+        ]
+    )
+    judge(
+        "a reply that is no answer", status, output, 1, ("not one of 8 questions|no prompts", "answered|cat", "again")
+    )
     assert Talker.asked
 
 

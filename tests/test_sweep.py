@@ -1,4 +1,5 @@
 """Sweeps with real processes, real kills and a real cluster; the experiments are tiny (nbs/studies/sweep.ipynb shows the rest)."""
+
 import json
 import multiprocessing
 import os
@@ -65,36 +66,56 @@ def start(target, *arguments, **options):
 
 
 def test_kill_9_and_a_second_start_lose_at_most_the_running_cells(tmp_path, capfd):
-    planned = plan_sweep(experiment(tmp_path), {"base": {"pause": 1.0}, "grid": {"shots": [1, 2, 3], "seed": [0, 1]}}, tmp_path / "outputs")
+    planned = plan_sweep(
+        experiment(tmp_path),
+        {"base": {"pause": 1.0}, "grid": {"shots": [1, 2, 3], "seed": [0, 1]}},
+        tmp_path / "outputs",
+    )
     first = start(run_sweep, planned, workers=2, progress=False)
     wait_for(lambda: planned.states().count("DONE") >= 1 and len(made(tmp_path)) > planned.states().count("DONE"))
     for process in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:
         process.kill()  # the sweep, its workers and their kernels
     first.join()
-    done = {cell.run: (planned.place(cell) / "DONE").stat().st_mtime_ns for cell in planned.cells if state(planned.place(cell)) == "DONE"}
+    done = {
+        cell.run: (planned.place(cell) / "DONE").stat().st_mtime_ns
+        for cell in planned.cells
+        if state(planned.place(cell)) == "DONE"
+    }
     assert 1 <= len(done) < 6 and "FAILED" not in planned.states()
     outcome = run_sweep(planned)
     assert outcome.whole and "6 of 6 cells are done" in str(outcome)
-    assert all((planned.outputs / "e" / run / "DONE").stat().st_mtime_ns == when for run, when in done.items()), "what was done is not made again"
+    assert all((planned.outputs / "e" / run / "DONE").stat().st_mtime_ns == when for run, when in done.items()), (
+        "what was done is not made again"
+    )
     assert 6 <= len(made(tmp_path)) <= 8, "of two workers, two cells were lost at most"
     assert "cells: 100%" in (bar := capfd.readouterr().err) and "6/6" in bar
     assert {line.split()[2] for line in made(tmp_path)} == {"1"}, "a worker has one thread"
     table = pd.read_parquet(planned.folder / "table.parquet")
     assert len(table) == 6 and table.groupby("param.shots").size().tolist() == [2, 2, 2]
-    assert '<img src="figure.png"' in (planned.folder / "report.html").read_text() and Image.open(planned.folder / "figure.png").size > (300, 200)
+    assert '<img src="figure.png"' in (planned.folder / "report.html").read_text() and Image.open(
+        planned.folder / "figure.png"
+    ).size > (300, 200)
 
 
 def test_a_killed_worker_is_made_up_for_and_named(tmp_path):
-    planned = plan_sweep(experiment(tmp_path), {"base": {"pause": 1.5}, "grid": {"shots": [1, 2, 3]}}, tmp_path / "outputs")
+    planned = plan_sweep(
+        experiment(tmp_path), {"base": {"pause": 1.5}, "grid": {"shots": [1, 2, 3]}}, tmp_path / "outputs"
+    )
 
     def kill_one():
         wait_for(lambda: sum(is_running(planned.place(cell)) for cell in planned.cells) == 2)
         next(child for child in psutil.Process().children() if "work_alone" in " ".join(child.cmdline())).kill()
+
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill_one)
         outcome = run_sweep(planned, workers=2, progress=False)
     killed.result()
-    assert outcome.whole and len(outcome.lost) == 1 and "3 of 3 cells are done; worker" in str(outcome) and "ended with status -9" in str(outcome)
+    assert (
+        outcome.whole
+        and len(outcome.lost) == 1
+        and "3 of 3 cells are done; worker" in str(outcome)
+        and "ended with status -9" in str(outcome)
+    )
 
 
 def command_line(*words):
@@ -103,16 +124,23 @@ def command_line(*words):
 
 def test_a_stopped_sweep_says_how_far_it_is_and_goes_on(tmp_path, capfd):
     grid = tmp_path / "grid.yaml"
-    grid.write_text(yaml.safe_dump({"experiment": str(experiment(tmp_path)), "base": {"pause": 2.0}, "grid": {"shots": [1, 2, 3]}}))
+    grid.write_text(
+        yaml.safe_dump({"experiment": str(experiment(tmp_path)), "base": {"pause": 2.0}, "grid": {"shots": [1, 2, 3]}})
+    )
     first = start(command_line, "sweep", grid, "--outputs", tmp_path / "outputs")
     wait_for(lambda: len(made(tmp_path)) >= 2)
     os.kill(first.pid, signal.SIGTERM)
     first.join(60)
     assert first.exitcode == 130 and "stopped: 1 of 3 cells are done, 1 failed, 1 are left" in capfd.readouterr().err
-    assert 'data-state="FAILED"' in (tmp_path / "outputs" / "index.html").read_text() and "stopped by SIGTERM" in (tmp_path / "outputs" / "index.html").read_text()
+    assert (
+        'data-state="FAILED"' in (tmp_path / "outputs" / "index.html").read_text()
+        and "stopped by SIGTERM" in (tmp_path / "outputs" / "index.html").read_text()
+    )
     second = start(command_line, "sweep", grid, "--outputs", tmp_path / "outputs")
     second.join(100)
-    assert second.exitcode == 0 and "3 of 3 cells are done" in capfd.readouterr().out, "an interrupted cell has not failed by itself"
+    assert second.exitcode == 0 and "3 of 3 cells are done" in capfd.readouterr().out, (
+        "an interrupted cell has not failed by itself"
+    )
 
 
 def test_a_failing_cell_stops_no_other_and_sets_the_status(tmp_path, capfd):
@@ -167,7 +195,9 @@ def test_a_cluster_that_loses_a_node_loses_no_cell(tmp_path):
     second = cluster.add_node(num_cpus=1)
     try:
         ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
-        planned = plan_sweep(experiment(tmp_path), {"base": {"pause": 2.0}, "grid": {"shots": [1, 13, 2, 3, 4]}}, tmp_path / "outputs")
+        planned = plan_sweep(
+            experiment(tmp_path), {"base": {"pause": 2.0}, "grid": {"shots": [1, 13, 2, 3, 4]}}, tmp_path / "outputs"
+        )
         with ThreadPoolExecutor(1) as pool:
             job = pool.submit(run_sweep, planned, workers=2, ray=cluster.address, progress=False)
             wait_for(lambda: sum(is_running(planned.place(cell)) for cell in planned.cells) == 2)

@@ -1,4 +1,5 @@
 """The real targets: numbers, labels, hygiene of their splits, licences, and the full sets where they lie."""
+
 import ast
 import hashlib
 from pathlib import Path
@@ -13,7 +14,11 @@ from synthnb.datasets.sets import check_splits, open_real
 from synthnb.datasets.targets import SPLITS, TARGETS, open_target, target_source
 
 SIZES = {"mnist": (2500, 500, 2000), "silhouettes": (6107, 500, 2000), "fashion": (3500, 500, 2000)}
-NEAREST = {"mnist": .92, "silhouettes": .60, "fashion": .76}  # of test images named right by the nearest training image
+NEAREST = {
+    "mnist": 0.92,
+    "silhouettes": 0.60,
+    "fashion": 0.76,
+}  # of test images named right by the nearest training image
 MEANS = {"mnist": "6f5473da1230c0af", "silhouettes": "5a0af9e102f35d96", "fashion": "24f80b87fd482091"}
 
 
@@ -25,7 +30,10 @@ def opened(request):
 def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Of all pairs of grey images."""
     a, b = (x[:, 0].flatten(1).float() for x in (a, b))
-    return torch.nn.functional.normalize(a - a.mean(1, keepdim=True)) @ torch.nn.functional.normalize(b - b.mean(1, keepdim=True)).T
+    return (
+        torch.nn.functional.normalize(a - a.mean(1, keepdim=True))
+        @ torch.nn.functional.normalize(b - b.mean(1, keepdim=True)).T
+    )
 
 
 def test_numbers(opened):
@@ -49,8 +57,13 @@ def test_splits_share_no_image_not_even_nearly(opened):
 
 def test_silhouettes_have_no_moved_or_mirrored_copy_across_splits():
     sides = open_target("silhouettes")
-    for move in (lambda x: x, lambda x: x.flip(-1), lambda x: x.roll((1, 0), (2, 3)), lambda x: x.flip(-1).roll((0, 1), (2, 3))):
-        assert correlation(sides["test"].images, move(sides["train"].images)).max() < .95
+    for move in (
+        lambda x: x,
+        lambda x: x.flip(-1),
+        lambda x: x.roll((1, 0), (2, 3)),
+        lambda x: x.flip(-1).roll((0, 1), (2, 3)),
+    ):
+        assert correlation(sides["test"].images, move(sides["train"].images)).max() < 0.95
 
 
 def test_labels_are_right(opened):
@@ -62,7 +75,9 @@ def test_labels_are_right(opened):
 def test_each_class_looks_as_it_did(opened):
     """The mean image of each class of the test split: other pixels, other labels or another split are noticed."""
     name, sides = opened
-    means = np.stack([sides["test"].images[sides["test"].labels == label, 0].double().mean(0).numpy() for label in range(10)])
+    means = np.stack(
+        [sides["test"].images[sides["test"].labels == label, 0].double().mean(0).numpy() for label in range(10)]
+    )
     assert hashlib.sha256(np.round(means).astype(np.uint8)).hexdigest()[:16] == MEANS[name]
 
 
@@ -77,7 +92,9 @@ def test_licence_and_source_are_told():
     for name in TARGETS:
         assert all(target_source(name)[key] for key in ("source", "licence", "notice", "note"))
     assert target_source("fashion")["licence"] == target_source("silhouettes")["licence"] == "MIT"
-    assert not (targets.FOLDER / "mnist.npz").exists(), "its licence is not stated where it comes from: it is not shipped"
+    assert not (targets.FOLDER / "mnist.npz").exists(), (
+        "its licence is not stated where it comes from: it is not shipped"
+    )
 
 
 def test_nothing_is_unpickled():
@@ -91,7 +108,9 @@ def test_nothing_is_unpickled():
 def write_idx(path: Path, array: np.ndarray) -> None:
     """A file of MNIST's format, as torchvision reads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.astype(np.uint8).tobytes())
+    path.write_bytes(
+        bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.astype(np.uint8).tobytes()
+    )
 
 
 def test_full_set_is_taken_where_torchvision_expects_it(tmp_path):
@@ -117,4 +136,7 @@ def test_licences_of_what_others_made_come_with_the_package():
     for name in ("Microsoft", "Google", "Mozilla", "EmojiTwo", "Twemoji", "SinaSR-6", "Zalando SE", "ML Illustrated"):
         assert name in told
     assert all(target_source(name)["notice"] in told for name in ("silhouettes", "fashion"))
-    assert "Permission is hereby granted" in told and "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in told
+    assert (
+        "Permission is hereby granted" in told
+        and "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in told
+    )

@@ -1,4 +1,5 @@
 """`make nb` and the sync check, on a small repository of their own."""
+
 import os
 import re
 import shutil
@@ -43,7 +44,13 @@ def repo(tmp_path) -> Path:
 def tool(repo: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run one of the tools in `repo`, outside of CI unless said otherwise."""
     known = {key: value for key, value in os.environ.items() if key not in ("CI", "FLAGS")}
-    return subprocess.run([sys.executable, f"tools/{name}.py", *arguments], cwd=repo, env=known | environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, f"tools/{name}.py", *arguments],
+        cwd=repo,
+        env=known | environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def printed(path: Path) -> str:

@@ -1,4 +1,5 @@
 """The training loop at its edges: kills, processes, accumulation, averages, sets on disk, and losses that break."""
+
 import json
 import os
 import signal
@@ -26,7 +27,19 @@ from synthnb.dualbn import convert
 from synthnb.glyphworld.world import folder
 from synthnb.datasets.sets import list_folder, save_folder
 from synthnb.train import (
-    TimmPolicy, domain_loss, evaluation_view, fit, fresh, load_classifier, normalise, only_head, predict, random_resized_crop, reset_blocks, save_classifier)
+    TimmPolicy,
+    domain_loss,
+    evaluation_view,
+    fit,
+    fresh,
+    load_classifier,
+    normalise,
+    only_head,
+    predict,
+    random_resized_crop,
+    reset_blocks,
+    save_classifier,
+)
 
 torch.set_num_threads(1)
 HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu", "progress": False}
@@ -82,8 +95,10 @@ CHILD = textwrap.dedent("""
 
 
 def trained(scans, steps, **options):
-    net = convert(load_classifier(folder("cnn"), 10, drop_rate=.1))
-    history = fit(net, [(scans, 1), (scans, 1)], synthetic=[False, True], steps=steps, ema=.9, mixup=.2, **HOW, **options)
+    net = convert(load_classifier(folder("cnn"), 10, drop_rate=0.1))
+    history = fit(
+        net, [(scans, 1), (scans, 1)], synthetic=[False, True], steps=steps, ema=0.9, mixup=0.2, **HOW, **options
+    )
     return weights(net), history
 
 
@@ -102,7 +117,11 @@ def test_killed_and_started_again_is_as_if_never_killed(scans, tmp_path, delay):
     assert 3 <= reached < steps, "it was killed on its way"
     whole, whole_history = trained(scans, steps)
     resumed, history = trained(scans, steps, checkpoint=file, checkpoint_every=3)
-    assert torch.equal(resumed, whole) and history.records == whole_history.records and history.images == whole_history.images
+    assert (
+        torch.equal(resumed, whole)
+        and history.records == whole_history.records
+        and history.images == whole_history.images
+    )
     again, history = trained(scans, steps, checkpoint=file)
     assert torch.equal(again, whole) and history.steps == steps, "a finished run is found"
 
@@ -110,7 +129,12 @@ def test_killed_and_started_again_is_as_if_never_killed(scans, tmp_path, delay):
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(scans, tmp_path):
     file = tmp_path / "run.safetensors"
     fit(cnn(), scans, steps=2, checkpoint=file, **HOW)
-    for other in ({"steps": 3}, {"steps": 2, "seed": 1}, {"steps": 2, "ema": .5}, {"steps": 2, "label_smoothing": .1}):
+    for other in (
+        {"steps": 3},
+        {"steps": 2, "seed": 1},
+        {"steps": 2, "ema": 0.5},
+        {"steps": 2, "label_smoothing": 0.1},
+    ):
         with pytest.raises(ValueError, match="is of another run"):
             fit(cnn(), scans, checkpoint=file, **other, **HOW)
     with pytest.raises(ValueError, match="is of another run"):
@@ -121,9 +145,13 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(scans, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
 
 
-@pytest.mark.parametrize("opt, layout", [
-    *((opt, torch.contiguous_format) for opt in ("sgd", "lamb", "nadamw", "lion", "adafactor", "lookahead_adamw")),
-    *((opt, torch.channels_last) for opt in ("adamw", "sgd", "lamb"))])  # a file holds no layout, and a fused step reads memory as it lies
+@pytest.mark.parametrize(
+    "opt, layout",
+    [
+        *((opt, torch.contiguous_format) for opt in ("sgd", "lamb", "nadamw", "lion", "adafactor", "lookahead_adamw")),
+        *((opt, torch.channels_last) for opt in ("adamw", "sgd", "lamb")),
+    ],
+)  # a file holds no layout, and a fused step reads memory as it lies
 def test_every_optimisers_state_is_kept(scans, tmp_path, opt, layout):
     file = tmp_path / "run.safetensors"
     made = lambda: cnn().to(memory_format=layout)
@@ -165,10 +193,24 @@ PROCESS = textwrap.dedent("""
 """)
 
 
-def with_vit(scans, inverted, **options):  # SGD: AdamW makes a whole step of what rounding leaves of a gradient near zero
+def with_vit(
+    scans, inverted, **options
+):  # SGD: AdamW makes a whole step of what rounding leaves of a gradient near zero
     net = load_classifier(folder("vit"), 10)
-    history = fit(net, [(scans, 3), (inverted, 1)], synthetic=[False, True], synthetic_weight=.5, steps=5, batch_size=16, lr=2e-2, opt="sgd", record_every=1,
-                  mixup=.2, progress=False, **options)
+    history = fit(
+        net,
+        [(scans, 3), (inverted, 1)],
+        synthetic=[False, True],
+        synthetic_weight=0.5,
+        steps=5,
+        batch_size=16,
+        lr=2e-2,
+        opt="sgd",
+        record_every=1,
+        mixup=0.2,
+        progress=False,
+        **options,
+    )
     return net, history
 
 
@@ -178,8 +220,22 @@ def test_two_processes_train_as_one(scans, inverted, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port), str(script), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(port),
+        str(script),
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     net, history = with_vit(scans, inverted, device="cpu")
     records = json.loads((tmp_path / "records.json").read_text())
@@ -203,15 +259,23 @@ def test_accumulated_steps_are_whole_steps(scans, inverted):
 
 def test_bf16_is_near_and_leaves_a_plain_model(scans, inverted):
     from accelerate.state import AcceleratorState
+
     _, history = with_vit(scans, inverted, device="cpu")
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         net, half = with_vit(scans, inverted, accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert half.records[0]["loss"] == pytest.approx(history.records[0]["loss"], rel=0.02) and half.records[0]["loss"] != history.records[0]["loss"]
-    assert {p.dtype for p in net.parameters()} == {torch.float32} and net(normalise(net, scans.images[:2])).dtype == torch.float32
-    assert torch.equal(net(scans.images[:2].float()), type(net).forward(net, scans.images[:2].float())), "nothing of accelerate is left"
+    assert (
+        half.records[0]["loss"] == pytest.approx(history.records[0]["loss"], rel=0.02)
+        and half.records[0]["loss"] != history.records[0]["loss"]
+    )
+    assert {p.dtype for p in net.parameters()} == {torch.float32} and net(
+        normalise(net, scans.images[:2])
+    ).dtype == torch.float32
+    assert torch.equal(net(scans.images[:2].float()), type(net).forward(net, scans.images[:2].float())), (
+        "nothing of accelerate is left"
+    )
 
 
 # ---- averages, schedules, sets on disk
@@ -220,25 +284,37 @@ def test_bf16_is_near_and_leaves_a_plain_model(scans, inverted):
 def test_the_average_is_what_is_returned_and_measured(scans):
     by_hand, steps = cnn(), 6
     kept = []
+
     def keep(images, generator):
         kept.append({name: value.clone() for name, value in by_hand.state_dict().items()})
         return images.float()
+
     fit(by_hand, scans, steps=steps, augment=keep, **HOW)
     states, averaged = [*kept[1:], by_hand.state_dict()], cnn()
-    history = fit(averaged, scans, steps=steps, augment=plain, ema=.8, val=scans, **HOW)
+    history = fit(averaged, scans, steps=steps, augment=plain, ema=0.8, val=scans, **HOW)
     expected = dict(cnn().state_dict())
     for step, state in enumerate(states, 1):
-        decay = max(0.0, min(.8, 1 - step ** (-2 / 3)))  # timm's warm-up: the first step replaces the average
-        expected = {name: torch.lerp(old, state[name], 1 - decay) if old.is_floating_point() else state[name] for name, old in expected.items()}
+        decay = max(0.0, min(0.8, 1 - step ** (-2 / 3)))  # timm's warm-up: the first step replaces the average
+        expected = {
+            name: torch.lerp(old, state[name], 1 - decay) if old.is_floating_point() else state[name]
+            for name, old in expected.items()
+        }
     for name, value in averaged.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
-    assert history.records[-1]["val_accuracy"] == (predict(averaged, scans).argmax(1) == scans.labels).float().mean().item()
+    assert (
+        history.records[-1]["val_accuracy"]
+        == (predict(averaged, scans).argmax(1) == scans.labels).float().mean().item()
+    )
 
 
 @pytest.mark.parametrize("sched", ["cosine", "step", "poly", "tanh"])
 def test_schedules_warm_up_to_the_rate_and_fall(scans, sched):
     rates = fit(cnn(), scans, steps=20, sched=sched, warmup=5, record_every=1, **HOW).frame.lr
-    assert rates.iloc[5] == pytest.approx(2e-3, rel=.02) and rates.iloc[:6].is_monotonic_increasing and rates.iloc[-1] < 0.8 * rates.iloc[5]
+    assert (
+        rates.iloc[5] == pytest.approx(2e-3, rel=0.02)
+        and rates.iloc[:6].is_monotonic_increasing
+        and rates.iloc[-1] < 0.8 * rates.iloc[5]
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -248,7 +324,12 @@ def test_a_set_on_disk_trains_as_it_does_in_memory(scans, inverted, tmp_path, wo
         home.mkdir(exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(home / f"{i:03d}.png")
     listed = list_folder(tmp_path)["train"]
-    resident = LabelledImages(torch.stack([scans.images[int(item.split("/")[-1][:3])] for item in listed.items]), listed.labels, listed.classes, "in memory")
+    resident = LabelledImages(
+        torch.stack([scans.images[int(item.split("/")[-1][:3])] for item in listed.items]),
+        listed.labels,
+        listed.classes,
+        "in memory",
+    )
     other = LabelledImages(inverted.images, inverted.labels, listed.classes, "inverted")
     one, two = cnn(), cnn()
     fit(one, [(resident, 1), (other, 1)], steps=8, **HOW)
@@ -261,10 +342,14 @@ def test_a_set_on_disk_trains_as_it_does_in_memory(scans, inverted, tmp_path, wo
 def test_a_broken_loss_names_the_step_and_its_images(scans):
     net = cnn()
     before = []
+
     def poison(images, generator):
         before.append(weights(net))
         return images.float() * (float("nan") if len(before) == 3 else 1)
-    with pytest.raises(FloatingPointError, match=r"step 3 of 9: loss nan.*digits train, 8 shots, seed 0 \[\d+, .*\d\] \.\.\."):
+
+    with pytest.raises(
+        FloatingPointError, match=r"step 3 of 9: loss nan.*digits train, 8 shots, seed 0 \[\d+, .*\d\] \.\.\."
+    ):
         fit(net, scans, steps=9, augment=poison, **HOW)
     assert len(before) == 3, "it stops at once"
 
@@ -275,6 +360,7 @@ def test_a_broken_loss_names_the_step_and_its_images(scans):
 @pytest.mark.parametrize("name", ["resnet18", "resnetv2_50", "efficientnet_b0", "vit_tiny_patch16_224"])
 def test_last_blocks_are_new_and_the_rest_stays(name):
     import timm
+
     torch.manual_seed(3)
     net = timm.create_model(name, num_classes=5)
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -291,7 +377,10 @@ def test_last_blocks_are_new_and_the_rest_stays(name):
 @pytest.mark.parametrize("name", ["cnn", "vit"])
 def test_a_linear_probe_moves_the_head_alone(name, scans):
     net = load_classifier(folder(name), 10)
-    before, head = {key: value.clone() for key, value in net.state_dict().items()}, {id(p) for p in net.get_classifier().parameters()}
+    before, head = (
+        {key: value.clone() for key, value in net.state_dict().items()},
+        {id(p) for p in net.get_classifier().parameters()},
+    )
     with only_head(net):
         fit(net, scans, steps=5, **HOW)
     names = {key for key, p in net.named_parameters() if id(p) in head}
@@ -310,7 +399,7 @@ def test_half_precision_is_autocast_with_float32_weights(scans):
     fit(asked, scans, steps=4, precision="no", **HOW)
     assert torch.equal(weights(asked), weights(exact)), "auto is float32 on a CPU"
     assert {p.dtype for p in half.parameters()} == {torch.float32}
-    assert 0 < abs(rough.records[-1]["loss"] - told.records[-1]["loss"]) < .005, "the same steps, in fewer digits"
+    assert 0 < abs(rough.records[-1]["loss"] - told.records[-1]["loss"]) < 0.005, "the same steps, in fewer digits"
 
 
 def test_a_compiled_network_takes_the_steps_of_a_plain_one(scans, inverted):
@@ -346,10 +435,14 @@ def test_a_policy_of_timm_goes_on_where_it_was_and_belongs_to_its_checkpoint(sca
 
 
 def test_sets_on_disk_leave_torchs_chance_alone(scans, tmp_path):
-    listed, kept, how = list_folder(save_folder({"train": scans}, tmp_path / "digits"))["train"], dict(checkpoint=tmp_path / "c.safetensors", checkpoint_every=3), HOW | {"image_size": 32}
+    listed, kept, how = (
+        list_folder(save_folder({"train": scans}, tmp_path / "digits"))["train"],
+        dict(checkpoint=tmp_path / "c.safetensors", checkpoint_every=3),
+        HOW | {"image_size": 32},
+    )
 
     def dropping(steps, **options):
-        net = load_classifier(folder("cnn"), 10, drop_rate=.5)
+        net = load_classifier(folder("cnn"), 10, drop_rate=0.5)
         fit(net, listed, steps=steps, **how, **options)
         return weights(net)
 
@@ -373,14 +466,16 @@ def test_precision_and_compiling_are_asked_of_whoever_brings_them(scans):
         fit(cnn(), scans, steps=1, accelerator=Accelerator(cpu=True), compile=True, **HOW)
 
 
-@pytest.mark.parametrize("real, weight", [(16, 1.0), (24, 1.0), (8, .5), (30, 3.0), (16, .25)])
+@pytest.mark.parametrize("real, weight", [(16, 1.0), (24, 1.0), (8, 0.5), (30, 3.0), (16, 0.25)])
 def test_the_loss_of_a_mixed_batch_is_a_mean(real, weight):
     "With the same image everywhere, the gradient of a batch is that of one kind, for any share and weight: it was (1 + weight) times as long."
     torch.manual_seed(0)
     weights, image = torch.randn(10, 5, dtype=torch.double, requires_grad=True), torch.randn(10, dtype=torch.double)
     targets = torch.eye(5, dtype=torch.double)[[2] * 32]
     logits = (image @ weights).expand(32, 5)
-    [mixed] = torch.autograd.grad(domain_loss(logits, targets, torch.arange(32) >= real, weight), weights, retain_graph=True)
+    [mixed] = torch.autograd.grad(
+        domain_loss(logits, targets, torch.arange(32) >= real, weight), weights, retain_graph=True
+    )
     [pooled] = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets), weights)
     assert (mixed - pooled).abs().max() < 1e-6
 
@@ -396,11 +491,16 @@ def test_equal_halves_of_equal_weight_are_one_batch():
 
 
 def test_a_distilled_network_is_probed_by_both_heads():
-    net = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=3)
+    net = timm.create_model(
+        "deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=1, num_heads=2, num_classes=3
+    )
     body = net.blocks[0].mlp.fc1.weight.clone()
     heads = [net.head.weight.clone(), net.head_dist.weight.clone()]
     with only_head(net):
-        assert {name.partition(".")[0] for name, value in net.named_parameters() if value.requires_grad} == {"head", "head_dist"}
+        assert {name.partition(".")[0] for name, value in net.named_parameters() if value.requires_grad} == {
+            "head",
+            "head_dist",
+        }
         fit(net, _three_classes(), steps=3, **HOW | {"batch_size": 6})
     assert torch.equal(net.blocks[0].mlp.fc1.weight, body)
     assert not torch.equal(net.head.weight, heads[0]) and not torch.equal(net.head_dist.weight, heads[1])
@@ -422,30 +522,40 @@ def test_a_network_for_one_size_takes_the_images_size(tmp_path, monkeypatch):
     assert predict(opened, images).shape == (2, 3)
     again = load_classifier(save_classifier(opened, tmp_path / "again"))
     assert again.patch_embed.num_patches == 4 and torch.equal(again.pos_embed, opened.pos_embed)
-    assert load_classifier(folder("cnn"), 10, image_size=64).num_classes == 10, "a network that takes any size is opened as it is"
+    assert load_classifier(folder("cnn"), 10, image_size=64).num_classes == 10, (
+        "a network that takes any size is opened as it is"
+    )
     from safetensors.torch import save_file
+
     whole = timm.create_model("vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
     save_file(whole.state_dict(), tmp_path / "hub.safetensors")
     monkeypatch.setattr("synthnb.train.hf_hub_download", lambda *_, **__: tmp_path / "hub.safetensors")
-    opened = load_classifier("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 3, image_size=64, embed_dim=24, depth=1, num_heads=2)
+    opened = load_classifier(
+        "vit_tiny_patch16_224.augreg_in21k_ft_in1k", 3, image_size=64, embed_dim=24, depth=1, num_heads=2
+    )
     assert opened.patch_embed.num_patches == 16
 
 
-@pytest.mark.parametrize("crop, interpolation", [(.875, "bilinear"), (.95, "bicubic"), (1.0, "bicubic")])
+@pytest.mark.parametrize("crop, interpolation", [(0.875, "bilinear"), (0.95, "bicubic"), (1.0, "bicubic")])
 def test_images_are_evaluated_as_timms_own_transform_shows_them(crop, interpolation, tmp_path):
     from PIL import Image
     from timm.data import create_transform, resolve_data_config
-    net = timm.create_model("test_resnet", num_classes=3, pretrained_cfg_overlay={"crop_pct": crop, "interpolation": interpolation}).eval()
-    smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 9, 9, generator=torch.Generator().manual_seed(1)), (80, 80), mode="bicubic").clamp(0, 1)
+
+    net = timm.create_model(
+        "test_resnet", num_classes=3, pretrained_cfg_overlay={"crop_pct": crop, "interpolation": interpolation}
+    ).eval()
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(4, 3, 9, 9, generator=torch.Generator().manual_seed(1)), (80, 80), mode="bicubic"
+    ).clamp(0, 1)
     images = (smooth * 255).byte()
     transform = create_transform(**resolve_data_config({"input_size": (3, 64, 64)}, model=net))
     shown = torch.stack([transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images])
     wanted = net(shown).softmax(-1).detach()
     torch.testing.assert_close(predict(net, images, image_size=64), wanted, atol=2e-3, rtol=0)
-    torch.testing.assert_close(normalise(net, evaluation_view(net, images, 64)), shown, atol=.05, rtol=0)
+    torch.testing.assert_close(normalise(net, evaluation_view(net, images, 64)), shown, atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("crop", [.875, 1.0])
+@pytest.mark.parametrize("crop", [0.875, 1.0])
 def test_images_that_are_not_square_are_evaluated_whole_in_their_own_shape(crop):
     "Training sees them as they are, so reading them must, too."
     net = timm.create_model("test_resnet", num_classes=3, pretrained_cfg_overlay={"crop_pct": crop}).eval()

@@ -25,8 +25,14 @@ from pygments.formatters import HtmlFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
-ROOMS = {"core": "core: what everything stands on", "models": "models: other people's models", "datasets": "datasets: images that users bring or name",
-         "images": "images: generated images at scale", "studies": "studies: experiments and their reports", "glyphworld": "glyphworld: the embedded world"}
+ROOMS = {
+    "core": "core: what everything stands on",
+    "models": "models: other people's models",
+    "datasets": "datasets: images that users bring or name",
+    "images": "images: generated images at scale",
+    "studies": "studies: experiments and their reports",
+    "glyphworld": "glyphworld: the embedded world",
+}
 FIRST = ("your_data", "gpu", "cluster", "architecture")  # guides in the order in which they are read; others follow
 PAGE = Template("""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title><link rel="stylesheet" href="${up}style.css">
@@ -57,8 +63,16 @@ img { max-width: 100%; height: auto } .output img { padding: .25rem; background:
 
 def sources() -> list[Path]:
     """What becomes a page, in the order of reading."""
-    guides = sorted(NBS.glob("guides/*.md"), key=lambda path: (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.stem))
-    notebooks = [path for pattern in ("*.ipynb", "experiments/*.ipynb", *(f"{name}/*.ipynb" for name in ROOMS)) for path in sorted(NBS.glob(pattern)) if path.name[0] not in "._"]
+    guides = sorted(
+        NBS.glob("guides/*.md"),
+        key=lambda path: (FIRST.index(path.stem) if path.stem in FIRST else len(FIRST), path.stem),
+    )
+    notebooks = [
+        path
+        for pattern in ("*.ipynb", "experiments/*.ipynb", *(f"{name}/*.ipynb" for name in ROOMS))
+        for path in sorted(NBS.glob(pattern))
+        if path.name[0] not in "._"
+    ]
     return [*guides, *notebooks, ROOT / "outputs/ledger.md", ROOT / "synthnb/weights/MODEL_CARD.md"]
 
 
@@ -125,19 +139,39 @@ def navigation(number: int, pages: dict[Path, Path], titles: list[str]) -> str:
     """Links to the index, the page before and the page after."""
     here, listed = list(pages.values())[number].parent, list(pages.values())
     beside = [(i, arrow) for i, arrow in ((number - 1, "← {}"), (number + 1, "{} →")) if 0 <= i < len(listed)]
-    return " ".join([f'<a href="{os.path.relpath("index.html", here)}">synthnb</a>',
-                     *(f'<a href="{os.path.relpath(listed[i], here)}">{arrow.format(html.escape(titles[i]))}</a>' for i, arrow in beside)])
+    return " ".join(
+        [
+            f'<a href="{os.path.relpath("index.html", here)}">synthnb</a>',
+            *(
+                f'<a href="{os.path.relpath(listed[i], here)}">{arrow.format(html.escape(titles[i]))}</a>'
+                for i, arrow in beside
+            ),
+        ]
+    )
 
 
 def index(pages: dict[Path, Path], headings: list[tuple[str, str]]) -> str:
     """The list of all pages, one line each."""
-    parts, kinds = [], {"guides": "Guides", "": "The method: one notebook, one module", "experiments": "Experiments", **ROOMS, "..": "Measured"}
+    parts, kinds = (
+        [],
+        {
+            "guides": "Guides",
+            "": "The method: one notebook, one module",
+            "experiments": "Experiments",
+            **ROOMS,
+            "..": "Measured",
+        },
+    )
     for (source, place), (title, line) in zip(pages.items(), headings):
         part = kinds[place.parent.name if source.is_relative_to(NBS) else ".."]
         if f"<h2>{part}</h2>" not in parts:
             parts.append(f"<h2>{part}</h2>")
         parts.append(f'<dt><a href="{place.as_posix()}">{html.escape(title)}</a></dt><dd>{html.escape(line)}</dd>')
-    return "<h1>synthnb</h1><p>Class names and a few real images into a better classifier, with synthetic images.</p><dl>" + "\n".join(parts) + "</dl>"
+    return (
+        "<h1>synthnb</h1><p>Class names and a few real images into a better classifier, with synthetic images.</p><dl>"
+        + "\n".join(parts)
+        + "</dl>"
+    )
 
 
 def build(out: Path) -> list[Path]:
@@ -147,18 +181,42 @@ def build(out: Path) -> list[Path]:
     pages = {source: page_of(source) for source in sources()}
     headings, exporter = [heading(source) for source in pages], HTMLExporter(template_name="basic")
     exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="python"))
-    exporter.register_filter("clean_html", lambda element: element)  # against notebooks of strangers; with the next pass, the most of the time
+    exporter.register_filter(
+        "clean_html", lambda element: element
+    )  # against notebooks of strangers; with the next pass, the most of the time
     for number, (source, place) in enumerate(pages.items()):
-        body, _ = TemplateExporter.from_notebook_node(exporter, read(source))  # HTMLExporter's own parses the page once more
-        body = re.sub(r'(<a [^>]*href|<img [^>]*src)="([^"]*)"', lambda found: f'{found[1]}="{linked(found[2], source, pages, out)}"', body)
+        body, _ = TemplateExporter.from_notebook_node(
+            exporter, read(source)
+        )  # HTMLExporter's own parses the page once more
+        body = re.sub(
+            r'(<a [^>]*href|<img [^>]*src)="([^"]*)"',
+            lambda found: f'{found[1]}="{linked(found[2], source, pages, out)}"',
+            body,
+        )
         if source.suffix == ".ipynb":  # an output that shows a part of a page refers to parts that are not shown
-            body = re.sub(r'<a href="#([^"]+)">(.*?)</a>', lambda found: found[0] if f'id="{found[1]}"' in body else found[2], body)
+            body = re.sub(
+                r'<a href="#([^"]+)">(.*?)</a>',
+                lambda found: found[0] if f'id="{found[1]}"' in body else found[2],
+                body,
+            )
         (out / place).parent.mkdir(exist_ok=True)
-        (out / place).write_text(PAGE.substitute(title=html.escape(headings[number][0]), up="../" * (len(place.parts) - 1), body=body,
-                                                 nav=navigation(number, pages, [title for title, _ in headings])), encoding="utf-8")
-    (out / "index.html").write_text(PAGE.substitute(title="synthnb", up="", nav="", body=index(pages, headings)), encoding="utf-8")
+        (out / place).write_text(
+            PAGE.substitute(
+                title=html.escape(headings[number][0]),
+                up="../" * (len(place.parts) - 1),
+                body=body,
+                nav=navigation(number, pages, [title for title, _ in headings]),
+            ),
+            encoding="utf-8",
+        )
+    (out / "index.html").write_text(
+        PAGE.substitute(title="synthnb", up="", nav="", body=index(pages, headings)), encoding="utf-8"
+    )
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
-    (out / "style.css").write_text(f"{HtmlFormatter(style='default').get_style_defs('.highlight')}\n@media (prefers-color-scheme: dark) {{ {dark} }}{STYLE}", encoding="utf-8")
+    (out / "style.css").write_text(
+        f"{HtmlFormatter(style='default').get_style_defs('.highlight')}\n@media (prefers-color-scheme: dark) {{ {dark} }}{STYLE}",
+        encoding="utf-8",
+    )
     return [out / "index.html", *(out / place for place in pages.values())]
 
 

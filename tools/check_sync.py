@@ -3,6 +3,7 @@
 Cleaning and exporting happen in a throw-away copy, so the check changes nothing and means the same in a developer's half-finished
 tree as in a fresh clone.
 """
+
 import os
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ WATCHED = ("nbs/**/*.ipynb", "synthnb/**/*.py")
 def contents(root: Path) -> dict[str, bytes]:
     """The bytes of every notebook and module under `root`, by relative path."""
     found = (path for pattern in WATCHED for path in root.glob(pattern))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found if ".ipynb_checkpoints" not in path.parts}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in found if ".ipynb_checkpoints" not in path.parts
+    }
 
 
 def cleaned_and_exported(before: dict[str, bytes]) -> dict[str, bytes]:
@@ -53,8 +56,11 @@ def main() -> None:
     if forgotten:
         print(f"{'error' if os.environ.get('CI') else 'warning'}: not added to git: {', '.join(forgotten)}", flush=True)
     if changed:
-        print("error: not clean, or not what the notebooks export: " + ", ".join(changed)
-              + "\n       `make sync` mends it (an edit made in a module by hand is kept by `nbdev_update` only)")
+        print(
+            "error: not clean, or not what the notebooks export: "
+            + ", ".join(changed)
+            + "\n       `make sync` mends it (an edit made in a module by hand is kept by `nbdev_update` only)"
+        )
     if changed or (forgotten and os.environ.get("CI")):
         sys.exit(1)
     print(f"notebooks clean, modules in sync: {sum(name.endswith('.ipynb') for name in before)} notebooks")

@@ -5,6 +5,7 @@
 Its entries stand in the same order and have the same shapes as those of timm's `tf_efficientnet_lite0`. Matrices and kernels are
 kept in half precision; norms and biases, which are few and whose variances are small, in single.
 """
+
 import json
 import sys
 from pathlib import Path
@@ -36,9 +37,21 @@ def main(root: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_file(state, out / "model.safetensors", {"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
-    cfg = dict(input_size=[3, 224, 224], pool_size=[7, 7], mean=[.5] * 3, std=[.5] * 3, crop_pct=.875, interpolation="bicubic", num_classes=1000,
-               first_conv="conv_stem", classifier="classifier", license="apache-2.0")
-    (out / "config.json").write_text(json.dumps(dict(architecture="tf_efficientnet_lite0", num_classes=1000, pretrained_cfg=cfg), indent=1))
+    cfg = dict(
+        input_size=[3, 224, 224],
+        pool_size=[7, 7],
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+        crop_pct=0.875,
+        interpolation="bicubic",
+        num_classes=1000,
+        first_conv="conv_stem",
+        classifier="classifier",
+        license="apache-2.0",
+    )
+    (out / "config.json").write_text(
+        json.dumps(dict(architecture="tf_efficientnet_lite0", num_classes=1000, pretrained_cfg=cfg), indent=1)
+    )
     (out / "LICENSE.txt").write_text(PROVENANCE + next(root.rglob("LICENSE")).read_text())
     print(f"{sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB: {out.name}")
 

@@ -5,6 +5,7 @@
 Each hand draws each thing in 64x64 pixels with 16 colours, or not at all. The file holds the licences and credits, too;
 whoever uses or rebuilds the world needs neither npm nor this script. It needs `resvg-py` (pip), which renders SVG.
 """
+
 import io
 import json
 import sys
@@ -18,8 +19,13 @@ from synthnb.glyphworld.world import SHAPES, THINGS
 
 SIZE, COLOURS = 64, 16
 OTHERWISE = {  # (hand, thing) -> the drawing that really shows it, "" for none: these cats and dogs are heads, this ewe has horns
-    ("fxemoji", "cat-face"): "cat", ("fxemoji", "dog-face"): "dog", ("fxemoji", "cat"): "", ("fxemoji", "dog"): "",
-    ("fxemoji", "bird"): "", ("noto-v1", "ewe"): ""}
+    ("fxemoji", "cat-face"): "cat",
+    ("fxemoji", "dog-face"): "dog",
+    ("fxemoji", "cat"): "",
+    ("fxemoji", "dog"): "",
+    ("fxemoji", "bird"): "",
+    ("noto-v1", "ewe"): "",
+}
 HANDS = {  # hand -> (npm package, version, licence, whose drawings)
     "fluent-flat": ("@iconify-json/fluent-emoji-flat", "1.2.6", "MIT", "Fluent Emoji, Microsoft Corporation"),
     "fluent-line": ("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "MIT", "Fluent Emoji, Microsoft Corporation"),
@@ -28,7 +34,12 @@ HANDS = {  # hand -> (npm package, version, licence, whose drawings)
     "noto-v1": ("@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Noto Emoji, older drawings, Google Inc"),
     "emojione": ("@iconify-json/emojione", "1.2.3", "CC-BY-4.0", "EmojiOne 2, Emoji One (kept as EmojiTwo)"),
     "fxemoji": ("@iconify-json/fxemoji", "1.2.2", "Apache-2.0", "FxEmojis, Mozilla"),
-    "twemoji": ("@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", "Twitter Emoji, Twitter and contributors (jdecked/twemoji)"),
+    "twemoji": (
+        "@iconify-json/twemoji",
+        "1.2.5",
+        "CC-BY-4.0",
+        "Twitter Emoji, Twitter and contributors (jdecked/twemoji)",
+    ),
 }
 
 
@@ -40,7 +51,9 @@ def package_folder(root: Path, package: str) -> Path:
         raise FileNotFoundError(f"{folder} is missing: npm pack {package}@{version}, and unpack it there")
     told = json.loads((folder / "package.json").read_text())
     if (told["version"], told["license"]) != (version, licence):
-        raise ValueError(f"{folder} holds version {told['version']} under {told['license']}, not {version} under {licence}")
+        raise ValueError(
+            f"{folder} holds version {told['version']} under {told['license']}, not {version} under {licence}"
+        )
     return folder
 
 
@@ -54,7 +67,9 @@ def render_svg(folder: Path, name: str) -> Image.Image | None:
         return None
     width, height = (drawn.get(side, icons.get(side, 16)) for side in ("width", "height"))
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}">{drawn["body"]}</svg>'
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg.replace("currentColor", "#000"), width=256, height=256))))
+    return Image.open(
+        io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg.replace("currentColor", "#000"), width=256, height=256)))
+    )
 
 
 def draw(root: Path, hand: str, name: str) -> Image.Image | None:
@@ -79,7 +94,7 @@ def as_shape(image: Image.Image) -> Image.Image:
     colour = (pixels[..., :3] * alpha[..., None] + 255 * (whole - alpha)[..., None]) / np.maximum(whole, 1)[..., None]
     rgba = Image.fromarray(np.dstack([colour, whole]).clip(0, 255).astype(np.uint8))
     rgba = rgba.crop(Image.fromarray((whole > 16).astype(np.uint8) * 255).getbbox())
-    scale = .88 * SIZE / max(rgba.size)
+    scale = 0.88 * SIZE / max(rgba.size)
     rgba = rgba.resize([max(1, round(side * scale)) for side in rgba.size], Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (SIZE, SIZE), (255, 255, 255, 0))
     square.paste(rgba, ((SIZE - rgba.width) // 2, (SIZE - rgba.height) // 2))
@@ -91,7 +106,7 @@ def in_few_colours(shape: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     few = shape.quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
     palette = np.zeros((COLOURS, 4), np.uint8)
     found = np.frombuffer(few.palette.getdata()[1], np.uint8).reshape(-1, 4)[:COLOURS]
-    palette[:len(found)] = found
+    palette[: len(found)] = found
     return np.asarray(few), palette
 
 
@@ -103,12 +118,28 @@ def main(root: Path) -> None:
             if name and (image := draw(root, hand, name)):
                 index, palette = in_few_colours(as_shape(image))
                 things.append(thing.key), hands.append(hand), indices.append(index), palettes.append(palette)
-    credits = {hand: dict(package=p, version=v, licence=licence, drawings=whose, changes="rendered at 64x64 in 16 colours, holes filled in white")
-               for hand, (p, v, licence, whose) in HANDS.items()}
+    credits = {
+        hand: dict(
+            package=p,
+            version=v,
+            licence=licence,
+            drawings=whose,
+            changes="rendered at 64x64 in 16 colours, holes filled in white",
+        )
+        for hand, (p, v, licence, whose) in HANDS.items()
+    }
     packed = np.stack(indices)
-    np.savez_compressed(SHAPES, thing=np.array(things), hand=np.array(hands), index=packed[..., ::2] << 4 | packed[..., 1::2],
-                        palette=np.stack(palettes), credits=np.array(json.dumps(credits)))
-    print(f"{len(things)} drawings of {len(THINGS)} things by {len(HANDS)} hands, {SHAPES.stat().st_size / 1e3:.0f} kB: {SHAPES.name}")
+    np.savez_compressed(
+        SHAPES,
+        thing=np.array(things),
+        hand=np.array(hands),
+        index=packed[..., ::2] << 4 | packed[..., 1::2],
+        palette=np.stack(palettes),
+        credits=np.array(json.dumps(credits)),
+    )
+    print(
+        f"{len(things)} drawings of {len(THINGS)} things by {len(HANDS)} hands, {SHAPES.stat().st_size / 1e3:.0f} kB: {SHAPES.name}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 Of images that are the same or nearly the same one stays; of those that stand under two classes none. The splits are drawn here,
 once, by content, and are part of the file.
 """
+
 import gzip
 import json
 import pickle
@@ -22,23 +23,31 @@ from synthnb.data import LabelledImages, split_by_content
 from synthnb.datasets.targets import FOLDER, SPLITS, TARGETS
 
 VAL, TEST = 50, 200  # images per class
-PER_CLASS = 600      # of fashion, all splits together
+PER_CLASS = 600  # of fashion, all splits together
 ABOUT = {
     "silhouettes": dict(
-        source="animal-mnist 0.4 on PyPI", licence="MIT", notice="Copyright (c) 2025 SinaSR-6",
-        note="10,000 silhouettes of animals; where they were taken from is not stated there"),
+        source="animal-mnist 0.4 on PyPI",
+        licence="MIT",
+        notice="Copyright (c) 2025 SinaSR-6",
+        note="10,000 silhouettes of animals; where they were taken from is not stated there",
+    ),
     "fashion": dict(
-        source="Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist", licence="MIT",
+        source="Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist",
+        licence="MIT",
         notice="Copyright (c) 2017 Zalando SE, https://tech.zalando.com",
-        note="600 photographs of each class; the test images come from the test images there"),
+        note="600 photographs of each class; the test images come from the test images there",
+    ),
 }
 
 
 class Arrays(pickle.Unpickler):
     """Opens pickles of plain NumPy arrays and of nothing else."""
 
-    ALLOWED = {("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-               ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
+    ALLOWED = {
+        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED:
@@ -55,11 +64,17 @@ def read_idx(path: Path) -> np.ndarray:
 
 def labelled(name: str, pixels: np.ndarray, labels: np.ndarray) -> LabelledImages:
     """Grey pictures [N, 28, 28] as a set."""
-    return LabelledImages(torch.from_numpy(pixels.copy())[:, None].repeat(1, 3, 1, 1), torch.from_numpy(labels.astype(np.int64)), TARGETS[name].classes, name)
+    return LabelledImages(
+        torch.from_numpy(pixels.copy())[:, None].repeat(1, 3, 1, 1),
+        torch.from_numpy(labels.astype(np.int64)),
+        TARGETS[name].classes,
+        name,
+    )
 
 
 def alike(images: torch.Tensor, moved: bool) -> torch.Tensor:
     """Correlation of all pairs of grey images [N, 28, 28]; `moved`: the highest over mirrored images and shifts by one pixel."""
+
     def flat(pixels: torch.Tensor) -> torch.Tensor:
         rows = pixels.flatten(1).float()
         return torch.nn.functional.normalize(rows - rows.mean(1, keepdim=True), dim=1)
@@ -80,29 +95,43 @@ def without_copies(data: LabelledImages, least: float, moved: bool = False) -> L
     for i, number in enumerate(group.tolist()):
         members.setdefault(number, []).append(i)
     kept = [rows[0] for rows in members.values() if len(set(data.labels[rows].tolist())) == 1]
-    print(f"{data.name}: {len(data)} images, {len(kept)} after taking out copies; the largest group had {max(map(len, members.values()))}")
+    print(
+        f"{data.name}: {len(data)} images, {len(kept)} after taking out copies; the largest group had {max(map(len, members.values()))}"
+    )
     return data.subset(kept)
 
 
 def silhouettes(folder: Path) -> dict[str, LabelledImages]:
     """Drawn from all that differ: many are the same animal again, moved by a pixel, warped a little, or cut out anew."""
     found = next(folder.rglob("animal_data_version_3.gz"))
-    pixels, labels = (Arrays(gzip.open(found.with_name(f"animal_{what}_version_3.gz"))).load() for what in ("data", "label"))
-    return split_by_content(without_copies(labelled("silhouettes", pixels, labels), .95, moved=True), VAL, TEST)
+    pixels, labels = (
+        Arrays(gzip.open(found.with_name(f"animal_{what}_version_3.gz"))).load() for what in ("data", "label")
+    )
+    return split_by_content(without_copies(labelled("silhouettes", pixels, labels), 0.95, moved=True), VAL, TEST)
 
 
 def fashion(folder: Path) -> dict[str, LabelledImages]:
     """The first of each class that differ, in the order of the original's files, so that nobody chose them."""
     parts = {}
     for part, wanted in (("train", PER_CLASS - TEST), ("t10k", TEST)):
-        pixels, labels = (read_idx(next(folder.rglob(f"{part}-{what}-ubyte.gz"))) for what in ("images-idx3", "labels-idx1"))
-        rows = np.sort(np.concatenate([np.flatnonzero(labels == label)[:wanted + 50] for label in range(10)]))
+        pixels, labels = (
+            read_idx(next(folder.rglob(f"{part}-{what}-ubyte.gz"))) for what in ("images-idx3", "labels-idx1")
+        )
+        rows = np.sort(np.concatenate([np.flatnonzero(labels == label)[: wanted + 50] for label in range(10)]))
         parts[part] = labelled("fashion", pixels[rows], labels[rows])
-    both = LabelledImages(*(torch.cat([getattr(parts[p], what) for p in parts]) for what in ("images", "labels")), TARGETS["fashion"].classes, "fashion")
-    kept = set(map(tuple, without_copies(both, .99).images[:, 0].flatten(1).tolist()))
+    both = LabelledImages(
+        *(torch.cat([getattr(parts[p], what) for p in parts]) for what in ("images", "labels")),
+        TARGETS["fashion"].classes,
+        "fashion",
+    )
+    kept = set(map(tuple, without_copies(both, 0.99).images[:, 0].flatten(1).tolist()))
     for part, wanted in (("train", PER_CLASS - TEST), ("t10k", TEST)):
-        one = parts[part].subset([i for i, image in enumerate(parts[part].images[:, 0].flatten(1).tolist()) if tuple(image) in kept])
-        parts[part] = one.subset(sorted(i for label in range(10) for i in (one.labels == label).nonzero().flatten()[:wanted].tolist()))
+        one = parts[part].subset(
+            [i for i, image in enumerate(parts[part].images[:, 0].flatten(1).tolist()) if tuple(image) in kept]
+        )
+        parts[part] = one.subset(
+            sorted(i for label in range(10) for i in (one.labels == label).nonzero().flatten()[:wanted].tolist())
+        )
         assert min(parts[part].per_class.values()) == wanted
     return split_by_content(parts["train"], VAL, 0) | {"test": parts["t10k"]}
 
@@ -115,7 +144,10 @@ def main(name: str, folder: Path) -> None:
     path = FOLDER / f"{name}.npz"
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, images=images, labels=labels, split=which, about=np.array(json.dumps(ABOUT[name])))
-    print({s: min(splits[s].per_class.values()) for s in SPLITS}, f"images per class at least, {path.stat().st_size / 1e6:.1f} MB: {path.name}")
+    print(
+        {s: min(splits[s].per_class.values()) for s in SPLITS},
+        f"images per class at least, {path.stat().st_size / 1e6:.1f} MB: {path.name}",
+    )
 
 
 if __name__ == "__main__":

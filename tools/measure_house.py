@@ -2,6 +2,7 @@
 
 Lines are not blank; a cell is a code cell; a figure is an image among the stored outputs.
 """
+
 import ast
 import re
 import statistics
@@ -18,7 +19,11 @@ WIDTH = 120
 
 def modules() -> dict[str, ast.Module]:
     """Every module by its dotted name."""
-    found = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py")) if not path.name.startswith("_")}
+    found = {
+        path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.name.startswith("_")
+    }
     return {name: ast.parse(path.read_text(encoding="utf-8")) for path, name in found.items()}
 
 
@@ -66,21 +71,41 @@ def quartile(values: list[int], share: float) -> int:
 
 def cell_lines(books: Iterable[nbformat.NotebookNode]) -> list[int]:
     """Lines of each code cell."""
-    return [sum(bool(line.strip()) for line in cell.source.splitlines()) for book in books for cell in book.cells if cell.cell_type == "code"]
+    return [
+        sum(bool(line.strip()) for line in cell.source.splitlines())
+        for book in books
+        for cell in book.cells
+        if cell.cell_type == "code"
+    ]
 
 
 def first_figure(book: nbformat.NotebookNode) -> int | None:
     """The number of the first cell that shows an image, in its output or its text."""
-    shows = [i for i, cell in enumerate(book.cells) if cell.cell_type == "markdown" and "![" in cell.source
-             or any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {}))]
+    shows = [
+        i
+        for i, cell in enumerate(book.cells)
+        if cell.cell_type == "markdown"
+        and "![" in cell.source
+        or any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {}))
+    ]
     return shows[0] if shows else None
 
 
 def wide_lines() -> dict[str, tuple[int, int]]:
     """By kind of file: lines over the width, and all lines."""
-    texts = {"modules": [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py") if not path.name.startswith("_")],
-             "tests, tools, benchmarks": [path.read_text(encoding="utf-8") for folder in ("tests", "tools", "benchmarks") for path in (ROOT / folder).rglob("*.py")],
-             "code cells": ["\n".join(cell.source for cell in book.cells if cell.cell_type == "code") for book in notebooks().values()]}
+    texts = {
+        "modules": [
+            path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py") if not path.name.startswith("_")
+        ],
+        "tests, tools, benchmarks": [
+            path.read_text(encoding="utf-8")
+            for folder in ("tests", "tools", "benchmarks")
+            for path in (ROOT / folder).rglob("*.py")
+        ],
+        "code cells": [
+            "\n".join(cell.source for cell in book.cells if cell.cell_type == "code") for book in notebooks().values()
+        ],
+    }
     lines = {kind: [line for text in found for line in text.splitlines()] for kind, found in texts.items()}
     return {kind: (sum(len(line) > WIDTH for line in found), len(found)) for kind, found in lines.items()}
 
@@ -88,28 +113,51 @@ def wide_lines() -> dict[str, tuple[int, int]]:
 def table() -> list[tuple[str, str]]:
     """Every measure with its value."""
     trees, books = modules(), notebooks()
-    experiments = [ast.parse("\n".join(cell.source for cell in book.cells if cell.cell_type == "code")) for path, book in books.items() if path.parent.name == "experiments"]
+    experiments = [
+        ast.parse("\n".join(cell.source for cell in book.cells if cell.cell_type == "code"))
+        for path, book in books.items()
+        if path.parent.name == "experiments"
+    ]
     public = {name: public_names(tree) for name, tree in trees.items()}
-    outside = {name: used_names([*(tree for other, tree in trees.items() if other != name), *experiments]) for name in trees}
+    outside = {
+        name: used_names([*(tree for other, tree in trees.items() if other != name), *experiments]) for name in trees
+    }
     used = sum(entry in outside[name] for name, names in public.items() for entry in names)
-    length = {name: len((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines()) for name in trees}
+    length = {
+        name: len((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines()) for name in trees
+    }
     longest = sorted(length.items(), key=lambda pair: -pair[1])
     most = parameters(trees)
     method = notebooks("0*.ipynb")
     component = [book for path, book in books.items() if path.parent.name != "experiments"]
     both = sum(len(re.findall(r"LabelledImages \| ListedImages", ast.unparse(tree))) for tree in trees.values())
-    told = [("public names; of these used by another module or an experiment", f"{sum(map(len, public.values()))}; {used}"),
-            ("modules at the top; in all", f"{sum('.' not in name for name in trees)}; {len(trees)}"),
-            ("modules over 500 lines", ", ".join(f"{name} {lines}" for name, lines in longest if lines > 500) or "none"),
-            ("function parameters, most", ", ".join(f"{name} {count}" for count, name in most[:3])),
-            ("functions with over 9 parameters", str(sum(count > 9 for count, _ in most))),
-            *((f"lines over {WIDTH} columns, {kind}", f"{wide} of {total} ({100 * wide / total:.1f} %)") for kind, (wide, total) in wide_lines().items())]
+    told = [
+        ("public names; of these used by another module or an experiment", f"{sum(map(len, public.values()))}; {used}"),
+        ("modules at the top; in all", f"{sum('.' not in name for name in trees)}; {len(trees)}"),
+        ("modules over 500 lines", ", ".join(f"{name} {lines}" for name, lines in longest if lines > 500) or "none"),
+        ("function parameters, most", ", ".join(f"{name} {count}" for count, name in most[:3])),
+        ("functions with over 9 parameters", str(sum(count > 9 for count, _ in most))),
+        *(
+            (f"lines over {WIDTH} columns, {kind}", f"{wide} of {total} ({100 * wide / total:.1f} %)")
+            for kind, (wide, total) in wide_lines().items()
+        ),
+    ]
     for kind, found in (("component notebooks", component), ("method notebooks", method.values())):
         lines = cell_lines(found)
-        told.append((f"code cells of {kind}", f"{len(lines)}; lines: median {statistics.median(lines):.0f}, nine of ten at most {quartile(lines, .9)}, most {max(lines)}"))
-    told += [("cells of the method notebooks", ", ".join(f"{path.stem} {len(book.cells)}" for path, book in method.items())),
-             ("first figure of a method notebook, its cell", ", ".join(f"{path.stem} {first_figure(book)}" for path, book in method.items())),
-             ("annotations `LabelledImages | ListedImages`", str(both))]
+        told.append(
+            (
+                f"code cells of {kind}",
+                f"{len(lines)}; lines: median {statistics.median(lines):.0f}, nine of ten at most {quartile(lines, 0.9)}, most {max(lines)}",
+            )
+        )
+    told += [
+        ("cells of the method notebooks", ", ".join(f"{path.stem} {len(book.cells)}" for path, book in method.items())),
+        (
+            "first figure of a method notebook, its cell",
+            ", ".join(f"{path.stem} {first_figure(book)}" for path, book in method.items()),
+        ),
+        ("annotations `LabelledImages | ListedImages`", str(both)),
+    ]
     size = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
     if not size.returncode:
         files = [ROOT / name for name in size.stdout.split("\0") if name and (ROOT / name).is_file()]

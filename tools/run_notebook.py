@@ -4,6 +4,7 @@ A fresh kernel starts in the notebook's own folder. The notebook is replaced onl
 and leaves the file as it was. Cells that `nbdev_test` skips (`#| eval: false`, `#| slow`, `#| gpu`) keep the outputs they have;
 FLAGS="slow gpu" in the environment runs them too.
 """
+
 import os
 import re
 import subprocess
@@ -17,7 +18,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|TqdmWarning|notebook_tqdm")  # tqdm's bars, and its complaint about missing widgets
+PROGRESS = re.compile(
+    r"\d+%\|.*\||\d+it \[|TqdmWarning|notebook_tqdm"
+)  # tqdm's bars, and its complaint about missing widgets
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -32,7 +35,9 @@ def is_skipped(source: str, flags: str) -> bool:
     """Does `nbdev_test` skip a cell with this source?"""
     directives = re.findall(r"^#\|\s*(.*?)\s*$", source, re.MULTILINE)
     skipped = {"slow", "gpu"} - set(flags.split())
-    return any(re.fullmatch(r"eval:\s*false", line, re.IGNORECASE) or line.split(" ")[0] in skipped for line in directives)
+    return any(
+        re.fullmatch(r"eval:\s*false", line, re.IGNORECASE) or line.split(" ")[0] in skipped for line in directives
+    )
 
 
 class SkippingClient(NotebookClient):
@@ -64,10 +69,17 @@ def run(path: Path) -> None:
     os.environ.pop("MPLBACKEND", None)  # a shell that sets Agg, as tests do, would store a notebook without its figures
     start = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
-    client = SkippingClient(notebook, kernel_name="python3", timeout=None, coalesce_streams=True,
-                            resources={"metadata": {"path": str(path.parent)}})
+    client = SkippingClient(
+        notebook,
+        kernel_name="python3",
+        timeout=None,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
     client.create_kernel_manager()
-    with tempfile.TemporaryDirectory() as sockets:  # sockets of its own: TCP ports are shared, unencrypted and warned about
+    with (
+        tempfile.TemporaryDirectory() as sockets
+    ):  # sockets of its own: TCP ports are shared, unencrypted and warned about
         client.km.transport, client.km.ip = "ipc", f"{sockets}/kernel"
         try:
             client.execute()
@@ -76,7 +88,9 @@ def run(path: Path) -> None:
         except AssertionError:
             if client.km is not None:
                 raise
-            sys.exit(f"{path.name} is unchanged: interrupted")  # nbclient answers Ctrl-C by dropping the kernel it then asks for
+            sys.exit(
+                f"{path.name} is unchanged: interrupted"
+            )  # nbclient answers Ctrl-C by dropping the kernel it then asks for
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = without_progress(cell.outputs)
@@ -88,7 +102,10 @@ def run(path: Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    print(f"{path.name}: {len(notebook.cells)} cells, {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e3:.0f} KB", flush=True)
+    print(
+        f"{path.name}: {len(notebook.cells)} cells, {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e3:.0f} KB",
+        flush=True,
+    )
 
 
 def main() -> None:

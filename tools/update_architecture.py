@@ -2,6 +2,7 @@
 
 Everything between the two markers comes from the notebooks and modules themselves: title lines, and what each imports.
 """
+
 import ast
 import re
 import sys
@@ -50,14 +51,23 @@ def row(notebook: Path) -> str:
 def lists() -> str:
     """A table for the method, one for each folder behind it, and one for the experiments."""
     parts = []
-    for title, pattern in (("The method", "*.ipynb"), *((f"`{name}/`", f"{name}/*.ipynb") for name in FOLDERS), ("Experiments", "experiments/*.ipynb")):
+    for title, pattern in (
+        ("The method", "*.ipynb"),
+        *((f"`{name}/`", f"{name}/*.ipynb") for name in FOLDERS),
+        ("Experiments", "experiments/*.ipynb"),
+    ):
         listed = [path for path in sorted(NBS.glob(pattern)) if path.name[0] not in "._"]
         about, head = "", "| notebook | module | what it is for | imports |\n|---|---|---|---|"
         if title == "Experiments":
             head = "| notebook | what it asks | imports |\n|---|---|---|"
         elif title != "The method":
             listed.sort(key=lambda path: LAYERS.index(dotted(path)))
-            about = ast.get_docstring(ast.parse((ROOT / "synthnb" / title.strip("`/") / "__init__.py").read_text(encoding="utf-8"))) + "\n\n"
+            about = (
+                ast.get_docstring(
+                    ast.parse((ROOT / "synthnb" / title.strip("`/") / "__init__.py").read_text(encoding="utf-8"))
+                )
+                + "\n\n"
+            )
         parts.append(f"### {title}\n\n{about}{head}\n" + "\n".join(map(row, listed)))
     return "\n\n".join(parts) + "\n"
 
@@ -69,5 +79,7 @@ if __name__ == "__main__":
     block = lists()
     new = BLOCK.sub(lambda found: found[1] + block + found[2], now)
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if new == now else f"{PAGE.relative_to(ROOT)} is not current: run python tools/update_architecture.py")
+        sys.exit(
+            0 if new == now else f"{PAGE.relative_to(ROOT)} is not current: run python tools/update_architecture.py"
+        )
     PAGE.write_text(new, encoding="utf-8")

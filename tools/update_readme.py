@@ -23,12 +23,16 @@ def told(run: Path) -> tuple[dict, dict]:
 def is_fit(run: Path) -> bool:
     """Does the run show what the table needs?"""
     results, record = told(run)
-    return results.get("generated_sets", 0) >= len(record["parameters"]["seeds"]) and set(SHOWN) <= set(record["parameters"]["shots"])
+    return results.get("generated_sets", 0) >= len(record["parameters"]["seeds"]) and set(SHOWN) <= set(
+        record["parameters"]["shots"]
+    )
 
 
 def committed_run() -> Path:
     """The newest run among the files of this checkout that git tracks."""
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "outputs/bridge_study/*/DONE"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "outputs/bridge_study/*/DONE"], capture_output=True, text=True, check=True
+    )
     runs = [run for run in (ROOT / Path(line).parent for line in listed.stdout.splitlines()) if is_fit(run)]
     if not runs:
         sys.exit("no such run is committed: run bridge_study, then git add -f outputs/bridge_study/<run>")
@@ -40,7 +44,10 @@ def cells(row: dict) -> list[str]:
     accuracy = f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
     if row["gain"] is None:
         return [accuracy, "-"]
-    return [accuracy, f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}] {row['verdict']}"]
+    return [
+        accuracy,
+        f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}] {row['verdict']}",
+    ]
 
 
 def results_block(run: Path) -> str:
@@ -50,13 +57,20 @@ def results_block(run: Path) -> str:
     rows = {n: {row["arm"]: row for row in results["summary"] if row["shots"] == n} for n in SHOWN}
     heads = [f"{what}, {n} real image{'s' * (n > 1)}" for n in SHOWN for what in ("accuracy", "difference")]
     lines = [
-        f"![paired gains over real images, and accuracies]({at}/figures/shots.png)", "",
+        f"![paired gains over real images, and accuracies]({at}/figures/shots.png)",
+        "",
         f"**glyphworld**, {parameters['images_per_class']} generated images of each class, {len(parameters['seeds'])} seeds, each with generated images of "
         f"its own: accuracy on the untouched test split in %, and the difference in points, paired by seed, to training on the real images alone for as many "
         f"steps; 95 % intervals, verdicts corrected for the methods of a table. {record['seconds'] / 60:.0f} minutes on {machine['cores']} busy cores "
-        f"({machine['device']}). [The report]({at}/report.ipynb).", "",
-        f"| method | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}"]
-    lines += [f"| {' | '.join([f'`{arm}`', *cells(row), *cells(rows[SHOWN[1]][arm])])} |" for arm, row in rows[SHOWN[0]].items()]
+        f"({machine['device']}). [The report]({at}/report.ipynb).",
+        "",
+        f"| method | {' | '.join(heads)} |",
+        f"|{'---|' * (len(heads) + 1)}",
+    ]
+    lines += [
+        f"| {' | '.join([f'`{arm}`', *cells(row), *cells(rows[SHOWN[1]][arm])])} |"
+        for arm, row in rows[SHOWN[0]].items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -73,5 +87,7 @@ if __name__ == "__main__":
     now = path.read_text(encoding="utf-8")
     new = updated(now)
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if new == now else "README.md does not show the committed results: run python tools/update_readme.py")
+        sys.exit(
+            0 if new == now else "README.md does not show the committed results: run python tools/update_readme.py"
+        )
     path.write_text(new, encoding="utf-8")

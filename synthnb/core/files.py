@@ -25,7 +25,9 @@ def whole_file(
 ) -> Iterator[Path]:  # where to write it
     "A file that appears when the block ends well, or not at all; what was there stays until then."
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")  # two processes or threads may write the same file
+    partial = path.with_name(
+        f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial"
+    )  # two processes or threads may write the same file
     try:
         yield partial
         os.replace(partial, path)
@@ -48,7 +50,9 @@ def package_hash(
     "Twelve hex digits of the source of this package, or of some of its modules."
     here = Path(__file__).parents[1]
     files = [here / f"{name.replace('.', '/')}.py" for name in modules] or sorted(here.rglob("*.py"))
-    return hashlib.sha256(b"".join(file.relative_to(here).as_posix().encode() + file.read_bytes() for file in files)).hexdigest()[:12]
+    return hashlib.sha256(
+        b"".join(file.relative_to(here).as_posix().encode() + file.read_bytes() for file in files)
+    ).hexdigest()[:12]
 
 # %% ../../nbs/core/files.ipynb #59c17455
 def tensor_names(
@@ -62,10 +66,7 @@ def tensor_names(
         raise ValueError(f"{file} is missing or not a whole safetensors file ({error}): fetch it again") from error
 
 # %% ../../nbs/core/files.ipynb #299db32c
-def did_you_mean(
-    name: str,
-    known: Iterable[str],
-) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     "For a message: `, did you mean 'x'`, and what there is."
     near = difflib.get_close_matches(name, known := list(known), n=1)
     return (f", did you mean {near[0]!r}" if near else "") + f": there are {', '.join(known)}"

@@ -19,6 +19,7 @@ from scipy.special import expit, logit
 @dataclass(frozen=True)
 class Interval:
     "A mean with its interval; both ends are nan where there is too little to say."
+
     mean: float
     low: float
     high: float
@@ -34,7 +35,9 @@ class Interval:
     @property
     def points(self) -> str:
         "A difference of shares in points, for sentences: +6.1 [+3.6, +8.6]."
-        return f"{100 * self.mean:+.1f}" + ("" if math.isnan(self.low) else f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]")
+        return f"{100 * self.mean:+.1f}" + (
+            "" if math.isnan(self.low) else f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -84,7 +87,11 @@ def bounded_interval(
     "Student's t interval, cut at 0 and 1 where all values lie between them: nothing true is lost by that."
     found = mean_interval(values, level)
     inside = 0 <= min(values) and max(values) <= 1
-    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high)) if inside and not math.isnan(found.low) else found
+    return (
+        replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+        if inside and not math.isnan(found.low)
+        else found
+    )
 
 # %% ../../nbs/core/intervals.ipynb #9ac57384
 LEAST_SEEDS = 5  # of an interval for an accuracy
@@ -108,7 +115,10 @@ def accuracy_interval(
     if len(values) < LEAST_SEEDS or np.ptp(values) < 1e-9:
         return Interval(mean, math.nan, math.nan, len(values), level)
     found = mean_interval(logit((values * images + 0.5) / (images + 1)), level)
-    low, high = min(mean, expit(found.low)), max(mean, expit(found.high))  # near 0 and 1 the half image can move both ends past the mean
+    low, high = (
+        min(mean, expit(found.low)),
+        max(mean, expit(found.high)),
+    )  # near 0 and 1 the half image can move both ends past the mean
     return Interval(mean, float(low), float(high), len(values), level)
 
 # %% ../../nbs/core/intervals.ipynb #134ad958
@@ -129,25 +139,36 @@ VERDICTS = ("better", "worse", "equivalent", "inconclusive")
 @dataclass(frozen=True)
 class Verdict:
     "What the seeds say of one method against the reference."
+
     name: str  # of `VERDICTS`
     gain: Interval  # paired difference, with the interval of this comparison alone
     p: float  # of no difference, corrected for the methods of the table; nan for one seed
     margin: float  # within which methods count as equivalent
     smallest: float  # the smallest difference that would be seen in about four of five repetitions (seven of ten with three seeds); nan for one seed
-    more_seeds: int | None  # that would settle an inconclusive comparison if mean and spread stay; None if no number up to `FORESEEN` would
+    more_seeds: (
+        int | None
+    )  # that would settle an inconclusive comparison if mean and spread stay; None if no number up to `FORESEEN` would
 
     def __str__(self) -> str:
         "For sentences: better: +8.4 points [+2.8, +14.1]."
         told = f"{self.name}{f' within {100 * self.margin:g} points' * (self.name == 'equivalent')}: {self.gain.points} points"
         if self.name != "inconclusive" or math.isnan(self.smallest):
             return told
-        more = f"; a study of {self.gain.n + self.more_seeds} seeds would settle it if mean and spread stay" if self.more_seeds else ""
+        more = (
+            f"; a study of {self.gain.n + self.more_seeds} seeds would settle it if mean and spread stay"
+            if self.more_seeds
+            else ""
+        )
         return f"{told}; {seen_from(self.smallest)}{more}"
 
 
 def seen_from(smallest: float) -> str:
     "In words: from which difference on one would have been seen. No difference of accuracies is larger than 100 points."
-    return f"differences from {100 * smallest:.1f} points on would be seen" if smallest < 1 else "so few seeds and images cannot show any difference"
+    return (
+        f"differences from {100 * smallest:.1f} points on would be seen"
+        if smallest < 1
+        else "so few seeds and images cannot show any difference"
+    )
 
 
 FORESEEN = 1000  # seeds
@@ -155,9 +176,11 @@ FORESEEN = 1000  # seeds
 
 def _t_test(values: Sequence[float]) -> float:
     "P-value of a mean of zero, two-sided."
-    return float(2 * stats.t.sf(abs(np.mean(values)) * math.sqrt(len(values)) / np.std(values, ddof=1), len(values) - 1))
+    return float(
+        2 * stats.t.sf(abs(np.mean(values)) * math.sqrt(len(values)) / np.std(values, ddof=1), len(values) - 1)
+    )
 
-
+# %% ../../nbs/core/intervals.ipynb #1f211887
 def _holm(p: np.ndarray) -> np.ndarray:
     "P-values corrected for their number by Holm's method; nan stays nan."
     out, order, worst = np.full(len(p), math.nan), np.argsort(p), 0.0
@@ -167,12 +190,16 @@ def _holm(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def _is_equivalent(mean: float, deviation: float, n: int | np.ndarray, margin: float, level: float, test_error: float) -> bool | np.ndarray:
+def _is_equivalent(
+    mean: float, deviation: float, n: int | np.ndarray, margin: float, level: float, test_error: float
+) -> bool | np.ndarray:
     "Do two one-sided tests place the difference within the margin, on other test images, too?"
     return abs(mean) + stats.t.ppf(level, n - 1) * np.hypot(deviation / np.sqrt(n), test_error) < margin
 
 # %% ../../nbs/core/intervals.ipynb #634efe14
-def _more_seeds(mean: float, deviation: float, n: int, methods: int, margin: float, level: float, test_error: float) -> int | None:
+def _more_seeds(
+    mean: float, deviation: float, n: int, methods: int, margin: float, level: float, test_error: float
+) -> int | None:
     "Further seeds that would settle a comparison if mean and deviation stay."
     total = np.arange(n + 1, FORESEEN + 1)
     differs = abs(mean) > stats.t.ppf(1 - (1 - level) / 2 / methods, total - 1) * deviation / np.sqrt(total)
@@ -183,7 +210,8 @@ def _more_seeds(mean: float, deviation: float, n: int, methods: int, margin: flo
 # %% ../../nbs/core/intervals.ipynb #5c24cd69
 def judge(
     differences: Mapping[str, Sequence[float]],  # by method: accuracy minus the reference's, one per seed
-    test_errors: Mapping[str, float] | None = None,  # by method: standard error of its difference by the choice of the test images
+    test_errors: Mapping[str, float]
+    | None = None,  # by method: standard error of its difference by the choice of the test images
     *,
     margin: float = 0.01,  # methods closer than this are equivalent
     level: float = 0.95,
@@ -209,7 +237,11 @@ def judge(
         smallest = (stats.t.ppf(1 - (1 - level) / 2 / methods, n - 1) + stats.t.ppf(power, n - 1)) * error
         said = "better" if gain.mean > 0 else "worse"
         if corrected >= 1 - level:
-            said = "equivalent" if _is_equivalent(gain.mean, deviation, n, margin, level, test_error) else "inconclusive"
-        more = _more_seeds(gain.mean, deviation, n, methods, margin, level, test_error) if said == "inconclusive" else None
+            said = (
+                "equivalent" if _is_equivalent(gain.mean, deviation, n, margin, level, test_error) else "inconclusive"
+            )
+        more = (
+            _more_seeds(gain.mean, deviation, n, methods, margin, level, test_error) if said == "inconclusive" else None
+        )
         found[name] = Verdict(said, gain, float(corrected), margin, float(smallest), more)
     return found

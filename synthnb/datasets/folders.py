@@ -24,14 +24,24 @@ def name_key(name: str) -> str:
     return readable_name(name).casefold()
 
 # %% ../../nbs/datasets/folders.ipynb #03a03892
-_SYSTEM = {"@eadir", "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "#recycle", "lost+found", "ehthumbs.db",
-           "system volume information"}
+_SYSTEM = {
+    "@eadir",
+    "__macosx",
+    "thumbs.db",
+    "desktop.ini",
+    "$recycle.bin",
+    "#recycle",
+    "lost+found",
+    "ehthumbs.db",
+    "system volume information",
+}
 _TEXTS = (".txt", ".md", ".rst", ".json", ".xml", ".csv", ".tsv", ".parquet", ".yaml", ".yml", ".html", ".log")
 
 
 @dataclass(frozen=True)
 class LeftOut:
     "A file that is not read, and why."
+
     path: str  # below the folder
     reason: str
     silent: bool = False  # nobody would take it for an image: a page lists it, a message does not
@@ -40,6 +50,7 @@ class LeftOut:
 @dataclass
 class _Folder:
     "A folder with the images in it and the folders below it."
+
     path: str  # below the root, "" for itself
     images: list[str] = field(default_factory=list)
     folders: dict[str, "_Folder"] = field(default_factory=dict)
@@ -57,7 +68,7 @@ class _Folder:
 def _is_system(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _SYSTEM
 
-
+# %% ../../nbs/datasets/folders.ipynb #d35777ba
 def _why_left(name: str, entry: os.DirEntry) -> LeftOut | None:
     "Why a file is no image; None if it is one."
     suffix = os.path.splitext(name)[1].lower()
@@ -95,10 +106,13 @@ def scan(root: Path, left_out: list[LeftOut], path: str = "", above: tuple[str, 
 @dataclass(frozen=True, eq=False)
 class Layout:
     "How a folder or a table of images is read."
+
     root: Path  # that paths of files are below
     how: str  # in a sentence
     classes: tuple[str, ...]  # index = label
-    splits: dict[str, list[tuple[str, int]]]  # train, val, test as far as there are: file and label; train alone where it has no splits
+    splits: dict[
+        str, list[tuple[str, int]]
+    ]  # train, val, test as far as there are: file and label; train alone where it has no splits
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()  # what may not be as it was meant
     own_splits: bool = False
@@ -111,7 +125,9 @@ class Layout:
     def told(self) -> str:
         "What has to be said when it is opened: what is left out, and what may be meant otherwise; empty if all is plain."
         loud = [one for one in self.left_out if not one.silent]
-        said = [f"{len(loud)} files are left out: {count_reasons(loud)} (such as {shown(loud[0].path)})"] if loud else []
+        said = (
+            [f"{len(loud)} files are left out: {count_reasons(loud)} (such as {shown(loud[0].path)})"] if loud else []
+        )
         return "; ".join([*said, *self.notes])
 
 
@@ -127,19 +143,73 @@ def count_reasons(left_out: Iterable[LeftOut]) -> str:
 # %% ../../nbs/datasets/folders.ipynb #cf4ba7d8
 _WORDS = {  # in the languages that folders of photographs come in; without accents, see `_bare`
     "train": "train training trn xtrain trainingsdaten lernen lerndaten entrenamiento entrenar entreno apprentissage entrainement treino treinamento "
-             "addestramento allenamento trening uczenie opleiding egitim обучение тренировка 训练 訓練 学習 훈련 학습",
+    "addestramento allenamento trening uczenie opleiding egitim обучение тренировка 训练 訓練 学習 훈련 학습",
     "val": "val valid validation validate dev development xval validierung validierungsdaten validacion validacao validazione walidacja validatie "
-           "dogrulama валидация 验证 驗證 検証 검증",
+    "dogrulama валидация 验证 驗證 検証 검증",
     "test": "test testing tst eval evaluation holdout xtest testdaten prueba pruebas evaluacion teste testes avaliacao prova testowe toets "
-            "тест тестирование 测试 測試 テスト 테스트"}
+    "тест тестирование 测试 測試 テスト 테스트",
+}
 _UNLABELLED = ("unlabelled", "unlabeled", "unsup", "unsupervised", "unsuplabel", "extra")
-_BESIDE = {"edges", "contours", "boxes", "bbox", "bboxes", "xml", "json", "overlay", "overlays", "heatmaps", "normals", "disparity", "instance",
-           "instances", "semantic", "panoptic", "visualization", "imagesets"}  # what lies beside images and masks
-_BARE_PARTS = re.compile(r"(fold|batch|chunk|subset|shard)s?[\W_]*\d+", re.IGNORECASE)  # in which images may lie without classes
+_BESIDE = {
+    "edges",
+    "contours",
+    "boxes",
+    "bbox",
+    "bboxes",
+    "xml",
+    "json",
+    "overlay",
+    "overlays",
+    "heatmaps",
+    "normals",
+    "disparity",
+    "instance",
+    "instances",
+    "semantic",
+    "panoptic",
+    "visualization",
+    "imagesets",
+}  # what lies beside images and masks
+_BARE_PARTS = re.compile(
+    r"(fold|batch|chunk|subset|shard)s?[\W_]*\d+", re.IGNORECASE
+)  # in which images may lie without classes
 _PARTS = re.compile(r"(fold|batch|part|chunk|subset|shard|session|group)s?[\W_]*(\d+|[a-z])", re.IGNORECASE)
-_PICTURES = ("image", "images", "img", "imgs", "jpegimages", "jpgimages", "photo", "photos", "picture", "pictures", "rgb", "frames", "raw")
-MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annots", "segmentation", "segmentations", "segmentationclass",
-              "segmentationobject", "groundtruth", "gt", "trimap", "trimaps", "depth", "seg"}
+
+# %% ../../nbs/datasets/folders.ipynb #807cc615
+_PICTURES = (
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "jpegimages",
+    "jpgimages",
+    "photo",
+    "photos",
+    "picture",
+    "pictures",
+    "rgb",
+    "frames",
+    "raw",
+)
+MASK_WORDS = {
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "annotation",
+    "annotations",
+    "annots",
+    "segmentation",
+    "segmentations",
+    "segmentationclass",
+    "segmentationobject",
+    "groundtruth",
+    "gt",
+    "trimap",
+    "trimaps",
+    "depth",
+    "seg",
+}
 
 
 def _bare(name: str) -> str:
@@ -149,12 +219,14 @@ def _bare(name: str) -> str:
 
 _SPLITS = {split: {_bare(word) for word in words.split()} for split, words in _WORDS.items()}
 
-
+# %% ../../nbs/datasets/folders.ipynb #39317454
 def split_word(
     name: str,  # of a folder, a split of a hub's set, or a value of a table
 ) -> str | None:
     "train, val or test for a word that names such a split; None for any other."
-    bare = _bare(re.sub(r"(?<=[a-z])[\W_]?[A-H]$", "", name) if name.casefold().startswith(("train", "test", "val")) else name)  # trainA, test_B
+    bare = _bare(
+        re.sub(r"(?<=[a-z])[\W_]?[A-H]$", "", name) if name.casefold().startswith(("train", "test", "val")) else name
+    )  # trainA, test_B
     for end in ("dataset", "set", "split", "data", "images", "imgs", "folder", "samples", "集", "セット", "데이터"):
         if bare != end and bare.endswith(end) and bare.removesuffix(end) not in ("", "in"):
             bare = bare.removesuffix(end)
@@ -169,20 +241,26 @@ def _refuse_masks(root: Path, folder: _Folder) -> None:
     pictures = [name for word, name in bare.items() if word in _PICTURES]
     beside = [name for word, name in bare.items() if word in _BESIDE]
     if masks and pictures and len(masks) + len(pictures) + len(beside) == len(folder.folders):
-        raise ValueError(f"{root / folder.path}: {' and '.join(map(repr, sorted(folder.folders)))} look like the images and the masks or labels of "
-                         f"another task, not like classes: give a folder with one sub-folder of images per class, or a CSV of (file, label)")
+        raise ValueError(
+            f"{root / folder.path}: {' and '.join(map(repr, sorted(folder.folders)))} look like the images and the masks or labels of "
+            f"another task, not like classes: give a folder with one sub-folder of images per class, or a CSV of (file, label)"
+        )
 
 
 def _refuse_parts(root: Path, folder: _Folder, held: dict[str, _Folder]) -> None:
     "ValueError for folders that are parts of a set, with the classes below each."
     below = [set(map(name_key, one.holding())) for one in held.values()]
     if all(_BARE_PARTS.fullmatch(name) for name in held) and not any(below):
-        raise ValueError(f"{root / folder.path}: {few_names(held)} look like parts of one set, not like classes: give a folder with one sub-folder of "
-                         f"images per class, or a CSV of (file, label)")
+        raise ValueError(
+            f"{root / folder.path}: {few_names(held)} look like parts of one set, not like classes: give a folder with one sub-folder of "
+            f"images per class, or a CSV of (file, label)"
+        )
     if len(held) > 1 and all(_PARTS.fullmatch(name) for name in held) and len(set.intersection(*below)) > 1:
         inner = sorted(next(iter(held.values())).holding())
-        raise ValueError(f"{root / folder.path}: {few_names(held)} look like parts of one set with the classes {few_names(inner)} below each, not like classes: "
-                         f"put the images of a class into one folder, or give a CSV of (file, label)")
+        raise ValueError(
+            f"{root / folder.path}: {few_names(held)} look like parts of one set with the classes {few_names(inner)} below each, not like classes: "
+            f"put the images of a class into one folder, or give a CSV of (file, label)"
+        )
 
 
 def few_names(names: Iterable[str], n: int = 5) -> str:
@@ -196,21 +274,39 @@ def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: l
     _refuse_masks(root, folder)
     here, held = root / folder.path, folder.holding()
     if len(folder.folders) < 2 or not held:
-        found = f"only one ({next(iter(folder.folders))!r})" if len(folder.folders) == 1 else "none with an image" if folder.folders else "none"
+        found = (
+            f"only one ({next(iter(folder.folders))!r})"
+            if len(folder.folders) == 1
+            else "none with an image"
+            if folder.folders
+            else "none"
+        )
         loose = f"; {len(folder.images)} images lie there without one" if folder.images else ""
-        loose += " (a CSV of (file, label) can say the classes of images that lie in one folder)" if loose or len(folder.folders) == 1 else ""
-        raise ValueError(f"{here} needs one sub-folder of images per class, at least two classes; found {found}{loose}{_reasons(folder, left_out)}")
+        loose += (
+            " (a CSV of (file, label) can say the classes of images that lie in one folder)"
+            if loose or len(folder.folders) == 1
+            else ""
+        )
+        raise ValueError(
+            f"{here} needs one sub-folder of images per class, at least two classes; found {found}{loose}{_reasons(folder, left_out)}"
+        )
     _refuse_parts(root, folder, held)
     if empty := [name for name in folder.folders if name not in held]:
-        raise ValueError(f"no images ({USUAL_SUFFIXES}) in class folder {few_names(empty)} of {here}: add some or remove it{_reasons(folder, left_out)}")
+        raise ValueError(
+            f"no images ({USUAL_SUFFIXES}) in class folder {few_names(empty)} of {here}: add some or remove it{_reasons(folder, left_out)}"
+        )
     left_out += [LeftOut(path, "an image beside the class folders has no class") for path in folder.images]
-    shared = set.intersection(*({name_key(inner) for inner in one.holding() if _bare(inner) not in MASK_WORDS} for one in held.values()))
+    shared = set.intersection(
+        *({name_key(inner) for inner in one.holding() if _bare(inner) not in MASK_WORDS} for one in held.values())
+    )
     if len(shared) > 1:
-        notes.append(f"each of the classes {few_names(held)} holds folders {few_names(sorted(shared))}, which are read as one: if those are the classes, "
-                     f"put them on top")
+        notes.append(
+            f"each of the classes {few_names(held)} holds folders {few_names(sorted(shared))}, which are read as one: if those are the classes, "
+            f"put them on top"
+        )
     return {name: _without_masks(one, left_out) for name, one in held.items()}
 
-
+# %% ../../nbs/datasets/folders.ipynb #6fccd252
 def _without_masks(folder: _Folder, left_out: list[LeftOut]) -> list[str]:
     "Images of a class; those of a folder of masks beside a folder of images are left out."
     bare = {_bare(name): one for name, one in folder.folders.items()}
@@ -223,7 +319,9 @@ def _without_masks(folder: _Folder, left_out: list[LeftOut]) -> list[str]:
 
 def _reasons(folder: _Folder, left_out: list[LeftOut]) -> str:
     "A sentence on what lies in a folder and is not read."
-    inside = [one for one in left_out if one.path.startswith(f"{folder.path}/" if folder.path else "") and not one.silent]
+    inside = [
+        one for one in left_out if one.path.startswith(f"{folder.path}/" if folder.path else "") and not one.silent
+    ]
     return f" ({len(inside)} files there are left out: {count_reasons(inside)})" if inside else ""
 
 # %% ../../nbs/datasets/folders.ipynb #65463a9f
@@ -237,12 +335,16 @@ def _find_splits(root: Path, folder: _Folder, left_out: list[LeftOut], notes: li
     if not named or (others and len(set(named.values())) < 2 and not deep):
         return {}  # "train" beside "bus" is a vehicle
     if others:
-        raise ValueError(f"{root / folder.path}: {few_names(named)} look like splits, but {few_names(others)} stand beside them: "
-                         f"put the classes into the splits, or give a CSV of (file, label, split)")
+        raise ValueError(
+            f"{root / folder.path}: {few_names(named)} look like splits, but {few_names(others)} stand beside them: "
+            f"put the classes into the splits, or give a CSV of (file, label, split)"
+        )
     for name, split in named.items():
         if split in splits:
-            raise ValueError(f"{root / folder.path}: {splits[split].path!r} and {folder.folders[name].path!r} both look like {split}: "
-                             f"rename one of them to train, val or test, or join them")
+            raise ValueError(
+                f"{root / folder.path}: {splits[split].path!r} and {folder.folders[name].path!r} both look like {split}: "
+                f"rename one of them to train, val or test, or join them"
+            )
         splits[split] = folder.folders[name]
     for name in set(folder.folders) - set(named):
         notes.append(f"{name!r} holds images without labels")
@@ -279,7 +381,7 @@ def read_folder(
 def _descend(folder: _Folder, left_out: list[LeftOut], notes: list[str], within: str = "") -> _Folder:
     "Down to where there is a choice: archives often unpack into a folder in a folder."
     while len(folder.folders) == 1 and not folder.images:
-        (name, inner), = folder.folders.items()
+        ((name, inner),) = folder.folders.items()
         if split_word(name) not in (None, within) or len(inner.folders) < 1:  # training_set/training_set is one split
             break
         folder = inner
@@ -288,7 +390,9 @@ def _descend(folder: _Folder, left_out: list[LeftOut], notes: list[str], within:
     return folder
 
 
-Found = tuple[str, dict[str, dict[str, list[str]]], bool]  # how, split -> class folder -> images, whether the splits are its own
+Found = tuple[
+    str, dict[str, dict[str, list[str]]], bool
+]  # how, split -> class folder -> images, whether the splits are its own
 
 
 def _read_tree(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> Found:
@@ -310,18 +414,27 @@ def _read_tree(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list
         else:
             inner = _descend(one, left_out, [], split) if len(one.folders) == 1 and not one.images else one
             read[split] = _read_classes(root, inner, left_out, notes)
-    return f"splits on top ({', '.join(one.path for one in splits.values())}), with the classes below each", read, len(read) > 1 or not bare
+    return (
+        f"splits on top ({', '.join(one.path for one in splits.values())}), with the classes below each",
+        read,
+        len(read) > 1 or not bare,
+    )
 
-
+# %% ../../nbs/datasets/folders.ipynb #ec39523c
 def frames_read(splits: dict[str, dict[str, list[str]]]) -> list[str]:
     "A word on files that may hold several pictures."
-    ends = Counter(end for found in splits.values() for files in found.values() for path in files
-                   if (end := os.path.splitext(path)[1].lower()) in FRAMES and end != ".webp")
+    ends = Counter(
+        end
+        for found in splits.values()
+        for files in found.values()
+        for path in files
+        if (end := os.path.splitext(path)[1].lower()) in FRAMES and end != ".webp"
+    )
     return [f"of {', '.join(f'{n} {end}' for end, n in ends.items())} files the first frame is read"] if ends else []
 
 # %% ../../nbs/datasets/folders.ipynb #4124852a
 def _laid_out(
-    root: Path, how: str, splits: dict[str, dict[str, list[str]]], left_out: list[LeftOut], notes: list[str], own: bool,
+    root: Path, how: str, splits: dict[str, dict[str, list[str]]], left_out: list[LeftOut], notes: list[str], own: bool
 ) -> Layout:
     "Labels in place of folders; ValueError naming the split that lacks a class."
     folders = sorted(splits["train"])
@@ -330,12 +443,21 @@ def _laid_out(
     listed = {}
     for split in sorted(splits, key=("train", "val", "test").index):
         keys = {name_key(name): name for name in splits[split]}
-        for there, lacking, names in (("train", split, set(label) - set(keys)), (split, "train", set(keys) - set(label))):
+        for there, lacking, names in (
+            ("train", split, set(label) - set(keys)),
+            (split, "train", set(keys) - set(label)),
+        ):
             if names:
-                raise ValueError(f"{root}: train and {split} have different classes: {few_names(sorted(names))} is in {there} and not in {lacking}")
+                raise ValueError(
+                    f"{root}: train and {split} have different classes: {few_names(sorted(names))} is in {there} and not in {lacking}"
+                )
         if len(keys) < len(splits[split]):
             check_classes(list(splits[split]))  # two folders of one name
         own_files = [(path, label[key]) for key in sorted(keys, key=label.get) for path in splits[split][keys[key]]]
         listed[split] = own_files
-    counts = ", ".join(f"{len(files):,} {split}" for split, files in listed.items()) if own else f"{len(listed['train']):,} images"
+    counts = (
+        ", ".join(f"{len(files):,} {split}" for split, files in listed.items())
+        if own
+        else f"{len(listed['train']):,} images"
+    )
     return Layout(root, f"{how}: {len(classes)} classes, {counts}", classes, listed, tuple(left_out), tuple(notes), own)

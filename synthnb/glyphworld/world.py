@@ -30,52 +30,114 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 @dataclass(frozen=True)
 class Sense:
     """One thing of the world: its exact phrase, its everyday names, and the characters that draw it."""
-    key: str                 # a safe identifier, "arabic-3"
-    phrase: str              # names this sense and no other, "arabic digit three"
-    names: tuple[str, ...]   # what people call it, shared with other senses: ("three",)
-    group: str               # "arabic digit", "die face", ...
-    chars: str               # the characters drawn; of a thing, what its drawings are called
-    frame: str = ""          # "", "bars", "ring", "die" or "card": what is drawn around the characters
+
+    key: str  # a safe identifier, "arabic-3"
+    phrase: str  # names this sense and no other, "arabic digit three"
+    names: tuple[str, ...]  # what people call it, shared with other senses: ("three",)
+    group: str  # "arabic digit", "die face", ...
+    chars: str  # the characters drawn; of a thing, what its drawings are called
+    frame: str = ""  # "", "bars", "ring", "die" or "card": what is drawn around the characters
 
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-ROMAN = {"one": "I", "two": "II", "three": "III", "four": "IV", "five": "V", "six": "VI", "seven": "VII", "eight": "VIII",
-         "nine": "IX", "ten": "X", "fifty": "L", "hundred": "C", "thousand": "M"}
+ROMAN = {
+    "one": "I",
+    "two": "II",
+    "three": "III",
+    "four": "IV",
+    "five": "V",
+    "six": "VI",
+    "seven": "VII",
+    "eight": "VIII",
+    "nine": "IX",
+    "ten": "X",
+    "fifty": "L",
+    "hundred": "C",
+    "thousand": "M",
+}
 LETTERS = "abcdegiklmoqsvwxz"
 GREEK = {"beta": "β", "lambda": "λ", "pi": "π", "phi": "φ", "psi": "ψ"}
 GREEK_CASES = {"gamma": "γΓ", "delta": "δΔ", "sigma": "σΣ", "omega": "ωΩ"}
+
+# %% ../../nbs/glyphworld/world.ipynb #75695b23
 SIGNS = {  # phrase -> (character, names)
-    "card suit spade": ("♠", "spade"), "card suit heart": ("♥", "heart"), "card suit diamond": ("♦", "diamond"),
-    "card suit club": ("♣", "club"), "outlined heart": ("♡", "heart"), "outlined diamond": ("◇", "diamond"),
-    "solid star": ("★", "star"), "outlined star": ("☆", "star"), "six pointed star": ("✡", "star"),
-    "chess king": ("♚", "king"), "chess queen": ("♛", "queen"), "chess rook": ("♜", "rook tower"), "chess bishop": ("♝", "bishop"),
-    "chess knight": ("♞", "knight horse"), "chess pawn": ("♟", "pawn"),
-    "hash sign": ("#", "hash pound"), "musical sharp": ("♯", "sharp hash"), "pound sterling sign": ("£", "pound"),
-    "dollar sign": ("$", "dollar"), "euro sign": ("€", "euro"), "ampersand": ("&", "and"), "infinity sign": ("∞", "infinity"),
-    "eighth note": ("♪", "note"), "beamed notes": ("♫", "note"), "shining sun": ("☀", "sun"),
-    "crescent moon": ("☾", "moon"), "latin cross": ("✝", "cross"), "greek cross": ("✚", "cross plus"),
-    "male sign": ("♂", "male"), "female sign": ("♀", "female"),
-    "scissors": ("✂", "scissors"), "airplane": ("✈", "airplane"), "umbrella": ("☂", "umbrella"), "anchor": ("⚓", "anchor"),
-    "left arrow": ("←", "arrow"), "right arrow": ("→", "arrow"), "up arrow": ("↑", "arrow"), "down arrow": ("↓", "arrow"),
+    "card suit spade": ("♠", "spade"),
+    "card suit heart": ("♥", "heart"),
+    "card suit diamond": ("♦", "diamond"),
+    "card suit club": ("♣", "club"),
+    "outlined heart": ("♡", "heart"),
+    "outlined diamond": ("◇", "diamond"),
+    "solid star": ("★", "star"),
+    "outlined star": ("☆", "star"),
+    "six pointed star": ("✡", "star"),
+    "chess king": ("♚", "king"),
+    "chess queen": ("♛", "queen"),
+    "chess rook": ("♜", "rook tower"),
+    "chess bishop": ("♝", "bishop"),
+    "chess knight": ("♞", "knight horse"),
+    "chess pawn": ("♟", "pawn"),
+    "hash sign": ("#", "hash pound"),
+    "musical sharp": ("♯", "sharp hash"),
+    "pound sterling sign": ("£", "pound"),
+    "dollar sign": ("$", "dollar"),
+    "euro sign": ("€", "euro"),
+    "ampersand": ("&", "and"),
+    "infinity sign": ("∞", "infinity"),
+    "eighth note": ("♪", "note"),
+    "beamed notes": ("♫", "note"),
+    "shining sun": ("☀", "sun"),
+    "crescent moon": ("☾", "moon"),
+    "latin cross": ("✝", "cross"),
+    "greek cross": ("✚", "cross plus"),
+    "male sign": ("♂", "male"),
+    "female sign": ("♀", "female"),
+    "scissors": ("✂", "scissors"),
+    "airplane": ("✈", "airplane"),
+    "umbrella": ("☂", "umbrella"),
+    "anchor": ("⚓", "anchor"),
+    "left arrow": ("←", "arrow"),
+    "right arrow": ("→", "arrow"),
+    "up arrow": ("↑", "arrow"),
+    "down arrow": ("↓", "arrow"),
 }
 
 # %% ../../nbs/glyphworld/world.ipynb #4911d623
 def _numerals() -> list[Sense]:
-    arabic = [Sense(f"arabic-{i}", f"arabic digit {n}", (n, "o") if i == 0 else (n,), "arabic digit", str(i))
-              for i, n in enumerate(NUMBERS[:10])]
-    roman = [Sense(f"roman-{c.lower()}", f"roman numeral {n}", (n, c.lower()) if len(c) == 1 else (n,), "roman numeral", c, "bars")
-             for n, c in ROMAN.items()]
+    arabic = [
+        Sense(f"arabic-{i}", f"arabic digit {n}", (n, "o") if i == 0 else (n,), "arabic digit", str(i))
+        for i, n in enumerate(NUMBERS[:10])
+    ]
+    roman = [
+        Sense(
+            f"roman-{c.lower()}",
+            f"roman numeral {n}",
+            (n, c.lower()) if len(c) == 1 else (n,),
+            "roman numeral",
+            c,
+            "bars",
+        )
+        for n, c in ROMAN.items()
+    ]
     die = [Sense(f"die-{i}", f"die face {NUMBERS[i]}", (NUMBERS[i],), "die face", str(i), "die") for i in range(1, 7)]
-    circled = [Sense(f"circled-{i}", f"circled digit {n}", (n,), "circled digit", str(i), "ring") for i, n in enumerate(NUMBERS[:10])]
+    circled = [
+        Sense(f"circled-{i}", f"circled digit {n}", (n,), "circled digit", str(i), "ring")
+        for i, n in enumerate(NUMBERS[:10])
+    ]
     return arabic + roman + die + circled
 
 
 def _letters_and_signs() -> list[Sense]:
     letters = [Sense(f"letter-{c}", f"letter {c}", (c,), "letter", c.upper()) for c in LETTERS]
     greek = [Sense(f"greek-{n}", f"greek letter {n}", (n,), "greek letter", c) for n, c in GREEK.items()]
-    cases = [Sense(f"greek-{case}-{n}", f"greek {case} {n}", (n,), "greek letter", c)
-             for n, pair in GREEK_CASES.items() for case, c in zip(("small", "capital"), pair)]
-    cards = [Sense(f"card-{n}", f"playing card {n}", (n,), "playing card", n[0].upper(), "card") for n in ("king", "queen", "jack", "ace")]
+    cases = [
+        Sense(f"greek-{case}-{n}", f"greek {case} {n}", (n,), "greek letter", c)
+        for n, pair in GREEK_CASES.items()
+        for case, c in zip(("small", "capital"), pair)
+    ]
+    cards = [
+        Sense(f"card-{n}", f"playing card {n}", (n,), "playing card", n[0].upper(), "card")
+        for n in ("king", "queen", "jack", "ace")
+    ]
     signs = [Sense(p.replace(" ", "-"), p, tuple(names.split()), "sign", c) for p, (c, names) in SIGNS.items()]
     return letters + greek + cases + cards + signs
 
@@ -84,7 +146,7 @@ SENSES: tuple[Sense, ...] = tuple(_numerals() + _letters_and_signs())
 SENSE_INDEX: dict[str, int] = {sense.phrase: i for i, sense in enumerate(SENSES)}
 IS_DIGIT = tuple(sense.group in ("arabic digit", "roman numeral", "die face", "circled digit") for sense in SENSES)
 
-
+# %% ../../nbs/glyphworld/world.ipynb #27102b1c
 def senses_named(
     name: str,  # an everyday name, "three"
 ) -> list[Sense]:
@@ -93,47 +155,101 @@ def senses_named(
 
 # %% ../../nbs/glyphworld/world.ipynb #c423d863
 _ANIMALS = {  # drawing -> (phrase, names)
-    "bear": ("brown bear", "bear"), "polar-bear": ("polar bear", "bear"), "teddy-bear": ("teddy bear", "bear"),
-    "bird": ("small bird", "bird"), "eagle": ("eagle", "eagle bird"), "dove": ("dove", "dove bird"),
-    "cat": ("standing cat", "cat"), "cat-face": ("cat head", "cat"), "cow": ("standing cow", "cow"),
-    "cow-face": ("cow head", "cow"), "dog": ("standing dog", "dog"), "dog-face": ("dog head", "dog"),
-    "elephant": ("elephant", "elephant"), "giraffe": ("giraffe", "giraffe"), "horse": ("running horse", "horse"),
-    "horse-face": ("horse head", "horse"), "ewe": ("woolly sheep", "sheep"), "ram": ("ram", "ram sheep"),
-    "zebra": ("zebra", "zebra"), "mouse": ("field mouse", "mouse"), "bat": ("flying bat", "bat"),
+    "bear": ("brown bear", "bear"),
+    "polar-bear": ("polar bear", "bear"),
+    "teddy-bear": ("teddy bear", "bear"),
+    "bird": ("small bird", "bird"),
+    "eagle": ("eagle", "eagle bird"),
+    "dove": ("dove", "dove bird"),
+    "cat": ("standing cat", "cat"),
+    "cat-face": ("cat head", "cat"),
+    "cow": ("standing cow", "cow"),
+    "cow-face": ("cow head", "cow"),
+    "dog": ("standing dog", "dog"),
+    "dog-face": ("dog head", "dog"),
+    "elephant": ("elephant", "elephant"),
+    "giraffe": ("giraffe", "giraffe"),
+    "horse": ("running horse", "horse"),
+    "horse-face": ("horse head", "horse"),
+    "ewe": ("woolly sheep", "sheep"),
+    "ram": ("ram", "ram sheep"),
+    "zebra": ("zebra", "zebra"),
+    "mouse": ("field mouse", "mouse"),
+    "bat": ("flying bat", "bat"),
 }
+
+# %% ../../nbs/glyphworld/world.ipynb #43ade03b
 _CLOTHES = {
-    "t-shirt": ("short sleeved shirt", "t-shirt shirt top"), "necktie": ("shirt with a tie", "shirt tie"),
-    "womans-clothes": ("blouse", "blouse shirt top"), "running-shirt": ("sleeveless top", "top shirt"),
-    "jeans": ("jeans", "jeans trouser trousers"), "dress": ("summer dress", "dress"), "kimono": ("kimono", "kimono dress"),
-    "coat": ("winter coat", "coat"), "lab-coat": ("lab coat", "coat"), "womans-sandal": ("heeled sandal", "sandal"),
-    "thong-sandal": ("flat sandal", "sandal"), "running-shoe": ("running shoe", "sneaker shoe"),
-    "mans-shoe": ("leather shoe", "shoe"), "high-heeled-shoe": ("high heeled shoe", "shoe"),
-    "womans-boot": ("tall boot", "boot"), "hiking-boot": ("hiking boot", "boot"), "handbag": ("handbag", "handbag bag"),
-    "clutch-bag": ("clutch bag", "bag"), "backpack": ("backpack", "backpack bag"), "top-hat": ("top hat", "hat top"),
+    "t-shirt": ("short sleeved shirt", "t-shirt shirt top"),
+    "necktie": ("shirt with a tie", "shirt tie"),
+    "womans-clothes": ("blouse", "blouse shirt top"),
+    "running-shirt": ("sleeveless top", "top shirt"),
+    "jeans": ("jeans", "jeans trouser trousers"),
+    "dress": ("summer dress", "dress"),
+    "kimono": ("kimono", "kimono dress"),
+    "coat": ("winter coat", "coat"),
+    "lab-coat": ("lab coat", "coat"),
+    "womans-sandal": ("heeled sandal", "sandal"),
+    "thong-sandal": ("flat sandal", "sandal"),
+    "running-shoe": ("running shoe", "sneaker shoe"),
+    "mans-shoe": ("leather shoe", "shoe"),
+    "high-heeled-shoe": ("high heeled shoe", "shoe"),
+    "womans-boot": ("tall boot", "boot"),
+    "hiking-boot": ("hiking boot", "boot"),
+    "handbag": ("handbag", "handbag bag"),
+    "clutch-bag": ("clutch bag", "bag"),
+    "backpack": ("backpack", "backpack bag"),
+    "top-hat": ("top hat", "hat top"),
 }
 _OBJECTS = {
-    "computer-mouse": ("computer mouse", "mouse"), "cricket-game": ("cricket bat", "bat"), "hot-dog": ("hot dog", "dog"),
-    "money-bag": ("money bag", "bag"), "crown": ("royal crown", "crown"), "tooth": ("tooth", "tooth crown"),
-    "ring": ("finger ring", "ring"), "ring-buoy": ("ring buoy", "ring"), "gem-stone": ("cut gem", "gem diamond"),
-    "anatomical-heart": ("anatomical heart", "heart"), "ribbon": ("ribbon bow", "bow ribbon"),
+    "computer-mouse": ("computer mouse", "mouse"),
+    "cricket-game": ("cricket bat", "bat"),
+    "hot-dog": ("hot dog", "dog"),
+    "money-bag": ("money bag", "bag"),
+    "crown": ("royal crown", "crown"),
+    "tooth": ("tooth", "tooth crown"),
+    "ring": ("finger ring", "ring"),
+    "ring-buoy": ("ring buoy", "ring"),
+    "gem-stone": ("cut gem", "gem diamond"),
+    "anatomical-heart": ("anatomical heart", "heart"),
+    "ribbon": ("ribbon bow", "bow ribbon"),
     "bow-and-arrow": ("archery bow", "bow arrow"),
 }
 
 
 THING_GROUPS = {"animal": _ANIMALS, "clothing": _CLOTHES, "object": _OBJECTS}
+
+# %% ../../nbs/glyphworld/world.ipynb #e8213287
 THINGS: tuple[Sense, ...] = tuple(
     Sense(drawing, phrase, tuple(names.split()), group, drawing)
-    for group, known in THING_GROUPS.items() for drawing, (phrase, names) in known.items())
+    for group, known in THING_GROUPS.items()
+    for drawing, (phrase, names) in known.items()
+)
 
 # %% ../../nbs/glyphworld/world.ipynb #a5b5e5af
 FONTS: tuple[str, ...] = (
-    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique", "DejaVuSansMono", "DejaVuSansMono-Oblique",
-    "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic", "STIXGeneral", "STIXGeneralItalic",
-    "STIXGeneralBolIta", "cmr10", "cmb10", "cmtt10", "cmti10")
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-BoldItalic",
+    "STIXGeneral",
+    "STIXGeneralItalic",
+    "STIXGeneralBolIta",
+    "cmr10",
+    "cmb10",
+    "cmtt10",
+    "cmti10",
+)
 HELD_OUT_FONTS: tuple[str, ...] = ("DejaVuSansMono-Bold", "DejaVuSerif-Italic", "STIXGeneralBol", "cmss10")
 HANDS: tuple[str, ...] = ("fluent-flat", "fluent-line", "fluent-3d", "noto", "noto-v1", "emojione", "fxemoji")
 HELD_OUT_HANDS: tuple[str, ...] = ("twemoji",)
-GLYPH_SIZE = 64   # glyphs are drawn at twice the picture's size and pooled down at the end
+GLYPH_SIZE = 64  # glyphs are drawn at twice the picture's size and pooled down at the end
 IMAGE_SIZE = 32
 
 
@@ -146,11 +262,16 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
 def _drawable(name: str) -> frozenset[str]:
     """The characters a font really has (cm fonts map some letters to other shapes, so they count for ASCII only)."""
     from fontTools.ttLib import TTFont
+
     chars = {chr(c) for c in TTFont(_font(name).path).getBestCmap()}
     # The TeX fonts have "$" as pounds in italics and lack "<"; letters, digits and "&#" are safe.
-    return frozenset(c for c in chars if c.isascii() and (c.isalnum() or c in "&#")) if name.startswith("cm") else frozenset(chars)
+    return (
+        frozenset(c for c in chars if c.isascii() and (c.isalnum() or c in "&#"))
+        if name.startswith("cm")
+        else frozenset(chars)
+    )
 
-
+# %% ../../nbs/glyphworld/world.ipynb #904468f2
 def _fit(mask: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
     """Crop to the ink and fit into a box (fractions of the square: x, y, width, height), keeping the aspect."""
     ink = mask.crop(mask.getbbox())
@@ -199,20 +320,29 @@ def shape_credits() -> dict[str, dict[str, str]]:  # hand -> package, version, l
 
 def _drawn_lines(shape: np.ndarray) -> np.ndarray:
     """A drawing as ink: its dark parts and its rim, uint8 [64, 64]."""
-    alpha, grey = shape[..., 3] / 255, shape[..., :3] @ np.array([.3, .59, .11]) / 255
-    low, high = np.quantile(grey[alpha > .5], [.05, .95])
-    dark = 1 - ((grey - low) / max(high - low, .2)).clip(0, 1)
+    alpha, grey = shape[..., 3] / 255, shape[..., :3] @ np.array([0.3, 0.59, 0.11]) / 255
+    low, high = np.quantile(grey[alpha > 0.5], [0.05, 0.95])
+    dark = 1 - ((grey - low) / max(high - low, 0.2)).clip(0, 1)
     inner = np.asarray(Image.fromarray(shape[..., 3]).filter(ImageFilter.MinFilter(5))) / 255
     return (alpha * np.maximum(dark, 1 - inner) * 255).astype(np.uint8)
 
 
 @cache
-def _colour_bank(fonts: tuple[str, ...]) -> torch.Tensor:  # uint8 [things, fonts, 4, 64, 64]: RGBA, blank where a font has no drawing
+def _colour_bank(
+    fonts: tuple[str, ...],
+) -> torch.Tensor:  # uint8 [things, fonts, 4, 64, 64]: RGBA, blank where a font has no drawing
     blank = np.zeros((GLYPH_SIZE, GLYPH_SIZE, 4), np.uint8)
-    return torch.from_numpy(np.stack([[shapes().get((s.key, font), blank) for font in fonts] for s in THINGS])).permute(0, 1, 4, 2, 3)
+    return torch.from_numpy(np.stack([[shapes().get((s.key, font), blank) for font in fonts] for s in THINGS])).permute(
+        0, 1, 4, 2, 3
+    )
 
 # %% ../../nbs/glyphworld/world.ipynb #352bde42
-_BOXES = {"": (.06, .06, .88, .88), "bars": (.1, .2, .8, .6), "ring": (.26, .24, .48, .52), "card": (.3, .22, .4, .56)}
+_BOXES = {
+    "": (0.06, 0.06, 0.88, 0.88),
+    "bars": (0.1, 0.2, 0.8, 0.6),
+    "ring": (0.26, 0.24, 0.48, 0.52),
+    "card": (0.3, 0.22, 0.4, 0.56),
+}
 
 
 def draw_glyph(
@@ -226,7 +356,7 @@ def draw_glyph(
     bold = 5 if "Bold" in font or "Bol" in font or font == "cmb10" else 3
     if sense.frame == "die":  # pips instead of a character; the font sets only how heavy the die is
         image = Image.new("L", (GLYPH_SIZE, GLYPH_SIZE))
-        draw, radius = ImageDraw.Draw(image), 3.5 + .6 * bold
+        draw, radius = ImageDraw.Draw(image), 3.5 + 0.6 * bold
         for pip in PIPS[int(sense.chars)]:
             x, y = (17 + 14.5 * k for k in _PIP_AT[pip])
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
@@ -239,11 +369,13 @@ def draw_glyph(
     _frame(ImageDraw.Draw(image), sense.frame, bold)
     return np.asarray(image)
 
-
+# %% ../../nbs/glyphworld/world.ipynb #135ce632
 @cache
 def glyph_bank(
     fonts: tuple[str, ...] = FONTS,  # and hands
-) -> tuple[torch.Tensor, torch.Tensor]:  # uint8 [senses and things, fonts, 64, 64] and bool [the same, fonts]: which exist
+) -> tuple[
+    torch.Tensor, torch.Tensor
+]:  # uint8 [senses and things, fonts, 64, 64] and bool [the same, fonts]: which exist
     """All senses and things in all fonts and hands, drawn once."""
     drawn = [[draw_glyph(sense, font) for font in fonts] for sense in SENSES + THINGS]
     blank = np.zeros((GLYPH_SIZE, GLYPH_SIZE), np.uint8)
@@ -260,7 +392,7 @@ def _rgb(*channels: float) -> torch.Tensor:
 
 
 def _hue(u: torch.Tensor, low: float, high: float) -> torch.Tensor:  # u [B] -> saturated colour [B, 3, 1, 1]
-    phase = 6.2832 * (u[:, None] + torch.tensor([0., 1 / 3, 2 / 3], device=u.device))
+    phase = 6.2832 * (u[:, None] + torch.tensor([0.0, 1 / 3, 2 / 3], device=u.device))
     return (low + (high - low) * (0.5 + 0.5 * torch.cos(phase)))[:, :, None, None]
 
 
@@ -278,117 +410,128 @@ def paint_print(ink, u, grain):
 
 
 def paint_chalk(ink, u, grain):
-    ground = _rgb(.13, .24, .2).to(ink.device) + 0.05 * (grain[:, 1:2] - .5)
-    return _mix(ground, torch.full_like(ground, .93), ink * (0.75 + 0.25 * grain[:, :1]))
+    ground = _rgb(0.13, 0.24, 0.2).to(ink.device) + 0.05 * (grain[:, 1:2] - 0.5)
+    return _mix(ground, torch.full_like(ground, 0.93), ink * (0.75 + 0.25 * grain[:, :1]))
 
 
 def paint_neon(ink, u, grain):
-    colour, glow = _hue(u[:, 0], .15, 1.), _blur(_blur(ink, 9), 9)
-    core = (ink - _blur(ink, 5)).clamp(0) * .6
+    colour, glow = _hue(u[:, 0], 0.15, 1.0), _blur(_blur(ink, 9), 9)
+    core = (ink - _blur(ink, 5)).clamp(0) * 0.6
     return (0.04 + 0.55 * glow * colour + 0.75 * ink * colour + core).clamp(0, 1)
 
 
 def paint_pencil(ink, u, grain):
-    return _mix(0.95 - 0.03 * grain[:, 1:2], 0.38 + 0.1 * u[:, :1, None, None], ink * (0.7 + 0.3 * grain[:, :1])).expand(-1, 3, -1, -1)
+    return _mix(
+        0.95 - 0.03 * grain[:, 1:2], 0.38 + 0.1 * u[:, :1, None, None], ink * (0.7 + 0.3 * grain[:, :1])
+    ).expand(-1, 3, -1, -1)
 
 
 def paint_stencil(ink, u, grain):
     rows, columns = _grid(ink.shape[-1], ink.device)
     rows, columns = rows + 16 * u[:, 1, None, None, None], columns + 32 * u[:, 2, None, None, None]
     joint = ((rows % 16 < 2.2) | ((columns + 16 * ((rows // 16) % 2)) % 32 < 2.2)).float()
-    wall = _rgb(.66, .33, .24).to(ink.device) * (0.95 + 0.1 * grain[:, 2:3]) + 0.12 * joint
-    return _mix(wall, _hue(u[:, 0], .02, .3), ink * .95)
+    wall = _rgb(0.66, 0.33, 0.24).to(ink.device) * (0.95 + 0.1 * grain[:, 2:3]) + 0.12 * joint
+    return _mix(wall, _hue(u[:, 0], 0.02, 0.3), ink * 0.95)
 
 # %% ../../nbs/glyphworld/world.ipynb #c6500949
 def paint_crayon(ink, u, grain):
-    return _mix(torch.full_like(grain, .96), _hue(u[:, 0], .1, .9), ink * (0.65 + 0.35 * (grain[:, :1] > .35).float()))
+    return _mix(
+        torch.full_like(grain, 0.96), _hue(u[:, 0], 0.1, 0.9), ink * (0.65 + 0.35 * (grain[:, :1] > 0.35).float())
+    )
 
 
 def paint_stone(ink, u, grain):
-    ground = 0.6 + 0.12 * (grain[:, 1:2] - .5) + 0.08 * (grain[:, :1] - .5)
+    ground = 0.6 + 0.12 * (grain[:, 1:2] - 0.5) + 0.08 * (grain[:, :1] - 0.5)
     lit = torch.roll(ink, (2, 2), (2, 3)) * (1 - ink)  # the far edge of the groove catches the light
-    return (_mix(ground, ground * .42, ink) + 0.28 * lit).expand(-1, 3, -1, -1)
+    return (_mix(ground, ground * 0.42, ink) + 0.28 * lit).expand(-1, 3, -1, -1)
 
 
 def paint_brush(ink, u, grain):
-    paper = _rgb(.93, .86, .7).to(ink.device) - 0.06 * grain[:, 2:3]
-    return _mix(paper, _rgb(.08, .06, .06).to(ink.device), ink * (0.85 + 0.15 * grain[:, 1:2]))
+    paper = _rgb(0.93, 0.86, 0.7).to(ink.device) - 0.06 * grain[:, 2:3]
+    return _mix(paper, _rgb(0.08, 0.06, 0.06).to(ink.device), ink * (0.85 + 0.15 * grain[:, 1:2]))
 
 # %% ../../nbs/glyphworld/world.ipynb #a6985e45
 def paint_pen(ink, u, grain):
     rows, _ = _grid(ink.shape[-1], ink.device)
     line = ((rows + 13 * u[:, 1, None, None, None]) % 13 < 2).float().expand(-1, 1, -1, ink.shape[-1])
-    paper = _mix(torch.full_like(grain, .98), _rgb(.68, .82, .95).to(ink.device), line * .8)
-    return _mix(paper, _rgb(.1, .18, .68).to(ink.device), ink)
+    paper = _mix(torch.full_like(grain, 0.98), _rgb(0.68, 0.82, 0.95).to(ink.device), line * 0.8)
+    return _mix(paper, _rgb(0.1, 0.18, 0.68).to(ink.device), ink)
 
 
 def paint_scan(ink, u, grain):
     cells = F.interpolate(F.adaptive_avg_pool2d(ink, 13), size=ink.shape[-1], mode="bilinear")
-    return _mix(torch.full_like(ink, .84), torch.full_like(ink, .22), (cells * 1.25).clamp(0, 1)).expand(-1, 3, -1, -1)
+    return _mix(torch.full_like(ink, 0.84), torch.full_like(ink, 0.22), (cells * 1.25).clamp(0, 1)).expand(
+        -1, 3, -1, -1
+    )
 
 
 def paint_embroidery(ink, u, grain):
     rows, columns = _grid(ink.shape[-1], ink.device)
     stitch = 0.85 + 0.15 * torch.sin((rows + columns) * 1.5)
-    cloth = _rgb(.55, .06, .12).to(ink.device) * (0.92 + 0.16 * grain[:, 1:2])
-    return _mix(cloth, _rgb(.95, .76, .25).to(ink.device) * stitch, ink)
+    cloth = _rgb(0.55, 0.06, 0.12).to(ink.device) * (0.92 + 0.16 * grain[:, 1:2])
+    return _mix(cloth, _rgb(0.95, 0.76, 0.25).to(ink.device) * stitch, ink)
 
 
 def paint_enamel(ink, u, grain):
-    ground = (_rgb(.08, .24, .6) * torch.ones(1)).to(ink.device) * (1 - 0.06 * grain[:, 2:3])
-    return _mix(ground, torch.full_like(ground, .97), ink)
+    ground = (_rgb(0.08, 0.24, 0.6) * torch.ones(1)).to(ink.device) * (1 - 0.06 * grain[:, 2:3])
+    return _mix(ground, torch.full_like(ground, 0.97), ink)
 
 
 @dataclass(frozen=True)
 class Style:
     """How ink meets ground."""
-    phrases: tuple[str, ...]   # the ways captions put it; the first is the usual one
-    paint: Callable            # (ink [B,1,64,64], u [B,8], grain [B,3,64,64]) -> rgb [B,3,64,64] in 0..1
-    weight: float = .5         # stroke threshold: lower is bolder
-    wobble: float = .0         # how far strokes are warped, in pixels of the 64
-    solid: float = .5          # how often a thing is inked as its whole outline, not as its dark parts and rim
-    coloured: bool = False     # whether `paint` also takes the thing's own colours, RGBA [B,4,64,64]
 
+    phrases: tuple[str, ...]  # the ways captions put it; the first is the usual one
+    paint: Callable  # (ink [B,1,64,64], u [B,8], grain [B,3,64,64]) -> rgb [B,3,64,64] in 0..1
+    weight: float = 0.5  # stroke threshold: lower is bolder
+    wobble: float = 0.0  # how far strokes are warped, in pixels of the 64
+    solid: float = 0.5  # how often a thing is inked as its whole outline, not as its dark parts and rim
+    coloured: bool = False  # whether `paint` also takes the thing's own colours, RGBA [B,4,64,64]
 
+# %% ../../nbs/glyphworld/world.ipynb #7bcce9da
 STYLES: tuple[Style, ...] = (
     Style(("printed in black ink on white paper", "black print on paper"), paint_print, solid=0),
-    Style(("white chalk on a blackboard", "drawn with chalk on a blackboard"), paint_chalk, .42, 2.2),
-    Style(("a neon sign at night", "in glowing neon light at night"), paint_neon, .55, .8),
-    Style(("a pencil drawing", "drawn with a pencil"), paint_pencil, .62, 2.2, solid=0),
-    Style(("a stencil on a brick wall", "stencil paint on bricks"), paint_stencil, .42),
-    Style(("a wax crayon drawing", "drawn by a child with a crayon"), paint_crayon, .36, 3.2),
-    Style(("engraved in grey stone", "carved into stone"), paint_stone, .45),
-    Style(("an ink brush painting on old paper", "brushed in black ink on old paper"), paint_brush, .33, 2.8),
-    Style(("written in blue pen on lined paper", "a note in blue pen"), paint_pen, .55, 2.5, solid=0),
-    Style(("a low resolution scan", "a blurry scan"), paint_scan, .45, 1.5),
-    Style(("gold embroidery on red cloth", "embroidered in gold on red"), paint_embroidery, .42, 1.2),
-    Style(("white paint on blue enamel", "a blue enamel street sign"), paint_enamel, .47),
+    Style(("white chalk on a blackboard", "drawn with chalk on a blackboard"), paint_chalk, 0.42, 2.2),
+    Style(("a neon sign at night", "in glowing neon light at night"), paint_neon, 0.55, 0.8),
+    Style(("a pencil drawing", "drawn with a pencil"), paint_pencil, 0.62, 2.2, solid=0),
+    Style(("a stencil on a brick wall", "stencil paint on bricks"), paint_stencil, 0.42),
+    Style(("a wax crayon drawing", "drawn by a child with a crayon"), paint_crayon, 0.36, 3.2),
+    Style(("engraved in grey stone", "carved into stone"), paint_stone, 0.45),
+    Style(("an ink brush painting on old paper", "brushed in black ink on old paper"), paint_brush, 0.33, 2.8),
+    Style(("written in blue pen on lined paper", "a note in blue pen"), paint_pen, 0.55, 2.5, solid=0),
+    Style(("a low resolution scan", "a blurry scan"), paint_scan, 0.45, 1.5),
+    Style(("gold embroidery on red cloth", "embroidered in gold on red"), paint_embroidery, 0.42, 1.2),
+    Style(("white paint on blue enamel", "a blue enamel street sign"), paint_enamel, 0.47),
 )
 
 # %% ../../nbs/glyphworld/world.ipynb #ee321158
 def _turned(colour: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     """Colours [B, 3, H, W] with their hue turned by an angle [B] in radians, brightness kept."""
     cos, sin = angle.cos(), angle.sin()
-    to_yiq = colour.new_tensor([[.299, .587, .114], [.596, -.274, -.322], [.211, -.523, .312]])
+    to_yiq = colour.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     zero, one = torch.zeros_like(cos), torch.ones_like(cos)
     turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(-1, 3, 3)
     return torch.einsum("bij,bjhw->bihw", torch.linalg.inv(to_yiq) @ turn @ to_yiq, colour).clamp(0, 1)
 
 
 def paint_colour(ink, u, grain, own):
-    ground = _hue(u[:, 0], .82, 1.) - .04 * grain[:, 2:3]
-    return _mix(_mix(ground, torch.full_like(ground, .3), ink), own[:, :3], own[:, 3:])
+    ground = _hue(u[:, 0], 0.82, 1.0) - 0.04 * grain[:, 2:3]
+    return _mix(_mix(ground, torch.full_like(ground, 0.3), ink), own[:, :3], own[:, 3:])
 
 
 def paint_silhouette(ink, u, grain, own):
-    return _mix(.99 - .06 * u[:, 1, None, None, None] - .02 * grain[:, 1:2], torch.full_like(ink, .03), torch.maximum(ink, own[:, 3:])).expand(-1, 3, -1, -1)
+    return _mix(
+        0.99 - 0.06 * u[:, 1, None, None, None] - 0.02 * grain[:, 1:2],
+        torch.full_like(ink, 0.03),
+        torch.maximum(ink, own[:, 3:]),
+    ).expand(-1, 3, -1, -1)
 
 
 def paint_photo(ink, u, grain, own):
-    ground = (.08 + .88 * u[:, 1, None, None, None] + .06 * (grain[:, 2:3] - .5)).clamp(0, 1)
-    grey = (own[:, :3] * own.new_tensor([.3, .59, .11]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    shade = .12 + .8 * grey + .08 * (grain[:, 1:2] - .5)
-    return _blur(_mix(_mix(ground, (ground + .5) % 1, ink), shade, own[:, 3:]), 3).expand(-1, 3, -1, -1)
+    ground = (0.08 + 0.88 * u[:, 1, None, None, None] + 0.06 * (grain[:, 2:3] - 0.5)).clamp(0, 1)
+    grey = (own[:, :3] * own.new_tensor([0.3, 0.59, 0.11]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    shade = 0.12 + 0.8 * grey + 0.08 * (grain[:, 1:2] - 0.5)
+    return _blur(_mix(_mix(ground, (ground + 0.5) % 1, ink), shade, own[:, 3:]), 3).expand(-1, 3, -1, -1)
 
 
 # Two phrases each, as above; only things are painted so.
@@ -402,10 +545,11 @@ THING_STYLES: tuple[Style, ...] = (
 @dataclass(frozen=True, eq=False)
 class World:
     """What there is to draw and how; senses and styles are numbered the same in every world."""
+
     senses: tuple[Sense, ...]
     styles: tuple[Style, ...]
-    fonts: tuple[str, ...]      # and hands
-    held_out: tuple[str, ...]   # fonts and hands for measurements only
+    fonts: tuple[str, ...]  # and hands
+    held_out: tuple[str, ...]  # fonts and hands for measurements only
 
     def named(self, name: str) -> list[Sense]:
         """Every sense that people call by this name."""
@@ -424,12 +568,14 @@ class World:
     @cached_property
     def weights(self) -> tuple[float, ...]:
         """How often each sense turns up: arabic digits twice, and things, which are harder to learn."""
-        return tuple(2. if sense.group in ("arabic digit", *THING_GROUPS) else 1. for sense in self.senses)
+        return tuple(2.0 if sense.group in ("arabic digit", *THING_GROUPS) else 1.0 for sense in self.senses)
 
 
 GLYPHS = World(SENSES, STYLES, FONTS, HELD_OUT_FONTS)
 WORLDS: dict[str, World] = {
-    "glyphs": GLYPHS, "things": World(SENSES + THINGS, STYLES + THING_STYLES, FONTS + HANDS, HELD_OUT_FONTS + HELD_OUT_HANDS)}
+    "glyphs": GLYPHS,
+    "things": World(SENSES + THINGS, STYLES + THING_STYLES, FONTS + HANDS, HELD_OUT_FONTS + HELD_OUT_HANDS),
+}
 
 # %% ../../nbs/glyphworld/world.ipynb #49361b66
 ASPECTS: dict[str, tuple[str, ...]] = {
@@ -438,17 +584,18 @@ ASPECTS: dict[str, tuple[str, ...]] = {
     "light": ("", "lit from the left", "lit from the right", "lit from above"),
     "clutter": ("", "with spots around it", "above a line", "next to another sign"),
 }
-_ANGLES, _SCALES = (0., 17., -17.), (.8, .95, .62)  # degrees; fraction of the picture
+_ANGLES, _SCALES = (0.0, 17.0, -17.0), (0.8, 0.95, 0.62)  # degrees; fraction of the picture
 
 
 @dataclass
 class Scenes:
     """A batch of pictures before they are painted; every tensor has B rows, on the CPU."""
-    sense: torch.Tensor     # int64 [B], index into SENSES + THINGS
-    font: torch.Tensor      # int64 [B], index into `fonts`, which may be hands
-    style: torch.Tensor     # int64 [B], index into STYLES + THING_STYLES
-    aspects: torch.Tensor   # int64 [B, 4], index into each of ASPECTS
-    u: torch.Tensor         # float [B, 24] uniform numbers: everything else that varies
+
+    sense: torch.Tensor  # int64 [B], index into SENSES + THINGS
+    font: torch.Tensor  # int64 [B], index into `fonts`, which may be hands
+    style: torch.Tensor  # int64 [B], index into STYLES + THING_STYLES
+    aspects: torch.Tensor  # int64 [B, 4], index into each of ASPECTS
+    u: torch.Tensor  # float [B, 24] uniform numbers: everything else that varies
     neighbour: torch.Tensor  # int64 [B], the sense that stands beside it, where clutter says so
     fonts: tuple[str, ...] = FONTS
 
@@ -469,10 +616,11 @@ def sample_styles(sense: torch.Tensor, generator: torch.Generator, world: World 
 
 def sample_scenes(
     n: int,
-    generator: torch.Generator,        # a CPU generator: the same seed gives the same pictures on every machine
+    generator: torch.Generator,  # a CPU generator: the same seed gives the same pictures on every machine
     fonts: tuple[str, ...] | None = None,  # and hands; default: those of the world
-    senses: torch.Tensor | None = None,  # int64: draw only from these, equally often; default: all, weighted as on the web
-    plain: float = .6,                 # chance of each aspect to be unremarkable
+    senses: torch.Tensor
+    | None = None,  # int64: draw only from these, equally often; default: all, weighted as on the web
+    plain: float = 0.6,  # chance of each aspect to be unremarkable
     world: World = GLYPHS,
 ) -> Scenes:
     """Draw a batch of scenes; arabic digits are twice as frequent, as on the web, when `senses` is not given."""
@@ -484,26 +632,34 @@ def sample_scenes(
     sizes = torch.tensor([len(values) for values in ASPECTS.values()])
     remarkable = torch.rand(n, 4, generator=generator) > plain
     aspects = remarkable * (1 + (torch.rand(n, 4, generator=generator) * (sizes - 1)).long())
-    return Scenes(sense, font, sample_styles(sense, generator, world), aspects, torch.rand(n, 24, generator=generator),
-                  torch.randint(len(world.senses), (n,), generator=generator), fonts)
+    return Scenes(
+        sense,
+        font,
+        sample_styles(sense, generator, world),
+        aspects,
+        torch.rand(n, 24, generator=generator),
+        torch.randint(len(world.senses), (n,), generator=generator),
+        fonts,
+    )
 
 # %% ../../nbs/glyphworld/world.ipynb #cb64c225
 def _warp_grid(scenes: Scenes, wobble: torch.Tensor, device) -> torch.Tensor:
     """Sampling positions [B, 64, 64, 2] that tilt, scale, shift and wobble the glyph."""
     u, b = scenes.u, len(scenes)
-    angle = torch.deg2rad(torch.tensor(_ANGLES)[scenes.aspects[:, 0]] + 12 * (u[:, 0] - .5))
-    scale = torch.tensor(_SCALES)[scenes.aspects[:, 1]] * (.95 + .1 * u[:, 1])
+    angle = torch.deg2rad(torch.tensor(_ANGLES)[scenes.aspects[:, 0]] + 12 * (u[:, 0] - 0.5))
+    scale = torch.tensor(_SCALES)[scenes.aspects[:, 1]] * (0.95 + 0.1 * u[:, 1])
     # A few hands drew each thing, where a glyph has a score of fonts: it is bent and stretched more instead.
-    reach = torch.where(scenes.sense < len(SENSES), 1., 2.5)
-    shear, stretch = .24 * reach * (u[:, 2] - .5), 1 - .08 * reach + .16 * reach * u[:, 3]
-    cos, sin, free = torch.cos(angle) / scale, torch.sin(angle) / scale, (1 - scale).clamp(.05) * .8
-    shift = (u[:, 4:6] - .5) * free[:, None] * 2
+    reach = torch.where(scenes.sense < len(SENSES), 1.0, 2.5)
+    shear, stretch = 0.24 * reach * (u[:, 2] - 0.5), 1 - 0.08 * reach + 0.16 * reach * u[:, 3]
+    cos, sin, free = torch.cos(angle) / scale, torch.sin(angle) / scale, (1 - scale).clamp(0.05) * 0.8
+    shift = (u[:, 4:6] - 0.5) * free[:, None] * 2
     # On the way back from picture to glyph: shift, rotate, shear and stretch.
-    theta = torch.stack([
-        torch.stack([cos * stretch, -sin * stretch + shear, shift[:, 0]], 1),
-        torch.stack([sin, cos, shift[:, 1]], 1)], 1)
+    theta = torch.stack(
+        [torch.stack([cos * stretch, -sin * stretch + shear, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)],
+        1,
+    )
     grid = F.affine_grid(theta.to(device), (b, 1, GLYPH_SIZE, GLYPH_SIZE), align_corners=False)
-    knots = (scenes.u[:, 6:].repeat(1, 2)[:, :32].reshape(b, 2, 4, 4) - .5).to(device)
+    knots = (scenes.u[:, 6:].repeat(1, 2)[:, :32].reshape(b, 2, 4, 4) - 0.5).to(device)
     smooth = F.interpolate(knots, size=GLYPH_SIZE, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     return grid + smooth * (wobble.to(device) * 4 / GLYPH_SIZE)[:, None, None, None]
 
@@ -513,7 +669,9 @@ def _grain(device: str) -> torch.Tensor:
     """A fixed bank of noise textures [64, 3, 64, 64] in 0..1: fine, middling and coarse."""
     g = torch.Generator().manual_seed(0)
     sizes = (64, 22, 7)
-    layers = [F.interpolate(torch.rand(64, 1, s, s, generator=g), size=GLYPH_SIZE, mode="bicubic").clamp(0, 1) for s in sizes]
+    layers = [
+        F.interpolate(torch.rand(64, 1, s, s, generator=g), size=GLYPH_SIZE, mode="bicubic").clamp(0, 1) for s in sizes
+    ]
     return torch.cat(layers, 1).to(device)
 
 # %% ../../nbs/glyphworld/world.ipynb #a6aef8e5
@@ -522,8 +680,8 @@ def _clutter(ink: torch.Tensor, scenes: Scenes, bank: torch.Tensor) -> torch.Ten
     kind, u = scenes.aspects[:, 3].to(ink.device), scenes.u.to(ink.device)
     rows, columns = _grid(GLYPH_SIZE, ink.device)
     for k in range(4):  # four spots near the corners
-        y = (6 + 52 * (k // 2) + 8 * (u[:, 6 + k] - .5)).view(-1, 1, 1, 1)
-        x = (6 + 52 * (k % 2) + 8 * (u[:, 10 + k] - .5)).view(-1, 1, 1, 1)
+        y = (6 + 52 * (k // 2) + 8 * (u[:, 6 + k] - 0.5)).view(-1, 1, 1, 1)
+        x = (6 + 52 * (k % 2) + 8 * (u[:, 10 + k] - 0.5)).view(-1, 1, 1, 1)
         spot = torch.sigmoid(6.5 - 2 * ((rows - y) ** 2 + (columns - x) ** 2).sqrt())
         ink = torch.where((kind == 1).view(-1, 1, 1, 1), torch.maximum(ink, spot), ink)
     line = ((rows > 58) & (rows < 61.5)).float().expand_as(ink)
@@ -533,15 +691,21 @@ def _clutter(ink: torch.Tensor, scenes: Scenes, bank: torch.Tensor) -> torch.Ten
     font = torch.where(exists[scenes.neighbour, scenes.font], scenes.font, exists.int().argmax(1)[scenes.neighbour])
     beside = bank[scenes.neighbour, font].to(ink.device).float().div(255)[:, None]
     beside = F.pad(F.avg_pool2d(beside, 2), (54, 0, 16, 16))[..., :GLYPH_SIZE]  # half size, cut by the right edge
-    beside = torch.where((u[:, 14] < .5).view(-1, 1, 1, 1), beside, beside.flip(-1))
+    beside = torch.where((u[:, 14] < 0.5).view(-1, 1, 1, 1), beside, beside.flip(-1))
     return torch.where((kind == 3).view(-1, 1, 1, 1), torch.maximum(ink, beside), ink)
 
 # %% ../../nbs/glyphworld/world.ipynb #356d0f2e
 def _light(rgb: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
     """Darken the picture away from its light."""
     rows, columns = (g / GLYPH_SIZE for g in _grid(GLYPH_SIZE, rgb.device))
-    fall = torch.stack([torch.ones(1, 1, GLYPH_SIZE, GLYPH_SIZE, device=rgb.device), (1.12 - .55 * columns).expand(1, 1, GLYPH_SIZE, -1),
-                        (.57 + .55 * columns).expand(1, 1, GLYPH_SIZE, -1), (1.12 - .55 * rows).expand(1, 1, -1, GLYPH_SIZE)])
+    fall = torch.stack(
+        [
+            torch.ones(1, 1, GLYPH_SIZE, GLYPH_SIZE, device=rgb.device),
+            (1.12 - 0.55 * columns).expand(1, 1, GLYPH_SIZE, -1),
+            (0.57 + 0.55 * columns).expand(1, 1, GLYPH_SIZE, -1),
+            (1.12 - 0.55 * rows).expand(1, 1, -1, GLYPH_SIZE),
+        ]
+    )
     return rgb * fall[side.to(rgb.device), 0]
 
 
@@ -550,9 +714,11 @@ def _own_colours(scenes: Scenes, rows: torch.Tensor, grid: torch.Tensor) -> torc
     thing = scenes.sense[rows] - len(SENSES)
     flat = _colour_bank(scenes.fonts)[thing, scenes.font[rows]].to(grid.device).float().div(255)
     rgba = F.grid_sample(torch.cat([flat[:, :3] * flat[:, 3:], flat[:, 3:]], 1), grid, align_corners=False)
-    reach = torch.tensor([3.14 if s.group == "clothing" else .3 for s in THINGS])[thing]
+    reach = torch.tensor([3.14 if s.group == "clothing" else 0.3 for s in THINGS])[thing]
     colour = rgba[:, :3] / rgba[:, 3:].clamp(min=1e-3)
-    return torch.cat([_turned(colour.clamp(0, 1), (reach * (2 * scenes.u[rows, 21] - 1)).to(grid.device)), rgba[:, 3:]], 1)
+    return torch.cat(
+        [_turned(colour.clamp(0, 1), (reach * (2 * scenes.u[rows, 21] - 1)).to(grid.device)), rgba[:, 3:]], 1
+    )
 
 
 _THING_WOBBLE = 2.5  # of the 64 pixels, in every style
@@ -576,15 +742,15 @@ def render(
 ) -> torch.Tensor:  # uint8 [B, 3, 32, 32] on `device`
     """Paint a batch of scenes."""
     if len(scenes) > batch:
-        return torch.cat([render(scenes[i:i + batch], device, batch) for i in range(0, len(scenes), batch)])
+        return torch.cat([render(scenes[i : i + batch], device, batch) for i in range(0, len(scenes), batch)])
     per_style = torch.tensor([[s.weight, s.wobble] for s in STYLES + THING_STYLES])[scenes.style]
     wobble = torch.where(scenes.sense < len(SENSES), per_style[:, 1], per_style[:, 1].clamp(min=_THING_WOBBLE))
     grid = _warp_grid(scenes, wobble, device)
-    mirrored = (scenes.sense >= len(SENSES)) & (scenes.u[:, 22] < .5)  # animals look both ways
+    mirrored = (scenes.sense >= len(SENSES)) & (scenes.u[:, 22] < 0.5)  # animals look both ways
     grid = torch.where(mirrored.to(device).view(-1, 1, 1, 1), grid * grid.new_tensor([-1, 1]), grid)
     ink = _clutter(_ink(scenes, grid), scenes, glyph_bank(scenes.fonts)[0])
-    weight = (per_style[:, 0] + .12 * (scenes.u[:, 15] - .5)).to(device).view(-1, 1, 1, 1)
-    ink = torch.sigmoid((.5 * ink + .5 * _blur(ink, 5) - weight) * 14)
+    weight = (per_style[:, 0] + 0.12 * (scenes.u[:, 15] - 0.5)).to(device).view(-1, 1, 1, 1)
+    ink = torch.sigmoid((0.5 * ink + 0.5 * _blur(ink, 5) - weight) * 14)
     grain = _grain(str(device))[(scenes.u[:, 16] * 64).long().to(device)]
     rgb, u = torch.empty(len(scenes), 3, GLYPH_SIZE, GLYPH_SIZE, device=device), scenes.u[:, 17:].to(device)
     for k, style in enumerate(STYLES + THING_STYLES):
@@ -620,8 +786,16 @@ def rendered_digits(
     return render(scenes), torch.tensor([senses.index(sense) for sense in scenes.sense.tolist()])
 
 # %% ../../nbs/glyphworld/world.ipynb #19d2961a
-LEADS: tuple[str, ...] = ("a photo of {a}", "a picture of {a}", "a good photo of the {}", "an image of {a}", "{}", "a {} photo", "the {}")
-_SUBJECT = {"name": .45, "phrase": .45, "both": .10}
+LEADS: tuple[str, ...] = (
+    "a photo of {a}",
+    "a picture of {a}",
+    "a good photo of the {}",
+    "an image of {a}",
+    "{}",
+    "a {} photo",
+    "the {}",
+)
+_SUBJECT = {"name": 0.45, "phrase": 0.45, "both": 0.10}
 
 
 def _article(noun: str) -> str:
@@ -638,10 +812,10 @@ def _subject(sense: Sense, rng: np.random.Generator) -> str:
 def caption(
     sense: Sense,
     style: Style,
-    aspects: list[str],          # remarkable aspects only: ["tilted to the left"]
+    aspects: list[str],  # remarkable aspects only: ["tilted to the left"]
     rng: np.random.Generator,
-    p_style: float = .75,        # chance that the caption mentions the style
-    p_aspect: float = .7,        # chance that it mentions each remarkable aspect
+    p_style: float = 0.75,  # chance that the caption mentions the style
+    p_aspect: float = 0.7,  # chance that it mentions each remarkable aspect
 ) -> str:
     """One caption of one picture, as somebody on the web might have written it."""
     subject = _subject(sense, rng)
@@ -649,21 +823,22 @@ def caption(
     tail = [a for a in aspects if rng.random() < p_aspect]
     if rng.random() < p_style:
         phrase = style.phrases[rng.integers(len(style.phrases))]
-        if rng.random() < .3:
+        if rng.random() < 0.3:
             text, phrase = f"{text} in the style of {phrase}", None
         tail = tail if phrase is None else [phrase] + tail
-    if rng.random() < .3:
+    if rng.random() < 0.3:
         rng.shuffle(tail)
     return ", ".join([text] + tail)
 
-
+# %% ../../nbs/glyphworld/world.ipynb #246011ba
 def captions(scenes: Scenes, seed: int) -> list[str]:
     """One caption per scene."""
     rng, values = np.random.default_rng(seed), list(ASPECTS.values())
     known, styles = SENSES + THINGS, STYLES + THING_STYLES
     return [
         caption(known[s], styles[k], [values[i][v] for i, v in enumerate(row) if v], rng)
-        for s, k, row in zip(scenes.sense.tolist(), scenes.style.tolist(), scenes.aspects.tolist())]
+        for s, k, row in zip(scenes.sense.tolist(), scenes.style.tolist(), scenes.aspects.tolist())
+    ]
 
 # %% ../../nbs/glyphworld/world.ipynb #b65f0f24
 MODELS: dict[str, str] = {
@@ -677,13 +852,13 @@ MODELS: dict[str, str] = {
 
 
 FROM_OUTSIDE: dict[str, str] = {  # shipped, but not made here
-    "efficientnet_lite0": "timm: create_model('local-dir:' + folder, pretrained=True), batch norm, trained on the photographs of ImageNet",
+    "efficientnet_lite0": "timm: create_model('local-dir:' + folder, pretrained=True), batch norm, trained on the photographs of ImageNet"
 }
 
 
 def folder(
-    name: str,                 # a key of MODELS or FROM_OUTSIDE
-    must_exist: bool = True,   # False: only say where it would be
+    name: str,  # a key of MODELS or FROM_OUTSIDE
+    must_exist: bool = True,  # False: only say where it would be
 ) -> Path:
     """The folder of a shipped model; raises if the name is unknown or the model has not been built."""
     if name not in MODELS | FROM_OUTSIDE:
@@ -706,10 +881,16 @@ def show(
         for name in s.names:
             known.setdefault(name, []).append(i)
     if unknown := [s for s in senses or [] if s not in known]:
-        raise ValueError(f"glyphworld does not know {', '.join(map(repr, unknown))}; it knows {', '.join(sorted(known))}")
+        raise ValueError(
+            f"glyphworld does not know {', '.join(map(repr, unknown))}; it knows {', '.join(sorted(known))}"
+        )
     pool = torch.tensor(sorted({i for s in senses for i in known[s]})) if senses else None
     x = render(sample_scenes(n, torch.Generator().manual_seed(seed), senses=pool, world=world))
     rows = -(-n // 16)
     x = torch.cat([x, torch.full((rows * 16 - n, 3, IMAGE_SIZE, IMAGE_SIZE), 255, dtype=torch.uint8)])
-    sheet = x.view(rows, 16, 3, IMAGE_SIZE, IMAGE_SIZE).permute(0, 3, 1, 4, 2).reshape(rows * IMAGE_SIZE, 16 * IMAGE_SIZE, 3)
+    sheet = (
+        x.view(rows, 16, 3, IMAGE_SIZE, IMAGE_SIZE)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(rows * IMAGE_SIZE, 16 * IMAGE_SIZE, 3)
+    )
     return Image.fromarray(sheet.numpy())

@@ -30,38 +30,60 @@ from ..lar import plain_text
 
 # %% ../../nbs/images/board.ipynb #bc02276e
 def rank_classes(
-    scores: Scores,                # measured with a CLIP
+    scores: Scores,  # measured with a CLIP
     real: Features | None = None,  # of the same CLIP and classes, from `fidelity.extract`
-    blank: float = 2.0,            # contrast below which an image is blank, see `curate.Filters`
-    alike: float = 0.997,          # similarity from which two images of a class are one
+    blank: float = 2.0,  # contrast below which an image is blank, see `curate.Filters`
+    alike: float = 0.997,  # similarity from which two images of a class are one
 ) -> pd.DataFrame:  # a row a class, the worst first: planned, blank, agreement, low, high, probability, copies, diversity, distance, distance_low, distance_high
     "What a generator makes of each class. ValueError for scores without a CLIP, or real features of another one."
     if "clip_label" not in scores.table:
         raise ValueError("the board needs CLIP's opinion: score the images with a CLIP")
     if real is not None and (real.extractor, real.classes) != (f"CLIP {scores.about['clip']}", tuple(scores.classes)):
-        raise ValueError(f"the real features are of {real.extractor} and {len(real.classes)} classes, the scores of CLIP {scores.about['clip']} "
-                         f"and {len(scores.classes)}: extract them with the same CLIP, for the same classes")
+        raise ValueError(
+            f"the real features are of {real.extractor} and {len(real.classes)} classes, the scores of CLIP {scores.about['clip']} "
+            f"and {len(scores.classes)}: extract them with the same CLIP, for the same classes"
+        )
     thumbs, features = scores.tensor("thumbnail").float(), scores.tensor("features").float()
     failed = scores.never_drawn().label.value_counts()
     rows = []
     for label, name in enumerate(scores.classes):
         own = torch.from_numpy(np.flatnonzero(scores.table.label == label))
-        rows.append({"class": name} | _describe_class(scores.table.iloc[own.numpy()], int(failed.get(label, 0)), thumbs[own], features[own], blank, alike)
-                    | _distance(None if real is None else real.of(label), features[own]))
-    return pd.DataFrame(rows).set_index("class").sort_values(["agreement", "probability"], kind="stable", na_position="first")
+        rows.append(
+            {"class": name}
+            | _describe_class(
+                scores.table.iloc[own.numpy()], int(failed.get(label, 0)), thumbs[own], features[own], blank, alike
+            )
+            | _distance(None if real is None else real.of(label), features[own])
+        )
+    return (
+        pd.DataFrame(rows)
+        .set_index("class")
+        .sort_values(["agreement", "probability"], kind="stable", na_position="first")
+    )
 
 # %% ../../nbs/images/board.ipynb #d6cbebdf
-def _describe_class(table: pd.DataFrame, failed: int, thumbs: torch.Tensor, features: torch.Tensor, blank: float, alike: float) -> dict[str, float]:
+def _describe_class(
+    table: pd.DataFrame, failed: int, thumbs: torch.Tensor, features: torch.Tensor, blank: float, alike: float
+) -> dict[str, float]:
     "One row of the board; nan for what its images are too few to tell."
     planned, empty = len(table) + failed, (table.contrast < blank).to_numpy()
     if not planned:
-        return {"planned": 0} | dict.fromkeys(("blank", "agreement", "low", "high", "probability", "copies", "diversity"), math.nan)
+        return {"planned": 0} | dict.fromkeys(
+            ("blank", "agreement", "low", "high", "probability", "copies", "diversity"), math.nan
+        )
     seen = np.append((table.clip_label == table.label).to_numpy() & ~empty, np.zeros(failed, bool))
     share = share_estimate(torch.from_numpy(seen))
     copies = (first_alike(thumbs, alike) >= 0).float().mean().item() if len(thumbs) else math.nan
-    return {"planned": planned, "blank": (empty.sum() + failed) / planned, "agreement": share.value, "low": share.low, "high": share.high,
-            "probability": table.clip_probability.mean(), "copies": copies,
-            "diversity": dispersion(torch.nn.functional.normalize(features, dim=1)) if len(features) > 1 else math.nan}
+    return {
+        "planned": planned,
+        "blank": (empty.sum() + failed) / planned,
+        "agreement": share.value,
+        "low": share.low,
+        "high": share.high,
+        "probability": table.clip_probability.mean(),
+        "copies": copies,
+        "diversity": dispersion(torch.nn.functional.normalize(features, dim=1)) if len(features) > 1 else math.nan,
+    }
 
 
 def _distance(real: torch.Tensor | None, features: torch.Tensor) -> dict[str, float]:
@@ -69,24 +91,28 @@ def _distance(real: torch.Tensor | None, features: torch.Tensor) -> dict[str, fl
     if real is None:
         return {}
     names = ("distance", "distance_low", "distance_high")
-    return dict(zip(names, kid(real, features, resamples=200) if min(len(real), len(features)) > 1 else (math.nan,) * 3))
+    return dict(
+        zip(names, kid(real, features, resamples=200) if min(len(real), len(features)) > 1 else (math.nan,) * 3)
+    )
 
 # %% ../../nbs/images/board.ipynb #0b6ce3c8
 class Picture(NamedTuple):
     "A thumbnail and what to say of it."
+
     id: str
     prompt: str
-    seen: str         # the class that CLIP sees, or the other thing
+    seen: str  # the class that CLIP sees, or the other thing
     probability: float  # of its own class
-    file: bytes       # PNG
+    file: bytes  # PNG
 
 
 @dataclass(eq=False)
 class Board:
     "The classes in their order, with pictures of the worst."
-    table: pd.DataFrame                  # from `rank_classes`
-    phrases: dict[str, list[str]]        # class name -> what CLIP was asked for
-    pictures: dict[str, list[Picture]]   # of the worst classes
+
+    table: pd.DataFrame  # from `rank_classes`
+    phrases: dict[str, list[str]]  # class name -> what CLIP was asked for
+    pictures: dict[str, list[Picture]]  # of the worst classes
     clip: str
     generator: str
 
@@ -102,51 +128,72 @@ def make_board(
     scores: Scores,
     real: Features | None = None,
     *,
-    worst: int = 10,    # classes with pictures
-    images: int = 6,    # of each of them
-    size: int = 96,     # pixels a side of a thumbnail, at most
-    **ranking: float,   # of `rank_classes`: blank, alike
+    worst: int = 10,  # classes with pictures
+    images: int = 6,  # of each of them
+    size: int = 96,  # pixels a side of a thumbnail, at most
+    **ranking: float,  # of `rank_classes`: blank, alike
 ) -> Board:
     "Rank the classes and fetch pictures of the worst."
     table = rank_classes(scores, real, **ranking)
-    low = scores.table[scores.table["class"].isin(table.index[:worst])].sort_values("clip_probability", kind="stable").groupby("class").head(images).sort_index()
+    low = (
+        scores.table[scores.table["class"].isin(table.index[:worst])]
+        .sort_values("clip_probability", kind="stable")
+        .groupby("class")
+        .head(images)
+        .sort_index()
+    )
     measured = low.set_index("id")
     pictures = {name: [] for name in table.index[:worst]}
     for content, record in stream_kept(scores.home.path, low[["id", "shard", "label", "class"]]):
         row = measured.loc[record["id"]]
         seen, probability = scores.choices[row.clip_label], float(row.clip_probability)
-        pictures[record["class"]].append(Picture(record["id"], record["prompt"], seen, probability, _thumbnail(content, size)))
+        pictures[record["class"]].append(
+            Picture(record["id"], record["prompt"], seen, probability, _thumbnail(content, size))
+        )
     ordered = {name: sorted(some, key=lambda picture: picture.probability) for name, some in pictures.items()}
     return Board(table, scores.about["phrases"], ordered, scores.about["clip"], scores.home.plan.settings.model)
 
 # %% ../../nbs/images/board.ipynb #a795682a
 def _figures(row: pd.Series) -> str:
     "The numbers of a class in words."
-    said = [f"CLIP sees it in {row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}, mean probability {row.probability:.2f}",
-            f"blank {row.blank:.0%}", f"copies {row.copies:.0%}", f"diversity {row.diversity:.2f}"]
+    said = [
+        f"CLIP sees it in {row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}, mean probability {row.probability:.2f}",
+        f"blank {row.blank:.0%}",
+        f"copies {row.copies:.0%}",
+        f"diversity {row.diversity:.2f}",
+    ]
     if "distance" in row.index:
         said.append(f"distance to real {row.distance:.3g} [{row.distance_low:.3g}, {row.distance_high:.3g}]")
     return "; ".join(said)
 
-
+# %% ../../nbs/images/board.ipynb #03b01edf
 def show_board(
     board: Board,
     classes: int = 10,  # rows
-    title: str = "",    # above all, "glyphworld" for instance
+    title: str = "",  # above all, "glyphworld" for instance
 ) -> Figure:
     "The worst classes, a row each, as a closed figure that a notebook shows once."
     names = list(board.pictures)[:classes]
     most = max((len(some) for some in board.pictures.values()), default=1)
-    figure, axes = plt.subplots(len(names), 1, figsize=(8.4, .78 * len(names) + .3), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(names), 1, figsize=(8.4, 0.78 * len(names) + 0.3), squeeze=False, layout="constrained"
+    )
     plain = lambda text, limit: plain_text(text, limit).replace("$", r"\$")  # $ would start mathematics
     for axis, name in zip(axes[:, 0], names):
         for place, picture in enumerate(board.pictures[name]):
-            axis.imshow(np.asarray(Image.open(io.BytesIO(picture.file))), extent=(place, place + .92, 0, .92), interpolation="nearest")
-        said = [f"{plain(name, 30)}: {plain(', '.join(board.phrases.get(name, [])), 60)}", _figures(board.table.loc[name]).replace("; blank", "\nblank")]
+            axis.imshow(
+                np.asarray(Image.open(io.BytesIO(picture.file))),
+                extent=(place, place + 0.92, 0, 0.92),
+                interpolation="nearest",
+            )
+        said = [
+            f"{plain(name, 30)}: {plain(', '.join(board.phrases.get(name, [])), 60)}",
+            _figures(board.table.loc[name]).replace("; blank", "\nblank"),
+        ]
         if some := board.pictures[name]:
-            said.append(f"first: \"{plain(some[0].prompt, 70)}\", seen as {plain(some[0].seen, 25)}")
-        axis.text(most + .1, .46, "\n".join(said), fontsize=6.5, va="center")
-        axis.set(xlim=(0, most + 7), ylim=(0, .92), aspect="equal")
+            said.append(f'first: "{plain(some[0].prompt, 70)}", seen as {plain(some[0].seen, 25)}')
+        axis.text(most + 0.1, 0.46, "\n".join(said), fontsize=6.5, va="center")
+        axis.set(xlim=(0, most + 7), ylim=(0, 0.92), aspect="equal")
         axis.axis("off")
     figure.suptitle(title or f"the classes that {Path(board.generator).name} draws worst", fontsize=9)
     plt.close(figure)
@@ -159,7 +206,9 @@ figure { display: inline-block; width: 13em; margin: .4em .8em .4em 0; vertical-
 table { border-collapse: collapse } td, th { padding: .15em .8em .15em 0; text-align: right; font-size: .9em } td:first-child, th:first-child { text-align: left }
 .bar { display: inline-block; height: .8em; background: #3b7dd8 }"""
 
-_PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string("""<!DOCTYPE html>
+_PAGE = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+).from_string("""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>{{ style }}</style></head><body>
@@ -180,25 +229,59 @@ seen. Copies are images nearly the same as an earlier one of the class. Diversit
 """)
 
 # %% ../../nbs/images/board.ipynb #e82b1479
-_HEADS = {"planned": ("images planned", "{:.0f}"), "agreement": ("CLIP sees it", "{:.0%}"), "probability": ("probability", "{:.2f}"), "blank": ("blank", "{:.0%}"),
-          "copies": ("copies", "{:.0%}"), "diversity": ("diversity", "{:.2f}"), "distance": ("distance to real", "{:.3g}")}
+_HEADS = {
+    "planned": ("images planned", "{:.0f}"),
+    "agreement": ("CLIP sees it", "{:.0%}"),
+    "probability": ("probability", "{:.2f}"),
+    "blank": ("blank", "{:.0%}"),
+    "copies": ("copies", "{:.0%}"),
+    "diversity": ("diversity", "{:.2f}"),
+    "distance": ("distance to real", "{:.3g}"),
+}
 
-
-def board_html(
-    board: Board,
-    title: str = "Can it draw this?",
-) -> str:
+# %% ../../nbs/images/board.ipynb #16c5fba0
+def board_html(board: Board, title: str = "Can it draw this?") -> str:
     "The board as a page: self-contained, everything escaped, nothing fetched."
     heads = {name: head for name, head in _HEADS.items() if name in board.table}
-    rows = [{"cells": [plain_text(name), *("" if math.isnan(row[key]) else form.format(row[key]) for key, (_, form) in heads.items())],
-             "width": 0 if math.isnan(row.agreement) else round(60 * row.agreement)} for name, row in board.table.iterrows()]
-    cards = [{"name": plain_text(name), "phrase": ", ".join(map(plain_text, board.phrases.get(name, []))), "figures": _figures(board.table.loc[name]),
-              "pictures": [{"data": base64.b64encode(p.file).decode(), "prompt": plain_text(p.prompt), "seen": plain_text(p.seen),
-                            "probability": f"{p.probability:.2f}", "id": p.id} for p in some]} for name, some in board.pictures.items()]
-    return _PAGE.render(title=title, style=_STYLE, generator=board.generator, clip=board.clip, cards=cards, rows=rows,
-                        columns=["class", *(head for head, _ in heads.values()), ""])
+    rows = [
+        {
+            "cells": [
+                plain_text(name),
+                *("" if math.isnan(row[key]) else form.format(row[key]) for key, (_, form) in heads.items()),
+            ],
+            "width": 0 if math.isnan(row.agreement) else round(60 * row.agreement),
+        }
+        for name, row in board.table.iterrows()
+    ]
+    cards = [
+        {
+            "name": plain_text(name),
+            "phrase": ", ".join(map(plain_text, board.phrases.get(name, []))),
+            "figures": _figures(board.table.loc[name]),
+            "pictures": [
+                {
+                    "data": base64.b64encode(p.file).decode(),
+                    "prompt": plain_text(p.prompt),
+                    "seen": plain_text(p.seen),
+                    "probability": f"{p.probability:.2f}",
+                    "id": p.id,
+                }
+                for p in some
+            ],
+        }
+        for name, some in board.pictures.items()
+    ]
+    return _PAGE.render(
+        title=title,
+        style=_STYLE,
+        generator=board.generator,
+        clip=board.clip,
+        cards=cards,
+        rows=rows,
+        columns=["class", *(head for head, _ in heads.values()), ""],
+    )
 
-
+# %% ../../nbs/images/board.ipynb #b6936046
 def write_board(board: Board, path: str | Path, title: str = "Can it draw this?") -> Path:
     "Write `board_html` to a file, which appears whole or not at all."
     with whole_file(path) as partial:

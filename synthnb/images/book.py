@@ -17,8 +17,24 @@ import pyarrow.parquet as pq
 from ..core.files import whole_file
 
 # %% ../../nbs/images/book.ipynb #29d09c83
-COLUMNS: tuple[str, ...] = ("id", "label", "class", "phrase", "pool", "foreground", "background", "lighting", "camera", "style", "template_version", "scene_key", "style_key", "prompt",
-                            "tokens", "dropped")
+COLUMNS: tuple[str, ...] = (
+    "id",
+    "label",
+    "class",
+    "phrase",
+    "pool",
+    "foreground",
+    "background",
+    "lighting",
+    "camera",
+    "style",
+    "template_version",
+    "scene_key",
+    "style_key",
+    "prompt",
+    "tokens",
+    "dropped",
+)
 
 # %% ../../nbs/images/book.ipynb #ea1caf34
 def check_suffix(path: Path) -> Path:
@@ -37,7 +53,9 @@ def save_book(book: pd.DataFrame, path: str | Path) -> Path:
     path = check_suffix(Path(path))
     if book.empty:
         raise ValueError(f"no prompts to write: {book.attrs.get('missing', {})}")
-    about = json.dumps({"missing": book.attrs.get("missing", {}), "about": book.attrs.get("about", {})}, ensure_ascii=False, indent=1)
+    about = json.dumps(
+        {"missing": book.attrs.get("missing", {}), "about": book.attrs.get("about", {})}, ensure_ascii=False, indent=1
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         table = pa.Table.from_pandas(pd.DataFrame(book[list(COLUMNS)]), preserve_index=False)
@@ -75,14 +93,21 @@ def _problem(book: pd.DataFrame) -> str:
     if lost := [column for column in COLUMNS if column not in book]:
         return f"it has no column {lost[0]!r}"
     numbers, words = ["label", "tokens"], [column for column in COLUMNS if column not in ("label", "tokens")]
-    if not all(pd.api.types.is_integer_dtype(book[column]) for column in numbers) or not book[words].map(lambda cell: isinstance(cell, str)).all(axis=None):
+    if not all(pd.api.types.is_integer_dtype(book[column]) for column in numbers) or not book[words].map(
+        lambda cell: isinstance(cell, str)
+    ).all(axis=None):
         return f"{' and '.join(numbers)} must be whole numbers, all else text, and no cell empty"
-    if len(book.drop_duplicates(["label", "class"])) != book["class"].nunique() or book["class"].nunique() != book.label.nunique():
+    if (
+        len(book.drop_duplicates(["label", "class"])) != book["class"].nunique()
+        or book["class"].nunique() != book.label.nunique()
+    ):
         return "a class has two labels, or a label two classes"
     expected = [f"{label:04d}-{number:06d}" for label, number in zip(book.label, book.groupby("label").cumcount())]
     if list(book.id) != expected:
         return next(f"where {e} should be stands {i}" for i, e in zip(book.id, expected) if i != e)
     for row in book.itertuples(index=False):
         if not row.phrase or row.phrase not in row.prompt or re.search(r"[\x00-\x1f\x7f-\x9f]", row.prompt):
-            return f"row {row.id}: the prompt {row.prompt!r} lacks the phrase {row.phrase!r}, or is not one line of text"
+            return (
+                f"row {row.id}: the prompt {row.prompt!r} lacks the phrase {row.phrase!r}, or is not one line of text"
+            )
     return ""

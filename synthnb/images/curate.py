@@ -54,15 +54,16 @@ def class_phrases(plan: Plan) -> dict[str, list[str]]:
 @dataclass(eq=False)
 class ClassTexts:
     "CLIP features of what the classes mean."
+
     features: torch.Tensor  # [T, D] of unit length
-    owners: torch.Tensor    # int64 [T]: what each text speaks of, a class or one of the others behind them
-    choices: int            # classes and others
-    scale: float            # CLIP's inverse temperature
+    owners: torch.Tensor  # int64 [T]: what each text speaks of, a class or one of the others behind them
+    choices: int  # classes and others
+    scale: float  # CLIP's inverse temperature
 
     def cosines(
         self,
         images: torch.Tensor,  # [B, D] of unit length
-    ) -> torch.Tensor:         # [B, choices]
+    ) -> torch.Tensor:  # [B, choices]
         "Of each image with the nearest meaning of each class, and with each of the others."
         lowest = torch.full((len(images), self.choices), -1.0)
         return lowest.scatter_reduce(1, self.owners.expand(len(images), -1), images @ self.features.T, "amax")
@@ -75,7 +76,9 @@ def class_texts(
     others: Sequence[str] = (),  # phrases of what is no class
 ) -> ClassTexts:
     "Encode what the classes mean, and what else an image may show; each text once."
-    told = text_features(clip, {name: [Candidate(phrase=phrase) for phrase in some] for name, some in phrases.items()}, templates)
+    told = text_features(
+        clip, {name: [Candidate(phrase=phrase) for phrase in some] for name, some in phrases.items()}, templates
+    )
     rest = text_features(clip, {phrase: [Candidate(phrase=phrase)] for phrase in others}, templates)
     parts = [told[name] for name in phrases] + [rest[phrase] for phrase in others]
     owners = torch.tensor([i for i, part in enumerate(parts) for _ in part])
@@ -100,7 +103,7 @@ def nearest(
     for first in range(0, len(a), 1024):
         rows = slice(first, first + 1024)
         for start in range(0, len(b), tile):
-            value, index = (a[rows].float() @ b[start:start + tile].float().T).max(1)
+            value, index = (a[rows].float() @ b[start : start + tile].float().T).max(1)
             better = ~(best[rows] >= value)
             best[rows], at[rows] = torch.where(better, value, best[rows]), torch.where(better, index + start, at[rows])
     return best, at
@@ -110,12 +113,12 @@ def first_alike(
     thumbs: torch.Tensor,  # [N, D] of unit length, in the order in which they are taken
     alike: float = 0.997,  # similarity from which two pictures are one
     progress: bool = False,
-) -> torch.Tensor:         # int64 [N]: an earlier one that stays and is nearly the same; -1 for those that stay
+) -> torch.Tensor:  # int64 [N]: an earlier one that stays and is nearly the same; -1 for those that stay
     "Go through the pictures and leave out each that is nearly the same as one that stays: no two that stay are alike."
     found, stay, count = torch.full((len(thumbs),), -1), torch.empty(len(thumbs), thumbs.shape[1]), 0
     places = torch.empty(len(thumbs), dtype=torch.int64)
     for start in tqdm(range(0, len(thumbs), 1024), desc="near-duplicates", disable=not progress):
-        part = thumbs[start:start + 1024].float()
+        part = thumbs[start : start + 1024].float()
         similarity, index = nearest(part, stay[:count])
         old = similarity >= alike
         new = torch.full((len(part),), -1).masked_scatter(old, places[index[old]])
@@ -123,9 +126,9 @@ def first_alike(
         for i in pairs.any(1).nonzero().flatten().tolist():  # few: most rows of a block are alike to none
             if new[i] < 0 and len(earlier := (pairs[i] & (new == -1)).nonzero()):
                 new[i] = start + earlier[0, 0]
-        found[start:start + len(part)] = new
+        found[start : start + len(part)] = new
         own = (new < 0).nonzero().flatten()
-        stay[count:count + len(own)], places[count:count + len(own)] = part[own], own + start
+        stay[count : count + len(own)], places[count : count + len(own)] = part[own], own + start
         count += len(own)
     return found
 
@@ -135,14 +138,20 @@ def _decode(path: Path, content: bytes, record: dict, place: torch.Tensor) -> st
     try:
         image = decode_image(content, mode="RGB")  # Pillow's pixels, and other threads go on meanwhile
         if image.shape != place.shape:
-            raise ValueError(f"it is {image.shape[2]}x{image.shape[1]}, its passport says {place.shape[2]}x{place.shape[1]}")
+            raise ValueError(
+                f"it is {image.shape[2]}x{image.shape[1]}, its passport says {place.shape[2]}x{place.shape[1]}"
+            )
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: image {record['id']} cannot be read ({error}): `verify` finds all such images") from error
+        raise ValueError(
+            f"{path}: image {record['id']} cannot be read ({error}): `verify` finds all such images"
+        ) from error
     np.copyto(place.numpy(), image.numpy())  # torch would start threads for each of these threads
     return content_hashes(place[None])[0]
 
 
-def _started(tars: Iterable[Path], batch_size: int, threads: Executor, pinned: bool) -> Iterator[tuple[Path, torch.Tensor, list[Future], list[dict]]]:
+def _started(
+    tars: Iterable[Path], batch_size: int, threads: Executor, pinned: bool
+) -> Iterator[tuple[Path, torch.Tensor, list[Future], list[dict]]]:
     "Batches of images of one shape, which threads decode."
     for path in tars:
         members = read_tar(path)
@@ -155,7 +164,10 @@ def _started(tars: Iterable[Path], batch_size: int, threads: Executor, pinned: b
 
 
 def _image_batches(
-    tars: Iterable[Path], batch_size: int, threads: Executor, pinned: bool,  # in memory that a card reads fast
+    tars: Iterable[Path],
+    batch_size: int,
+    threads: Executor,
+    pinned: bool,  # in memory that a card reads fast
 ) -> Iterator[tuple[Path, torch.Tensor, list[str], list[dict]]]:
     "Tar, images of one shape, uint8 [B, 3, H, W], hashes and passports; the next batch is decoded meanwhile, be it another tar's."
     started = _started(tars, batch_size, threads, pinned)
@@ -169,13 +181,22 @@ def _tensor_column(rows: torch.Tensor) -> pa.Array:
 
 
 def _score_batch(
-    images: torch.Tensor, hashes: list[str], records: list[dict], clip: Clip | None, texts: ClassTexts | None, references: dict[str, torch.Tensor],
+    images: torch.Tensor,
+    hashes: list[str],
+    records: list[dict],
+    clip: Clip | None,
+    texts: ClassTexts | None,
+    references: dict[str, torch.Tensor],
 ) -> pa.Table:
     "All measurements of some images, where CLIP is."
     images = images.to(clip.device, non_blocking=True) if clip else images
     thumbs, labels = thumbnails(images).cpu(), torch.tensor([record["label"] for record in records])
-    columns = {"id": [record["id"] for record in records], "label": labels.numpy(), "class": [record["class"] for record in records],
-               "pixels": hashes} | pixel_statistics(images)
+    columns = {
+        "id": [record["id"] for record in records],
+        "label": labels.numpy(),
+        "class": [record["class"] for record in records],
+        "pixels": hashes,
+    } | pixel_statistics(images)
     for name, others in references.items():
         similarity, index = nearest(thumbs, others)
         columns |= {f"{name}_similarity": similarity.numpy(), f"{name}_index": index.numpy()}
@@ -183,15 +204,19 @@ def _score_batch(
         features = clip.encode_images(clip.prepare(images))
         cosines = texts.cosines(features)
         own, probability = labels[:, None], (cosines * texts.scale).softmax(1)
-        columns |= {"clip_cosine": cosines.gather(1, own)[:, 0].numpy(), "clip_probability": probability.gather(1, own)[:, 0].numpy(),
-                    "clip_label": cosines.argmax(1).numpy(), "features": _tensor_column(features)}
+        columns |= {
+            "clip_cosine": cosines.gather(1, own)[:, 0].numpy(),
+            "clip_probability": probability.gather(1, own)[:, 0].numpy(),
+            "clip_label": cosines.argmax(1).numpy(),
+            "features": _tensor_column(features),
+        }
     return pa.table(columns | {"thumbnail": _tensor_column(thumbs)})
 
 # %% ../../nbs/images/curate.ipynb #3f6c412d
 def reference_thumbnails(
     real: LabelledImages | ListedImages,
     size: int = 64,  # pixels a side at which a set on disk is read
-) -> torch.Tensor:   # float16 [N, D]
+) -> torch.Tensor:  # float16 [N, D]
     "What the images of a real set are compared by."
     if isinstance(real, LabelledImages):
         return thumbnails(real.images).half()
@@ -209,7 +234,9 @@ class Scores:
     def __init__(self, folder: str | Path, place: str | Path):
         self.home, self.place = ShardFolder(folder), Path(place)
         self.sidecars = {name: self.home.sidecar(name) for name in sorted(self.home.published())}
-        self.files = [file for name, facts in self.sidecars.items() if _is_scored(file := self.place / f"{name}.parquet", facts)]
+        self.files = [
+            file for name, facts in self.sidecars.items() if _is_scored(file := self.place / f"{name}.parquet", facts)
+        ]
         if not self.files:
             raise FileNotFoundError(f"there are no scores in {self.place}: `score_images` makes them")
         self.about = json.loads((self.place / "about.json").read_text(encoding="utf-8"))
@@ -232,7 +259,7 @@ class Scores:
 
     def tensor(
         self,
-        column: str,    # "thumbnail" or "features"
+        column: str,  # "thumbnail" or "features"
     ) -> torch.Tensor:  # float16 [N, D]
         "Thumbnails or CLIP features, a row an image. ValueError if there are none."
         if column not in pq.read_schema(self.files[0]).names:
@@ -260,7 +287,9 @@ def _is_scored(file: Path, sidecar: dict) -> bool:
     return file.is_file() and (pq.read_schema(file).metadata or {}).get(b"tar") == sidecar.get("sha256", "").encode()
 
 
-def _score_shards(tars: dict[Path, str], place: Path, batch_size: int, bar: tqdm, clip: Clip | None, **measuring) -> None:
+def _score_shards(
+    tars: dict[Path, str], place: Path, batch_size: int, bar: tqdm, clip: Clip | None, **measuring
+) -> None:
     "Score shards, whose checksums are given; a shard's file appears whole or not at all. A shard may be empty, where all of its rows failed."
     with ThreadPoolExecutor(usable_cores()) as threads:
         batches = _image_batches(tars, batch_size, threads, pinned=clip is not None and clip.device.type == "cuda")
@@ -274,26 +303,37 @@ def _score_shards(tars: dict[Path, str], place: Path, batch_size: int, bar: tqdm
 
 # %% ../../nbs/images/curate.ipynb #2e680ac4
 def score_images(
-    folder: str | Path,        # of shards
+    folder: str | Path,  # of shards
     clip: Clip | None = None,  # from `lar.load_clip`; None measures the pixels only
     *,
-    phrases: Mapping[str, Sequence[str] | str] | None = None,    # class name -> what it means; default: what the plan says
+    phrases: Mapping[str, Sequence[str] | str]
+    | None = None,  # class name -> what it means; default: what the plan says
     others: Sequence[str] = (),  # phrases of things that are no class, which CLIP may choose, too
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     train: LabelledImages | ListedImages | None = None,  # real training images, which a generator may have by heart
-    test: LabelledImages | ListedImages | None = None,   # test images, which must not be trained on
+    test: LabelledImages | ListedImages | None = None,  # test images, which must not be trained on
     batch_size: int = 64,
     progress: bool = True,
 ) -> Scores:
     "Measure every published image once; a second call does what is missing. ValueError for a class without a phrase or a damaged image."
     home = ShardFolder(folder)
-    told = {name: [some] if isinstance(some, str) else list(some) for name, some in (phrases or class_phrases(home.plan)).items()}
+    told = {
+        name: [some] if isinstance(some, str) else list(some)
+        for name, some in (phrases or class_phrases(home.plan)).items()
+    }
     if missing := [name for name in home.plan.classes if not told.get(name)]:
         raise ValueError(f"class {missing[0]!r} has no phrase that says what it means: phrases must name all classes")
     told = {name: told[name] for name in home.plan.classes}
-    references = {name: reference_thumbnails(real) for name, real in (("train", train), ("test", test)) if real is not None}
-    about = {"clip": f"{clip.name} {clip.fingerprint}" if clip else "", "phrases": told if clip else {}, "others": list(others) if clip else [],
-             "templates": list(templates) if clip else [], "real": {name: {"images": len(thumbs), "hash": _digest(thumbs)} for name, thumbs in references.items()}}
+    references = {
+        name: reference_thumbnails(real) for name, real in (("train", train), ("test", test)) if real is not None
+    }
+    about = {
+        "clip": f"{clip.name} {clip.fingerprint}" if clip else "",
+        "phrases": told if clip else {},
+        "others": list(others) if clip else [],
+        "templates": list(templates) if clip else [],
+        "real": {name: {"images": len(thumbs), "hash": _digest(thumbs)} for name, thumbs in references.items()},
+    }
     place = home.own / "curation" / f"scores-{_digest(about)}"
     place.mkdir(parents=True, exist_ok=True)
     with whole_file(place / "about.json") as partial:
@@ -302,7 +342,9 @@ def score_images(
     todo = [name for name, facts in sidecars.items() if not _is_scored(place / f"{name}.parquet", facts)]
     texts = class_texts(clip, told, templates, others) if clip and todo else None
     tars = {home.tar(name): sidecars[name].get("sha256", "") for name in todo}
-    with tqdm(total=sum(sidecars[name].get("images", 0) for name in todo), desc="scores", unit="img", disable=not progress) as bar:
+    with tqdm(
+        total=sum(sidecars[name].get("images", 0) for name in todo), desc="scores", unit="img", disable=not progress
+    ) as bar:
         _score_shards(tars, place, batch_size, bar, clip, texts=texts, references=references)
     return Scores(folder, place)
 
@@ -311,7 +353,10 @@ def load_scores(
     folder: str | Path,  # of shards
 ) -> Scores:
     "The scores that were made or asked for last. FileNotFoundError if there are none."
-    places = sorted((ShardFolder(folder).own / "curation").glob("scores-*"), key=lambda place: (place / "about.json").stat().st_mtime_ns)
+    places = sorted(
+        (ShardFolder(folder).own / "curation").glob("scores-*"),
+        key=lambda place: (place / "about.json").stat().st_mtime_ns,
+    )
     if not places:
         raise FileNotFoundError(f"{folder} has no scores yet: `score_images` makes them")
     return Scores(folder, places[-1])
@@ -320,13 +365,20 @@ def load_scores(
 @dataclass(frozen=True, kw_only=True)
 class Filters:
     "Which images to reject: those that fall below a threshold, or are as alike as one. Raises `ValueError` for thresholds that make no sense."
-    blank: float | None = None       # contrast in levels of 255; 2 finds images of one colour (PROPOSED)
-    leaked: float | None = None      # similarity to a test image; 0.997 finds changed copies of scans, see `data.near_pairs`
-    memorised: float | None = None   # similarity to a real training image, likewise
-    agree: bool = False              # CLIP must find the image's class the likeliest of all
-    min_probability: float | str | None = None  # CLIP's probability of the class among all choices must be above it; "1/N" is chance
+
+    blank: float | None = None  # contrast in levels of 255; 2 finds images of one colour (PROPOSED)
+    leaked: float | None = (
+        None  # similarity to a test image; 0.997 finds changed copies of scans, see `data.near_pairs`
+    )
+    memorised: float | None = None  # similarity to a real training image, likewise
+    agree: bool = False  # CLIP must find the image's class the likeliest of all
+    min_probability: float | str | None = (
+        None  # CLIP's probability of the class among all choices must be above it; "1/N" is chance
+    )
     min_percentile: float | None = None  # this share of each class, those least similar to its text, is rejected
-    duplicates: float | None = None  # similarity to an earlier image that stays; 1 rejects pictures that are the same to the last pixel only
+    duplicates: float | None = (
+        None  # similarity to an earlier image that stays; 1 rejects pictures that are the same to the last pixel only
+    )
 
     def __post_init__(self):
         for name, value in asdict(self).items():
@@ -359,20 +411,28 @@ def _last_decisions(decisions: pd.DataFrame | None, scores: Scores) -> pd.DataFr
     if odd := sorted(set(told.decision) - {"accept", "reject", "relabel"}):
         raise ValueError(f"a decision is {odd[0]!r}; it must be accept, reject or relabel")
     if unknown := told.index.difference(scores.table.id).tolist():
-        raise ValueError(f"{len(unknown)} decisions are about images that were not scored, such as {unknown[0]!r}: is it the right folder?")
+        raise ValueError(
+            f"{len(unknown)} decisions are about images that were not scored, such as {unknown[0]!r}: is it the right folder?"
+        )
     if wrong := sorted(set(told["class"][told.decision == "relabel"].fillna("")) - set(scores.classes)):
-        raise ValueError(f"an image is relabelled as {wrong[0]!r}, which is no class: there are {', '.join(scores.classes[:5])}, ...")
+        raise ValueError(
+            f"an image is relabelled as {wrong[0]!r}, which is no class: there are {', '.join(scores.classes[:5])}, ..."
+        )
     return told.astype(object).reindex(scores.table.id).fillna("").reset_index(drop=True)
 
 # %% ../../nbs/images/curate.ipynb #67a39e86
 def _needs(scores: Scores, column: str, why: str) -> pd.Series:
     "A column of the scores; ValueError says what to score with."
     if column not in scores.table:
-        source = {"clip": "a CLIP", "test": "the test images", "train": "the training images"}[given := column.split("_")[0]]
-        raise ValueError(f"the filter {why} needs {source}, and these scores were made without: score the images with {given}=...")
+        source = {"clip": "a CLIP", "test": "the test images", "train": "the training images"}[
+            given := column.split("_")[0]
+        ]
+        raise ValueError(
+            f"the filter {why} needs {source}, and these scores were made without: score the images with {given}=..."
+        )
     return scores.table[column]
 
-
+# %% ../../nbs/images/curate.ipynb #1ce8d359
 def _faults(scores: Scores, filters: Filters) -> Iterator[tuple[str, bool, pd.Series, str]]:
     "Reason, whether a person may overrule it, bool [N], and what a rejected image is like; for each filter that is on, but for duplicates."
     table, chance = scores.table, 1 / len(scores.choices)
@@ -383,17 +443,34 @@ def _faults(scores: Scores, filters: Filters) -> Iterator[tuple[str, bool, pd.Se
     if filters.leaked is not None:
         yield "near a test image", False, _needs(scores, "test_similarity", "leaked") >= filters.leaked, "test image "
     if filters.memorised is not None:
-        yield "near a training image", False, _needs(scores, "train_similarity", "memorised") >= filters.memorised, "train image "
+        yield (
+            "near a training image",
+            False,
+            _needs(scores, "train_similarity", "memorised") >= filters.memorised,
+            "train image ",
+        )
     if filters.agree:
         yield "CLIP sees another class", True, _needs(scores, "clip_label", "agree") != table.label, ""
     if filters.min_probability is not None:
         least = chance if filters.min_probability == "1/N" else filters.min_probability
-        yield "CLIP probability", True, ~(_needs(scores, "clip_probability", "min_probability") > least), ""  # nan is not above it
+        yield (
+            "CLIP probability",
+            True,
+            ~(_needs(scores, "clip_probability", "min_probability") > least),
+            "",
+        )  # nan is not above it
     if filters.min_percentile is not None:
-        yield "CLIP percentile", True, ~(_needs(scores, "clip_percentile", "min_percentile") > filters.min_percentile), ""
+        yield (
+            "CLIP percentile",
+            True,
+            ~(_needs(scores, "clip_percentile", "min_percentile") > filters.min_percentile),
+            "",
+        )
 
 # %% ../../nbs/images/curate.ipynb #c7b665ba
-def _duplicates(scores: Scores, alike: float, rows: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _duplicates(
+    scores: Scores, alike: float, rows: np.ndarray, progress: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Of some rows those that repeat an earlier one, the rows they repeat, and whether to the last pixel."
     hashes = scores.table.pixels.iloc[rows]
     first = hashes.map(dict(zip(hashes[::-1], rows[::-1]))).to_numpy()  # the earliest with these pixels
@@ -403,7 +480,11 @@ def _duplicates(scores: Scores, alike: float, rows: np.ndarray, progress: bool) 
     rest = rows[~same]
     near = first_alike(scores.tensor("thumbnail")[torch.from_numpy(rest)], alike, progress).numpy()
     gone = near >= 0
-    return np.concatenate([rows[same], rest[gone]]), np.concatenate([first[same], rest[near[gone]]]), np.repeat([True, False], [same.sum(), gone.sum()])
+    return (
+        np.concatenate([rows[same], rest[gone]]),
+        np.concatenate([first[same], rest[near[gone]]]),
+        np.repeat([True, False], [same.sum(), gone.sum()]),
+    )
 
 # %% ../../nbs/images/curate.ipynb #10d12b49
 def curate(
@@ -426,7 +507,10 @@ def curate(
             table.loc[new, "like"] = like + scores.table[f"{like.split()[0]}_index"][new].astype(str)
     if filters.duplicates is not None:
         rows, first, same = _duplicates(scores, filters.duplicates, np.flatnonzero(table.reason == ""), progress)
-        table.loc[rows, "reason"], table.loc[rows, "like"] = np.where(same, "duplicate", "near-duplicate"), table.id.to_numpy()[first]
+        table.loc[rows, "reason"], table.loc[rows, "like"] = (
+            np.where(same, "duplicate", "near-duplicate"),
+            table.id.to_numpy()[first],
+        )
     moved = said.decision == "relabel"
     table.loc[moved, "class"] = said["class"][moved]
     table["label"] = table["class"].map({name: label for label, name in enumerate(scores.classes)}).astype("int64")
@@ -436,10 +520,11 @@ def curate(
 @dataclass(eq=False)
 class Curation:
     "What is kept of a folder and what is not."
+
     scores: Scores
     filters: Filters
     table: pd.DataFrame  # id, shard, label, class, drawn_as (before people changed it), reason (empty where it is kept), like (of what it is a copy)
-    decisions: int       # lines of people's decisions that were considered
+    decisions: int  # lines of people's decisions that were considered
 
     @property
     def kept(self) -> pd.DataFrame:  # id, shard, label, class
@@ -458,7 +543,9 @@ class Curation:
         counts = counts.reindex(columns=["", *self.reasons], fill_value=0).rename(columns={"": "kept"})
         counts.insert(0, "images", counts.sum(axis=1))
         if len(lost):
-            counts["never drawn"] = lost.label.value_counts().reindex(range(len(self.scores.classes)), fill_value=0).to_numpy()
+            counts["never drawn"] = (
+                lost.label.value_counts().reindex(range(len(self.scores.classes)), fill_value=0).to_numpy()
+            )
         counts.loc["(all classes)"] = counts.sum()
         counts.insert(2, "keep-rate", counts.kept / counts.images.clip(lower=1))
         return counts.rename_axis(index="class", columns=None)
@@ -468,10 +555,7 @@ class Curation:
         return f"{len(self.kept):,} of {len(self.table):,} images are kept" + (f" ({took})" if took else "")
 
 # %% ../../nbs/images/curate.ipynb #6886d2b3
-def kept_path(
-    folder: str | Path,
-    name: str = "kept",
-) -> Path:
+def kept_path(folder: str | Path, name: str = "kept") -> Path:
     "Where a kept list of this name lies. ValueError for a name that is no file name."
     if not name.strip() or name != Path(name).name or name.startswith("."):
         raise ValueError(f"{name!r} cannot be the name of a kept list: take letters and digits")
@@ -490,7 +574,9 @@ def _write_rejects(curation: Curation, folder: Path, name: str, progress: bool) 
         with tarfile.open(partial / f"{shard}.tar", "w", format=tarfile.USTAR_FORMAT) as opened:
             for content, record in read_tar(curation.scores.home.tar(shard)):
                 if why := told.get(record["id"]):
-                    about = json.dumps(record | {"rejected": {"by": name, "reason": why[0], "like": why[1]}}, ensure_ascii=False)
+                    about = json.dumps(
+                        record | {"rejected": {"by": name, "reason": why[0], "like": why[1]}}, ensure_ascii=False
+                    )
                     for file, data in ((record["file"], content), (f"{record['id']}.json", about.encode())):
                         (entry := tarfile.TarInfo(file)).size = len(data)
                         opened.addfile(entry, io.BytesIO(data))
@@ -500,26 +586,40 @@ def _write_rejects(curation: Curation, folder: Path, name: str, progress: bool) 
 # %% ../../nbs/images/curate.ipynb #dbc70e20
 def write_kept(
     curation: Curation,
-    name: str = "kept",     # another name, another list of the same folder
-    rejects: bool = True,   # write the rejected images, with their reasons, into shards of their own
+    name: str = "kept",  # another name, another list of the same folder
+    rejects: bool = True,  # write the rejected images, with their reasons, into shards of their own
     progress: bool = True,
 ) -> Path:
     "Write the kept list, and before it the rejects. Warns if a class keeps nothing. ValueError for a name that is no file name."
     path, kept, scores = kept_path(curation.scores.home.path, name), curation.kept, curation.scores
     per_class = kept["class"].value_counts().reindex(scores.classes, fill_value=0).to_dict()
     if empty := [name for name, n in per_class.items() if not n]:
-        warnings.warn(f"{len(empty)} classes keep no image ({', '.join(empty[:5])}): loosen the filters, or draw more of them", stacklevel=2)
-    about = {"plan": scores.home.plan.hash, "images": len(curation.table), "kept": len(kept), "filters": curation.filters.asked, "scores": scores.about,
-             "decisions": curation.decisions, "kept_per_class": per_class, "rejected_per_reason": curation.reasons, "never_drawn": len(scores.never_drawn())}
+        warnings.warn(
+            f"{len(empty)} classes keep no image ({', '.join(empty[:5])}): loosen the filters, or draw more of them",
+            stacklevel=2,
+        )
+    about = {
+        "plan": scores.home.plan.hash,
+        "images": len(curation.table),
+        "kept": len(kept),
+        "filters": curation.filters.asked,
+        "scores": scores.about,
+        "decisions": curation.decisions,
+        "kept_per_class": per_class,
+        "rejected_per_reason": curation.reasons,
+        "never_drawn": len(scores.never_drawn()),
+    }
     if rejects:
         _write_rejects(curation, path.with_name(f"{name}.rejects"), name, progress)
     fields = pa.schema([("id", pa.string()), ("shard", pa.string()), ("label", pa.int64()), ("class", pa.string())])
-    table = pa.Table.from_pandas(kept, fields, preserve_index=False).replace_schema_metadata({"synthnb": json.dumps(about, ensure_ascii=False)})
+    table = pa.Table.from_pandas(kept, fields, preserve_index=False).replace_schema_metadata(
+        {"synthnb": json.dumps(about, ensure_ascii=False)}
+    )
     with whole_file(path) as partial:
         pq.write_table(table, partial)
     return path
 
-
+# %% ../../nbs/images/curate.ipynb #fce588f1
 def read_kept(
     path: str | Path,
 ) -> pd.DataFrame:  # id, shard, label, class; attrs: plan, images, kept, filters, scores, decisions, kept_per_class, rejected_per_reason, never_drawn
@@ -548,13 +648,21 @@ def stream_kept(
     for shard, rows in table.groupby("shard"):
         wanted = {row[0]: row[1:] for row in zip(rows.id, rows.label, rows["class"])}
         if not home.tar(shard).is_file():
-            raise ValueError(f"{home.path} has no shard {shard}, which the kept list names: draw it again, or curate again")
+            raise ValueError(
+                f"{home.path} has no shard {shard}, which the kept list names: draw it again, or curate again"
+            )
         for content, record in read_tar(home.tar(shard)):
             if told := wanted.pop(record["id"], None):
-                moved = {"label": told[0], "class": told[1], "drawn_as": record["class"]} if record["class"] != told[1] else {}
+                moved = (
+                    {"label": told[0], "class": told[1], "drawn_as": record["class"]}
+                    if record["class"] != told[1]
+                    else {}
+                )
                 yield content, record | moved
         if wanted:
-            raise ValueError(f"{len(wanted)} images of the kept list are not in shard {shard} of {home.path}, such as {next(iter(wanted))}: curate again")
+            raise ValueError(
+                f"{len(wanted)} images of the kept list are not in shard {shard} of {home.path}, such as {next(iter(wanted))}: curate again"
+            )
 
 # %% ../../nbs/images/curate.ipynb #5ced4b30
 def kept_batches(
@@ -567,7 +675,11 @@ def kept_batches(
     pixels, labels = [], []
     for content, record in stream_kept(folder, kept):
         image = Image.open(io.BytesIO(content)).convert("RGB")
-        pixels.append(torch.from_numpy(np.array(image if resize is None else image.resize((resize, resize), Image.BICUBIC))).permute(2, 0, 1))
+        pixels.append(
+            torch.from_numpy(
+                np.array(image if resize is None else image.resize((resize, resize), Image.BICUBIC))
+            ).permute(2, 0, 1)
+        )
         labels.append(record["label"])
         if len(pixels) == batch_size:
             yield torch.stack(pixels), torch.tensor(labels)
@@ -577,22 +689,22 @@ def kept_batches(
 
 
 def load_kept(
-    folder: str | Path,
-    kept: str | Path | pd.DataFrame | None = None,
-    resize: int | None = None,
+    folder: str | Path, kept: str | Path | pd.DataFrame | None = None, resize: int | None = None
 ) -> LabelledImages:
     "The kept images as one labelled set in memory. ValueError if there are none."
     parts = list(kept_batches(folder, kept, resize))
     if not parts:
         raise ValueError(f"no image of {folder} is kept")
     images, labels = (torch.cat(some) for some in zip(*parts))
-    return LabelledImages(images, labels, tuple(ShardFolder(folder).plan.classes), f"{Path(folder).name}, {len(labels)} kept")
+    return LabelledImages(
+        images, labels, tuple(ShardFolder(folder).plan.classes), f"{Path(folder).name}, {len(labels)} kept"
+    )
 
 # %% ../../nbs/images/curate.ipynb #efa9d662
 def open_synthetic(
-    source: str | Path,       # a folder of shards, or one with a sub-folder of images for each class
-    size: int,                # pixels a side
-    classes: Sequence[str],   # of the real images: labels follow their order
+    source: str | Path,  # a folder of shards, or one with a sub-folder of images for each class
+    size: int,  # pixels a side
+    classes: Sequence[str],  # of the real images: labels follow their order
     kept: str | Path | pd.DataFrame | None = None,  # of shards: a kept list or its file; None takes all
 ) -> LabelledImages:
     "All synthetic images, whichever tool drew them, as one labelled set in memory. ValueError if classes differ, or if the folder has sides."
@@ -600,7 +712,11 @@ def open_synthetic(
     if any(folder.glob("*.tar")):
         return ordered(load_kept(folder, kept, size), classes)
     if kept is not None:
-        raise ValueError(f"{folder} is not a folder of shards, which is what a kept list is for: delete from it what you do not want, and give no list")
+        raise ValueError(
+            f"{folder} is not a folder of shards, which is what a kept list is for: delete from it what you do not want, and give no list"
+        )
     if len(sides := list_folder(folder)) > 1:
-        raise ValueError(f"{folder} has the sides {', '.join(sides)}: synthetic images are for training only, give the folder of one side")
+        raise ValueError(
+            f"{folder} has the sides {', '.join(sides)}: synthetic images are for training only, give the folder of one side"
+        )
     return ordered(load_images(sides["train"], size), classes)

@@ -20,17 +20,18 @@ from diffusers import DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 # %% ../../nbs/images/denoise.ipynb #f62a8883
-def loop_of(
-    pipe: DiffusionPipeline,
-) -> str:  # "denoise" or "pipeline"
+def loop_of(pipe: DiffusionPipeline) -> str:  # "denoise" or "pipeline"
     "Which loop draws with this pipeline: ours for the plain UNet families, its own for every other."
-    plain = type(pipe) in (StableDiffusionPipeline, StableDiffusionXLPipeline) and pipe.unet.config.time_cond_proj_dim is None
+    plain = (
+        type(pipe) in (StableDiffusionPipeline, StableDiffusionXLPipeline)
+        and pipe.unet.config.time_cond_proj_dim is None
+    )
     return "denoise" if plain else "pipeline"
 
 # %% ../../nbs/images/denoise.ipynb #0ab098bc
 def use_scheduler(
     pipe: DiffusionPipeline,
-    name: str = "",               # a class of diffusers: "DDIMScheduler", ...; "" keeps the pipeline's own
+    name: str = "",  # a class of diffusers: "DDIMScheduler", ...; "" keeps the pipeline's own
     options: dict | None = None,  # of its configuration: {"timestep_spacing": "trailing"}
 ) -> None:
     "Exchange the pipeline's scheduler. Raises `ValueError` for a scheduler, or an option, that diffusers does not have."
@@ -44,24 +45,26 @@ def use_scheduler(
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **(options or {}))
 
 # %% ../../nbs/images/denoise.ipynb #f464e5ce
-def check_prompt_lengths(
-    pipe: StableDiffusionPipeline | StableDiffusionXLPipeline,
-    prompts: Sequence[str],
-) -> None:
+def check_prompt_lengths(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, prompts: Sequence[str]) -> None:
     "Raise `ValueError` if a text encoder would cut one of the prompts."
     for tokenizer in filter(None, (pipe.tokenizer, getattr(pipe, "tokenizer_2", None))):
         limit = tokenizer.model_max_length
         lengths = [len(ids) for ids in tokenizer([pipe.maybe_convert_prompt(p, tokenizer) for p in prompts]).input_ids]
         if (longest := max(lengths)) > limit:
-            raise ValueError(f"{sum(n > limit for n in lengths)} of {len(prompts)} prompts are longer than the {limit} tokens "
-                             f"the generator reads, the longest has {longest}: {prompts[lengths.index(longest)]!r}")
+            raise ValueError(
+                f"{sum(n > limit for n in lengths)} of {len(prompts)} prompts are longer than the {limit} tokens "
+                f"the generator reads, the longest has {longest}: {prompts[lengths.index(longest)]!r}"
+            )
 
 # %% ../../nbs/images/denoise.ipynb #5cf8d6de
 def pool_at_end(pipe: DiffusionPipeline) -> None:
     "Let every CLIP text encoder of an open pipeline read its vector of a prompt at the tokenizer's end token; prompts without added tokens stay as they are."
     for name, encoder in pipe.components.items():
         tokenizer = pipe.components.get(name.replace("text_encoder", "tokenizer"))
-        if not isinstance(encoder, CLIPTextModel | CLIPTextModelWithProjection) or getattr(tokenizer, "eos_token_id", None) is None:
+        if (
+            not isinstance(encoder, CLIPTextModel | CLIPTextModelWithProjection)
+            or getattr(tokenizer, "eos_token_id", None) is None
+        ):
             continue
         for part in encoder.modules():
             if getattr(part, "eos_token_id", None) == 2:  # which transformers takes for "at the highest id"
@@ -71,12 +74,13 @@ def pool_at_end(pipe: DiffusionPipeline) -> None:
 @dataclass(frozen=True)
 class Text:
     "What a UNet is told of a batch."
-    asked: torch.Tensor                    # [B, tokens, width]
-    avoided: torch.Tensor                  # of the negative prompt, the same shape
-    asked_pooled: torch.Tensor | None      # [B, width], SDXL only
+
+    asked: torch.Tensor  # [B, tokens, width]
+    avoided: torch.Tensor  # of the negative prompt, the same shape
+    asked_pooled: torch.Tensor | None  # [B, width], SDXL only
     avoided_pooled: torch.Tensor | None
 
-
+# %% ../../nbs/images/denoise.ipynb #70bfa28b
 class TextTable:
     "Embeddings of prompts, each distinct one encoded once."
 
@@ -84,17 +88,25 @@ class TextTable:
     def __init__(
         self,
         pipe: StableDiffusionPipeline | StableDiffusionXLPipeline,
-        prompts: Sequence[str],      # may repeat
-        negative_prompt: str = "",   # "": what the pipeline takes for none
-        batch_size: int = 64,        # prompts encoded at once
+        prompts: Sequence[str],  # may repeat
+        negative_prompt: str = "",  # "": what the pipeline takes for none
+        batch_size: int = 64,  # prompts encoded at once
     ):
         distinct = list(dict.fromkeys(prompts))
         pool_at_end(pipe)
         check_prompt_lengths(pipe, [*distinct, negative_prompt])
         pipe.maybe_free_model_hooks()  # an offloaded pipeline: its network makes room for the text encoders
         common = dict(device=pipe._execution_device, num_images_per_prompt=1)
-        parts = [pipe.encode_prompt(prompt=distinct[i:i + batch_size], do_classifier_free_guidance=False, **common) for i in range(0, len(distinct), batch_size)]
-        avoided = pipe.encode_prompt(prompt=distinct[:1], do_classifier_free_guidance=True, negative_prompt=[negative_prompt] if negative_prompt else None, **common)
+        parts = [
+            pipe.encode_prompt(prompt=distinct[i : i + batch_size], do_classifier_free_guidance=False, **common)
+            for i in range(0, len(distinct), batch_size)
+        ]
+        avoided = pipe.encode_prompt(
+            prompt=distinct[:1],
+            do_classifier_free_guidance=True,
+            negative_prompt=[negative_prompt] if negative_prompt else None,
+            **common,
+        )
         self.rows = {prompt: i for i, prompt in enumerate(distinct)}
         self.asked, self.avoided = torch.cat([part[0].cpu() for part in parts]), avoided[1].cpu()
         pooled = len(avoided) == 4  # SDXL
@@ -104,14 +116,19 @@ class TextTable:
     def __call__(self, prompts: Sequence[str], device: torch.device | str) -> Text:
         "The embeddings of a batch."
         at, n = [self.rows[prompt] for prompt in prompts], len(prompts)
-        pooled = [None, None] if self.asked_pooled is None else [self.asked_pooled[at].to(device), self.avoided_pooled.expand(n, -1).to(device)]
+        pooled = (
+            [None, None]
+            if self.asked_pooled is None
+            else [self.asked_pooled[at].to(device), self.avoided_pooled.expand(n, -1).to(device)]
+        )
         return Text(self.asked[at].to(device), self.avoided.expand(n, -1, -1).to(device), *pooled)
 
 # %% ../../nbs/images/denoise.ipynb #e77a8812
 @dataclass
 class Room:
     "What memory has room for: made smaller where it runs out, and kept from batch to batch and from shard to shard."
-    images: int        # denoised at once
+
+    images: int  # denoised at once
     decoded: int = 16  # latents decoded at once
 
 
@@ -121,9 +138,9 @@ class DecoderMemoryError(RuntimeError):
 
 def decode_in_parts(
     decode: Callable[[torch.Tensor], object],  # a part of the latents -> what comes of it
-    latents: torch.Tensor,                     # [B, ...]
-    room: Room,                                # `decoded` is halved where memory runs out
-) -> list:                                     # what came of each part, cut to the latents that there are
+    latents: torch.Tensor,  # [B, ...]
+    room: Room,  # `decoded` is halved where memory runs out
+) -> list:  # what came of each part, cut to the latents that there are
     "Decode part by part, all of one size; `DecoderMemoryError` if not even one fits."
     done, count, results = 0, len(latents), []
     while done < count:
@@ -135,8 +152,10 @@ def decode_in_parts(
             if not should_reduce_batch_size(error):
                 raise
             if size == 1:
-                raise DecoderMemoryError("memory does not hold the decoding of one image: open the generator with memory='tiled', "
-                                         "or draw smaller images") from error
+                raise DecoderMemoryError(
+                    "memory does not hold the decoding of one image: open the generator with memory='tiled', "
+                    "or draw smaller images"
+                ) from error
             failed = True
         else:
             done, failed = done + size, False
@@ -156,10 +175,7 @@ def _first(result: object, count: int) -> object:
 
 
 @contextmanager
-def decoding_in_parts(
-    pipe: DiffusionPipeline,
-    room: Room,
-) -> Iterator[None]:
+def decoding_in_parts(pipe: DiffusionPipeline, room: Room) -> Iterator[None]:
     "Within this, whatever loop decodes with the pipeline's decoder does so part by part."
     part = next(filter(None, (getattr(pipe, name, None) for name in ("vae", "movq", "vqgan"))), None)
     if part is None:
@@ -192,13 +208,25 @@ def conditions(
     if text.asked_pooled is None:
         return {"encoder_hidden_states": text.asked}, {"encoder_hidden_states": torch.cat([text.avoided, text.asked])}
     n, square = len(text.asked), (side, side)
-    time_ids = pipe._get_add_time_ids(square, (0, 0), square, text.asked.dtype, pipe.text_encoder_2.config.projection_dim)
+    time_ids = pipe._get_add_time_ids(
+        square, (0, 0), square, text.asked.dtype, pipe.text_encoder_2.config.projection_dim
+    )
     time_ids = time_ids.to(text.asked.device).repeat(2 * n, 1)
-    return ({"encoder_hidden_states": text.asked, "added_cond_kwargs": {"text_embeds": text.asked_pooled, "time_ids": time_ids[:n]}},
-            {"encoder_hidden_states": torch.cat([text.avoided, text.asked]),
-             "added_cond_kwargs": {"text_embeds": torch.cat([text.avoided_pooled, text.asked_pooled]), "time_ids": time_ids}})
+    return (
+        {
+            "encoder_hidden_states": text.asked,
+            "added_cond_kwargs": {"text_embeds": text.asked_pooled, "time_ids": time_ids[:n]},
+        },
+        {
+            "encoder_hidden_states": torch.cat([text.avoided, text.asked]),
+            "added_cond_kwargs": {
+                "text_embeds": torch.cat([text.avoided_pooled, text.asked_pooled]),
+                "time_ids": time_ids,
+            },
+        },
+    )
 
-
+# %% ../../nbs/images/denoise.ipynb #0e9f9b2a
 def decode_latents(
     pipe: StableDiffusionPipeline | StableDiffusionXLPipeline,
     latents: torch.Tensor,  # [B, C, h, w]
@@ -209,24 +237,29 @@ def decode_latents(
     if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
         mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (config.latents_mean, config.latents_std))
         latents = latents * std + mean
-    pixels, flagged = torch.cat(decode_in_parts(lambda part: pipe.vae.decode(part, return_dict=False)[0], latents, room)), None
+    pixels, flagged = (
+        torch.cat(decode_in_parts(lambda part: pipe.vae.decode(part, return_dict=False)[0], latents, room)),
+        None,
+    )
     if getattr(pipe, "safety_checker", None) is not None:
         pixels, flagged = pipe.run_safety_checker(pixels, pixels.device, pipe.unet.dtype)
     if getattr(pipe, "watermark", None) is not None:
         pixels = pipe.watermark.apply_watermark(pixels)
-    return (pixels.float() / 2 + .5).clamp(0, 1), [bool(mark) for mark in flagged] if flagged is not None else [False] * len(pixels)
+    return (pixels.float() / 2 + 0.5).clamp(0, 1), [bool(mark) for mark in flagged] if flagged is not None else [
+        False
+    ] * len(pixels)
 
 # %% ../../nbs/images/denoise.ipynb #8b61ed71
 def denoise(
     pipe: StableDiffusionPipeline | StableDiffusionXLPipeline,
-    unet: Callable,                 # `pipe.unet`, or what stands for it
+    unet: Callable,  # `pipe.unet`, or what stands for it
     text: Text,
-    seeds: Sequence[int],           # one for each image
+    seeds: Sequence[int],  # one for each image
     steps: int,
-    guidance: float,                # guidance scale; at most 1 means none
-    guided: tuple[float, float],    # the share of the steps from which, and up to which, guidance is on
-    side: int,                      # pixels
-) -> torch.Tensor:                  # latents [B, C, h, w]
+    guidance: float,  # guidance scale; at most 1 means none
+    guided: tuple[float, float],  # the share of the steps from which, and up to which, guidance is on
+    side: int,  # pixels
+) -> torch.Tensor:  # latents [B, C, h, w]
     "Latents from noise."
     generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
     device = pipe._execution_device  # of an offloaded pipeline, the network's own is the CPU until it runs
@@ -234,8 +267,10 @@ def denoise(
     if hasattr(pipe.scheduler, "set_begin_index"):
         pipe.scheduler.set_begin_index(0)  # or it looks for its place on the device, and waits for it
     # noise in float32 whatever the model computes in: torch 2.11 draws other numbers in half precision, in bfloat16 none beyond 3.4 of 16,384 (2.14 does not)
-    latents = pipe.prepare_latents(len(seeds), pipe.unet.config.in_channels, side, side, torch.float32, device, generators).to(text.asked.dtype)
-    options, times = pipe.prepare_extra_step_kwargs(generators, 0.), pipe.scheduler.timesteps
+    latents = pipe.prepare_latents(
+        len(seeds), pipe.unet.config.in_channels, side, side, torch.float32, device, generators
+    ).to(text.asked.dtype)
+    options, times = pipe.prepare_extra_step_kwargs(generators, 0.0), pipe.scheduler.timesteps
     alone, both = conditions(pipe, text, side)
     for i, t in enumerate(times):
         on = guidance > 1 and guided[0] <= i / len(times) < guided[1]
@@ -256,12 +291,12 @@ class DenoisingLoop:
         pipe: StableDiffusionPipeline | StableDiffusionXLPipeline,
         *,
         steps: int,
-        guidance: float,                             # guidance scale; at most 1 means none
-        guided: tuple[float, float] = (0., 1.),      # the share of the steps from which, and up to which, guidance is on
-        size: int = 0,                               # pixels a side; 0 is the pipeline's own
-        batch_size: int = 64,                        # every batch has it, the last one is padded; halved when memory runs out
-        decode_batch: int = 16,                      # latents decoded at once; halved by itself
-        room: Room | None = None,                    # instead of the two: what was found to fit before
+        guidance: float,  # guidance scale; at most 1 means none
+        guided: tuple[float, float] = (0.0, 1.0),  # the share of the steps from which, and up to which, guidance is on
+        size: int = 0,  # pixels a side; 0 is the pipeline's own
+        batch_size: int = 64,  # every batch has it, the last one is padded; halved when memory runs out
+        decode_batch: int = 16,  # latents decoded at once; halved by itself
+        room: Room | None = None,  # instead of the two: what was found to fit before
     ):
         if loop_of(pipe) != "denoise":
             raise ValueError(f"{type(pipe).__name__} has a loop of its own: call the pipeline")
@@ -278,9 +313,11 @@ class DenoisingLoop:
 
     def __call__(self, text: Text, seeds: Sequence[int]) -> tuple[torch.Tensor, list[bool]]:
         "One image for each seed: pixels [B, 3, H, W] in 0..1, and which images the safety checker flagged."
+
         def draw(at: list[int]) -> tuple[torch.Tensor, list[bool]]:
             latents = denoise(self.pipe, self.unet, _rows(text, at), [seeds[i] for i in at], **self.settings)
             return decode_latents(self.pipe, latents, self.room)
+
         return draw_in_batches(self.room, len(seeds), draw)
 
 # %% ../../nbs/images/denoise.ipynb #ab06c010
@@ -290,14 +327,16 @@ def own_side(
     "Latents a side of a network's own square. Raises `ValueError` if it is not a square."
     sides = {sample_size} if isinstance(sample_size, int) else set(sample_size)
     if len(sides) != 1:
-        raise ValueError(f"the generator's own size is {list(sample_size)} latents, which is not a square: give the plan a size")
+        raise ValueError(
+            f"the generator's own size is {list(sample_size)} latents, which is not a square: give the plan a size"
+        )
     return sides.pop()
 
 # %% ../../nbs/images/denoise.ipynb #c8238635
 @torch.no_grad()
 def draw_in_batches(
-    room: Room,      # `images` is halved when memory runs out
-    count: int,      # images wanted
+    room: Room,  # `images` is halved when memory runs out
+    count: int,  # images wanted
     draw: Callable[[list[int]], tuple[torch.Tensor, list[bool]]],  # indices -> pixels [B, 3, H, W], flags
 ) -> tuple[torch.Tensor, list[bool]]:
     "Batch after batch, all of one size, smaller ones where memory runs out."
@@ -314,10 +353,15 @@ def draw_in_batches(
             room.images //= 2
             clear_device_cache(garbage_collection=True)
             continue
-        pixels.append(images[:count - done])
-        flagged += marks[:count - done]
+        pixels.append(images[: count - done])
+        flagged += marks[: count - done]
     return torch.cat(pixels), flagged
 
 
 def _rows(text: Text, at: Sequence[int]) -> Text:
-    return Text(*(part if part is None else part[at] for part in (text.asked, text.avoided, text.asked_pooled, text.avoided_pooled)))
+    return Text(
+        *(
+            part if part is None else part[at]
+            for part in (text.asked, text.avoided, text.asked_pooled, text.avoided_pooled)
+        )
+    )

@@ -39,7 +39,8 @@ from ..lar import Clip, preprocess
 @dataclass(eq=False)
 class Extractor:
     "A network that images are compared in."
-    name: str    # with a hash of its weights
+
+    name: str  # with a hash of its weights
     resize: str  # what is done to an image first
     encode: Callable[[torch.Tensor], torch.Tensor]  # uint8 [B, 3, H, W] -> float32 [B, D] on the CPU
 
@@ -55,41 +56,60 @@ def _described(config: dict) -> str:
     size = config["size"]
     return f"{size if isinstance(size, int) else 'x'.join(map(str, size))} px, {config.get('interpolation') or 'bicubic'}, {config.get('resize_mode', 'shortest')}"
 
-
+# %% ../../nbs/images/fidelity.ipynb #9a6f2761
 def open_extractor(
     model: Clip | nn.Module | str | Path,  # a CLIP, a timm model, or what `timm.create_model` takes: a name or a folder
 ) -> Extractor:
     "Open a network to compare images in. ValueError for a model that says nothing about its preprocessing."
     if isinstance(model, Clip):
         config = open_clip.get_model_preprocess_cfg(model.model)
-        return Extractor(f"CLIP {model.name} {model.fingerprint}", _described(config), lambda images: model.encode_images(model.prepare(images)))
+        return Extractor(
+            f"CLIP {model.name} {model.fingerprint}",
+            _described(config),
+            lambda images: model.encode_images(model.prepare(images)),
+        )
     if isinstance(model, str | Path):
         model = timm.create_model(f"local-dir:{model}" if Path(model).is_dir() else str(model), pretrained=True)
     if not hasattr(model, "pretrained_cfg") or not hasattr(model, "forward_head"):
-        raise ValueError(f"{type(model).__name__} is no timm model, so its preprocessing is not known: pass an `Extractor` of your own")
+        raise ValueError(
+            f"{type(model).__name__} is no timm model, so its preprocessing is not known: pass an `Extractor` of your own"
+        )
     model, told = model.eval(), resolve_model_data_config(model)
-    config = {"size": told["input_size"][1:], "mean": told["mean"], "std": told["std"], "interpolation": told["interpolation"], "resize_mode": "shortest"}
+    config = {
+        "size": told["input_size"][1:],
+        "mean": told["mean"],
+        "std": told["std"],
+        "interpolation": told["interpolation"],
+        "resize_mode": "shortest",
+    }
 
     @torch.inference_mode()
     def encode(images: torch.Tensor) -> torch.Tensor:
         prepared = preprocess(images.to(next(model.parameters()).device), config)
         return model.forward_head(model.forward_features(prepared), pre_logits=True).float().cpu()
 
-    return Extractor(f"{model.pretrained_cfg.get('architecture', type(model).__name__)} {_weights_hash(model)}", _described(config), encode)
+    return Extractor(
+        f"{model.pretrained_cfg.get('architecture', type(model).__name__)} {_weights_hash(model)}",
+        _described(config),
+        encode,
+    )
 
 # %% ../../nbs/images/fidelity.ipynb #17b7c903
 @dataclass(eq=False)
 class Features:
     "Features of labelled images, a row an image. ValueError if they are not finite."
+
     values: torch.Tensor  # float32 [N, D]
     labels: torch.Tensor  # int64 [N]
     classes: tuple[str, ...]
-    extractor: str        # its name
+    extractor: str  # its name
     resize: str
 
     def __post_init__(self):
         if not self.values.isfinite().all():
-            raise ValueError(f"{self.extractor} gives features that are not finite: is an image broken, or the number type too small?")
+            raise ValueError(
+                f"{self.extractor} gives features that are not finite: is an image broken, or the number type too small?"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,7 +121,8 @@ class Features:
 # %% ../../nbs/images/fidelity.ipynb #bc815612
 def extract(
     extractor: Extractor,
-    images: LabelledImages | Iterable[tuple[torch.Tensor, torch.Tensor]],  # a set, or batches of uint8 [B, 3, H, W] and int64 [B]
+    images: LabelledImages
+    | Iterable[tuple[torch.Tensor, torch.Tensor]],  # a set, or batches of uint8 [B, 3, H, W] and int64 [B]
     classes: Sequence[str] | None = None,  # of a stream
     batch_size: int = 128,
     progress: bool = False,
@@ -127,6 +148,7 @@ def extract(
 # %% ../../nbs/images/fidelity.ipynb #6c2b13c5
 class Estimate(NamedTuple):
     "A number with its interval; both ends are nan where there is none."
+
     value: float
     low: float = math.nan
     high: float = math.nan
@@ -142,7 +164,7 @@ def _weights(n: int, resamples: int, rng: np.random.Generator) -> torch.Tensor:
 
 
 def kid(
-    real: torch.Tensor,       # [N, D] features
+    real: torch.Tensor,  # [N, D] features
     generated: torch.Tensor,  # [M, D]
     level: float = 0.95,
     resamples: int = 500,
@@ -150,7 +172,9 @@ def kid(
 ) -> Estimate:
     "Unbiased squared kernel distance with a bootstrap interval over images. ValueError if a side has fewer than two."
     if min(len(real), len(generated)) < 2:
-        raise ValueError(f"a kernel distance needs two images or more on each side, got {len(real)} and {len(generated)}")
+        raise ValueError(
+            f"a kernel distance needs two images or more on each side, got {len(real)} and {len(generated)}"
+        )
     rng, value, drawn = np.random.default_rng(seed), 0.0, []
     for own in (real.double(), generated.double()):
         weights = _weights(len(own), resamples, rng)
@@ -169,15 +193,17 @@ def fid_floor(dimensions: int) -> int:
 
 
 def fid(
-    real: torch.Tensor,       # [N, D] features
+    real: torch.Tensor,  # [N, D] features
     generated: torch.Tensor,  # [M, D]
     floor: int | None = None,  # images that each side must have; default: `fid_floor`
 ) -> float:
     "Frechet distance of two sets of features. ValueError below the floor."
     least = fid_floor(real.shape[1]) if floor is None else floor
     if min(len(real), len(generated)) < max(2, least):
-        raise ValueError(f"FID is refused: {real.shape[1]} dimensions need {max(2, least):,} images on each side (10 a dimension), "
-                         f"there are {len(real):,} and {len(generated):,}; fewer mostly measure their own number. Take KID, which is unbiased")
+        raise ValueError(
+            f"FID is refused: {real.shape[1]} dimensions need {max(2, least):,} images on each side (10 a dimension), "
+            f"there are {len(real):,} and {len(generated):,}; fewer mostly measure their own number. Take KID, which is unbiased"
+        )
     identity = nn.Identity()
     identity.num_features = real.shape[1]
     metric, centre = FrechetInceptionDistance(feature=identity).set_dtype(torch.float64), real.double().mean(0)
@@ -210,40 +236,56 @@ def mean_estimate(
     values = values.double().numpy()
     if len(values) < 2:
         return Estimate(float(values.mean()) if len(values) else math.nan)
-    ends = stats.bootstrap((values,), np.mean, confidence_level=level, n_resamples=resamples, method="percentile", vectorized=True, batch=100,
-                           rng=np.random.default_rng(seed)).confidence_interval
+    ends = stats.bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=resamples,
+        method="percentile",
+        vectorized=True,
+        batch=100,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return Estimate(float(values.mean()), float(ends.low), float(ends.high))
 
 # %% ../../nbs/images/fidelity.ipynb #24db33e3
 def neighbourhoods(
-    real: torch.Tensor,       # [N, D] features
+    real: torch.Tensor,  # [N, D] features
     generated: torch.Tensor,  # [M, D]
-    k: int = 5,               # nearest neighbours that a ball reaches to
+    k: int = 5,  # nearest neighbours that a ball reaches to
     level: float = 0.95,
-    seed: int = 0,            # of the bootstrap
-) -> dict[str, Estimate]:     # precision, recall, density, coverage
+    seed: int = 0,  # of the bootstrap
+) -> dict[str, Estimate]:  # precision, recall, density, coverage
     "How the sets lie in each other's balls of nearest neighbours. ValueError if a side has no k + 1 images."
     if min(len(real), len(generated)) <= k:
-        raise ValueError(f"balls to the {k}. neighbour need {k + 1} images or more on each side, got {len(real)} and {len(generated)}")
+        raise ValueError(
+            f"balls to the {k}. neighbour need {k + 1} images or more on each side, got {len(real)} and {len(generated)}"
+        )
     real, generated = real.double(), generated.double()
-    slack = 1e-6 * max(real.norm(dim=1).max().item(), generated.norm(dim=1).max().item())  # what cdist rounds; balls are closed
+    slack = 1e-6 * max(
+        real.norm(dim=1).max().item(), generated.norm(dim=1).max().item()
+    )  # what cdist rounds; balls are closed
     real_balls, generated_balls = _radii(real, k, slack), _radii(generated, k, slack)
     holding, covered, recalled = [], torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
     for start in range(0, len(generated), 1024):
-        distance = torch.cdist(generated[start:start + 1024], real)
+        distance = torch.cdist(generated[start : start + 1024], real)
         inside = distance <= real_balls
         holding.append(inside.sum(1))
         covered |= inside.any(0)
-        recalled |= (distance <= generated_balls[start:start + 1024, None]).any(0)
+        recalled |= (distance <= generated_balls[start : start + 1024, None]).any(0)
     balls = torch.cat(holding)
-    return {"precision": share_estimate(balls > 0, level), "recall": share_estimate(recalled, level), "density": mean_estimate(balls / k, level, seed=seed),
-            "coverage": share_estimate(covered, level)}
+    return {
+        "precision": share_estimate(balls > 0, level),
+        "recall": share_estimate(recalled, level),
+        "density": mean_estimate(balls / k, level, seed=seed),
+        "coverage": share_estimate(covered, level),
+    }
 
 # %% ../../nbs/images/fidelity.ipynb #c6c27901
 def vendi(
     features: torch.Tensor,  # [N, D], N at least 2
     level: float = 0.95,
-    groups: int = 10,        # left out one at a time
+    groups: int = 10,  # left out one at a time
     seed: int = 0,
 ) -> Estimate:
     "Vendi score of the directions of features, with a jackknife interval."
@@ -260,8 +302,8 @@ def vendi(
 
 def clip_scores(
     features: Features,  # of a CLIP extractor
-    texts: ClassTexts,   # from `curate.class_texts` of the same CLIP
-) -> torch.Tensor:       # [N]
+    texts: ClassTexts,  # from `curate.class_texts` of the same CLIP
+) -> torch.Tensor:  # [N]
     "CLIP score of each image with its own class."
     return 100 * texts.cosines(features.values).gather(1, features.labels[:, None])[:, 0].clamp(min=0)
 
@@ -270,7 +312,9 @@ def _cut(values: torch.Tensor, n: int, seed: int) -> torch.Tensor:
     return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))[:n].sort().values]
 
 
-def _measure_one(real: torch.Tensor, generated: torch.Tensor, k: int, level: float, resamples: int, seed: int) -> dict[str, Estimate]:
+def _measure_one(
+    real: torch.Tensor, generated: torch.Tensor, k: int, level: float, resamples: int, seed: int
+) -> dict[str, Estimate]:
     "All measures that these sets are large enough for."
     found = {"KID": kid(real, generated, level, resamples, seed)} if len(real) > 1 else {}
     if len(real) > k:
@@ -286,22 +330,26 @@ def measure(
     *,
     clip_score: torch.Tensor | None = None,  # [N] of the generated images, from `clip_scores`
     per_class: bool = True,
-    most: int = 2000,       # images of a side
-    k: int = 5,             # neighbours that a ball reaches to
+    most: int = 2000,  # images of a side
+    k: int = 5,  # neighbours that a ball reaches to
     level: float = 0.95,
     resamples: int = 500,
     seed: int = 0,
-) -> pd.DataFrame:          # class, measure, value, low, high, images, refused; attrs: extractor, resize, k, level, most, seed
+) -> pd.DataFrame:  # class, measure, value, low, high, images, refused; attrs: extractor, resize, k, level, most, seed
     "Every measure for all images and for each class. ValueError for features of different extractors or classes."
     if (real.extractor, real.resize, real.classes) != (generated.extractor, generated.resize, generated.classes):
-        raise ValueError(f"the sets cannot be compared: {real.extractor} ({real.resize}), {len(real.classes)} classes, and {generated.extractor} "
-                         f"({generated.resize}), {len(generated.classes)} classes; encode both with one extractor, with the same classes")
+        raise ValueError(
+            f"the sets cannot be compared: {real.extractor} ({real.resize}), {len(real.classes)} classes, and {generated.extractor} "
+            f"({generated.resize}), {len(generated.classes)} classes; encode both with one extractor, with the same classes"
+        )
     rows = []
     for label, name in [(None, "(all classes)"), *(enumerate(real.classes) if per_class else ())]:
         sides = real.of(label), generated.of(label)
         n = min(*map(len, sides), most)
         cut = [_cut(side, n, seed) for side in sides]
-        rows += [(name, what, *estimate, n, "") for what, estimate in _measure_one(*cut, k, level, resamples, seed).items()]
+        rows += [
+            (name, what, *estimate, n, "") for what, estimate in _measure_one(*cut, k, level, resamples, seed).items()
+        ]
         if clip_score is not None:
             own = clip_score if label is None else clip_score[generated.labels == label]
             rows.append((name, "CLIP score", *mean_estimate(own, level, seed=seed), len(own), ""))
@@ -311,7 +359,14 @@ def measure(
             except ValueError as refusal:
                 rows.append((name, "FID", math.nan, math.nan, math.nan, min(map(len, sides)), str(refusal)))
     table = pd.DataFrame(rows, columns=["class", "measure", "value", "low", "high", "images", "refused"])
-    table.attrs = {"extractor": real.extractor, "resize": real.resize, "k": k, "level": level, "most": most, "seed": seed}
+    table.attrs = {
+        "extractor": real.extractor,
+        "resize": real.resize,
+        "k": k,
+        "level": level,
+        "most": most,
+        "seed": seed,
+    }
     return table
 
 # %% ../../nbs/images/fidelity.ipynb #8bee22e7
@@ -319,10 +374,14 @@ def readable(
     table: pd.DataFrame,  # from `measure`
 ) -> pd.DataFrame:
     "Rows are classes, columns measures, cells `value [low, high]`."
-    said = [str(Estimate(*row)) if not math.isnan(row[0]) else "refused" if refused else "" for *row, refused in
-            zip(table.value, table.low, table.high, table.refused)]
+    said = [
+        str(Estimate(*row)) if not math.isnan(row[0]) else "refused" if refused else ""
+        for *row, refused in zip(table.value, table.low, table.high, table.refused)
+    ]
     wide = table.assign(said=said).pivot(index="class", columns="measure", values="said").fillna("")
-    return wide.loc[table["class"].unique(), table.measure.unique()].rename_axis(index=None, columns=f"{table.attrs['extractor']}, {table.attrs['resize']}")
+    return wide.loc[table["class"].unique(), table.measure.unique()].rename_axis(
+        index=None, columns=f"{table.attrs['extractor']}, {table.attrs['resize']}"
+    )
 
 # %% ../../nbs/images/fidelity.ipynb #a59bcb01
 def show_fidelity(
@@ -333,7 +392,14 @@ def show_fidelity(
     "Values and intervals of each class, as a closed figure that a notebook shows once."
     shown = [name for name in measures if name in set(table.measure)]
     classes = list(table["class"].unique())
-    figure, axes = plt.subplots(1, len(shown), figsize=(1.2 + 1.7 * len(shown), .5 + .17 * len(classes)), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1,
+        len(shown),
+        figsize=(1.2 + 1.7 * len(shown), 0.5 + 0.17 * len(classes)),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
     for axis, name in zip(axes[0], shown):
         mine = table[table.measure == name]
         at = [classes.index(c) for c in mine["class"]]

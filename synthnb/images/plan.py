@@ -28,7 +28,7 @@ from ..models.names import check_classes
 # %% ../../nbs/images/plan.ipynb #c90a8393
 def image_seed(
     plan: str,  # what the plan is called; rows of different plans get unrelated noise
-    key: str,   # what the row is called inside it
+    key: str,  # what the row is called inside it
 ) -> int:
     "A 63-bit seed that belongs to one row of one plan."
     digest = hashlib.sha256(f"{plan}\n{key}".encode()).digest()
@@ -50,22 +50,27 @@ def image_id(label: int, name: str, index: int) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     "All that an image depends on beside its own row. Raises `ValueError` for what could not be drawn."
-    seed: int                 # another seed gives other noise for the same rows
-    model: str                # generator id or folder, as the user named it
-    revision: str = ""        # of the generator, see `generate.generator_revision`; empty is bound when the first image is drawn
-    style: str = ""           # learned style token in the prompts, see `dsi.Style.id`; empty is bound likewise
-    scheduler: str = ""       # diffusers class; empty is the pipeline's own
-    scheduler_options: str = ""  # JSON object, or a dict: {"timestep_spacing": "trailing"}; empty keeps the scheduler's own
-    lora: str = ""            # see `generate.lora_file`; its content is bound when the first image is drawn
+
+    seed: int  # another seed gives other noise for the same rows
+    model: str  # generator id or folder, as the user named it
+    revision: str = (
+        ""  # of the generator, see `generate.generator_revision`; empty is bound when the first image is drawn
+    )
+    style: str = ""  # learned style token in the prompts, see `dsi.Style.id`; empty is bound likewise
+    scheduler: str = ""  # diffusers class; empty is the pipeline's own
+    scheduler_options: str = (
+        ""  # JSON object, or a dict: {"timestep_spacing": "trailing"}; empty keeps the scheduler's own
+    )
+    lora: str = ""  # see `generate.lora_file`; its content is bound when the first image is drawn
     lora_weight: float = 1.0
-    steps: int                # denoising steps
-    guidance: float           # guidance scale; at most 1 means none
+    steps: int  # denoising steps
+    guidance: float  # guidance scale; at most 1 means none
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # the part of the steps that is guided
-    size: int = 0             # pixels a side as the pipeline draws them; 0 is the pipeline's own size
-    dtype: str = "auto"       # see `data.pick_dtype`
+    size: int = 0  # pixels a side as the pipeline draws them; 0 is the pipeline's own size
+    dtype: str = "auto"  # see `data.pick_dtype`
     negative_prompt: str = ""
-    shard_size: int = 1024    # images
-    batch_size: int = 64      # images; a multiple of it is a good shard_size
+    shard_size: int = 1024  # images
+    batch_size: int = 64  # images; a multiple of it is a good shard_size
 
     def __post_init__(self):
         least = {"steps": 1, "guidance": 0, "size": 0, "shard_size": 1, "batch_size": 1}
@@ -84,12 +89,32 @@ class Settings:
         "The settings that stand in every row."
         low, high = self.guidance_interval
         added = {"scheduler_options": self.scheduler_options} if self.scheduler_options else {}
-        added |= {"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {}  # only where used: older plans keep their hash
-        return {name: getattr(self, name) for name in SETTING_COLUMNS[:9]} | {"guidance_from": low, "guidance_until": high} | added
+        added |= (
+            {"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {}
+        )  # only where used: older plans keep their hash
+        return (
+            {name: getattr(self, name) for name in SETTING_COLUMNS[:9]}
+            | {"guidance_from": low, "guidance_until": high}
+            | added
+        )
 
 # %% ../../nbs/images/plan.ipynb #d419facf
-SETTING_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype", "guidance_from", "guidance_until",
-                   "scheduler_options", "lora", "lora_weight")
+SETTING_COLUMNS = (
+    "negative_prompt",
+    "model",
+    "revision",
+    "style",
+    "scheduler",
+    "steps",
+    "guidance",
+    "size",
+    "dtype",
+    "guidance_from",
+    "guidance_until",
+    "scheduler_options",
+    "lora",
+    "lora_weight",
+)
 
 
 def _options_text(options: str | dict) -> str:
@@ -97,36 +122,49 @@ def _options_text(options: str | dict) -> str:
     try:
         known = json.loads(options or "{}") if isinstance(options, str) else options
     except ValueError as error:
-        raise ValueError(f"scheduler_options is {options!r}, which is not JSON ({error}): write {{\"timestep_spacing\": \"trailing\"}}") from error
+        raise ValueError(
+            f'scheduler_options is {options!r}, which is not JSON ({error}): write {{"timestep_spacing": "trailing"}}'
+        ) from error
     if not isinstance(known, dict):
-        raise ValueError(f"scheduler_options is {options!r}; it must be an object: {{\"timestep_spacing\": \"trailing\"}}")
+        raise ValueError(f'scheduler_options is {options!r}; it must be an object: {{"timestep_spacing": "trailing"}}')
     return json.dumps(known, sort_keys=True) if known else ""
 
 # %% ../../nbs/images/plan.ipynb #95ddf7f8
-def describe_changes(
-    old: dict[str, object],
-    new: dict[str, object],
-) -> str:
+def describe_changes(old: dict[str, object], new: dict[str, object]) -> str:
     "One `name: old -> new` for each value that differs, separated by commas; empty if none does."
-    return ", ".join(f"{name}: {old.get(name, '(none)')!r} -> {new.get(name, '(none)')!r}"
-                     for name in dict.fromkeys([*old, *new]) if old.get(name, "(none)") != new.get(name, "(none)"))
+    return ", ".join(
+        f"{name}: {old.get(name, '(none)')!r} -> {new.get(name, '(none)')!r}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name, "(none)") != new.get(name, "(none)")
+    )
 
 # %% ../../nbs/images/plan.ipynb #891ce1a8
-PROMPT_COLUMNS = {"sense": "phrase", "pool": "pool", "prompt_id": "id", "scene_key": "scene_key", "style_key": "style_key"}  # in a plan: in a book
+PROMPT_COLUMNS = {
+    "sense": "phrase",
+    "pool": "pool",
+    "prompt_id": "id",
+    "scene_key": "scene_key",
+    "style_key": "style_key",
+}  # in a plan: in a book
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def prompt_table(
-    prompts: dict[str, list[str]] | pd.DataFrame,  # class name -> its prompts, in the order of the labels; or a book of prompts
+    prompts: dict[str, list[str]]
+    | pd.DataFrame,  # class name -> its prompts, in the order of the labels; or a book of prompts
 ) -> pd.DataFrame:  # label, class, prompt and PROMPT_COLUMNS; sorted by label, prompts of a class in their order
     "Prompts in one form, checked: `ValueError` says which class or prompt could not be drawn."
     if isinstance(prompts, pd.DataFrame):
         names = prompts.drop_duplicates("label").set_index("label")["class"].sort_index()
         if gaps := sorted(set(range(int(names.index.max()) + 1)) - set(names.index)) or prompts.attrs.get("missing"):
-            raise ValueError(f"classes without prompts: {', '.join(map(str, gaps))}. Ask for them again, or pass `prompts_by_class(book, skip_missing=True)`")
+            raise ValueError(
+                f"classes without prompts: {', '.join(map(str, gaps))}. Ask for them again, or pass `prompts_by_class(book, skip_missing=True)`"
+            )
         table = prompts.sort_values(["label", "id"], kind="stable").reset_index(drop=True)
-        table = pd.DataFrame({"label": table.label, "class": table["class"], "prompt": table.prompt}
-                             | {ours: table[theirs] for ours, theirs in PROMPT_COLUMNS.items()})
+        table = pd.DataFrame(
+            {"label": table.label, "class": table["class"], "prompt": table.prompt}
+            | {ours: table[theirs] for ours, theirs in PROMPT_COLUMNS.items()}
+        )
     else:
         names = list(prompts)
         for name, texts in prompts.items():
@@ -146,7 +184,15 @@ def _chunk_rows(settings: Settings) -> int:
     return settings.shard_size * -(-16_384 // settings.shard_size)
 
 
-def _rows(table: pa.Table, first: np.ndarray, count: np.ndarray, slugs: list[str], classes: list[str], settings: Settings, at: np.ndarray) -> pa.Table:
+def _rows(
+    table: pa.Table,
+    first: np.ndarray,
+    count: np.ndarray,
+    slugs: list[str],
+    classes: list[str],
+    settings: Settings,
+    at: np.ndarray,
+) -> pa.Table:
     "The rows numbered `at`; `first` and `count` say where in `table` each class's prompts lie."
     index, label = np.divmod(at, len(slugs))
     told = table.take(pa.array(first[label] + index % count[label]))
@@ -154,22 +200,22 @@ def _rows(table: pa.Table, first: np.ndarray, count: np.ndarray, slugs: list[str
     plan, sha256 = f"{settings.seed}\n".encode(), hashlib.sha256
     digests = b"".join([sha256(plan + key.encode()).digest()[:8] for key in keys])  # `image_seed` of each key
     within = at % settings.shard_size
-    return pa.table({
-        "id": keys,
-        "label": pa.array(label, pa.int32()),
-        "class": pa.DictionaryArray.from_arrays(pa.array(label, pa.int32()), pa.array(classes)),
-        "prompt": told["prompt"],
-        "seed": pa.array((np.frombuffer(digests, ">u8") >> 1).astype(np.int64)),
-        "shard": pa.array(at // settings.shard_size, pa.int32()),
-        "batch": pa.array(within // settings.batch_size, pa.int32()),
-    } | {name: told[name] for name in PROMPT_COLUMNS} | {name: pa.repeat(value, len(at)) for name, value in settings.columns().items()})
+    return pa.table(
+        {
+            "id": keys,
+            "label": pa.array(label, pa.int32()),
+            "class": pa.DictionaryArray.from_arrays(pa.array(label, pa.int32()), pa.array(classes)),
+            "prompt": told["prompt"],
+            "seed": pa.array((np.frombuffer(digests, ">u8") >> 1).astype(np.int64)),
+            "shard": pa.array(at // settings.shard_size, pa.int32()),
+            "batch": pa.array(within // settings.batch_size, pa.int32()),
+        }
+        | {name: told[name] for name in PROMPT_COLUMNS}
+        | {name: pa.repeat(value, len(at)) for name, value in settings.columns().items()}
+    )
 
-
-def plan_tables(
-    prompts: dict[str, list[str]] | pd.DataFrame,
-    per_class: int,
-    settings: Settings,
-) -> Iterator[pa.Table]:
+# %% ../../nbs/images/plan.ipynb #15f3bd52
+def plan_tables(prompts: dict[str, list[str]] | pd.DataFrame, per_class: int, settings: Settings) -> Iterator[pa.Table]:
     "The rows of a plan, chunk by chunk."
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}; it must be at least 1")
@@ -177,16 +223,29 @@ def plan_tables(
     count = np.bincount(told.label)
     classes = told.drop_duplicates("label")["class"].tolist()
     slugs = [class_slug(label, name) for label, name in enumerate(classes)]
-    table, total, chunk = pa.Table.from_pandas(told, preserve_index=False), per_class * len(classes), _chunk_rows(settings)
+    table, total, chunk = (
+        pa.Table.from_pandas(told, preserve_index=False),
+        per_class * len(classes),
+        _chunk_rows(settings),
+    )
     for start in range(0, total, chunk):
-        yield _rows(table, np.cumsum(count) - count, count, slugs, classes, settings, np.arange(start, min(start + chunk, total)))
+        yield _rows(
+            table,
+            np.cumsum(count) - count,
+            count,
+            slugs,
+            classes,
+            settings,
+            np.arange(start, min(start + chunk, total)),
+        )
 
 # %% ../../nbs/images/plan.ipynb #fbf92f05
 def make_plan(
-    prompts: dict[str, list[str]] | pd.DataFrame,  # class name -> its prompts, in the order of the labels; or a book of prompts
-    per_class: int,                                # images of each class
-    **settings,                                    # of `Settings`: seed, model, steps and guidance must be given
-) -> pd.DataFrame:                                 # one row per image: id, label, class, prompt, seed, shard, batch, ... and the settings
+    prompts: dict[str, list[str]]
+    | pd.DataFrame,  # class name -> its prompts, in the order of the labels; or a book of prompts
+    per_class: int,  # images of each class
+    **settings,  # of `Settings`: seed, model, steps and guidance must be given
+) -> pd.DataFrame:  # one row per image: id, label, class, prompt, seed, shard, batch, ... and the settings
     "Write down every image before any is made. Raises `ValueError` for what could not be drawn."
     return _to_frame(pa.concat_tables(plan_tables(prompts, per_class, Settings(**settings))))
 
@@ -221,7 +280,9 @@ class RowHash:
 
     def hexdigest(self) -> str:
         "Twelve hex digits."
-        parts = {part: digest.hexdigest() for part, digest in self.parts.items()} | {name: sorted(values) for name, values in self.settings.items()}
+        parts = {part: digest.hexdigest() for part, digest in self.parts.items()} | {
+            name: sorted(values) for name, values in self.settings.items()
+        }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -230,7 +291,7 @@ def _string_bytes(column: pa.Array) -> memoryview:
     wide = pa.types.is_large_string(column.type)
     _, offsets, data = column.buffers()
     bounds = np.frombuffer(offsets, np.int64 if wide else np.int32)
-    return memoryview(data or b"")[bounds[column.offset]:bounds[column.offset + len(column)]]
+    return memoryview(data or b"")[bounds[column.offset] : bounds[column.offset + len(column)]]
 
 # %% ../../nbs/images/plan.ipynb #bf247628
 def hash_tables(tables: Iterable[pa.Table]) -> str:
@@ -247,10 +308,10 @@ def plan_hash(plan: pd.DataFrame) -> str:
 
 # %% ../../nbs/images/plan.ipynb #5dcd7e96
 def write_plan(
-    path: str | Path,                              # ends in .parquet
+    path: str | Path,  # ends in .parquet
     prompts: dict[str, list[str]] | pd.DataFrame,  # as for `make_plan`
-    per_class: int,                                # images of each class
-    **settings,                                    # of `Settings`
+    per_class: int,  # images of each class
+    **settings,  # of `Settings`
 ) -> "Plan":
     "Write a plan of any length to a file. Raises `FileExistsError` if there is another plan already."
     path, chosen = Path(path), Settings(**settings)
@@ -266,11 +327,19 @@ def write_plan(
             known.update(table)
             images += len(table)
         classes = table["class"].chunk(0).dictionary.to_pylist()
-        writer.add_key_value_metadata({"synthnb_plan": json.dumps(
-            {"settings": asdict(chosen), "classes": classes, "images": images, "hash": known.hexdigest()}, ensure_ascii=False)})
+        writer.add_key_value_metadata(
+            {
+                "synthnb_plan": json.dumps(
+                    {"settings": asdict(chosen), "classes": classes, "images": images, "hash": known.hexdigest()},
+                    ensure_ascii=False,
+                )
+            }
+        )
         writer.close()
         if path.exists() and (there := Plan(path)).hash != known.hexdigest():
-            raise FileExistsError(f"{path} is another plan ({describe_plans(there, Plan(partial))}): plans are not changed, choose another name")
+            raise FileExistsError(
+                f"{path} is another plan ({describe_plans(there, Plan(partial))}): plans are not changed, choose another name"
+            )
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -313,7 +382,7 @@ class Plan:
         chunk = _chunk_rows(self.settings)
         for group in range(first // chunk, -(-last // chunk)):
             start = group * chunk
-            yield self._file.read_row_group(group)[max(first - start, 0):last - start]
+            yield self._file.read_row_group(group)[max(first - start, 0) : last - start]
 
     def rows(self, first: int, last: int) -> pd.DataFrame:
         "Rows `first` up to `last`, as `make_plan` gives them."
@@ -326,8 +395,14 @@ class Plan:
 
     def find(self, key: str) -> int:
         "The number of the row with this id, worked out from the id. Raises `KeyError` if there is none."
-        label, index = map(int, re.findall(r"^\d+|\d+$", key)) if re.fullmatch(r"\d+-[a-z0-9-]+-\d+", key) else (0, self.images)
-        if label >= len(self.classes) or index >= self.images // len(self.classes) or image_id(label, self.classes[label], index) != key:
+        label, index = (
+            map(int, re.findall(r"^\d+|\d+$", key)) if re.fullmatch(r"\d+-[a-z0-9-]+-\d+", key) else (0, self.images)
+        )
+        if (
+            label >= len(self.classes)
+            or index >= self.images // len(self.classes)
+            or image_id(label, self.classes[label], index) != key
+        ):
             raise KeyError(f"the plan {self.path.name} has no image {key!r}")
         return index * len(self.classes) + label
 
@@ -345,7 +420,9 @@ def load_plan(path: str | Path) -> pd.DataFrame:
 def describe_plans(old: Plan, new: Plan) -> str:
     "What is different between two plans: settings first, then classes, then the first row."
     told = {"classes": old.classes, "images": old.images}, {"classes": new.classes, "images": new.images}
-    if changes := describe_changes(asdict(old.settings), asdict(new.settings)) or describe_changes({"classes": old.classes}, {"classes": new.classes}):
+    if changes := describe_changes(asdict(old.settings), asdict(new.settings)) or describe_changes(
+        {"classes": old.classes}, {"classes": new.classes}
+    ):
         return changes
     for ours, theirs in zip(old.tables(0, min(old.images, new.images)), new.tables(0, min(old.images, new.images))):
         for a, b in zip(ours.to_pylist(), theirs.to_pylist()) if not ours.equals(theirs) else ():

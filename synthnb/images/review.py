@@ -70,12 +70,20 @@ def _check_kept(home: ShardFolder, kept: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"a kept list has the columns {', '.join(KEPT_COLUMNS)}; this one has no {missing[0]!r}")
     hashes = {path.stem.split("-")[-1] for path in (home.own / "plans").glob("*.parquet")}
     if kept.attrs.get("plan", home.plan.hash) not in hashes:
-        raise ValueError(f"the kept list is of the plan {kept.attrs['plan']}, {home.path} has {home.plan.hash}: take the list of this folder")
+        raise ValueError(
+            f"the kept list is of the plan {kept.attrs['plan']}, {home.path} has {home.plan.hash}: take the list of this folder"
+        )
     if absent := sorted(set(kept.shard) - home.published()):
         raise ValueError(f"the kept list names shard {absent[0]!r}, which is not published in {home.path}")
     named = dict(enumerate(home.plan.classes))
-    if wrong := [f"{key} ({label}, {name})" for key, label, name in zip(kept.id, kept.label, kept["class"]) if named.get(label) != name]:
-        raise ValueError(f"{len(wrong)} lines of the kept list have a label that is not their class's in the plan, such as {wrong[0]}")
+    if wrong := [
+        f"{key} ({label}, {name})"
+        for key, label, name in zip(kept.id, kept.label, kept["class"])
+        if named.get(label) != name
+    ]:
+        raise ValueError(
+            f"{len(wrong)} lines of the kept list have a label that is not their class's in the plan, such as {wrong[0]}"
+        )
     if kept.id.duplicated().any():
         raise ValueError(f"the kept list names {kept.id[kept.id.duplicated()].iloc[0]} twice")
     return kept[KEPT_COLUMNS].reset_index(drop=True)
@@ -88,7 +96,9 @@ class ShardImages:
         self.home = ShardFolder(folder)
         self._pieces = self.home.pieces()
         self._first = [piece.first for piece in self._pieces]
-        self._places: dict[str, dict[str, list[tuple[int, int]]]] = {}  # shard -> id -> offset and length of the picture and of its passport
+        self._places: dict[
+            str, dict[str, list[tuple[int, int]]]
+        ] = {}  # shard -> id -> offset and length of the picture and of its passport
 
     def shard(self, key: str) -> str:
         "The shard that an image belongs to."
@@ -99,7 +109,9 @@ class ShardImages:
         shard = self.shard(key)
         places = self._places.get(shard) or self._places.setdefault(shard, _places(self.home.tar(shard)))
         if len(found := places.get(key, ())) != 2:
-            raise ValueError(f"shard {shard} of {self.home.path} has no picture of {key}: `synthnb why` says what became of it")
+            raise ValueError(
+                f"shard {shard} of {self.home.path} has no picture of {key}: `synthnb why` says what became of it"
+            )
         with open(self.home.tar(shard), "rb") as file:
             content, record = (file.seek(offset) and file.read(length) for offset, length in found)
         return content, json.loads(record)
@@ -127,10 +139,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-def decisions_path(
-    folder: str | Path,
-    name: str = "review",
-) -> Path:
+def decisions_path(folder: str | Path, name: str = "review") -> Path:
     "Where the decisions of this name about a folder lie."
     return Path(folder) / ".synthnb" / "curation" / f"{name}.decisions.sqlite"
 
@@ -166,12 +175,16 @@ class Decisions:
             raise ValueError(f"unknown decision {wrong[0][1]!r} about {wrong[0][0]}: use one of {', '.join(SAID)}")
         with _transaction(self.path) as database:
             step = database.execute("SELECT coalesce(max(step), 0) + 1 FROM said").fetchone()[0]
-            database.executemany("INSERT INTO said VALUES (?, ?, ?, ?, ?, ?, NULL)", [(step, *row, reviewer, time) for row in rows])
+            database.executemany(
+                "INSERT INTO said VALUES (?, ?, ?, ?, ?, ?, NULL)", [(step, *row, reviewer, time) for row in rows]
+            )
 
     def undo(self, reviewer: str, among: Container[str] | None = None) -> list[str]:
         "Take back this person's last step, or the last about one of some images; the ids it was about, none if there is nothing left."
         with _transaction(self.path) as database:
-            said = database.execute("SELECT step, id FROM said WHERE reviewer = ? AND undone IS NULL ORDER BY rowid DESC", (reviewer,)).fetchall()
+            said = database.execute(
+                "SELECT step, id FROM said WHERE reviewer = ? AND undone IS NULL ORDER BY rowid DESC", (reviewer,)
+            ).fetchall()
             last = next((step for step, key in said if among is None or key in among), None)
             database.execute("UPDATE said SET undone = ? WHERE step = ?", (_now(), last))
         return [key for step, key in reversed(said) if step == last]
@@ -179,7 +192,9 @@ class Decisions:
     def table(self, reviewer: str | None = None) -> pd.DataFrame:  # id, decision, class, reviewer, time
         "The decisions that hold: the last of each person about each image, in the order in which they were said."
         with _transaction(self.path) as database:
-            rows = database.execute("SELECT id, decision, class, reviewer, time FROM said WHERE undone IS NULL ORDER BY rowid").fetchall()
+            rows = database.execute(
+                "SELECT id, decision, class, reviewer, time FROM said WHERE undone IS NULL ORDER BY rowid"
+            ).fetchall()
         table = pd.DataFrame(rows, columns=DECISION_COLUMNS, dtype=str).drop_duplicates(["id", "reviewer"], keep="last")
         return table[table.reviewer == reviewer].reset_index(drop=True) if reviewer else table.reset_index(drop=True)
 
@@ -189,11 +204,13 @@ def _own_class(key: str, classes: Sequence[str]) -> str:
     label = int(key.split("-")[0]) if re.match(r"\d+-", key) else len(classes)
     return classes[label] if label < len(classes) else ""
 
-
+# %% ../../nbs/images/review.ipynb #1d090c0b
 def check_decisions(
-    table: pd.DataFrame,                # id and decision; class where it is relabel; reviewer and time if known
-    classes: Sequence[str] = (),        # of the plan: fills in the class of what is not relabelled; empty: any may be relabelled to
-    reviewer: str = "",                 # of lines that name nobody
+    table: pd.DataFrame,  # id and decision; class where it is relabel; reviewer and time if known
+    classes: Sequence[
+        str
+    ] = (),  # of the plan: fills in the class of what is not relabelled; empty: any may be relabelled to
+    reviewer: str = "",  # of lines that name nobody
 ) -> pd.DataFrame:  # id, decision, class, reviewer, time
     "Decisions in their one form. Raises `ValueError` naming the first line that is none."
     if lost := [name for name in ("id", "decision") if name not in table]:
@@ -201,22 +218,37 @@ def check_decisions(
     told = table.reindex(columns=DECISION_COLUMNS).astype(object).reset_index(drop=True)
     told = told.where(told.notna(), "").astype(str)
     told["decision"] = told.decision.str.strip().str.lower()
-    told["reviewer"], told["time"] = told.reviewer.where(told.reviewer != "", reviewer), told.time.where(told.time != "", _now())
-    told["class"] = [name or decision != "relabel" and _own_class(key, classes) or "" for key, decision, name in zip(told.id, told.decision, told["class"])]
+    told["reviewer"], told["time"] = (
+        told.reviewer.where(told.reviewer != "", reviewer),
+        told.time.where(told.time != "", _now()),
+    )
+    told["class"] = [
+        name or decision != "relabel" and _own_class(key, classes) or ""
+        for key, decision, name in zip(told.id, told.decision, told["class"])
+    ]
     for line, (key, decision, name, who, _) in enumerate(told.itertuples(index=False), 1):
-        problem = (f"{decision!r} is no decision, use one of {', '.join(SAID)}" if decision not in SAID else
-                   "it names no image" if not key else "it names no reviewer: pass `reviewer`" if not who else
-                   "it relabels to no class" if decision == "relabel" and not name else
-                   f"there is no class {name!r}" if classes and decision == "relabel" and name not in classes else "")
+        problem = (
+            f"{decision!r} is no decision, use one of {', '.join(SAID)}"
+            if decision not in SAID
+            else "it names no image"
+            if not key
+            else "it names no reviewer: pass `reviewer`"
+            if not who
+            else "it relabels to no class"
+            if decision == "relabel" and not name
+            else f"there is no class {name!r}"
+            if classes and decision == "relabel" and name not in classes
+            else ""
+        )
         if problem:
             raise ValueError(f"decision {line} ({key or 'without id'}): {problem}")
     return told
 
 # %% ../../nbs/images/review.ipynb #851aec24
 def page_order(
-    listed: pd.DataFrame,                     # from `listed_images`
-    ids: Sequence[str] | None = None,         # these images, in this order
-    order: Sequence[str] | None = None,       # classes whose images come first, such as a board's worst
+    listed: pd.DataFrame,  # from `listed_images`
+    ids: Sequence[str] | None = None,  # these images, in this order
+    order: Sequence[str] | None = None,  # classes whose images come first, such as a board's worst
 ) -> pd.DataFrame:
     "The images in the order in which they are looked at. Raises `ValueError` for an image or class that is not there."
     if ids is not None:
@@ -227,7 +259,9 @@ def page_order(
         if unknown := [name for name in order if name not in set(listed["class"])]:
             raise ValueError(f"no image is of class {unknown[0]!r}; there is {', '.join(listed['class'].unique()[:8])}")
         rank = {name: i for i, name in enumerate(order)}
-        listed = listed.iloc[np.argsort([rank.get(name, len(rank)) for name in listed["class"]], kind="stable")].reset_index(drop=True)
+        listed = listed.iloc[
+            np.argsort([rank.get(name, len(rank)) for name in listed["class"]], kind="stable")
+        ].reset_index(drop=True)
     return listed
 
 # %% ../../nbs/images/review.ipynb #f17cea17
@@ -256,26 +290,40 @@ class Pages(anywidget.AnyWidget):
 
     _esm = Path(synthnb.__file__).parent / "images" / "review.js"
     _css = Path(synthnb.__file__).parent / "images" / "review.css"
-    cards = traitlets.List().tag(sync=True)    # of the page: id, class, prompt, image, type
-    states = traitlets.Dict().tag(sync=True)   # id -> decision and class, of the page
-    counts = traitlets.Dict().tag(sync=True)   # of all images: total, and of each decision
+    cards = traitlets.List().tag(sync=True)  # of the page: id, class, prompt, image, type
+    states = traitlets.Dict().tag(sync=True)  # id -> decision and class, of the page
+    counts = traitlets.Dict().tag(sync=True)  # of all images: total, and of each decision
     classes = traitlets.List().tag(sync=True)  # that may be relabelled to
     page = traitlets.Int().tag(sync=True)
     pages = traitlets.Int().tag(sync=True)
-    at = traitlets.Unicode().tag(sync=True)    # id of the image to stand on
+    at = traitlets.Unicode().tag(sync=True)  # id of the image to stand on
     reviewer = traitlets.Unicode().tag(sync=True)
-    side = traitlets.Int(112).tag(sync=True)   # least pixels of a card
+    side = traitlets.Int(112).tag(sync=True)  # least pixels of a card
 
-    def __init__(self, images: ShardImages, listed: pd.DataFrame, decisions: Decisions, reviewer: str, per_page: int = 50, side: int = 112):
+    def __init__(
+        self,
+        images: ShardImages,
+        listed: pd.DataFrame,
+        decisions: Decisions,
+        reviewer: str,
+        per_page: int = 50,
+        side: int = 112,
+    ):
         self.images, self.listed, self.decisions, self.per_page = images, listed, decisions, per_page
         self._row = {key: row for row, key in enumerate(listed.id)}
         self._said: dict[str, tuple[str, str]] = {}
-        super().__init__(classes=images.home.plan.classes, reviewer=reviewer, side=side, pages=max(1, -(-len(listed) // per_page)))
+        super().__init__(
+            classes=images.home.plan.classes, reviewer=reviewer, side=side, pages=max(1, -(-len(listed) // per_page))
+        )
 
     def _look(self) -> None:
         "Read again what was said."
         told = self.decisions.table(self.reviewer)
-        self._said = {key: (decision, name) for key, decision, name in zip(told.id, told.decision, told["class"]) if key in self._row}
+        self._said = {
+            key: (decision, name)
+            for key, decision, name in zip(told.id, told.decision, told["class"])
+            if key in self._row
+        }
 
     def undecided(self) -> int:
         "The row of the first image without a decision; the last row if all have one."
@@ -284,7 +332,7 @@ class Pages(anywidget.AnyWidget):
     def show(self, row: int) -> None:
         "Turn to the page of this row, and stand on it."
         page = min(max(row, 0) // self.per_page, self.pages - 1)
-        part = self.listed.iloc[page * self.per_page:(page + 1) * self.per_page]
+        part = self.listed.iloc[page * self.per_page : (page + 1) * self.per_page]
         with self.hold_sync():
             if page != self.page or not self.cards:
                 self.cards = [_card(self.images, key, name) for key, name in zip(part.id, part["class"])]
@@ -293,7 +341,11 @@ class Pages(anywidget.AnyWidget):
 
     def _tell(self) -> None:
         "Bring marks and counts up to date."
-        self.states = {card["id"]: dict(zip(("decision", "class"), self._said[card["id"]])) for card in self.cards if card["id"] in self._said}
+        self.states = {
+            card["id"]: dict(zip(("decision", "class"), self._said[card["id"]]))
+            for card in self.cards
+            if card["id"] in self._said
+        }
         kinds = [decision for decision, _ in self._said.values()]
         self.counts = {"total": len(self._row)} | {kind: kinds.count(kind) for kind in SAID}
 
@@ -320,7 +372,10 @@ class Gallery(Pages):
         self.send(answer)
 
     def _on_decide(self, message: dict) -> None:
-        rows = [(key, message["decision"], message.get("class") or self.listed["class"].iat[self._row[key]]) for key in message["ids"]]
+        rows = [
+            (key, message["decision"], message.get("class") or self.listed["class"].iat[self._row[key]])
+            for key in message["ids"]
+        ]
         if message["decision"] == "relabel" and message["class"] not in self.classes:
             raise ValueError(f"there is no class {message['class']!r}")
         self.decisions.say(rows, self.reviewer)
@@ -343,28 +398,31 @@ class Gallery(Pages):
 # %% ../../nbs/images/review.ipynb #440af782
 def gallery(
     folder: str | Path,
-    reviewer: str,                                  # who is looking: stands beside every decision
+    reviewer: str,  # who is looking: stands beside every decision
     *,
     kept: pd.DataFrame | str | Path | None = None,  # only the images of this kept list
-    ids: Sequence[str] | None = None,               # only these, in this order
-    order: Sequence[str] | None = None,             # classes that come first
-    decisions: str | Path | None = None,            # file of the decisions; None: `decisions_path` of the folder
+    ids: Sequence[str] | None = None,  # only these, in this order
+    order: Sequence[str] | None = None,  # classes that come first
+    decisions: str | Path | None = None,  # file of the decisions; None: `decisions_path` of the folder
     per_page: int = 50,
-    side: int = 112,                                # least pixels of a card
+    side: int = 112,  # least pixels of a card
 ) -> Gallery:
     "A widget in which a person accepts, rejects or relabels images; opened again, it goes on at the first image without a decision."
     if not reviewer.strip():
         raise ValueError("a decision needs a reviewer: say who is looking, such as gallery(folder, 'anna')")
     listed = page_order(listed_images(folder, kept), ids, order)
-    return Gallery(ShardImages(folder), listed, Decisions(decisions or decisions_path(folder)), reviewer, per_page, side)
+    return Gallery(
+        ShardImages(folder), listed, Decisions(decisions or decisions_path(folder)), reviewer, per_page, side
+    )
 
 # %% ../../nbs/images/review.ipynb #2541ed60
 @dataclass(frozen=True)
 class Agreement:
     "How often two judges say the same of the same images."
-    n: int        # images that both have judged
+
+    n: int  # images that both have judged
     share: float  # on which they agree
-    low: float    # of the share's interval
+    low: float  # of the share's interval
     high: float
     kappa: float  # nan where both judges say one thing of all
     kappa_low: float
@@ -372,7 +430,11 @@ class Agreement:
     table: pd.DataFrame  # images, rows: people, columns: the filter
 
     def __str__(self) -> str:
-        kappa = f"kappa {self.kappa:.2f} [{self.kappa_low:.2f}, {self.kappa_high:.2f}]" if self.kappa == self.kappa else "no kappa: both say one thing of all"
+        kappa = (
+            f"kappa {self.kappa:.2f} [{self.kappa_low:.2f}, {self.kappa_high:.2f}]"
+            if self.kappa == self.kappa
+            else "no kappa: both say one thing of all"
+        )
         return f"{self.share:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.n} images, {kappa}"
 
 
@@ -385,8 +447,8 @@ def _kappas(cells: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/images/review.ipynb #5fa2c78a
 def agreement(
-    decisions: pd.DataFrame,          # of people: id and decision; of several lines about an image the last one counts
-    kept: pd.Series | pd.DataFrame,   # of a filter: index id, or columns id and kept; bool
+    decisions: pd.DataFrame,  # of people: id and decision; of several lines about an image the last one counts
+    kept: pd.Series | pd.DataFrame,  # of a filter: index id, or columns id and kept; bool
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -401,10 +463,18 @@ def agreement(
     cells = confusion_matrix(both.people, both["filter"], labels=[True, False]).ravel()
     same = int(cells[0] + cells[3])
     low, high = stats.binomtest(same, len(both)).proportion_ci(level, method="wilson")
-    kappa = cohen_kappa_score(both.people, both["filter"]) if both.to_numpy().any() and not both.to_numpy().all() else np.nan
+    kappa = (
+        cohen_kappa_score(both.people, both["filter"])
+        if both.to_numpy().any() and not both.to_numpy().all()
+        else np.nan
+    )
     draws = _kappas(np.random.default_rng(seed).multinomial(len(both), cells / len(both), resamples))
     ends = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2]) if kappa == kappa else (np.nan, np.nan)
-    table = pd.DataFrame(cells.reshape(2, 2), index=pd.Index(["keep", "drop"], name="people"), columns=pd.Index(["keep", "drop"], name="filter"))
+    table = pd.DataFrame(
+        cells.reshape(2, 2),
+        index=pd.Index(["keep", "drop"], name="people"),
+        columns=pd.Index(["keep", "drop"], name="filter"),
+    )
     return Agreement(len(both), same / len(both), float(low), float(high), float(kappa), *map(float, ends), table)
 
 # %% ../../nbs/images/review.ipynb #7a403ed3
@@ -417,8 +487,8 @@ def write_decisions(decisions: pd.DataFrame, path: str | Path) -> Path:
 
 
 def read_decisions(
-    path: str | Path,               # CSV
-    classes: Sequence[str] = (),    # this and the next as in `check_decisions`
+    path: str | Path,  # CSV
+    classes: Sequence[str] = (),  # this and the next as in `check_decisions`
     reviewer: str = "",
 ) -> pd.DataFrame:  # id, decision, class, reviewer, time
     "Decisions from a CSV file. Raises `ValueError` naming the file and the line."
@@ -430,8 +500,8 @@ def read_decisions(
 # %% ../../nbs/images/review.ipynb #6c79974b
 def add_decisions(
     decisions: Decisions,
-    table: pd.DataFrame,   # from elsewhere, see `check_decisions`
-    reviewer: str = "",    # of lines that name nobody
+    table: pd.DataFrame,  # from elsewhere, see `check_decisions`
+    reviewer: str = "",  # of lines that name nobody
 ) -> int:
     "Take in decisions from elsewhere, with who said them and when; how many were new."
     told = check_decisions(table, reviewer=reviewer)
@@ -449,45 +519,59 @@ def _fiftyone():
         raise ImportError("FiftyOne is not installed: pip install fiftyone") from error
     return fiftyone
 
-
+# %% ../../nbs/images/review.ipynb #03baf704
 def to_fiftyone(
     folder: str | Path,
-    name: str,                                      # of the new data set
-    media: str | Path,                              # folder for the pictures
+    name: str,  # of the new data set
+    media: str | Path,  # folder for the pictures
     *,
     kept: pd.DataFrame | str | Path | None = None,  # only the images of this kept list
-    decisions: pd.DataFrame | None = None,          # shown as tags and labels
+    decisions: pd.DataFrame | None = None,  # shown as tags and labels
     progress: bool = True,
 ):  # fiftyone.Dataset
     "A FiftyOne data set of a folder's images. Raises `ImportError` where FiftyOne is not installed."
     fiftyone, images, media = _fiftyone(), ShardImages(folder), Path(media)
-    said = {} if decisions is None else {row["id"]: row for row in check_decisions(decisions, reviewer="unknown").to_dict("records")}
+    said = (
+        {}
+        if decisions is None
+        else {row["id"]: row for row in check_decisions(decisions, reviewer="unknown").to_dict("records")}
+    )
     dataset = fiftyone.Dataset(name)
     dataset.persistent = True
     media.mkdir(parents=True, exist_ok=True)
 
     def samples():
-        for row in tqdm(listed_images(folder, kept).to_dict("records"), desc="to FiftyOne", unit="img", disable=not progress):
+        for row in tqdm(
+            listed_images(folder, kept).to_dict("records"), desc="to FiftyOne", unit="img", disable=not progress
+        ):
             content, passport = images.read(row["id"])
             (media / passport["file"]).write_bytes(content)
             told = said.get(row["id"], {"decision": ""})
             label = told["class"] if told["decision"] == "relabel" else row["class"]
             tags = [told["decision"]] if told["decision"] in ("accept", "reject") else []
-            yield fiftyone.Sample(filepath=str((media / passport["file"]).resolve()), tags=tags, ground_truth=fiftyone.Classification(label=label),
-                                  image_id=row["id"], drawn_as=row["class"], prompt=passport["prompt"])
+            yield fiftyone.Sample(
+                filepath=str((media / passport["file"]).resolve()),
+                tags=tags,
+                ground_truth=fiftyone.Classification(label=label),
+                image_id=row["id"],
+                drawn_as=row["class"],
+                prompt=passport["prompt"],
+            )
 
     dataset.add_samples(samples())
     return dataset
 
 # %% ../../nbs/images/review.ipynb #0226c158
 def from_fiftyone(
-    dataset,        # a FiftyOne data set or view that `to_fiftyone` has made, or its name
+    dataset,  # a FiftyOne data set or view that `to_fiftyone` has made, or its name
     reviewer: str,  # whose decisions these are
 ) -> pd.DataFrame:  # id, decision, class, reviewer, time
     "What was said in FiftyOne: a tag accept or reject, or another `ground_truth`. Raises `ValueError` for an image that is both accepted and rejected."
     dataset = _fiftyone().load_dataset(dataset) if isinstance(dataset, str) else dataset
     rows = []
-    for key, tags, label, drawn_as in zip(*(dataset.values(field) for field in ("image_id", "tags", "ground_truth.label", "drawn_as"))):
+    for key, tags, label, drawn_as in zip(
+        *(dataset.values(field) for field in ("image_id", "tags", "ground_truth.label", "drawn_as"))
+    ):
         tags = {tag.lower() for tag in tags or ()} & {"accept", "reject"}
         if len(tags) == 2:
             raise ValueError(f"{key} has both tags, accept and reject: remove one of them")

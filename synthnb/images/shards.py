@@ -51,7 +51,9 @@ import synthnb
 from ..core.files import free_bytes, whole_file
 from .plan import Plan, Settings, describe_changes, describe_plans
 
-if TYPE_CHECKING:  # torch, diffusers: those who only look at shards need not wait for them; what draws imports them itself
+if (
+    TYPE_CHECKING
+):  # torch, diffusers: those who only look at shards need not wait for them; what draws imports them itself
     import torch
     from diffusers import DiffusionPipeline
 
@@ -60,18 +62,20 @@ if TYPE_CHECKING:  # torch, diffusers: those who only look at shards need not wa
 
 # %% ../../nbs/images/shards.ipynb #85b926ad
 SUFFIXES = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-_XMP = ('<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
-        ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:synthnb="urn:synthnb"'
-        ' Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"'
-        ' synthnb:passport={passport}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>')
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
+    ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmlns:synthnb="urn:synthnb"'
+    ' Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"'
+    ' synthnb:passport={passport}/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
 
 
 def encode_image(
     image: "torch.Tensor",  # uint8 [3, H, W]
-    passport: dict,       # goes into the file's XMP
-    kind: str = "jpeg",   # of SUFFIXES
-    quality: int = 95,    # of jpeg and webp
+    passport: dict,  # goes into the file's XMP
+    kind: str = "jpeg",  # of SUFFIXES
+    quality: int = 95,  # of jpeg and webp
 ) -> bytes:
     "An image file with the mark of AI-made media."
     xmp = _XMP.format(passport=quoteattr(json.dumps(passport, ensure_ascii=False)))
@@ -89,7 +93,9 @@ def embedded_passport(file: str | Path | io.BytesIO) -> dict:
     "The passport inside an image file. Raises `ValueError` if there is none."
     with Image.open(file) as image:
         xmp = image.info.get("xmp", b"")
-    found = re.search(r"""synthnb:passport=("[^"]*"|'[^']*')""", xmp if isinstance(xmp, str) else xmp.decode("utf-8", "replace"))
+    found = re.search(
+        r"""synthnb:passport=("[^"]*"|'[^']*')""", xmp if isinstance(xmp, str) else xmp.decode("utf-8", "replace")
+    )
     if not found:
         raise ValueError(f"{file} carries no passport: it was not made here, or a program has rewritten it")
     return json.loads(html.unescape(found[1][1:-1]))
@@ -100,36 +106,55 @@ def drawn_with(
     generator: str | Path,  # where it was loaded from
     kind: str = "jpeg",
     quality: int = 95,
-    style: str = "",        # `dsi.Style.id` of the style token in the pipeline
-    clip: str = "",         # what scores the images
-    compiled: bool = False, # by torch.compile, which moves pixels by about a level
-    passed: dict | None = None,  # what else decided: the arguments of the pipeline's call, the LoRA, the ways to save memory
+    style: str = "",  # `dsi.Style.id` of the style token in the pipeline
+    clip: str = "",  # what scores the images
+    compiled: bool = False,  # by torch.compile, which moves pixels by about a level
+    passed: dict
+    | None = None,  # what else decided: the arguments of the pipeline's call, the LoRA, the ways to save memory
 ) -> dict[str, object]:
     "What draws a folder's images, beside the plan: it has to stay the same for all of them."
     from synthnb.images.denoise import loop_of
     from synthnb.generate import generator_revision
 
-    return (passed or {}) | {"loop": loop_of(pipe), "compiled": compiled, "revision": generator_revision(generator), "style": style, "clip": clip, "scheduler": type(pipe.scheduler).__name__,
-            "dtype": str(pipe.dtype).removeprefix("torch."), "format": kind, "quality": quality if kind != "png" else 0}
+    return (passed or {}) | {
+        "loop": loop_of(pipe),
+        "compiled": compiled,
+        "revision": generator_revision(generator),
+        "style": style,
+        "clip": clip,
+        "scheduler": type(pipe.scheduler).__name__,
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "format": kind,
+        "quality": quality if kind != "png" else 0,
+    }
 
 
 @cache
 def library_versions() -> dict[str, str]:
     "Versions of the libraries that make pixels."
-    return {name: version(name) for name in ("torch", "diffusers", "transformers", "pillow")} | {"synthnb": synthnb.__version__}
+    return {name: version(name) for name in ("torch", "diffusers", "transformers", "pillow")} | {
+        "synthnb": synthnb.__version__
+    }
 
-
+# %% ../../nbs/images/shards.ipynb #1bfee64c
 def make_passport(
-    row: dict,             # of the plan
-    attempt: int,          # which seed of the row's chain was taken
-    seed: int,             # that seed
-    made: dict,            # from `drawn_with`
-    versions: dict,        # from `library_versions`
-    at_once: int = 0,      # images drawn at once
+    row: dict,  # of the plan
+    attempt: int,  # which seed of the row's chain was taken
+    seed: int,  # that seed
+    made: dict,  # from `drawn_with`
+    versions: dict,  # from `library_versions`
+    at_once: int = 0,  # images drawn at once
     scores: dict | None = None,  # of `DrawnBatch`
 ) -> dict:
     "The record of one image; its file's hash is added when it is encoded."
-    return row | {"attempt": attempt, "drawn_seed": seed, "at_once": at_once, "scores": scores or {}, "drawn_with": made, "versions": versions}
+    return row | {
+        "attempt": attempt,
+        "drawn_seed": seed,
+        "at_once": at_once,
+        "scores": scores or {},
+        "drawn_with": made,
+        "versions": versions,
+    }
 
 
 def passports(batch: "DrawnBatch", made: dict, versions: dict) -> list[dict | None]:
@@ -137,8 +162,14 @@ def passports(batch: "DrawnBatch", made: dict, versions: dict) -> list[dict | No
     from synthnb.generate import row_seeds
 
     seeds = {attempt: row_seeds(batch.rows, attempt) for attempt in set(batch.attempts)}
-    return [None if i in batch.failures else make_passport(row, batch.attempts[i], seeds[batch.attempts[i]][i], made, versions, batch.at_once, batch.scores.get(i))
-            for i, row in enumerate(batch.rows.to_dict("records"))]
+    return [
+        None
+        if i in batch.failures
+        else make_passport(
+            row, batch.attempts[i], seeds[batch.attempts[i]][i], made, versions, batch.at_once, batch.scores.get(i)
+        )
+        for i, row in enumerate(batch.rows.to_dict("records"))
+    ]
 
 # %% ../../nbs/images/shards.ipynb #668ad77e
 def _tar_entry(name: str, content: bytes) -> bytes:
@@ -151,8 +182,15 @@ def _tar_entry(name: str, content: bytes) -> bytes:
 def _image_entries(image: "torch.Tensor", record: dict, kind: str, quality: int) -> bytes:
     "An image and its passport as two files of a tar."
     content = encode_image(image, record, kind, quality)
-    about = {"file": f"{record['id']}.{SUFFIXES[kind]}", "height": image.shape[1], "width": image.shape[2], "sha256": hashlib.sha256(content).hexdigest()}
-    return _tar_entry(about["file"], content) + _tar_entry(f"{record['id']}.json", json.dumps(record | about, ensure_ascii=False).encode())
+    about = {
+        "file": f"{record['id']}.{SUFFIXES[kind]}",
+        "height": image.shape[1],
+        "width": image.shape[2],
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    return _tar_entry(about["file"], content) + _tar_entry(
+        f"{record['id']}.json", json.dumps(record | about, ensure_ascii=False).encode()
+    )
 
 # %% ../../nbs/images/shards.ipynb #3b2a6cf0
 class ShardWriter:
@@ -166,7 +204,11 @@ class ShardWriter:
 
     def add(self, images: "torch.Tensor", records: Sequence[dict | None]) -> None:
         "Add uint8 [B, 3, H, W]; images without a record are left out."
-        encoded = [self._encoders.submit(_image_entries, image, record, self.kind, self.quality) for image, record in zip(images, records) if record]
+        encoded = [
+            self._encoders.submit(_image_entries, image, record, self.kind, self.quality)
+            for image, record in zip(images, records)
+            if record
+        ]
         self._pending.append(self._writer.submit(self._write_all, encoded))
         while len(self._pending) > 2:  # the disk is slower than the generator: wait, rather than fill the memory
             self._pending.popleft().result()
@@ -205,19 +247,23 @@ class ShardWriter:
 # %% ../../nbs/images/shards.ipynb #c71143fd
 class Piece(NamedTuple):
     "A shard, or the part of one that a larger volume has added."
+
     name: str
     first: int  # row of the plan
-    last: int   # the row behind the last one
+    last: int  # the row behind the last one
 
 
 def cut_shards(
-    images: int,             # of the plan
+    images: int,  # of the plan
     shard_size: int,
     volumes: Sequence[int],  # images of the plans that the folder has had
 ) -> list[Piece]:
     "All pieces of a folder; those of a smaller volume stay what they are in a larger one."
     cuts = sorted({*range(0, images, shard_size), *(volume for volume in volumes if volume < images), images})
-    return [Piece(f"{a // shard_size:06d}" + f"-{a % shard_size:05d}" * bool(a % shard_size), a, b) for a, b in pairwise(cuts)]
+    return [
+        Piece(f"{a // shard_size:06d}" + f"-{a % shard_size:05d}" * bool(a % shard_size), a, b)
+        for a, b in pairwise(cuts)
+    ]
 
 # %% ../../nbs/images/shards.ipynb #7118b7a2
 def _read_facts(file: Path) -> dict:
@@ -231,8 +277,14 @@ def _read_facts(file: Path) -> dict:
         error = f"a {type(facts).__name__} in place of names and values"
     except ValueError as broken:  # not UTF-8, too
         error = broken
-    raise ValueError(f"{file} is damaged ({error}), as by a power cut or a full disk: " + (
-        "remove it, and the next run writes it anew" if file.parent.name != "stats" else "`synthnb verify --remove` mends its shard"))
+    raise ValueError(
+        f"{file} is damaged ({error}), as by a power cut or a full disk: "
+        + (
+            "remove it, and the next run writes it anew"
+            if file.parent.name != "stats"
+            else "`synthnb verify --remove` mends its shard"
+        )
+    )
 
 # %% ../../nbs/images/shards.ipynb #ab6b7453
 class ShardFolder:
@@ -243,7 +295,9 @@ class ShardFolder:
         self.own = self.path / ".synthnb"
         plans = sorted((self.own / "plans").glob("*.parquet"))
         if not plans:
-            raise FileNotFoundError(f"{self.path} is no folder of shards: it has no plan in .synthnb/plans; `synthnb generate` makes such a folder")
+            raise FileNotFoundError(
+                f"{self.path} is no folder of shards: it has no plan in .synthnb/plans; `synthnb generate` makes such a folder"
+            )
         self.plan = Plan(plans[-1])
         self.volumes = [int(path.stem.split("-")[0]) for path in plans]
 
@@ -281,13 +335,12 @@ class ShardFolder:
             with whole_file(self.own / "drawn_with.json") as partial:
                 partial.write_text(json.dumps(made, indent=1), encoding="utf-8")
         if changes := describe_changes(self.drawn_with, made):
-            raise ValueError(f"{self.path} was begun with other settings ({changes}): go on with those, or choose another folder")
+            raise ValueError(
+                f"{self.path} was begun with other settings ({changes}): go on with those, or choose another folder"
+            )
 
 # %% ../../nbs/images/shards.ipynb #d06b6259
-def open_folder(
-    path: str | Path,
-    plan: Plan,
-) -> ShardFolder:
+def open_folder(path: str | Path, plan: Plan) -> ShardFolder:
     "The folder for a plan's images, made if need be. Raises `ValueError` with what changed if it belongs to another plan."
     path = Path(path)
     plans = path / ".synthnb" / "plans"
@@ -297,8 +350,12 @@ def open_folder(
         with whole_file(path / ".synthnb" / "probe") as probe:
             probe.touch()
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write into {path} ({error.strerror}): choose a folder that can be written", str(path)) from error
-    with FileLock(path / ".synthnb" / "plans.lock"):  # of two plans that come at the same moment, the second one finds the first
+        raise type(error)(
+            error.errno, f"cannot write into {path} ({error.strerror}): choose a folder that can be written", str(path)
+        ) from error
+    with FileLock(
+        path / ".synthnb" / "plans.lock"
+    ):  # of two plans that come at the same moment, the second one finds the first
         _check_same_plan(path, plan)
         if not any(int(file.stem.split("-")[0]) >= plan.images for file in plans.glob("*.parquet")):
             with whole_file(plans / f"{plan.images:012d}-{plan.hash}.parquet") as partial:
@@ -311,9 +368,13 @@ def _check_same_plan(path: Path, plan: Plan) -> None:
     for file in (path / ".synthnb" / "plans").glob("*.parquet"):
         there = Plan(file)
         small, large = sorted((there, plan), key=len)
-        same = there.hash == plan.hash or there.settings == plan.settings and large.prefix_hash(small.images) == small.hash
+        same = (
+            there.hash == plan.hash or there.settings == plan.settings and large.prefix_hash(small.images) == small.hash
+        )
         if not same:
-            raise ValueError(f"{path} holds the images of another plan ({describe_plans(there, plan)}): choose another folder, or that plan")
+            raise ValueError(
+                f"{path} holds the images of another plan ({describe_plans(there, plan)}): choose another folder, or that plan"
+            )
 
 # %% ../../nbs/images/shards.ipynb #c04569dc
 class Lease:
@@ -325,7 +386,9 @@ class Lease:
     def beat(self, images: int) -> None:
         "Say that this many more images are drawn."
         try:
-            with open(self.path, "r+", encoding="utf-8") as file:  # never creates: somebody else may have published and tidied up
+            with open(
+                self.path, "r+", encoding="utf-8"
+            ) as file:  # never creates: somebody else may have published and tidied up
                 file.seek(0, os.SEEK_END)
                 file.write(f"{images}\n")
         except FileNotFoundError:
@@ -340,7 +403,9 @@ class Leases:
 
     def __init__(self, folder: Path, patience: float = 300.0, clock: Callable[[], float] = time.monotonic):
         self.folder, self.patience, self.clock = folder, patience, clock
-        self._seen: dict[str, tuple[tuple[str, int], float]] = {}  # shard -> (last lease and its length), when that was first seen
+        self._seen: dict[
+            str, tuple[tuple[str, int], float]
+        ] = {}  # shard -> (last lease and its length), when that was first seen
 
     def _files(self, name: str) -> list[Path]:
         return sorted(self.folder.glob(f"{name}.[0-9]*"), key=lambda path: int(path.suffix[1:]))
@@ -371,7 +436,11 @@ class Leases:
     def images_under_way(self, name: str) -> int:
         "How many images of a shard are drawn."
         try:
-            return sum(int(line) for file in self._files(name)[-1:] for line in file.read_text(encoding="utf-8").splitlines()[1:])
+            return sum(
+                int(line)
+                for file in self._files(name)[-1:]
+                for line in file.read_text(encoding="utf-8").splitlines()[1:]
+            )
         except (FileNotFoundError, ValueError):  # given back just now, or damaged
             return 0
 
@@ -425,9 +494,9 @@ def make_shard(
     piece: Piece,
     lease: Lease,
     draw: Callable[[pd.DataFrame], Iterator["DrawnBatch"]],  # rows -> finished batches
-    made: dict[str, object],                               # from `drawn_with`
-    stop: Callable[[], bool] = lambda: False,              # asked after every batch
-) -> bool:                                                 # whether it was this worker that published it
+    made: dict[str, object],  # from `drawn_with`
+    stop: Callable[[], bool] = lambda: False,  # asked after every batch
+) -> bool:  # whether it was this worker that published it
     "Draw and publish one shard; when anything goes wrong, leave nothing behind and raise."
     start, versions, failed, first_batch = time.monotonic(), library_versions(), [], 0.0
     partial = folder.own / "partial" / f"{lease.path.name}.tar"
@@ -436,11 +505,19 @@ def make_shard(
         for batch in draw(folder.plan.rows(piece.first, piece.last)):
             first_batch = first_batch or round(time.monotonic() - start, 3)
             writer.add(batch.images, passports(batch, made, versions))
-            failed += [{"id": batch.rows.id.iloc[i], "reason": reason, "attempts": batch.attempts[i] + 1} for i, reason in batch.failures.items()]
+            failed += [
+                {"id": batch.rows.id.iloc[i], "reason": reason, "attempts": batch.attempts[i] + 1}
+                for i, reason in batch.failures.items()
+            ]
             lease.beat(len(batch.rows))
             if stop():
                 raise Stopped(f"shard {piece.name} was given back")
-        facts = writer.finish() | {"failed": failed, "seconds": round(time.monotonic() - start, 3), "first_batch_seconds": first_batch, "worker": f"{platform.node()}:{os.getpid()}"}
+        facts = writer.finish() | {
+            "failed": failed,
+            "seconds": round(time.monotonic() - start, 3),
+            "first_batch_seconds": first_batch,
+            "worker": f"{platform.node()}:{os.getpid()}",
+        }
         return _publish(folder, piece.name, partial, facts)
     except BaseException as error:
         writer.discard()
@@ -449,7 +526,9 @@ def make_shard(
             raise _disk_full(folder, piece, writer) from error
         raise
     finally:
-        if piece.name in folder.published():  # only now: a slow worker whose lease has run out may be the first that gets done
+        if (
+            piece.name in folder.published()
+        ):  # only now: a slow worker whose lease has run out may be the first that gets done
             Leases(folder.own / "leases").tidy(piece.name)
             for old in partial.parent.glob(f"{piece.name}.[0-9]*.tar"):
                 old.unlink(missing_ok=True)  # of workers that died, or are late
@@ -472,21 +551,28 @@ def _disk_full(folder: ShardFolder, piece: Piece, writer: ShardWriter) -> OSErro
     "What a full disk means for the job."
     free, each = free_bytes(folder.path), writer.bytes / max(writer.images, 1)
     done, left = len(folder.published()), len(folder.pieces())
-    need = f"about {each * (folder.plan.images * (left - done) / left) / 1e6:.1f} MB are needed" if writer.images else "more is needed"
-    return OSError(errno.ENOSPC, f"the disk of {folder.path} is full: {free / 1e6:.1f} MB are free, {need} for the rest of the plan. {done} of {left} shards "
-                                 f"are published and whole; make space and start again to go on")
+    need = (
+        f"about {each * (folder.plan.images * (left - done) / left) / 1e6:.1f} MB are needed"
+        if writer.images
+        else "more is needed"
+    )
+    return OSError(
+        errno.ENOSPC,
+        f"the disk of {folder.path} is full: {free / 1e6:.1f} MB are free, {need} for the rest of the plan. {done} of {left} shards "
+        f"are published and whole; make space and start again to go on",
+    )
 
 # %% ../../nbs/images/shards.ipynb #305ff9ba
 def make_shards(
     folder: ShardFolder,
-    pieces: Sequence[Piece],                               # the part of the folder that is asked for
+    pieces: Sequence[Piece],  # the part of the folder that is asked for
     draw: Callable[[pd.DataFrame], Iterator["DrawnBatch"]],  # rows -> finished batches
-    made: dict[str, object],                               # from `drawn_with`
+    made: dict[str, object],  # from `drawn_with`
     *,
-    patience: float = 300.0,                               # seconds; longer than a batch takes
-    hours: float | None = None,                            # take no shard that would not be done by then
+    patience: float = 300.0,  # seconds; longer than a batch takes
+    hours: float | None = None,  # take no shard that would not be done by then
     stop: Callable[[], bool] = lambda: False,
-) -> int:                                                  # shards that this worker published
+) -> int:  # shards that this worker published
     "Take and make shards until all are published, by this worker or by others. Raises `ValueError` if the folder was begun with other settings."
     folder.bind(made)
     leases, start, longest, done = Leases(folder.own / "leases", patience), time.monotonic(), 0.0, 0
@@ -513,6 +599,7 @@ def make_shards(
 @dataclass(frozen=True)
 class Job:
     "What a worker process is told."
+
     folder: str
     generator: str
     device: str = "auto"
@@ -531,7 +618,10 @@ class Job:
 def check_style(settings: Settings, given: str) -> None:
     "Raise `ValueError` if a plan was made for another style than the one given, a `dsi.Style.id` or nothing."
     if settings.style not in ("", given):
-        raise ValueError(f"the plan was made for the style {settings.style}, but " + (f"the one given is {given}" if given else "none was given: name its file"))
+        raise ValueError(
+            f"the plan was made for the style {settings.style}, but "
+            + (f"the one given is {given}" if given else "none was given: name its file")
+        )
 
 
 def _style_id(path: str | Path | None) -> str:
@@ -548,7 +638,9 @@ def settle_style(folder: ShardFolder, path: str | Path | None) -> None:
     given = _style_id(path)
     if folder.drawn_with:
         if path and given != (there := folder.drawn_with["style"]):
-            raise ValueError(f"{folder.path} was begun with {f'the style {there}' if there else 'no style'}, not {given}: go on with that, or choose another folder")
+            raise ValueError(
+                f"{folder.path} was begun with {f'the style {there}' if there else 'no style'}, not {given}: go on with that, or choose another folder"
+            )
         return
     check_style(folder.plan.settings, given)
     (folder.own / "style.safetensors").unlink(missing_ok=True)  # of an attempt that drew nothing
@@ -558,23 +650,43 @@ def settle_style(folder: ShardFolder, path: str | Path | None) -> None:
 
 # %% ../../nbs/images/shards.ipynb #9b1c4631
 def open_pipeline(
-    settings: Settings, generator: str | Path, style: str | Path | None, device: str, dtype: str, revision: str, compile: bool = False,
-    memory: str = "auto", variant: str = "",
+    settings: Settings,
+    generator: str | Path,
+    style: str | Path | None,
+    device: str,
+    dtype: str,
+    revision: str,
+    compile: bool = False,
+    memory: str = "auto",
+    variant: str = "",
 ) -> "DiffusionPipeline":
     "A plan's generator, with a style."
     from synthnb.generate import load_generator
 
     hub_revision = None if Path(generator).is_dir() else revision or None
-    pipe = load_generator(generator, device, dtype, hub_revision, settings.scheduler, compile, memory=memory, variant=variant,
-                          scheduler_options=json.loads(settings.scheduler_options or "{}"), lora=settings.lora, lora_weight=settings.lora_weight)
+    pipe = load_generator(
+        generator,
+        device,
+        dtype,
+        hub_revision,
+        settings.scheduler,
+        compile,
+        memory=memory,
+        variant=variant,
+        scheduler_options=json.loads(settings.scheduler_options or "{}"),
+        lora=settings.lora,
+        lora_weight=settings.lora_weight,
+    )
     if style:
         from synthnb.dsi import add_style
 
         add_style(pipe, style)
     return pipe
 
-
-def what_was_passed(pipe: "DiffusionPipeline", settings: Settings, memory: str = "auto", variant: str = "") -> dict[str, object]:
+# %% ../../nbs/images/shards.ipynb #67d8da40
+def what_was_passed(
+    pipe: "DiffusionPipeline", settings: Settings, memory: str = "auto", variant: str = ""
+) -> dict[str, object]:
     "What decides about pixels beside a plan's own columns: the arguments of the pipeline's call above all."
     from synthnb.generate import lora_revision, plan_call
 
@@ -587,28 +699,55 @@ def what_was_passed(pipe: "DiffusionPipeline", settings: Settings, memory: str =
 
 # %% ../../nbs/images/shards.ipynb #a1e21de2
 def open_drawer(
-    job: Job, settings: Settings, style: str | Path | None,
+    job: Job, settings: Settings, style: str | Path | None
 ) -> tuple[dict[str, object], Callable[[pd.DataFrame], Iterator["DrawnBatch"]]]:
     "What will draw a plan's rows, described and ready. Raises `ValueError` if the plan was made for another generator or style."
     from synthnb.images.denoise import Room
     from synthnb.generate import ClipScore, draw_batches
     from synthnb.lar import load_clip
 
-    pipe = open_pipeline(settings, job.generator, style, job.device, settings.dtype, settings.revision, job.compile, job.memory, job.variant)
+    pipe = open_pipeline(
+        settings,
+        job.generator,
+        style,
+        job.device,
+        settings.dtype,
+        settings.revision,
+        job.compile,
+        job.memory,
+        job.variant,
+    )
     eye = load_clip(job.clip, job.clip_weights or None, job.device) if job.clip else None
-    made = drawn_with(pipe, job.generator, job.kind, job.quality, _style_id(style), f"{eye.name} {eye.fingerprint}" if eye else "", job.compile,
-                      what_was_passed(pipe, settings, job.memory, job.variant))
+    made = drawn_with(
+        pipe,
+        job.generator,
+        job.kind,
+        job.quality,
+        _style_id(style),
+        f"{eye.name} {eye.fingerprint}" if eye else "",
+        job.compile,
+        what_was_passed(pipe, settings, job.memory, job.variant),
+    )
     room = Room(settings.batch_size)  # of all shards: what did not fit into memory once is not tried again
     if settings.revision not in ("", made["revision"]):
-        raise ValueError(f"the plan was made for revision {settings.revision} of {settings.model}, but what is here is {made['revision']}")
+        raise ValueError(
+            f"the plan was made for revision {settings.revision} of {settings.model}, but what is here is {made['revision']}"
+        )
     check_style(settings, made["style"])
 
     def draw(rows: pd.DataFrame) -> Iterator["DrawnBatch"]:
-        return draw_batches(pipe, rows, batch_size=settings.batch_size, retries=job.retries, score=ClipScore(eye) if eye else None, room=room)
+        return draw_batches(
+            pipe,
+            rows,
+            batch_size=settings.batch_size,
+            retries=job.retries,
+            score=ClipScore(eye) if eye else None,
+            room=room,
+        )
 
     return made, draw
 
-
+# %% ../../nbs/images/shards.ipynb #047da144
 def work(job: Job, pieces: Sequence[Piece], stop: Callable[[], bool]) -> int:
     "Open the generator and make shards; how many."
     folder = ShardFolder(job.folder)
@@ -630,6 +769,7 @@ def work_alone() -> None:
 @dataclass
 class Progress:
     "How far a job is. Failed rows are done, too: they are recorded with their reason."
+
     folder: ShardFolder
     pieces: list[Piece]
     failed: int = 0
@@ -637,7 +777,9 @@ class Progress:
     bytes: int = 0
     published: set[str] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)  # workers that died; the others have taken over
-    of_class: dict[str, Counter] = field(default_factory=lambda: {"asked": Counter(), "failed": Counter()})  # rows of the new shards
+    of_class: dict[str, Counter] = field(
+        default_factory=lambda: {"asked": Counter(), "failed": Counter()}
+    )  # rows of the new shards
 
     def look(self) -> int:
         "Look again; rows that are published or under way."
@@ -645,7 +787,10 @@ class Progress:
         fresh = {piece.name for piece in self.pieces} & self.folder.published() - self.published
         for piece in self.pieces:
             if piece.name in fresh:
-                facts, rows = self.folder.sidecar(piece.name), self.folder.plan.rows(piece.first, piece.last).set_index("id")["class"]
+                facts, rows = (
+                    self.folder.sidecar(piece.name),
+                    self.folder.plan.rows(piece.first, piece.last).set_index("id")["class"],
+                )
                 failed = [failure["id"] for failure in facts.get("failed", ())]
                 self.failed += len(failed)
                 self.images += facts.get("images", 0)
@@ -653,7 +798,10 @@ class Progress:
                 self.of_class["asked"].update(rows)
                 self.of_class["failed"].update(rows[failed])
         self.published |= fresh
-        return sum(piece.last - piece.first if piece.name in self.published else leases.images_under_way(piece.name) for piece in self.pieces)
+        return sum(
+            piece.last - piece.first if piece.name in self.published else leases.images_under_way(piece.name)
+            for piece in self.pieces
+        )
 
     def short_classes(self, share: float = 0.05) -> dict[str, float]:
         "Classes of which more than this share failed, the worst first: failures that hit some classes only make a set uneven."
@@ -662,18 +810,33 @@ class Progress:
 
     def __str__(self) -> str:
         left, short = len(self.pieces) - len(self.published), self.short_classes()
-        uneven = ", ".join(f"{name} {lost:.0%}" for name, lost in list(short.items())[:5]) + (" ..." if len(short) > 5 else "")
-        return (f"{self.images:,} images in {len(self.published):,} new shards in {self.folder.path}, {self.failed:,} failed"
-                + (f"; WARNING: more than 5 % failed of {len(short)} classes ({uneven}), which are short of images now" if short else "")
-                + (f"; {left:,} shards are left, start again to go on" if left else "") + "".join(f"; {line}" for line in self.lost))
+        uneven = ", ".join(f"{name} {lost:.0%}" for name, lost in list(short.items())[:5]) + (
+            " ..." if len(short) > 5 else ""
+        )
+        return (
+            f"{self.images:,} images in {len(self.published):,} new shards in {self.folder.path}, {self.failed:,} failed"
+            + (
+                f"; WARNING: more than 5 % failed of {len(short)} classes ({uneven}), which are short of images now"
+                if short
+                else ""
+            )
+            + (f"; {left:,} shards are left, start again to go on" if left else "")
+            + "".join(f"; {line}" for line in self.lost)
+        )
 
 # %% ../../nbs/images/shards.ipynb #f84dd825
 def _short_of_disk(at: Progress) -> str:
     "What to say if the disk will not hold the rest, should it be like what is there; nothing if it will, or if nothing is there yet."
     left = sum(piece.last - piece.first for piece in at.pieces if piece.name not in at.published)
     need, free = left * at.bytes / max(at.images, 1), free_bytes(at.folder.path)
-    return "" if need <= free else (f"WARNING: the {left:,} images that are left need about {need / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free on the disk of "
-                                    f"{at.folder.path}: make space while it goes on; a full disk stops it, and what is published stays")
+    return (
+        ""
+        if need <= free
+        else (
+            f"WARNING: the {left:,} images that are left need about {need / 1e6:,.1f} MB, but {free / 1e6:,.1f} MB are free on the disk of "
+            f"{at.folder.path}: make space while it goes on; a full disk stops it, and what is published stays"
+        )
+    )
 
 
 @contextmanager
@@ -682,6 +845,7 @@ def _watch(progress: Progress, show: bool) -> Iterator[Callable[[], None]]:
     over = threading.Event()
     total, told = sum(piece.last - piece.first for piece in progress.pieces), False
     with tqdm(total=total, desc="images", unit="img", disable=not show, smoothing=0.05) as bar:
+
         def update():
             nonlocal told
             bar.update(progress.look() - bar.n)
@@ -706,7 +870,9 @@ def _watch(progress: Progress, show: bool) -> Iterator[Callable[[], None]]:
 # %% ../../nbs/images/shards.ipynb #51fb6f49
 def usable_cores() -> int:
     "Cores that this process may run on."
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()  # macOS has none
+    return (
+        len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    )  # macOS has none
 
 
 def _start_worker(job: Job, pieces: Sequence[Piece], number: int, workers: int) -> tuple[subprocess.Popen, Path]:
@@ -717,13 +883,31 @@ def _start_worker(job: Job, pieces: Sequence[Piece], number: int, workers: int) 
     own = replace(job, device=f"cuda:{number % gpus}" if gpus else job.device)
     threads = str(max(1, usable_cores() // workers))
     package = str(Path(synthnb.__file__).resolve().parents[1])
-    environment = {"OMP_NUM_THREADS": threads} | os.environ | {"PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = (
+        {"OMP_NUM_THREADS": threads}
+        | os.environ
+        | {"PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    )
     log = Path(job.folder) / ".synthnb" / "logs" / f"{platform.node()}-{number}.txt"
-    with open(log, "wb") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as told:  # a pipe holds some 2,000 names: we would wait for each worker to read the rest
+    with (
+        open(log, "wb") as file,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as told,
+    ):  # a pipe holds some 2,000 names: we would wait for each worker to read the rest
         json.dump(pieces, told)
         told.seek(0)
-        process = subprocess.Popen([sys.executable, "-c", "from synthnb.images.shards import work_alone; work_alone()", json.dumps(asdict(own))],
-                                   stdin=told, stdout=file, stderr=file, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from synthnb.images.shards import work_alone; work_alone()",
+                json.dumps(asdict(own)),
+            ],
+            stdin=told,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,
+        )
     return process, log
 
 # %% ../../nbs/images/shards.ipynb #6981f4a1
@@ -743,8 +927,11 @@ def _run_workers(job: Job, pieces: Sequence[Piece], workers: int, asked: threadi
             process.kill()  # nothing, unless we are leaving because of an error
     if asked.is_set():
         raise Stopped("stopped")
-    lost = [f"worker {number} ended with status {process.returncode} ({_last_line(log)})"
-            for number, (process, log) in enumerate(started) if process.returncode]
+    lost = [
+        f"worker {number} ended with status {process.returncode} ({_last_line(log)})"
+        for number, (process, log) in enumerate(started)
+        if process.returncode
+    ]
     if len(lost) == workers:
         raise RuntimeError(f"all workers died: {'; '.join(lost)}. What is published stays; start again to go on")
     return lost
@@ -806,22 +993,22 @@ def generate_shards(
     folder: str | Path,
     *,
     generator: str | Path | None = None,  # where the plan's model lies; None: what the plan calls it
-    style: str | Path | None = None,      # file of the style token that the prompts use; the folder keeps a copy
-    workers: int = 1,                     # processes, or tasks of the cluster; one per GPU is right
-    ray: str = "",                        # work on a Ray cluster: "auto" is the one this machine belongs to, "local" starts one here, or its address
-    device: str = "auto",                 # see `data.pick_device`; several workers share the GPUs out
-    shards: slice = slice(None),          # of the folder's shards: slice(i, None, n) is the i-th of n machines
-    kind: str = "jpeg",                   # or png, webp
+    style: str | Path | None = None,  # file of the style token that the prompts use; the folder keeps a copy
+    workers: int = 1,  # processes, or tasks of the cluster; one per GPU is right
+    ray: str = "",  # work on a Ray cluster: "auto" is the one this machine belongs to, "local" starts one here, or its address
+    device: str = "auto",  # see `data.pick_device`; several workers share the GPUs out
+    shards: slice = slice(None),  # of the folder's shards: slice(i, None, n) is the i-th of n machines
+    kind: str = "jpeg",  # or png, webp
     quality: int = 95,
-    retries: int = 3,                     # new seeds that a faulty row gets
-    patience: float = 300.0,              # seconds without a new batch after which a worker is taken for dead
-    max_images: int | None = None,        # stop at a shard before there are more new ones than that
-    max_hours: float | None = None,       # take no shard that would not be done by then
-    clip: str | Path = "",                # score every image while it is on the device: a CLIP for `lar.load_clip`
-    clip_weights: str = "",               # the tag of a named CLIP's weights
-    compile: bool = False,                # torch.compile the denoiser; its time is in each sidecar's first_batch_seconds
-    memory: str = "auto",                 # of the GPU, see `generate.check_memory`
-    variant: str = "",                    # of the generator's weights: "fp16"
+    retries: int = 3,  # new seeds that a faulty row gets
+    patience: float = 300.0,  # seconds without a new batch after which a worker is taken for dead
+    max_images: int | None = None,  # stop at a shard before there are more new ones than that
+    max_hours: float | None = None,  # take no shard that would not be done by then
+    clip: str | Path = "",  # score every image while it is on the device: a CLIP for `lar.load_clip`
+    clip_weights: str = "",  # the tag of a named CLIP's weights
+    compile: bool = False,  # torch.compile the denoiser; its time is in each sidecar's first_batch_seconds
+    memory: str = "auto",  # of the GPU, see `generate.check_memory`
+    variant: str = "",  # of the generator's weights: "fp16"
     progress: bool = True,
 ) -> Progress:
     "Draw what is missing of a plan. Raises `ValueError` for another plan's folder, KeyboardInterrupt after Ctrl-C, saying how to go on."
@@ -830,9 +1017,25 @@ def generate_shards(
         raise ValueError(f"unknown image format {kind!r}: use one of {', '.join(SUFFIXES)}")
     home = open_folder(folder, plan)
     settle_style(home, style)
-    job = Job(str(home.path.resolve()), str(generator or plan.settings.model), device, kind, quality, retries, patience, max_hours, str(clip), clip_weights, compile, memory, variant)
+    job = Job(
+        str(home.path.resolve()),
+        str(generator or plan.settings.model),
+        device,
+        kind,
+        quality,
+        retries,
+        patience,
+        max_hours,
+        str(clip),
+        clip_weights,
+        compile,
+        memory,
+        variant,
+    )
     published = home.published()
-    pieces = _within_budget([piece for piece in home.pieces(plan.images)[shards] if piece.name not in published], max_images)
+    pieces = _within_budget(
+        [piece for piece in home.pieces(plan.images)[shards] if piece.name not in published], max_images
+    )
     watched = Progress(home, pieces)
     if pieces:
         with finish_batch_first() as asked, _watch(watched, progress):
@@ -846,8 +1049,10 @@ def _within_budget(pieces: list[Piece], max_images: int | None) -> list[Piece]:
         return pieces
     kept = int(np.searchsorted(np.cumsum([piece.last - piece.first for piece in pieces]), max_images, side="right"))
     if not kept:
-        raise ValueError(f"the budget of {max_images} images is less than one shard, {pieces[0].last - pieces[0].first}: "
-                         "raise it, or plan with a smaller shard_size")
+        raise ValueError(
+            f"the budget of {max_images} images is less than one shard, {pieces[0].last - pieces[0].first}: "
+            "raise it, or plan with a smaller shard_size"
+        )
     return pieces[:kept]
 
 # %% ../../nbs/images/shards.ipynb #aee39947
@@ -877,9 +1082,9 @@ def read_tar(path: str | Path) -> Iterator[tuple[bytes, dict]]:
 # %% ../../nbs/images/shards.ipynb #48b687bd
 def read_shards(
     folder: str | Path,
-    resize: int | None = None,   # pixels a side of the result; None keeps what the pipeline drew
-    images: int | None = None,   # of the smaller volume that is wanted; None takes all
-    fit: str = "crop",           # of images that are not square: crop, pad or resize, see `images.FITS`
+    resize: int | None = None,  # pixels a side of the result; None keeps what the pipeline drew
+    images: int | None = None,  # of the smaller volume that is wanted; None takes all
+    fit: str = "crop",  # of images that are not square: crop, pad or resize, see `images.FITS`
 ) -> "LabelledImages":
     "A small folder as one labelled set, in the order of the plan."
     import torch
@@ -902,7 +1107,8 @@ def read_shards(
 @dataclass(frozen=True)
 class Problem:
     "Something that is wrong with a folder."
-    kind: str    # missing, corrupt, duplicate or mismatch
+
+    kind: str  # missing, corrupt, duplicate or mismatch
     shard: str
     detail: str
 
@@ -913,16 +1119,23 @@ class Problem:
 def verify(
     folder: str | Path,
     *,
-    remove: bool = False,   # take damaged shards away, so that they are made again
+    remove: bool = False,  # take damaged shards away, so that they are made again
     progress: bool = True,
 ) -> list[Problem]:
     "Compare a folder with its plan, byte by byte."
     home = ShardFolder(folder)
     published, pieces = home.published(), home.pieces()
     made = home.drawn_with
-    problems = [Problem("mismatch", name, "the plan has no such shard") for name in sorted(published - {piece.name for piece in pieces})]
+    problems = [
+        Problem("mismatch", name, "the plan has no such shard")
+        for name in sorted(published - {piece.name for piece in pieces})
+    ]
     for piece in tqdm(pieces, desc="verify", unit="shard", disable=not progress):
-        found = _check_piece(home, piece, made) if piece.name in published else [Problem("missing", piece.name, f"{piece.last - piece.first} rows")]
+        found = (
+            _check_piece(home, piece, made)
+            if piece.name in published
+            else [Problem("missing", piece.name, f"{piece.last - piece.first} rows")]
+        )
         problems += found
         if remove and found and piece.name in published:
             home.tar(piece.name).unlink()
@@ -938,7 +1151,13 @@ def _check_piece(home: ShardFolder, piece: Piece, made: dict) -> list[Problem]:
         return [Problem("corrupt", piece.name, str(error))]
     with open(path, "rb") as file:
         if (digest := hashlib.file_digest(file, "sha256").hexdigest()) != facts.get("sha256"):
-            problems.append(Problem("corrupt", piece.name, f"its checksum is {digest[:12]}..., its sidecar says {facts.get('sha256', 'nothing')[:12]}..."))
+            problems.append(
+                Problem(
+                    "corrupt",
+                    piece.name,
+                    f"its checksum is {digest[:12]}..., its sidecar says {facts.get('sha256', 'nothing')[:12]}...",
+                )
+            )
     expected = {row["id"]: row for row in home.plan.rows(piece.first, piece.last).to_dict("records")}
     left = set(expected) - {failure["id"] for failure in facts.get("failed", ())}
     try:
@@ -950,8 +1169,10 @@ def _check_piece(home: ShardFolder, piece: Piece, made: dict) -> list[Problem]:
         problems.append(Problem("corrupt", piece.name, str(error)))
     return problems + [Problem("missing", piece.name, f"image {key}") for key in sorted(left)]
 
-
-def _check_image(content: bytes, record: dict, expected: dict[str, dict], left: set[str], made: dict) -> tuple[str, str] | None:
+# %% ../../nbs/images/shards.ipynb #39f59c1f
+def _check_image(
+    content: bytes, record: dict, expected: dict[str, dict], left: set[str], made: dict
+) -> tuple[str, str] | None:
     "Kind and detail of what is wrong with an image."
     key = record.get("id", "")
     if key not in expected:
@@ -961,7 +1182,9 @@ def _check_image(content: bytes, record: dict, expected: dict[str, dict], left: 
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
         return "corrupt", f"image {key} is not what its passport says"
     row = expected[key]
-    if changes := describe_changes(row | {"drawn_with": made}, {name: record.get(name) for name in [*row, "drawn_with"]}):
+    if changes := describe_changes(
+        row | {"drawn_with": made}, {name: record.get(name) for name in [*row, "drawn_with"]}
+    ):
         return "mismatch", f"image {key}: {changes}"
     return None
 
@@ -973,7 +1196,9 @@ def locate_image(image: str | Path) -> tuple[ShardFolder, Piece, int]:
         row = home.plan.find(key)
     except KeyError:
         first = home.plan.rows(0, 1)["id"][0]
-        raise KeyError(f"{home.path} has no image '{key}' in its plan: ids are such as {first}, from 000000 to {home.plan.images // len(home.plan.classes) - 1:06d} of each class") from None
+        raise KeyError(
+            f"{home.path} has no image '{key}' in its plan: ids are such as {first}, from 000000 to {home.plan.images // len(home.plan.classes) - 1:06d} of each class"
+        ) from None
     return home, next(piece for piece in home.pieces() if piece.first <= row < piece.last), row
 
 
@@ -986,31 +1211,41 @@ def why(
     home, piece, row = locate_image(image)
     key = Path(image).stem
     if piece.name not in home.published():
-        return home.plan.rows(row, row + 1).to_dict("records")[0] | {"state": f"not drawn yet: shard {piece.name} is not published"}
+        return home.plan.rows(row, row + 1).to_dict("records")[0] | {
+            "state": f"not drawn yet: shard {piece.name} is not published"
+        }
     for failure in home.sidecar(piece.name)["failed"]:
         if failure["id"] == key:
-            return home.plan.rows(row, row + 1).to_dict("records")[0] | {"state": f"failed {failure['attempts']} times: {failure['reason']}"}
-    return next(record for _, record in read_tar(home.tar(piece.name)) if record["id"] == key) | {"shard_file": home.tar(piece.name).name}
+            return home.plan.rows(row, row + 1).to_dict("records")[0] | {
+                "state": f"failed {failure['attempts']} times: {failure['reason']}"
+            }
+    return next(record for _, record in read_tar(home.tar(piece.name)) if record["id"] == key) | {
+        "shard_file": home.tar(piece.name).name
+    }
 
 # %% ../../nbs/images/shards.ipynb #8f23e7ec
 @dataclass(frozen=True)
 class Replay:
     "An image beside the same row drawn again."
+
     identical: bool  # the same file, byte by byte
-    mean: float      # mean difference of their pixels, in levels of 255
+    mean: float  # mean difference of their pixels, in levels of 255
     largest: int
-    within: bool     # the mean is within the tolerance
+    within: bool  # the mean is within the tolerance
 
     def __str__(self) -> str:
-        return ("the same file, byte by byte" if self.identical else
-                f"{'the same picture' if self.within else 'ANOTHER PICTURE'}: pixels differ by {self.mean:.2f} of 255 on average, by {self.largest} at most")
+        return (
+            "the same file, byte by byte"
+            if self.identical
+            else f"{'the same picture' if self.within else 'ANOTHER PICTURE'}: pixels differ by {self.mean:.2f} of 255 on average, by {self.largest} at most"
+        )
 
 # %% ../../nbs/images/shards.ipynb #4f834ae2
 def replay(
-    image: str | Path,                    # "folder/0003-three-000012"
+    image: str | Path,  # "folder/0003-three-000012"
     generator: str | Path | None = None,  # where the plan's model lies; None: what the plan calls it
     device: str = "auto",
-    tolerance: float = 1.0,               # mean difference in levels of 255
+    tolerance: float = 1.0,  # mean difference in levels of 255
 ) -> Replay:
     "Draw an image again, in the same batch, and compare."
     from synthnb.generate import draw_batches
@@ -1018,13 +1253,24 @@ def replay(
     home, piece, row = locate_image(image)
     if piece.name not in home.published():
         raise FileNotFoundError(f"{image} is not drawn yet: shard {piece.name} is not published")
-    stored = next(((content, record) for content, record in read_tar(home.tar(piece.name)) if record["id"] == Path(image).stem), None)
+    stored = next(
+        ((content, record) for content, record in read_tar(home.tar(piece.name)) if record["id"] == Path(image).stem),
+        None,
+    )
     if stored is None:
         raise KeyError(f"{image} has no picture: {why(image)['state']}")
     content, record = stored
     settings, made = home.plan.settings, record["drawn_with"]
-    pipe = open_pipeline(settings, generator or settings.model, home.style, device, made["dtype"], made["revision"],
-                         memory=made.get("memory") or "auto", variant=made.get("variant", ""))
+    pipe = open_pipeline(
+        settings,
+        generator or settings.model,
+        home.style,
+        device,
+        made["dtype"],
+        made["revision"],
+        memory=made.get("memory") or "auto",
+        variant=made.get("variant", ""),
+    )
     start = row - (row - piece.first) % settings.batch_size
     rows = home.plan.rows(start, min(start + settings.batch_size, piece.last))
     batch = next(draw_batches(pipe, rows, batch_size=settings.batch_size, retries=max(3, record["attempt"])))
@@ -1032,22 +1278,28 @@ def replay(
     again = encode_image(batch.images[row - start], about, made["format"], made["quality"] or 95)
     pixels = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int) for data in (content, again))
     difference = np.abs(np.subtract(*pixels))
-    return Replay(again == content, float(difference.mean()), int(difference.max()), bool(difference.mean() <= tolerance))
+    return Replay(
+        again == content, float(difference.mean()), int(difference.max()), bool(difference.mean() <= tolerance)
+    )
 
 # %% ../../nbs/images/shards.ipynb #cedef929
 @dataclass(frozen=True)
 class Cost:
     "What a plan will take."
+
     images: int
     shards: int
     bytes: float
     seconds: float  # of one worker
-    free: int       # bytes on the disk that they go to
+    free: int  # bytes on the disk that they go to
 
     def __str__(self) -> str:
-        return (f"{self.images:,} images in {self.shards:,} shards, about {self.bytes / 1e6:,.1f} MB ({self.free / 1e6:,.1f} MB are free"
-                + ("" if self.bytes <= self.free else ", WHICH IS NOT ENOUGH") + f"); about {self.seconds / 3600:.2g} hours of one worker "
-                f"({self.images / self.seconds:.2f} images a second)")
+        return (
+            f"{self.images:,} images in {self.shards:,} shards, about {self.bytes / 1e6:,.1f} MB ({self.free / 1e6:,.1f} MB are free"
+            + ("" if self.bytes <= self.free else ", WHICH IS NOT ENOUGH")
+            + f"); about {self.seconds / 3600:.2g} hours of one worker "
+            f"({self.images / self.seconds:.2f} images a second)"
+        )
 
 # %% ../../nbs/images/shards.ipynb #86753edd
 def estimate_cost(
@@ -1057,25 +1309,49 @@ def estimate_cost(
     kind: str = "jpeg",
     quality: int = 95,
     *,
-    style: str | Path | None = None,      # this and the next as in `generate_shards`
-    clip: str | Path = "", clip_weights: str = "", compile: bool = False, memory: str = "auto", variant: str = "",
-    batches: int = 3,                     # that are timed, after one that warms up
-    folder: str | Path = ".",             # on the disk that the shards go to; it need not exist
+    style: str | Path | None = None,  # this and the next as in `generate_shards`
+    clip: str | Path = "",
+    clip_weights: str = "",
+    compile: bool = False,
+    memory: str = "auto",
+    variant: str = "",
+    batches: int = 3,  # that are timed, after one that warms up
+    folder: str | Path = ".",  # on the disk that the shards go to; it need not exist
 ) -> Cost:
     "Draw a few batches, and say what the plan will take. Raises `ValueError` for what `generate_shards` would refuse."
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     settings = plan.settings
-    job = Job("", str(generator or settings.model), device, kind, quality, clip=str(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
+    job = Job(
+        "",
+        str(generator or settings.model),
+        device,
+        kind,
+        quality,
+        clip=str(clip),
+        clip_weights=clip_weights,
+        compile=compile,
+        memory=memory,
+        variant=variant,
+    )
     (made, draw), versions = open_drawer(job, settings, style), library_versions()
     rows = plan.rows(0, min(plan.images, (batches + 1) * settings.batch_size))
     sizes, times, last = [], [], time.perf_counter()
     for batch in draw(rows):
         for image, record in zip(batch.images, passports(batch, made, versions)):
-            sizes += [len(encode_image(image, record, kind, quality)) + len(json.dumps(record)) + 3 * tarfile.BLOCKSIZE] if record else []
+            sizes += (
+                [len(encode_image(image, record, kind, quality)) + len(json.dumps(record)) + 3 * tarfile.BLOCKSIZE]
+                if record
+                else []
+            )
         now = time.perf_counter()
         times.append(now - last)
         last = now
     pieces = cut_shards(plan.images, settings.shard_size, ())
     batches_in_all = sum(-(-(piece.last - piece.first) // settings.batch_size) for piece in pieces)
-    return Cost(plan.images, len(pieces), float(np.mean(sizes or [0])) * plan.images, float(np.median(times[1:] or times)) * batches_in_all,
-                free_bytes(folder))
+    return Cost(
+        plan.images,
+        len(pieces),
+        float(np.mean(sizes or [0])) * plan.images,
+        float(np.median(times[1:] or times)) * batches_in_all,
+        free_bytes(folder),
+    )

@@ -36,18 +36,26 @@ from .shards import ShardFolder, read_tar
 # %% ../../nbs/images/share.ipynb #39d52020
 TERMS = {  # what a licence asks for that a wholly permissive one does not
     **dict.fromkeys(("mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "unlicense", "pddl"), ()),
-    "cc-by-4.0": ("attribution",), "cc-by-sa-4.0": ("attribution", "share alike"), "cc-by-nd-4.0": ("attribution", "no derivatives"),
-    "cc-by-nc-4.0": ("attribution", "non-commercial"), "cc-by-nc-sa-4.0": ("attribution", "non-commercial", "share alike"),
+    "cc-by-4.0": ("attribution",),
+    "cc-by-sa-4.0": ("attribution", "share alike"),
+    "cc-by-nd-4.0": ("attribution", "no derivatives"),
+    "cc-by-nc-4.0": ("attribution", "non-commercial"),
+    "cc-by-nc-sa-4.0": ("attribution", "non-commercial", "share alike"),
     "cc-by-nc-nd-4.0": ("attribution", "non-commercial", "no derivatives"),
-    **dict.fromkeys(("openrail", "openrail++", "creativeml-openrail-m", "bigscience-openrail-m"), ("restrictions of use",)),
-    "flux-1-dev-non-commercial-license": ("non-commercial",), "stabilityai-ai-community": ("a limit of yearly revenue",),
+    **dict.fromkeys(
+        ("openrail", "openrail++", "creativeml-openrail-m", "bigscience-openrail-m"), ("restrictions of use",)
+    ),
+    "flux-1-dev-non-commercial-license": ("non-commercial",),
+    "stabilityai-ai-community": ("a limit of yearly revenue",),
 }
 
 
 def licence_terms(licence: str) -> tuple[str, ...] | None:
     "What a licence asks for; None if that is not known here. A name that says non-commercial is believed."
     found = TERMS.get(licence.lower())
-    return ("non-commercial",) if found is None and re.search(r"(^|-)nc(-|$)|non-?commercial", licence.lower()) else found
+    return (
+        ("non-commercial",) if found is None and re.search(r"(^|-)nc(-|$)|non-?commercial", licence.lower()) else found
+    )
 
 # %% ../../nbs/images/share.ipynb #5b893e2c
 _TABLE = Path(synthnb.__file__).parent / "images" / "licences.json"  # model -> licence and where that was read
@@ -56,17 +64,18 @@ _TABLE = Path(synthnb.__file__).parent / "images" / "licences.json"  # model -> 
 @dataclass(frozen=True)
 class Licence:
     "The licence of one thing that went into a data set."
-    part: str     # generator, llm or real
-    name: str     # of the model or data; a folder's own name, never its path
+
+    part: str  # generator, llm or real
+    name: str  # of the model or data; a folder's own name, never its path
     licence: str  # an identifier, or unknown
-    source: str   # where it was read
+    source: str  # where it was read
 
 
 def find_licence(
-    part: str,                    # generator, llm or real
-    thing: str,                   # id, or folder
+    part: str,  # generator, llm or real
+    thing: str,  # id, or folder
     stated: dict[str, str] = {},  # part -> licence, said by whoever exports
-    folder: str | Path = "",      # where a model that has an id lies on this machine
+    folder: str | Path = "",  # where a model that has an id lies on this machine
 ) -> Licence:
     "Read the licence of a model or data set; unknown where nothing says it."
     place = next((Path(path) for path in (folder, thing) if path and Path(path).is_dir()), None)
@@ -74,13 +83,18 @@ def find_licence(
     if stated.get(part):
         return Licence(part, name, stated[part], "stated at export")
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", thing) and try_to_load_from_cache(thing, "README.md")
-    for card, source in ((place and place / "README.md", "README.md of its folder"), (hub, "its card in the hub's cache")):
+    for card, source in (
+        (place and place / "README.md", "README.md of its folder"),
+        (hub, "its card in the hub's cache"),
+    ):
         if card and Path(card).is_file() and (read := _licence_in(Path(card))):
             return Licence(part, name, read, source)
-    known = json.loads(_TABLE.read_text(encoding="utf-8")).get(thing, {"licence": "unknown", "source": "nothing here says it"})
+    known = json.loads(_TABLE.read_text(encoding="utf-8")).get(
+        thing, {"licence": "unknown", "source": "nothing here says it"}
+    )
     return Licence(part, name, known["licence"], known["source"])
 
-
+# %% ../../nbs/images/share.ipynb #ea060a00
 def _licence_in(card: Path) -> str:
     "The licence that the YAML header of a model card names; empty if it names none."
     header = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
@@ -104,11 +118,17 @@ def licence_warnings(
         if part.licence == "unknown":
             found.append(f"the licence of {who} is unknown: find out before sharing, and state it")
         elif terms is None:
-            found.append(f"what {part.licence!r}, the licence of {who}, asks for is not known here: read it before sharing")
+            found.append(
+                f"what {part.licence!r}, the licence of {who}, asks for is not known here: read it before sharing"
+            )
         elif offered and (lost := [term for term in terms if term not in passed_on and term != "attribution"]):
-            found.append(f"conflict: {who} is under {part.licence} ({', '.join(lost)}), but the data set is offered under {offered}, which does not pass that on")
+            found.append(
+                f"conflict: {who} is under {part.licence} ({', '.join(lost)}), but the data set is offered under {offered}, which does not pass that on"
+            )
     if offered and licence_terms(offered) is None:
-        found.append(f"what {offered!r}, the licence on offer, asks for is not known here: conflicts with it cannot be seen")
+        found.append(
+            f"what {offered!r}, the licence on offer, asks for is not known here: conflicts with it cannot be seen"
+        )
     return found
 
 # %% ../../nbs/images/share.ipynb #82e48a87
@@ -122,7 +142,11 @@ def _cell(value: object) -> str:
 
 def _table(frame: pd.DataFrame) -> str:
     "A frame as a table of markdown."
-    lines = [[_cell(name) for name in frame.columns], ["---"] * len(frame.columns), *([_cell(value) for value in row] for row in frame.itertuples(index=False))]
+    lines = [
+        [_cell(name) for name in frame.columns],
+        ["---"] * len(frame.columns),
+        *([_cell(value) for value in row] for row in frame.itertuples(index=False)),
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -141,18 +165,39 @@ def prompt_counts(
 # %% ../../nbs/images/share.ipynb #f8393d00
 READERS = {  # format -> files, and how to open them
     "imagefolder": ("train/**", 'torchvision.datasets.ImageFolder("train")\ndatasets.load_dataset(".")'),
-    "webdataset": ("train-*.tar", 'webdataset.WebDataset(sorted(glob.glob("train-*.tar")), shardshuffle=False).decode("pil")\ndatasets.load_dataset(".")'),
+    "webdataset": (
+        "train-*.tar",
+        'webdataset.WebDataset(sorted(glob.glob("train-*.tar")), shardshuffle=False).decode("pil")\ndatasets.load_dataset(".")',
+    ),
     "parquet": ("data/train-*.parquet", 'datasets.load_dataset(".")'),
 }
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+_SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
 
 
 def _header(title: str, format: str, images: int, offered: str) -> str:
     "The card's YAML, for the hub."
-    licence = {"license": offered} if offered in TERMS else {"license": "other", "license_name": offered} if offered else {"license": "unknown"}
+    licence = (
+        {"license": offered}
+        if offered in TERMS
+        else {"license": "other", "license_name": offered}
+        if offered
+        else {"license": "unknown"}
+    )
     size = next((name for limit, name in _SIZES if images < limit), "n>10M")
-    about = {"pretty_name": title, **licence, "task_categories": ["image-classification"], "size_categories": [size], "tags": ["synthetic", "ai-generated"],
-             "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": READERS[format][0]}]}]}
+    about = {
+        "pretty_name": title,
+        **licence,
+        "task_categories": ["image-classification"],
+        "size_categories": [size],
+        "tags": ["synthetic", "ai-generated"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": READERS[format][0]}]}],
+    }
     return f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}---\n"
 
 # %% ../../nbs/images/share.ipynb #78d76ac2
@@ -162,27 +207,42 @@ def _filters_said(about: dict | None, total: int, kept: int) -> str:
         return f"None: all {total:,} images that were drawn are here."
     facts = {name: about[name] for name in ("filters", "rejected_per_reason", "scores", "decisions") if about.get(name)}
     lines = [f"{kept:,} of {total:,} images were kept."]
-    lines += [f"- {name.replace('_', ' ')}: {_cell(json.dumps(value, ensure_ascii=False))}" for name, value in facts.items()]
+    lines += [
+        f"- {name.replace('_', ' ')}: {_cell(json.dumps(value, ensure_ascii=False))}" for name, value in facts.items()
+    ]
     return "\n".join(lines if facts else [*lines, "The kept list does not say how it was made."])
 
 
 def _drawing(home: ShardFolder, generator: Licence) -> pd.DataFrame:
     "How the images were drawn, from the plan and from what the folder remembers."
     plan, made = home.plan, home.drawn_with
-    told = {"generator": generator.name, "revision": made.get("revision") or plan.settings.revision, "style token": made.get("style") or "none",
-            "scheduler": made.get("scheduler"), "steps": plan.settings.steps, "guidance": plan.settings.guidance, "guided part": plan.settings.guidance_interval,
-            "negative prompt": plan.settings.negative_prompt or "none", "computed in": made.get("dtype"), "files": made.get("format"), "seed": plan.settings.seed,
-            "plan": plan.hash}
-    return pd.DataFrame([(name, "unknown" if value in (None, "") else value) for name, value in told.items()], columns=["what", "value"])
+    told = {
+        "generator": generator.name,
+        "revision": made.get("revision") or plan.settings.revision,
+        "style token": made.get("style") or "none",
+        "scheduler": made.get("scheduler"),
+        "steps": plan.settings.steps,
+        "guidance": plan.settings.guidance,
+        "guided part": plan.settings.guidance_interval,
+        "negative prompt": plan.settings.negative_prompt or "none",
+        "computed in": made.get("dtype"),
+        "files": made.get("format"),
+        "seed": plan.settings.seed,
+        "plan": plan.hash,
+    }
+    return pd.DataFrame(
+        [(name, "unknown" if value in (None, "") else value) for name, value in told.items()], columns=["what", "value"]
+    )
 
 # %% ../../nbs/images/share.ipynb #f19f586f
 @dataclass(frozen=True)
 class Story:
     "What a card tells beside what the folder itself knows."
+
     title: str = ""
-    licence: str = ""                # of the data set; empty: none is chosen
+    licence: str = ""  # of the data set; empty: none is chosen
     parts: tuple[Licence, ...] = ()  # of generator, llm, real
-    filters: dict | None = None      # `attrs` of the kept list; None: there is none
+    filters: dict | None = None  # `attrs` of the kept list; None: there is none
     measures: pd.DataFrame | None = None
     warnings: tuple[str, ...] = ()
 
@@ -192,13 +252,27 @@ def _measures_said(measures: pd.DataFrame | None, most: int = 40) -> str:
     if measures is None:
         return "None were given."
     taken_in = ", ".join(f"{name}: {_cell(value)}" for name, value in measures.attrs.items())
-    return (f"{taken_in}\n\n" if taken_in else "") + _table(measures.head(most)) + f"\n\nAll {len(measures):,} lines are in `measures.csv`." * (len(measures) > most)
+    return (
+        (f"{taken_in}\n\n" if taken_in else "")
+        + _table(measures.head(most))
+        + f"\n\nAll {len(measures):,} lines are in `measures.csv`." * (len(measures) > most)
+    )
 
 
 def _licences_said(story: Story) -> str:
-    lines = [_table(pd.DataFrame([(p.part, p.name, p.licence, p.source) for p in story.parts], columns=["part", "name", "licence", "read in"])), "",
-             f"The data set is offered under **{_cell(story.licence)}**." if story.licence else "No licence was chosen for the data set.",
-             "Whether a model's licence binds the images it draws is a legal question that this card does not answer."]
+    lines = [
+        _table(
+            pd.DataFrame(
+                [(p.part, p.name, p.licence, p.source) for p in story.parts],
+                columns=["part", "name", "licence", "read in"],
+            )
+        ),
+        "",
+        f"The data set is offered under **{_cell(story.licence)}**."
+        if story.licence
+        else "No licence was chosen for the data set.",
+        "Whether a model's licence binds the images it draws is a legal question that this card does not answer.",
+    ]
     return "\n".join(lines + [f"- **{_cell(line)}**" for line in story.warnings])
 
 
@@ -207,6 +281,8 @@ USE = """For training image classifiers together with real images of the same cl
 - An image's label is what its prompt asked for{reviewed}. Some images will not show it.
 - Everything here is one generator's idea of these classes; what it draws badly, seldom or in a biased way is so here, too.
 - Not for testing: accuracy on these images measures the generator as much as the classifier. No image shows a real scene, and none is evidence of anything."""
+
+# %% ../../nbs/images/share.ipynb #3e6a76e6
 PROVENANCE = """Each image comes with its passport: prompt, seed, settings, model and revision, library versions and the file's SHA-256, as JSON beside it;
 all but the hash are inside its XMP, too. With synthnb {version}, `synthnb why FILE` prints it, and whoever has the generator and the plan can draw the image
 again."""
@@ -214,9 +290,9 @@ again."""
 # %% ../../nbs/images/share.ipynb #6eaba18c
 def dataset_card(
     home: ShardFolder,
-    listed: pd.DataFrame,   # the images, from `review.listed_images`
+    listed: pd.DataFrame,  # the images, from `review.listed_images`
     prompts: pd.DataFrame,  # from `prompt_counts`
-    format: str,            # of READERS
+    format: str,  # of READERS
     story: Story,
 ) -> str:
     "The text of README.md. Raises nothing for what is not known: it says unknown."
@@ -227,14 +303,16 @@ def dataset_card(
     sample = prompts.groupby("class", sort=False).head(2).head(20)
     sections = {
         "": f"{len(listed):,} images of {len(classes)} classes. **All of them are synthetic**: drawn by {_cell(generator.name)} from text, and marked so in their "
-            f"files (IPTC `trainedAlgorithmicMedia`, in XMP).\n\n```python\n{READERS[format][1]}\n```",
+        f"files (IPTC `trainedAlgorithmicMedia`, in XMP).\n\n```python\n{READERS[format][1]}\n```",
         "Classes": _table(classes),
         "How the images were drawn": _table(_drawing(home, generator)),
         "Prompts": f"{len(prompts):,} different prompts, all in `prompts.csv` with the number of their images. Some of them:\n\n{_table(sample)}",
         "Filters": _filters_said(story.filters, total, len(listed)),
         "Measures": _measures_said(story.measures),
         "Licences": _licences_said(story),
-        "Intended use and limits": USE.format(reviewed="" if not (story.filters or {}).get("decisions") else ", or what a person said it shows"),
+        "Intended use and limits": USE.format(
+            reviewed="" if not (story.filters or {}).get("decisions") else ", or what a person said it shows"
+        ),
         "Provenance": PROVENANCE.format(version=synthnb.__version__),
     }
     text = "\n\n".join(f"## {name}\n\n{body}" if name else body for name, body in sections.items())
@@ -251,10 +329,15 @@ def kept_images(
     for content, record in read_tar(home.tar(shard)):
         if found := wanted.pop(record["id"], None):
             if hashlib.sha256(content).hexdigest() != record["sha256"]:
-                raise ValueError(f"image {record['id']} of shard {shard} is not what its passport says: `synthnb verify {home.path.name}` finds all such images")
+                raise ValueError(
+                    f"image {record['id']} of shard {shard} is not what its passport says: `synthnb verify {home.path.name}` finds all such images"
+                )
             yield content, record, *found
     if wanted:
-        raise ValueError(f"shard {shard} has no picture of {next(iter(wanted))}" + f" and {len(wanted) - 1} more of the list" * (len(wanted) > 1))
+        raise ValueError(
+            f"shard {shard} has no picture of {next(iter(wanted))}"
+            + f" and {len(wanted) - 1} more of the list" * (len(wanted) > 1)
+        )
 
 
 def _as_text(record: dict) -> str:
@@ -267,7 +350,14 @@ def _write_imagefolder(images: Iterator[tuple], out: Path, target: Path, classes
         for content, record, label, name in images:
             place = f"{class_slug(label, name)}/{record['file']}"
             (out / "train" / place).write_bytes(content)
-            about = {"file_name": place, "label": label, "class": name, "id": record["id"], "prompt": record["prompt"], "passport": _as_text(record)}
+            about = {
+                "file_name": place,
+                "label": label,
+                "class": name,
+                "id": record["id"],
+                "prompt": record["prompt"],
+                "passport": _as_text(record),
+            }
             lines.write(json.dumps(about, ensure_ascii=False) + "\n")
 
 
@@ -275,7 +365,11 @@ def _write_webdataset(images: Iterator[tuple], out: Path, target: Path, classes:
     "A tar of image, passport and label."
     with whole_file(target) as partial, tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as opened:
         for content, record, label, _ in images:
-            for name, data in ((record["file"], content), (f"{record['id']}.json", _as_text(record).encode()), (f"{record['id']}.cls", f"{label}".encode())):
+            for name, data in (
+                (record["file"], content),
+                (f"{record['id']}.json", _as_text(record).encode()),
+                (f"{record['id']}.cls", f"{label}".encode()),
+            ):
                 entry = tarfile.TarInfo(name)  # without time and owner: the same images, the same bytes
                 entry.size = len(data)
                 opened.addfile(entry, io.BytesIO(data))
@@ -284,22 +378,40 @@ def _write_webdataset(images: Iterator[tuple], out: Path, target: Path, classes:
 def parquet_schema(classes: Sequence[str]) -> pa.Schema:
     "Columns, and what `datasets` makes of them: an Image and a ClassLabel."
     value = {"dtype": "string", "_type": "Value"}
-    features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}} | dict.fromkeys(("class", "id", "prompt", "passport"), value)
-    columns = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64()), *((name, pa.string()) for name in list(features)[2:])]
-    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})
+    features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}} | dict.fromkeys(
+        ("class", "id", "prompt", "passport"), value
+    )
+    columns = [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("label", pa.int64()),
+        *((name, pa.string()) for name in list(features)[2:]),
+    ]
+    return pa.schema(
+        columns, metadata={"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
+    )
 
 
 def _write_parquet(images: Iterator[tuple], out: Path, target: Path, classes: Sequence[str]) -> None:
     "Rows with the image inside, in groups that the hub's viewer can jump to."
     schema, rows = parquet_schema(classes), []
     with whole_file(target) as partial, pq.ParquetWriter(partial, schema) as writer:
+
         def flush():
             if rows:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows.clear()
+
         for content, record, label, name in images:
-            rows.append({"image": {"bytes": content, "path": record["file"]}, "label": label, "class": name, "id": record["id"],
-                         "prompt": record["prompt"], "passport": _as_text(record)})
+            rows.append(
+                {
+                    "image": {"bytes": content, "path": record["file"]},
+                    "label": label,
+                    "class": name,
+                    "id": record["id"],
+                    "prompt": record["prompt"],
+                    "passport": _as_text(record),
+                }
+            )
             if len(rows) == 100:
                 flush()
         flush()
@@ -307,16 +419,23 @@ def _write_parquet(images: Iterator[tuple], out: Path, target: Path, classes: Se
 
 WRITERS = {"imagefolder": _write_imagefolder, "webdataset": _write_webdataset, "parquet": _write_parquet}
 
-
+# %% ../../nbs/images/share.ipynb #4381370d
 def _target(out: Path, format: str, number: int, shards: int) -> Path:
     "What a shard becomes."
-    return out / {"imagefolder": f".synthnb/parts/{number:06d}.jsonl", "webdataset": f"train-{number:06d}.tar",
-                  "parquet": f"data/train-{number:05d}-of-{shards:05d}.parquet"}[format]
+    return (
+        out
+        / {
+            "imagefolder": f".synthnb/parts/{number:06d}.jsonl",
+            "webdataset": f"train-{number:06d}.tar",
+            "parquet": f"data/train-{number:05d}-of-{shards:05d}.parquet",
+        }[format]
+    )
 
 # %% ../../nbs/images/share.ipynb #0e2d73a3
 @dataclass(frozen=True)
 class Exported:
     "What an export has made."
+
     path: Path
     format: str
     images: int
@@ -338,7 +457,9 @@ def _claim(out: Path, asked: dict) -> dict:
             partial.write_text(json.dumps(asked), encoding="utf-8")
     there = json.loads(note.read_text(encoding="utf-8"))
     if changed := [name for name in asked if there.get(name) != asked[name]]:
-        raise ValueError(f"{out} holds an export with another {', another '.join(changed)}: choose another folder, or remove it")
+        raise ValueError(
+            f"{out} holds an export with another {', another '.join(changed)}: choose another folder, or remove it"
+        )
     for left in out.rglob("*.partial"):
         left.unlink()  # of a process that was killed
     return there
@@ -347,16 +468,26 @@ def _claim(out: Path, asked: dict) -> dict:
 def _write_images(home: ShardFolder, listed: pd.DataFrame, out: Path, format: str, progress: bool) -> None:
     "Write what is missing, shard by shard."
     shards = list(listed.groupby("shard", sort=False))
-    todo = [(shard, rows, target) for i, (shard, rows) in enumerate(shards) if not (target := _target(out, format, i, len(shards))).is_file()]
+    todo = [
+        (shard, rows, target)
+        for i, (shard, rows) in enumerate(shards)
+        if not (target := _target(out, format, i, len(shards))).is_file()
+    ]
     (out / {"imagefolder": ".synthnb/parts", "parquet": "data"}.get(format, "")).mkdir(parents=True, exist_ok=True)
     for label, name in enumerate(home.plan.classes) if format == "imagefolder" else ():
-        (out / "train" / class_slug(label, name)).mkdir(parents=True, exist_ok=True)  # an empty one keeps the others' labels what they are
+        (out / "train" / class_slug(label, name)).mkdir(
+            parents=True, exist_ok=True
+        )  # an empty one keeps the others' labels what they are
     left = sum(len(rows) for _, rows, _ in todo)
-    with tqdm(total=len(listed), initial=len(listed) - left, desc=f"export {format}", unit="img", disable=not progress) as bar:
+    with tqdm(
+        total=len(listed), initial=len(listed) - left, desc=f"export {format}", unit="img", disable=not progress
+    ) as bar:
+
         def counted(images):
             for image in images:
                 yield image
                 bar.update()
+
         for shard, rows, target in todo:
             WRITERS[format](counted(kept_images(home, shard, rows)), out, target, home.plan.classes)
 
@@ -370,18 +501,21 @@ def _join_parts(out: Path) -> None:
 
 # %% ../../nbs/images/share.ipynb #bbbcbfcb
 def export_images(
-    folder: str | Path,                             # of shards
-    out: str | Path,                                # folder for the data set: new, or of an export that was broken off
-    format: str = "imagefolder",                    # or webdataset, parquet
+    folder: str | Path,  # of shards
+    out: str | Path,  # folder for the data set: new, or of an export that was broken off
+    format: str = "imagefolder",  # or webdataset, parquet
     *,
-    kept: pd.DataFrame | str | Path | None = None,  # a kept list: which images, and their labels; None: all published images
-    licence: str = "",                              # to offer the data set under, such as cc-by-4.0
+    kept: pd.DataFrame
+    | str
+    | Path
+    | None = None,  # a kept list: which images, and their labels; None: all published images
+    licence: str = "",  # to offer the data set under, such as cc-by-4.0
     title: str = "",
-    llm: str = "",                                  # what wrote the prompts: the plan does not know
-    real: str = "",                                 # real data behind senses or style
-    licences: dict[str, str] | None = None,         # part (generator, llm, real) -> its licence, where you know it
-    generator: str | Path = "",                     # folder of the plan's model on this machine, whose README.md may name its licence
-    measures: pd.DataFrame | None = None,           # for the card, a line each; in its `attrs` what they were taken in
+    llm: str = "",  # what wrote the prompts: the plan does not know
+    real: str = "",  # real data behind senses or style
+    licences: dict[str, str] | None = None,  # part (generator, llm, real) -> its licence, where you know it
+    generator: str | Path = "",  # folder of the plan's model on this machine, whose README.md may name its licence
+    measures: pd.DataFrame | None = None,  # for the card, a line each; in its `attrs` what they were taken in
     progress: bool = True,
 ) -> Exported:
     "Write a data set with its card; a second start goes on. Warns of licences that do not fit. Raises `ValueError` for a folder with something else in it."
@@ -391,7 +525,9 @@ def export_images(
     kept = kept if kept is None or isinstance(kept, pd.DataFrame) else read_kept(kept)
     listed = listed_images(folder, kept)
     if listed.empty:
-        raise ValueError(f"there is nothing to export: {'the kept list is empty' if kept is not None else f'{folder} has no images yet'}")
+        raise ValueError(
+            f"there is nothing to export: {'the kept list is empty' if kept is not None else f'{folder} has no images yet'}"
+        )
     parts = _parts(home, llm, real, licences or {}, generator)
     found = tuple(licence_warnings(parts, licence))
     story = Story(title, licence, parts, None if kept is None else dict(kept.attrs), measures, found)
@@ -401,15 +537,24 @@ def export_images(
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Exported(out, format, len(listed), listed.label.nunique(), size, found)
 
-
-def _parts(home: ShardFolder, llm: str, real: str, stated: dict[str, str], generator: str | Path) -> tuple[Licence, ...]:
+# %% ../../nbs/images/share.ipynb #45306d65
+def _parts(
+    home: ShardFolder, llm: str, real: str, stated: dict[str, str], generator: str | Path
+) -> tuple[Licence, ...]:
     "The licences of all that the folder says, or the caller, has gone into the images."
     if unknown := set(stated) - {"generator", "llm", "real"}:
         raise ValueError(f"licences are of generator, llm and real, not of {sorted(unknown)[0]!r}")
     styled = home.drawn_with.get("style") and not real
-    wanted = {"generator": home.plan.settings.model, "llm": llm, "real": "images that the style token was learned from" if styled else real}
-    return tuple(find_licence(part, thing, stated, generator if part == "generator" else "") for part, thing in wanted.items()
-                 if thing or part in stated or part == "llm" and home.plan.rows(0, 1).pool.iloc[0])
+    wanted = {
+        "generator": home.plan.settings.model,
+        "llm": llm,
+        "real": "images that the style token was learned from" if styled else real,
+    }
+    return tuple(
+        find_licence(part, thing, stated, generator if part == "generator" else "")
+        for part, thing in wanted.items()
+        if thing or part in stated or part == "llm" and home.plan.rows(0, 1).pool.iloc[0]
+    )
 
 # %% ../../nbs/images/share.ipynb #ec7c5dab
 def _export(home: ShardFolder, listed: pd.DataFrame, out: Path, format: str, story: Story, progress: bool) -> None:

@@ -23,22 +23,27 @@ if TYPE_CHECKING:  # seconds, which a look at the table need not wait for
 @dataclass(frozen=True)
 class Guide:
     "How a pipeline is guided."
-    way: str                     # "text", "embedded", "true", "guider" or "": not at all
+
+    way: str  # "text", "embedded", "true", "guider" or "": not at all
     names: tuple[str, ...] = ()  # parameters of its call that take the scale
-    off: float = 1.0             # largest scale that means: not guided
+    off: float = 1.0  # largest scale that means: not guided
 
 
 def call_parameters(pipe: "DiffusionPipeline") -> dict[str, inspect.Parameter]:
     "The parameters of a pipeline's call, by name. Raises `ValueError` for a pipeline that draws nothing from a prompt."
     known = dict(inspect.signature(type(pipe).__call__).parameters)
-    if "num_inference_steps" not in known and any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+    if "num_inference_steps" not in known and any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()
+    ):
         # somebody's wrapper, which hides what it passes on: what nearly all take
         usual = ("prompt", "num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
         known |= {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in usual if name not in known}
     if "prompt" not in known or "num_inference_steps" not in known:
-        raise ValueError(f"{type(pipe).__name__} does not draw images from prompts. If it is one part of a generator (as of "
-                         "Kandinsky 2.2 or Stable Cascade), open the whole with `AutoPipelineForText2Image.from_pretrained(...)` once "
-                         "and `save_pretrained(folder)` it")
+        raise ValueError(
+            f"{type(pipe).__name__} does not draw images from prompts. If it is one part of a generator (as of "
+            "Kandinsky 2.2 or Stable Cascade), open the whole with `AutoPipelineForText2Image.from_pretrained(...)` once "
+            "and `save_pretrained(folder)` it"
+        )
     return known
 
 
@@ -89,10 +94,10 @@ def call_arguments(
     pipe: "DiffusionPipeline",
     *,
     steps: int,
-    guidance: float,            # at most 1 means none, where a scale is not told to the network itself
-    size: int = 0,              # pixels a side; 0 is the pipeline's own
+    guidance: float,  # at most 1 means none, where a scale is not told to the network itself
+    size: int = 0,  # pixels a side; 0 is the pipeline's own
     negative_prompt: str = "",  # "": none
-) -> dict[str, object]:         # JSON values by the name of the parameter; prompts and random generators come on top
+) -> dict[str, object]:  # JSON values by the name of the parameter; prompts and random generators come on top
     "What a pipeline is called with. Raises `ValueError` for what would have no effect."
     known, guide, name = call_parameters(pipe), guide_of(pipe), type(pipe).__name__
     call: dict[str, object] = {"num_inference_steps": int(steps)}
@@ -101,16 +106,20 @@ def call_arguments(
             raise ValueError(f"{name} takes no size: leave size at 0")
         call |= {"height": int(size), "width": int(size)}
     if "use_resolution_binning" in known:
-        call["use_resolution_binning"] = False  # or another size would be drawn, and shrunk to the one that was asked for
+        call["use_resolution_binning"] = (
+            False  # or another size would be drawn, and shrunk to the one that was asked for
+        )
     if "guidance_schedule" in known:
-        call["guidance_schedule"] = None        # Ideogram: one scale, or one for each step
+        call["guidance_schedule"] = None  # Ideogram: one scale, or one for each step
     call |= _guidance(pipe, guide, float(guidance))
     if negative_prompt:
         if "negative_prompt" not in known or guide.way in ("embedded", ""):
             raise ValueError(f"{name} reads no negative prompt: leave negative_prompt empty")
         if guidance <= 1:
-            raise ValueError(f"a negative prompt has an effect only with guidance, and guidance is {guidance:g}: raise it above 1, "
-                             "or leave negative_prompt empty")
+            raise ValueError(
+                f"a negative prompt has an effect only with guidance, and guidance is {guidance:g}: raise it above 1, "
+                "or leave negative_prompt empty"
+            )
         call["negative_prompt"] = negative_prompt
     return call
 
@@ -123,10 +132,14 @@ def _guidance(pipe: "DiffusionPipeline", guide: Guide, guidance: float) -> dict[
     if guide.way == "guider":
         own = float(pipe.guider.guidance_scale)
         if guidance != own:
-            raise ValueError(f"{name} is guided by its part `guider`, at {own:g}: a plan cannot change that, give guidance {own:g}")
+            raise ValueError(
+                f"{name} is guided by its part `guider`, at {own:g}: a plan cannot change that, give guidance {own:g}"
+            )
         return {}
     if guide.way == "" and guided:
-        raise ValueError(f"{name} with these weights is not guided, so guidance {guidance:g} would have no effect: give guidance 1")
+        raise ValueError(
+            f"{name} with these weights is not guided, so guidance {guidance:g} would have no effect: give guidance 1"
+        )
     if guide.way == "text" and not guided:
         guidance = min(guidance, guide.off)
     return dict.fromkeys(guide.names, guidance)
@@ -136,7 +149,7 @@ def call_pipeline(
     pipe: "DiffusionPipeline",
     call: dict[str, object],  # from `call_arguments`
     prompts: list[str],
-    seeds: list[int],         # one for each image
+    seeds: list[int],  # one for each image
 ) -> "tuple[torch.Tensor, list[bool]]":  # pixels [B, 3, H, W] in 0..1, and which images the safety checker flagged
     "One batch by the pipeline's own loop. Raises `ValueError` if it draws another size than asked for."
     import torch
@@ -150,8 +163,10 @@ def call_pipeline(
     if not isinstance(pixels, torch.Tensor):
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if call.get("height") not in (None, pixels.shape[-2]):
-        raise ValueError(f"{type(pipe).__name__} drew {pixels.shape[-1]} pixels a side instead of {call['height']}: "
-                         "give a size that it can draw, such as a multiple of 64")
+        raise ValueError(
+            f"{type(pipe).__name__} drew {pixels.shape[-1]} pixels a side instead of {call['height']}: "
+            "give a size that it can draw, such as a multiple of 64"
+        )
     flagged = getattr(result, "nsfw_content_detected", None)
     place = getattr(pipe, "_execution_device", None) or pipe.device  # an offloaded pipeline's own is the CPU
     return pixels.float().to(place), list(flagged or [False] * len(prompts))
@@ -160,25 +175,26 @@ def call_pipeline(
 @dataclass(frozen=True, kw_only=True)
 class Family:
     "What is publicly recommended for one family of generators."
+
     name: str
-    models: list[str]         # patterns of hub ids and folder names, without regard to case
-    pipeline: str             # class of diffusers
-    default: bool             # is it meant where only the class is known?
-    turbo: bool               # made for few steps and for no guidance above 1
+    models: list[str]  # patterns of hub ids and folder names, without regard to case
+    pipeline: str  # class of diffusers
+    default: bool  # is it meant where only the class is known?
+    turbo: bool  # made for few steps and for no guidance above 1
     steps: int
-    guidance: float | None    # 1: none; None: none can be given
-    scheduler: str            # class of diffusers; "" is the generator's own
+    guidance: float | None  # 1: none; None: none can be given
+    scheduler: str  # class of diffusers; "" is the generator's own
     scheduler_options: dict
     call: dict = field(default_factory=dict)  # further arguments of the pipeline's call
     dtype: str
-    size: int                 # pixels a side
-    gated: bool               # the hub asks for a licence first
+    size: int  # pixels a side
+    gated: bool  # the hub asks for a licence first
     licence: str
-    billions: list[float]     # parameters of the denoiser, of the text encoders, of the rest
-    gpu_gb: float | None      # what its authors say is needed
-    teraflops: float          # operations of one pass of the denoiser for one image of that size, in 1e12
-    passes: int               # of the denoiser in a guided step; 1: the scale is told to the network
-    token: bool               # a style token can be learned for it
+    billions: list[float]  # parameters of the denoiser, of the text encoders, of the rest
+    gpu_gb: float | None  # what its authors say is needed
+    teraflops: float  # operations of one pass of the denoiser for one image of that size, in 1e12
+    passes: int  # of the denoiser in a guided step; 1: the scale is told to the network
+    token: bool  # a style token can be learned for it
     sources: list[str]
     unverified: list[str] = field(default_factory=list)  # fields that are from memory: no public page was found
 
@@ -194,7 +210,7 @@ FAMILIES = tuple(Family(**row) for row in json.loads(pkgutil.get_data("synthnb.m
 
 # %% ../../nbs/models/families.ipynb #94232c83
 def family_of(
-    model: str | Path,   # a hub id or a folder
+    model: str | Path,  # a hub id or a folder
     pipeline: str = "",  # the class of diffusers, where it is known
 ) -> Family | None:
     "The family of a generator by its name, or else by its class; None if it is not in the table."
@@ -211,13 +227,16 @@ def pipeline_class(
 ) -> str:
     "The class that a folder's model_index.json names; empty if it has none."
     try:
-        return json.loads((Path(folder).expanduser() / "model_index.json").read_text(encoding="utf-8")).get("_class_name") or ""
+        return (
+            json.loads((Path(folder).expanduser() / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+            or ""
+        )
     except (OSError, ValueError, AttributeError):
         return ""
 
 
 def no_token(
-    model: str | Path,   # a hub id or a folder
+    model: str | Path,  # a hub id or a folder
     pipeline: str = "",  # the class of diffusers, where it is known; else as the folder or the table says
 ) -> str:
     "Why no style token can be learned and read for a generator; empty if one can, or if its family is not known."
@@ -228,29 +247,29 @@ def no_token(
     return f"{model} is a {kind}, for which no style token can be learned (Stable Diffusion 1.x, 2.x and SDXL can)"
 
 # %% ../../nbs/models/families.ipynb #409b7bc2
-def unusual_settings(
-    family: Family | None,
-    steps: int,
-    guidance: float,
-) -> list[str]:
+def unusual_settings(family: Family | None, steps: int, guidance: float) -> list[str]:
     "What is against a family's recommendations, a sentence each."
     if family is None or not family.turbo:
         return []
     told = []
     if guidance > 1:
-        told.append(f"{family.name} is made to be drawn without guidance, and guidance is {guidance:g}: recommended is 1 ({family.sources[0]})")
+        told.append(
+            f"{family.name} is made to be drawn without guidance, and guidance is {guidance:g}: recommended is 1 ({family.sources[0]})"
+        )
     if steps > 4 * family.steps:
-        told.append(f"{family.name} is made for {family.steps} step{'s' * (family.steps > 1)}, and {steps} are asked for: they cost time and add nothing ({family.sources[0]})")
+        told.append(
+            f"{family.name} is made for {family.steps} step{'s' * (family.steps > 1)}, and {steps} are asked for: they cost time and add nothing ({family.sources[0]})"
+        )
     return told
 
 
-def describe_family(
-    family: Family,
-    memory: str = "auto",
-) -> str:
+def describe_family(family: Family, memory: str = "auto") -> str:
     "One line on a family for people, estimates marked as such."
     guidance = "no guidance" if family.guidance in (None, 1) else f"guidance {family.guidance:g}"
     known = f"; {family.gpu_gb:g} GB of GPU memory by its authors" if family.gpu_gb else ""
     doubt = f"; not verified: {', '.join(family.unverified)}" if family.unverified else ""
-    return (f"{family.name}: {family.steps} steps, {guidance}, {family.size} pixels, {family.dtype}; licence {family.licence}"
-            + (", gated" if family.gated else "") + f"; weights take about {family.weights_gb(memory):.1f} GB (estimated from published sizes){known}{doubt}")
+    return (
+        f"{family.name}: {family.steps} steps, {guidance}, {family.size} pixels, {family.dtype}; licence {family.licence}"
+        + (", gated" if family.gated else "")
+        + f"; weights take about {family.weights_gb(memory):.1f} GB (estimated from published sizes){known}{doubt}"
+    )

@@ -13,11 +13,25 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
 from huggingface_hub.errors import (
-    DisabledRepoError, GatedRepoError, HTTPError, IncompleteSnapshotError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError,
-    RevisionNotFoundError)
+    DisabledRepoError,
+    GatedRepoError,
+    HTTPError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 # %% ../../nbs/models/hub.ipynb #e8a9c9d1
-FETCHING = (OSError, ValueError, KeyError, TypeError, RuntimeError, HTTPError)  # what libraries raise where a repository is not as they want it
+FETCHING = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    HTTPError,
+)  # what libraries raise where a repository is not as they want it
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WEIGHTS = r"(?:diffusion_)?(?:pytorch_)?model|open_clip_(?:pytorch_)?model"  # names that libraries look for
 PLAIN = re.compile(rf"(?:{WEIGHTS})(?:-\d+-of-\d+)?\.safetensors")
@@ -40,18 +54,22 @@ def unusable_weights(
         if whole and part == Path():  # one large checkpoint beside the parts, which is not opened
             continue
         if variants and not plain:
-            return (f"its weights are there only as the variant {' or '.join(variants)} ({part / next(name for name in names if VARIANT.fullmatch(name))}): give variant {variants[0]!r} "
-                    f"where a generator is opened; or load it once with variant={variants[0]!r}, `save_pretrained(FOLDER)` it and give that folder")
+            return (
+                f"its weights are there only as the variant {' or '.join(variants)} ({part / next(name for name in names if VARIANT.fullmatch(name))}): give variant {variants[0]!r} "
+                f"where a generator is opened; or load it once with variant={variants[0]!r}, `save_pretrained(FOLDER)` it and give that folder"
+            )
         if pickled and not plain:
-            return (f"its weights are pickled ({part / pickled[0]}), which can run code when opened, and only safetensors are opened: take a copy of the model with safetensors, or on a "
-                    "machine that you trust with it load it once, `save_pretrained(FOLDER)` it and give that folder")
+            return (
+                f"its weights are pickled ({part / pickled[0]}), which can run code when opened, and only safetensors are opened: take a copy of the model with safetensors, or on a "
+                "machine that you trust with it load it once, `save_pretrained(FOLDER)` it and give that folder"
+            )
         found = found or bool(plain)
     return "" if found else "it has no weights of a name that is known (model.safetensors and the like)"
 
 # %% ../../nbs/models/hub.ipynb #333d4622
 def cached_snapshot(
     repository: str,
-    *names: str,                   # files of which it has at least one
+    *names: str,  # files of which it has at least one
     revision: str | None = None,
 ) -> Path | None:
     "The folder in the hub's cache in which a repository's files lie; None if none of these files has been fetched."
@@ -68,7 +86,9 @@ def cached_snapshot(
 def cached_files(repository: str) -> list[str]:
     "Files of a repository in the hub's cache, of any revision."
     snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
-    return sorted({Path(*file.relative_to(snapshots).parts[1:]).as_posix() for file in snapshots.rglob("*") if file.is_file()})
+    return sorted(
+        {Path(*file.relative_to(snapshots).parts[1:]).as_posix() for file in snapshots.rglob("*") if file.is_file()}
+    )
 
 # %% ../../nbs/models/hub.ipynb #30ab6f37
 def chain_of(error: BaseException) -> Iterator[BaseException]:
@@ -80,13 +100,15 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 
 def access(repository: str) -> str:
     "What to do about a gated repository."
-    token = "a token is stored here, so its account may have no access yet" if get_token() else "no token is stored here"
+    token = (
+        "a token is stored here, so its account may have no access yet" if get_token() else "no token is stored here"
+    )
     return f"it is gated: accept its terms on {constants.ENDPOINT}/{repository}, then `hf auth login` ({token}), then `hf download {repository}`"
 
-
+# %% ../../nbs/models/hub.ipynb #0d20c530
 def why_not_fetched(
-    repository: str,              # owner/name
-    error: BaseException,         # what a library raised
+    repository: str,  # owner/name
+    error: BaseException,  # what a library raised
     revision: str | None = None,
 ) -> str:
     "Why a repository's model could not be opened, and what to do. Asks the hub for the list of files if the error does not tell."
@@ -95,25 +117,44 @@ def why_not_fetched(
         return told
     if not constants.HF_HUB_OFFLINE:
         try:
-            files = [file.rfilename for file in HfApi().model_info(repository, revision=revision, timeout=10).siblings or ()]
+            files = [
+                file.rfilename for file in HfApi().model_info(repository, revision=revision, timeout=10).siblings or ()
+            ]
         except Exception as asked:  # whatever: it is the answer
-            return _by_errors(repository, list(chain_of(asked))) or f"the hub could not be reached ({first_line(asked)}): try again later"
+            return (
+                _by_errors(repository, list(chain_of(asked)))
+                or f"the hub could not be reached ({first_line(asked)}): try again later"
+            )
         here = cached_files(repository)
         lost = [file for file in files if PLAIN.fullmatch(Path(file).name) and file not in here]
-        lost = f"{lost[0]} has not been fetched whole: start again, whole files are kept; `hf download {repository}` fetches it beforehand" if here and lost else ""
-        return unusable_weights(files) or lost or f"{first_line(error)}; its repository may be incomplete: take another copy"
+        lost = (
+            f"{lost[0]} has not been fetched whole: start again, whole files are kept; `hf download {repository}` fetches it beforehand"
+            if here and lost
+            else ""
+        )
+        return (
+            unusable_weights(files)
+            or lost
+            or f"{first_line(error)}; its repository may be incomplete: take another copy"
+        )
     there = cached_files(repository)
     get = f"`hf download {repository}` where there is a network fetches what is missing (HF_HUB_OFFLINE is set here)"
     if not there:
         return f"it is not in the cache {constants.HF_HUB_CACHE}: {get}"
     wrong = unusable_weights(there)
-    return wrong if "pickled" in wrong or "variant" in wrong else f"only a part of it is in the cache, {len(there)} files ({first_line(error)}): {get}"
+    return (
+        wrong
+        if "pickled" in wrong or "variant" in wrong
+        else f"only a part of it is in the cache, {len(there)} files ({first_line(error)}): {get}"
+    )
 
 # %% ../../nbs/models/hub.ipynb #d6831654
 def _by_errors(repository: str, errors: list[BaseException]) -> str:
     "The reason, where one of the exceptions names it."
+
     def has(*kinds: type) -> bool:
         return any(isinstance(error, kinds) for error in errors)
+
     if has(GatedRepoError):
         return access(repository)
     if has(DisabledRepoError):
@@ -121,12 +162,17 @@ def _by_errors(repository: str, errors: list[BaseException]) -> str:
     if has(RevisionNotFoundError):
         return "it has no such revision: look its branches and commits up on its page"
     if has(RepositoryNotFoundError):
-        return ("the hub has no such repository: it was removed or made private, or the name is misspelt. Look for a copy under another name, or give a folder; "
-                "for a private one `hf auth login` first")
+        return (
+            "the hub has no such repository: it was removed or made private, or the name is misspelt. Look for a copy under another name, or give a folder; "
+            "for a private one `hf auth login` first"
+        )
     if has(OfflineModeIsEnabled, LocalEntryNotFoundError, IncompleteSnapshotError) and not constants.HF_HUB_OFFLINE:
         return f"it is not whole in the cache {constants.HF_HUB_CACHE}, and the hub could not be reached ({first_line(errors[-1])}): try again with a network, `hf download {repository}`"
-    broken = [error for error in errors if isinstance(error, HTTPError) and not hasattr(error, "response")] or [  # no answer at all
-        error for error in errors if isinstance(error, ConnectionError | TimeoutError)]
+    broken = [
+        error for error in errors if isinstance(error, HTTPError) and not hasattr(error, "response")
+    ] or [  # no answer at all
+        error for error in errors if isinstance(error, ConnectionError | TimeoutError)
+    ]
     if broken and not constants.HF_HUB_OFFLINE:
         return f"the connection broke while it was fetched ({first_line(broken[0])}): start again, whole files are kept; `hf download {repository}` fetches it beforehand"
     return ""

@@ -41,9 +41,29 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jinja2 import TemplateError
 from json_repair import repair_json
 from pydantic import BaseModel, ValidationError
-from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exception, wait_random, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exception,
+    wait_random,
+    wait_random_exponential,
+)
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
+
+# %% ../../nbs/models/llm.ipynb #2846bd6c
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TopPLogitsWarper,
+)
 from transformers.utils import logging as transformers_logging
 
 from ..data import explain_loading, pick_device, pick_dtype
@@ -64,21 +84,28 @@ AGAIN = "That was not valid: {error}. Answer the question again with the JSON ob
 @dataclass(frozen=True)
 class Question:
     "What is asked, and about whom."
-    about: str                     # the class name or id, shown in reports
+
+    about: str  # the class name or id, shown in reports
     messages: tuple[Message, ...]  # the chat up to the reply
 
     def __post_init__(self):
         object.__setattr__(self, "messages", tuple(self.messages))
         for message in self.messages:
             if set(message) != {"role", "content"} or message["role"] not in ("system", "user", "assistant"):
-                raise ValueError(f"the question about {self.about!r} needs messages of a role and a content, got {message!r}")
+                raise ValueError(
+                    f"the question about {self.about!r} needs messages of a role and a content, got {message!r}"
+                )
             if not message["content"].strip() or CONTROL.search(message["content"]):
-                raise ValueError(f"the question about {self.about!r} has an empty message or control characters: {message['content']!r}")
+                raise ValueError(
+                    f"the question about {self.about!r} has an empty message or control characters: {message['content']!r}"
+                )
         if not self.messages or self.messages[-1]["role"] != "user":
             raise ValueError(f"the question about {self.about!r} has to end with a message of the user")
 
 
-CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # with overrides of the writing direction
+CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)  # with overrides of the writing direction
 
 
 def json_question(about: str, text: str) -> Question:
@@ -89,9 +116,12 @@ def json_question(about: str, text: str) -> Question:
 @dataclass(frozen=True)
 class Sampling:
     "How a reply is drawn."
-    temperature: float | None = 0.8  # 0 is greedy: the same reply for every seed; None: what the server has, 1 for a local model
-    top_p: float | None = 0.95       # share of the probability that is drawn from; None as above
-    max_tokens: int = 512            # of the reply, thoughts included
+
+    temperature: float | None = (
+        0.8  # 0 is greedy: the same reply for every seed; None: what the server has, 1 for a local model
+    )
+    top_p: float | None = 0.95  # share of the probability that is drawn from; None as above
+    max_tokens: int = 512  # of the reply, thoughts included
 
     def __post_init__(self):
         for name in ("temperature", "top_p"):  # 1 and 1.0 are one setting and one key
@@ -104,8 +134,9 @@ class Sampling:
 @dataclass(frozen=True)
 class Reply:
     "What came back."
+
     text: str
-    finish: str         # "stop", "length" (cut at max_tokens) or "refusal"
+    finish: str  # "stop", "length" (cut at max_tokens) or "refusal"
     prompt_tokens: int  # 0 where a server does not say
     answer_tokens: int
     thoughts: str = ""  # what a server parts from the text
@@ -131,8 +162,14 @@ def sampling_of(extra: dict, sampling: Sampling) -> Sampling:
 
 # %% ../../nbs/models/llm.ipynb #f22548ff
 _THOUGHT = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)"
-OPENS = re.compile(rf"<{_THOUGHT}(?:\s[^<>/]*)?>|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|<\|inner_prefix\|>|<\|channel>thought\b|◁think▷", re.IGNORECASE)
-CLOSES = re.compile(rf"</{_THOUGHT}\s*>|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<\|inner_suffix\|>|<channel\|>|◁/think▷", re.IGNORECASE)
+OPENS = re.compile(
+    rf"<{_THOUGHT}(?:\s[^<>/]*)?>|\[THINK\]|<\|START_THINKING\|>|<\|begin_of_thought\|>|<\|inner_prefix\|>|<\|channel>thought\b|◁think▷",
+    re.IGNORECASE,
+)
+CLOSES = re.compile(
+    rf"</{_THOUGHT}\s*>|\[/THINK\]|<\|END_THINKING\|>|<\|end_of_thought\|>|<\|inner_suffix\|>|<channel\|>|◁/think▷",
+    re.IGNORECASE,
+)
 HARMONY = re.compile(r"<\|channel\|>\s*(\w+)[^\n]*?<\|message\|>")  # of gpt-oss: analysis, commentary, final
 MARKS = re.compile(rf"{OPENS.pattern}|{CLOSES.pattern}|<\|channel>", re.IGNORECASE)
 
@@ -145,10 +182,12 @@ def after_thoughts(text: str) -> str:
     "What a model says when it has thought. Raises `UnfinishedThought` if a thought is not closed."
     if "<|channel|>" in text:
         said = list(HARMONY.finditer(text))
-        if not said or said[-1][1] != "final" or "<|channel|>" in text[said[-1].end():]:
+        if not said or said[-1][1] != "final" or "<|channel|>" in text[said[-1].end() :]:
             raise UnfinishedThought("the model was still thinking when the reply ended")
-        return re.split(r"<\|(?:end|return|call|start)\|>", text[said[-1].end():])[0]
-    if bare := re.match(r"\s*(analysis|commentary)(?=[^\s:,.])", text):  # harmony of which a server took the special tokens
+        return re.split(r"<\|(?:end|return|call|start)\|>", text[said[-1].end() :])[0]
+    if bare := re.match(
+        r"\s*(analysis|commentary)(?=[^\s:,.])", text
+    ):  # harmony of which a server took the special tokens
         _, final, text = text.rpartition("assistantfinal")
         if not final:
             raise UnfinishedThought(f"the model was still thinking when the reply ended (it began with {bare[1]!r})")
@@ -162,16 +201,28 @@ def check_llm_folder(folder: Path) -> None:
     "Raise if `folder` is not a whole transformers model with safetensors weights; the message names the file."
     for name in ("config.json", "model.safetensors.index.json"):
         try:
-            parts = json.loads((folder / name).read_text(encoding="utf-8")).get("weight_map", {}) if (folder / name).is_file() else None
+            parts = (
+                json.loads((folder / name).read_text(encoding="utf-8")).get("weight_map", {})
+                if (folder / name).is_file()
+                else None
+            )
         except ValueError as error:
             raise ValueError(f"{folder / name} is not JSON ({error}): fetch it again") from error
         if parts is None and name == "config.json":
             raise FileNotFoundError(f"{folder} is not a transformers model: it has no config.json")
     weights = sorted({folder / part for part in (parts or {}).values()} | set(folder.glob("*.safetensors")))
     if not weights:
-        pickled = [f.name for f in sorted(folder.glob("*")) if f.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}]
-        why = f"its weights are pickled ({pickled[0]}), which can run code when opened" if pickled else "it has no weights"
-        raise ValueError(f"{folder} cannot be used: {why}; only safetensors are accepted, as `model.save_pretrained(...)` writes them")
+        pickled = [
+            f.name for f in sorted(folder.glob("*")) if f.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+        ]
+        why = (
+            f"its weights are pickled ({pickled[0]}), which can run code when opened"
+            if pickled
+            else "it has no weights"
+        )
+        raise ValueError(
+            f"{folder} cannot be used: {why}; only safetensors are accepted, as `model.save_pretrained(...)` writes them"
+        )
     for file in weights:
         tensor_names(file)
 
@@ -179,16 +230,18 @@ def check_llm_folder(folder: Path) -> None:
 def folder_revision(folder: Path) -> str:
     "sha256 over all that decides a reply: configuration, tokenizer, chat template, weights."
     digest = hashlib.sha256()
-    for file in sorted(f for f in folder.iterdir() if f.suffix in {".json", ".jinja", ".txt", ".model", ".safetensors"}):
+    for file in sorted(
+        f for f in folder.iterdir() if f.suffix in {".json", ".jinja", ".txt", ".model", ".safetensors"}
+    ):
         with file.open("rb") as opened:
             digest.update(f"{file.name}\n{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 # %% ../../nbs/models/llm.ipynb #8c5a4c6e
 def open_tokenizer(
-    model: str | Path,      # shipped (glyphworld/llm), a transformers folder, or an id on the Hugging Face hub
-    revision: str | None,   # branch, tag or commit of a hub id
-) -> tuple:                 # source for the loaders, commit for the loaders, name, revision, configuration, tokenizer
+    model: str | Path,  # shipped (glyphworld/llm), a transformers folder, or an id on the Hugging Face hub
+    revision: str | None,  # branch, tag or commit of a hub id
+) -> tuple:  # source for the loaders, commit for the loaders, name, revision, configuration, tokenizer
     "Find a chat model and open all but its weights."
     folder = model_folder(model) or Path(model).expanduser()
     if folder.is_dir():
@@ -206,7 +259,14 @@ def open_tokenizer(
         raise RuntimeError(f"chat model {str(model)!r} could not be opened: {explain_loading(model, error)}") from error
     if not tokenizer.chat_template:
         raise ValueError(f"{str(model)!r} has no chat template, so it is not a chat model: take its instruct version")
-    return str(model), commit, name, folder_revision(model) if isinstance(model, Path) else str(commit), config, tokenizer
+    return (
+        str(model),
+        commit,
+        name,
+        folder_revision(model) if isinstance(model, Path) else str(commit),
+        config,
+        tokenizer,
+    )
 
 # %% ../../nbs/models/llm.ipynb #ef05eb3c
 def load_weights(
@@ -214,23 +274,35 @@ def load_weights(
     commit: str | None,
     device: torch.device,
     dtype: torch.dtype,
-    tokenizer,           # gives the tokens that end a reply where the model names none
+    tokenizer,  # gives the tokens that end a reply where the model names none
 ) -> torch.nn.Module:
     "Open a causal LM from safetensors. Raises if a tensor is missing or has another shape."
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, revision=commit, trust_remote_code=False)
-        kind = AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText  # Mistral3 and others read images, too
+        kind = (
+            AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForImageTextToText
+        )  # Mistral3 and others read images, too
         model, info = kind.from_pretrained(
-            source, revision=commit, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+            source,
+            revision=commit,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     except FETCHING as error:
         path = Path(source)
-        raise RuntimeError(f"chat model {source!r} could not be opened: {explain_loading(path if path.is_dir() else source, error)}") from error
+        raise RuntimeError(
+            f"chat model {source!r} could not be opened: {explain_loading(path if path.is_dir() else source, error)}"
+        ) from error
     finally:
         transformers_logging.enable_progress_bar()
     lost = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if lost:
-        raise ValueError(f"{source!r} lacks {len(lost)} tensors of {type(model).__name__}, the first is {lost[0]}: they would be random numbers")
+        raise ValueError(
+            f"{source!r} lacks {len(lost)} tensors of {type(model).__name__}, the first is {lost[0]}: they would be random numbers"
+        )
     ends = model.generation_config.eos_token_id
     ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
@@ -245,7 +317,7 @@ class RowSampler(LogitsProcessor):
         self,
         sampling: Sampling,
         seeds: Sequence[int],  # one a row
-        start: int,            # length of the padded prompts
+        start: int,  # length of the padded prompts
     ):
         self.temperature, self.start = 1.0 if sampling.temperature is None else sampling.temperature, start
         self.top_p = TopPLogitsWarper(sampling.top_p) if (sampling.top_p or 1) < 1 else lambda ids, logits: logits
@@ -265,12 +337,13 @@ class LocalLLM:
 
     def __init__(
         self,
-        model: str | Path,                  # a folder, or an id on the Hugging Face hub
+        model: str | Path,  # a folder, or an id on the Hugging Face hub
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
-        revision: str | None = None,        # branch, tag or commit of a hub id
-        batch_size: int = 16,               # replies written at once; halved where memory runs out
-        extra: dict | None = None,          # settings of `Sampling`, and what the chat template takes: {"enable_thinking": True}
+        revision: str | None = None,  # branch, tag or commit of a hub id
+        batch_size: int = 16,  # replies written at once; halved where memory runs out
+        extra: dict
+        | None = None,  # settings of `Sampling`, and what the chat template takes: {"enable_thinking": True}
     ):
         self.extra = check_extra(extra)
         self.device, self.batch_size = pick_device(device), batch_size
@@ -295,13 +368,20 @@ class LocalLLM:
         "Raise `ValueError` for a chat that this model cannot answer."
         checked_tokens(self, messages, sampling)
 
-    def stream(self, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int], schema=None) -> Iterator[tuple[int, Reply]]:
+    def stream(
+        self, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int], schema=None
+    ) -> Iterator[tuple[int, Reply]]:
         "Replies as they are ready, each with the number of its chat; `schema` is for servers."
         return batched_replies(self, chats, sampling, seeds)
 
     def replies(self, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int]) -> list[Reply]:
         "One reply a chat, in order. A reply depends on its chat, `sampling` and its seed, not on its neighbours."
-        return [reply for _, reply in sorted(self.stream(chats, sampling_of(self.extra, sampling), seeds), key=lambda pair: pair[0])]
+        return [
+            reply
+            for _, reply in sorted(
+                self.stream(chats, sampling_of(self.extra, sampling), seeds), key=lambda pair: pair[0]
+            )
+        ]
 
 # %% ../../nbs/models/llm.ipynb #bd78c95a
 def merged_system(messages: Sequence[Message]) -> list[Message]:
@@ -316,7 +396,9 @@ def chat_tokens(tokenizer, messages: Sequence[Message], extra: dict | None = Non
     "Token ids of a chat in the model's own template, up to where the reply begins."
     further = {name: value for name, value in (extra or {}).items() if name not in SAMPLING}
     further |= further.pop("chat_template_kwargs", {})  # as vLLM calls them
-    options = dict(enable_thinking=False) | further | dict(tokenize=False, add_generation_prompt=True)  # templates ignore what they do not know
+    options = (
+        dict(enable_thinking=False) | further | dict(tokenize=False, add_generation_prompt=True)
+    )  # templates ignore what they do not know
     try:
         text = tokenizer.apply_chat_template(list(messages), **options)
     except TemplateError:  # some models know no system role
@@ -332,17 +414,21 @@ def checked_tokens(llm: LocalLLM, messages: Sequence[Message], sampling: Samplin
         raise ValueError(f"it contains {found[0]!r}, which steers {llm.name}: remove it")
     ids = chat_tokens(llm.tokenizer, messages, llm.extra)
     if llm.context and len(ids) + sampling.max_tokens > llm.context:
-        raise ValueError(f"its {len(ids)} tokens and {sampling.max_tokens} for the reply are more than the {llm.context} that {llm.name} reads: "
-                         "shorten it, or lower max_tokens")
+        raise ValueError(
+            f"its {len(ids)} tokens and {sampling.max_tokens} for the reply are more than the {llm.context} that {llm.name} reads: "
+            "shorten it, or lower max_tokens"
+        )
     return ids
 
 # %% ../../nbs/models/llm.ipynb #5ccd7072
-def batched_replies(llm: LocalLLM, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
+def batched_replies(
+    llm: LocalLLM, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int]
+) -> Iterator[tuple[int, Reply]]:
     "Replies in batches of similar length, longest prompts first."
     prompts = [checked_tokens(llm, chat, sampling) for chat in chats]
     left = sorted(range(len(chats)), key=lambda i: -len(prompts[i]))
     while left:
-        batch = left[:llm.batch_size]
+        batch = left[: llm.batch_size]
         try:
             replies = write_replies(llm, [prompts[i] for i in batch], sampling, [seeds[i] for i in batch])
         except RuntimeError as error:
@@ -354,10 +440,10 @@ def batched_replies(llm: LocalLLM, chats: Sequence[Sequence[Message]], sampling:
         if replies is None:  # not inside `except`, where the failed batch would still be held
             clear_device_cache(garbage_collection=True)
             continue
-        left = left[len(batch):]
+        left = left[len(batch) :]
         yield from zip(batch, replies)
 
-
+# %% ../../nbs/models/llm.ipynb #cd7685a1
 def write_replies(llm: LocalLLM, prompts: list[list[int]], sampling: Sampling, seeds: list[int]) -> list[Reply]:
     "One call of transformers' `generate`."
     longest = max(map(len, prompts))
@@ -365,12 +451,24 @@ def write_replies(llm: LocalLLM, prompts: list[list[int]], sampling: Sampling, s
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=llm.device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=llm.device)
     sampler = [RowSampler(sampling, seeds, longest)] if sampling.temperature else []
-    out = llm.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=sampling.max_tokens,
-                             logits_processor=LogitsProcessorList(sampler))
+    out = llm.model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=sampling.max_tokens,
+        logits_processor=LogitsProcessorList(sampler),
+    )
     replies = []
     for prompt, row in zip(prompts, out[:, longest:].tolist()):
         length = next((i for i, token in enumerate(row) if token in ends), None)
-        replies.append(Reply(reply_text(llm, prompt, row[:length]), "length" if length is None else "stop", len(prompt), len(row) if length is None else length + 1))
+        replies.append(
+            Reply(
+                reply_text(llm, prompt, row[:length]),
+                "length" if length is None else "stop",
+                len(prompt),
+                len(row) if length is None else length + 1,
+            )
+        )
     return replies
 
 # %% ../../nbs/models/llm.ipynb #44221cec
@@ -378,7 +476,9 @@ def reply_text(llm: LocalLLM, prompt: list[int], row: list[int]) -> str:
     "The text of a reply; of special tokens only those that mark thoughts, and the mark that the template itself wrote before the reply."
     special = {number: token.content for number, token in llm.tokenizer.added_tokens_decoder.items() if token.special}
     harmony = "<|channel|>" in special.values()
-    text = llm.tokenizer.decode([token for token in row if harmony or token not in special or MARKS.fullmatch(special[token])])
+    text = llm.tokenizer.decode(
+        [token for token in row if harmony or token not in special or MARKS.fullmatch(special[token])]
+    )
     before = re.search(rf"({OPENS.pattern})\s*$", llm.tokenizer.decode(prompt[-12:]), re.IGNORECASE)
     return f"{before[1]}{text}" if before else text
 
@@ -392,22 +492,35 @@ class ServerLLM:
 
     def __init__(
         self,
-        base_url: str,                    # "http://127.0.0.1:8000/v1"
-        model: str,                       # as the server calls it
+        base_url: str,  # "http://127.0.0.1:8000/v1"
+        model: str,  # as the server calls it
         key_env: str = "OPENAI_API_KEY",  # environment variable that holds the key, if the server wants one
-        concurrency: int = 8,             # requests at once
-        timeout: float = 60.0,            # seconds without a sign of life
-        tries: int = 6,                   # of one request, over 429, 5xx, broken connections and time-outs
-        revision: str = "",               # a server does not tell: name one to keep cached answers of two versions apart
-        extra: dict | None = None,        # further fields of each request: {"reasoning_effort": "none"}; settings of `Sampling`, None leaves them out
+        concurrency: int = 8,  # requests at once
+        timeout: float = 60.0,  # seconds without a sign of life
+        tries: int = 6,  # of one request, over 429, 5xx, broken connections and time-outs
+        revision: str = "",  # a server does not tell: name one to keep cached answers of two versions apart
+        extra: dict
+        | None = None,  # further fields of each request: {"reasoning_effort": "none"}; settings of `Sampling`, None leaves them out
     ):
         import_openai()
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            raise ValueError(f"base_url must look like http://127.0.0.1:8000/v1, without a name, key or question mark; a key belongs into the variable {key_env}")
+            raise ValueError(
+                f"base_url must look like http://127.0.0.1:8000/v1, without a name, key or question mark; a key belongs into the variable {key_env}"
+            )
         if min(concurrency, tries) < 1 or timeout <= 0:
-            raise ValueError(f"concurrency ({concurrency}) and tries ({tries}) are at least 1, timeout ({timeout}) is above 0")
-        self.base_url, self.name, self.key_env, self.revision, self.concurrency, self.timeout, self.tries = base_url, model, key_env, revision, concurrency, timeout, tries
+            raise ValueError(
+                f"concurrency ({concurrency}) and tries ({tries}) are at least 1, timeout ({timeout}) is above 0"
+            )
+        self.base_url, self.name, self.key_env, self.revision, self.concurrency, self.timeout, self.tries = (
+            base_url,
+            model,
+            key_env,
+            revision,
+            concurrency,
+            timeout,
+            tries,
+        )
         self.extra, self.taken, self.refused = check_extra(extra), set(), set()  # settings of requests, as far as known
         self.suspected = Counter()  # settings without which a request went through that failed with 500
 
@@ -422,16 +535,30 @@ class ServerLLM:
         "Nothing can be said before the server is asked."
 
     def stream(
-        self, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int], schema: type[BaseModel] | None = None,
+        self,
+        chats: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        schema: type[BaseModel] | None = None,
     ) -> Iterator[tuple[int, Reply | Exception]]:
         "Replies as they arrive, each with the number of its chat; an exception stands for a chat without one."
         bodies = [request_body(self.name, chat, sampling, seed, schema, self.extra) for chat, seed in zip(chats, seeds)]
         return stream_from_thread(lambda put: send_all(self, bodies, put))
 
-    def replies(self, chats: Sequence[Sequence[Message]], sampling: Sampling, seeds: Sequence[int],
-                schema: type[BaseModel] | None = None) -> list[Reply | Exception]:
+    def replies(
+        self,
+        chats: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        schema: type[BaseModel] | None = None,
+    ) -> list[Reply | Exception]:
         "One reply a chat, in order, or the exception why there is none."
-        return [reply for _, reply in sorted(self.stream(chats, sampling_of(self.extra, sampling), seeds, schema), key=lambda pair: pair[0])]
+        return [
+            reply
+            for _, reply in sorted(
+                self.stream(chats, sampling_of(self.extra, sampling), seeds, schema), key=lambda pair: pair[0]
+            )
+        ]
 
 # %% ../../nbs/models/llm.ipynb #8bc91bb6
 def import_openai():
@@ -443,12 +570,19 @@ def import_openai():
     return openai
 
 
-def request_body(model: str, chat: Sequence[Message], sampling: Sampling, seed: int, schema: type[BaseModel] | None, extra: dict) -> dict:
+def request_body(
+    model: str, chat: Sequence[Message], sampling: Sampling, seed: int, schema: type[BaseModel] | None, extra: dict
+) -> dict:
     "What is sent for one chat; the schema in the strict form, which the openai package makes for its tools."
-    body = {"model": model, "messages": list(chat), "seed": seed} | {name: value for name, value in asdict(sampling).items() if value is not None}
+    body = {"model": model, "messages": list(chat), "seed": seed} | {
+        name: value for name, value in asdict(sampling).items() if value is not None
+    }
     if schema is not None:
         tool = import_openai().pydantic_function_tool(schema)["function"]
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": tool["name"], "schema": tool["parameters"], "strict": True}}
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": tool["name"], "schema": tool["parameters"], "strict": True},
+        }
     further = {name: value for name, value in extra.items() if name not in SAMPLING}
     body = {name: value for name, value in body.items() if name not in further}
     return body | {"extra_body": {name: value for name, value in further.items() if value is not None}}
@@ -492,39 +626,54 @@ async def send_all(llm: ServerLLM, bodies: list[dict], put: Callable) -> None:
     async def one(i: int):
         async with gate:
             if len(failures) >= 2 * llm.concurrency:
-                return put((i, ConnectionError(f"not asked, since the last {len(failures)} requests all failed; the last one: {failures[-1]}")))
+                return put(
+                    (
+                        i,
+                        ConnectionError(
+                            f"not asked, since the last {len(failures)} requests all failed; the last one: {failures[-1]}"
+                        ),
+                    )
+                )
             reply = await send(llm, client, bodies[i], key)
         if isinstance(reply, ServerRefusal):
             return put(reply)  # raised to the caller
         failures.append(reply) if isinstance(reply, Exception) else failures.clear()
         put((i, reply))
 
-    async with import_openai().AsyncOpenAI(base_url=llm.base_url, api_key=key or "none", max_retries=0, timeout=llm.timeout) as client:
+    async with import_openai().AsyncOpenAI(
+        base_url=llm.base_url, api_key=key or "none", max_retries=0, timeout=llm.timeout
+    ) as client:
         unknown = int(bool(bodies and unsettled(llm, bodies[0])))
         for i in range(unknown):
             await one(i)
         await asyncio.gather(*(one(i) for i in range(unknown, len(bodies))))
 
-
+# %% ../../nbs/models/llm.ipynb #f4fe5c26
 async def send(llm: ServerLLM, client, body: dict, key: str) -> Reply | Exception:
     "One request with its retries. A `ServerRefusal` means that no other request would do better."
     openai, failure = import_openai(), None
     wait = wait_random_exponential(multiplier=0.5, max=20) + wait_exception(asked_to_wait)
-    retrying = AsyncRetrying(stop=stop_after_attempt(llm.tries), wait=wait, retry=retry_if_exception(is_passing), reraise=True)
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(llm.tries), wait=wait, retry=retry_if_exception(is_passing), reraise=True
+    )
     try:
         return await retrying(post, llm, client, body)
     except (openai.OpenAIError, ValueError, ConnectionError) as error:
         failure = error
     if getattr(failure, "code", None) == "content_filter":
         return Reply(str(failure.message), "refusal", 0, 0)
-    return plain_error(llm, failure, key)  # made outside `except`, or it would hold the client's exception and with it the key
+    return plain_error(
+        llm, failure, key
+    )  # made outside `except`, or it would hold the client's exception and with it the key
 
 # %% ../../nbs/models/llm.ipynb #5ad528ea
 def asked_to_wait(error: BaseException) -> float:
     "Seconds that a server's Retry-After asks for."
     text = getattr(getattr(error, "response", None), "headers", {}).get("retry-after", "")
     try:
-        return max(0.0, float(text) if re.fullmatch(r"[\d.]+", text) else parsedate_to_datetime(text).timestamp() - time.time())
+        return max(
+            0.0, float(text) if re.fullmatch(r"[\d.]+", text) else parsedate_to_datetime(text).timestamp() - time.time()
+        )
     except ValueError:
         return 0.0
 
@@ -535,7 +684,14 @@ def is_passing(error: BaseException, longest: float = 120.0) -> bool:
     if isinstance(error, openai.APIStatusError | ErrorInside):
         passing = error.status_code in (408, 409, 425, 429) or (error.status_code >= 500 and error.status_code != 501)
         return passing and error.code != "insufficient_quota" and asked_to_wait(error) <= longest
-    return isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | ConnectionError | json.JSONDecodeError | UnicodeDecodeError)
+    return isinstance(
+        error,
+        openai.APIConnectionError
+        | openai.APIResponseValidationError
+        | ConnectionError
+        | json.JSONDecodeError
+        | UnicodeDecodeError,
+    )
 
 
 def whole_message(error: Exception) -> str:
@@ -544,7 +700,7 @@ def whole_message(error: Exception) -> str:
     named = isinstance(said, dict) and str(said.get("message")) in str(error)
     return f"{error}{cause}{f' - {said}' if said and not named else ''}"
 
-
+# %% ../../nbs/models/llm.ipynb #bcb720e7
 def plain_error(llm: ServerLLM, error: Exception, key: str) -> Exception:
     "The client's exception as one line without the key; `ServerRefusal` for what no other request would do better."
     status, code = getattr(error, "status_code", None), getattr(error, "code", None)
@@ -554,7 +710,9 @@ def plain_error(llm: ServerLLM, error: Exception, key: str) -> Exception:
         has = "is not accepted" if key else "is not set"
         return ServerRefusal(f"{text}. The key in the environment variable {llm.key_env} {has}")
     if status == 404:
-        return ServerRefusal(f"{text}. Is the model's name right, and does the URL end as the server wants it, mostly in /v1?")
+        return ServerRefusal(
+            f"{text}. Is the model's name right, and does the URL end as the server wants it, mostly in /v1?"
+        )
     if code == "insufficient_quota":
         return ServerRefusal(f"{text}. The account has no credit left")
     return ConnectionError(f"{text} (given up after {llm.tries} tries)") if is_passing(error) else RuntimeError(text)
@@ -562,7 +720,10 @@ def plain_error(llm: ServerLLM, error: Exception, key: str) -> Exception:
 # %% ../../nbs/models/llm.ipynb #df5409f4
 OPTIONAL = ("seed", "top_p", "temperature", "max_tokens")  # the last one has a newer name, max_completion_tokens
 REFUSING = (400, 422, 500, 501)  # statuses with which servers refuse a setting
-NAMED = {"system": r"\bsystem\b.{0,40}\b(role|message|prompt|instruction)|\brole.{0,40}\bsystem\b", "response_format": r"\bresponse_format\b|\bschema\b|\bgrammar\b"}
+NAMED = {
+    "system": r"\bsystem\b.{0,40}\b(role|message|prompt|instruction)|\brole.{0,40}\bsystem\b",
+    "response_format": r"\bresponse_format\b|\bschema\b|\bgrammar\b",
+}
 
 
 class ErrorInside(ConnectionError):
@@ -577,8 +738,14 @@ class ErrorInside(ConnectionError):
 
 def settings_of(body: dict) -> list[str]:
     "Settings of a request that a server may refuse; a schema by its name, since servers take one and not another."
-    names = [f"response_format of {body['response_format']['json_schema']['name']}"] if "response_format" in body else []
-    return [*names, *(name for name in OPTIONAL if name in body), *["system"] * (merged_system(body["messages"]) != body["messages"])]
+    names = (
+        [f"response_format of {body['response_format']['json_schema']['name']}"] if "response_format" in body else []
+    )
+    return [
+        *names,
+        *(name for name in OPTIONAL if name in body),
+        *["system"] * (merged_system(body["messages"]) != body["messages"]),
+    ]
 
 
 def unsettled(llm: ServerLLM, body: dict) -> list[str]:
@@ -593,14 +760,18 @@ def without(body: dict, refused: set[str]) -> dict:
     kept |= {"max_completion_tokens": body["max_tokens"]} if "max_tokens" in out else {}
     return kept | ({"messages": merged_system(body["messages"])} if "system" in out else {})
 
-
+# %% ../../nbs/models/llm.ipynb #1e1a6729
 def settings_to_drop(llm: ServerLLM, body: dict, error: Exception, trial: frozenset[str]) -> list[frozenset[str]]:
     "What else to leave out, one after the other: what the server names; at first also each setting by itself, and all. (Some servers name them all, echoing the request.)"
     left = [name for name in unsettled(llm, body) if name not in trial]
     if not left or error.status_code not in REFUSING or error.code in ("content_filter", "insufficient_quota"):
         return []
     words = whole_message(error)
-    named = [name for name in left if re.search(NAMED.get(name.partition(" of ")[0], rf"\b{name}\b"), words, re.IGNORECASE | re.DOTALL)]
+    named = [
+        name
+        for name in left
+        if re.search(NAMED.get(name.partition(" of ")[0], rf"\b{name}\b"), words, re.IGNORECASE | re.DOTALL)
+    ]
     trials = [named] if 0 < len(named) <= 2 else []
     if error.status_code == 500:  # mostly something that passes
         return [frozenset(named or left[:1])] if trials or left[0].startswith("response_format") and not trial else []
@@ -646,7 +817,15 @@ def read_completion(completion) -> Reply:
     "The reply in a chat completion. Raises `ErrorInside`, or `ConnectionError` for a body that is none, as a broken proxy sends it."
     choices = getattr(completion, "choices", None)
     first = choices[0] if choices else None
-    said = next((value for name in ("error", "errors", "detail") for place in (first, completion) if (value := getattr(place, name, None))), None)
+    said = next(
+        (
+            value
+            for name in ("error", "errors", "detail")
+            for place in (first, completion)
+            if (value := getattr(place, name, None))
+        ),
+        None,
+    )
     if said is None and not choices and getattr(completion, "message", None):
         said = {"message": completion.message, "code": getattr(completion, "code", None)}
     if said is not None:
@@ -655,13 +834,25 @@ def read_completion(completion) -> Reply:
         raise ConnectionError(f"the body is not a chat completion: {str(completion)[:200]!r}")
     message, finish, usage = first.message, first.finish_reason, completion.usage
     refusal = getattr(message, "refusal", None)
-    finish = "refusal" if refusal or finish == "content_filter" else "length" if finish in ("length", "max_tokens") else "stop"
+    finish = (
+        "refusal"
+        if refusal or finish == "content_filter"
+        else "length"
+        if finish in ("length", "max_tokens")
+        else "stop"
+    )
     text, thoughts = read_content(message.content)
     apart = [getattr(message, name, None) for name in ("reasoning_content", "reasoning", "thinking")]
     thoughts += "\n".join(strings([part for part in apart if part]))
-    return Reply(text or refusal or "", finish, getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0, thoughts)
+    return Reply(
+        text or refusal or "",
+        finish,
+        getattr(usage, "prompt_tokens", 0) or 0,
+        getattr(usage, "completion_tokens", 0) or 0,
+        thoughts,
+    )
 
-
+# %% ../../nbs/models/llm.ipynb #69bd95ae
 def strings(value) -> Iterator[str]:
     "All values of a JSON object that are texts."
     todo = [value]
@@ -683,33 +874,40 @@ def read_content(content: object) -> tuple[str, str]:
     kind = str(content.get("type", "text" if set(content) in ({"text"}, {"value"}) else ""))
     if re.search("think|thought|reason", kind):
         return "", "\n".join(strings([value for name, value in content.items() if name != "type"]))
-    inner = next((name for name in ("text", "content", "value", "refusal", "json", kind) if kind and name in content), None)
+    inner = next(
+        (name for name in ("text", "content", "value", "refusal", "json", kind) if kind and name in content), None
+    )
     return read_content(content[inner]) if inner else (json.dumps(content, ensure_ascii=False), "")
 
 # %% ../../nbs/models/llm.ipynb #88f6205b
 def open_llm(
-    model: str | Path,       # a folder, a hub id, or with `url` the name that the server gives to the model
+    model: str | Path,  # a folder, a hub id, or with `url` the name that the server gives to the model
     url: str | None = None,  # an OpenAI-compatible server
-    **options,               # of `LocalLLM` or `ServerLLM`, such as `extra`
+    **options,  # of `LocalLLM` or `ServerLLM`, such as `extra`
 ) -> LocalLLM | ServerLLM:
     "A chat model on this machine, or behind a URL."
     return ServerLLM(url, str(model), **options) if url else LocalLLM(model, **options)
 
 # %% ../../nbs/models/llm.ipynb #37a4c1d9
-REFUSAL = re.compile(r"\bi(['’]m| am) (very )?(sorry|unable|not able)\b|\bi (can['’]?t|cannot|can not|won['’]t) (help|assist|provide|answer|comply|fulfil|create|do)"
-                     r"|\bas an ai\b", re.IGNORECASE)
+REFUSAL = re.compile(
+    r"\bi(['’]m| am) (very )?(sorry|unable|not able)\b|\bi (can['’]?t|cannot|can not|won['’]t) (help|assist|provide|answer|comply|fulfil|create|do)"
+    r"|\bas an ai\b",
+    re.IGNORECASE,
+)
 
 
 def find_object(text: str) -> str:
     "The one JSON object in a text, after its thoughts. Raises `ValueError` with what is wrong."
     text = after_thoughts(text)
-    fenced = [inside for inside in re.findall(r"```[\w-]*\s*\n?(.*?)```", text, re.DOTALL) if inside.lstrip().startswith("{")]
+    fenced = [
+        inside for inside in re.findall(r"```[\w-]*\s*\n?(.*?)```", text, re.DOTALL) if inside.lstrip().startswith("{")
+    ]
     text = fenced[0] if len(fenced) == 1 else text
     start = text.find("{")
     if start < 0:
         raise ValueError("there is no JSON object in it" if text.strip() else "it is empty")
     whole, broken = split_objects(text)
-    if (whole or broken) and text[:text.find((whole or broken)[0])].rstrip().endswith(("[", ",")):
+    if (whole or broken) and text[: text.find((whole or broken)[0])].rstrip().endswith(("[", ",")):
         raise ValueError("it is a JSON list, not an object")
     if len(whole) > 1:
         raise ValueError("there is more than one JSON object in it")
@@ -747,7 +945,11 @@ def closing_brace(text: str, start: int) -> int:
 def mend_object(broken: list[str]) -> str:
     "The one broken JSON object that can be mended without guessing at what is not there."
     if len(broken) != 1:
-        raise ValueError("there is more than one JSON object in it, all of them broken" if broken else "there is no JSON object in it")
+        raise ValueError(
+            "there is more than one JSON object in it, all of them broken"
+            if broken
+            else "there is no JSON object in it"
+        )
     text = broken[0].strip().removesuffix("```").rstrip()
     try:
         json.loads(text)
@@ -773,7 +975,7 @@ def keys_in(value: object) -> int:
         return len(value) + sum(keys_in(one) for one in value.values())
     return sum(keys_in(one) for one in value) if isinstance(value, list) else 0
 
-
+# %% ../../nbs/models/llm.ipynb #67264cd6
 def refuse_constant(name: str):
     raise ValueError(f"{name} is not JSON")
 
@@ -792,7 +994,9 @@ def check_finished(reply: Reply) -> None:
     "Raise `UnfinishedThought` for a reply in which an object may be a draft, or which is all thoughts."
     said = after_thoughts(reply.text)
     if not said.strip() and (reply.thoughts or reply.finish == "length" or said != reply.text):
-        raise UnfinishedThought(f"there is no answer, only thoughts{f' ({len(reply.thoughts):,} characters)' if reply.thoughts else ''}")
+        raise UnfinishedThought(
+            f"there is no answer, only thoughts{f' ({len(reply.thoughts):,} characters)' if reply.thoughts else ''}"
+        )
     alone = re.sub(r"^\s*```\w*\s*|\s*```\s*$", "", said).strip()
     if reply.finish == "length" and said == reply.text and "{" in said and not alone.startswith("{"):
         raise UnfinishedThought("it was cut, and what stands in it may be a draft of a model that thinks aloud")
@@ -802,7 +1006,8 @@ def read_answer(
     reply: Reply,
     question: Question,
     schema: type[BaseModel],
-    check: Callable[[Question, BaseModel], None] | None = None,  # raises `ValueError` for what does not fit the question
+    check: Callable[[Question, BaseModel], None]
+    | None = None,  # raises `ValueError` for what does not fit the question
 ) -> BaseModel:
     "The validated answer in a reply. Raises `ValueError` with one line that says what is wrong."
     if reply.finish == "refusal":
@@ -826,7 +1031,9 @@ def read_answer(
     try:
         value = schema.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise ValueError("; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in error.errors()[:5])) from None
+        raise ValueError(
+            "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in error.errors()[:5])
+        ) from None
     if check is not None:
         check(question, value)
     return value
@@ -835,13 +1042,19 @@ def read_answer(
 def latin_share(text: str) -> float:
     "Share of Latin letters among the letters, of the first 10,000 characters; 1 without any."
     letters = [c for c in text[:10_000] if c.isalpha()]
-    return sum(c.isascii() or unicodedata.name(c, "").startswith("LATIN") for c in letters) / len(letters) if letters else 1.0
+    return (
+        sum(c.isascii() or unicodedata.name(c, "").startswith("LATIN") for c in letters) / len(letters)
+        if letters
+        else 1.0
+    )
 
 # %% ../../nbs/models/llm.ipynb #2ee43506
 def bare_schema(schema):
     "A JSON schema without titles and descriptions, which change with a docstring or a library's version."
     if isinstance(schema, dict):
-        return {k: bare_schema(v) for k, v in schema.items() if not (k in ("title", "description") and isinstance(v, str))}
+        return {
+            k: bare_schema(v) for k, v in schema.items() if not (k in ("title", "description") and isinstance(v, str))
+        }
     return [bare_schema(v) for v in schema] if isinstance(schema, list) else schema
 
 
@@ -851,14 +1064,27 @@ def describe_schema(schema: type[BaseModel]) -> dict:
     return {"name": schema.__name__, "json": bare_schema(schema.model_json_schema())}
 
 
-def describe_request(llm, question: Question, schema: type[BaseModel], sampling: Sampling, seed: int, sample: int) -> str:
+def describe_request(
+    llm, question: Question, schema: type[BaseModel], sampling: Sampling, seed: int, sample: int
+) -> str:
     "One sampled answer to one question as canonical JSON."
     extra = getattr(llm, "extra", {})  # other people's chat models need not have it
     further = {name: value for name, value in extra.items() if name not in SAMPLING}
-    return json.dumps({
-        "model": llm.name, "revision": llm.revision, "messages": question.messages, "sampling": asdict(sampling_of(extra, sampling)), "seed": seed, "sample": sample,
-        "schema": describe_schema(schema), **({"extra": further} if further else {}),
-    }, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        {
+            "model": llm.name,
+            "revision": llm.revision,
+            "messages": question.messages,
+            "sampling": asdict(sampling_of(extra, sampling)),
+            "seed": seed,
+            "sample": sample,
+            "schema": describe_schema(schema),
+            **({"extra": further} if further else {}),
+        },
+        sort_keys=True,
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
 
 
 def request_key(request: str) -> str:
@@ -881,21 +1107,27 @@ def open_database(path: str | Path, readonly: bool) -> sqlite3.Connection:
         raise FileNotFoundError(f"there is no answer cache {path}")
     name = path
     if readonly:  # a file at rest needs no right to write beside it
-        name = f"{path.resolve().as_uri()}?mode=ro{'' if path.with_name(f'{path.name}-wal').exists() else '&immutable=1'}"
+        name = (
+            f"{path.resolve().as_uri()}?mode=ro{'' if path.with_name(f'{path.name}-wal').exists() else '&immutable=1'}"
+        )
     elif str(path) != ":memory:":
         path.parent.mkdir(parents=True, exist_ok=True)
     database = None
     try:
         database = sqlite3.connect(name, uri=readonly, timeout=30)
-        Retrying(retry=retry_if_exception(lambda e: "locked" in str(e)), wait=wait_random(0, 0.1), stop=stop_after_delay(30), reraise=True)(
-            prepare, database, readonly)
+        Retrying(
+            retry=retry_if_exception(lambda e: "locked" in str(e)),
+            wait=wait_random(0, 0.1),
+            stop=stop_after_delay(30),
+            reraise=True,
+        )(prepare, database, readonly)
     except (sqlite3.Error, ValueError) as error:
         if database is not None:
             database.close()
         raise ValueError(f"{path} cannot be an answer cache ({error}): name another file") from error
     return database
 
-
+# %% ../../nbs/models/llm.ipynb #61c9a388
 def prepare(database: sqlite3.Connection, readonly: bool) -> None:
     "Make the tables in a new file; raise if something else is there."
     if not readonly:
@@ -934,7 +1166,7 @@ class AnswerCache:
 
     def __init__(
         self,
-        path: str | Path,        # made if it is not there; ":memory:" lasts as long as the object
+        path: str | Path,  # made if it is not there; ":memory:" lasts as long as the object
         readonly: bool = False,  # replay only, as from a file that came with a paper
     ):
         self.path, self.readonly = Path(path).expanduser(), readonly
@@ -947,19 +1179,37 @@ class AnswerCache:
         "The answer as JSON and how many tries it took; None if it is not there."
         return next(iter(query(self, "SELECT value, tries FROM answers WHERE key = ?", key)), None)
 
-    def put(self, key: str, about: str, request: str, reply: Reply, value: str, tries: int, replace: bool = False) -> None:
+    def put(
+        self, key: str, about: str, request: str, reply: Reply, value: str, tries: int, replace: bool = False
+    ) -> None:
         "Keep an answer, unless another process was faster, and forget the malformed replies before it."
         insert = f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        commit(self, (insert, key, about, request, reply.text, value, tries, reply.prompt_tokens, reply.answer_tokens),
-               ("DELETE FROM malformed WHERE key = ?", key))
+        commit(
+            self,
+            (insert, key, about, request, reply.text, value, tries, reply.prompt_tokens, reply.answer_tokens),
+            ("DELETE FROM malformed WHERE key = ?", key),
+        )
 
     def put_malformed(self, key: str, attempt: int, about: str, request: str, reply: str, error: str) -> None:
         "Keep a malformed reply for inspection."
-        commit(self, ("INSERT OR REPLACE INTO malformed VALUES (?, ?, ?, ?, ?, ?)", key, attempt, about, request, storable(reply), storable(error)))
+        commit(
+            self,
+            (
+                "INSERT OR REPLACE INTO malformed VALUES (?, ?, ?, ?, ?, ?)",
+                key,
+                attempt,
+                about,
+                request,
+                storable(reply),
+                storable(error),
+            ),
+        )
 
     def table(self) -> pd.DataFrame:
         "All answers with their questions and keys."
-        return request_table(query(self, "SELECT key, about, tries, value, request FROM answers ORDER BY rowid"), "answer")
+        return request_table(
+            query(self, "SELECT key, about, tries, value, request FROM answers ORDER BY rowid"), "answer"
+        )
 
     def malformed(self) -> pd.DataFrame:
         "Malformed replies whose question has no answer yet."
@@ -979,52 +1229,78 @@ def storable(text: str) -> str:
 def request_table(rows: list[tuple], what: str) -> pd.DataFrame:
     "A table of (key, about, tries, text, request), with the request taken apart."
     requests = [json.loads(row[4]) for row in rows]
-    return pd.DataFrame({
-        "about": [row[1] for row in rows], "sample": [r["sample"] for r in requests],
-        "question": [r["messages"][-1]["content"] for r in requests], what: [row[3] for row in rows], "tries": [row[2] for row in rows],
-        "key": [row[0] for row in rows], "schema": [r["schema"]["name"] for r in requests],
-        "model": [r["model"] for r in requests], "revision": [r["revision"] for r in requests],
-    })
+    return pd.DataFrame(
+        {
+            "about": [row[1] for row in rows],
+            "sample": [r["sample"] for r in requests],
+            "question": [r["messages"][-1]["content"] for r in requests],
+            what: [row[3] for row in rows],
+            "tries": [row[2] for row in rows],
+            "key": [row[0] for row in rows],
+            "schema": [r["schema"]["name"] for r in requests],
+            "model": [r["model"] for r in requests],
+            "revision": [r["revision"] for r in requests],
+        }
+    )
 
 # %% ../../nbs/models/llm.ipynb #54fe4774
 class MissingLLM:
     "Stands for a model that is not here: every answer has to come from the cache."
 
     def __init__(self, name: str, revision: str, extra: str | dict | None = None):
-        self.name, self.revision, self.extra = name, revision, json.loads(extra or "{}") if not isinstance(extra, dict) else extra
+        self.name, self.revision, self.extra = (
+            name,
+            revision,
+            json.loads(extra or "{}") if not isinstance(extra, dict) else extra,
+        )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         raise ValueError(f"{self.name} is not here, so nothing can be counted: open it with open_llm")
 
     def check(self, messages: Sequence[Message], sampling: Sampling) -> None:
-        raise ValueError(f"the cache has no such answer of {self.name} (revision {self.revision[:12] or 'unknown'}), and the model is not here: "
-                         "open it with open_llm")
+        raise ValueError(
+            f"the cache has no such answer of {self.name} (revision {self.revision[:12] or 'unknown'}), and the model is not here: "
+            "open it with open_llm"
+        )
 
 
 def cached_llm(cache: AnswerCache, name: str | None = None) -> MissingLLM:
     "A stand-in for the model whose answers a cache holds, to replay them without it."
-    rows = query(cache, "SELECT DISTINCT json_extract(request, '$.model'), json_extract(request, '$.revision'), "
-                        "ifnull(json_extract(request, '$.extra'), '{}') FROM answers")
+    rows = query(
+        cache,
+        "SELECT DISTINCT json_extract(request, '$.model'), json_extract(request, '$.revision'), "
+        "ifnull(json_extract(request, '$.extra'), '{}') FROM answers",
+    )
     models = sorted(row for row in rows if name in (None, row[0]))
     if len(models) != 1:
-        raise ValueError(f"{cache.path} holds answers of {len(models)} models{f' called {name!r}' if name else ''}, not of one: "
-                         + (", ".join(f"{model} ({revision[:12]})" + (f" with {extra}" if extra != "{}" else "") for model, revision, extra in models) or "none"))
+        raise ValueError(
+            f"{cache.path} holds answers of {len(models)} models{f' called {name!r}' if name else ''}, not of one: "
+            + (
+                ", ".join(
+                    f"{model} ({revision[:12]})" + (f" with {extra}" if extra != "{}" else "")
+                    for model, revision, extra in models
+                )
+                or "none"
+            )
+        )
     return MissingLLM(*models[0])
 
 # %% ../../nbs/models/llm.ipynb #73867c78
 @dataclass(frozen=True)
 class Answer:
     "One validated answer."
+
     about: str
     sample: int
     value: BaseModel
-    key: str    # in the cache, sha256 hex
+    key: str  # in the cache, sha256 hex
     tries: int  # replies it took, malformed ones included
 
 
 @dataclass(frozen=True)
 class Failure:
     "One answer that could not be had."
+
     about: str
     sample: int
     messages: tuple[Message, ...]
@@ -1032,10 +1308,11 @@ class Failure:
     error: str
     tries: int
 
-
+# %% ../../nbs/models/llm.ipynb #038a9c93
 @dataclass
 class Answers:
     "What `ask` found, and what failed."
+
     found: list[Answer]
     failed: list[Failure]
 
@@ -1046,11 +1323,17 @@ class Answers:
     def report(self, most: int = 20) -> str:
         "Numbers, and for each failure the class, question, answer and error."
         total = len(self.found) + len(self.failed)
-        lines = [f"{len(self.found)} of {total} answers" + (f", {len(self.failed)} failed; asking again asks only those:" if self.failed else "")]
+        lines = [
+            f"{len(self.found)} of {total} answers"
+            + (f", {len(self.failed)} failed; asking again asks only those:" if self.failed else "")
+        ]
         for failure in self.failed[:most]:
             question, reply = failure.messages[-1]["content"], failure.reply
-            lines += [f"- {failure.about!r}, sample {failure.sample}, {failure.tries} tries: {failure.error}", f"  question: {question[:300]!r}",
-                      f"  answer: {reply[:300]!r}" + (f" and {len(reply) - 300} characters more" if len(reply) > 300 else "")]
+            lines += [
+                f"- {failure.about!r}, sample {failure.sample}, {failure.tries} tries: {failure.error}",
+                f"  question: {question[:300]!r}",
+                f"  answer: {reply[:300]!r}" + (f" and {len(reply) - 300} characters more" if len(reply) > 300 else ""),
+            ]
         return "\n".join(lines + ([f"and {len(self.failed) - most} more"] if len(self.failed) > most else []))
 
     def raise_failed(self) -> None:
@@ -1062,16 +1345,17 @@ class Answers:
 @dataclass
 class Job:
     "One answer that is wanted, and how far it is."
+
     question: Question
     sample: int
     request: str
     key: str
-    earlier: int = 0     # malformed replies of earlier runs
-    tries: int = 0       # replies so far in this run
-    bad: str = ""        # the last malformed one
-    error: str = ""      # what was wrong with it
+    earlier: int = 0  # malformed replies of earlier runs
+    tries: int = 0  # replies so far in this run
+    bad: str = ""  # the last malformed one
+    error: str = ""  # what was wrong with it
     stale: bool = False  # the cache holds an answer that no longer passes the check
-    more: int = 1        # times as many tokens as were asked for, after thoughts that did not end
+    more: int = 1  # times as many tokens as were asked for, after thoughts that did not end
 
     def seed(self) -> int:
         "31 bits, which every server takes; another one for every try."
@@ -1091,8 +1375,14 @@ class Job:
         messages = list(self.question.messages)
         if not self.error or self.more > 1:  # what was thought is nothing to be mended
             return messages
-        bad = CONTROL.sub(" ", CLOSES.split(self.bad)[-1]).strip()[:4000] or "(nothing)"  # an empty message or two of one role in a row break many templates
-        longer = [*messages, {"role": "assistant", "content": bad}, {"role": "user", "content": AGAIN.format(error=CONTROL.sub(" ", self.error))}]
+        bad = (
+            CONTROL.sub(" ", CLOSES.split(self.bad)[-1]).strip()[:4000] or "(nothing)"
+        )  # an empty message or two of one role in a row break many templates
+        longer = [
+            *messages,
+            {"role": "assistant", "content": bad},
+            {"role": "user", "content": AGAIN.format(error=CONTROL.sub(" ", self.error))},
+        ]
         try:
             llm.check(longer, sampling)
         except ValueError:
@@ -1112,7 +1402,9 @@ def plan_jobs(llm, questions, schema, n, sampling, cache, seed, first, check) ->
                 found[job.key] = answer
             else:
                 job.stale = cache.get(job.key) is not None
-                job.earlier = query(cache, "SELECT ifnull(max(attempt), -1) + 1 FROM malformed WHERE key = ?", job.key)[0][0]
+                job.earlier = query(cache, "SELECT ifnull(max(attempt), -1) + 1 FROM malformed WHERE key = ?", job.key)[
+                    0
+                ][0]
     return jobs, found
 
 
@@ -1133,8 +1425,10 @@ def replay(job: Job, schema: type[BaseModel], cache: AnswerCache, check) -> Answ
 def check_askable(llm, jobs: list[Job], sampling: Sampling, cache: AnswerCache) -> None:
     "Raise before any cost if a question cannot be asked, or its answer not be kept."
     if jobs and cache.readonly:
-        raise ValueError(f"{len(jobs)} answers, the first one about {jobs[0].question.about!r}, are not in {cache.path}, which is opened read-only: "
-                         "ask with a writable copy")
+        raise ValueError(
+            f"{len(jobs)} answers, the first one about {jobs[0].question.about!r}, are not in {cache.path}, which is opened read-only: "
+            "ask with a writable copy"
+        )
     wrong = {}
     for question in {id(job.question): job.question for job in jobs}.values():
         try:
@@ -1143,37 +1437,49 @@ def check_askable(llm, jobs: list[Job], sampling: Sampling, cache: AnswerCache) 
             wrong[question.about] = error
     if wrong:
         about, error = next(iter(wrong.items()))
-        raise ValueError(f"the question about {about!r} cannot be asked: {error}" + (f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""))
+        raise ValueError(
+            f"the question about {about!r} cannot be asked: {error}"
+            + (f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else "")
+        )
 
 # %% ../../nbs/models/llm.ipynb #3f2a7c27
 def ask(
     llm: "LocalLLM | ServerLLM | MissingLLM",
     questions: list[Question],
     schema: type[BaseModel],
-    n: int = 1,                             # answers sampled for each question
+    n: int = 1,  # answers sampled for each question
     *,
     sampling: Sampling = Sampling(),
-    cache: AnswerCache | None = None,       # without one nothing is kept
-    tries: int = 3,                         # replies at most for one answer, in this run
-    seed: int = 0,                          # another seed gives other answers
-    first: int = 0,                         # number of the first sample: n=4, first=4 are the next four
-    check: Callable[[Question, BaseModel], None] | None = None,  # raises `ValueError` for an answer that does not fit its question
+    cache: AnswerCache | None = None,  # without one nothing is kept
+    tries: int = 3,  # replies at most for one answer, in this run
+    seed: int = 0,  # another seed gives other answers
+    first: int = 0,  # number of the first sample: n=4, first=4 are the next four
+    check: Callable[[Question, BaseModel], None]
+    | None = None,  # raises `ValueError` for an answer that does not fit its question
     progress: bool = True,
 ) -> Answers:
     "Sampled, validated answers to all questions. Raises `ValueError` before any cost if a question cannot be asked."
     if min(n, tries) < 1 or first < 0:
         raise ValueError(f"n ({n}) and tries ({tries}) are at least 1, first ({first}) is at least 0")
-    cache, sampling = AnswerCache(":memory:") if cache is None else cache, sampling_of(getattr(llm, "extra", {}), sampling)
+    cache, sampling = (
+        AnswerCache(":memory:") if cache is None else cache,
+        sampling_of(getattr(llm, "extra", {}), sampling),
+    )
     jobs, found = plan_jobs(llm, questions, schema, n, sampling, cache, seed, first, check)
     distinct = {job.key: job for job in jobs}  # a question asked twice is paid once
     todo = [job for key, job in distinct.items() if key not in found]
     check_askable(llm, todo, sampling, cache)
-    with tqdm(total=len(distinct), initial=len(found), desc=f"asking {llm.name}", unit="answer", disable=not progress) as bar:
+    with tqdm(
+        total=len(distinct), initial=len(found), desc=f"asking {llm.name}", unit="answer", disable=not progress
+    ) as bar:
         for _ in range(tries):
             if todo:
                 todo = ask_round(llm, todo, schema, sampling, cache, check, found, bar)
-    failed = [Failure(job.question.about, job.sample, job.question.messages, last.bad, last.error, last.tries)
-              for job in jobs if (last := distinct[job.key]).key not in found]
+    failed = [
+        Failure(job.question.about, job.sample, job.question.messages, last.bad, last.error, last.tries)
+        for job in jobs
+        if (last := distinct[job.key]).key not in found
+    ]
     return Answers([replace(found[job.key], about=job.question.about) for job in jobs if job.key in found], failed)
 
 # %% ../../nbs/models/llm.ipynb #7a405bb5
@@ -1183,14 +1489,27 @@ def ask_round(llm, jobs: list[Job], schema, sampling, cache, check, found: dict[
     for more in sorted({job.more for job in jobs}):
         group = [job for job in jobs if job.more == more]
         settings = replace(sampling, max_tokens=more * sampling.max_tokens)
-        replies = llm.stream([job.chat(llm, settings) for job in group], settings, [job.seed() for job in group], schema)
+        replies = llm.stream(
+            [job.chat(llm, settings) for job in group], settings, [job.seed() for job in group], schema
+        )
         with closing(replies):  # an interrupt ends the requests too
             for i, reply in replies:
                 keep_reply(llm, group[i], reply, schema, sampling, cache, check, found, bar, again)
     return again
 
-
-def keep_reply(llm, job: Job, reply: Reply | Exception, schema, sampling, cache, check, found: dict[str, Answer], bar, again: list[Job]) -> None:
+# %% ../../nbs/models/llm.ipynb #53ef608d
+def keep_reply(
+    llm,
+    job: Job,
+    reply: Reply | Exception,
+    schema,
+    sampling,
+    cache,
+    check,
+    found: dict[str, Answer],
+    bar,
+    again: list[Job],
+) -> None:
     "Read one reply: an answer is found, a malformed one noted, to be asked for again."
     job.tries += 1
     if isinstance(reply, Exception):
@@ -1200,19 +1519,26 @@ def keep_reply(llm, job: Job, reply: Reply | Exception, schema, sampling, cache,
         value = read_answer(reply, job.question, schema, check)
     except ValueError as error:
         job.bad, job.error = reply.text, str(error)
-        cache.put_malformed(job.key, job.earlier + job.tries - 1, job.question.about, job.request, reply.text, job.error)
+        cache.put_malformed(
+            job.key, job.earlier + job.tries - 1, job.question.about, job.request, reply.text, job.error
+        )
         if isinstance(error, UnfinishedThought):
             job.think_longer(llm, sampling)
         again.append(job)
         return
-    cache.put(job.key, job.question.about, job.request, reply, value.model_dump_json(), job.tries + job.earlier, job.stale)
-    found[job.key] = replay(job, schema, cache, check) or Answer(job.question.about, job.sample, value, job.key, job.tries)
+    cache.put(
+        job.key, job.question.about, job.request, reply, value.model_dump_json(), job.tries + job.earlier, job.stale
+    )
+    found[job.key] = replay(job, schema, cache, check) or Answer(
+        job.question.about, job.sample, value, job.key, job.tries
+    )
     bar.update()
 
 # %% ../../nbs/models/llm.ipynb #b755c71c
 @dataclass(frozen=True)
 class Estimate:
     "What a call of `ask` would cost if no answer is malformed."
+
     calls: int
     prompt_tokens: int
     answer_tokens: int
@@ -1226,13 +1552,20 @@ class Estimate:
 def estimate_calls(
     llm: LocalLLM | ServerLLM,
     questions: list[Question],
-    n: int = 1,                         # samples of each
-    answer_tokens: int = 200,           # guess for one answer; PROPOSED
-    cache: AnswerCache | None = None,   # the mean of its answers is used instead, if it has any of these questions' model
+    n: int = 1,  # samples of each
+    answer_tokens: int = 200,  # guess for one answer; PROPOSED
+    cache: AnswerCache
+    | None = None,  # the mean of its answers is used instead, if it has any of these questions' model
 ) -> Estimate:
     "A dry run: nothing is asked, and no weights are opened."
     if cache is not None:
-        mean = query(cache, "SELECT avg(answer_tokens) FROM answers WHERE json_extract(request, '$.model') = ? AND answer_tokens > 0", llm.name)[0][0]
+        mean = query(
+            cache,
+            "SELECT avg(answer_tokens) FROM answers WHERE json_extract(request, '$.model') = ? AND answer_tokens > 0",
+            llm.name,
+        )[0][0]
         answer_tokens = mean or answer_tokens
     prompts = sum(llm.count_tokens(question.messages) for question in questions)
-    return Estimate(len(questions) * n, prompts * n, round(len(questions) * n * answer_tokens), isinstance(llm, LocalLLM))
+    return Estimate(
+        len(questions) * n, prompts * n, round(len(questions) * n * answer_tokens), isinstance(llm, LocalLLM)
+    )

@@ -24,7 +24,12 @@ def readable_name(
     return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split())
 
 # %% ../../nbs/models/names.ipynb #2ea51daa
-_INVISIBLE = {"\u200c", "\u200d", "\u00a0", "\u202f"}  # joiners and no-break spaces: Persian, Hindi and many emoji need them
+_INVISIBLE = {
+    "\u200c",
+    "\u200d",
+    "\u00a0",
+    "\u202f",
+}  # joiners and no-break spaces: Persian, Hindi and many emoji need them
 _PATH = re.compile(r"^(\.{0,2}|~)[/\\]|\\|^\.{1,2}$|[/\\]\.\.?([/\\]|$)")
 
 
@@ -72,7 +77,7 @@ def class_names(
         found = [kind.match(name) for name in raw]
         if len(raw) < 2 or not all(found) or kind is _NUMBER and not _is_numbering([match[1] for match in found]):
             continue
-        bare = [name[match.end():] for name, match in zip(raw, found)]
+        bare = [name[match.end() :] for name, match in zip(raw, found)]
         if len({readable_name(name).casefold() for name in bare}) == len(raw):
             return tuple(bare)
     return tuple(raw)
@@ -120,12 +125,14 @@ def write_taught_names(folder: Path, names: Sequence[str]) -> Path:
 def _same(name: str) -> str:
     "Equal for names that differ in case, article, hyphens, underscores or form only."
     words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", name).casefold()).split()
-    return " ".join(words[words[:1] in (["a"], ["an"], ["the"]) and len(words) > 1:]) or name
+    return " ".join(words[words[:1] in (["a"], ["an"], ["the"]) and len(words) > 1 :]) or name
 
 
 def unknown_names(
-    model: str | Path,                       # as in `model_folder`
-    classes: Mapping[str, Sequence[str]],    # class name -> the words that the model will meet for it: the name itself, or a phrase
+    model: str | Path,  # as in `model_folder`
+    classes: Mapping[
+        str, Sequence[str]
+    ],  # class name -> the words that the model will meet for it: the name itself, or a phrase
 ) -> list[str]:
     "The classes of which a model was taught no word; none for a model of the open world."
     taught = taught_names(model)
@@ -138,7 +145,11 @@ def unknown_names(
 def near_names(name: str, taught: Sequence[str], most: int = 3) -> list[str]:
     "Names of a list that come near: one that holds all the words of the other, or one that is spelt alike."
     words = set(_same(name).split())
-    inside = [one for one in taught if len(_same(one)) > 1 and (words <= set(_same(one).split()) or set(_same(one).split()) <= words)]
+    inside = [
+        one
+        for one in taught
+        if len(_same(one)) > 1 and (words <= set(_same(one).split()) or set(_same(one).split()) <= words)
+    ]
     alike = difflib.get_close_matches(_same(name), [one for one in taught if len(one) > 2], n=most, cutoff=0.6)
     return list(dict.fromkeys([*sorted(inside, key=len), *alike]))[:most]
 
@@ -148,9 +159,9 @@ class UnknownNames(ValueError):
 
 
 def refuse_unknown(
-    models: Mapping[str, str],             # parameter ("clip", "llm", "generator") -> model, as in `model_folder`
+    models: Mapping[str, str],  # parameter ("clip", "llm", "generator") -> model, as in `model_folder`
     classes: Mapping[str, Sequence[str]],  # as in `unknown_names`
-    option: str = "--{}",                  # how a parameter is given: "-p {}" for experiments
+    option: str = "--{}",  # how a parameter is given: "-p {}" for experiments
 ) -> None:
     "Raise `UnknownNames` if one of the models was never taught one of the classes."
     unknown = {model: names for model in dict.fromkeys(models.values()) if (names := unknown_names(model, classes))}
@@ -167,16 +178,19 @@ def refuse_unknown(
         f"({len(names)} of {len(classes)} classes), "
         f"and what {'it makes' if len(unknown) == 1 else 'they make'} of such names means nothing. "
         f"{f'Of the {len(taught)} known names, {told}. ' if told else f'The known names are {len(taught)}, such as {_listing(_samples(taught))}. '}"
-        f"Name models that know your classes, with {_listing([option.format(what) for what in ('generator', 'clip', 'llm')])}")
+        f"Name models that know your classes, with {_listing([option.format(what) for what in ('generator', 'clip', 'llm')])}"
+    )
 
 
 def _samples(taught: Sequence[str]) -> list[str]:
     "Three names that speak for themselves."
     words = [name for name in taught if name.isalpha() and len(name) > 4]
-    return words[::max(1, len(words) // 3)][:3]
+    return words[:: max(1, len(words) // 3)][:3]
 
 
 def _listing(things: Sequence[str], quote: bool = False) -> str:
     "Up to eight things in words: `a, b and c`."
-    told = [f"'{thing}'" if quote else str(thing) for thing in things[:8]] + ([f"{len(things) - 8} more"] if len(things) > 8 else [])
+    told = [f"'{thing}'" if quote else str(thing) for thing in things[:8]] + (
+        [f"{len(things) - 8} more"] if len(things) > 8 else []
+    )
     return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"

@@ -49,6 +49,7 @@ def behind_best(
 @dataclass(frozen=True)
 class Advice:
     "What a probe says."
+
     table: pd.DataFrame  # by method: validation accuracy, its difference to the best with the interval of `behind_best`, and whether to run it in full
     steps: tuple[int, int]  # of the probe's runs
     images: int  # validation images it looked at
@@ -62,8 +63,10 @@ class Advice:
     def __str__(self) -> str:
         best, others = self.run[0], self.run[1:]
         told = f"not significantly different from it: {', '.join(others)}" if others else "all others are behind"
-        return (f"run {best} in full ({self.table.accuracy[best]:.1%} of {self.images} validation images after {sum(self.steps)} steps, the best of "
-                f"{len(self.table)}, so expect less); {told}. The probe took {self.seconds:.0f} s.")
+        return (
+            f"run {best} in full ({self.table.accuracy[best]:.1%} of {self.images} validation images after {sum(self.steps)} steps, the best of "
+            f"{len(self.table)}, so expect less); {told}. The probe took {self.seconds:.0f} s."
+        )
 
     def outcome(
         self,
@@ -72,12 +75,20 @@ class Advice:
         "A line of Markdown: whether the best arm of the probe was the best of the full runs, by their means, and how all arms of the probe ended."
         ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no arm
         (best, *others), ended = self.run, ran.set_index("arm").accuracy.sort_values(ascending=False, kind="stable")
-        told = f"- The advisor's pick, `{best}`" + (f" (not significantly different from it: {', '.join(f'`{arm}`' for arm in others)})," if others else ",")
+        told = f"- The advisor's pick, `{best}`" + (
+            f" (not significantly different from it: {', '.join(f'`{arm}`' for arm in others)})," if others else ","
+        )
         if best not in ended:
             told += f" was not run in full, where `{ended.index[0]}` was the best arm"
         else:
-            told += " was the best arm of the full runs" if ended[best] == ended.max() else f" was not the best arm of the full runs, which was `{ended.index[0]}` ({ended.max():.1%})"
-        ends = [f"`{arm}` {value:.1%}" for arm, value in ended.items() if arm in self.table.index] + [f"`{arm}` not run" for arm in self.table.index if arm not in ended]
+            told += (
+                " was the best arm of the full runs"
+                if ended[best] == ended.max()
+                else f" was not the best arm of the full runs, which was `{ended.index[0]}` ({ended.max():.1%})"
+            )
+        ends = [f"`{arm}` {value:.1%}" for arm, value in ended.items() if arm in self.table.index] + [
+            f"`{arm}` not run" for arm in self.table.index if arm not in ended
+        ]
         return f"{told}; the arms that it compared ended: {', '.join(ends)}."
 
 # %% ../../nbs/studies/advise.ipynb #83a5b4b0
@@ -102,13 +113,29 @@ def advise(
         raise ValueError(f"effort must be above 0 and at most 1, got {effort}")
     short = tuple(max(1, math.ceil(effort * n)) for n in steps)
     judged = few_shot(val, min(images_per_class, *val.per_class.values()), seed=stream(0, "probe images"))
-    runs = {arm: [run_arm(arm, model, real, synthetic, judged, steps=short, seed=stream(seed, "probe"), **options) for seed in seeds] for arm in arms}
+    runs = {
+        arm: [
+            run_arm(arm, model, real, synthetic, judged, steps=short, seed=stream(seed, "probe"), **options)
+            for seed in seeds
+        ]
+        for arm in arms
+    }
     values = np.array([[run.accuracy for run in runs[arm]] for arm in arms])
     (gaps, half), rows = behind_best(values, level), []
     for arm, own, gap in zip(arms, values, gaps.tolist()):
         found = accuracy_interval(own, len(judged), level)
-        rows.append({"arm": arm, "accuracy": found.mean, "low": found.low, "high": found.high, "to_best": gap, "gap_low": gap - half, "gap_high": gap + half,
-                     "run": gap == 0 or gap + half >= 0})
+        rows.append(
+            {
+                "arm": arm,
+                "accuracy": found.mean,
+                "low": found.low,
+                "high": found.high,
+                "to_best": gap,
+                "gap_low": gap - half,
+                "gap_high": gap + half,
+                "run": gap == 0 or gap + half >= 0,
+            }
+        )
     table = pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable").set_index("arm")
     return Advice(table, short, len(judged), sum(run.seconds for own in runs.values() for run in own))
 
@@ -149,6 +176,7 @@ def _draw_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Growth:
     "What a curve through several volumes foretells."
+
     measured: pd.DataFrame  # by volume: mean, low and high over the seeds
     curve: pd.DataFrame  # volume, value, low, high: from the smallest volume to twice the largest
     gain: Interval  # of twice the largest volume over the largest; both on the curve
@@ -164,23 +192,33 @@ def _by_volume(rows: pd.DataFrame) -> pd.DataFrame:
     if missing := {"volume", "seed", "value"} - set(rows):
         raise ValueError(f"rows lack the columns {sorted(missing)}")
     if len(again := rows[rows.duplicated(["volume", "seed"])]):
-        raise ValueError(f"volume {again.volume.iloc[0]} has seed {again.seed.iloc[0]} twice: give the rows of one arm and one number of shots")
+        raise ValueError(
+            f"volume {again.volume.iloc[0]} has seed {again.seed.iloc[0]} twice: give the rows of one arm and one number of shots"
+        )
     wide = rows.pivot(index="seed", columns="volume", values="value").astype(float)
     if not np.isfinite(wide.to_numpy()).all():
         raise ValueError(f"every seed needs a finite value at every volume, the rows have:\n{wide}")
     if wide.shape[1] < 3:
-        raise ValueError(f"a curve needs three volumes or more, got {wide.columns.tolist()}: two cannot show a bend; measure one more")
+        raise ValueError(
+            f"a curve needs three volumes or more, got {wide.columns.tolist()}: two cannot show a bend; measure one more"
+        )
     if wide.columns[0] <= 0:
-        raise ValueError(f"volume {wide.columns[0]} has no place on the curve: leave it out, it is the line to compare with")
+        raise ValueError(
+            f"volume {wide.columns[0]} has no place on the curve: leave it out, it is the line to compare with"
+        )
     return wide
 
 
-def _foretold(values: np.ndarray, volumes: np.ndarray, asked: Sequence[float], resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _foretold(
+    values: np.ndarray, volumes: np.ndarray, asked: Sequence[float], resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     "The curve at the volumes `asked`, and [resamples, asked] that would do as well; nan for one seed."
     drawn = _draw_means(values, resamples, seed) if len(values) > 1 else np.full((2, len(volumes)), math.nan)
-    return _curve(_fit(values.mean(0)[None], volumes), asked, volumes[0])[0], _curve(_fit(drawn, volumes), asked, volumes[0])
+    return _curve(_fit(values.mean(0)[None], volumes), asked, volumes[0])[0], _curve(
+        _fit(drawn, volumes), asked, volumes[0]
+    )
 
-
+# %% ../../nbs/studies/advise.ipynb #05098df3
 def _last_gain(values: np.ndarray, volumes: np.ndarray, level: float, resamples: int, seed: int) -> Interval:
     "What twice the largest volume brings over the largest, both on the curve."
     best, others = _foretold(values, volumes, [volumes[-1], 2 * volumes[-1]], resamples, seed)
@@ -203,7 +241,9 @@ def more_helps(
     low, high = np.quantile(others, [(1 - level) / 2, (1 + level) / 2], axis=0)
     gain = _last_gain(wide.to_numpy(), volumes, level, resamples, seed)
     curve = pd.DataFrame({"volume": asked, "value": best, "low": low, "high": high})
-    measured = pd.DataFrame({n: vars(bounded_interval(wide[n], level)) for n in wide}).T.rename_axis("volume")[["mean", "low", "high"]]
+    measured = pd.DataFrame({n: vars(bounded_interval(wide[n], level)) for n in wide}).T.rename_axis("volume")[
+        ["mean", "low", "high"]
+    ]
     return Growth(measured, curve, gain, *_suggest(gain, worth, volumes[-1]))
 
 
@@ -216,5 +256,10 @@ def _suggest(gain: Interval, worth: float, largest: float) -> tuple[str, str]:
     if gain.low > worth:
         return "go on", f"{told}, surely more than the {100 * worth:g} that would pay"
     if gain.high < worth:
-        return "stop", f"{told}, surely less than the {100 * worth:g} that would pay" + (": more images do harm" if gain.high < 0 else "")
-    return "undecided", f"{told}, which may be more or less than the {100 * worth:g} that would pay: more seeds would narrow it"
+        return "stop", f"{told}, surely less than the {100 * worth:g} that would pay" + (
+            ": more images do harm" if gain.high < 0 else ""
+        )
+    return (
+        "undecided",
+        f"{told}, which may be more or less than the {100 * worth:g} that would pay: more seeds would narrow it",
+    )

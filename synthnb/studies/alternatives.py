@@ -28,7 +28,9 @@ def frozen_extractor(
     image_size: int,  # pixels per side that it sees
 ) -> Extractor:
     "The features that a classifier has before its last layer, for `images.fidelity.extract`."
-    net = (classifier if isinstance(classifier, nn.Module) else load_classifier(classifier, image_size=image_size)).eval()
+    net = (
+        classifier if isinstance(classifier, nn.Module) else load_classifier(classifier, image_size=image_size)
+    ).eval()
 
     @torch.inference_mode()
     def encode(images: torch.Tensor) -> torch.Tensor:
@@ -58,17 +60,16 @@ def frozen(
     "Logistic regression on features of unit length, its strength chosen on validation images. ValueError for features of different networks."
     if len({train.extractor, val.extractor, test.extractor}) > 1:
         raise ValueError(f"features of different networks: {train.extractor}, {val.extractor}, {test.extractor}")
-    probes = [make_pipeline(Normalizer(), LogisticRegression(C=c, max_iter=1000)).fit(train.values, train.labels) for c in STRENGTHS]
+    probes = [
+        make_pipeline(Normalizer(), LogisticRegression(C=c, max_iter=1000)).fit(train.values, train.labels)
+        for c in STRENGTHS
+    ]
     scores = [probe.score(val.values, val.labels) for probe in probes]
     return _row(arm, probes[int(np.argmax(scores))].predict(test.values), test.labels, seed, shots)
 
 
 def nearest_features(
-    train: Features,
-    test: Features,
-    seed: int,
-    shots: int,
-    arm: str = "nearest (features)",
+    train: Features, test: Features, seed: int, shots: int, arm: str = "nearest (features)"
 ) -> Baseline:
     "The class of the image whose features have the largest cosine."
     unit = [nn.functional.normalize(part.values, dim=1) for part in (test, train)]

@@ -35,6 +35,7 @@ from ..models.names import readable_name, unknown_names
 @dataclass(frozen=True)
 class Seen:
     "What one file is."
+
     error: str = ""
     width: int = 0
     height: int = 0
@@ -55,23 +56,28 @@ def _why_unreadable(error: Exception) -> str:
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (told.strip() or "cannot be read").splitlines()[0][:200]
 
-
-def look_at(
-    file: Path,
-) -> Seen:
+# %% ../../nbs/studies/check.ipynb #ebe75b72
+def look_at(file: Path) -> Seen:
     "Open a file as a run would; a large JPEG at a fraction of its size."
     try:
         content = file.read_bytes()
         if not content:
             return Seen("an empty file")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            kind, frames, clear, (width, height) = image.format, getattr(image, "n_frames", 1), image.has_transparency_data, image.size
+            kind, frames, clear, (width, height) = (
+                image.format,
+                getattr(image, "n_frames", 1),
+                image.has_transparency_data,
+                image.size,
+            )
             bits = (bits_of(np.asarray(image)) or 32) if image.mode.startswith("I") else 32 if image.mode == "F" else 8
         opened = open_image(io.BytesIO(content), 128)
         if (opened.width > opened.height) != (width > height):  # made upright
             width, height = height, width
         small = opened.convert("L").resize((64, 64), Image.Resampling.BICUBIC)
-        return Seen("", width, height, kind, bits, clear, frames, hashlib.sha256(content).hexdigest(), np.asarray(small))
+        return Seen(
+            "", width, height, kind, bits, clear, frames, hashlib.sha256(content).hexdigest(), np.asarray(small)
+        )
     except Exception as error:  # Pillow raises many kinds
         return Seen(_why_unreadable(error))
 
@@ -90,6 +96,7 @@ def smallest_gain(
 @dataclass
 class Finding:
     "One thing that was looked at."
+
     what: str
     state: str  # ok, look or refused
     told: str  # in a sentence
@@ -101,6 +108,7 @@ class Finding:
 @dataclass
 class Check:
     "All that was found about a folder."
+
     root: Path
     findings: list[Finding]
     layout: Layout | None = None
@@ -117,14 +125,19 @@ class Check:
         for one in self.findings:
             first = ", ".join(one.files[:3]) or " = ".join((one.groups or [[]])[0][:4])
             if one.state == state:
-                told.append(f"{one.what}: {one.told}" + (f" ({'such as ' if len(one.files) > 3 or len(one.groups) > 1 else ''}{first})" if first else ""))
+                told.append(
+                    f"{one.what}: {one.told}"
+                    + (f" ({'such as ' if len(one.files) > 3 or len(one.groups) > 1 else ''}{first})" if first else "")
+                )
         return told
 
     def __str__(self) -> str:
         lines = []
         for one in self.findings:
             lines.append(f"{one.state:8} {one.what:12} {one.told}")
-            lines += [f"{'':22}{name}" for name in one.files[:5]] + [f"{'':22}{' = '.join(group)}" for group in one.groups[:5]]
+            lines += [f"{'':22}{name}" for name in one.files[:5]] + [
+                f"{'':22}{' = '.join(group)}" for group in one.groups[:5]
+            ]
             hidden = max(0, len(one.files) - 5) + max(0, len(one.groups) - 5)
             lines += [f"{'':22}and {hidden} more, on the page"] if hidden else []
         return "\n".join(lines)
@@ -146,10 +159,16 @@ def _left_out(layout: Layout) -> list[Finding]:
     told = f"{_many(len(loud), 'file')} left out: " + ", ".join(f"{n} x {reason}" for reason, n in kinds)
     found = _told("left out", len(loud), "look", told, [f"{one.path}: {one.reason}" for one in loud])
     found = found or [Finding("left out", "ok", "no file that could be an image is left out")]
-    found += _told("left out", len(quiet), "ok", f"{_many(len(quiet), 'file')} passed over, as nobody would take them for images", [f"{one.path}: {one.reason}" for one in quiet])
+    found += _told(
+        "left out",
+        len(quiet),
+        "ok",
+        f"{_many(len(quiet), 'file')} passed over, as nobody would take them for images",
+        [f"{one.path}: {one.reason}" for one in quiet],
+    )
     return found + [Finding("layout", "look", note) for note in layout.notes]
 
-
+# %% ../../nbs/studies/check.ipynb #7b3be884
 def _pixels(seen: dict[str, Seen], size: int, fit: str) -> list[Finding]:
     "Sizes, shapes, transparency, bits, frames."
     good = {path: one for path, one in seen.items() if not one.error}
@@ -159,19 +178,37 @@ def _pixels(seen: dict[str, Seen], size: int, fit: str) -> list[Finding]:
     kept = [part_kept(one.width, one.height, "crop") for one in good.values()]
     shapes = Counter((one.width, one.height) for one in good.values()).most_common(1)[0]
     chosen = "is what is chosen" if fit == "crop" else f"is not what is chosen (fit: {fit})"
-    told = (f"shorter sides of {sides[0]} to {sides[-1]} pixels, half of them {sides[len(sides) // 2]} or more; the most frequent size is "
-            f"{shapes[0][0]} x {shapes[0][1]} ({_many(shapes[1], 'image')}). Images become {size} x {size}: crop keeps {np.mean(kept):.0%} of an image's area on "
-            f"average, {min(kept):.0%} at least, and {chosen}; pad keeps all of it on white, resize squeezes it")
+    told = (
+        f"shorter sides of {sides[0]} to {sides[-1]} pixels, half of them {sides[len(sides) // 2]} or more; the most frequent size is "
+        f"{shapes[0][0]} x {shapes[0][1]} ({_many(shapes[1], 'image')}). Images become {size} x {size}: crop keeps {np.mean(kept):.0%} of an image's area on "
+        f"average, {min(kept):.0%} at least, and {chosen}; pad keeps all of it on white, resize squeezes it"
+    )
     found = [Finding("sizes", "look" if np.mean(kept) < 0.6 and fit == "crop" else "ok", told)]
     small = [path for path, one in good.items() if min(one.width, one.height) < size]
-    found += _told("sizes", len(small), "look", f"{_many(len(small), 'image')} enlarged, with a side of less than {size} pixels", small)
+    found += _told(
+        "sizes",
+        len(small),
+        "look",
+        f"{_many(len(small), 'image')} enlarged, with a side of less than {size} pixels",
+        small,
+    )
     clear = [path for path, one in good.items() if one.clear]
-    found += _told("transparency", len(clear), "ok", f"{_many(len(clear), 'image')} with transparent pixels, which become white", clear)
+    found += _told(
+        "transparency",
+        len(clear),
+        "ok",
+        f"{_many(len(clear), 'image')} with transparent pixels, which become white",
+        clear,
+    )
     deep = [path for path, one in good.items() if one.bits != 8]
     depths = ", ".join(f"{n} of {bits}" for bits, n in sorted(Counter(good[path].bits for path in deep).items()))
-    found += _told("bits", len(deep), "ok", f"images of more than 8 bits are scaled by their largest value: {depths} bits", deep)
+    found += _told(
+        "bits", len(deep), "ok", f"images of more than 8 bits are scaled by their largest value: {depths} bits", deep
+    )
     films = [path for path, one in good.items() if one.frames > 1]
-    return found + _told("frames", len(films), "ok", f"of {_many(len(films), 'file')} with several frames the first is read", films)
+    return found + _told(
+        "frames", len(films), "ok", f"of {_many(len(films), 'file')} with several frames the first is read", films
+    )
 
 # %% ../../nbs/studies/check.ipynb #72bfc674
 def _odd(seen: dict[str, Seen]) -> list[Finding]:
@@ -180,11 +217,19 @@ def _odd(seen: dict[str, Seen]) -> list[Finding]:
     good = {path: one for path, one in seen.items() if not one.error}
     blank = [path for path, one in good.items() if one.grey.std() < 1]
     tiny = [f"{path}: {one.width} x {one.height}" for path, one in good.items() if min(one.width, one.height) < 16]
-    long = [f"{path}: {one.width} x {one.height}" for path, one in good.items() if max(one.width, one.height) > 3 * min(one.width, one.height)]
-    found = _told("unreadable", len(bad), "refused", f"{_many(len(bad), 'image')} cannot be read: repair or remove them", bad)
+    long = [
+        f"{path}: {one.width} x {one.height}"
+        for path, one in good.items()
+        if max(one.width, one.height) > 3 * min(one.width, one.height)
+    ]
+    found = _told(
+        "unreadable", len(bad), "refused", f"{_many(len(bad), 'image')} cannot be read: repair or remove them", bad
+    )
     found += _told("blank", len(blank), "look", f"{_many(len(blank), 'image')} of one colour", blank)
     found += _told("tiny", len(tiny), "look", f"{_many(len(tiny), 'image')} with a side of less than 16 pixels", tiny)
-    return found + _told("shape", len(long), "look", f"{_many(len(long), 'image')} more than three times as long as wide", long)
+    return found + _told(
+        "shape", len(long), "look", f"{_many(len(long), 'image')} more than three times as long as wide", long
+    )
 
 # %% ../../nbs/studies/check.ipynb #4c70a19f
 MOST = 20_000  # images that are compared each with each; of more, equal files only are found
@@ -214,23 +259,42 @@ def _equal(seen: dict[str, Seen], paths: Sequence[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 # %% ../../nbs/studies/check.ipynb #f281ae7f
-def _group_findings(what: str, groups: Sequence[Sequence[str]], place: dict[str, tuple[str, int]], near: bool) -> list[Finding]:
+def _group_findings(
+    what: str, groups: Sequence[Sequence[str]], place: dict[str, tuple[str, int]], near: bool
+) -> list[Finding]:
     "Findings about groups of copies, by where they stand."
     apart, found = {"between splits": [], "under two classes": [], "within a class": []}, []
     for group in groups:
         splits, labels = ({place[path][i] for path in group} for i in (0, 1))
-        apart["between splits" if len(splits) > 1 else "under two classes" if len(labels) > 1 else "within a class"].append(group)
+        apart[
+            "between splits" if len(splits) > 1 else "under two classes" if len(labels) > 1 else "within a class"
+        ].append(group)
     for where, some in apart.items():
         wrong = where == "between splits" or where == "under two classes" and not near
         told = f"{_many(len(some), 'group')} of {sum(map(len, some))} images {what} {where}" + (
-            ": leave one of each" if wrong else "; they stay on one side where splits are drawn" if where == "within a class" else "")
+            ": leave one of each"
+            if wrong
+            else "; they stay on one side where splits are drawn"
+            if where == "within a class"
+            else ""
+        )
         if some:
-            most = max((sum(sum(place[path][0] == split for path in group) for group in some) for split in ("val", "test")), default=0)
-            found.append(Finding("copies", "refused" if wrong else "look", told, groups=[[shown(path) for path in group] for group in some],
-                                 near=most if near and wrong else 0))
+            most = max(
+                (sum(sum(place[path][0] == split for path in group) for group in some) for split in ("val", "test")),
+                default=0,
+            )
+            found.append(
+                Finding(
+                    "copies",
+                    "refused" if wrong else "look",
+                    told,
+                    groups=[[shown(path) for path in group] for group in some],
+                    near=most if near and wrong else 0,
+                )
+            )
     return found
 
-
+# %% ../../nbs/studies/check.ipynb #13167bd2
 def _too_few_apart(layout: Layout, near: Sequence[Sequence[str]]) -> list[Finding]:
     "Classes that have too few images for three splits if copies count once."
     if layout.own_splits:
@@ -240,8 +304,14 @@ def _too_few_apart(layout: Layout, near: Sequence[Sequence[str]]) -> list[Findin
     for path, label in layout.splits["train"]:
         apart.setdefault(label, set()).add(of.get(path, path))
     few = [f"{layout.classes[label]}: {len(found)}" for label, found in sorted(apart.items()) if len(found) < 3]
-    return _told("copies", len(few), "refused", f"{_many(len(few), 'class')} with fewer than the 3 images that train, val and test need, if copies count once: "
-                                                f"add others, or give splits of your own", few)
+    return _told(
+        "copies",
+        len(few),
+        "refused",
+        f"{_many(len(few), 'class')} with fewer than the 3 images that train, val and test need, if copies count once: "
+        f"add others, or give splits of your own",
+        few,
+    )
 
 
 def _copies(layout: Layout, seen: dict[str, Seen], most: int = MOST) -> list[Finding]:
@@ -252,7 +322,9 @@ def _copies(layout: Layout, seen: dict[str, Seen], most: int = MOST) -> list[Fin
     if near is None:
         told = f"more than {most:,} images are compared by the content of their files only, not with copies that are mirrored, turned or cut a little"
         return [*found, Finding("copies", "look", told)]
-    found += _group_findings("nearly the same, mirrored, turned or cut a little", near, place, True) + _too_few_apart(layout, near)
+    found += _group_findings("nearly the same, mirrored, turned or cut a little", near, place, True) + _too_few_apart(
+        layout, near
+    )
     return found or [Finding("copies", "ok", "no image is there twice, not even mirrored, turned or cut a little")]
 
 # %% ../../nbs/studies/check.ipynb #1a33667a
@@ -260,32 +332,53 @@ def _numbers(layout: Layout, seen: dict[str, Seen]) -> list[Finding]:
     "Counts of classes, and what a test set of this size can show."
     found = [Finding("layout", "ok", layout.how)]
     if layout.own_splits and "test" not in layout.splits:
-        found.append(Finding("layout", "refused", "there is a split train and no test: add test, or put the classes on top"))
+        found.append(
+            Finding("layout", "refused", "there is a split train and no test: add test, or put the classes on top")
+        )
     per_class = Counter(label for path, label in layout.splits["train"] if path not in seen or not seen[path].error)
     test = len(layout.splits.get("test", ()))
     if not layout.own_splits:
-        few = [f"{layout.classes[label]}: {per_class[label]}" for label in range(len(layout.classes)) if per_class[label] < 3]
-        found += _told("classes", len(few), "refused", f"{_many(len(few), 'class')} with fewer than the 3 images that train, val and test need", few)
+        few = [
+            f"{layout.classes[label]}: {per_class[label]}"
+            for label in range(len(layout.classes))
+            if per_class[label] < 3
+        ]
+        found += _told(
+            "classes",
+            len(few),
+            "refused",
+            f"{_many(len(few), 'class')} with fewer than the 3 images that train, val and test need",
+            few,
+        )
         test = sum(max(1, round(FRACTIONS[2] * count)) for count in per_class.values())
     largest, smallest = max(per_class.values(), default=0), min(per_class.values(), default=0)
     if largest > 10 * max(1, smallest):
-        found.append(Finding("classes", "look", f"the largest class has {largest} images, the smallest {smallest}: look at accuracy per class, too"))
+        found.append(
+            Finding(
+                "classes",
+                "look",
+                f"the largest class has {largest} images, the smallest {smallest}: look at accuracy per class, too",
+            )
+        )
     gain, enough = 100 * smallest_gain(test), math.ceil(0.1 * (2.8 / 0.05) ** 2)  # images that show 5 points
     small = f"gains of {gain:.1f} points or more" if gain <= 10 else f"no gain: {enough} would show 5 points"
     told = f"{_many(test, 'test image')} can show {small} (in 80 % of runs at a level of 5 %, if two methods differ on one image in ten)"
     found.append(Finding("gain", "look" if gain > 10 else "ok", told))
     return found
 
-
-def shipped_know(
-    classes: Sequence[str],
-) -> Finding:
+# %% ../../nbs/studies/check.ipynb #baef5b31
+def shipped_know(classes: Sequence[str]) -> Finding:
     "Whether the shipped models were taught these names."
     unknown = unknown_names("glyphworld/clip", {name: [readable_name(name)] for name in classes})
     if not unknown:
         return Finding("models", "ok", "the shipped models know these classes, or do not say what they know")
-    return Finding("models", "look", f"the shipped models were never taught {len(unknown)} of {len(classes)} classes and are refused for them: name models that "
-                                     f"know them, with generator, clip and llm", [shown(name) for name in unknown])
+    return Finding(
+        "models",
+        "look",
+        f"the shipped models were never taught {len(unknown)} of {len(classes)} classes and are refused for them: name models that "
+        f"know them, with generator, clip and llm",
+        [shown(name) for name in unknown],
+    )
 
 
 def _cost(classes: int) -> Finding:
@@ -294,17 +387,34 @@ def _cost(classes: int) -> Finding:
 
     hours = classes * 100 * 50 / A100_RATE / 3600
     machine = check_gpu({}, []).told
-    return Finding("cost", "ok", f"100 images of each class are {classes * 100:,}: about {hours:.2g} hours of an A100 with Stable Diffusion 1.5, which needs 4 GB of GPU "
-                                 f"memory in half precision; here: {machine}. `synthnb doctor` says it for the models of a run")
+    return Finding(
+        "cost",
+        "ok",
+        f"100 images of each class are {classes * 100:,}: about {hours:.2g} hours of an A100 with Stable Diffusion 1.5, which needs 4 GB of GPU "
+        f"memory in half precision; here: {machine}. `synthnb doctor` says it for the models of a run",
+    )
 
 # %% ../../nbs/studies/check.ipynb #7de121ab
 def _notes(layout: Layout, size: int, fit: str) -> Path:
     "The file that remembers what was found about these very files."
-    rows = [(split, path, label, (about := (layout.root / path).stat()).st_size, about.st_mtime_ns)
-            for split, files in layout.splits.items() for path, label in files]
-    told = [str(layout.root.absolute()), layout.classes, rows, [asdict(one) for one in layout.left_out], layout.notes, size, fit,
-            package_hash("data", "datasets.folders", "datasets.layout", "datasets.pixels", "studies.check")]
-    home = Path(os.environ.get("SYNTHNB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnb")
+    rows = [
+        (split, path, label, (about := (layout.root / path).stat()).st_size, about.st_mtime_ns)
+        for split, files in layout.splits.items()
+        for path, label in files
+    ]
+    told = [
+        str(layout.root.absolute()),
+        layout.classes,
+        rows,
+        [asdict(one) for one in layout.left_out],
+        layout.notes,
+        size,
+        fit,
+        package_hash("data", "datasets.folders", "datasets.layout", "datasets.pixels", "studies.check"),
+    ]
+    home = Path(
+        os.environ.get("SYNTHNB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnb"
+    )
     return home / "checks" / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.json"
 
 
@@ -337,10 +447,16 @@ def check_images(
     try:
         layout = read_layout(root)
     except (ValueError, OSError) as error:
-        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        told = (
+            f"{error.filename}: {error.strerror}"
+            if isinstance(error, OSError) and error.strerror
+            else str(error).splitlines()[0]
+        )
         return Check(Path(root), [Finding("layout", "refused", told)])
     seen = _look(layout, threads, progress)
-    findings = _numbers(layout, seen) + _left_out(layout) + _odd(seen) + _copies(layout, seen) + _pixels(seen, size, fit)
+    findings = (
+        _numbers(layout, seen) + _left_out(layout) + _odd(seen) + _copies(layout, seen) + _pixels(seen, size, fit)
+    )
     _remember(layout, size, fit, findings)
     findings += [knows(layout.classes)] if knows else []
     return Check(Path(root), [*findings, _cost(len(layout.classes))], layout, seen)
@@ -374,7 +490,13 @@ def check_before(
         if before is not None:
             findings = before
         elif layout.images > most:
-            findings += [Finding("pixels", "look", f"more than {most:,} images: none was opened to look for damage and copies; `synthnb check` does, and a run then knows it")]
+            findings += [
+                Finding(
+                    "pixels",
+                    "look",
+                    f"more than {most:,} images: none was opened to look for damage and copies; `synthnb check` does, and a run then knows it",
+                )
+            ]
         elif training:
             findings += _odd(_look(layout, 2, progress and layout.images > 200))
         else:
@@ -382,7 +504,7 @@ def check_before(
     passed = [replace(one, state="look") if 0 < one.near <= allowed else one for one in findings]
     return Check(Path(root), passed, layout)
 
-
+# %% ../../nbs/studies/check.ipynb #8e6c1bd7
 def _looked_at(layout: Layout, size: int, fit: str, progress: bool) -> list[Finding]:
     "Findings about the pixels; copies that need a comparison of all with all come last, and not after a refusal."
     seen = _look(layout, 2, progress and layout.images > 200)
@@ -429,9 +551,7 @@ def _picture(file: Path) -> str:
         return ""
 
 # %% ../../nbs/studies/check.ipynb #2ea7362d
-def check_page(
-    check: Check,
-) -> str:
+def check_page(check: Check) -> str:
     "The page, in one file; nothing in it is fetched."
     layout, counts, splits, places = check.layout, [], [], {}
     if layout:
@@ -447,18 +567,31 @@ def check_page(
     wanted = [path for one in check.findings for group in one.groups[:GROUPS] for path in group[:6]]
     pictures = {path: _picture(places[path]) for path in wanted}
     looks = sum(one.state == "look" for one in check.findings)
-    verdict = "A run refuses these images." if check.refused else f"A run reads these images; {_many(looks, 'thing')} worth a look." if looks else "A run reads these images."
+    verdict = (
+        "A run refuses these images."
+        if check.refused
+        else f"A run reads these images; {_many(looks, 'thing')} worth a look."
+        if looks
+        else "A run reads these images."
+    )
     order = sorted(check.findings, key=lambda one: ("refused", "look", "ok").index(one.state))
     words_of = lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE.replace("{{ style }}", STYLE))
-    return page.render(name=shown(check.root.name or check.root), verdict=verdict, how=layout.how if layout else "", findings=order, words=_WORDS, words_of=words_of,
-                       pictures=pictures, counts=counts, splits=splits if layout and layout.own_splits else ["images"], shown_groups=GROUPS)
+    return page.render(
+        name=shown(check.root.name or check.root),
+        verdict=verdict,
+        how=layout.how if layout else "",
+        findings=order,
+        words=_WORDS,
+        words_of=words_of,
+        pictures=pictures,
+        counts=counts,
+        splits=splits if layout and layout.own_splits else ["images"],
+        shown_groups=GROUPS,
+    )
 
-
-def write_check(
-    check: Check,
-    path: str | Path,
-) -> Path:
+# %% ../../nbs/studies/check.ipynb #555cd89e
+def write_check(check: Check, path: str | Path) -> Path:
     "Write the page."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,16 @@ from huggingface_hub import ModelCard, constants, get_token
 from ..core.files import free_bytes, tensor_names
 from ..models.hub import cached_snapshot
 from ..models.names import KNOWN_NAMES, SHIPPED, model_folder, refuse_unknown
-from .parameters import asked_models, class_words, declared_parameters, folder_class_names, locate, real_source, resolve_parameters, wrong_values
+from synthnb.studies.parameters import (
+    asked_models,
+    class_words,
+    declared_parameters,
+    folder_class_names,
+    locate,
+    real_source,
+    resolve_parameters,
+    wrong_values,
+)
 
 # %% ../../nbs/studies/doctor.ipynb #140953bf
 STATES = ("ok", "missing", "unknown")
@@ -49,26 +58,45 @@ STATES = ("ok", "missing", "unknown")
 @dataclass(frozen=True)
 class Finding:
     "One line of the doctor's."
-    state: str      # of STATES
-    what: str       # "generator", "disk", ...
-    told: str       # what was found
+
+    state: str  # of STATES
+    what: str  # "generator", "disk", ...
+    told: str  # what was found
     cure: str = ""  # how to get what is missing
-    cells: str = "" # of a grid, those that it concerns; empty: all of them
+    cells: str = ""  # of a grid, those that it concerns; empty: all of them
 
     def __post_init__(self):
         if self.state not in STATES:
             raise ValueError(f"a finding is {', '.join(STATES)}, not {self.state!r}")
 
     def __str__(self) -> str:
-        return f"{self.state:8} {self.what:14} {self.told}" + (f" ({self.cells})" if self.cells else "") + (f"\n{'':24}-> {self.cure}" if self.cure else "")
+        return (
+            f"{self.state:8} {self.what:14} {self.told}"
+            + (f" ({self.cells})" if self.cells else "")
+            + (f"\n{'':24}-> {self.cure}" if self.cure else "")
+        )
 
 # %% ../../nbs/studies/doctor.ipynb #465ceb39
-GATED = ("stabilityai/stable-diffusion-3", "black-forest-labs/FLUX.1-dev", "meta-llama/", "google/gemma", "ILSVRC/imagenet-1k")  # known to ask for a licence first
+GATED = (
+    "stabilityai/stable-diffusion-3",
+    "black-forest-labs/FLUX.1-dev",
+    "meta-llama/",
+    "google/gemma",
+    "ILSVRC/imagenet-1k",
+)  # known to ask for a licence first
 
 
-MARKS = ("model_index.json", "config.json", "open_clip_config.json", "model.safetensors", "open_clip_model.safetensors")  # a fetched model has one of these
-PARTS = ('--include "model_index.json" --include "*/*.json" --include "*/*.txt" --include "*/*.model" --include "*/*.safetensors" '
-         '--exclude "*.fp16.*" --exclude "*non_ema*"')  # of a generator, without single-file checkpoints and copies in other forms
+MARKS = (
+    "model_index.json",
+    "config.json",
+    "open_clip_config.json",
+    "model.safetensors",
+    "open_clip_model.safetensors",
+)  # a fetched model has one of these
+PARTS = (
+    '--include "model_index.json" --include "*/*.json" --include "*/*.txt" --include "*/*.model" --include "*/*.safetensors" '
+    '--exclude "*.fp16.*" --exclude "*non_ema*"'
+)  # of a generator, without single-file checkpoints and copies in other forms
 
 
 def cached_folder(repository: str, revision: str | None = None) -> Path | None:
@@ -92,10 +120,10 @@ def size_of(files: Iterable[Path]) -> float:
     "Bytes of files."
     return float(sum(file.stat().st_size for file in files))
 
-
+# %% ../../nbs/studies/doctor.ipynb #0d39bc78
 def loaded_bytes(
     files: Iterable[Path],  # safetensors
-    width: int = 2,         # bytes of a number where it is opened: 2 on a GPU, 4 on a CPU
+    width: int = 2,  # bytes of a number where it is opened: 2 on a GPU, 4 on a CPU
 ) -> float:
     "Bytes that weights take in memory, whatever their precision on the disk; quantised ones (of one byte a number) stay as they are."
     total = 0
@@ -104,7 +132,11 @@ def loaded_bytes(
             header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
         for name, tensor in header.items():
             if name != "__metadata__":
-                total += math.prod(tensor["shape"]) * (width if tensor["dtype"] in ("F64", "F32", "F16", "BF16") else (tensor["data_offsets"][1] - tensor["data_offsets"][0]) / max(math.prod(tensor["shape"]), 1))
+                total += math.prod(tensor["shape"]) * (
+                    width
+                    if tensor["dtype"] in ("F64", "F32", "F16", "BF16")
+                    else (tensor["data_offsets"][1] - tensor["data_offsets"][0]) / max(math.prod(tensor["shape"]), 1)
+                )
     return float(total)
 
 # %% ../../nbs/studies/doctor.ipynb #a3c7896c
@@ -114,7 +146,11 @@ def hub_finding(what: str, model: str, repository: str, check: Callable[[Path], 
 
     folder, family = cached_folder(repository), family_of(repository) if what == "generator" else None
     gated = repository.startswith(GATED) or family and family.gated
-    ask = f"; it is gated: accept its licence on its page and `hf auth login` first ({'a token is' if get_token() else 'no token is'} stored here)" if gated else ""
+    ask = (
+        f"; it is gated: accept its licence on its page and `hf auth login` first ({'a token is' if get_token() else 'no token is'} stored here)"
+        if gated
+        else ""
+    )
     cure = f"hf download {repository}{f' {PARTS}' if what == 'generator' else ''}{ask or '; whether it is gated could not be asked, its page says so'}"
     if folder is None:
         about = f" ({describe_family(family)})" if family else ""
@@ -124,7 +160,11 @@ def hub_finding(what: str, model: str, repository: str, check: Callable[[Path], 
     except (OSError, ValueError) as error:
         return Finding("missing", what, f"{model} is in the hub's cache, but not whole: {error}", cure)
     size = size_of(weights)
-    return Finding("ok", what, f"{model} is in the hub's cache, {f'{size / 1e9:.2f} GB' if size > 1e8 else f'{size / 1e6:.1f} MB'} of weights, {licence_of(folder)}")
+    return Finding(
+        "ok",
+        what,
+        f"{model} is in the hub's cache, {f'{size / 1e9:.2f} GB' if size > 1e8 else f'{size / 1e6:.1f} MB'} of weights, {licence_of(folder)}",
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #9ab83db8
 def is_shipped(model: str) -> bool:
@@ -154,11 +194,17 @@ def folder_finding(what: str, model: str, check: Callable[[Path], list[Path]]) -
         weights = whole_weights(folder) if shipped else check(folder)
     except (OSError, ValueError) as error:
         return Finding("missing", what, f"{model}: {error}", "synthnb glyphworld build" if shipped else "")
-    return Finding("ok", what, f"{model}: {'shipped, ' if shipped else 'a folder, '}{size_of(weights) / 1e6:.1f} MB of weights" + ("" if shipped else f", {licence_of(folder)}"))
+    return Finding(
+        "ok",
+        what,
+        f"{model}: {'shipped, ' if shipped else 'a folder, '}{size_of(weights) / 1e6:.1f} MB of weights"
+        + ("" if shipped else f", {licence_of(folder)}"),
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #9e4fb51e
 def check_files(*names: str) -> Callable[[Path], list[Path]]:
     "A check that a folder has these files, and that safetensors among them can be opened; those are what it finds."
+
     def check(folder: Path) -> list[Path]:
         for name in names:
             if not (folder / name).is_file():
@@ -166,17 +212,24 @@ def check_files(*names: str) -> Callable[[Path], list[Path]]:
             if name.endswith(".safetensors"):
                 tensor_names(folder / name)
         return [folder / name for name in names if name.endswith(".safetensors")]
+
     return check
 
 
 def generator_weights(model: str, variant: str = "") -> Callable[[Path], list[Path]]:
     "A check that opening a generator would succeed; it finds the weights that are opened."
+
     def check(folder: Path) -> list[Path]:
         from synthnb.generate import check_generator_folder, only_variant  # torch and diffusers
 
-        if not is_folder(model) and not variant and (only := only_variant(folder)):  # an id is opened in the variant that is named, a folder in the one that it has
-            raise ValueError(f"its weights are there only as the variant {only}: give variant {only!r}, or fetch the plain ones")
+        if (
+            not is_folder(model) and not variant and (only := only_variant(folder))
+        ):  # an id is opened in the variant that is named, a folder in the one that it has
+            raise ValueError(
+                f"its weights are there only as the variant {only}: give variant {only!r}, or fetch the plain ones"
+            )
         return check_generator_folder(folder, variant)
+
     return check
 
 
@@ -186,12 +239,19 @@ def llm_weights(folder: Path) -> list[Path]:
 
     check_llm_folder(folder)
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    names = (
+        sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if index.is_file()
+        else ["model.safetensors"]
+    )
     return check_files(*names)(folder)
 
-
+# %% ../../nbs/studies/doctor.ipynb #59ca5ad2
 def check_generator(model: str, parameters: dict) -> Finding:
-    finding, check = folder_finding if is_folder(model) else hub_finding, generator_weights(model, parameters.get("generator_variant", ""))
+    finding, check = (
+        folder_finding if is_folder(model) else hub_finding,
+        generator_weights(model, parameters.get("generator_variant", "")),
+    )
     if not is_folder(model):
         from synthnb.generate import check_single_file  # torch and diffusers
 
@@ -216,10 +276,14 @@ def check_server(model: str, url: str) -> Finding:
     if importlib.util.find_spec("openai") is None:
         return Finding("missing", "llm", "the package openai is not installed", "pip install 'synthnb[llm]'")
     try:
-        with socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), timeout=3):
+        with socket.create_connection(
+            (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), timeout=3
+        ):
             return Finding("unknown", "llm", f"something listens at {url}; whether it serves {model} was not asked")
     except (OSError, TypeError) as error:
-        return Finding("missing", "llm", f"nothing answers at {url} ({error})", "start the server, or give another llm_url")
+        return Finding(
+            "missing", "llm", f"nothing answers at {url} ({error})", "start the server, or give another llm_url"
+        )
 
 # %% ../../nbs/studies/doctor.ipynb #de016fa0
 def check_classifier(model: str, parameters: dict) -> Finding:
@@ -228,20 +292,43 @@ def check_classifier(model: str, parameters: dict) -> Finding:
     if is_folder(model):
         return folder_finding("classifier", model, check_files("config.json", "model.safetensors"))
     if model.startswith("hf-hub:"):
-        return hub_finding("classifier", model, model.removeprefix("hf-hub:").partition("@")[0], check_files("config.json", "model.safetensors"))
+        return hub_finding(
+            "classifier",
+            model,
+            model.removeprefix("hf-hub:").partition("@")[0],
+            check_files("config.json", "model.safetensors"),
+        )
     import timm  # and with it torch
 
     if not timm.is_model(model):
         near = difflib.get_close_matches(model.split(".")[0], timm.list_models(), n=3)
-        return Finding("missing", "classifier", f"timm knows no {model!r}", f"near: {', '.join(near)}" if near else "give a timm id or a folder")
+        return Finding(
+            "missing",
+            "classifier",
+            f"timm knows no {model!r}",
+            f"near: {', '.join(near)}" if near else "give a timm id or a folder",
+        )
     config = timm.get_pretrained_cfg(model)
     if not config or not config.hf_hub_id:
-        return Finding("missing", "classifier", f"timm has no weights for {model!r}", "give an id with a tag, such as resnet18.a1_in1k")
+        return Finding(
+            "missing",
+            "classifier",
+            f"timm has no weights for {model!r}",
+            "give an id with a tag, such as resnet18.a1_in1k",
+        )
     found = hub_finding("classifier", model, config.hf_hub_id, check_files("model.safetensors"))
     licence = getattr(config, "license", None)
-    return Finding(found.state, found.what, found.told.replace("licence unknown, no model card tells it", f"licence {licence} (says timm)" if licence else "licence unknown"), found.cure)
+    return Finding(
+        found.state,
+        found.what,
+        found.told.replace(
+            "licence unknown, no model card tells it",
+            f"licence {licence} (says timm)" if licence else "licence unknown",
+        ),
+        found.cure,
+    )
 
-
+# %% ../../nbs/studies/doctor.ipynb #2a50ff7a
 def check_clip(model: str, parameters: dict) -> Finding:
     weights = check_files("open_clip_model.safetensors")
     if is_folder(model):
@@ -252,15 +339,23 @@ def check_clip(model: str, parameters: dict) -> Finding:
 
     tag = parameters.get("clip_weights") or ""
     if model not in open_clip.list_models() or tag not in open_clip.list_pretrained_tags_by_model(model):
-        return Finding("missing", "clip", f"open_clip has no weights {tag!r} of {model!r}", f"tags of it: {', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}")
+        return Finding(
+            "missing",
+            "clip",
+            f"open_clip has no weights {tag!r} of {model!r}",
+            f"tags of it: {', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}",
+        )
     repository = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").rstrip("/")
     if not repository:
-        return Finding("unknown", "clip", f"{model} {tag} does not come from the hub, so its cache could not be looked at")
+        return Finding(
+            "unknown", "clip", f"{model} {tag} does not come from the hub, so its cache could not be looked at"
+        )
     return hub_finding("clip", f"{model} {tag}", repository, weights)
 
 # %% ../../nbs/studies/doctor.ipynb #e8a389b8
 class Size(NamedTuple):
     "How large a data set is; 0 where that is not known."
+
     classes: int = 0
     train: int = 0  # images to train with, as many as `sets.open_set` leaves after those for validation
 
@@ -276,7 +371,7 @@ def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Siz
     said = [str(one.message) for one in told if one.category is UserWarning]
     return replace(found, told="; ".join([found.told, *said])), size
 
-
+# %% ../../nbs/studies/doctor.ipynb #a54a9d57
 def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
     "A data set; what its listing has to say comes as warnings."
     if source == "digits" and not Path(source).is_dir():
@@ -289,17 +384,26 @@ def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
         return DIGITS_FOUND
     if source in TARGETS:
         sides = open_target(source, root=data_root(root))
-        return Finding("ok", "data", f"{TARGETS[source].title}: installed"), Size(len(TARGETS[source].classes), len(sides["train"]))
+        return Finding("ok", "data", f"{TARGETS[source].title}: installed"), Size(
+            len(TARGETS[source].classes), len(sides["train"])
+        )
     if source.startswith("hf:"):
         return _check_hub_set(source[3:].partition("#")[0]), Size()
     try:
         sides = list_set(meant, root)
     except (OSError, ValueError) as error:
-        return Finding("missing", "data", str(error).splitlines()[0]), Size(NAMED[source].classes, round((1 - VAL_SHARE) * NAMED[source].train)) if source in NAMED else Size()
+        return Finding("missing", "data", str(error).splitlines()[0]), Size(
+            NAMED[source].classes, round((1 - VAL_SHARE) * NAMED[source].train)
+        ) if source in NAMED else Size()
     counts = ", ".join(f"{len(one):,} {side}" for side, one in sides.items())
     train, rest = FRACTIONS[0], FRACTIONS[0] + FRACTIONS[1]
-    classes, kept = len(next(iter(sides.values())).classes), 1.0 if "val" in sides else 1 - VAL_SHARE if source in NAMED else train / rest if "test" in sides else train
-    return Finding("ok", "data", f"{source}: {classes} classes, {counts}; files were listed, not opened"), Size(classes, round(kept * len(sides.get("train", ()))))
+    classes, kept = (
+        len(next(iter(sides.values())).classes),
+        1.0 if "val" in sides else 1 - VAL_SHARE if source in NAMED else train / rest if "test" in sides else train,
+    )
+    return Finding("ok", "data", f"{source}: {classes} classes, {counts}; files were listed, not opened"), Size(
+        classes, round(kept * len(sides.get("train", ())))
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #1598b0cf
 def _check_hub_set(name: str) -> Finding:
@@ -308,19 +412,35 @@ def _check_hub_set(name: str) -> Finding:
     if importlib.util.find_spec("datasets") is None:
         return Finding("missing", "data", "the package datasets is not installed", "pip install datasets")
     if (cache / name.replace("/", "___")).is_dir() or Path(name).is_dir():
-        return Finding("ok", "data", f"hf:{name} is prepared in {cache if not Path(name).is_dir() else 'a folder'}; it was not opened")
+        return Finding(
+            "ok",
+            "data",
+            f"hf:{name} is prepared in {cache if not Path(name).is_dir() else 'a folder'}; it was not opened",
+        )
     if (Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}").is_dir():
-        return Finding("unknown", "data", f"hf:{name} is in the hub's cache; whether whole could not be told without opening it")
-    return Finding("missing", "data", f"hf:{name} is not in the hub's cache", f"hf download --repo-type dataset {name}{ask}")
+        return Finding(
+            "unknown", "data", f"hf:{name} is in the hub's cache; whether whole could not be told without opening it"
+        )
+    return Finding(
+        "missing", "data", f"hf:{name} is not in the hub's cache", f"hf download --repo-type dataset {name}{ask}"
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #a592d0b1
-BYTES_A_PIXEL = {"png": 2.0, "jpeg": 0.5}  # 518 KB and 122 KB for photographs of 512 x 512; experiments keep PNG, but for those that have an `image_format`
-A100_RATE = 1.15 * 50  # steps a second of Stable Diffusion 1.5, 512 pixels, batches of 16, not compiled: diffusers' own benchmark
+BYTES_A_PIXEL = {
+    "png": 2.0,
+    "jpeg": 0.5,
+}  # 518 KB and 122 KB for photographs of 512 x 512; experiments keep PNG, but for those that have an `image_format`
+A100_RATE = (
+    1.15 * 50
+)  # steps a second of Stable Diffusion 1.5, 512 pixels, batches of 16, not compiled: diffusers' own benchmark
 
 
 def a100_drawing(parameters: dict, images: int) -> tuple[float, str] | None:
     "Seconds that one A100 would draw, and how that is known: a published rate of Stable Diffusion 1.5, or that and the arithmetic of another family's denoiser."
-    generator, guidances = parameters.get("generator", ""), parameters.get("guidances") or [parameters.get("guidance", 2.0)]
+    generator, guidances = (
+        parameters.get("generator", ""),
+        parameters.get("guidances") or [parameters.get("guidance", 2.0)],
+    )
     if not generator or is_shipped(generator):
         return None
     from synthnb.models.families import FAMILIES, family_of, pipeline_class  # diffusers
@@ -330,48 +450,80 @@ def a100_drawing(parameters: dict, images: int) -> tuple[float, str] | None:
     if family is None:
         return None
     passes = family.passes if max(guidances) > 1 else 1
-    seconds = images * parameters.get("denoising_steps", 50) / A100_RATE * (passes * family.teraflops) / (known.passes * known.teraflops)
-    return seconds, "by its published rate" if family is known else f"estimated from {known.name}'s published rate and the arithmetic of {family.name} at {family.size} pixels"
+    seconds = (
+        images
+        * parameters.get("denoising_steps", 50)
+        / A100_RATE
+        * (passes * family.teraflops)
+        / (known.passes * known.teraflops)
+    )
+    return (
+        seconds,
+        "by its published rate"
+        if family is known
+        else f"estimated from {known.name}'s published rate and the arithmetic of {family.name} at {family.size} pixels",
+    )
 
-
+# %% ../../nbs/studies/doctor.ipynb #850376f8
 def _real_of_each(parameters: dict, size: Size) -> float:
     "Real images of each class that a run of volumes trains with; 0 where that is not known."
-    share, imbalance, all_of_each = parameters.get("real_share", 0), parameters.get("imbalance", 1), size.train / max(size.classes, 1)
+    share, imbalance, all_of_each = (
+        parameters.get("real_share", 0),
+        parameters.get("imbalance", 1),
+        size.train / max(size.classes, 1),
+    )
     if share:
         return share * all_of_each
     if imbalance > 1:  # as `data.long_tail`
-        return sum(max(1, round(all_of_each * imbalance ** (-k / max(size.classes - 1, 1)))) for k in range(size.classes if size.train else 0)) / max(size.classes, 1)
+        return sum(
+            max(1, round(all_of_each * imbalance ** (-k / max(size.classes - 1, 1))))
+            for k in range(size.classes if size.train else 0)
+        ) / max(size.classes, 1)
     return max(parameters["shots"]) if isinstance(parameters["shots"], list) else parameters["shots"]
 
 # %% ../../nbs/studies/doctor.ipynb #316882f3
 def count_images(parameters: dict, size: Size) -> int | None:
     "How many images a run will draw, `dsi_study` at least; None where its parameters or the data do not say."
+
     def largest(name):
         value = parameters[name]
         return max(value) if isinstance(value, list) else value
+
     if "images_per_class" in parameters:
         each = largest("images_per_class")
     elif {"volumes", "shots"} <= set(parameters):
         each = largest("volumes") * round(_real_of_each(parameters, size))
     else:
         return None
-    scales = 1 if "guidance" in parameters else len(parameters.get("guidances", [1]))  # beside a guidance of its own, a list is for a part of the images
+    scales = (
+        1 if "guidance" in parameters else len(parameters.get("guidances", [1]))
+    )  # beside a guidance of its own, a list is for a part of the images
     kinds = len(parameters.get("rungs") or parameters.get("prompts") or [1])  # of prompts, each with images of its own
-    each += (len(parameters["names"]) - 1) * min(parameters["images_per_class"]) if "names" in parameters and "images_per_class" in parameters else 0  # rungs at the smallest volume
-    sets = 1 if "image_sets" not in parameters else parameters["image_sets"] or len(parameters["seeds"])  # of generated images, see `experiment.set_of_seed`
+    each += (
+        (len(parameters["names"]) - 1) * min(parameters["images_per_class"])
+        if "names" in parameters and "images_per_class" in parameters
+        else 0
+    )  # rungs at the smallest volume
+    sets = (
+        1 if "image_sets" not in parameters else parameters["image_sets"] or len(parameters["seeds"])
+    )  # of generated images, see `experiment.set_of_seed`
     return each * scales * kinds * sets * size.classes or None
 
 
 def pixels_of(folder: Path) -> int:
     "Pixels a side that a generator draws; 0 if its folder does not say."
     try:
-        core = next(json.loads((folder / part / "config.json").read_text()) for part in ("unet", "transformer") if (folder / part / "config.json").is_file())
+        core = next(
+            json.loads((folder / part / "config.json").read_text())
+            for part in ("unet", "transformer")
+            if (folder / part / "config.json").is_file()
+        )
         blocks = len(json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"])
         return core["sample_size"] * 2 ** (blocks - 1)
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return 0
 
-
+# %% ../../nbs/studies/doctor.ipynb #86794cee
 def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tuple[float, float]:
     "Seconds and bytes of a plan of as many images, from two batches that are drawn here."
     from synthnb.images.plan import write_plan
@@ -379,23 +531,71 @@ def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tup
 
     with tempfile.TemporaryDirectory() as folder:
         prompts = {f"class {i}": [f"a photo of class {i}"] for i in range(classes)}
-        written = write_plan(Path(folder) / "plan.parquet", prompts, max(1, images // classes), seed=0, model=parameters["generator"],
-                             steps=parameters.get("denoising_steps", 20), guidance=parameters.get("guidance", 2.0), batch_size=parameters.get("generator_batch", 64))
-        cost = estimate_cost(written, place, parameters.get("device", "auto"), kind=parameters.get("image_format", "png"), batches=1,
-                             memory=parameters.get("generator_memory", "auto"), variant=parameters.get("generator_variant", ""))
+        written = write_plan(
+            Path(folder) / "plan.parquet",
+            prompts,
+            max(1, images // classes),
+            seed=0,
+            model=parameters["generator"],
+            steps=parameters.get("denoising_steps", 20),
+            guidance=parameters.get("guidance", 2.0),
+            batch_size=parameters.get("generator_batch", 64),
+        )
+        cost = estimate_cost(
+            written,
+            place,
+            parameters.get("device", "auto"),
+            kind=parameters.get("image_format", "png"),
+            batches=1,
+            memory=parameters.get("generator_memory", "auto"),
+            variant=parameters.get("generator_variant", ""),
+        )
     return cost.seconds, cost.bytes
 
 # %% ../../nbs/studies/doctor.ipynb #f7b1ce67
-TRAINING = ("classifier", "from_scratch", "methods", "norms", "recipe", "advisor", "stage1_steps", "stage1_seeds", "stage2_steps", "curve_every", "batch_size", "steps", "lr", "severities", "image_size",
-            "near_duplicates", "test_sets", "half_batches", "checkpoint_every", "workers", "compared", "compile_generator", "kept", "worth", "hardly", "device", "threads")  # what no drawn image depends on
+TRAINING = (
+    "classifier",
+    "from_scratch",
+    "methods",
+    "norms",
+    "recipe",
+    "advisor",
+    "stage1_steps",
+    "stage1_seeds",
+    "stage2_steps",
+    "curve_every",
+    "batch_size",
+    "steps",
+    "lr",
+    "severities",
+    "image_size",
+    "near_duplicates",
+    "test_sets",
+    "half_batches",
+    "checkpoint_every",
+    "workers",
+    "compared",
+    "compile_generator",
+    "kept",
+    "worth",
+    "hardly",
+    "device",
+    "threads",
+)  # what no drawn image depends on
 VOLUME = ("images_per_class", "volumes", "shots")  # what says how many are drawn
-LEARNING = ("style_steps", "token_batch")          # who has one of these draws with a token that is learned from real images
+LEARNING = ("style_steps", "token_batch")  # who has one of these draws with a token that is learned from real images
 
-
+# %% ../../nbs/studies/doctor.ipynb #0218db67
 def plan_key(parameters: dict, images: int | None) -> str:
     "What the images of a run depend on; runs with the same draw them once."
-    aside = (*TRAINING, *VOLUME, "seeds") if not set(LEARNING) & set(parameters) else ("device", "threads", "near_duplicates")
-    return json.dumps([images, {name: value for name, value in parameters.items() if name not in aside}], sort_keys=True)
+    aside = (
+        (*TRAINING, *VOLUME, "seeds")
+        if not set(LEARNING) & set(parameters)
+        else ("device", "threads", "near_duplicates")
+    )
+    return json.dumps(
+        [images, {name: value for name, value in parameters.items() if name not in aside}], sort_keys=True
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #7972851d
 def _published_pixels(generator: str) -> int:
@@ -406,7 +606,9 @@ def _published_pixels(generator: str) -> int:
     return family.size if family else 0
 
 
-def _cost_of(settings: dict, images: int, classes: int, measure: bool) -> tuple[float | None, float | None, tuple[float, str] | None]:
+def _cost_of(
+    settings: dict, images: int, classes: int, measure: bool
+) -> tuple[float | None, float | None, tuple[float, str] | None]:
     "Seconds and bytes as measured here, and what `a100_drawing` says; None for what is not known."
     model, seconds, need = settings["generator"], None, None
     folder = Path(locate(model)).expanduser() if is_folder(model) else cached_folder(model)
@@ -416,18 +618,30 @@ def _cost_of(settings: dict, images: int, classes: int, measure: bool) -> tuple[
         need = images * (side * side * BYTES_A_PIXEL[settings.get("image_format", "png")] + 4000)
     return seconds, need, a100_drawing(settings, images)
 
-
+# %% ../../nbs/studies/doctor.ipynb #4a3854b2
 def _sum_up(groups: list[tuple[dict, int, int]], many: str, outputs: Path, measure: bool) -> Iterator[Finding]:
     "Disk and time of settings with their images and classes."
     costs, total = [_cost_of(*group, measure) for group in groups], sum(images for _, images, _ in groups)
     needs, seconds = [need for _, need, _ in costs], [one for one, _, _ in costs]
     measured = None not in seconds
-    yield _disk_finding(total, None if None in needs else sum(needs), outputs, many, "" if measured else " (estimated from their pixels)")
+    yield _disk_finding(
+        total,
+        None if None in needs else sum(needs),
+        outputs,
+        many,
+        "" if measured else " (estimated from their pixels)",
+    )
     if measured:
-        yield Finding("ok", "time", f"about {in_words(sum(seconds))} to draw {total:,} images{many}, from two batches drawn here")
+        yield Finding(
+            "ok", "time", f"about {in_words(sum(seconds))} to draw {total:,} images{many}, from two batches drawn here"
+        )
         return
     rates = [rate for *_, rate in costs if rate]
-    known = f"; on an A100, {rates[0][1]}, {in_words(sum(seconds for seconds, _ in rates))} to draw {total:,} images{many}" if len(rates) == len(costs) else ""
+    known = (
+        f"; on an A100, {rates[0][1]}, {in_words(sum(seconds for seconds, _ in rates))} to draw {total:,} images{many}"
+        if len(rates) == len(costs)
+        else ""
+    )
     yield Finding("unknown", "time", f"not measured{', the generator does not run here' if measure else ''}{known}")
 
 # %% ../../nbs/studies/doctor.ipynb #735a5030
@@ -439,33 +653,61 @@ def check_drawing(
     "Disk and time for all images that will be drawn."
     told = [(parameters, size.classes, count_images(parameters, size)) for parameters, size in plans]
     if unclear := [classes for _, classes, images in told if images is None]:
-        why = "the parameters do not say how many images will be drawn" if all(unclear) else "without the data, the number of classes is not known"
-        yield Finding("unknown", "disk and time", why + (f", for {len(unclear)} of {len(told)} plans" if len(told) > 1 else ""))
+        why = (
+            "the parameters do not say how many images will be drawn"
+            if all(unclear)
+            else "without the data, the number of classes is not known"
+        )
+        yield Finding(
+            "unknown", "disk and time", why + (f", for {len(unclear)} of {len(told)} plans" if len(told) > 1 else "")
+        )
     together = {}  # plans of the same rate: settings -> images, classes
     for parameters, classes, images in told:
         if images is not None:
-            settings = {name: parameters[name] for name in ("generator", "denoising_steps", "guidance", "generator_batch", "generator_memory", "generator_variant", "image_format", "device")
-                        if name in parameters}
+            settings = {
+                name: parameters[name]
+                for name in (
+                    "generator",
+                    "denoising_steps",
+                    "guidance",
+                    "generator_batch",
+                    "generator_memory",
+                    "generator_variant",
+                    "image_format",
+                    "device",
+                )
+                if name in parameters
+            }
             before = together.get(json.dumps(settings), (0, 0))
             together[json.dumps(settings)] = (before[0] + images, before[1] + classes)
     if together:
-        many = ("" if len(plans) == 1 else f" in {sum(images is not None for *_, images in told)} plans") + (" (at least)" if any("shots_for_all" in parameters for parameters, _ in plans) else "")
-        yield from _sum_up([(json.loads(settings), *numbers) for settings, numbers in together.items()], many, outputs, measure)
+        many = ("" if len(plans) == 1 else f" in {sum(images is not None for *_, images in told)} plans") + (
+            " (at least)" if any("shots_for_all" in parameters for parameters, _ in plans) else ""
+        )
+        yield from _sum_up(
+            [(json.loads(settings), *numbers) for settings, numbers in together.items()], many, outputs, measure
+        )
 
-
+# %% ../../nbs/studies/doctor.ipynb #5574315f
 def _disk_finding(images: int, need: float | None, outputs: Path, many: str = "", how: str = "") -> Finding:
     free = free_bytes(outputs)
     if need is None:
-        return Finding("unknown", "disk", f"{images:,} images{many} of a size that is not known here; {free / 1e9:.1f} GB are free")
+        return Finding(
+            "unknown", "disk", f"{images:,} images{many} of a size that is not known here; {free / 1e9:.1f} GB are free"
+        )
     told = f"{images:,} images{many} need about {need / 1e9:.3f} GB{how}, {free / 1e9:.1f} GB are free"
-    return Finding("ok", "disk", told) if 1.1 * need < free else Finding("missing", "disk", told, "make space, or give --outputs on another disk")
+    return (
+        Finding("ok", "disk", told)
+        if 1.1 * need < free
+        else Finding("missing", "disk", told, "make space, or give --outputs on another disk")
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #a0ba638e
-def check_token(
-    parameters: dict,
-) -> Finding | None:
+def check_token(parameters: dict) -> Finding | None:
     "Can the generator of a run that learns a style token learn one? None where none is learned."
-    if not parameters.get("dataset_style", bool(set(LEARNING) & set(parameters))) or not (model := parameters.get("generator")):
+    if not parameters.get("dataset_style", bool(set(LEARNING) & set(parameters))) or not (
+        model := parameters.get("generator")
+    ):
         return None
     if is_shipped(model):
         return Finding("ok", "style token", f"{model} can learn one")  # known without diffusers, which takes seconds
@@ -482,11 +724,26 @@ def check_token(
 
 
 def in_words(seconds: float) -> str:
-    return f"{seconds / 86400:.1f} days" if seconds > 172_800 else f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} s"
+    return (
+        f"{seconds / 86400:.1f} days"
+        if seconds > 172_800
+        else f"{seconds / 3600:.1f} hours"
+        if seconds > 5400
+        else f"{seconds / 60:.0f} minutes"
+        if seconds > 90
+        else f"{seconds:.0f} s"
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #832610c5
-CARDS = {"16 GB (T4)": (16, 65, 320), "24 GB (A10)": (24, 125, 600), "80 GB (A100)": (80, 312, 2039)}  # memory in GB, TFLOPS in half precision, GB/s: NVIDIA's data sheets
-RESNET50 = (2500, 8.2e9)  # images a second that one A100 trains at 224 pixels in mixed precision, about, and the arithmetic of one: what other networks are scaled by
+CARDS = {
+    "16 GB (T4)": (16, 65, 320),
+    "24 GB (A10)": (24, 125, 600),
+    "80 GB (A100)": (80, 312, 2039),
+}  # memory in GB, TFLOPS in half precision, GB/s: NVIDIA's data sheets
+RESNET50 = (
+    2500,
+    8.2e9,
+)  # images a second that one A100 trains at 224 pixels in mixed precision, about, and the arithmetic of one: what other networks are scaled by
 
 
 @cache
@@ -531,7 +788,11 @@ def clip_parameters(name: str) -> float:
 def _weights_here(what: str, model: str, parameters: dict) -> list[Path]:
     "The weights that opening a model would read; none if it is not here, or not whole."
     folder = Path(locate(model)).expanduser() if is_folder(model) else cached_folder(model)
-    check = whole_weights if is_shipped(model) else {"generator": generator_weights(model, parameters.get("generator_variant", "")), "llm": llm_weights}[what]
+    check = (
+        whole_weights
+        if is_shipped(model)
+        else {"generator": generator_weights(model, parameters.get("generator_variant", "")), "llm": llm_weights}[what]
+    )
     try:
         return check(folder) if folder else []
     except (OSError, ValueError):
@@ -540,7 +801,7 @@ def _weights_here(what: str, model: str, parameters: dict) -> list[Path]:
 # %% ../../nbs/studies/doctor.ipynb #37b2b998
 def held_bytes(
     files: Iterable[Path],  # the weights of a generator
-    memory: str = "auto",   # see `generate.check_memory`
+    memory: str = "auto",  # see `generate.check_memory`
 ) -> float:
     "Bytes of a generator's weights that are on the GPU at once."
     parts = {}
@@ -549,27 +810,52 @@ def held_bytes(
             kind = str(json.loads((file.parent / "config.json").read_text(encoding="utf-8")).get("architectures", ""))
         except (OSError, ValueError):
             kind = ""
-        small = "4bit" in memory and re.fullmatch(r"(unet|transformer|text_encoder)(_\d)?", file.parent.name) and "CLIP" not in kind
-        parts[file.parent] = parts.get(file.parent, 0) + loaded_bytes([file]) * (0.55 / 2 if small else 1)  # as `Family.weights_gb`
+        small = (
+            "4bit" in memory
+            and re.fullmatch(r"(unet|transformer|text_encoder)(_\d)?", file.parent.name)
+            and "CLIP" not in kind
+        )
+        parts[file.parent] = parts.get(file.parent, 0) + loaded_bytes([file]) * (
+            0.55 / 2 if small else 1
+        )  # as `Family.weights_gb`
     return max(parts.values()) if "offload" in memory else float(sum(parts.values()))
 
 
 def offloaded(parameters: dict) -> float:
-    "GB of the largest part of a generator, where memory \"auto\" moves parts to the GPU one after the other; 0 where it does not, or that is not known."
+    'GB of the largest part of a generator, where memory "auto" moves parts to the GPU one after the other; 0 where it does not, or that is not known.'
     memory = parameters.get("generator_memory", "auto")
-    need = memory_needs(parameters | {"generator_memory": f"{memory}+offload"}).get("generator") if "auto" in memory else None
+    need = (
+        memory_needs(parameters | {"generator_memory": f"{memory}+offload"}).get("generator")
+        if "auto" in memory
+        else None
+    )
     return need[0] if need else 0.0
 
-
+# %% ../../nbs/studies/doctor.ipynb #dbd75658
 def memory_needs(parameters: dict) -> dict[str, tuple[float, str] | None]:
     "GB that the weights of each model take on a GPU in half precision, and how that is known; None where it is not."
-    needs, generator, llm, clip = {}, parameters.get("generator", ""), parameters.get("llm", ""), parameters.get("clip", "")
+    needs, generator, llm, clip = (
+        {},
+        parameters.get("generator", ""),
+        parameters.get("llm", ""),
+        parameters.get("clip", ""),
+    )
     if generator:
         files = _weights_here("generator", generator, parameters)
-        needs["generator"] = (held_bytes(files, parameters.get("generator_memory", "auto")) / 1e9, "counted in its files") if files else _published_size(generator, parameters)
+        needs["generator"] = (
+            (held_bytes(files, parameters.get("generator_memory", "auto")) / 1e9, "counted in its files")
+            if files
+            else _published_size(generator, parameters)
+        )
     if llm and not parameters.get("llm_url"):
         files, billions = _weights_here("llm", llm, parameters), re.search(r"(\d+(?:\.\d+)?)\s*[bB]\b", llm)
-        needs["llm"] = (loaded_bytes(files) / 1e9, "counted in its files") if files else (2.17 * float(billions[1]), "estimated from its name") if billions else None
+        needs["llm"] = (
+            (loaded_bytes(files) / 1e9, "counted in its files")
+            if files
+            else (2.17 * float(billions[1]), "estimated from its name")
+            if billions
+            else None
+        )
     if clip and not is_folder(clip) and not clip.startswith("hf-hub:"):
         import open_clip  # and with it torch
 
@@ -584,20 +870,40 @@ def _published_size(generator: str, parameters: dict) -> tuple[float, str] | Non
     from synthnb.models.families import family_of  # diffusers
 
     family = family_of(generator)
-    return (family.weights_gb(parameters.get("generator_memory", "auto")), "estimated from published sizes") if family else None
+    return (
+        (family.weights_gb(parameters.get("generator_memory", "auto")), "estimated from published sizes")
+        if family
+        else None
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #989578af
 def training_images(parameters: dict) -> int:
     "Images that all trainings of a run go through, repeats counted."
+
     def many(name: str) -> int:
         return len(parameters[name]) if isinstance(parameters.get(name), list) else 1
+
     seeds, batch = many("seeds"), parameters.get("batch_size", 32)
     if "stage2_steps" in parameters:
-        volumes = many("images_per_class") * many("guidances") if isinstance(parameters.get("images_per_class"), list) or "guidances" in parameters else 1
+        volumes = (
+            many("images_per_class") * many("guidances")
+            if isinstance(parameters.get("images_per_class"), list) or "guidances" in parameters
+            else 1
+        )
         first = parameters["stage1_steps"] * (many("stage1_seeds") if "stage1_seeds" in parameters else seeds) * volumes
         return batch * (first + parameters["stage2_steps"] * seeds * many("shots") * many("methods") * volumes)
     if isinstance(parameters.get("steps"), int):
-        return batch * parameters["steps"] * seeds * many("norms") * many("prompts") * many("rungs") * many("volumes") * many("images_per_class") * many("methods")
+        return (
+            batch
+            * parameters["steps"]
+            * seeds
+            * many("norms")
+            * many("prompts")
+            * many("rungs")
+            * many("volumes")
+            * many("images_per_class")
+            * many("methods")
+        )
     return 0
 
 
@@ -607,10 +913,13 @@ def prompt_tokens(parameters: dict, classes: int) -> int:
         return 0
     from synthnb.diversify import estimate_cost  # torch and transformers
 
-    counted = SimpleNamespace(name=parameters["llm"], count_tokens=lambda messages: sum(4 + math.ceil(len(message["content"]) / 4) for message in messages))
+    counted = SimpleNamespace(
+        name=parameters["llm"],
+        count_tokens=lambda messages: sum(4 + math.ceil(len(message["content"]) / 4) for message in messages),
+    )
     return estimate_cost(counted, classes, parameters.get("prompts_per_class", 30)).answer_tokens
 
-
+# %% ../../nbs/studies/doctor.ipynb #84608090
 def hours_by_card(parameters: dict, size: Size, card: str) -> dict[str, float]:
     "Estimated hours of drawing, prompts and training on a GPU, without those that are not known."
     _, flops, bandwidth = CARDS[card]
@@ -619,7 +928,9 @@ def hours_by_card(parameters: dict, size: Size, card: str) -> dict[str, float]:
         found["drawing"] = drawing[0] / share / 3600
     needs = memory_needs(parameters)
     if needs.get("llm") and not is_shipped(parameters["llm"]) and (tokens := prompt_tokens(parameters, size.classes)):
-        found["prompts"] = tokens / (16 * bandwidth / 3 / needs["llm"][0]) / 3600  # 16 replies at once, each step reads the weights at a third of the bandwidth
+        found["prompts"] = (
+            tokens / (16 * bandwidth / 3 / needs["llm"][0]) / 3600
+        )  # 16 replies at once, each step reads the weights at a third of the bandwidth
     trained, classifier = training_images(parameters), str(parameters.get("classifier", ""))
     if trained and _timm_knows(classifier):
         rate = RESNET50[0] * RESNET50[1] / arithmetic(classifier, parameters.get("image_size", 224) or 224)[0]
@@ -631,18 +942,42 @@ def describe_cards(
     cells: list[tuple[dict, Size]],  # parameters, and how large the data are, of a run or of each cell of a grid
 ) -> list[str]:
     "A line for each size of GPU: what fits, and hours, all of them estimates."
-    plans = {plan_key(parameters, count_images(parameters, size)): (parameters, size) for parameters, size in cells}  # images and prompts that cells share are made once
+    plans = {
+        plan_key(parameters, count_images(parameters, size)): (parameters, size) for parameters, size in cells
+    }  # images and prompts that cells share are made once
     needs = {what: need[0] for parameters, _ in cells for what, need in memory_needs(parameters).items() if need}
     parts = max(offloaded(parameters) for parameters, _ in cells)
-    return [_describe_card(card, needs, parts, [hours_by_card(*one, card) for one in plans.values()], [hours_by_card(*one, card) for one in cells]) for card in CARDS]
+    return [
+        _describe_card(
+            card,
+            needs,
+            parts,
+            [hours_by_card(*one, card) for one in plans.values()],
+            [hours_by_card(*one, card) for one in cells],
+        )
+        for card in CARDS
+    ]
 
 
 def _describe_card(card: str, needs: dict[str, float], part: float, shared: list[dict], each: list[dict]) -> str:
-    if needs.get("generator", 0) > .85 * CARDS[card][0] and part:  # memory "auto" offloads it
-        needs = {("generator, offloaded" if what == "generator" else what): part if what == "generator" else gb for what, gb in needs.items()}
-    tight = [f"the {what}'s {gb:.1f} GB of weights {'do not fit' if gb > CARDS[card][0] else 'leave too little room'}" for what, gb in needs.items() if gb > .85 * CARDS[card][0]]
-    fits = "; ".join(tight) or (f"fits ({', '.join(f'{what} {gb:.1f} GB' for what, gb in needs.items())}, one at a time)" if needs else "fits")
-    hours = {what: sum(one[what] for one in several) for what, several in (("drawing", shared), ("prompts", shared), ("training", each)) if all(what in one for one in several)}
+    if needs.get("generator", 0) > 0.85 * CARDS[card][0] and part:  # memory "auto" offloads it
+        needs = {
+            ("generator, offloaded" if what == "generator" else what): part if what == "generator" else gb
+            for what, gb in needs.items()
+        }
+    tight = [
+        f"the {what}'s {gb:.1f} GB of weights {'do not fit' if gb > CARDS[card][0] else 'leave too little room'}"
+        for what, gb in needs.items()
+        if gb > 0.85 * CARDS[card][0]
+    ]
+    fits = "; ".join(tight) or (
+        f"fits ({', '.join(f'{what} {gb:.1f} GB' for what, gb in needs.items())}, one at a time)" if needs else "fits"
+    )
+    hours = {
+        what: sum(one[what] for one in several)
+        for what, several in (("drawing", shared), ("prompts", shared), ("training", each))
+        if all(what in one for one in several)
+    }
     return f"{card}: {fits}" + "".join(f"; {what} {in_words(3600 * value)}" for what, value in hours.items())
 
 # %% ../../nbs/studies/doctor.ipynb #9dbcebe1
@@ -667,8 +1002,14 @@ def measure_training(classifier: str, size: int, batch: int, device: str) -> flo
     from synthnb.data import LabelledImages
     from synthnb.train import fit, load_classifier
 
-    images = LabelledImages(torch.randint(256, (batch, 3, size, size), dtype=torch.uint8), torch.arange(batch) % 2, ["a", "b"])
-    net = load_classifier(locate(classifier), 2, image_size=size) if is_folder(classifier) else timm.create_model(classifier, num_classes=2)
+    images = LabelledImages(
+        torch.randint(256, (batch, 3, size, size), dtype=torch.uint8), torch.arange(batch) % 2, ["a", "b"]
+    )
+    net = (
+        load_classifier(locate(classifier), 2, image_size=size)
+        if is_folder(classifier)
+        else timm.create_model(classifier, num_classes=2)
+    )
     fit(net, images, steps=2, batch_size=batch, lr=1e-3, device=device, progress=False)
     begin, steps = time.perf_counter(), 4
     fit(net, images, steps=steps, batch_size=batch, lr=1e-3, device=device, progress=False)
@@ -679,27 +1020,64 @@ def check_parts(parameters: dict, size: Size, measure: bool) -> Iterator[Finding
     "How long prompts and training take: measured here, or estimated for an A100."
     device, gpu, hours = parameters.get("device", "auto"), gpu_memory(), hours_by_card(parameters, size, "80 GB (A100)")
     llm, classifier = parameters.get("llm", ""), str(parameters.get("classifier", ""))
-    unasked = not measure and is_shipped(llm) and not parameters.get("llm_url")  # no library is opened to count a small model's tokens
+    unasked = (
+        not measure and is_shipped(llm) and not parameters.get("llm_url")
+    )  # no library is opened to count a small model's tokens
     tokens, trained = 0 if unasked else prompt_tokens(parameters, size.classes), training_images(parameters)
     if unasked and not parameters.get("template"):
         yield Finding("unknown", "prompts", f"by {llm}, which is small; not measured")
     elif tokens and parameters.get("llm_url"):
-        yield Finding("ok", "prompts", f"about {tokens:,} tokens, by the server at {parameters['llm_url']}; its rate was not asked")
+        yield Finding(
+            "ok",
+            "prompts",
+            f"about {tokens:,} tokens, by the server at {parameters['llm_url']}; its rate was not asked",
+        )
     elif tokens and measure and (files := _weights_here("llm", llm, parameters)) and (gpu or size_of(files) < 2e8):
-        yield Finding("ok", "prompts", f"{in_words(tokens / measure_prompts(llm, device))} for about {tokens:,} tokens (measured here)")
+        yield Finding(
+            "ok",
+            "prompts",
+            f"{in_words(tokens / measure_prompts(llm, device))} for about {tokens:,} tokens (measured here)",
+        )
     elif tokens:
-        yield Finding("ok" if "prompts" in hours else "unknown", "prompts", f"about {tokens:,} tokens" + (
-            f": {in_words(3600 * hours['prompts'])} on an A100 (estimated: 16 replies at once, a third of its bandwidth)" if "prompts" in hours else ", at a rate that is not known"))
+        yield Finding(
+            "ok" if "prompts" in hours else "unknown",
+            "prompts",
+            f"about {tokens:,} tokens"
+            + (
+                f": {in_words(3600 * hours['prompts'])} on an A100 (estimated: 16 replies at once, a third of its bandwidth)"
+                if "prompts" in hours
+                else ", at a rate that is not known"
+            ),
+        )
     if trained and measure and (is_folder(classifier) or gpu and _timm_knows(classifier)):
-        rate = measure_training(classifier, parameters.get("image_size") or 32, min(parameters.get("batch_size", 32), 64), device)
-        yield Finding("ok", "training", f"{in_words(trained / rate)} for about {trained:,} images (measured here: {rate:,.0f} a second); tests in between come on top")
+        rate = measure_training(
+            classifier, parameters.get("image_size") or 32, min(parameters.get("batch_size", 32), 64), device
+        )
+        yield Finding(
+            "ok",
+            "training",
+            f"{in_words(trained / rate)} for about {trained:,} images (measured here: {rate:,.0f} a second); tests in between come on top",
+        )
     elif trained:
-        yield Finding("ok" if "training" in hours else "unknown", "training", f"about {trained:,} images" + (
-            f": {in_words(3600 * hours['training'])} on an A100 (estimated from ResNet-50's {RESNET50[0]:,} a second and the arithmetic of {classifier})" if "training" in hours
-            else ", at a rate that is not known"))
+        yield Finding(
+            "ok" if "training" in hours else "unknown",
+            "training",
+            f"about {trained:,} images"
+            + (
+                f": {in_words(3600 * hours['training'])} on an A100 (estimated from ResNet-50's {RESNET50[0]:,} a second and the arithmetic of {classifier})"
+                if "training" in hours
+                else ", at a rate that is not known"
+            ),
+        )
 
 # %% ../../nbs/studies/doctor.ipynb #5a85684b
-NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia")  # one of them is there where Linux has a GPU that torch can use
+NODES = (
+    "/dev/nvidia0",
+    "/dev/nvidiactl",
+    "/dev/kfd",
+    "/dev/dxg",
+    "/proc/driver/nvidia",
+)  # one of them is there where Linux has a GPU that torch can use
 
 
 def gpu_memory() -> int:
@@ -710,31 +1088,48 @@ def gpu_memory() -> int:
 
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
 
-
+# %% ../../nbs/studies/doctor.ipynb #0bb8a8e2
 def check_gpu(parameters: dict, models: list[str]) -> Finding:
     "The device that the run asks for, and whether the generator's weights fit."
     asked = parameters.get("device", "auto")
     if not (memory := gpu_memory()):
         large = [model for model in models if not is_shipped(model)]
         if asked.startswith("cuda"):
-            return Finding("missing", "GPU", f"device is {asked}, and there is no GPU", "a machine with a GPU, or device: auto")
+            return Finding(
+                "missing", "GPU", f"device is {asked}, and there is no GPU", "a machine with a GPU, or device: auto"
+            )
         if not large:
             return Finding("ok", "GPU", "none here, and glyphworld's models need none")
-        return Finding("unknown", "GPU", f"none here: {', '.join(large)} will run on the CPU, images of 512 pixels in minutes each")
+        return Finding(
+            "unknown", "GPU", f"none here: {', '.join(large)} will run on the CPU, images of 512 pixels in minutes each"
+        )
     import torch
 
     card = torch.cuda.get_device_name()
     needs = {what: need for what, need in memory_needs(parameters).items() if need is not None}
     if not needs:
-        return Finding("unknown", "GPU", f"{card}, {memory / 1e9:.0f} GB; what the models need is known when they are here")
-    if needs.get("generator", (0, ""))[0] * 1e9 > .85 * memory and (part := offloaded(parameters)):
-        needs["generator"] = part, f"{needs['generator'][0]:.1f} GB in all, {needs['generator'][1]}, one part after the other"
+        return Finding(
+            "unknown", "GPU", f"{card}, {memory / 1e9:.0f} GB; what the models need is known when they are here"
+        )
+    if needs.get("generator", (0, ""))[0] * 1e9 > 0.85 * memory and (part := offloaded(parameters)):
+        needs["generator"] = (
+            part,
+            f"{needs['generator'][0]:.1f} GB in all, {needs['generator'][1]}, one part after the other",
+        )
     told = ", ".join(f"{what} {gb:.1f} GB ({how})" for what, (gb, how) in needs.items())
     largest, (gb, _) = max(needs.items(), key=lambda one: one[1][0])
     if gb * 1e9 > memory:
-        return Finding("missing", "GPU", f"{card} has {memory / 1e9:.0f} GB, and the weights of the {largest} alone take {gb:.1f} GB in half precision",
-                       "a larger GPU, a smaller model, or for a generator generator_memory: offload or 4bit+offload")
-    return Finding("ok", "GPU", f"{card}, {memory / 1e9:.0f} GB; weights, one model at a time: {told}; what is computed comes on top")
+        return Finding(
+            "missing",
+            "GPU",
+            f"{card} has {memory / 1e9:.0f} GB, and the weights of the {largest} alone take {gb:.1f} GB in half precision",
+            "a larger GPU, a smaller model, or for a generator generator_memory: offload or 4bit+offload",
+        )
+    return Finding(
+        "ok",
+        "GPU",
+        f"{card}, {memory / 1e9:.0f} GB; weights, one model at a time: {told}; what is computed comes on top",
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #0354fede
 MODELS = {"generator": check_generator, "llm": check_llm, "classifier": check_classifier, "clip": check_clip}
@@ -743,14 +1138,24 @@ SETS = ("real_data", "images", "data", "data_sets", "datasets", "sets", "test_se
 
 
 def _texts(value: object) -> list[str]:
-    return [value] if isinstance(value, str) and value else [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+    return (
+        [value]
+        if isinstance(value, str) and value
+        else [one for one in value if isinstance(one, str)]
+        if isinstance(value, list)
+        else []
+    )
 
 
 def guess_experiment(file: Path, given: dict, notebooks: list[Path]) -> tuple[Path, str]:
     "The experiment that a file of parameters belongs to, and how that was told. Raises `ValueError` where it cannot be."
     names = {path.stem: path for path in notebooks}
     said = re.search(r"^#\s*experiment:\s*([\w-]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    for name, how in ((said[1] if said else "", "the file says so"), (file.stem, "the file is called so"), (file.parent.name, "its folder is called so")):
+    for name, how in (
+        (said[1] if said else "", "the file says so"),
+        (file.stem, "the file is called so"),
+        (file.parent.name, "its folder is called so"),
+    ):
         if name in names:
             return names[name], how
     if begins := [name for name in names if file.stem.startswith(f"{name}_")]:
@@ -758,7 +1163,9 @@ def guess_experiment(file: Path, given: dict, notebooks: list[Path]) -> tuple[Pa
     takes = [path for path in notebooks if given and set(given) <= set(declared_parameters(path))]
     if len(takes) == 1:
         return takes[0], "the only one with these parameters"
-    raise ValueError(f"{file} does not say which experiment it is for: name it, or put a line `# experiment: NAME` into the file; there is: {', '.join(names)}")
+    raise ValueError(
+        f"{file} does not say which experiment it is for: name it, or put a line `# experiment: NAME` into the file; there is: {', '.join(names)}"
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #08a477f2
 BESIDE = {"llm": "llm_url", "clip": "clip_weights", "generator": "generator_variant"}  # what else says where a model is
@@ -767,9 +1174,10 @@ BESIDE = {"llm": "llm_url", "clip": "clip_weights", "generator": "generator_vari
 @dataclass(frozen=True)
 class Need:
     "Something that a run wants to be there."
-    what: str          # of `MODELS`, "data", or the name of a parameter
+
+    what: str  # of `MODELS`, "data", or the name of a parameter
     text: str
-    beside: str = ""   # see `BESIDE`
+    beside: str = ""  # see `BESIDE`
     root: str | None = None
 
     def look(self) -> tuple[Finding, Size]:
@@ -778,7 +1186,11 @@ class Need:
             return MODELS[self.what](self.text, {BESIDE.get(self.what, ""): self.beside}), Size()
         if self.what == "data":
             return check_set(self.text, self.root)
-        return Finding("unknown", self.what, f"{self.text!r} looks like a file or a model, but what {self.what} is, is not known here"), Size()
+        return Finding(
+            "unknown",
+            self.what,
+            f"{self.text!r} looks like a file or a model, but what {self.what} is, is not known here",
+        ), Size()
 
 
 def needs_of(parameters: dict, root: str | None) -> Iterator[Need]:
@@ -799,7 +1211,9 @@ def in_cells(numbers: list[int], cells: list) -> str:
         return ""
     starts = [number for number in numbers if number - 1 not in numbers]
     ends = [number for number in numbers if number + 1 not in numbers]
-    return f"cell{'s' if len(numbers) > 1 else ''} " + ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends))
+    return f"cell{'s' if len(numbers) > 1 else ''} " + ", ".join(
+        str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends)
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #9e32262d
 def class_names_of(source: str, root: str | Path | None = None) -> tuple[str, ...]:
@@ -828,7 +1242,11 @@ def check_classes_known(parameters: dict, root: str | Path | None = None) -> Fin
     except ValueError as error:
         told, _, cure = str(error).partition(". Name models")
         return Finding("missing", "class names", told, f"name models{cure}")
-    return Finding("ok", "class names", f"{', '.join(dict.fromkeys(closed))} {'was' if len(set(closed)) == 1 else 'were'} taught all {len(classes)} of them")
+    return Finding(
+        "ok",
+        "class names",
+        f"{', '.join(dict.fromkeys(closed))} {'was' if len(set(closed)) == 1 else 'were'} taught all {len(classes)} of them",
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #ebefdae3
 def check_shared_memory(parameters: dict) -> list[Finding]:
@@ -842,8 +1260,14 @@ def check_shared_memory(parameters: dict) -> list[Finding]:
         warnings.simplefilter("always")
         fitting_workers(workers, 3 * (side or 224) ** 2 * (batch or 64))
     shared = Path("/dev/shm")
-    enough = f"{free_bytes(shared) >> 20:,} MB of shared memory are enough for {workers} processes that read images" if shared.is_dir() else ""
-    return [Finding("ok", "memory", str(one.message)) for one in told] or ([Finding("ok", "memory", enough)] if enough else [])
+    enough = (
+        f"{free_bytes(shared) >> 20:,} MB of shared memory are enough for {workers} processes that read images"
+        if shared.is_dir()
+        else ""
+    )
+    return [Finding("ok", "memory", str(one.message)) for one in told] or (
+        [Finding("ok", "memory", enough)] if enough else []
+    )
 
 # %% ../../nbs/studies/doctor.ipynb #c95abba3
 def _possible(notebook: Path, given: dict) -> dict:
@@ -865,10 +1289,11 @@ def _style_tokens(resolved: list[dict], cells: list) -> list[Finding]:
 # %% ../../nbs/studies/doctor.ipynb #b4621900
 def examine(
     notebook: str | Path,
-    given: dict[str, object] | list[dict],  # parameters that differ from the notebook's defaults; a list of them for the cells of a grid
+    given: dict[str, object]
+    | list[dict],  # parameters that differ from the notebook's defaults; a list of them for the cells of a grid
     outputs: str | Path = "outputs",
-    root: str | Path | None = None,   # the folder that named sets lie in, see `sets.data_root`
-    measure: bool = True,             # draw two batches, if the generator is small or there is a GPU
+    root: str | Path | None = None,  # the folder that named sets lie in, see `sets.data_root`
+    measure: bool = True,  # draw two batches, if the generator is small or there is a GPU
 ) -> list[Finding]:
     "All that a run or the cells of a grid need, found or not. Raises `FileNotFoundError` if there is no such notebook."
     cells, resolved, wrong = given if isinstance(given, list) else [given], [], {}
@@ -878,27 +1303,60 @@ def examine(
         except ValueError as error:
             wrong.setdefault(str(error), []).append(number)
     if wrong:
-        return [Finding("missing", "parameters", told, cells=in_cells(numbers, cells)) for told, numbers in wrong.items()]
-    findings = [Finding("ok", "parameters", f"all {len({name for cell in cells for name in cell})} are known to {Path(notebook).stem} and of its types")]
-    wanted, looked, machines, plans, sized = [list(dict.fromkeys(needs_of(one, root and str(root)))) for one in resolved], {}, {}, {}, []
+        return [
+            Finding("missing", "parameters", told, cells=in_cells(numbers, cells)) for told, numbers in wrong.items()
+        ]
+    findings = [
+        Finding(
+            "ok",
+            "parameters",
+            f"all {len({name for cell in cells for name in cell})} are known to {Path(notebook).stem} and of its types",
+        )
+    ]
+    wanted, looked, machines, plans, sized = (
+        [list(dict.fromkeys(needs_of(one, root and str(root)))) for one in resolved],
+        {},
+        {},
+        {},
+        [],
+    )
     needs = list(dict.fromkeys(need for its in wanted for need in its))
     kinds = list(dict.fromkeys(need.what for need in needs))
     for need in sorted(needs, key=lambda need: kinds.index(need.what)):
         found, _ = looked[need] = need.look()
-        findings.append(replace(found, cells=in_cells([number for number, its in enumerate(wanted) if need in its], cells)))
+        findings.append(
+            replace(found, cells=in_cells([number for number, its in enumerate(wanted) if need in its], cells))
+        )
     for number, (parameters, its) in enumerate(zip(resolved, wanted)):
-        asked = machines.setdefault((parameters.get("device", "auto"), parameters.get("generator", "")), (parameters, [], []))
+        asked = machines.setdefault(
+            (parameters.get("device", "auto"), parameters.get("generator", "")), (parameters, [], [])
+        )
         asked[1].extend(need.text for need in its if need.what in MODELS and need.text not in asked[1])
         asked[2].append(number)
-        size = Size(*map(sum, zip(Size(), *(looked[need][1] for need in its if need.text not in parameters.get("test_sets", ())))))  # nothing is drawn for these
+        size = Size(
+            *map(
+                sum, zip(Size(), *(looked[need][1] for need in its if need.text not in parameters.get("test_sets", ())))
+            )
+        )  # nothing is drawn for these
         plans.setdefault(plan_key(parameters, count_images(parameters, size)), (parameters, size))
         sized.append((parameters, size))
-    findings += [found for one in resolved[:1] for found in [*check_shared_memory(one), check_classes_known(one, root)] if found]
-    findings += [*_style_tokens(resolved, cells), *(replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells)) for parameters, models, numbers in machines.values())]
-    drawing = check_drawing(list(plans.values()), Path(outputs), measure) if "generator" in resolved[0] else [
-        Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]
+    findings += [
+        found for one in resolved[:1] for found in [*check_shared_memory(one), check_classes_known(one, root)] if found
+    ]
+    findings += [
+        *_style_tokens(resolved, cells),
+        *(
+            replace(check_gpu(parameters, sorted(models)), cells=in_cells(numbers, cells))
+            for parameters, models, numbers in machines.values()
+        ),
+    ]
+    drawing = (
+        check_drawing(list(plans.values()), Path(outputs), measure)
+        if "generator" in resolved[0]
+        else [Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]
+    )
     findings += [*drawing, *(check_parts(*sized[0], measure) if len(cells) == 1 else ())]
-    if not gpu_memory() and any(need and need[0] > .5 for need in memory_needs(resolved[0]).values()):
+    if not gpu_memory() and any(need and need[0] > 0.5 for need in memory_needs(resolved[0]).values()):
         findings += [Finding("ok", "by GPU", f"{line} (estimates)") for line in describe_cards(sized)]
     return findings
 
@@ -907,5 +1365,9 @@ def diagnosis(findings: list[Finding]) -> str:
     "All lines, and what they come to."
     missing = [finding.what for finding in findings if finding.state == "missing"]
     unknown = sum(finding.state == "unknown" for finding in findings)
-    verdict = f"missing: {', '.join(dict.fromkeys(missing))}" if missing else "nothing is missing" + (f", {unknown} could not be checked" if unknown else "")
+    verdict = (
+        f"missing: {', '.join(dict.fromkeys(missing))}"
+        if missing
+        else "nothing is missing" + (f", {unknown} could not be checked" if unknown else "")
+    )
     return "\n".join([*map(str, findings), verdict])

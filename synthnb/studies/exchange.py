@@ -35,6 +35,7 @@ GRID = 1000  # numbers of real images that are looked at, evenly spaced over the
 @dataclass(frozen=True)
 class Exchange:
     "What synthetic images are worth in real ones, of each class."
+
     real: int  # real images beside them
     synthetic: int  # synthetic images
     worth: float  # more real images, without synthetic ones; inf or -inf beyond what was measured
@@ -98,7 +99,9 @@ def exchange_rate(
         error = gap.std(0, ddof=1) / math.sqrt(len(method))
         may = abs(gap.mean(0)) <= stats.t.ppf((1 + level) / 2, len(method) - 1) * error
         inside = np.flatnonzero(may)
-        first, last = (inside[0], inside[-1]) if len(inside) else (GRID - 1, 0)  # none: surely above, or below, all of it
+        first, last = (
+            (inside[0], inside[-1]) if len(inside) else (GRID - 1, 0)
+        )  # none: surely above, or below, all of it
         low = -math.inf if may[0] or best == -math.inf else float(np.exp(places[first])) - real
         high = math.inf if may[-1] or best == math.inf else float(np.exp(places[last])) - real
     return Exchange(real, synthetic, best, low, high, int(shots[-1]))
@@ -120,10 +123,17 @@ def show_exchange(
     mean = np.mean([real_curve(shots, own)(places) for own in reference], 0)
     axis.plot(np.exp(places), 100 * mean, color="C0", label=f"real images alone ({against})")
     axis.plot([found.real] * len(method), 100 * method, ".", color="0.75")
-    axis.plot(found.real, 100 * method.mean(), "o", color="C2", label=f"{arm}, {found.synthetic} synthetic images per class")
+    axis.plot(
+        found.real, 100 * method.mean(), "o", color="C2", label=f"{arm}, {found.synthetic} synthetic images per class"
+    )
     if math.isfinite(found.worth):
         ends = found.real, found.real + found.worth
-        axis.annotate("", (ends[1], 100 * method.mean()), (ends[0], 100 * method.mean()), arrowprops={"arrowstyle": "->", "color": "C2"})
+        axis.annotate(
+            "",
+            (ends[1], 100 * method.mean()),
+            (ends[0], 100 * method.mean()),
+            arrowprops={"arrowstyle": "->", "color": "C2"},
+        )
     axis.set(xscale="log", xlabel="real images per class", ylabel="accuracy in %", title=title)
     axis.set_xticks(shots, [str(n) for n in shots])
     axis.minorticks_off()

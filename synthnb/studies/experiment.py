@@ -56,12 +56,21 @@ import synthnb
 from ..core.files import package_hash, whole_file
 from ..models.names import KNOWN_NAMES, model_folder, refuse_unknown
 from .parameters import Parameter, declared_parameters  # noqa: F401, part of this module's face
-from .parameters import (asked_models, check_parameters, class_words, is_parameters, locate, read_parameters, real_source, refuse_study,
-                                resolve_parameters)
+from synthnb.studies.parameters import (
+    asked_models,
+    check_parameters,
+    class_words,
+    is_parameters,
+    locate,
+    read_parameters,
+    real_source,
+    refuse_study,
+    resolve_parameters,
+)
 
 # %% ../../nbs/studies/experiment.ipynb #237ef3f8
 def refuse_before_start(
-    parameters: dict[str, object],   # all of an experiment's
+    parameters: dict[str, object],  # all of an experiment's
     root: str | Path | None = None,  # the folder that named sets lie in
 ) -> None:
     "Raise `ValueError` for what `refuse_study` refuses, and for real images that models with a closed list of names do not know by these names."
@@ -70,14 +79,27 @@ def refuse_before_start(
     seeing = (model for name, model in asked_models(parameters).items() if name != "llm")  # a chat model sees no images
     closed = [folder for model in seeing if (folder := model_folder(model)) and (folder / KNOWN_NAMES).is_file()]
     if source and closed and (source != "digits" or Path(source).is_dir()):
-        eye = next((place for folder in closed for place in (folder, folder.parent / "clip") if (place / "open_clip_config.json").is_file()), None)
+        eye = next(
+            (
+                place
+                for folder in closed
+                for place in (folder, folder.parent / "clip")
+                if (place / "open_clip_config.json").is_file()
+            ),
+            None,
+        )
         _refuse_images(source, str(eye or ""), json.dumps(parameters, sort_keys=True), str(root or ""))
 
-
+# %% ../../nbs/studies/experiment.ipynb #3be08290
 @cache
 def _refuse_images(source: str, eye: str, parameters: str, root: str) -> None:
     "Raise `ValueError` if a CLIP of the models' own world does not know the images by their names; asked once."
-    from synthnb.lar import check_names_known, image_features, load_clip, refuse_unknown_classes  # torch, which few need
+    from synthnb.lar import (
+        check_names_known,
+        image_features,
+        load_clip,
+        refuse_unknown_classes,
+    )  # torch, which few need
     from synthnb.datasets.sets import open_set
 
     given = json.loads(parameters)
@@ -87,7 +109,11 @@ def _refuse_images(source: str, eye: str, parameters: str, root: str) -> None:
     refuse_unknown(asked_models(given), words, "-p {}")
     if eye:
         clip = load_clip(eye, device="cpu")
-        refuse_unknown_classes(check_names_known(clip, image_features(clip, images, progress=False), {name: told[-1] for name, told in words.items()}))
+        refuse_unknown_classes(
+            check_names_known(
+                clip, image_features(clip, images, progress=False), {name: told[-1] for name, told in words.items()}
+            )
+        )
 
 # %% ../../nbs/studies/experiment.ipynb #b1683ecc
 def check_params(
@@ -99,8 +125,13 @@ def check_params(
     if not declaring:
         return None
     declared = read_parameters(declaring[-1])
-    injected = [node.targets[0].id for source in cells if source.startswith("# Parameters\n")
-                for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    injected = [
+        node.targets[0].id
+        for source in cells
+        if source.startswith("# Parameters\n")
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign)
+    ]
     check_parameters(declared, {name: scope[name] for name in [*declared, *injected]})
     refuse_before_start({name: scope[name] for name in declared})
     return parameter_table({name: scope[name] for name in declared}, declared)
@@ -108,10 +139,12 @@ def check_params(
 
 def parameter_table(values: dict[str, object], declared: dict[str, Parameter]) -> HTML:
     "Name, value and meaning; what differs from the default is in bold."
+
     def row(name):
         value = html.escape(json.dumps(values[name], ensure_ascii=False))
         value = value if values[name] == declared[name].default else f"<b>{value}</b>"
         return f"<tr><td>{name}</td><td>{value}</td><td>{html.escape(declared[name].help)}</td></tr>"
+
     head = "<tr><th>parameter</th><th>value</th><th></th></tr>"
     return HTML(f"<table>{head}{''.join(map(row, values))}</table>".replace("<td>", '<td style="text-align:left">'))
 
@@ -136,7 +169,9 @@ def open_run_folder(folder: Path) -> Path:
             left.unlink()
         (folder / "log.txt").write_text("")
     except OSError as error:
-        raise OSError(f"cannot write the run's folder {folder} ({error.strerror}): choose another one for outputs") from error
+        raise OSError(
+            f"cannot write the run's folder {folder} ({error.strerror}): choose another one for outputs"
+        ) from error
     return folder
 
 
@@ -166,7 +201,9 @@ def sole_writer(
     except Timeout:
         raise Busy(f"another process is at work on {folder}") from None
     except OSError as error:
-        raise OSError(f"cannot write the run's folder {folder} ({error.strerror}): choose another one for outputs") from error
+        raise OSError(
+            f"cannot write the run's folder {folder} ({error.strerror}): choose another one for outputs"
+        ) from error
     with held:
         yield
 
@@ -190,27 +227,40 @@ def run_folder() -> Path | None:
     "The folder of the run that this kernel belongs to, if it was started by `run`."
     return Path(os.environ[RUN_FOLDER]) if RUN_FOLDER in os.environ else None
 
-
+# %% ../../nbs/studies/experiment.ipynb #8f03211e
 def report(
-    rows: pd.DataFrame,      # tidy: one row per arm and seed, with columns arm, seed, value, steps and any others
+    rows: pd.DataFrame,  # tidy: one row per arm and seed, with columns arm, seed, value, steps and any others
     *,
-    summary: pd.DataFrame,   # one row per arm, with its interval
-    conclusion: str,        # Markdown, made from the numbers
+    summary: pd.DataFrame,  # one row per arm, with its interval
+    conclusion: str,  # Markdown, made from the numbers
     shown: pd.DataFrame | None = None,  # the summary as a reader wants it; None shows it as it is
     figures: dict | None = None,  # name -> matplotlib figure or PIL image, saved as figures/<name>.png
-    tables: dict | None = None,   # name -> DataFrame, saved as <name>.csv
-    headline: dict | None = None, # the one number for the index: {"what": "bridged - vanilla", "value": 6.1, "low": 3.6, "high": 8.6, "unit": "points"}
-    **extra: object,        # anything else for results.json, DataFrames too
+    tables: dict | None = None,  # name -> DataFrame, saved as <name>.csv
+    headline: dict
+    | None = None,  # the one number for the index: {"what": "bridged - vanilla", "value": 6.1, "low": 3.6, "high": 8.6, "unit": "points"}
+    **extra: object,  # anything else for results.json, DataFrames too
 ) -> None:
     "Show an experiment's result and write it to `results.json`. Raises `ValueError` for rows that are not tidy."
     missing = {"arm", "seed", "value", "steps"} - set(rows.columns)
     if missing:
         raise ValueError(f"rows lack the columns {sorted(missing)}")
-    if headline and (wrong := {"what", "value", "low", "high"} - set(headline) or set(headline) - {"what", "value", "low", "high", "unit"}):
+    if headline and (
+        wrong := {"what", "value", "low", "high"} - set(headline)
+        or set(headline) - {"what", "value", "low", "high", "unit"}
+    ):
         raise ValueError(f"a headline has what, value, low, high and perhaps unit; look at {sorted(wrong)}")
-    content = {"schema": 1, "rows": as_records(rows), "summary": as_records(summary), "conclusion": conclusion, "figures": list(figures or {})}
+    content = {
+        "schema": 1,
+        "rows": as_records(rows),
+        "summary": as_records(summary),
+        "conclusion": conclusion,
+        "figures": list(figures or {}),
+    }
     content |= {"headline": as_records(pd.DataFrame([headline]))[0]} if headline else {}
-    content |= {name: as_records(value) if isinstance(value, pd.DataFrame) else without_nan(value) for name, value in extra.items()}
+    content |= {
+        name: as_records(value) if isinstance(value, pd.DataFrame) else without_nan(value)
+        for name, value in extra.items()
+    }
     json.dumps(content, allow_nan=False)  # what cannot be written is found in a smoke run too, which has no folder
     folder = run_folder()
     if folder:
@@ -287,10 +337,10 @@ def _is_there(path: Path) -> bool:
 
 # %% ../../nbs/studies/experiment.ipynb #7da6de27
 def stage(
-    name: str,            # "style.safetensors"
+    name: str,  # "style.safetensors"
     code: Sequence[str] = (),  # modules of this package that decide what comes out; none: all of them
-    **depends_on: object, # all else that the stage depends on, as JSON can hold it: parameters, revisions, hashes of its input
-) -> Path:                # "style-0f3a9c2e41d7.safetensors", the same for every run that depends on the same
+    **depends_on: object,  # all else that the stage depends on, as JSON can hold it: parameters, revisions, hashes of its input
+) -> Path:  # "style-0f3a9c2e41d7.safetensors", the same for every run that depends on the same
     "The path of a stage, and a word on the page if it is there already; waits while another kernel is making it."
     key = hashlib.sha256(json.dumps([depends_on, package_hash(*code)], sort_keys=True).encode()).hexdigest()[:12]
     path = stages_folder() / f"{Path(name).stem}-{key}{Path(name).suffix}"
@@ -304,9 +354,9 @@ def stage(
 
 
 def remembered(
-    name: str,                  # "accuracies"
-    make: Callable[[], object], # returns what JSON can hold
-    **depends_on: object,       # as of `stage`
+    name: str,  # "accuracies"
+    make: Callable[[], object],  # returns what JSON can hold
+    **depends_on: object,  # as of `stage`
 ) -> object:
     "What `make` returns, kept as a stage: a run that was killed does not make it again."
     path = stage(f"{name}.json", **depends_on)
@@ -318,11 +368,28 @@ def remembered(
 def noted_stages(folder: Path) -> list[dict]:
     "What a run's kernel has noted about its stages: each by name, and whether it was found."
     file = folder / STAGES
-    notes = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")] if file.is_file() else []
-    return list({note["stage"]: note for note in reversed(notes)}.values())[::-1]  # the first word counts: asked again, our own is found
+    notes = (
+        [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        if file.is_file()
+        else []
+    )
+    return list({note["stage"]: note for note in reversed(notes)}.values())[
+        ::-1
+    ]  # the first word counts: asked again, our own is found
 
 # %% ../../nbs/studies/experiment.ipynb #0086c28e
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "timm", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "timm",
+    "open_clip_torch",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "papermill",
+)
 
 
 def versions() -> dict[str, str]:
@@ -333,10 +400,17 @@ def versions() -> dict[str, str]:
 
 def commit(folder: Path) -> dict[str, object]:
     "The git commit of a folder, and whether files differ from it; empty outside a checkout."
+
     def git(*words):
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", ":/", ":(top,exclude)outputs"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--", ":/", ":(top,exclude)outputs")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {}
 
@@ -344,6 +418,7 @@ def commit(folder: Path) -> dict[str, object]:
 def machine() -> dict[str, object]:
     "The kind of machine: processor family, cores, accelerator."
     import torch  # 1 s, which a refused parameter need not wait for
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "device": device}
 
@@ -372,9 +447,11 @@ def environment(**values: str):
 @contextmanager
 def stop_at_sigterm() -> Iterator[None]:
     "Inside, the first SIGTERM raises KeyboardInterrupt, as Ctrl-C does, and more of them are ignored."
+
     def stop(number, frame):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt("SIGTERM")
+
     if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
         yield
         return
@@ -385,14 +462,18 @@ def stop_at_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 # %% ../../nbs/studies/experiment.ipynb #2bfa075f
-_WARNING = re.compile(r"^(?P<file>\S[^\n]*\.py):\d+: (?P<kind>\w*Warning): (?P<told>[^\n]*)\n?(?:  [^\n]*\n?)?", re.MULTILINE)
+_WARNING = re.compile(
+    r"^(?P<file>\S[^\n]*\.py):\d+: (?P<kind>\w*Warning): (?P<told>[^\n]*)\n?(?:  [^\n]*\n?)?", re.MULTILINE
+)
 
 
 def _plain_warnings(text: str) -> str:
     "What Python prints of warnings, without places in files: those of this package as a line, those of libraries not at all."
+
     def told(found: re.Match) -> str:
         ours = found["kind"] == "UserWarning" and Path(found["file"]).is_relative_to(Path(synthnb.__file__).parent)
         return f"warning: {found['told']}\n" if ours else ""
+
     return _WARNING.sub(told, text)
 
 
@@ -433,6 +514,7 @@ def section_lines(notebook: nbformat.NotebookNode, screen: TextIO):
             shown.add(name)
             minutes, seconds = divmod(int(time.monotonic() - started), 60)
             print(f"[{names.index(name) + 1}/{len(names)} {minutes}:{seconds:02d}] {name}", file=screen, flush=True)
+
     return on_cell_start
 
 # %% ../../nbs/studies/experiment.ipynb #dcd621d7
@@ -461,8 +543,14 @@ def write_html(notebook: nbformat.NotebookNode, path: Path, title: str) -> None:
         if cell.cell_type == "code" and not {"parameters", "injected-parameters"} & set(tags):
             tags.append("hide-code")
     hide = {"enabled": True, "remove_input_tags": {"hide-code"}}
-    exporter = HTMLExporter(config=Config({"TagRemovePreprocessor": hide}), embed_images=True, mathjax_url="",
-                            require_js_url="", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(
+        config=Config({"TagRemovePreprocessor": hide}),
+        embed_images=True,
+        mathjax_url="",
+        require_js_url="",
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
     body, _ = exporter.from_notebook_node(page, resources={"metadata": {"name": title}})
     with whole_file(path) as partial:
         partial.write_text(body, encoding="utf-8")
@@ -474,8 +562,16 @@ REPORT_BYTES = 4_400_000  # of the executed notebook; the page adds 300 KB of it
 def _parts(notebook: nbformat.NotebookNode) -> list[tuple[int, dict, str]]:
     "Size, holder and key of everything large that outputs may hold."
     holders = [output.get("data", output) for cell in notebook.cells for output in cell.get("outputs", [])]
-    return sorted(((len(value), holder, key) for holder in holders for key, value in holder.items() if isinstance(value, str) and len(value) > 2000),
-                  key=lambda part: part[0], reverse=True)
+    return sorted(
+        (
+            (len(value), holder, key)
+            for holder in holders
+            for key, value in holder.items()
+            if isinstance(value, str) and len(value) > 2000
+        ),
+        key=lambda part: part[0],
+        reverse=True,
+    )
 
 
 def _smaller(picture: str) -> str | None:
@@ -511,21 +607,28 @@ SECRETS = re.compile(
     rb"|(?:(?<![A-Za-z0-9+/])|(?<=\\[nrt]))(?:A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35})(?![A-Za-z0-9+/])"  # pictures in base64 hold letters like these
     rb"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}|(?<=://)[^\s/:@\"'<>]+:[^\s/:@\"'<>]{6,}(?=@)"
     rb"|(?i:(?:api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|password|passwd)[\\\"']{0,3} ?[:=] ?[\\\"']{0,3})(?P<value>[A-Za-z0-9._~+/=-]{12,})",
-    re.DOTALL)
+    re.DOTALL,
+)
 SECRET_NAMES = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 
 
 def secret_values() -> list[bytes]:
     "Values of environment variables that are called like keys; paths and short words are none."
-    named = [value for name, value in os.environ.items() if SECRET_NAMES.search(name) and len(value) >= 12 and not value.startswith(("/", "~"))]
+    named = [
+        value
+        for name, value in os.environ.items()
+        if SECRET_NAMES.search(name) and len(value) >= 12 and not value.startswith(("/", "~"))
+    ]
     return [re.escape(value.encode()) for value in sorted(named, key=len, reverse=True)]
 
 
 def star_out(content: bytes) -> tuple[bytes, int]:
     "The content with stars for every letter of what looks like a key, and how many keys there were."
+
     def star(match):
         start, end = match.span("value" if "value" in match.re.groupindex and match["value"] else 0)
-        return match[0][:start - match.start()] + b"*" * (end - start)
+        return match[0][: start - match.start()] + b"*" * (end - start)
+
     known, times = secret_values(), 0
     for pattern in [SECRETS, *([re.compile(b"|".join(known))] if known else [])]:
         content, n = pattern.subn(star, content)
@@ -536,7 +639,9 @@ def star_out(content: bytes) -> tuple[bytes, int]:
 def mask_secrets(folder: Path) -> dict[str, int]:
     "Star out what looks like a key in all files of a run but its pictures; how many, by file."
     found = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".png", ".jpg", ".webp")):
+    for file in sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".png", ".jpg", ".webp")
+    ):
         content, times = star_out(file.read_bytes())
         if times:
             found[file.relative_to(folder).as_posix()] = times
@@ -550,13 +655,13 @@ class RunFailed(RuntimeError):
 
 # %% ../../nbs/studies/experiment.ipynb #0cba5e4b
 def run(
-    experiment: str | Path,                   # path of an experiment notebook
+    experiment: str | Path,  # path of an experiment notebook
     parameters: dict[str, object] | None = None,  # only those that differ from the notebook's defaults
-    outputs: str | Path = "outputs",          # the run gets the folder <outputs>/<notebook's name>/<run id>
-    progress: bool = True,                    # show sections and progress bars on stderr
-    timeout: float | None = None,             # seconds that one cell may take
-    again: bool = True,                       # False leaves a run as it is that is done, or has failed by itself
-) -> Path:                                    # the run's folder, with report.html, report.ipynb and results.json
+    outputs: str | Path = "outputs",  # the run gets the folder <outputs>/<notebook's name>/<run id>
+    progress: bool = True,  # show sections and progress bars on stderr
+    timeout: float | None = None,  # seconds that one cell may take
+    again: bool = True,  # False leaves a run as it is that is done, or has failed by itself
+) -> Path:  # the run's folder, with report.html, report.ipynb and results.json
     "Run an experiment notebook. Raises `ValueError` for wrong parameters, before anything starts, `Busy` if it is being run, and `RunFailed` after."
     notebook = Path(experiment)
     given, resolved = resolve_parameters(notebook, parameters or {})
@@ -564,10 +669,18 @@ def run(
     folder = Path(outputs) / notebook.stem / run_id(notebook, resolved)
     with sole_writer(folder), stop_at_sigterm():
         bring_back(folder)
-        if not again and is_settled(folder):  # looked at with the lock in hand: somebody may have settled it while we waited
+        if not again and is_settled(
+            folder
+        ):  # looked at with the lock in hand: somebody may have settled it while we waited
             return folder
-        record = {"experiment": notebook.stem, "run": folder.name, "parameters": resolved, "given": given,
-                  "started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "versions": versions()} | commit(notebook.parent)
+        record = {
+            "experiment": notebook.stem,
+            "run": folder.name,
+            "parameters": resolved,
+            "given": given,
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": versions(),
+        } | commit(notebook.parent)
         set_aside(folder)
         open_run_folder(folder)
         start = time.monotonic()
@@ -592,13 +705,16 @@ def run(
 STARTS = 3  # tries to start a kernel; a run that has begun is never repeated
 
 
-def execute(notebook: Path, parameters: dict[str, object], folder: Path, screen: TextIO, timeout: float | None = None) -> None:
+def execute(
+    notebook: Path, parameters: dict[str, object], folder: Path, screen: TextIO, timeout: float | None = None
+) -> None:
     "Run the notebook into `report.partial.ipynb`, with `screen` and `log.txt` looking on."
     tell_section, begun = section_lines(papermill_view(notebook, parameters), screen), threading.Event()
 
     def on_cell_start(**cell):
         begun.set()
         tell_section(**cell)
+
     for left in reversed(range(STARTS)):
         try:
             return _execute_once(notebook, parameters, folder, screen, timeout, on_cell_start)
@@ -607,18 +723,32 @@ def execute(notebook: Path, parameters: dict[str, object], folder: Path, screen:
                 raise
             print(f"the kernel did not start ({error}), trying again", file=screen, flush=True)
 
-
+# %% ../../nbs/studies/experiment.ipynb #88e4ad76
 def _execute_once(notebook, parameters, folder, screen, timeout, on_cell_start) -> None:
     "One kernel, in the caller's working directory, from its start to the last cell."
     copy = folder / "report.partial.ipynb"
-    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy))  # papermill formats paths
-    variables = {RUN_FOLDER: str(folder.resolve()), "PYTHONWARNINGS": "ignore:IProgress not found"}  # bars are text here
-    with (private_sockets() as config, environment(**variables),
-          open(folder / "log.txt", "a", encoding="utf-8") as log):
+    source, target = (
+        str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy)
+    )  # papermill formats paths
+    variables = {
+        RUN_FOLDER: str(folder.resolve()),
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+    }  # bars are text here
+    with private_sockets() as config, environment(**variables), open(folder / "log.txt", "a", encoding="utf-8") as log:
         papermill.execute_notebook(
-            source, target, parameters, kernel_name="python3", language="python", progress_bar=False, cwd=os.getcwd(),
-            config=config, shutdown_kernel="immediate", coalesce_streams=True, stderr_file=Terminal(log, screen),
-            execution_timeout=timeout and max(1, round(timeout)), on_cell_start=on_cell_start,
+            source,
+            target,
+            parameters,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            cwd=os.getcwd(),
+            config=config,
+            shutdown_kernel="immediate",
+            coalesce_streams=True,
+            stderr_file=Terminal(log, screen),
+            execution_timeout=timeout and max(1, round(timeout)),
+            on_cell_start=on_cell_start,
         )
 
 
@@ -648,8 +778,14 @@ def publish(folder: Path, record: dict) -> None:
 def about_run(record: dict, stages: list[dict]) -> str:
     "A run's origin in Markdown, for the foot of its report."
     made, found = ([f"`{stage['stage']}`" for stage in stages if stage["found"] is there] for there in (False, True))
-    code = f"commit `{record['commit'][:12]}`{' with changes' if record['changed'] else ''}" if record.get("commit") else "no commit"
-    lines = [f"Run `{record['run']}` of {record['experiment']}, begun {record['started']}; synthnb {record['versions']['synthnb']}, {code}."]
+    code = (
+        f"commit `{record['commit'][:12]}`{' with changes' if record['changed'] else ''}"
+        if record.get("commit")
+        else "no commit"
+    )
+    lines = [
+        f"Run `{record['run']}` of {record['experiment']}, begun {record['started']}; synthnb {record['versions']['synthnb']}, {code}."
+    ]
     lines += [f"Stages made: {', '.join(made)}."] if made else []
     lines += [f"Stages reused from earlier runs: {', '.join(found)}."] if found else []
     return "---\n\n" + " ".join(lines)
@@ -680,7 +816,13 @@ def status(folder: Path) -> str:
 
 # %% ../../nbs/studies/experiment.ipynb #31165e97
 FINISHED = ".finished"  # where the report of a run lies while it is made anew
-WHOLE = ("results.json", "report.ipynb", "report.html", "run.json", "DONE")  # what a finished run has; the marker is moved last
+WHOLE = (
+    "results.json",
+    "report.ipynb",
+    "report.html",
+    "run.json",
+    "DONE",
+)  # what a finished run has; the marker is moved last
 
 
 def set_aside(folder: Path) -> None:
@@ -704,18 +846,24 @@ def bring_back(folder: Path) -> bool:
     shutil.rmtree(kept, ignore_errors=True)
     return found
 
-
+# %% ../../nbs/studies/experiment.ipynb #1e315b8d
 def explain_failure(error: BaseException, folder: Path) -> str:
     "One line: which cell, which error."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (f"the disk of {folder} is full, {shutil.disk_usage(folder).free / 1e6:.1f} MB are free; make space and start again: "
-                f"finished stages are found again")
+        return (
+            f"the disk of {folder} is full, {shutil.disk_usage(folder).free / 1e6:.1f} MB are free; make space and start again: "
+            f"finished stages are found again"
+        )
     if isinstance(error, PapermillExecutionError):
         first = next((line for line in error.evalue.splitlines() if line.strip()), "")
         return f"cell {error.exec_count} failed: {error.ename}: {first}"
     if isinstance(error, CellTimeoutError):
         told = re.search(r"after (\d+) seconds.*?-+\n(.*?)\n", str(error), re.DOTALL)
-        return f"a cell took longer than the {told[1]} s that were allowed; it begins {told[2].strip()!r}" if told else "a cell took longer than allowed"
+        return (
+            f"a cell took longer than the {told[1]} s that were allowed; it begins {told[2].strip()!r}"
+            if told
+            else "a cell took longer than allowed"
+        )
     if isinstance(error, DeadKernelError):
         return "the kernel died; most often the machine ran out of memory"
     if isinstance(error, KeyboardInterrupt):
@@ -740,13 +888,25 @@ def keep_failed(folder: Path, name: str) -> None:
 # %% ../../nbs/studies/experiment.ipynb #e20a7fdc
 def finish(folder: Path, marker: str, record: dict, start: float, line: str = "") -> None:
     "Write `run.json`, take keys out of all files, and write the marker last of all."
-    facts = {"state": marker, "seconds": round(time.monotonic() - start, 1), "stages": noted_stages(folder), "machine": machine(), "error": line}
+    facts = {
+        "state": marker,
+        "seconds": round(time.monotonic() - start, 1),
+        "stages": noted_stages(folder),
+        "machine": machine(),
+        "error": line,
+    }
     with suppress(OSError) if marker == "FAILED" else nullcontext():  # a failure is marked on a full disk, too
         write_json(folder / "run.json", record | facts)
         (folder / STAGES).unlink(missing_ok=True)
         if masked := mask_secrets(folder):
-            print(f"starred out what looked like keys: {', '.join(f'{n} in {name}' for name, n in masked.items())}", file=sys.stderr)
-    with suppress(OSError) if marker == "FAILED" else nullcontext(), open(folder / marker, "w", encoding="utf-8") as file:
+            print(
+                f"starred out what looked like keys: {', '.join(f'{n} in {name}' for name, n in masked.items())}",
+                file=sys.stderr,
+            )
+    with (
+        suppress(OSError) if marker == "FAILED" else nullcontext(),
+        open(folder / marker, "w", encoding="utf-8") as file,
+    ):
         file.write(f"{star_out(line.encode())[0].decode() or 'whole'}\n")
         file.flush()
         os.fsync(file.fileno())
@@ -761,26 +921,44 @@ def run_answers():  # an `llm.AnswerCache`
 # %% ../../nbs/studies/experiment.ipynb #3909fd85
 def write_study_prompts(
     phrases: dict[str, str],  # class name -> what it means
-    per_class: int,           # different prompts of each class, where the chat model writes them
+    per_class: int,  # different prompts of each class, where the chat model writes them
     *,
-    template: str = "",       # one prompt for all images: "A good photo of the {class}"; empty asks the chat model
-    llm: str, llm_url: str, generator: str,  # as parameters have them
-    llm_extra: dict | None = None,        # further fields of each request to the chat model
-    contexts: bool = True, styles: bool = True,  # what the chat model writes
-    looks: dict[str, str] | None = None,  # class name -> what its meaning looks like, for the prompts that the chat model writes
-) -> dict[str, list[str]]:    # class name -> prompts
+    template: str = "",  # one prompt for all images: "A good photo of the {class}"; empty asks the chat model
+    llm: str,
+    llm_url: str,
+    generator: str,  # as parameters have them
+    llm_extra: dict | None = None,  # further fields of each request to the chat model
+    contexts: bool = True,
+    styles: bool = True,  # what the chat model writes
+    looks: dict[str, str]
+    | None = None,  # class name -> what its meaning looks like, for the prompts that the chat model writes
+) -> dict[str, list[str]]:  # class name -> prompts
     "Prompts of one template, or scenes and styles of the chat model, whose answers stay in the run's folder."
-    from synthnb.diversify import prompts_by_class, write_prompts  # torch, which those who only run notebooks need not wait for
+    from synthnb.diversify import (
+        prompts_by_class,
+        write_prompts,
+    )  # torch, which those who only run notebooks need not wait for
     from synthnb.models.llm import open_llm
 
     if template:
         return {name: [template.replace("{class}", phrase)] for name, phrase in phrases.items()}
     with closing(run_answers()) as answers:
         chat = open_llm(llm if llm_url else locate(llm), llm_url or None, extra=llm_extra)
-        return prompts_by_class(write_prompts(
-            chat, phrases, per_class, generator=locate(generator), scenes=30 * contexts, styles=10 * styles, looks=looks, cache=answers, progress=False))
+        return prompts_by_class(
+            write_prompts(
+                chat,
+                phrases,
+                per_class,
+                generator=locate(generator),
+                scenes=30 * contexts,
+                styles=10 * styles,
+                looks=looks,
+                cache=answers,
+                progress=False,
+            )
+        )
 
-
+# %% ../../nbs/studies/experiment.ipynb #85d31924
 def check_names_classes(
     text: str,  # a template or a meaning
 ) -> None:
@@ -806,36 +984,59 @@ def set_of_seed(
     return {seed: i % (image_sets or len(seeds)) for i, seed in enumerate(seeds)}
 
 # %% ../../nbs/studies/experiment.ipynb #5ebd179c
-DRAWING = ("generate", "images.denoise", "images.plan", "images.shards", "models.families")  # modules that say what an image looks like and where it lies
+DRAWING = (
+    "generate",
+    "images.denoise",
+    "images.plan",
+    "images.shards",
+    "models.families",
+)  # modules that say what an image looks like and where it lies
 
-
+# %% ../../nbs/studies/experiment.ipynb #4f530be2
 def draw_images(
     prompts: dict[str, list[str]],  # class name -> prompts
     images_per_class: int,
     *,
-    generator: str,                 # as parameters have it
+    generator: str,  # as parameters have it
     denoising_steps: int,
     guidance: float,
     generator_batch: int,
     device: str,
-    kind: str = "png",              # of the files: jpeg takes a quarter of the place
-    compile: bool = False,          # the generator, by torch.compile
-    image_set: int = 0,             # another number, another set: the same prompts from other noise
-) -> Path:                          # a folder of shards, for `read_shards`
+    kind: str = "png",  # of the files: jpeg takes a quarter of the place
+    compile: bool = False,  # the generator, by torch.compile
+    image_set: int = 0,  # another number, another set: the same prompts from other noise
+) -> Path:  # a folder of shards, for `read_shards`
     "Plan images and draw those that are not there yet."
-    from synthnb.generate import fetch_generator, generator_revision  # torch, which those who only run notebooks need not wait for
+    from synthnb.generate import (
+        fetch_generator,
+        generator_revision,
+    )  # torch, which those who only run notebooks need not wait for
     from synthnb.images.plan import make_plan, plan_hash, write_plan
     from synthnb.images.shards import generate_shards
     from synthnb.core.streams import stream
 
     place = locate(generator)
     fetch_generator(place)
-    settings = dict(seed=stream(image_set, "generated set"), model=generator, revision=generator_revision(place), steps=denoising_steps, guidance=guidance, batch_size=generator_batch)
+    settings = dict(
+        seed=stream(image_set, "generated set"),
+        model=generator,
+        revision=generator_revision(place),
+        steps=denoising_steps,
+        guidance=guidance,
+        batch_size=generator_batch,
+    )
     folder = stage("images", DRAWING, plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
-    generate_shards(write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings), folder, generator=place, device=device, kind=kind, compile=compile)
+    generate_shards(
+        write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings),
+        folder,
+        generator=place,
+        device=device,
+        kind=kind,
+        compile=compile,
+    )
     return folder
 
-
+# %% ../../nbs/studies/experiment.ipynb #1bcba3f8
 def points_headline(
     what: str,
     gain: object,  # an `Interval` of `evaluate`, a difference of shares

@@ -33,13 +33,21 @@ def _facts(file: Path) -> dict:
     return facts if isinstance(facts, dict) else {}
 
 
-FAULTY = ("0.0.1",)  # versions whose first runs, with one generated set for all seeds, had faults of method and statistics
+FAULTY = (
+    "0.0.1",
+)  # versions whose first runs, with one generated set for all seeds, had faults of method and statistics
 
 
 def find_runs(outputs: Path) -> list[Path]:
     "The folders of all runs."
-    return [folder for folder in outputs.glob("[!._]*/*") if folder.is_dir() and folder.parent.name not in ASIDE and not folder.name.startswith(".")
-            and any((folder / name).is_file() for name in ("DONE", "FAILED", "run.json", "log.txt"))]
+    return [
+        folder
+        for folder in outputs.glob("[!._]*/*")
+        if folder.is_dir()
+        and folder.parent.name not in ASIDE
+        and not folder.name.startswith(".")
+        and any((folder / name).is_file() for name in ("DONE", "FAILED", "run.json", "log.txt"))
+    ]
 
 
 def _first_picture(folder: Path, results: dict) -> Path | None:
@@ -47,7 +55,7 @@ def _first_picture(folder: Path, results: dict) -> Path | None:
     named = [folder / "figures" / f"{name}.png" for name in results.get("figures", [])]
     return next((file for file in [*named, *sorted((folder / "figures").glob("*.png"))] if file.is_file()), None)
 
-
+# %% ../../nbs/studies/index.ipynb #0de11121
 def describe_run(folder: Path) -> dict:
     "What the index shows of a run; a number only if the run is done."
     found, facts, results = status(folder), _facts(folder / "run.json"), {}
@@ -61,18 +69,34 @@ def describe_run(folder: Path) -> dict:
         told = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip()
     else:
         facts = {}  # what is there is of the run before
-        how = "killed, or the machine went down" if not (folder / "DONE").is_file() else "it was done, but its results or its report are gone"
+        how = (
+            "killed, or the machine went down"
+            if not (folder / "DONE").is_file()
+            else "it was done, but its results or its report are gone"
+        )
         told = "at work now" if found == "RUNNING" else f"{how}: run it again, finished stages are found again"
     picture = _first_picture(folder, results) if found == "DONE" else None
     begun = facts.get("started")
     begun = datetime.fromisoformat(begun) if begun else datetime.fromtimestamp(folder.stat().st_mtime, timezone.utc)
     given = facts.get("given", {})
-    return {"experiment": folder.parent.name, "run": folder.name, "state": "FAILED" if found == "KILLED" else found, "told": told, "begun": begun, "seconds": facts.get("seconds"), "picture": picture,
-            "given": [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()], "folder": folder,
-            "commit": (facts.get("commit") or "")[:7], "changed": bool(facts.get("changed"))}
+    return {
+        "experiment": folder.parent.name,
+        "run": folder.name,
+        "state": "FAILED" if found == "KILLED" else found,
+        "told": told,
+        "begun": begun,
+        "seconds": facts.get("seconds"),
+        "picture": picture,
+        "given": [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()],
+        "folder": folder,
+        "commit": (facts.get("commit") or "")[:7],
+        "changed": bool(facts.get("changed")),
+    }
 
 # %% ../../nbs/studies/index.ipynb #560be7ac
-_STYLE = STYLE + """
+_STYLE = (
+    STYLE
+    + """
 .bar { display: flex; flex-wrap: wrap; gap: .5rem .75rem; align-items: end; margin: 1.25rem 0 .75rem; padding: .75rem; position: sticky; top: 0; z-index: 1;
   background: var(--paper); border-bottom: 1px solid var(--line) }
 .bar[hidden] { display: none } label { display: grid; gap: .15rem; font-size: .8rem; color: var(--soft) }
@@ -90,6 +114,7 @@ input, select { font: inherit; font-size: 1rem; color: var(--ink); background: v
 @media (max-width: 40rem) { body { padding: 1rem .75rem 3rem } .run { grid-template-columns: 1fr } .thumb { width: 100%; height: 10rem } .thumb.none { display: none }
   .bar { position: static; padding: .5rem 0 } .grow { flex-basis: 100% } .bar label:not(.grow) { flex: 1 } .links a { padding: .35rem 0 } }
 """
+)
 
 # %% ../../nbs/studies/index.ipynb #93aa0623
 _SCRIPT = """
@@ -147,14 +172,27 @@ def _took(seconds: float | None) -> str:
 
 def _shown(run: dict, outputs: Path) -> dict:
     "A run for the page: with links that hold wherever the folder lies."
+
     def link(path: Path) -> str:
         return quote(path.relative_to(outputs).as_posix())
-    names = {"report.html": "report", "report.ipynb": "notebook", "failed.ipynb": "failed notebook", "results.json": "results", "log.txt": "log"}
+
+    names = {
+        "report.html": "report",
+        "report.ipynb": "notebook",
+        "failed.ipynb": "failed notebook",
+        "results.json": "results",
+        "log.txt": "log",
+    }
     links = [(name, link(run["folder"] / file)) for file, name in names.items() if (run["folder"] / file).is_file()]
-    return run | {"links": links, "main": links[0][1] if links and links[0][0] in ("report", "failed notebook") else "", "took": _took(run["seconds"]),
-                  "given": [one if len(one) < 80 else f"{one[:77]}..." for one in run["given"]], "thumb": link(run["picture"]) if run["picture"] else ""}
+    return run | {
+        "links": links,
+        "main": links[0][1] if links and links[0][0] in ("report", "failed notebook") else "",
+        "took": _took(run["seconds"]),
+        "given": [one if len(one) < 80 else f"{one[:77]}..." for one in run["given"]],
+        "thumb": link(run["picture"]) if run["picture"] else "",
+    }
 
-
+# %% ../../nbs/studies/index.ipynb #d83a5c51
 def _sweeps(outputs: Path) -> list[dict]:
     "Name, counts and link of each sweep that has a report."
     found = []
@@ -163,8 +201,14 @@ def _sweeps(outputs: Path) -> list[dict]:
         folders = [outputs / facts.get("experiment", "") / cell["run"] for cell in facts.get("cells", [])]
         counts = Counter(status(folder) for folder in folders if folder.is_dir())  # of the others none has begun
         counts["FAILED"] += counts["KILLED"]
-        found.append({"name": facts.get("name", file.parent.name), "link": quote(file.relative_to(outputs).as_posix()),
-                      "counts": f"{counts['DONE']} of {len(folders)} cells done" + (f", {counts['FAILED']} failed" if counts["FAILED"] else "")})
+        found.append(
+            {
+                "name": facts.get("name", file.parent.name),
+                "link": quote(file.relative_to(outputs).as_posix()),
+                "counts": f"{counts['DONE']} of {len(folders)} cells done"
+                + (f", {counts['FAILED']} failed" if counts["FAILED"] else ""),
+            }
+        )
     return found
 
 
@@ -172,10 +216,21 @@ def index_html(outputs: Path) -> str:
     "The index as one page of HTML; nothing in it is fetched from elsewhere."
     runs = sorted((describe_run(folder) for folder in find_runs(outputs)), key=lambda run: run["begun"], reverse=True)
     counts = Counter(run["state"] for run in runs)
-    told = ", ".join(f"{counts[name]} {word}" for name, word in (("DONE", "done"), ("FAILED", "failed"), ("RUNNING", "running")) if counts[name])
-    page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE.replace("{{ style }}", _STYLE).replace("{{ script }}", _SCRIPT))
-    return page.render(runs=[_shown(run, outputs) for run in runs], counts=told or "none yet", sweeps=_sweeps(outputs), states=[name for name in ("DONE", "FAILED", "RUNNING") if counts[name]],
-                       experiments=sorted({run["experiment"] for run in runs}))
+    told = ", ".join(
+        f"{counts[name]} {word}"
+        for name, word in (("DONE", "done"), ("FAILED", "failed"), ("RUNNING", "running"))
+        if counts[name]
+    )
+    page = Environment(autoescape=True, trim_blocks=True).from_string(
+        _PAGE.replace("{{ style }}", _STYLE).replace("{{ script }}", _SCRIPT)
+    )
+    return page.render(
+        runs=[_shown(run, outputs) for run in runs],
+        counts=told or "none yet",
+        sweeps=_sweeps(outputs),
+        states=[name for name in ("DONE", "FAILED", "RUNNING") if counts[name]],
+        experiments=sorted({run["experiment"] for run in runs}),
+    )
 
 # %% ../../nbs/studies/index.ipynb #53a43919
 def write_index(outputs: str | Path = "outputs") -> Path:
@@ -184,6 +239,9 @@ def write_index(outputs: str | Path = "outputs") -> Path:
     if not outputs.is_dir():
         raise FileNotFoundError(f"there is no folder {outputs}: give the folder that the runs were written to")
     (outputs / ".locks").mkdir(exist_ok=True)
-    with FileLock(outputs / ".locks" / "index.lock"), whole_file(outputs / "index.html") as partial:  # of runs that end together, the last one sees both
+    with (
+        FileLock(outputs / ".locks" / "index.lock"),
+        whole_file(outputs / "index.html") as partial,
+    ):  # of runs that end together, the last one sees both
         partial.write_text(index_html(outputs), encoding="utf-8")
     return outputs / "index.html"

@@ -34,7 +34,9 @@ from .spread import best_to_worst
 # %% ../../nbs/studies/ledger.ipynb #d7afffc5
 VERDICTS = ("reproduced", "contradicted", "inconclusive", "not run")
 Scalar = bool | int | float | str | None
-Side = dict[str, Scalar]  # filter on rows; `table` and `column` name where the value stands, `best_over` a column of settings whose best is compared with the worst
+Side = dict[
+    str, Scalar
+]  # filter on rows; `table` and `column` name where the value stands, `best_over` a column of settings whose best is compared with the worst
 
 
 class _Strict(BaseModel):
@@ -43,6 +45,7 @@ class _Strict(BaseModel):
 
 class Known(_Strict):
     "How well a fact of a paper is known, and from where."
+
     mark: Literal["SEEN", "SEEN-2", "RECALLED", "INFERRED", "UNKNOWN"]
     source: str  # a key of the file's sources
     text: str = ""  # the fact, where it is a number
@@ -50,19 +53,25 @@ class Known(_Strict):
 
 class Comparison(_Strict):
     "Sides whose sum should lie above or below the sum of others, in the newest run of an experiment that meets conditions and has their rows."
+
     what: str
     plus: list[Side] = Field(min_length=1)
     minus: list[Side] = Field(min_length=1)
     expect: Literal["above", "below"]
     unit: str = "points"  # points are shares times 100
     experiment: str = ""  # another one than the claim's
-    where: dict[str, Scalar | list[Scalar]] = {}  # parameters of the run; a list holds alternatives, null stands for a parameter it does not have
+    where: dict[
+        str, Scalar | list[Scalar]
+    ] = {}  # parameters of the run; a list holds alternatives, null stands for a parameter it does not have
     each: dict[str, list[Scalar]] = {}  # one comparison for every value, which all sides share
-    generated: bool = True  # do the sides rest on generated images? Then each seed needs a generated set of its own for a verdict
+    generated: bool = (
+        True  # do the sides rest on generated images? Then each seed needs a generated set of its own for a verdict
+    )
 
 # %% ../../nbs/studies/ledger.ipynb #cfc533a5
 class Claim(_Strict):
     "One statement of one paper."
+
     name: str = Field(pattern="^[a-z0-9-]+$")
     paper: Literal["A", "B"]
     claim: str
@@ -76,8 +85,11 @@ class Claim(_Strict):
 
 class Claims(_Strict):
     "The claims of both papers."
+
     sources: dict[str, str]  # key -> address
-    withdrawn: list[str] = []  # methods whose numbers in runs with one generated set for all are wrong, and are not shown
+    withdrawn: list[
+        str
+    ] = []  # methods whose numbers in runs with one generated set for all are wrong, and are not shown
     claims: list[Claim]
 
     @model_validator(mode="after")
@@ -88,7 +100,9 @@ class Claims(_Strict):
         for claim in self.claims:
             unknown = {known.source for known in (claim.known, claim.number) if known} - set(self.sources)
             if unknown:
-                raise ValueError(f"{claim.name} names the source {', '.join(unknown)}; there is: {', '.join(self.sources)}")
+                raise ValueError(
+                    f"{claim.name} names the source {', '.join(unknown)}; there is: {', '.join(self.sources)}"
+                )
             if not all(comparison.experiment or claim.experiment for comparison in claim.compare):
                 raise ValueError(f"{claim.name} has a comparison without an experiment")
         return self
@@ -107,6 +121,7 @@ def load_claims(
 @dataclass(frozen=True)
 class Run:
     "A finished run."
+
     folder: Path
     record: dict  # run.json
     results: dict  # results.json
@@ -119,28 +134,42 @@ class Run:
     def meets(self, where: dict) -> bool:
         "Do its parameters fulfil the conditions?"
         given = self.record["parameters"]
-        return all(given.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in where.items())
+        return all(
+            given.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in where.items()
+        )
 
 
 def open_run(folder: Path) -> Run:
     "A run by its folder."
-    return Run(folder, *(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("run", "results")))
+    return Run(
+        folder, *(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("run", "results"))
+    )
 
 
 def committed_runs(
     root: Path,  # of the checkout
 ) -> list[Run]:
     "Finished runs that git tracks, newest first. Raises `ValueError` outside a git checkout."
-    listed = subprocess.run(["git", "-C", str(root), "ls-files", ":(glob)outputs/*/*/DONE"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "-C", str(root), "ls-files", ":(glob)outputs/*/*/DONE"], capture_output=True, text=True
+    )
     if listed.returncode:
         raise ValueError(f"{root} is no git checkout, and only committed reports count: {listed.stderr.strip()}")
     folders = [root / Path(line).parent for line in listed.stdout.splitlines()]
-    return sorted((open_run(folder) for folder in folders if state(folder) == "DONE"), key=lambda run: run.record["started"], reverse=True)
+    return sorted(
+        (open_run(folder) for folder in folders if state(folder) == "DONE"),
+        key=lambda run: run.record["started"],
+        reverse=True,
+    )
 
-
+# %% ../../nbs/studies/ledger.ipynb #60a18e44
 def runs_of(runs: list[Run], experiment: str, where: dict) -> list[Run]:
     "The runs of an experiment in glyphworld that meet the conditions, in the same order."
-    return [run for run in runs if run.folder.parent.name == experiment and run.results.get("glyphworld") and run.meets(where)]
+    return [
+        run
+        for run in runs
+        if run.folder.parent.name == experiment and run.results.get("glyphworld") and run.meets(where)
+    ]
 
 # %% ../../nbs/studies/ledger.ipynb #2d5646ee
 class NoRows(LookupError):
@@ -162,7 +191,9 @@ def table_of(run: Run, name: str) -> pd.DataFrame:
 
 def _picked(run: Run, side: Side, withdrawn: Sequence[str]) -> tuple[pd.DataFrame, str]:
     "The rows of a side and the column of its values; raises `NoRows` if there are none, or if their numbers were withdrawn."
-    if run.one_set and (bad := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("arm", "")))]):
+    if run.one_set and (
+        bad := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("arm", "")))]
+    ):
         raise NoRows(f"the numbers of {bad[0]} were wrong (CHANGELOG) and are withdrawn")
     wanted = {"table": "rows", "column": "value"} | side
     frame, column = table_of(run, wanted.pop("table")), wanted.pop("column")
@@ -191,7 +222,9 @@ def spread_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) -
     side = dict(comparison.plus[0])
     over, limits = side.pop("best_over"), [side_values(run, other, withdrawn) for other in comparison.minus]
     if len(comparison.plus) > 1 or any(set(values) != {None} for values in limits):
-        raise ValueError(f"{comparison.what!r} compares best and worst over {over}: it may have one plus side, and minus sides without seeds")
+        raise ValueError(
+            f"{comparison.what!r} compares best and worst over {over}: it may have one plus side, and minus sides without seeds"
+        )
     frame, column = _picked(run, side, withdrawn)
     if over not in frame or frame[over].nunique() < 2:
         raise NoRows(f"fewer than two values of {over}")
@@ -212,7 +245,10 @@ def effect_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) -
     seeds = {tuple(sorted(values)) for group in sides for values in group if None not in values}
     if len(seeds) > 1:
         raise ValueError(f"{run.folder}: the sides of {comparison.what!r} have different seeds: {sorted(seeds)}")
-    sums = [{seed: sum(values.get(seed, values.get(None)) for values in group) for seed in next(iter(seeds), [None])} for group in sides]
+    sums = [
+        {seed: sum(values.get(seed, values.get(None)) for values in group) for seed in next(iter(seeds), [None])}
+        for group in sides
+    ]
     if not all(math.isfinite(value) for group in sums for value in group.values()):
         return Interval(math.nan, math.nan, math.nan, 0)  # an arm that never got there
     return paired_difference(*sums)
@@ -229,6 +265,7 @@ def verdict_of(
 @dataclass(frozen=True)
 class Entry:
     "One line of the ledger: a comparison and what came of it."
+
     claim: Claim
     comparison: Comparison | None
     verdict: str  # of VERDICTS
@@ -244,7 +281,9 @@ def expanded(claim: Claim) -> Iterator[Comparison]:
             more = dict(zip(comparison.each, values))
             what = ", ".join([comparison.what, *(f"{name} {value}" for name, value in more.items())])
             sides = {side: [one | more for one in getattr(comparison, side)] for side in ("plus", "minus")}
-            yield comparison.model_copy(update=sides | {"what": what, "each": {}, "experiment": comparison.experiment or claim.experiment})
+            yield comparison.model_copy(
+                update=sides | {"what": what, "each": {}, "experiment": comparison.experiment or claim.experiment}
+            )
 
 
 def entry_for(claim: Claim, comparison: Comparison, runs: list[Run], withdrawn: Sequence[str] = ()) -> Entry:
@@ -261,14 +300,21 @@ def entry_for(claim: Claim, comparison: Comparison, runs: list[Run], withdrawn: 
             return Entry(claim, comparison, verdict_of(effect, comparison.expect), run, effect)
     return without or Entry(claim, comparison, "not run", note="no committed run")
 
-
+# %% ../../nbs/studies/ledger.ipynb #b7d72cba
 def ledger_entries(
     root: Path,  # of the checkout
 ) -> list[Entry]:
     "Every claim with its comparisons, judged by the committed runs."
     runs, known = committed_runs(root), load_claims(root / "nbs/experiments/claims.yaml")
-    judged = [[entry_for(claim, comparison, runs, known.withdrawn) for comparison in expanded(claim)] for claim in known.claims]
-    return [entry for claim, own in zip(known.claims, judged) for entry in own or [Entry(claim, None, "not run", note="no experiment compares this")]]
+    judged = [
+        [entry_for(claim, comparison, runs, known.withdrawn) for comparison in expanded(claim)]
+        for claim in known.claims
+    ]
+    return [
+        entry
+        for claim, own in zip(known.claims, judged)
+        for entry in own or [Entry(claim, None, "not run", note="no experiment compares this")]
+    ]
 
 # %% ../../nbs/studies/ledger.ipynb #188fe114
 def paper_commands(root: Path) -> list[tuple[str, Path, str]]:
@@ -284,7 +330,9 @@ def paper_commands(root: Path) -> list[tuple[str, Path, str]]:
 
 def command_for(claim: Claim, commands: list[tuple[str, Path, str]]) -> str:
     "How to run a claim's experiment at paper scale."
-    fits = lambda experiment, file: file.name == claim.paper_scale or experiment == claim.experiment and fnmatch(file.name, claim.paper_scale)  # noqa: E731
+    fits = lambda experiment, file: (
+        file.name == claim.paper_scale or experiment == claim.experiment and fnmatch(file.name, claim.paper_scale)
+    )  # noqa: E731
     own = [(file, words) for experiment, file, words in commands if fits(experiment, file)]
     others = f" (also {', '.join(f'`{file.name}`' for file, _ in own[1:])})" if own[1:] else ""
     return f"`synthnb {own[0][1]}`{others}" if own else "none yet"
@@ -296,7 +344,10 @@ def effect_text(effect: Interval | None, unit: str) -> str:
         return "-"
     if math.isnan(effect.mean):
         return "a side never got there"
-    numbers = [f"{100 * value:+.1f}" if unit == "points" else f"{value:+.3g}" for value in (effect.mean, effect.low, effect.high)]
+    numbers = [
+        f"{100 * value:+.1f}" if unit == "points" else f"{value:+.3g}"
+        for value in (effect.mean, effect.low, effect.high)
+    ]
     ends = f"[{numbers[1]}, {numbers[2]}]" if not math.isnan(effect.low) else "(one value, no interval)"
     return f"{numbers[0]} {ends} {unit}"
 
@@ -344,22 +395,46 @@ def claim_section(claim: Claim, entries: list[Entry], command: str, root: Path) 
     "A claim with what is known of it, its command and its comparisons."
     notebook = f"[{claim.experiment}](../nbs/experiments/{claim.experiment}.ipynb)" if claim.experiment else "none yet"
     facts = [f"the paper's number: {printed(claim.number)}", f"notebook: {notebook}", f"at paper scale: {command}"]
-    table = ["| comparison | expected | effect in glyphworld, 95 % interval | seeds | verdict | run |", "|---|---|---|---|---|---|"]
+    table = [
+        "| comparison | expected | effect in glyphworld, 95 % interval | seeds | verdict | run |",
+        "|---|---|---|---|---|---|",
+    ]
     known = f"Claim: {claim.known.mark}, {claim.known.source}; " + "; ".join(facts) + "."
-    return [f"### {claim.name}", "", f"{claim.claim} {known} {claim.note}".strip(), "", *table, *(entry_line(entry, root) for entry in entries), ""]
+    return [
+        f"### {claim.name}",
+        "",
+        f"{claim.claim} {known} {claim.note}".strip(),
+        "",
+        *table,
+        *(entry_line(entry, root) for entry in entries),
+        "",
+    ]
 
-
+# %% ../../nbs/studies/ledger.ipynb #23776f78
 def ledger_markdown(
     root: Path,  # of the checkout
 ) -> str:
     "The ledger as Markdown, for `outputs/ledger.md`."
-    entries, commands, sources = ledger_entries(root), paper_commands(root), load_claims(root / "nbs/experiments/claims.yaml").sources
+    entries, commands, sources = (
+        ledger_entries(root),
+        paper_commands(root),
+        load_claims(root / "nbs/experiments/claims.yaml").sources,
+    )
     own: dict[str, list[Entry]] = {}
     for entry in entries:
         own.setdefault(entry.claim.name, []).append(entry)
     about = {name: of[0].claim for name, of in own.items()}
-    lines = [_FACE, f"{len(own)} claims, {len(entries)} comparisons: {_counted(entries)}.", "", "| paper | claim | comparisons | the paper's number |", "|---|---|---|---|"]
-    lines += [f"| {claim.paper} | [{claim.claim}](#{name}) | {_counted(own[name])} | {printed(claim.number)} |" for name, claim in about.items()]
+    lines = [
+        _FACE,
+        f"{len(own)} claims, {len(entries)} comparisons: {_counted(entries)}.",
+        "",
+        "| paper | claim | comparisons | the paper's number |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {claim.paper} | [{claim.claim}](#{name}) | {_counted(own[name])} | {printed(claim.number)} |"
+        for name, claim in about.items()
+    ]
     for paper, title in PAPERS.items():
         lines += ["", f"## Paper {paper}: {title}", ""]
         for name, claim in about.items():

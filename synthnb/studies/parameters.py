@@ -29,10 +29,11 @@ from ..models.names import FROM_IMAGENET, SHIPPED, model_folder, readable_name, 
 @dataclass(frozen=True)
 class Parameter:
     "One line of a parameters cell."
+
     name: str
-    type: str        # as annotated: "int", "list[str]", ...
+    type: str  # as annotated: "int", "list[str]", ...
     default: object
-    help: str = ""   # the comment on the line
+    help: str = ""  # the comment on the line
 
 
 def read_parameters(source: str) -> dict[str, Parameter]:
@@ -41,9 +42,13 @@ def read_parameters(source: str) -> dict[str, Parameter]:
     for node in ast.parse(source).body:
         if not isinstance(node, ast.AnnAssign):
             raise ValueError(f"line {node.lineno} of the parameters cell is not of the form `name: type = default`")
-        comment = re.search(r"#\s*([^#]*)$", lines[node.end_lineno - 1][node.end_col_offset:])
+        comment = re.search(r"#\s*([^#]*)$", lines[node.end_lineno - 1][node.end_col_offset :])
         found[node.target.id] = Parameter(
-            node.target.id, ast.unparse(node.annotation), ast.literal_eval(node.value), comment[1].strip() if comment else "")
+            node.target.id,
+            ast.unparse(node.annotation),
+            ast.literal_eval(node.value),
+            comment[1].strip() if comment else "",
+        )
     return found
 
 # %% ../../nbs/studies/parameters.ipynb #6ae90ce7
@@ -59,8 +64,10 @@ def check_value(parameter: Parameter, value: object) -> object:
         where = error.errors()[0]
         item = "".join(f"[{place!r}]" for place in where["loc"])
         culprit = where["input"]
-    raise ValueError(f"parameter {parameter.name}{item} is {culprit!r} ({type(culprit).__name__}), but {parameter.name} "
-                     f"must be {parameter.type}{yaml_hint(culprit, parameter.type)}")
+    raise ValueError(
+        f"parameter {parameter.name}{item} is {culprit!r} ({type(culprit).__name__}), but {parameter.name} "
+        f"must be {parameter.type}{yaml_hint(culprit, parameter.type)}"
+    )
 
 
 def yaml_hint(value: object, wanted: str = "") -> str:
@@ -134,19 +141,46 @@ def locate(model: str) -> str:
     return str(glyphworld.folder(name))
 
 # %% ../../nbs/studies/parameters.ipynb #468c8ae5
-TABLES = {"methods": ("bridge", "ARMS"), "norms": ("bridge", "NORMS"), "recipe": ("train", "RECIPES")}  # parameter -> module and table of its values
-POSITIVE = ("lr", "train_lr", "batch_size", "train_batch", "token_batch", "generator_batch", "image_size", "images_per_class", "denoising_steps", "threads", "image_batch")
+TABLES = {
+    "methods": ("bridge", "ARMS"),
+    "norms": ("bridge", "NORMS"),
+    "recipe": ("train", "RECIPES"),
+}  # parameter -> module and table of its values
+POSITIVE = (
+    "lr",
+    "train_lr",
+    "batch_size",
+    "train_batch",
+    "token_batch",
+    "generator_batch",
+    "image_size",
+    "images_per_class",
+    "denoising_steps",
+    "threads",
+    "image_batch",
+)
 FILLED = ("methods", "norms", "seeds", "shots")  # lists of at least one
-DATA = ("real_data", "images", "test_sets")      # folders, names of sets or hf:ID
-NOT_FIELDS = ("api_key", "messages", "model", "n", "stream", "tools")  # of a request to a chat model: not for a user to say
+DATA = ("real_data", "images", "test_sets")  # folders, names of sets or hf:ID
+NOT_FIELDS = (
+    "api_key",
+    "messages",
+    "model",
+    "n",
+    "stream",
+    "tools",
+)  # of a request to a chat model: not for a user to say
 
-
+# %% ../../nbs/studies/parameters.ipynb #45873f23
 def table_keys(module: str, table: str) -> list[str]:
     "The keys of a table of this package, without importing its module."
     source = (Path(synthnb.__file__).parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     for node in ast.parse(source).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if any(isinstance(target, ast.Name) and target.id == table for target in targets) and isinstance(node.value, ast.Dict):
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == table for target in targets) and isinstance(
+            node.value, ast.Dict
+        ):
             return [key.value for key in node.value.keys]
     raise LookupError(f"{module} has no table {table}")
 
@@ -156,7 +190,9 @@ def wrong_fields(
 ) -> str:
     "Why these cannot be further fields of requests; empty where they can."
     if wrong := [name for name in NOT_FIELDS if name in extra]:
-        return f"{wrong[0]!r} cannot be one of the further fields of requests" + ("; the key belongs into an environment variable" if wrong[0] == "api_key" else "")
+        return f"{wrong[0]!r} cannot be one of the further fields of requests" + (
+            "; the key belongs into an environment variable" if wrong[0] == "api_key" else ""
+        )
     try:
         json.dumps(extra, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -183,10 +219,18 @@ def wrong_values(parameters: Mapping[str, object]) -> list[str]:
             for one in _many(value):
                 if isinstance(one, str) and one and one not in known:
                     near = difflib.get_close_matches(one, known, n=1)
-                    told.append(f"parameter {name}: there is no '{one}'{f', did you mean {near[0]}?' if near else ''}; there are {', '.join(known)}")
+                    told.append(
+                        f"parameter {name}: there is no '{one}'{f', did you mean {near[0]}?' if near else ''}; there are {', '.join(known)}"
+                    )
         for one in _many(value):
-            if isinstance(one, (int, float)) and not isinstance(one, bool) and not (one > 0 if name in POSITIVE else one >= 0):
-                told.append(f"parameter {name} is {one}: it must be {'more than 0' if name in POSITIVE else 'at least 0'}")
+            if (
+                isinstance(one, (int, float))
+                and not isinstance(one, bool)
+                and not (one > 0 if name in POSITIVE else one >= 0)
+            ):
+                told.append(
+                    f"parameter {name} is {one}: it must be {'more than 0' if name in POSITIVE else 'at least 0'}"
+                )
     if (device := parameters.get("device")) is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)):
         told.append(f"parameter device is '{device}': it may be auto, cpu, mps, cuda or cuda:1")
     if why := wrong_fields(parameters.get("llm_extra") or {}):
@@ -201,30 +245,59 @@ def known_sets() -> dict[str, dict]:
 
 def missing_set(source: str, root: str | Path | None = None) -> str:
     "Why a set of images cannot be opened, and what to do; empty if it looks as if it could."
-    if not source or source.startswith("hf:") or Path(source).expanduser().is_dir() or source in (here := ("digits", *table_keys("datasets.targets", "TARGETS"))):
+    if (
+        not source
+        or source.startswith("hf:")
+        or Path(source).expanduser().is_dir()
+        or source in (here := ("digits", *table_keys("datasets.targets", "TARGETS")))
+    ):
         return ""
     sets, place = known_sets(), Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
     if source in sets:
         facts = sets[source]
-        return "" if (place / facts["where"]).exists() or source.startswith("imagenet") and place.is_dir() else (
-            f"{facts['title']} is not in {place}: get it from {facts['sources'][0]} and unpack it so that there is {place / facts['where']}, "
-            f"or name the folder that holds it with the environment variable SYNTHNB_DATA")
+        return (
+            ""
+            if (place / facts["where"]).exists() or source.startswith("imagenet") and place.is_dir()
+            else (
+                f"{facts['title']} is not in {place}: get it from {facts['sources'][0]} and unpack it so that there is {place / facts['where']}, "
+                f"or name the folder that holds it with the environment variable SYNTHNB_DATA"
+            )
+        )
     if Path(source).expanduser().is_file():
         return ""  # a table of files and labels, which its reader judges
     near = difflib.get_close_matches(source, [*here, *sets], n=1)
-    beside = difflib.get_close_matches(Path(source).name, [p.name for p in Path(source).expanduser().parent.glob("*/")], n=1, cutoff=0.75)
-    hint = f"did you mean {near[0]}? Else" if near else f"did you mean {Path(source).parent / beside[0]}? Else" if beside else ""
-    return f"there is no folder {source}: {hint} give a folder with one sub-folder of images for each class, hf:ID, {', '.join(here)}, or the name of a known set".replace(":  ", ": ")
+    beside = difflib.get_close_matches(
+        Path(source).name, [p.name for p in Path(source).expanduser().parent.glob("*/")], n=1, cutoff=0.75
+    )
+    hint = (
+        f"did you mean {near[0]}? Else"
+        if near
+        else f"did you mean {Path(source).parent / beside[0]}? Else"
+        if beside
+        else ""
+    )
+    return f"there is no folder {source}: {hint} give a folder with one sub-folder of images for each class, hf:ID, {', '.join(here)}, or the name of a known set".replace(
+        ":  ", ": "
+    )
 
-
-
+# %% ../../nbs/studies/parameters.ipynb #8bd5d798
 def own_images(source: str | Path, root: str | Path | None = None) -> Path | None:
     "The folder or table of images that a user brings; None for known sets, sets of the hub, shards and what is not there."
     place = Path(source).expanduser()
-    if not str(source) or str(source).startswith("hf:") or not place.exists() or (place.is_dir() and any(place.glob("*.tar"))):
+    if (
+        not str(source)
+        or str(source).startswith("hf:")
+        or not place.exists()
+        or (place.is_dir() and any(place.glob("*.tar")))
+    ):
         return None
-    if facts := known_sets().get(str(source)):  # beside a folder of the same name: the set's own place, or the user's images
-        home = Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser() / Path(facts["where"].split(",")[0]).parts[0]
+    if facts := known_sets().get(
+        str(source)
+    ):  # beside a folder of the same name: the set's own place, or the user's images
+        home = (
+            Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
+            / Path(facts["where"].split(",")[0]).parts[0]
+        )
         return None if place.absolute() == home.absolute() else place
     return place
 
@@ -232,24 +305,36 @@ def own_images(source: str | Path, root: str | Path | None = None) -> Path | Non
 def folder_class_names(source: str | Path) -> tuple[str, ...] | None:
     "The class names of a user's folder or table, or of a set that is shipped; None for anything else, and for what its reader refuses."
     try:
-        return read_layout(place).classes if (place := own_images(source)) is not None else _shipped_classes(str(source))
+        return (
+            read_layout(place).classes if (place := own_images(source)) is not None else _shipped_classes(str(source))
+        )
     except (ValueError, OSError):
         return None
 
 # %% ../../nbs/studies/parameters.ipynb #6830cc34
 def _shipped_classes(name: str) -> tuple[str, ...] | None:
     "The classes of a set of `targets.TARGETS` that spells them out there, without importing its module."
-    for node in ast.walk(ast.parse((Path(synthnb.__file__).parent / "datasets" / "targets.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(
+        ast.parse((Path(synthnb.__file__).parent / "datasets" / "targets.py").read_text(encoding="utf-8"))
+    ):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values):
-                if getattr(key, "value", None) == name and isinstance(value, ast.Call) and isinstance(value.args[1], ast.Tuple):
+                if (
+                    getattr(key, "value", None) == name
+                    and isinstance(value, ast.Call)
+                    and isinstance(value.args[1], ast.Tuple)
+                ):
                     return tuple(ast.literal_eval(value.args[1]))
     return None
 
 # %% ../../nbs/studies/parameters.ipynb #8ec2f38e
 def asked_models(parameters: Mapping[str, object]) -> dict[str, str]:
     "Parameter -> model, for the models whose answers depend on what a class is called."
-    found = {name: parameters[name] for name in ("generator", "llm", "clip") if isinstance(parameters.get(name), str) and parameters[name]}
+    found = {
+        name: parameters[name]
+        for name in ("generator", "llm", "clip")
+        if isinstance(parameters.get(name), str) and parameters[name]
+    }
     if parameters.get("llm_url") or parameters.get("template"):
         found.pop("llm", None)  # a server's, or none is asked
     if parameters.get("images") and "real_data" in parameters:
@@ -267,8 +352,15 @@ def class_words(parameters: Mapping[str, object], classes: tuple[str, ...] | lis
             table = yaml.safe_load(Path(senses).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):
             table = None  # its own reader says what is wrong
-        spoken = {readable_name(str(key)).casefold(): str(value) for key, value in (table if isinstance(table, dict) else {}).items()}
-        words |= {name: [spoken[readable_name(name).casefold()]] for name in classes if readable_name(name).casefold() in spoken}
+        spoken = {
+            readable_name(str(key)).casefold(): str(value)
+            for key, value in (table if isinstance(table, dict) else {}).items()
+        }
+        words |= {
+            name: [spoken[readable_name(name).casefold()]]
+            for name in classes
+            if readable_name(name).casefold() in spoken
+        }
     return words
 
 
@@ -279,20 +371,29 @@ def real_source(parameters: Mapping[str, object]) -> str:
 
 # %% ../../nbs/studies/parameters.ipynb #0096ff45
 def refuse_study(
-    parameters: Mapping[str, object],      # all of an experiment's
-    root: str | Path | None = None,        # the folder that named sets lie in
-    option: str = "-p {}",                 # how a parameter is given
+    parameters: Mapping[str, object],  # all of an experiment's
+    root: str | Path | None = None,  # the folder that named sets lie in
+    option: str = "-p {}",  # how a parameter is given
 ) -> None:
     "Raise `ValueError` with everything that can be known to be wrong without a kernel and without a model's library."
     told = wrong_values(parameters)
     for name in DATA:
-        told += [f"parameter {name}: {why}" for one in _many(parameters.get(name, "")) if isinstance(one, str) and (why := missing_set(one, root or parameters.get("data_root")))]
+        told += [
+            f"parameter {name}: {why}"
+            for one in _many(parameters.get(name, ""))
+            if isinstance(one, str) and (why := missing_set(one, root or parameters.get("data_root")))
+        ]
     for name in ("generator", "llm", "clip", "classifier"):
         model = parameters.get(name)
         if isinstance(model, str) and model and not parameters.get(f"{name}_url") and (why := missing_model(model)):
             told.append(f"parameter {name}: {why}")
     for name in ("senses", "style", "kept"):
-        if isinstance(file := parameters.get(name), str) and file and re.search(r"[/.]", file) and not Path(file).expanduser().exists():
+        if (
+            isinstance(file := parameters.get(name), str)
+            and file
+            and re.search(r"[/.]", file)
+            and not Path(file).expanduser().exists()
+        ):
             told.append(f"parameter {name}: there is no file {file}: check its name")
     if told:
         raise ValueError("; ".join(told))

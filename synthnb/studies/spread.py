@@ -20,15 +20,24 @@ from ..evaluate import Interval
 @dataclass(frozen=True)
 class Spread:
     "The best and the worst of several settings."
+
     best: object
     worst: object
-    interval: Interval  # of the best mean less the worst; its `mean` is the observed difference, which luck makes too large
+    interval: (
+        Interval  # of the best mean less the worst; its `mean` is the observed difference, which luck makes too large
+    )
 
     def against(self, margin: float) -> str:
         "In words: is the difference less or more than a margin?"
         if self.interval.is_empty:
             return "one seed cannot tell from"
-        return "less than" if self.interval.high < margin else "more than" if self.interval.low > margin else "not significantly different from"
+        return (
+            "less than"
+            if self.interval.high < margin
+            else "more than"
+            if self.interval.low > margin
+            else "not significantly different from"
+        )
 
 
 def spread_ends(
@@ -38,12 +47,15 @@ def spread_ends(
     "Best mean less worst mean, and the ends of its interval."
     seeds, settings = values.shape[-2:]
     means = values.mean(-2, keepdims=True)
-    left, free = values - means - values.mean(-1, keepdims=True) + values.mean((-2, -1), keepdims=True), (seeds - 1) * (settings - 1)
-    half = _bound(settings, free, level) * np.sqrt((left ** 2).sum((-2, -1)) / free / seeds)
+    left, free = (
+        values - means - values.mean(-1, keepdims=True) + values.mean((-2, -1), keepdims=True),
+        (seeds - 1) * (settings - 1),
+    )
+    half = _bound(settings, free, level) * np.sqrt((left**2).sum((-2, -1)) / free / seeds)
     difference = np.ptp(means, axis=-1)[..., 0]
     return difference, np.maximum(difference - half, 0), difference + half
 
-
+# %% ../../nbs/studies/spread.ipynb #760419bb
 def best_to_worst(
     values: pd.DataFrame,  # a row for each seed, a column for each setting
     level: float = 0.95,
@@ -52,7 +64,9 @@ def best_to_worst(
     seeds, settings = values.shape
     x, means = values.to_numpy(float), values.mean()
     if settings < 2 or not seeds or not np.isfinite(x).all():
-        raise ValueError(f"best and worst need two settings or more and every seed's value at each; got {settings} settings, {(~np.isfinite(x)).sum()} values missing")
+        raise ValueError(
+            f"best and worst need two settings or more and every seed's value at each; got {settings} settings, {(~np.isfinite(x)).sum()} values missing"
+        )
     ends = spread_ends(x, level) if seeds > 1 else (means.max() - means.min(), math.nan, math.nan)
     return Spread(means.idxmax(), means.idxmin(), Interval(*map(float, ends), seeds, level))
 
@@ -60,4 +74,4 @@ def best_to_worst(
 @cache
 def _bound(settings: int, free: int, level: float) -> float:
     "Of Tukey's studentised range, at a level that leaves room for differences that are not equally uncertain."
-    return float(stats.studentized_range.ppf(1 - .6 * (1 - level), settings, free))
+    return float(stats.studentized_range.ppf(1 - 0.6 * (1 - level), settings, free))

@@ -31,7 +31,19 @@ from jinja2 import Environment
 from tqdm import tqdm
 
 import synthnb
-from .experiment import Busy, RunFailed, environment, headline_of, is_settled, resolve_parameters, run, run_id, state, stop_at_sigterm, write_json
+from synthnb.studies.experiment import (
+    Busy,
+    RunFailed,
+    environment,
+    headline_of,
+    is_settled,
+    resolve_parameters,
+    run,
+    run_id,
+    state,
+    stop_at_sigterm,
+    write_json,
+)
 from ..core.files import whole_file
 
 # %% ../../nbs/studies/sweep.ipynb #62c6f520
@@ -57,37 +69,54 @@ def expand_grid(
         raise ValueError("the grid has no cell: give a list of values to at least one parameter under grid")
     return cells
 
-
+# %% ../../nbs/studies/sweep.ipynb #60d9ecbe
 def _check_grid(spec: dict) -> None:
     "Raise `ValueError` for what is not of the form of a grid."
     for name in spec:
         if name not in GRID_KEYS:
             near = difflib.get_close_matches(str(name), GRID_KEYS, n=1)
-            raise ValueError(f"a grid has no {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(GRID_KEYS)}"))
+            raise ValueError(
+                f"a grid has no {name!r}; "
+                + (f"did you mean {near[0]!r}?" if near else f"it has {', '.join(GRID_KEYS)}")
+            )
     for name, kind in (("base", dict), ("grid", dict), ("exclude", list), ("include", list)):
         if not isinstance(spec.get(name) or kind(), kind):
-            raise ValueError(f"{name} must be a {'list of mappings' if kind is list else 'mapping of names to values'}, not {spec[name]!r}")
+            raise ValueError(
+                f"{name} must be a {'list of mappings' if kind is list else 'mapping of names to values'}, not {spec[name]!r}"
+            )
     for name, values in (spec.get("grid") or {}).items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"grid: {name} must be a list of at least one value, not {values!r}; one value for all cells goes under base")
+            raise ValueError(
+                f"grid: {name} must be a list of at least one value, not {values!r}; one value for all cells goes under base"
+            )
         if name in (spec.get("base") or {}):
             raise ValueError(f"{name} stands under base and under grid: which is meant?")
-    if wrong := next((item for key in ("exclude", "include") for item in spec.get(key) or [] if not isinstance(item, dict) or not item), None):
+    if wrong := next(
+        (
+            item
+            for key in ("exclude", "include")
+            for item in spec.get(key) or []
+            if not isinstance(item, dict) or not item
+        ),
+        None,
+    ):
         raise ValueError(f"each item of exclude and include names values, such as {{shots: 1}}, not {wrong!r}")
 
 # %% ../../nbs/studies/sweep.ipynb #b7d0f49c
 @dataclass(frozen=True)
 class Cell:
     "One run of a sweep."
+
     parameters: dict  # those given
-    run: str          # its id, see `experiment.run_id`
+    run: str  # its id, see `experiment.run_id`
 
 
 @dataclass(frozen=True)
 class Sweep:
     "An experiment and its cells."
+
     notebook: Path
-    outputs: Path           # cells lie in <outputs>/<experiment>/<run>
+    outputs: Path  # cells lie in <outputs>/<experiment>/<run>
     cells: tuple[Cell, ...]
     name: str
 
@@ -101,7 +130,11 @@ class Sweep:
     def varied(self) -> list[str]:
         "Names of the parameters that differ between cells."
         names = dict.fromkeys(name for cell in self.cells for name in cell.parameters)
-        return [name for name in names if len({json.dumps(cell.parameters.get(name), sort_keys=True) for cell in self.cells}) > 1]
+        return [
+            name
+            for name in names
+            if len({json.dumps(cell.parameters.get(name), sort_keys=True) for cell in self.cells}) > 1
+        ]
 
     def place(self, cell: Cell) -> Path:
         return self.outputs / self.notebook.stem / cell.run
@@ -113,9 +146,9 @@ class Sweep:
 # %% ../../nbs/studies/sweep.ipynb #cc1e3482
 def plan_sweep(
     notebook: str | Path,
-    spec: dict,                        # see `expand_grid`
+    spec: dict,  # see `expand_grid`
     outputs: str | Path = "outputs",
-    name: str = "",                    # of its folder in <outputs>/sweeps; the experiment's if not given
+    name: str = "",  # of its folder in <outputs>/sweeps; the experiment's if not given
 ) -> Sweep:
     "The cells of a grid, checked. Raises one `ValueError` that lists what is wrong with which cell."
     notebook, cells, problems = Path(notebook), {}, {}
@@ -134,7 +167,11 @@ def plan_sweep(
 
 
 def _cells(numbers: list[int]) -> str:
-    return f"cell {numbers[0]}" if len(numbers) == 1 else f"cells {', '.join(map(str, numbers[:4]))}{', ...' if numbers[4:] else ''}"
+    return (
+        f"cell {numbers[0]}"
+        if len(numbers) == 1
+        else f"cells {', '.join(map(str, numbers[:4]))}{', ...' if numbers[4:] else ''}"
+    )
 
 # %% ../../nbs/studies/sweep.ipynb #e3c98a25
 def _facts(file: Path) -> dict:
@@ -148,7 +185,7 @@ def _facts(file: Path) -> dict:
 def work_through(
     sweep: Sweep,
     stop: Callable[[], bool] = lambda: False,  # asked between cells
-    timeout: float | None = None,              # seconds that one cell of a notebook may take
+    timeout: float | None = None,  # seconds that one cell of a notebook may take
 ) -> None:
     "Make cells until all are settled, by this worker or by others."
     while todo := [cell for cell in sweep.cells if not is_settled(sweep.place(cell))]:
@@ -173,16 +210,24 @@ def reopen(sweep: Sweep, retry: bool) -> int:
 @dataclass(frozen=True)
 class Job:
     "What a worker is told."
+
     notebook: str
     outputs: str
-    cells: list          # of parameters and run
+    cells: list  # of parameters and run
     name: str
     timeout: float | None
-    folder: str          # working directory
+    folder: str  # working directory
 
     @classmethod
     def of(cls, sweep: Sweep, timeout: float | None) -> "Job":
-        return cls(str(sweep.notebook.resolve()), str(sweep.outputs.resolve()), [asdict(cell) for cell in sweep.cells], sweep.name, timeout, os.getcwd())
+        return cls(
+            str(sweep.notebook.resolve()),
+            str(sweep.outputs.resolve()),
+            [asdict(cell) for cell in sweep.cells],
+            sweep.name,
+            timeout,
+            os.getcwd(),
+        )
 
     def sweep(self) -> Sweep:
         return Sweep(Path(self.notebook), Path(self.outputs), tuple(Cell(**cell) for cell in self.cells), self.name)
@@ -196,16 +241,19 @@ def work_alone() -> None:
     job, parent = Job(**json.loads(sys.stdin.read())), os.getppid()
     with stop_at_sigterm():
         try:
-            work_through(job.sweep(), lambda: os.getppid() != parent, job.timeout)  # without a parent nobody would stop us
+            work_through(
+                job.sweep(), lambda: os.getppid() != parent, job.timeout
+            )  # without a parent nobody would stop us
         except KeyboardInterrupt:
             sys.exit(130)
 
-
+# %% ../../nbs/studies/sweep.ipynb #187e233f
 def own_gpu(number: int) -> dict[str, str]:
     "The environment that gives a worker one GPU of those there are."
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         import torch  # seconds, which a machine without workers need not wait for
+
         visible = ",".join(map(str, range(torch.cuda.device_count())))
     names = [name for name in visible.split(",") if name.strip()]
     return {"CUDA_VISIBLE_DEVICES": names[number % len(names)]} if names else {}
@@ -214,10 +262,23 @@ def own_gpu(number: int) -> dict[str, str]:
 def _start_worker(job: Job, number: int, log: Path) -> subprocess.Popen:
     "A worker process. It has its own session, so that Ctrl-C reaches it through us, once."
     package = str(Path(synthnb.__file__).resolve().parents[1])
-    variables = os.environ | ONE_THREAD | own_gpu(number) | {"PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    variables = (
+        os.environ
+        | ONE_THREAD
+        | own_gpu(number)
+        | {"PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    )
     with open(log, "wb") as file:
-        process = subprocess.Popen([sys.executable, "-c", "from synthnb.studies.sweep import work_alone; work_alone()"], cwd=job.folder,
-                                   stdin=subprocess.PIPE, stdout=file, stderr=file, env=variables, start_new_session=True, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from synthnb.studies.sweep import work_alone; work_alone()"],
+            cwd=job.folder,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            env=variables,
+            start_new_session=True,
+            text=True,
+        )
     process.stdin.write(json.dumps(asdict(job)))
     process.stdin.close()
     return process
@@ -237,7 +298,11 @@ def _run_workers(sweep: Sweep, workers: int, timeout: float | None) -> list[str]
         _, hanging = psutil.wait_procs([psutil.Process(p.pid) for p in started if p.poll() is None], timeout=20)
         for process in hanging:
             process.kill()
-    lost = [f"worker {number} ended with status {process.returncode} ({_last_line(log)})" for number, (process, log) in enumerate(zip(started, logs)) if process.returncode]
+    lost = [
+        f"worker {number} ended with status {process.returncode} ({_last_line(log)})"
+        for number, (process, log) in enumerate(zip(started, logs))
+        if process.returncode
+    ]
     if len(lost) == workers:
         raise RuntimeError(f"all workers died: {'; '.join(lost)}. What is done stays; start again to go on")
     return lost
@@ -261,7 +326,9 @@ def _run_on_ray(sweep: Sweep, workers: int, address: str, timeout: float | None)
         import ray
     except ImportError as error:
         raise ImportError("Ray is not installed: pip install 'synthnb[ray]'") from error
-    ray.init(address=address, include_dashboard=False, logging_level="warning", log_to_driver=False, ignore_reinit_error=True)
+    ray.init(
+        address=address, include_dashboard=False, logging_level="warning", log_to_driver=False, ignore_reinit_error=True
+    )
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_work_on_ray)
     left, lost = [task.remote(asdict(Job.of(sweep, timeout))) for _ in range(workers)], []
@@ -301,19 +368,26 @@ def _uniform(table: pd.DataFrame) -> pd.DataFrame:
     for name in table:
         kinds = {type(value) for value in table[name].dropna()}
         if len(kinds - {int, float}) > 1 or kinds & {list, dict} or kinds - {int, float} and kinds & {int, float}:
-            table[name] = [value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in table[name]]
+            table[name] = [
+                value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                for value in table[name]
+            ]
     return table
 
 
 def _settings(table: pd.DataFrame, varied: list[str]) -> tuple[list[str], list[str]]:
     "Columns that tell one setting from another, seeds and arms aside: parameters, and what the rows say in words."
-    text = [name for name in table if name not in ("run", "arm") and not name.startswith("param.") and pd.api.types.is_string_dtype(table[name])]
+    text = [
+        name
+        for name in table
+        if name not in ("run", "arm") and not name.startswith("param.") and pd.api.types.is_string_dtype(table[name])
+    ]
     return [f"param.{name}" for name in varied if name not in ("seed", "seeds")], text
 
-
+# %% ../../nbs/studies/sweep.ipynb #3d494d4f
 def summarise(
     table: pd.DataFrame,  # from `gather`
-    varied: list[str],    # names of the parameters that differ
+    varied: list[str],  # names of the parameters that differ
 ) -> pd.DataFrame:
     "Mean and 95 % interval over seeds for each arm of each setting."
     from synthnb.core.intervals import bounded_interval  # seconds, which workers need not wait for
@@ -332,7 +406,13 @@ PANELS = 12  # of one picture; of more, the table tells
 
 
 def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:
@@ -341,12 +421,12 @@ def _interval(values: pd.Series) -> tuple[float, float]:
     found = bounded_interval(values)
     return found.low, found.high
 
-
+# %% ../../nbs/studies/sweep.ipynb #1bd1dfda
 def draw_sweep(
     table: pd.DataFrame,  # from `gather`
-    varied: list[str],    # names of the parameters that differ
+    varied: list[str],  # names of the parameters that differ
     title: str = "",
-):                        # a figure of matplotlib; None where nothing is done yet, or too much for one picture
+):  # a figure of matplotlib; None where nothing is done yet, or too much for one picture
     "Mean and 95 % interval over seeds of each arm, over the parameters that differ."
     import seaborn as sns  # a second, which workers need not wait for
     from matplotlib import pyplot as plt
@@ -354,16 +434,40 @@ def draw_sweep(
     if table.empty or (known := table.dropna(subset=["value"])).empty:
         return None
     settings = [name for name in sum(_settings(known, varied), []) if known[name].nunique(dropna=False) > 1]
-    along = max(settings, key=lambda name: (pd.api.types.is_numeric_dtype(known[name]), known[name].nunique()), default="arm")
-    order = [_short(value) for value in (sorted if pd.api.types.is_numeric_dtype(known[along]) else list)(known[along].drop_duplicates())]
+    along = max(
+        settings, key=lambda name: (pd.api.types.is_numeric_dtype(known[name]), known[name].nunique()), default="arm"
+    )
+    order = [
+        _short(value)
+        for value in (sorted if pd.api.types.is_numeric_dtype(known[along]) else list)(known[along].drop_duplicates())
+    ]
     others = [name for name in settings if name != along]
-    panel = known[others].apply(lambda row: ", ".join(f"{name.removeprefix('param.')}: {_short(row[name])}" for name in others), axis=1) if others else ""
+    panel = (
+        known[others].apply(
+            lambda row: ", ".join(f"{name.removeprefix('param.')}: {_short(row[name])}" for name in others), axis=1
+        )
+        if others
+        else ""
+    )
     shown = known.assign(panel=panel, **{along: known[along].map(_short)})
     if shown.panel.nunique() > PANELS:
         return None
     panels = dict(col="panel", col_wrap=min(4, shown.panel.nunique())) if others else {}
-    grid = sns.catplot(shown, kind="point", x=along, y="value", hue=None if along == "arm" else "arm", order=order, errorbar=_interval, dodge=0.3 if along != "arm" and known.arm.nunique() > 1 else False,
-                       height=3, aspect=1.3, linewidth=1, linestyle="-" if pd.api.types.is_numeric_dtype(known[along]) else "none", **panels)
+    grid = sns.catplot(
+        shown,
+        kind="point",
+        x=along,
+        y="value",
+        hue=None if along == "arm" else "arm",
+        order=order,
+        errorbar=_interval,
+        dodge=0.3 if along != "arm" and known.arm.nunique() > 1 else False,
+        height=3,
+        aspect=1.3,
+        linewidth=1,
+        linestyle="-" if pd.api.types.is_numeric_dtype(known[along]) else "none",
+        **panels,
+    )
     grid.set_axis_labels(along.removeprefix("param."), "value").set_titles("{col_name}")
     grid.figure.suptitle(title, y=1.02)
     plt.close(grid.figure)
@@ -410,34 +514,70 @@ def _shown_cell(sweep: Sweep, cell: Cell) -> dict:
     "A cell for the page."
     folder, found = sweep.place(cell), state(sweep.place(cell))
     page = {"DONE": "report.html", "FAILED": "failed.ipynb"}.get(found, "")
-    told = {"DONE": lambda: headline_of(_facts(folder / "results.json")), "FAILED": lambda: (folder / "FAILED").read_text(encoding="utf-8").strip()}.get(found, lambda: "not made yet")()
-    link = "/".join(quote(part) for part in ("..", "..", sweep.notebook.stem, cell.run, page)) if page and (folder / page).is_file() else ""
-    return {"values": [_short(cell.parameters.get(name, "(default)")) for name in sweep.varied], "state": found, "told": told or "report", "link": link}
+    told = {
+        "DONE": lambda: headline_of(_facts(folder / "results.json")),
+        "FAILED": lambda: (folder / "FAILED").read_text(encoding="utf-8").strip(),
+    }.get(found, lambda: "not made yet")()
+    link = (
+        "/".join(quote(part) for part in ("..", "..", sweep.notebook.stem, cell.run, page))
+        if page and (folder / page).is_file()
+        else ""
+    )
+    return {
+        "values": [_short(cell.parameters.get(name, "(default)")) for name in sweep.varied],
+        "state": found,
+        "told": told or "report",
+        "link": link,
+    }
 
 
 FIGURE = "figure.png"  # of a sweep, beside its report
 
-
+# %% ../../nbs/studies/sweep.ipynb #93200123
 def sweep_html(sweep: Sweep, table: pd.DataFrame) -> str:
     "The report as one page of HTML; nothing in it is fetched."
     summary = summarise(table, sweep.varied)
     columns = [name for name in summary.columns if name not in ("value", "low", "high", "n")]
-    means = [{"setting": [_short(row[name]) for name in columns], "n": row["n"],
-              "value": f"{row['value']:.3f}" + (f" [{row['low']:.3f}, {row['high']:.3f}]" if pd.notna(row["low"]) else "")} for row in summary.to_dict("records")]
+    means = [
+        {
+            "setting": [_short(row[name]) for name in columns],
+            "n": row["n"],
+            "value": f"{row['value']:.3f}"
+            + (f" [{row['low']:.3f}, {row['high']:.3f}]" if pd.notna(row["low"]) else ""),
+        }
+        for row in summary.to_dict("records")
+    ]
     base = {name: value for name, value in sweep.cells[0].parameters.items() if name not in sweep.varied}
-    page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE.replace("{{ style }}", STYLE + _TABLE_STYLE))
-    return page.render(name=sweep.name, counts=_counts(sweep.states()), folder_table=not table.empty, figure=FIGURE if (sweep.folder / FIGURE).is_file() else "", base=json.dumps(base, ensure_ascii=False) if base else "", summary=means,
-                       columns=[name.removeprefix("param.") for name in columns], varied=sweep.varied, cells=[_shown_cell(sweep, cell) for cell in sweep.cells])
+    page = Environment(autoescape=True, trim_blocks=True).from_string(
+        _PAGE.replace("{{ style }}", STYLE + _TABLE_STYLE)
+    )
+    return page.render(
+        name=sweep.name,
+        counts=_counts(sweep.states()),
+        folder_table=not table.empty,
+        figure=FIGURE if (sweep.folder / FIGURE).is_file() else "",
+        base=json.dumps(base, ensure_ascii=False) if base else "",
+        summary=means,
+        columns=[name.removeprefix("param.") for name in columns],
+        varied=sweep.varied,
+        cells=[_shown_cell(sweep, cell) for cell in sweep.cells],
+    )
 
 
 def _counts(states: list[str]) -> str:
     done, failed, left = (states.count(name) for name in ("DONE", "FAILED", "UNFINISHED"))
-    return f"{done} of {len(states)} cells are done" + (f", {failed} failed" if failed else "") + (f", {left} are left" if left else "") + "."
+    return (
+        f"{done} of {len(states)} cells are done"
+        + (f", {failed} failed" if failed else "")
+        + (f", {left} are left" if left else "")
+        + "."
+    )
 
 # %% ../../nbs/studies/sweep.ipynb #a7d7bad0
 @dataclass(frozen=True)
 class Outcome:
     "What became of a sweep."
+
     sweep: Sweep
     states: list[str]
     lost: tuple[str, ...] = ()  # workers that died; the others have taken over
@@ -448,8 +588,12 @@ class Outcome:
 
     def __str__(self) -> str:
         more = {"FAILED": "; --retry makes failed cells again", "UNFINISHED": "; start again to go on"}
-        return (_counts(self.states).rstrip(".") + "".join(text for name, text in more.items() if name in self.states)
-                + "".join(f"; {line}" for line in self.lost) + f"\n{self.sweep.folder / 'report.html'}")
+        return (
+            _counts(self.states).rstrip(".")
+            + "".join(text for name, text in more.items() if name in self.states)
+            + "".join(f"; {line}" for line in self.lost)
+            + f"\n{self.sweep.folder / 'report.html'}"
+        )
 
 
 def _publish_figure(sweep: Sweep, table: pd.DataFrame) -> None:
@@ -464,7 +608,7 @@ def _publish_figure(sweep: Sweep, table: pd.DataFrame) -> None:
     with whole_file(sweep.folder / FIGURE) as partial:
         figure.savefig(partial, format="png", dpi=110, bbox_inches="tight")
 
-
+# %% ../../nbs/studies/sweep.ipynb #6d5b6f96
 def publish_sweep(sweep: Sweep) -> list[str]:
     "Write `table.parquet`, `figure.png`, `report.html` and `sweep.json` of what is there; the states. The last of several that come at once sees what all have done."
     sweep.folder.mkdir(parents=True, exist_ok=True)
@@ -476,15 +620,29 @@ def publish_sweep(sweep: Sweep) -> list[str]:
         _publish_figure(sweep, table)
         with whole_file(sweep.folder / "report.html") as partial:
             partial.write_text(sweep_html(sweep, table), encoding="utf-8")
-        write_json(sweep.folder / "sweep.json", {"name": sweep.name, "experiment": sweep.notebook.stem, "cells": [asdict(cell) for cell in sweep.cells], "states": states})
+        write_json(
+            sweep.folder / "sweep.json",
+            {
+                "name": sweep.name,
+                "experiment": sweep.notebook.stem,
+                "cells": [asdict(cell) for cell in sweep.cells],
+                "states": states,
+            },
+        )
     return states
 
 # %% ../../nbs/studies/sweep.ipynb #21999823
 @contextmanager
 def _watch(sweep: Sweep, show: bool) -> Iterator[None]:
     "A bar over the cells that a thread of its own keeps up to date."
-    over, settled = threading.Event(), lambda: [state(sweep.place(cell)) for cell in sweep.cells if is_settled(sweep.place(cell))]
-    with tqdm(total=len(sweep.cells), initial=len(settled()), desc="cells", unit="cell", smoothing=0, disable=not show) as bar:
+    over, settled = (
+        threading.Event(),
+        lambda: [state(sweep.place(cell)) for cell in sweep.cells if is_settled(sweep.place(cell))],
+    )
+    with tqdm(
+        total=len(sweep.cells), initial=len(settled()), desc="cells", unit="cell", smoothing=0, disable=not show
+    ) as bar:
+
         def update():
             found = settled()
             bar.set_postfix(failed=found.count("FAILED"), refresh=False)
@@ -493,6 +651,7 @@ def _watch(sweep: Sweep, show: bool) -> Iterator[None]:
         def keep_looking():
             while not over.wait(1.0):
                 update()
+
         thread = threading.Thread(target=keep_looking, daemon=True)
         thread.start()
         try:
@@ -504,12 +663,12 @@ def _watch(sweep: Sweep, show: bool) -> Iterator[None]:
 
 # %% ../../nbs/studies/sweep.ipynb #45791c0e
 def run_sweep(
-    sweep: Sweep,                  # from `plan_sweep`
+    sweep: Sweep,  # from `plan_sweep`
     *,
-    workers: int = 1,              # processes, or tasks of the cluster
-    ray: str = "",                 # work on a Ray cluster: "auto" is the one this machine belongs to, "local" starts one here, or its address
-    index: int | None = None,      # make this cell only, as one job of an array
-    retry: bool = False,           # make failed cells again
+    workers: int = 1,  # processes, or tasks of the cluster
+    ray: str = "",  # work on a Ray cluster: "auto" is the one this machine belongs to, "local" starts one here, or its address
+    index: int | None = None,  # make this cell only, as one job of an array
+    retry: bool = False,  # make failed cells again
     timeout: float | None = None,  # seconds that one cell of a notebook may take
     progress: bool = True,
 ) -> Outcome:

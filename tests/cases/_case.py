@@ -3,6 +3,7 @@
 Import it first: it sets the environment (one thread, no network, an empty model cache) and makes a
 temporary folder the working directory; the folder is gone when the script ends.
 """
+
 import atexit
 import contextlib
 import io
@@ -21,17 +22,31 @@ HERE = Path(tempfile.mkdtemp(prefix="synthnb-case-"))
 atexit.register(shutil.rmtree, HERE, ignore_errors=True)
 atexit.register(os.chdir, Path.home())  # runs first: a folder that is the working directory cannot always be removed
 os.chdir(HERE)
-os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HOME": str(HERE / ".hf"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false",
-                   "DIFFUSERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error",
-                   "TRANSFORMERS_VERBOSITY": "error", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUTF8": "1", "COLUMNS": "200"})
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(HERE / ".hf"),
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "DIFFUSERS_VERBOSITY": "error",
+        "HF_HUB_VERBOSITY": "error",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONUTF8": "1",
+        "COLUMNS": "200",
+    }
+)
 _wrong = []
 
 
 class Outcome(NamedTuple):
     "What a call or a command came to."
-    value: object          # of a call: what it gave; of a command: its exit status
+
+    value: object  # of a call: what it gave; of a command: its exit status
     error: Exception | None
-    said: str              # the error, warnings, log lines and prints
+    said: str  # the error, warnings, log lines and prints
 
 
 def attempt(call) -> Outcome:
@@ -40,7 +55,11 @@ def attempt(call) -> Outcome:
     handler = logging.StreamHandler(heard)
     logging.getLogger().addHandler(handler)
     try:
-        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            contextlib.redirect_stdout(heard),
+            contextlib.redirect_stderr(heard),
+        ):
             warnings.simplefilter("always")
             try:
                 value = call()
@@ -49,13 +68,31 @@ def attempt(call) -> Outcome:
     finally:
         logging.getLogger().removeHandler(handler)
     said = [f"{type(error).__name__}: {error}"] if error else []
-    return Outcome(value, error, "\n".join([*said, *(str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)), _plain(heard.getvalue())]).strip())
+    return Outcome(
+        value,
+        error,
+        "\n".join(
+            [
+                *said,
+                *(str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning | FutureWarning)),
+                _plain(heard.getvalue()),
+            ]
+        ).strip(),
+    )
 
 
 def synthnb(*words: object, timeout: float = 600, folder: Path | None = None) -> Outcome:
     "Run the command line in a process of its own."
-    run = subprocess.run([sys.executable, "-c", "from synthnb.cli import app; app(prog_name='synthnb')", *map(str, words)], cwd=folder, text=True,
-                         encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)
+    run = subprocess.run(
+        [sys.executable, "-c", "from synthnb.cli import app; app(prog_name='synthnb')", *map(str, words)],
+        cwd=folder,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+    )
     return Outcome(run.returncode, None, _plain(run.stdout))
 
 
@@ -78,7 +115,11 @@ def fill(folder: str | Path, n: int = 10, suffix: str = ".png", kind: str | None
 
 def check(what: str, ok: bool, told: object = "") -> bool:
     "Print one verdict."
-    print(f"{'right' if ok else 'WRONG'}: {what}" + (f"\n       {' / '.join(str(told).split(chr(10)))[:400]}" if str(told) else ""), flush=True)
+    print(
+        f"{'right' if ok else 'WRONG'}: {what}"
+        + (f"\n       {' / '.join(str(told).split(chr(10)))[:400]}" if str(told) else ""),
+        flush=True,
+    )
     if not ok:
         _wrong.append(what)
     return ok

@@ -6,6 +6,7 @@ the same, and a black shape on nothing stays a shape. Opaque pictures are read a
 
 Sources: github.com/kohya-ss/sd-scripts/issues/1269, github.com/mflux-community/mflux/pull/722
 """
+
 from _case import attempt, check, done
 
 from pathlib import Path
@@ -44,7 +45,9 @@ listed = list_folder("set")["train"]
 doors = {
     "read_image": lambda: [read_image(file, 32) for file in files],
     "list_folder and load_images": lambda: list(load_images(listed, 32).images[listed.labels == 0]),
-    "stream_folder": lambda: [image for images, _ in stream_folder("set", ["disc"], progress=False) for image in images],
+    "stream_folder": lambda: [
+        image for images, _ in stream_folder("set", ["disc"], progress=False) for image in images
+    ],
 }
 seen = {}
 for what, read in doors.items():
@@ -55,10 +58,16 @@ for what, read in doors.items():
     middles = [tuple(image[:, image.shape[1] // 2, image.shape[2] // 2].tolist()) for image in found.value]
     seen[what] = sorted(set(grounds))
     check(f"{what}: one ground for all", len(seen[what]) == 1, seen[what])
-    check(f"{what}: the black disc can be seen on every ground", all(max(abs(a - b) for a, b in zip(*pair)) > 60 for pair in zip(grounds, middles)),
-          f"{len([1 for pair in zip(grounds, middles) if pair[0] == pair[1]])} of {len(grounds)} are one black square")
+    check(
+        f"{what}: the black disc can be seen on every ground",
+        all(max(abs(a - b) for a, b in zip(*pair)) > 60 for pair in zip(grounds, middles)),
+        f"{len([1 for pair in zip(grounds, middles) if pair[0] == pair[1]])} of {len(grounds)} are one black square",
+    )
 check("the same ground by every door", len({ground for grounds in seen.values() for ground in grounds}) == 1)
-check("an opaque picture is read as it is", bool((read_image("set/opaque/one.png", 32) == torch.tensor([200, 30, 90])[:, None, None]).all()))
+check(
+    "an opaque picture is read as it is",
+    bool((read_image("set/opaque/one.png", 32) == torch.tensor([200, 30, 90])[:, None, None]).all()),
+)
 
 for shape in ("ellipse", "rectangle"):
     Path("icons", shape).mkdir(parents=True)

@@ -6,6 +6,7 @@ refused by name. A typed name that cannot go all the way is refused before a sin
 
 Source: huggingface.co/datasets/zalando-datasets/fashion_mnist
 """
+
 from _case import attempt, check, done, synthnb
 
 import io
@@ -47,16 +48,31 @@ for n, side in enumerate(("train", "test")):
     Dataset.from_dict(rows, features=features).to_parquet(folder / f"{side}-00000-of-00001.parquet")
 found = attempt(lambda: open_set("hf:clothes", 16)["train"].classes)
 for name, now in zip(NAMES, found.value or ["refused"] * len(NAMES)):
-    check(f"of a data set's own labels: {name!r}", kept(name, now) or (found.error is not None and "/" in found.said), found.said if found.error else repr(now))
-check("a known set's rule is still its own", "outdoor" in prompt_name("apartment_building/outdoor") and len(NAMED) > 10, prompt_name("apartment_building/outdoor"))
+    check(
+        f"of a data set's own labels: {name!r}",
+        kept(name, now) or (found.error is not None and "/" in found.said),
+        found.said if found.error else repr(now),
+    )
+check(
+    "a known set's rule is still its own",
+    "outdoor" in prompt_name("apartment_building/outdoor") and len(NAMED) > 10,
+    prompt_name("apartment_building/outdoor"),
+)
 
 server = Server(QUIRKS["plain"])
-run = synthnb("prompts", "T-shirt/top", "trouser", "--llm", "m", "--llm-url", server.url, "-n", 3, "--out", "typed.jsonl")
+run = synthnb(
+    "prompts", "T-shirt/top", "trouser", "--llm", "m", "--llm-url", server.url, "-n", 3, "--out", "typed.jsonl"
+)
 plan = synthnb("plan", "typed.jsonl", "-n", 2, "--out", "typed.parquet") if run.value == 0 else run
-check("typed: refused before the first question, or good for a plan", (run.value != 0 and not server.requests) or plan.value == 0,
-      f"{len(server.requests)} questions asked, then: {plan.said.splitlines()[-1]}")
+check(
+    "typed: refused before the first question, or good for a plan",
+    (run.value != 0 and not server.requests) or plan.value == 0,
+    f"{len(server.requests)} questions asked, then: {plan.said.splitlines()[-1]}",
+)
 server = Server(QUIRKS["plain"])
-run = synthnb("prompts", "rock & roll", "50% off", "O'Neill", "--llm", "m", "--llm-url", server.url, "-n", 3, "--out", "odd.jsonl")
+run = synthnb(
+    "prompts", "rock & roll", "50% off", "O'Neill", "--llm", "m", "--llm-url", server.url, "-n", 3, "--out", "odd.jsonl"
+)
 plan = synthnb("plan", "odd.jsonl", "-n", 2, "--out", "odd.parquet")
 check("typed: other odd names go all the way", run.value == 0 and plan.value == 0, plan.said.splitlines()[-1])
 done()

@@ -6,6 +6,7 @@ Right: text is text: `synthnb curate --decisions` relabels the image to the clas
 Sources: github.com/deepset-ai/FARM/pull/67, github.com/chanzuckerberg/cellxgene/pull/1115,
 github.com/bedapub/besca/pull/300
 """
+
 from _case import check, done, synthnb
 
 from pathlib import Path
@@ -16,7 +17,17 @@ from synthnb.images.plan import write_plan
 from synthnb.images.shards import generate_shards
 
 CLASSES = ("0", "1", "7")
-write_plan("plan.parquet", {name: [f"a photo of an arabic digit {name}"] for name in CLASSES}, 2, seed=0, model="glyphworld/generator", steps=2, guidance=1.0, shard_size=6, batch_size=6)
+write_plan(
+    "plan.parquet",
+    {name: [f"a photo of an arabic digit {name}"] for name in CLASSES},
+    2,
+    seed=0,
+    model="glyphworld/generator",
+    steps=2,
+    guidance=1.0,
+    shard_size=6,
+    batch_size=6,
+)
 generate_shards("plan.parquet", "drawn", generator=locate("glyphworld/generator"), progress=False)
 ids = [f"{label:04d}-{name}-{n:06d}" for n in range(2) for label, name in enumerate(CLASSES)]
 

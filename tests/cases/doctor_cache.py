@@ -7,6 +7,7 @@ is that of the weights that are opened. A model of which weights are really miss
 Sources: github.com/huggingface/huggingface_hub/pull/4394, github.com/huggingface/diffusers/pull/14118,
 github.com/huggingface/optimum/pull/2470
 """
+
 from _case import HERE, attempt, check, done
 
 import json
@@ -33,7 +34,10 @@ def cached(model: str, without: str = "", beside: dict[str, int] | None = None) 
     (home / "refs").mkdir()
     (home / "refs/main").write_text(COMMIT)
     there = {file.relative_to(SHIPPED).as_posix(): file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()}
-    listed = {name: {"size": size, "blob_id": f"{n:040x}"} for n, (name, size) in enumerate(sorted((there | (beside or {})).items()))}
+    listed = {
+        name: {"size": size, "blob_id": f"{n:040x}"}
+        for n, (name, size) in enumerate(sorted((there | (beside or {})).items()))
+    }
     (home / "trees").mkdir()
     (home / "trees" / f"{COMMIT}.json").write_text(json.dumps({"format_version": 1, "files": listed}))
 
@@ -43,22 +47,39 @@ def verdict(model: str) -> tuple[str, bool]:
     return str(check_generator(model, {})), attempt(lambda: load_generator(model, "cpu")).error is None
 
 
-OTHERS = {"README.md": 40, "unet/diffusion_pytorch_model.fp16.safetensors": 4_300_000, "unet/diffusion_pytorch_model.bin": 8_600_000, "checkpoint.safetensors": 20_000_000}
+OTHERS = {
+    "README.md": 40,
+    "unet/diffusion_pytorch_model.fp16.safetensors": 4_300_000,
+    "unet/diffusion_pytorch_model.bin": 8_600_000,
+    "checkpoint.safetensors": 20_000_000,
+}
 cached("somebody/whole")
 line, opens = verdict("somebody/whole")
 check("every file of the repository is there: ok", line.startswith("ok") and opens, line)
 cached("somebody/needed", beside=OTHERS)
 line, opens = verdict("somebody/needed")
-check("all files that open it are there, others are not: it opens, and the doctor says ok", line.startswith("ok") and opens, f"opens: {opens}; {line}")
+check(
+    "all files that open it are there, others are not: it opens, and the doctor says ok",
+    line.startswith("ok") and opens,
+    f"opens: {opens}; {line}",
+)
 cached("somebody/broken", without="unet/diffusion", beside=OTHERS)
 line, opens = verdict("somebody/broken")
-check("the denoiser's weights are not there: missing", line.startswith("missing") and not opens, f"opens: {opens}; {line}")
+check(
+    "the denoiser's weights are not there: missing", line.startswith("missing") and not opens, f"opens: {opens}; {line}"
+)
 
 cached("somebody/both")  # fetched by a plain download of all files: the same weights lie there twice
 snapshot = HERE / ".hf/hub/models--somebody--both/snapshots" / COMMIT
-shutil.copyfile(SHIPPED / "unet/diffusion_pytorch_model.safetensors", snapshot / "unet/diffusion_pytorch_model.fp16.safetensors")
+shutil.copyfile(
+    SHIPPED / "unet/diffusion_pytorch_model.safetensors", snapshot / "unet/diffusion_pytorch_model.fp16.safetensors"
+)
 shutil.copyfile(SHIPPED / "unet/diffusion_pytorch_model.safetensors", snapshot / "checkpoint.safetensors")
 line, opens = verdict("somebody/both")
 told = float((re.search(r"([\d.]+) [MG]B of weights", line) or [0, "0"])[1]) * (1e9 if "GB of weights" in line else 1e6)
-check("copies beside the weights are not counted", line.startswith("ok") and abs(told - WEIGHTS) < 6e6, f"{WEIGHTS / 1e6:.1f} MB are opened; {line}")
+check(
+    "copies beside the weights are not counted",
+    line.startswith("ok") and abs(told - WEIGHTS) < 6e6,
+    f"{WEIGHTS / 1e6:.1f} MB are opened; {line}",
+)
 done()

@@ -7,12 +7,14 @@ and by the doctor. @eaDir is nobody's class, and its thumbnails are no pictures 
 Sources: github.com/biolab/orange3-imageanalytics/issues/51, github.com/lstein/PhotoMapAI/issues/364,
 github.com/caezium/burrow/pull/283, github.com/thumbsup/thumbsup/issues/368
 """
+
 from _case import attempt, check, done, fill
 
 from pathlib import Path
 
 from synthnb.studies.doctor import check_set
 from synthnb.datasets.sets import list_folder, open_real
+
 
 def spoken(said: str, kind: str) -> bool:
     return kind in said.lower().replace(f"with_{kind}", "")
@@ -38,9 +40,15 @@ for kind, format in {"tif": "TIFF", "jfif": "JPEG", "gif": "GIF", "heic": ""}.it
         found = attempt(lambda: door(f"with_{kind}"))
         read = sum(map(len, found.value.values())) if found.error is None else 0
         told = spoken(found.said, kind) and "10" in found.said
-        check(f"{what}: 10 of 20 dogs are .{kind}: read, or spoken of", read == 30 or told, f"{read} of 30 pictures are read; said: {found.said or 'nothing'}")
+        check(
+            f"{what}: 10 of 20 dogs are .{kind}: read, or spoken of",
+            read == 30 or told,
+            f"{read} of 30 pictures are read; said: {found.said or 'nothing'}",
+        )
     line = str(check_set(f"with_{kind}")[0])
-    check(f"the doctor: 10 of 20 dogs are .{kind}: counted, or spoken of", "30 train" in line or spoken(line, kind), line)
+    check(
+        f"the doctor: 10 of 20 dogs are .{kind}: counted, or spoken of", "30 train" in line or spoken(line, kind), line
+    )
 
 for name in ("cat", "dog"):
     fill(f"disk/{name}", 10, ".jpg")
@@ -50,5 +58,9 @@ for what, door in DOORS.items():
     found = attempt(lambda: door("disk"))
     sides = {} if found.error else found.value
     right = all(one.classes == ("cat", "dog") for one in sides.values()) and sum(map(len, sides.values())) == 20
-    check(f"{what}: @eaDir is no class, and its thumbnails are not read", right, found.said or {side: (one.classes, len(one)) for side, one in sides.items()})
+    check(
+        f"{what}: @eaDir is no class, and its thumbnails are not read",
+        right,
+        found.said or {side: (one.classes, len(one)) for side, one in sides.items()},
+    )
 done()

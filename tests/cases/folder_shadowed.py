@@ -6,6 +6,7 @@ no such folder, `digits` stays the built-in set.
 
 Sources: github.com/huggingface/datasets/issues/5228, github.com/huggingface/transformers/pull/13836
 """
+
 from _case import attempt, check, done, fill
 
 from synthnb.studies.doctor import check_set
@@ -26,7 +27,11 @@ def both(said: str) -> bool:
 
 
 found = attempt(lambda: open_real("digits", 32)["train"].classes)
-check("digits, beside a folder digits: the folder, or both are named", found.value == OWN or both(found.said), found.said or f"opened, without a word: {found.value}")
+check(
+    "digits, beside a folder digits: the folder, or both are named",
+    found.value == OWN or both(found.said),
+    found.said or f"opened, without a word: {found.value}",
+)
 told = str(check_set("digits")[0])
 check("the doctor's line speaks of the folder, too", "3 classes" in told or both(told), told)
 done()

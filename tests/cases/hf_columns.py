@@ -5,6 +5,7 @@ row, or how many) in an error or a warning that speaks of labels, never as an er
 
 Sources: github.com/huggingface/datasets/issues/7549, github.com/huggingface/datasets/issues/4681
 """
+
 from _case import attempt, check, done
 
 import io
@@ -28,10 +29,14 @@ def write(name: str, splits: tuple[str, ...], missing: tuple[int, ...] = ()) -> 
         pictures = []
         for i in range(20):
             file = io.BytesIO()
-            Pillow.fromarray(np.random.default_rng([n, i]).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file, "PNG")
+            Pillow.fromarray(np.random.default_rng([n, i]).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
+                file, "PNG"
+            )
             pictures.append({"bytes": file.getvalue(), "path": None})
         labels = [None if i in missing and split == "train" else i % 2 for i in range(20)]
-        Dataset.from_dict({"image": pictures, "label": labels}, features=FEATURES).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        Dataset.from_dict({"image": pictures, "label": labels}, features=FEATURES).to_parquet(
+            folder / f"{split}-00000-of-00001.parquet"
+        )
     return f"hf:{name}"
 
 
@@ -45,10 +50,18 @@ check("train and test open", found.error is None and found.value["test"] == 20, 
 
 found, said = opened("others", ("train", "dev", "eval"))
 sides = found.error is None and found.value.get("val") == 20 and found.value.get("test") == 20
-check("dev and eval are validation and test, or spoken of", sides or all(any(name in line for line in said) for name in ("dev", "eval")), said or found.value)
+check(
+    "dev and eval are validation and test, or spoken of",
+    sides or all(any(name in line for line in said) for name in ("dev", "eval")),
+    said or found.value,
+)
 
 found, said = opened("gap", ("train", "test"), (13,))
 text = "\n".join(said)
 which = re.search(r"\b13\b|\b(1|one) (\w+ )?(row|label|image|picture|example|sample|of)", text)
-check("a row without a label: named as such", "label" in text and which is not None and "infer dtype" not in text, text or found.value)
+check(
+    "a row without a label: named as such",
+    "label" in text and which is not None and "infer dtype" not in text,
+    text or found.value,
+)
 done()

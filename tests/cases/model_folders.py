@@ -8,6 +8,7 @@ finds what opening it would fail on.
 Sources: github.com/huggingface/diffusers/issues/10928, github.com/Tencent-Hunyuan/Hunyuan3D-2/issues/262,
 github.com/huggingface/diffusers/issues/10139, github.com/huggingface/diffusers/issues/3390
 """
+
 from _case import attempt, check, done
 
 import json
@@ -50,18 +51,41 @@ def state(folder: str) -> str:
 
 for folder in ("whole", "parts"):
     found = drawn(folder)
-    check(f"{folder}: draws, and the doctor says ok", found.error is None and state(folder) == "ok", found.said if found.error else state(folder))
+    check(
+        f"{folder}: draws, and the doctor says ok",
+        found.error is None and state(folder) == "ok",
+        found.said if found.error else state(folder),
+    )
 found = drawn("half")
-check("half: only fp16 files: draws, or the message names them", found.error is None or "fp16" in found.said, found.said if found.error else "")
-check("half: the doctor says what opening says", (state("half") == "ok") == (found.error is None), f"the doctor: {state('half')}; opening: {'fails' if found.error else 'works'}")
+check(
+    "half: only fp16 files: draws, or the message names them",
+    found.error is None or "fp16" in found.said,
+    found.said if found.error else "",
+)
+check(
+    "half: the doctor says what opening says",
+    (state("half") == "ok") == (found.error is None),
+    f"the doctor: {state('half')}; opening: {'fails' if found.error else 'works'}",
+)
 for folder in ("no_denoiser", "part_missing"):
     found = drawn(folder)
-    check(f"{folder}: the doctor finds it missing", found.error is not None and state(folder) == "missing", f"the doctor: {state(folder)}; opening: {found.said.splitlines()[0]}")
+    check(
+        f"{folder}: the doctor finds it missing",
+        found.error is not None and state(folder) == "missing",
+        f"the doctor: {state(folder)}; opening: {found.said.splitlines()[0]}",
+    )
 found = drawn("pair")
 check("pair: a latent size of two equal numbers draws", found.error is None, found.said if found.error else "")
 for file in ("models/checkpoint.safetensors", "./models/checkpoint.safetensors"):
     found = drawn(file)
     text = found.said.lower()
-    told = any(word in text for word in ("single file", "single-file", "from_single_file", "one file")) and "hf download" not in text
-    check(f"{file}: told to be a single file, and how to make a folder of it", found.error is not None and told, found.said.splitlines()[0])
+    told = (
+        any(word in text for word in ("single file", "single-file", "from_single_file", "one file"))
+        and "hf download" not in text
+    )
+    check(
+        f"{file}: told to be a single file, and how to make a folder of it",
+        found.error is not None and told,
+        found.said.splitlines()[0],
+    )
 done()

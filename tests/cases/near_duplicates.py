@@ -6,6 +6,7 @@ looked for where the split is made. Different pictures are still parted as befor
 
 Sources: arxiv.org/abs/1902.00423, github.com/mrdbourke/nutrify/issues/50, github.com/cleanlab/cleanlab/issues/1157
 """
+
 from _case import attempt, check, done
 
 from pathlib import Path
@@ -46,19 +47,31 @@ def pairs_apart(change, folder: str) -> tuple[int, int]:
     if found.error:
         return -1, found.said
     side = {h: name for name, images in found.value.items() for h in content_hashes(images.images)}
-    sides = [[side[content_hashes(read_image(f"{folder}/{name}/{i}{end}", 64)[None])[0]] for end in (".png", "_copy.jpg")] for name in ("hill", "lake") for i in range(16)]
+    sides = [
+        [side[content_hashes(read_image(f"{folder}/{name}/{i}{end}", 64)[None])[0]] for end in (".png", "_copy.jpg")]
+        for name in ("hill", "lake")
+        for i in range(16)
+    ]
     return sum(a != b for a, b in sides), found.said
 
 
 for n, (what, change) in enumerate(COPIES.items()):
     apart, said = pairs_apart(change, f"set{n}")
     told = any(word in said.lower() for word in ("copies", "duplicate", "nearly the same", "near-duplicate"))
-    check(f"{what}: pairs lie on one side", apart == 0 or (apart > 0 and told), f"{apart} of 32 pairs lie on two sides; said: {said or 'nothing'}" if apart else "")
+    check(
+        f"{what}: pairs lie on one side",
+        apart == 0 or (apart > 0 and told),
+        f"{apart} of 32 pairs lie on two sides; said: {said or 'nothing'}" if apart else "",
+    )
 
 for label, name in enumerate(("hill", "lake")):
     Path("different", name).mkdir(parents=True)
     for i in range(20):
         cloudy(1000 + 100 * label + i).save(f"different/{name}/{i}.png")
 found = attempt(lambda: {side: len(images) for side, images in open_real("different", 64).items()})
-check("40 different pictures are parted as before", found.value == {"train": 24, "val": 8, "test": 8}, found.said or found.value)
+check(
+    "40 different pictures are parted as before",
+    found.value == {"train": 24, "val": 8, "test": 8},
+    found.said or found.value,
+)
 done()

@@ -6,6 +6,7 @@ one), and still the same for the same seed, in every arm that has one.
 
 Sources: arxiv.org/abs/2403.19866 (bridged transfer ++), github.com/kaiko-ai/eva/issues/490
 """
+
 from _case import check, done
 
 import torch
@@ -32,7 +33,17 @@ synthnb.bridge.fit = remember
 def heads(arm: str, seed: int) -> list[torch.Tensor]:
     "The heads that the two stages begin with, one step each."
     starts.clear()
-    train_arm(ARMS[arm], str(glyphworld.folder("cnn")), few, few, steps=(1, 1), seed=seed, stage1_seed=seed, device="cpu", batch_size=8)
+    train_arm(
+        ARMS[arm],
+        str(glyphworld.folder("cnn")),
+        few,
+        few,
+        steps=(1, 1),
+        seed=seed,
+        stage1_seed=seed,
+        device="cpu",
+        batch_size=8,
+    )
     return list(starts)
 
 
@@ -41,11 +52,18 @@ def alike(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 first, second = heads("bridged", 0)
-check("without a new head the second stage goes on with the first one's", alike(first, second) > 0.9 and not torch.equal(first, second), f"cosine {alike(first, second):.2f}")
+check(
+    "without a new head the second stage goes on with the first one's",
+    alike(first, second) > 0.9 and not torch.equal(first, second),
+    f"cosine {alike(first, second):.2f}",
+)
 for arm in ("bridged+new_head", "bridged++", "bridged+new_block", "vanilla+new_head"):
     for seed in (0, 1):
         first, second = heads(arm, seed)
-        check(f"{arm}, seed {seed}: the new head is another draw", abs(alike(first, second)) < 0.3,
-              "every value is the same" if torch.equal(first, second) else f"cosine {alike(first, second):.2f}")
+        check(
+            f"{arm}, seed {seed}: the new head is another draw",
+            abs(alike(first, second)) < 0.3,
+            "every value is the same" if torch.equal(first, second) else f"cosine {alike(first, second):.2f}",
+        )
 check("the same seed, the same new head", torch.equal(heads("bridged++", 0)[1], heads("bridged++", 0)[1]))
 done()

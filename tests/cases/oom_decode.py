@@ -5,6 +5,7 @@ memory is enough. Where the denoiser itself runs out, the batch is halved as bef
 
 Sources: github.com/huggingface/diffusers/pull/1150, github.com/AUTOMATIC1111/stable-diffusion-webui/pull/5165
 """
+
 from _case import attempt, check, done
 
 import torch
@@ -14,7 +15,15 @@ from synthnb.generate import generate, load_generator
 from synthnb.images.plan import make_plan
 
 STEPS, IMAGES = 3, 16
-plan = make_plan({"three": ["three"], "eight": ["eight"]}, IMAGES // 2, seed=0, model="glyphworld/generator", steps=STEPS, guidance=1.0, batch_size=IMAGES)
+plan = make_plan(
+    {"three": ["three"], "eight": ["eight"]},
+    IMAGES // 2,
+    seed=0,
+    model="glyphworld/generator",
+    steps=STEPS,
+    guidance=1.0,
+    batch_size=IMAGES,
+)
 
 
 def drawn(decodes: int = 1000, denoises: int = 1000):
@@ -38,7 +47,11 @@ def drawn(decodes: int = 1000, denoises: int = 1000):
 
 
 enough, seen = drawn()
-check("enough memory: each image goes through each step once", enough.error is None and seen == STEPS * IMAGES, f"{seen} of {STEPS * IMAGES}")
+check(
+    "enough memory: each image goes through each step once",
+    enough.error is None and seen == STEPS * IMAGES,
+    f"{seen} of {STEPS * IMAGES}",
+)
 scarce, seen = drawn(decodes=4)
 check("the decoder has memory for 4 of 16: all are drawn", scarce.error is None, scarce.said)
 check("no step is made twice", seen == STEPS * IMAGES, f"the denoiser saw {seen} images, {STEPS * IMAGES} are needed")

@@ -10,6 +10,7 @@ Real pipelines of this size cannot be had here; these have the real ones' class 
 Sources: github.com/huggingface/diffusers/pull/13557, github.com/huggingface/diffusers/pull/12223,
 github.com/vladmandic/sdnext/issues/4097
 """
+
 from _case import attempt, check, done
 
 import inspect
@@ -34,16 +35,24 @@ def recorder(name: str):
         return SimpleNamespace(images=torch.rand(2, 3, 32, 32))
 
     call.__signature__ = signature
-    made = type(name, (kind,), {"__init__": lambda self: None, "__call__": call, "device": torch.device("cpu"), "vae_scale_factor": 8})()
+    made = type(
+        name,
+        (kind,),
+        {"__init__": lambda self: None, "__call__": call, "device": torch.device("cpu"), "vae_scale_factor": 8},
+    )()
     object.__setattr__(made, "scheduler", SimpleNamespace())
-    object.__setattr__(made, "transformer", SimpleNamespace(config=SimpleNamespace(guidance_embeds=name.startswith("Flux"))))
+    object.__setattr__(
+        made, "transformer", SimpleNamespace(config=SimpleNamespace(guidance_embeds=name.startswith("Flux")))
+    )
     return made, calls
 
 
 def called(name: str, guidance: float, negative: str = "") -> tuple[dict, str]:
     "What the pipeline was given, or what was said."
     pipe, calls = recorder(name)
-    plan = make_plan(PROMPTS, 1, seed=0, model=name, steps=2, guidance=guidance, size=32, batch_size=2, negative_prompt=negative)
+    plan = make_plan(
+        PROMPTS, 1, seed=0, model=name, steps=2, guidance=guidance, size=32, batch_size=2, negative_prompt=negative
+    )
     found = attempt(lambda: next(draw_batches(pipe, plan, batch_size=2, retries=0)))
     return (calls[0] if calls and not found.error else {}), found.said
 
@@ -54,15 +63,25 @@ for name in ("FluxPipeline", "Flux2Pipeline", "Flux2KleinPipeline", "ZImageOmniP
         print(f"not here: {name}")
         continue
     given, said = called(name, 4.0)
-    check(f"{name}: prompts arrive as prompts", given.get("prompt") == WANTED and given.get("image") is None,
-          said or {key: value for key, value in given.items() if key in ("prompt", "image")})
+    check(
+        f"{name}: prompts arrive as prompts",
+        given.get("prompt") == WANTED and given.get("image") is None,
+        said or {key: value for key, value in given.items() if key in ("prompt", "image")},
+    )
 
 for scale, negative in ((4.0, ""), (12.0, "ugly")):
     given, said = called("QwenImagePipeline", scale, negative)
     guided = given.get("true_cfg_scale") == scale and given.get("negative_prompt") is not None
-    check(f"QwenImagePipeline, scale {scale:g}, negative prompt {negative!r}: guided by it, or refused", guided or (not given and "guid" in said),
-          said or {key: given.get(key, "not given") for key in ("true_cfg_scale", "guidance_scale", "negative_prompt")})
+    check(
+        f"QwenImagePipeline, scale {scale:g}, negative prompt {negative!r}: guided by it, or refused",
+        guided or (not given and "guid" in said),
+        said or {key: given.get(key, "not given") for key in ("true_cfg_scale", "guidance_scale", "negative_prompt")},
+    )
 given, said = called("QwenImagePipeline", 1.0)
 unguided = given.get("negative_prompt") is None or given.get("true_cfg_scale", 4.0) <= 1
-check("QwenImagePipeline, scale 1: nothing is guided", bool(given) and unguided, said or given.get("true_cfg_scale", "not given"))
+check(
+    "QwenImagePipeline, scale 1: nothing is guided",
+    bool(given) and unguided,
+    said or given.get("true_cfg_scale", "not given"),
+)
 done()

@@ -10,6 +10,7 @@ A tiny random SDXL with that number in its configuration stands for the publishe
 Sources: github.com/huggingface/transformers/issues/24650, github.com/huggingface/transformers/pull/24777,
 github.com/huggingface/diffusers/issues/10754
 """
+
 from _case import attempt, check, done
 
 import torch
@@ -27,12 +28,40 @@ def tiny_sdxl(folder: str, end: int | None) -> str:
     torch.manual_seed(0)
     shipped = StableDiffusionPipeline.from_pretrained(str(glyphworld.folder("generator")))
     words = shipped.tokenizer
-    config = CLIPTextConfig(vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, projection_dim=32,
-                            max_position_embeddings=words.model_max_length, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id if end is None else end)
-    unet = UNet2DConditionModel(sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=64, attention_head_dim=8,
-                                addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 32,
-                                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
-    pipe = StableDiffusionXLPipeline(shipped.vae, CLIPTextModel(config), CLIPTextModelWithProjection(config), words, words, unet, DDIMScheduler(), add_watermarker=False)
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=32,
+        max_position_embeddings=words.model_max_length,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id if end is None else end,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=64,
+        attention_head_dim=8,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 32,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    pipe = StableDiffusionXLPipeline(
+        shipped.vae,
+        CLIPTextModel(config),
+        CLIPTextModelWithProjection(config),
+        words,
+        words,
+        unet,
+        DDIMScheduler(),
+        add_watermarker=False,
+    )
     pipe.save_pretrained(folder)
     return folder
 
@@ -41,8 +70,14 @@ def apart(pooled: torch.Tensor) -> float:
     return (pooled[0] - pooled[1]).abs().max().item()
 
 
-PLAIN, STYLED = ([f"a photo of a digit{style}, {words}" for words in ("close up", "lit from the left")] for style in ("", " in the style of <style>"))
-for what, end in {"the tokenizer's number in the configuration": None, "another number in the configuration": 2}.items():
+PLAIN, STYLED = (
+    [f"a photo of a digit{style}, {words}" for words in ("close up", "lit from the left")]
+    for style in ("", " in the style of <style>")
+)
+for what, end in {
+    "the tokenizer's number in the configuration": None,
+    "another number in the configuration": 2,
+}.items():
     pipe = load_generator(tiny_sdxl(f"sdxl-{end}", end), "cpu")
     before = TextTable(pipe, PLAIN).asked_pooled
     check(f"{what}: without a token the last words count", apart(before) > 1e-4, f"{apart(before):.1e} apart")
@@ -53,10 +88,22 @@ for what, end in {"the tokenizer's number in the configuration": None, "another 
             return condition(pipe, ids, torch.arange(2))["added_cond_kwargs"]["text_embeds"]
 
     found = attempt(learning)
-    check(f"{what}: while the token is learned, words after it count", found.error is None and apart(found.value) > 1e-4, found.said if found.error else f"{apart(found.value):.1e} apart")
+    check(
+        f"{what}: while the token is learned, words after it count",
+        found.error is None and apart(found.value) > 1e-4,
+        found.said if found.error else f"{apart(found.value):.1e} apart",
+    )
     add_style(pipe, initial_style(pipe, "<style>", "photo"))
     pooled = TextTable(pipe, STYLED).asked_pooled
-    check(f"{what}: where pictures are drawn, words after the token count", apart(pooled) > 1e-4, f"{apart(pooled):.1e} apart")
+    check(
+        f"{what}: where pictures are drawn, words after the token count",
+        apart(pooled) > 1e-4,
+        f"{apart(pooled):.1e} apart",
+    )
     after = TextTable(pipe, PLAIN).asked_pooled
-    check(f"{what}: prompts without the token are as before", torch.allclose(before, after, atol=1e-5), f"{(before - after).abs().max():.1e} apart")
+    check(
+        f"{what}: prompts without the token are as before",
+        torch.allclose(before, after, atol=1e-5),
+        f"{(before - after).abs().max():.1e} apart",
+    )
 done()

@@ -11,6 +11,7 @@ github.com/vllm-project/vllm/pull/2964, github.com/huggingface/chat-ui/issues/13
 github.com/skydiscover-ai/skydiscover/issues/15, github.com/lmstudio-ai/lmstudio-bug-tracker/issues/618,
 github.com/ggml-org/llama.cpp/pull/19349, github.com/NousResearch/hermes-agent/pull/3444
 """
+
 from _case import attempt, check, done, synthnb
 
 from _stub_server import QUIRKS, Server
@@ -32,11 +33,21 @@ def asked(quirk: str, styles: bool = False) -> tuple[int, str, int]:
     found = attempt(both)
     if found.error:
         return 0, f"raised {found.said}", len(server.requests)
-    return sum(len(one.found) for one in found.value), "; ".join(failure.error for one in found.value for failure in one.failed), len(server.requests)
+    return (
+        sum(len(one.found) for one in found.value),
+        "; ".join(failure.error for one in found.value for failure in one.failed),
+        len(server.requests),
+    )
 
 
-for quirk, what in {"plain": "a server without quirks", "parts": "content in parts, thoughts and text", "object": "content is the object itself",
-                    "no_system_role": "no system role", "one_of_two": "temperature or top_p, not both", "format_500": "500 where response_format is asked for"}.items():
+for quirk, what in {
+    "plain": "a server without quirks",
+    "parts": "content in parts, thoughts and text",
+    "object": "content is the object itself",
+    "no_system_role": "no system role",
+    "one_of_two": "temperature or top_p, not both",
+    "format_500": "500 where response_format is asked for",
+}.items():
     answers, error, requests = asked(quirk)
     check(f"{what}: answered", answers == 1, error and f"{error} ({requests} requests)")
 
@@ -47,9 +58,16 @@ check("an error with status 200: the server's own words are told", "drained" in 
 
 server = Server(QUIRKS["long_thoughts"])
 run = synthnb("prompts", "three", "eight", "--llm", "m", "--llm-url", server.url, "-n", 3, "--out", "book.jsonl")
-options = [line.split()[0] for line in synthnb("prompts", "--help").said.splitlines() if line.strip().startswith("--") and "token" in line.split()[0]]
+options = [
+    line.split()[0]
+    for line in synthnb("prompts", "--help").said.splitlines()
+    if line.strip().startswith("--") and "token" in line.split()[0]
+]
 said = run.said.splitlines()[-1] if run.said else ""
 named = any(word in said.lower() for word in ("think", "thought", "reasoning")) and bool(options)
-check("1,500 tokens of thoughts: answered, or the message says what used the tokens up and an option gives more", run.value == 0 or named,
-      f"{said} (options for tokens: {', '.join(options) or 'none'})")
+check(
+    "1,500 tokens of thoughts: answered, or the message says what used the tokens up and an option gives more",
+    run.value == 0 or named,
+    f"{said} (options for tokens: {', '.join(options) or 'none'})",
+)
 done()

@@ -6,6 +6,7 @@ black because its values use a part of the 16 bits is stretched, or a warning sa
 Sources: github.com/pytorch/pytorch/issues/20524, github.com/pytorch/vision/issues/2218,
 github.com/python-pillow/Pillow/issues/3011
 """
+
 from _case import attempt, check, done
 
 from pathlib import Path
@@ -33,12 +34,19 @@ doors = {
 for what, read in doors.items():
     found = attempt(read)
     off = None if found.error else (found.value.float() - wanted).abs().mean().item()
-    check(f"{what}: 16 bits are the picture that 8 bits are", off is not None and off < 2,
-          found.said or f"mean {found.value.float().mean():.1f} of {wanted.mean():.1f}, {(found.value > 250).float().mean():.0%} white")
+    check(
+        f"{what}: 16 bits are the picture that 8 bits are",
+        off is not None and off < 2,
+        found.said
+        or f"mean {found.value.float().mean():.1f} of {wanted.mean():.1f}, {(found.value > 250).float().mean():.0%} white",
+    )
 
 found = attempt(lambda: read_image("twelve/0.png", 64))
 mean = None if found.error else found.value.float().mean().item()
 told = any(word in found.said.lower() for word in ("16", "12", "dark", "bit", "range"))
-check("12 of 16 bits: no black picture without a word", told or (mean is not None and abs(mean - wanted.mean().item()) < 40),
-      found.said or f"mean {mean:.1f} of {wanted.mean():.1f}, without a word")
+check(
+    "12 of 16 bits: no black picture without a word",
+    told or (mean is not None and abs(mean - wanted.mean().item()) < 40),
+    found.said or f"mean {mean:.1f} of {wanted.mean():.1f}, without a word",
+)
 done()

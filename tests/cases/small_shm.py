@@ -8,6 +8,7 @@ Needs Linux, and the right to mount in a namespace of one's own; without it noth
 
 Sources: github.com/pytorch/pytorch/issues/1355, github.com/logicalclocks/hopsworks/issues/1557
 """
+
 from _case import HERE, check, done
 
 import os
@@ -40,7 +41,9 @@ SMALL = ["unshare", "-Urm", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/s
 
 def run(*words: str, seconds: float = 90) -> tuple[int | None, str]:
     "Status and words of a command beside a small /dev/shm; None if it does not come to an end."
-    process = subprocess.Popen([*SMALL, *words], cwd=HERE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        [*SMALL, *words], cwd=HERE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
     try:
         said, _ = process.communicate(timeout=seconds)
         return process.returncode, said
@@ -59,11 +62,22 @@ def spoken(said: str) -> bool:
 
 
 status, said = run(sys.executable, "-c", READ.replace("WORKERS", "0"))
-check("1,000 images in one process: read", "1000 images were read" in said, said.strip().splitlines()[-1] if said.strip() else status)
+check(
+    "1,000 images in one process: read",
+    "1000 images were read" in said,
+    said.strip().splitlines()[-1] if said.strip() else status,
+)
 status, said = run(sys.executable, "-c", READ.replace("WORKERS", "8"))
 last = said.strip().splitlines()[-1] if said.strip() else ""
-check("1,000 images of 224 pixels, eight processes, 64 MB: read, or an error that says what is short", "1000 images were read" in said or (status not in (0, None) and spoken(said)),
-      f"no end after 90 seconds; last words: {last}" if status is None else f"status {status}: {last}")
+check(
+    "1,000 images of 224 pixels, eight processes, 64 MB: read, or an error that says what is short",
+    "1000 images were read" in said or (status not in (0, None) and spoken(said)),
+    f"no end after 90 seconds; last words: {last}" if status is None else f"status {status}: {last}",
+)
 status, said = run(sys.executable, "-c", DOCTOR)
-check("the doctor, workers: 14: speaks of shared memory", spoken(said), said.strip().splitlines()[-1] if said.strip() else status)
+check(
+    "the doctor, workers: 14: speaks of shared memory",
+    spoken(said),
+    said.strip().splitlines()[-1] if said.strip() else status,
+)
 done()

@@ -6,6 +6,7 @@ dog/2023, dog/2024) still opens with its classes; a warning is fine there.
 
 Sources: github.com/fastai/fastai/issues/1552, github.com/huggingface/datasets/issues/7880
 """
+
 from _case import attempt, check, done, fill, synthnb
 
 from synthnb.studies.doctor import check_set
@@ -27,16 +28,31 @@ def named(said: str) -> bool:
 for door in (lambda folder: open_real(folder, 32), list_folder):
     what = "open_real" if door is not list_folder else "list_folder"
     found = attempt(lambda: door("usual"))
-    check(f"{what}: train/ and test/ are sides", found.error is None and found.value["test"].classes == CLASSES, found.said)
+    check(
+        f"{what}: train/ and test/ are sides",
+        found.error is None and found.value["test"].classes == CLASSES,
+        found.said,
+    )
     found = attempt(lambda: door("years"))
-    check(f"{what}: classes with folders of their own open", found.error is None and found.value["train"].classes == ("cat", "dog"), found.said)
+    check(
+        f"{what}: classes with folders of their own open",
+        found.error is None and found.value["train"].classes == ("cat", "dog"),
+        found.said,
+    )
     found = attempt(lambda: door("odd"))
     sides = found.error is None and found.value["train"].classes == CLASSES and len(found.value.get("test", ())) == 24
-    check(f"{what}: Training/ and Testing/ are sides, or spoken of", sides or named(found.said),
-          found.said or {side: (len(one), one.classes) for side, one in found.value.items()})
+    check(
+        f"{what}: Training/ and Testing/ are sides, or spoken of",
+        sides or named(found.said),
+        found.said or {side: (len(one), one.classes) for side, one in found.value.items()},
+    )
 
 told = str(check_set("odd")[0])
 check("the doctor's line on the same folder", "3 classes" in told or named(told), told)
 told = synthnb("prompts", "odd", "-n", 4, "--dry-run")
-check("synthnb prompts FOLDER --dry-run counts three classes, or says why not", "3 classes" in told.said or named(told.said), told.said)
+check(
+    "synthnb prompts FOLDER --dry-run counts three classes, or says why not",
+    "3 classes" in told.said or named(told.said),
+    told.said,
+)
 done()

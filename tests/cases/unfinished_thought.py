@@ -8,6 +8,7 @@ the object after it is the answer, whatever stands in the thought. A fenced obje
 Sources: github.com/antirez/ds4/issues/509, github.com/jundot/omlx/issues/3796, github.com/vllm-project/vllm/issues/13125,
 github.com/deepseek-ai/DeepSeek-R1/issues/352, github.com/langgenius/dify/issues/42451
 """
+
 from _case import attempt, check, done
 
 from _stub_server import Server, completion
@@ -27,7 +28,10 @@ ANSWERABLE = {
     "a fence, then a remark with braces": f"```json\n{GOOD}\n```\nYou may put other words for {{phrase}}.",
 }
 CUT = {
-    "an unclosed <think> with a draft, cut (length)": (f"<think>\nPerhaps: {DRAFT}\nNo, the first one should", "length"),
+    "an unclosed <think> with a draft, cut (length)": (
+        f"<think>\nPerhaps: {DRAFT}\nNo, the first one should",
+        "length",
+    ),
     "an unclosed <think> with a draft, no cut told": (f"<think>\nPerhaps: {DRAFT}\nNo, the first one should", "stop"),
 }
 
@@ -35,10 +39,21 @@ CUT = {
 def answered(text: str, finish: str = "stop"):
     "What comes of one question to a model that always replies this."
     server = Server(lambda body: completion(text, finish))
-    found = attempt(lambda: ask(open_llm("m", server.url), [sense_question("crane")], SensesAnswer, check=check_senses, tries=2, progress=False))
+    found = attempt(
+        lambda: ask(
+            open_llm("m", server.url),
+            [sense_question("crane")],
+            SensesAnswer,
+            check=check_senses,
+            tries=2,
+            progress=False,
+        )
+    )
     if found.error:
         return "", found.said
-    return "".join(answer.value.model_dump_json() for answer in found.value.found), "; ".join(failure.error for failure in found.value.failed)
+    return "".join(answer.value.model_dump_json() for answer in found.value.found), "; ".join(
+        failure.error for failure in found.value.failed
+    )
 
 
 for what, text in ANSWERABLE.items():
@@ -46,6 +61,14 @@ for what, text in ANSWERABLE.items():
     check(f"{what}: answered", "crane bird" in answer, error or ("the draft was taken" if "DRAFT" in answer else ""))
 for what, (text, finish) in CUT.items():
     answer, error = answered(text, finish)
-    if check(f"{what}: the draft is not taken", "DRAFT" not in answer, "the draft was taken for the answer" if answer else error):
-        check(f"{what}: the message speaks of the thought", any(word in error.lower() for word in ("think", "thought", "reasoning")), error)
+    if check(
+        f"{what}: the draft is not taken",
+        "DRAFT" not in answer,
+        "the draft was taken for the answer" if answer else error,
+    ):
+        check(
+            f"{what}: the message speaks of the thought",
+            any(word in error.lower() for word in ("think", "thought", "reasoning")),
+            error,
+        )
 done()

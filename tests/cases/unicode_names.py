@@ -7,6 +7,7 @@ of one set they are refused. Joiners (U+200C, U+200D) and the no-break space are
 Sources: github.com/uewepuep/FPVTracksideCore/pull/75, github.com/llmsresearch/paperbanana/pull/240,
 github.com/spacechunks/explorer/pull/310
 """
+
 from _case import attempt, check, done, fill
 
 import unicodedata
@@ -28,8 +29,12 @@ found = attempt(lambda: open_real("sides", 32))
 check("train decomposed, test composed: the same classes", found.error is None, found.said)
 found = attempt(lambda: check_classes([COMPOSED, DECOMPOSED]))
 check("both forms as two classes are refused", found.error is not None, found.said or "accepted as two classes")
-for what, name in {"Persian, with a non-joiner": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "Hindi, with a joiner": "\u0928\u094d\u200d\u092f\u093e",
-                   "an emoji of two, joined": "\U0001f469\u200d\U0001f692", "a no-break space": "Paris\u00a0Roubaix"}.items():
+for what, name in {
+    "Persian, with a non-joiner": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "Hindi, with a joiner": "\u0928\u094d\u200d\u092f\u093e",
+    "an emoji of two, joined": "\U0001f469\u200d\U0001f692",
+    "a no-break space": "Paris\u00a0Roubaix",
+}.items():
     found = attempt(lambda: check_classes([name, "waffle"]))
     check(f"{what}: a name", found.error is None, ascii(found.said))
 for what, name in {"a line break": "a\nb", "an override of the writing direction": "a\u202eb"}.items():
