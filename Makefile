@@ -37,7 +37,7 @@ nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=n
 sync: $(READY) ## clean all notebooks and export the modules
 	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
 
-docs: $(READY) ## pages of guides and notebooks for the browser: _docs/index.html
+docs: $(READY) ## the site of guides, notebooks, reports and API, with search: _docs/index.html
 	@$(BIN)/python tools/build_docs.py
 
 install: $(READY) ## only make and fill .venv
