@@ -22,10 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchmetrics.functional.classification import binary_calibration_error
 
-from .data import LabelledImages, join
+from .data import ImageSet, check_size, join
 from .dualbn import convert, has_gap, is_dual
 from .core.files import did_you_mean, whole_file
-from .datasets.sets import ListedImages, check_size, images_hash, join_listed
 from .core.streams import stream
 from synthnb.train import (
     READINGS,
@@ -123,7 +122,7 @@ def _decisive(settings: dict) -> dict:
 # %% ../nbs/08_bridge.ipynb #caf0853a
 def stage1_model(
     model: str | Path,  # for `load_classifier`
-    synthetic: LabelledImages | ListedImages,
+    synthetic: ImageSet,
     *,
     steps: int,
     seed: int = 0,  # of the head and, in a stream of their own, of batches and augmentation
@@ -191,15 +190,12 @@ class ArmResult:
     )  # of a dual network: top-1 on the test split by `train.READINGS`
 
 # %% ../nbs/08_bridge.ipynb #53c43df3
-_Images = LabelledImages | ListedImages  # in memory, or on disk
-
-# %% ../nbs/08_bridge.ipynb #35979442
 def _check_run(
     arm: str,
-    real: _Images,
-    synthetic: _Images | None,
-    test: _Images,
-    val: _Images | None,
+    real: ImageSet,
+    synthetic: ImageSet | None,
+    test: ImageSet,
+    val: ImageSet | None,
     store: str | Path | None,
     checkpoint_every: int,
     image_size: int,
@@ -223,9 +219,9 @@ def _check_run(
     sides = [side for side in (real, synthetic, test, val) if side is not None]
     for side in sides:
         check_size(side, image_size)
-    sizes = {tuple(side.images.shape[2:]): side for side in sides if isinstance(side, LabelledImages)}
+    sizes = {side.held: side for side in sides if side.held}
     if small := [side for size, side in sizes.items() if min(size) < image_size]:
-        have = "x".join(map(str, small[0].images.shape[2:]))
+        have = "x".join(map(str, small[0].held))
         raise ValueError(
             f"{small[0]} has {have} pixels, fewer than image_size={image_size}: open it at {image_size} pixels or more"
         )
@@ -234,7 +230,7 @@ def _check_run(
             " and ".join(f"{side} with {h}x{w} pixels" for (h, w), side in sizes.items())
             + " have different image sizes: make them alike, or give image_size"
         )
-    if ARMS[arm].last == "joined" and isinstance(real, ListedImages) != isinstance(synthetic, ListedImages):
+    if ARMS[arm].last == "joined" and (real.held is None) != (synthetic.held is None):
         raise ValueError(
             f"arm {arm!r} joins {real} and {synthetic}, of which one is in memory and one on disk: make them alike"
         )
@@ -242,7 +238,7 @@ def _check_run(
         raise ValueError(f"{real} has no images of {empty[0]!r}")
 
 # %% ../nbs/08_bridge.ipynb #7c14ffa0
-def _measured(net: nn.Module, test: _Images, **reading) -> dict:
+def _measured(net: nn.Module, test: ImageSet, **reading) -> dict:
     "What a classifier says of the test images: which are right, also among its first five, by class, with which calibration; and by each reading of dual norms."
     said = predict(net, test, **reading)
     right, best = said.argmax(1) == test.labels, said.topk(min(5, said.shape[1])).indices == test.labels[:, None]
@@ -285,8 +281,8 @@ def _run_key(spec: Arm, model: str | Path, sets: tuple, model_args: dict, **how)
 def train_arm(
     spec: Arm,
     model: str | Path,  # pre-trained classifier, for `load_classifier`
-    real: LabelledImages | ListedImages,  # the few real images; what is on disk is read at `image_size`
-    synthetic: LabelledImages | ListedImages | None,  # None for arms without them
+    real: ImageSet,  # the few real images; what is on disk is read at `image_size`
+    synthetic: ImageSet | None,  # None for arms without them
     *,
     steps: tuple[int, int],  # optimiser steps of stage 1 and stage 2
     seed: int = 0,
@@ -332,7 +328,7 @@ def train_arm(
         "per_batch": [(real, 1 - synthetic_share), (synthetic, synthetic_share)],
     }.get(spec.last)
     if spec.last == "joined":
-        train = (join_listed if isinstance(real, ListedImages) else join)([real, synthetic])
+        train = join([real, synthetic])
     net = convert(net, spec.dual) if spec.dual else net
     with only_head(net) if spec.probe else nullcontext():
         history = fit(
@@ -351,16 +347,16 @@ def train_arm(
 def run_arm(
     arm: str,  # a name in ARMS
     model: str | Path,  # pre-trained classifier, for `load_classifier`
-    real: LabelledImages | ListedImages,  # the few real images; what is on disk is read at `image_size`
-    synthetic: LabelledImages | ListedImages | None,  # None for arms without them
-    test: LabelledImages | ListedImages,  # read once, after training
+    real: ImageSet,  # the few real images; what is on disk is read at `image_size`
+    synthetic: ImageSet | None,  # None for arms without them
+    test: ImageSet,  # read once, after training
     *,
     steps: tuple[int, int] = (200, 200),  # optimiser steps of stage 1 and stage 2
     seed: int = 0,  # of the last stage
     stage1_seed: int | None = None,  # default: `seed`
     arm_mixup: float = 0.2,  # alpha of arms with mixup; `mixup` and `cutmix` are of `fit`, for all arms
     synthetic_share: float = 0.5,  # of a batch, for arms that mix within the batch
-    val: LabelledImages | ListedImages | None = None,  # measured after training, for choosing settings
+    val: ImageSet | None = None,  # measured after training, for choosing settings
     store: str | Path | None = None,  # folder of stage-1 weights and finished runs
     model_args: dict | None = None,  # for `load_classifier`
     device: str | torch.device = "auto",
@@ -415,7 +411,7 @@ def run_arm(
         time.perf_counter() - start,
         records=history.records,
         gaps=history.gaps,
-        image_set=images_hash(used) or "",
+        image_set="" if used is None else used.fingerprint(),
         **told,
     )
     if file:

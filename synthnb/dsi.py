@@ -33,7 +33,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .data import LabelledImages, set_hash
+from .data import LabelledImages
 from .images.denoise import pool_at_end
 from .core.files import whole_file
 from .generate import quiet_loading
@@ -695,7 +695,7 @@ def invert(
         "seed": seed,
         "check_every": check_every,
         "patience": patience,
-        "images": set_hash(images),
+        "images": images.fingerprint(),
         "generator": fingerprint(pipe),
     }
     path = Path(path) if path else None

@@ -51,7 +51,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from .data import LabelledImages, pick_device, pick_dtype, readable_name
+from .data import ImageSet, pick_device, pick_dtype, readable_name
 from .core.files import tensor_names, whole_file
 from .models.hub import FETCHING, first_line, why_not_fetched
 
@@ -671,15 +671,15 @@ class ImageFeatures:
 
 # %% ../nbs/02_lar.ipynb #fb38423c
 def _batches(
-    images: LabelledImages | Iterable, classes: int, per_class: int | None, batch_size: int, seed: int
+    images: ImageSet | Iterable, classes: int, per_class: int | None, batch_size: int, seed: int
 ) -> Iterator[tuple]:
-    "(uint8 images, labels) of the images that are used: of a resident set `per_class` drawn by `seed`, of a stream the first ones."
-    if isinstance(images, LabelledImages):
+    "(uint8 images, labels) of the images that are used: of a set `per_class` drawn by `seed`, of a stream the first."
+    if isinstance(images, ImageSet):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         order = order[torch.argsort(images.labels[order], stable=True)]
         parts = order.split(torch.bincount(images.labels, minlength=classes).tolist())
         chosen = torch.cat([part[:per_class].sort().values for part in parts])
-        yield from ((images.images[part], images.labels[part]) for part in chosen.split(batch_size))
+        yield from images.batches(image_size=512, order=chosen.split(batch_size))  # 512: as `stream_folder` reads
         return
     counts = torch.zeros(classes, dtype=torch.int64)
     for pixels, labels in images:
@@ -719,7 +719,7 @@ def _check_batch(pixels: torch.Tensor | list, labels: torch.Tensor, classes: int
 # %% ../nbs/02_lar.ipynb #2cddb09d
 def image_features(
     clip: Clip,
-    images: LabelledImages | Iterable,  # a set, or a stream of (uint8 [B, 3, H, W] or list of [3, H, W], labels [B])
+    images: ImageSet | Iterable,  # a set, or a stream of (uint8 [B, 3, H, W] or list of [3, H, W], labels [B])
     classes: Sequence[str] | None = None,  # of a stream; default: the set's own
     *,
     images_per_class: int | None = 50,  # at most (PROPOSED; the paper's number is unknown); None: all
@@ -727,14 +727,14 @@ def image_features(
     dtype: torch.dtype = torch.float32,  # of the stored features; float16 halves them and moves scores by about 1e-5
     thumbnails: int = 50,  # kept of each class
     thumbnail_size: int = 64,  # pixels of the long side
-    seed: int = 0,  # which images of a resident set are taken
+    seed: int = 0,  # which images of a set are taken
     progress: bool = True,
 ) -> ImageFeatures:
     "Encode every image once. A class may have no image: it will be undecided. ValueError for wrong types and numbers that are not finite."
-    if classes is None and not isinstance(images, LabelledImages):
+    if classes is None and not isinstance(images, ImageSet):
         raise ValueError("a stream of images needs the names of its classes")
     classes = check_names(images.classes if classes is None else classes)
-    if isinstance(images, LabelledImages) and len(images.classes) != len(classes):
+    if isinstance(images, ImageSet) and len(images.classes) != len(classes):
         raise ValueError(f"{images} does not fit {len(classes)} class names")
     if images_per_class is not None and images_per_class < 1:
         raise ValueError(f"images_per_class must be 1 or more, or None for all, got {images_per_class}")

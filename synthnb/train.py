@@ -51,12 +51,11 @@ from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 # %% ../nbs/07_train.ipynb #b662bc71
-from .data import LabelledImages, pick_device
+from .data import ImageSet, check_size, pick_device
 from .dualbn import domains, gap, has_gap, is_dual, strip
 from .core.files import did_you_mean, package_hash, whole_file
 from .models.hub import why_not_fetched
 from .models.names import model_folder
-from .datasets.sets import ListedImages, check_size, images_hash, read_batches
 from .core.streams import stream
 
 # %% ../nbs/07_train.ipynb #fe44a593
@@ -537,12 +536,7 @@ READINGS = {
 
 
 def _chunks(
-    model: nn.Module,
-    images: LabelledImages | ListedImages | torch.Tensor,
-    batch_size: int,
-    image_size: int,
-    workers: int,
-    shuffled: bool,
+    model: nn.Module, images: ImageSet | torch.Tensor, batch_size: int, image_size: int, workers: int, shuffled: bool
 ) -> Iterator[torch.Tensor]:
     "uint8 batches of a set as a network is to see them, in the set's order or in one drawn for the statistics of batches."
     order = torch.arange(len(images))
@@ -552,15 +546,13 @@ def _chunks(
         1, min(-(-len(images) // batch_size), len(images) // 2)
     )  # no batch of one image, which has no statistics
     chunks = order.tensor_split(parts) if shuffled else order.split(batch_size)
-    if isinstance(images, ListedImages):
-        check_size(images, image_size)
-        read = read_batches(
-            images, evaluated_size(model, image_size), order=(chunk.tolist() for chunk in chunks), workers=workers
-        )
-        yield from (evaluation_view(model, batch, image_size) for batch, _ in read)
+    if torch.is_tensor(images):
+        found = (images[chunk] for chunk in chunks)
     else:
-        pixels = images.images if isinstance(images, LabelledImages) else images
-        yield from (evaluation_view(model, pixels[chunk], image_size) for chunk in chunks)
+        check_size(images, image_size)
+        size = evaluated_size(model, image_size)
+        found = (pixels for pixels, _ in images.batches(image_size=size, order=chunks, workers=workers))
+    yield from (evaluation_view(model, pixels, image_size) for pixels in found)
 
 # %% ../nbs/07_train.ipynb #b090497a
 def _adapted(model: nn.Module, batches: Iterator[torch.Tensor]) -> nn.Module:
@@ -584,7 +576,7 @@ def _adapted(model: nn.Module, batches: Iterator[torch.Tensor]) -> nn.Module:
 @torch.inference_mode()
 def predict(
     model: nn.Module,  # on any device
-    images: LabelledImages | ListedImages | torch.Tensor,  # a set, or uint8 [N, 3, H, W]
+    images: ImageSet | torch.Tensor,  # a set, or uint8 [N, 3, H, W]
     batch_size: int = 256,  # images per forward pass
     image_size: int = 0,  # pixels per side: needed for a set on disk; images in memory are resized to it, 0 leaves them
     workers: int = 0,  # processes that decode a set on disk
@@ -618,7 +610,7 @@ def predict(
     return torch.cat(found)
 
 # %% ../nbs/07_train.ipynb #6ab12e16
-def _share_right(model: nn.Module, images: LabelledImages | ListedImages, image_size: int, workers: int) -> float:
+def _share_right(model: nn.Module, images: ImageSet, image_size: int, workers: int) -> float:
     return (
         (predict(model, images, image_size=image_size, workers=workers).argmax(1) == images.labels)
         .float()
@@ -689,30 +681,13 @@ def _walks(sets: list, counts: list[int], seed: int) -> list[Iterator[torch.Tens
     ]
 
 
-def _resident(data: LabelledImages, walk: Iterator[torch.Tensor], device: torch.device) -> Iterator[tuple]:
-    images, labels = data.images.to(device), data.labels.to(device)
-    for indices in walk:
-        yield images[indices.to(device)], labels[indices.to(device)]
-
-
-def _streamed(
-    data: ListedImages, walk: Iterator[torch.Tensor], device: torch.device, size: int, workers: int
-) -> Iterator[tuple]:
-    for images, labels in read_batches(data, size, order=(indices.tolist() for indices in walk), workers=workers):
-        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
 def _batches(
     sets: list, counts: list[int], seed: int, device: torch.device, first: int = 0, size: int = 0, workers: int = 0
 ) -> Iterator[list]:
     "Endless batches on `device` from step `first` on: a list of (images uint8, labels) with one entry per set, in the order of `sets`."
     walks = [islice(walk, first, None) for walk in _walks(sets, counts, seed)]
-    parts = [
-        _resident(data, walk, device)
-        if isinstance(data, LabelledImages)
-        else _streamed(data, walk, device, size, workers)
-        for (data, _), walk in zip(sets, walks)
-    ]
+    reading = {"image_size": size, "workers": workers, "device": device}
+    parts = [data.batches(order=walk, **reading) for (data, _), walk in zip(sets, walks)]
     return map(list, zip(*parts))
 
 # %% ../nbs/07_train.ipynb #5f3c0125
@@ -794,7 +769,7 @@ def _plain(value: object) -> object:
 # %% ../nbs/07_train.ipynb #a918335f
 def stage_key(
     model: nn.Module,  # before its training
-    *sets: LabelledImages | ListedImages | None,
+    *sets: ImageSet | None,
     **settings,  # of the training
 ) -> str:
     "Twenty hex digits of starting weights, image sets, settings and the code that computes."
@@ -806,7 +781,8 @@ def stage_key(
         getattr(model, "_model_args", None),
         {key: (getattr(model, "pretrained_cfg", None) or {}).get(key) for key in ("mean", "std")},
     ]  # what is no weight, and decides
-    rest = [[images_hash(data) for data in sets], told, settings, package_hash(), torch.__version__, timm.__version__]
+    prints = [None if data is None else data.fingerprint() for data in sets]
+    rest = [prints, told, settings, package_hash(), torch.__version__, timm.__version__]
     digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:20]
 
@@ -1126,7 +1102,7 @@ def _fit(
     device: torch.device,
     workers: int,
     accelerator: Accelerator | None,
-    val: LabelledImages | ListedImages | None,
+    val: ImageSet | None,
     **showing,
 ) -> History:
     "`fit`, its settings in `want`."
@@ -1217,7 +1193,7 @@ _FREE = {
 # %% ../nbs/07_train.ipynb #e7b7083e
 def fit(
     model: nn.Module,  # moved to the device and trained in place
-    train: LabelledImages | ListedImages | Sequence[tuple],  # one set, or (set, share of the batch) for each of several
+    train: ImageSet | Sequence[tuple],  # one set, or (set, share of the batch) for each of several
     *,
     steps: int,  # optimiser steps
     batch_size: int = 64,  # of a step, in all processes together
@@ -1247,7 +1223,7 @@ def fit(
     accelerator: Accelerator | None = None,  # of accelerate: its device, precision, accumulation and processes
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 0,  # file, and steps between; a run goes on from a file of its own
-    val: LabelledImages | ListedImages | None = None,  # measured at the end, and every `val_every` steps
+    val: ImageSet | None = None,  # measured at the end, and every `val_every` steps
     val_every: int = 0,  # 0 = only at the end
     record_every: int = 10,  # steps between records
     progress: bool = True,

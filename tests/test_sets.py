@@ -24,13 +24,23 @@ from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
 from synthnb.images import shards
-from synthnb.data import content_hashes, copied_pairs, few_shot, few_shots, fraction, join, memory_limit, near_pairs
+from synthnb.data import (
+    ImageSet,
+    LabelledImages,
+    content_hashes,
+    copied_pairs,
+    few_shot,
+    few_shots,
+    fraction,
+    join,
+    memory_limit,
+    near_pairs,
+)
 from synthnb.datasets.sets import (
     NAMED,
     check_splits,
     imagenet_indices,
     imagenet_names,
-    join_listed,
     list_folder,
     list_hub,
     list_named,
@@ -667,4 +677,35 @@ def test_keep_and_fit_reach_every_door(tmp_path):
     with pytest.raises(ValueError, match="unknown fit 'centre'"):
         open_set(tmp_path / "wide", 30, fit="centre")
     with pytest.raises(ValueError, match="open both alike"):
-        join_listed([listed, replace(listed, fit="pad")])
+        join([listed, replace(listed, fit="pad")])
+
+
+def test_one_protocol_for_sets_in_memory_and_on_disk(tmp_path):
+    """Both kinds answer the same questions, give the same batches in any order, and are not joined with each other."""
+    for i in range(6):
+        put(tmp_path / "ab"[i % 2] / f"{i}.jpg", i)
+    listed = list_folder(tmp_path)["train"]
+    loaded = load_images(listed, 10)
+    assert isinstance(listed, ImageSet) and isinstance(loaded, ImageSet)
+    assert (listed.held, loaded.held) == (None, (10, 10))
+    order = [torch.tensor([4, 0, 5]), torch.tensor([1, 1])]
+    for how in ({"size": 4}, {"order": order}, {"order": order, "device": torch.device("cpu")}):
+        there, here = list(listed.batches(image_size=10, **how)), list(loaded.batches(**how))
+        assert len(there) == len(here) == 2
+        for one, other in zip(there, here):
+            assert all(torch.equal(a, b) for a, b in zip(one, other))
+    assert listed.fingerprint() != loaded.fingerprint() != loaded.subset([0]).fingerprint()
+    assert torch.equal(join([loaded, loaded.subset([2])]).labels, join([listed, listed.subset([2])]).labels)
+    with pytest.raises(ValueError, match="one of .* is in memory and one on disk: make them alike"):
+        join([loaded, listed])
+    with pytest.raises(ValueError, match="stays on disk: give image_size"):
+        next(listed.batches())
+
+
+def test_whole_batches_in_memory_are_views():
+    """A step of training takes its images from the resident tensor: nothing else is copied."""
+    images = torch.arange(8 * 3 * 4 * 4).to(torch.uint8).view(8, 3, 4, 4)
+    data = LabelledImages(images, torch.arange(8) % 2, ("a", "b"))
+    whole, _ = next(data.batches(8))
+    assert whole.data_ptr() == images.data_ptr()
+    assert next(data.batches(order=iter([torch.tensor([1, 2])])))[0].shape == (2, 3, 4, 4)

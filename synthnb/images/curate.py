@@ -32,11 +32,11 @@ from torchcodec.decoders import decode_image
 from tqdm import tqdm
 
 # %% ../../nbs/images/curate.ipynb #42502ff0
-from ..data import LabelledImages, cache_sized, content_hashes, ordered, thumbnails
+from ..data import ImageSet, LabelledImages, cache_sized, content_hashes, ordered, thumbnails
 from ..core.files import did_you_mean, whole_file
 from ..lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
 from .plan import Plan
-from ..datasets.sets import ListedImages, list_folder, load_images, read_batches
+from ..datasets.sets import list_folder, load_images
 from .shards import ShardFolder, read_tar, usable_cores
 
 # %% ../../nbs/images/curate.ipynb #90b045af
@@ -214,13 +214,11 @@ def _score_batch(
 
 # %% ../../nbs/images/curate.ipynb #3f6c412d
 def reference_thumbnails(
-    real: LabelledImages | ListedImages,
+    real: ImageSet,
     size: int = 64,  # pixels a side at which a set on disk is read
 ) -> torch.Tensor:  # float16 [N, D]
     "What the images of a real set are compared by."
-    if isinstance(real, LabelledImages):
-        return thumbnails(real.images).half()
-    return torch.cat([thumbnails(images).half() for images, _ in read_batches(real, size)])
+    return torch.cat([thumbnails(images).half() for images, _ in real.batches(image_size=size)])
 
 
 def _digest(thing: object) -> str:
@@ -310,8 +308,8 @@ def score_images(
     | None = None,  # class name -> what it means; default: what the plan says
     others: Sequence[str] = (),  # phrases of things that are no class, which CLIP may choose, too
     templates: Sequence[str] = DEFAULT_TEMPLATES,
-    train: LabelledImages | ListedImages | None = None,  # real training images, which a generator may have by heart
-    test: LabelledImages | ListedImages | None = None,  # test images, which must not be trained on
+    train: ImageSet | None = None,  # real training images, which a generator may have by heart
+    test: ImageSet | None = None,  # test images, which must not be trained on
     batch_size: int = 64,
     progress: bool = True,
 ) -> Scores:

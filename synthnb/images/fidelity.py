@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 # %% ../../nbs/images/fidelity.ipynb #ca129e14
 from .curate import ClassTexts
-from ..data import LabelledImages
+from ..data import ImageSet
 from ..diversify import vendi_score
 from ..lar import Clip, preprocess
 
@@ -121,16 +121,16 @@ class Features:
 # %% ../../nbs/images/fidelity.ipynb #bc815612
 def extract(
     extractor: Extractor,
-    images: LabelledImages
-    | Iterable[tuple[torch.Tensor, torch.Tensor]],  # a set, or batches of uint8 [B, 3, H, W] and int64 [B]
+    images: ImageSet | Iterable[tuple],  # a set, or a stream of batches: uint8 [B, 3, H, W] and int64 [B]
     classes: Sequence[str] | None = None,  # of a stream
     batch_size: int = 128,
+    image_size: int = 0,  # pixels per side that a set on disk is read at
     progress: bool = False,
 ) -> Features:
     "Encode every image once."
-    if isinstance(images, LabelledImages):
+    if isinstance(images, ImageSet):
         classes, total = images.classes, len(images)
-        images = zip(images.images.split(batch_size), images.labels.split(batch_size))
+        images = images.batches(batch_size, image_size)
     elif classes is None:
         raise ValueError("a stream of images needs the names of its classes")
     else:
