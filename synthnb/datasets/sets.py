@@ -14,7 +14,6 @@ import json
 import os
 import pkgutil
 import re
-import tarfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,6 +48,7 @@ from synthnb.data import (
     open_layout,
     split_by_content,
 )
+from ..core.tars import DAMAGED, read_at, walk_tar
 from .folders import MASK_WORDS, few_names, scan, shown, split_word
 from .pixels import SUFFIXES, check_fit, read_image
 
@@ -565,7 +565,7 @@ def list_shards(
                     )
                 items.append((path.name, *sample["image"]))
                 labels.append(label)
-        except (tarfile.TarError, ValueError, EOFError, KeyError) as error:
+        except (*DAMAGED, ValueError, KeyError) as error:
             raise ValueError(
                 f"{path} is damaged, or its records have no label and class ({type(error).__name__}: {error})"
             ) from error
@@ -584,19 +584,16 @@ def list_shards(
 def _samples(path: Path) -> dict[str, dict]:
     "Record and place of the image by key, the name before the first dot; ValueError naming keys that lack one, or have one twice."
     samples: dict[str, dict] = {}
-    with tarfile.open(path) as opened:
-        for member in opened:
-            home, slash, file = member.name.rpartition("/")
-            stem, _, end = file.partition(".")
-            key = home + slash + stem
-            what = "image" if f".{end.lower()}" in SUFFIXES else "record" if end.lower() == "json" else None
-            if not member.isfile() or file.startswith(".") or what is None:
-                continue
-            if what in samples.setdefault(key, {}):
-                raise ValueError(f"the key {key} has two files for its {what}")
-            samples[key][what] = (
-                (member.offset_data, member.size) if what == "image" else json.load(opened.extractfile(member))
-            )
+    for member in walk_tar(path):
+        home, slash, file = member.name.rpartition("/")
+        stem, _, end = file.partition(".")
+        key = home + slash + stem
+        what = "image" if f".{end.lower()}" in SUFFIXES else "record" if end.lower() == "json" else None
+        if file.startswith(".") or what is None:
+            continue
+        if what in samples.setdefault(key, {}):
+            raise ValueError(f"the key {key} has two files for its {what}")
+        samples[key][what] = (member.offset, member.size) if what == "image" else json.loads(member.read())
     lacking = {
         key: "no record" if "image" in sample else "no image" for key, sample in samples.items() if len(sample) < 2
     }
@@ -608,9 +605,7 @@ def _samples(path: Path) -> dict[str, dict]:
 
 def _tar_bytes(folder: Path, item: tuple[str, int, int]) -> bytes:
     name, offset, size = item
-    with open(folder / name, "rb") as opened:
-        opened.seek(offset)
-        return opened.read(size)
+    return read_at(folder / name, offset, size)
 
 # %% ../../nbs/datasets/sets.ipynb #345a6142
 def list_folder(
