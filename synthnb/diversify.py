@@ -40,18 +40,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 from .images.book import COLUMNS, check_suffix, load_book, save_book
 from .data import LabelledImages
 from .lar import Clip, overlong
-from synthnb.models.llm import (
-    Answer,
-    AnswerCache,
-    Answers,
-    Failure,
-    LocalLLM,
-    Question,
-    Sampling,
-    ServerLLM,
-    ask,
-    json_question,
-)
+from .models.answers import AnswerCache
+from .models.llm import Answer, Answers, Failure, ask
+from .models.local_llm import LocalLLM
+from .models.questions import Question, Sampling, json_question
+from .models.server import ServerLLM
 
 # %% ../nbs/03_diversify.ipynb #ceea0315
 class Scene(BaseModel):

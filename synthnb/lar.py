@@ -56,17 +56,11 @@ from .core.files import tensor_names, whole_file
 from .models.hub import FETCHING, first_line, why_not_fetched
 
 # %% ../nbs/02_lar.ipynb #cffd907c
-from synthnb.models.llm import (
-    AnswerCache,
-    Answers,
-    LocalLLM,
-    MissingLLM,
-    Question,
-    Sampling,
-    ServerLLM,
-    ask,
-    json_question,
-)
+from .models.answers import AnswerCache, MissingLLM
+from .models.llm import Answers, ask
+from .models.local_llm import LocalLLM
+from .models.questions import Question, Sampling, json_question
+from .models.server import ServerLLM
 
 # %% ../nbs/02_lar.ipynb #f7bfa1a7
 from .models.names import model_folder, taught_names, unknown_names

@@ -405,7 +405,7 @@ def loads(monkeypatch):
     import weakref
 
     from synthnb import lar
-    from synthnb.models import llm
+    from synthnb.models import local_llm
 
     alive, resting = {}, set()
 
@@ -421,7 +421,7 @@ def loads(monkeypatch):
 
         monkeypatch.setattr(module, name, opening)
 
-    watched(llm, "load_weights", lambda model: model, "chat model")
+    watched(local_llm, "load_weights", lambda model: model, "chat model")
     watched(generate, "load_generator", lambda pipe: pipe.unet, "generator")
     watched(lar, "load_clip", lambda clip: clip.model, "clip")
     moved = generate.wake

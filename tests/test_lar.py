@@ -29,7 +29,8 @@ from synthnb.data import digits, few_shot
 from synthnb.studies.experiment import run
 from synthnb.glyphworld.world import folder, senses_named
 from synthnb.lar import Candidate, image_features, imagenet_ambiguous, load_clip, resolve
-from synthnb.models.llm import AnswerCache, cached_llm, open_llm
+from synthnb.models.answers import AnswerCache, cached_llm
+from synthnb.models.llm import open_llm
 
 torch.set_num_threads(1)
 TEMPLATES = ("a photo of a {phrase}",)

@@ -1,4 +1,6 @@
-"""Asking a real server process, through a proxy that fails, with real kills (nbs/models/llm.ipynb tests the rest).
+"""Asking a real server process, through a proxy that fails, with real kills.
+
+The notebooks of `nbs/models` test the rest.
 
 Run as a script, this file is the process that asks: `python tests/test_llm.py URL CACHE`.
 """
@@ -27,20 +29,11 @@ from pydantic import BaseModel
 
 from synthnb.glyphworld import world as glyphworld
 from synthnb.studies.experiment import write_study_prompts
-from synthnb.models.llm import (
-    AnswerCache,
-    LocalLLM,
-    Question,
-    Reply,
-    Sampling,
-    ServerLLM,
-    UnfinishedThought,
-    ask,
-    cached_llm,
-    json_question,
-    open_llm,
-    read_answer,
-)
+from synthnb.models.answers import AnswerCache, cached_llm
+from synthnb.models.llm import ask, open_llm
+from synthnb.models.local_llm import LocalLLM
+from synthnb.models.questions import Question, Reply, Sampling, UnfinishedThought, json_question, read_answer
+from synthnb.models.server import ServerLLM
 from synthnb.studies.parameters import declared_parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -64,9 +57,9 @@ def about(name: str, most: int = 4) -> Question:
     """The question that label ambiguity resolution asks."""
     return json_question(
         name,
-        f'What can "{name}" mean in a picture? List up to {most} different meanings that a photo captioned "{name}" could show, the usual '
-        'ones first. For each give "phrase", a short noun phrase that names this meaning and no other, and "looks", a few words on what it '
-        'looks like.\nAnswer in this form: {"senses": [{"phrase": "...", "looks": "..."}]}',
+        f'What can "{name}" mean in a picture? List up to {most} different meanings that a photo captioned "{name}" '
+        'could show, the usual ones first. For each give "phrase", a short noun phrase that names this meaning and no '
+        'other, and "looks", a few words on what it looks like.\nAnswer in this form: {"senses": [{"phrase": "...", "looks": "..."}]}',
     )
 
 
@@ -314,7 +307,10 @@ def test_a_real_server_takes_further_fields(server, local):
 
 # ---- servers and models with quirks: real servers have each of these
 
-GOOD = '{"senses": [{"phrase": "crane bird", "looks": "a tall grey bird"}, {"phrase": "construction crane", "looks": "a steel tower"}]}'
+GOOD = (
+    '{"senses": [{"phrase": "crane bird", "looks": "a tall grey bird"}, '
+    '{"phrase": "construction crane", "looks": "a steel tower"}]}'
+)
 DRAFT = '{"senses": [{"phrase": "DRAFT", "looks": "DRAFT"}]}'
 
 
@@ -356,7 +352,8 @@ def unless(*names, words="", status=400, both=False):
         (
             unless(
                 "temperature",
-                words="Unsupported value: '{}' does not support 0.8 with this model. Only the default (1) value is supported.",
+                words="Unsupported value: '{}' does not support 0.8 with this model. "
+                "Only the default (1) value is supported.",
             ),
             ["top_p", "seed"],
             ["temperature"],
@@ -646,7 +643,7 @@ def test_further_fields_belong_to_the_key(tmp_path, local):
 
 def test_a_local_model_is_read_as_a_server_is(local):
     tokenizer, ids = local.tokenizer, lambda text: local.tokenizer(text, add_special_tokens=False).input_ids
-    from synthnb.models.llm import reply_text
+    from synthnb.models.local_llm import reply_text
 
     opened = ids("Say it.<think>\n")
     assert reply_text(local, opened, ids(DRAFT)).startswith("<think>"), "the template opened the thought"

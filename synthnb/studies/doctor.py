@@ -235,7 +235,7 @@ def generator_weights(model: str, variant: str = "") -> Callable[[Path], list[Pa
 
 def llm_weights(folder: Path) -> list[Path]:
     "A check that opening a chat model would succeed; it finds the weights that are opened."
-    from synthnb.models.llm import check_llm_folder  # torch and transformers
+    from synthnb.models.local_llm import check_llm_folder  # torch and transformers
 
     check_llm_folder(folder)
     index = folder / "model.safetensors.index.json"
