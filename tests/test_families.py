@@ -1,7 +1,10 @@
-"""Each family of generators, with the real configurations' traits on tiny random networks: called rightly, or refused before drawing.
+"""Each family of generators, with the real configurations' traits on tiny random networks.
 
-Real weights were not at hand. What stands in for them are diffusers' own classes with few and narrow layers, and the traits that decide how a
-pipeline is called: prediction types, schedulers and their spacing, guidance embeddings, several text encoders, prompts of variable length.
+Each is called rightly, or refused before drawing.
+
+Real weights were not at hand. What stands in for them are diffusers' own classes with few and narrow layers, and the
+traits that decide how a pipeline is called: prediction types, schedulers and their spacing, guidance embeddings,
+several text encoders, prompts of variable length.
 """
 
 import os
@@ -10,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import functools
 import json
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -68,7 +72,10 @@ def tokenizer(longest=77, side="right"):
         model_max_length=longest,
         padding_side=side,
     )
-    made.chat_template = "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}{% else %}{{ m['content'][0]['text'] }}{% endif %}{% endfor %}"
+    made.chat_template = (
+        "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}"
+        "{% else %}{{ m['content'][0]['text'] }}{% endif %}{% endfor %}"
+    )
     return made
 
 
@@ -537,7 +544,8 @@ def kandinsky():
 # ---------------------------------------------------------------- what is expected of each
 
 GUIDED = dict(guidance_scale=5.0)
-# name: how it is made, pixels a side, what the pipeline itself is called with at guidance 1 and 5 (None: refused), is a negative prompt read?
+# name: how it is made, pixels a side, what the pipeline itself is called with at guidance 1 and 5 (None: refused),
+# is a negative prompt read?
 FAMILY = {
     "SD 1.5": (sd15, 16, dict(guidance_scale=1.0), GUIDED, True),
     "SD 2.1": (sd21, 16, dict(guidance_scale=1.0), GUIDED, True),
@@ -741,7 +749,29 @@ def test_the_table_is_found_by_name_and_warns_of_guided_turbos():
         next(draw_batches(made("SD-Turbo"), plan, batch_size=2))
 
 
-# ---------------------------------------------------------------- prompts are counted where the tokenizer is a processor
+def test_a_new_family_is_one_row(monkeypatch, tmp_path):
+    "Everything that knows families learns of a new one from its row in families.json."
+    from synthnb.models import families
+    from synthnb.studies import doctor
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    name = "somebody/brand-new-turbo"
+    assert family_of(name) is None and doctor.a100_drawing({"generator": name}, 1000) is None
+    table = json.loads((Path(families.__file__).with_name("families.json")).read_text())["families"]
+    row = next(one for one in table if one["name"] == "Z-Image-Turbo")
+    new = row | {"name": "Brand New", "models": ["brand-new"], "pipeline": "BrandNewPipeline", "default": True}
+    monkeypatch.setattr(families, "FAMILIES", (*FAMILIES, families.Family(**new)))
+    found = family_of(name)
+    assert found.name == "Brand New" and family_of("/models/mine", "BrandNewPipeline") == found
+    assert describe_family(found).startswith("Brand New: 9 steps, no guidance, 1024 pixels")
+    assert "made to be drawn without guidance" in unusual_settings(found, 9, 5.0)[0]
+    assert "no style token can be learned" in no_token(name)
+    seconds, how = doctor.a100_drawing({"generator": name, "denoising_steps": 9, "guidance": 1.0}, 1000)
+    assert seconds > 0 and "the arithmetic of Brand New at 1024 pixels" in how
+    assert FAMILIES[0].name == "Stable Diffusion 1.5", "the doctor scales this family's published rate: add rows below"
+
+
+# ------------------------------------------------------------ prompts are counted where the tokenizer is a processor
 
 
 def pixtral():
@@ -921,7 +951,9 @@ def gemma_2b():
 
 
 CLIP_L, BIG_G = clip_encoder(768, 3072, 12, 12), clip_encoder(1280, 5120, 32, 20, CLIPTextModelWithProjection)
-COUNTED = {  # denoiser and text encoders, at the published configurations (diffusers' defaults are those of the model that a class was made for)
+# denoiser and text encoders, at the published configurations
+# (diffusers' defaults are those of the model that a class was made for)
+COUNTED = {
     "Stable Diffusion 1.5": (sd_unet(768), [CLIP_L]),
     "Stable Diffusion 2.1": (sd_unet(1024, use_linear_projection=True), [clip_encoder(1024, 4096, 23, 16)]),
     "SDXL": (sdxl_unet, [CLIP_L, BIG_G]),

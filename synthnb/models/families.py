@@ -32,17 +32,15 @@ class Guide:
 def call_parameters(pipe: "DiffusionPipeline") -> dict[str, inspect.Parameter]:
     "The parameters of a pipeline's call, by name. Raises `ValueError` for a pipeline that draws nothing from a prompt."
     known = dict(inspect.signature(type(pipe).__call__).parameters)
-    if "num_inference_steps" not in known and any(
-        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()
-    ):
-        # somebody's wrapper, which hides what it passes on: what nearly all take
+    hides = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    if hides and "num_inference_steps" not in known:  # somebody's wrapper: what nearly all take
         usual = ("prompt", "num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
         known |= {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in usual if name not in known}
     if "prompt" not in known or "num_inference_steps" not in known:
         raise ValueError(
             f"{type(pipe).__name__} does not draw images from prompts. If it is one part of a generator (as of "
-            "Kandinsky 2.2 or Stable Cascade), open the whole with `AutoPipelineForText2Image.from_pretrained(...)` once "
-            "and `save_pretrained(folder)` it"
+            "Kandinsky 2.2 or Stable Cascade), open the whole with `AutoPipelineForText2Image.from_pretrained(...)` "
+            "once and `save_pretrained(folder)` it"
         )
     return known
 
@@ -105,10 +103,8 @@ def call_arguments(
         if not {"height", "width"} <= set(known):
             raise ValueError(f"{name} takes no size: leave size at 0")
         call |= {"height": int(size), "width": int(size)}
-    if "use_resolution_binning" in known:
-        call["use_resolution_binning"] = (
-            False  # or another size would be drawn, and shrunk to the one that was asked for
-        )
+    if "use_resolution_binning" in known:  # or another size would be drawn, and shrunk to the one that was asked for
+        call["use_resolution_binning"] = False
     if "guidance_schedule" in known:
         call["guidance_schedule"] = None  # Ideogram: one scale, or one for each step
     call |= _guidance(pipe, guide, float(guidance))
@@ -227,10 +223,8 @@ def pipeline_class(
 ) -> str:
     "The class that a folder's model_index.json names; empty if it has none."
     try:
-        return (
-            json.loads((Path(folder).expanduser() / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-            or ""
-        )
+        index = json.loads((Path(folder).expanduser() / "model_index.json").read_text(encoding="utf-8"))
+        return index.get("_class_name") or ""
     except (OSError, ValueError, AttributeError):
         return ""
 
@@ -253,13 +247,11 @@ def unusual_settings(family: Family | None, steps: int, guidance: float) -> list
         return []
     told = []
     if guidance > 1:
-        told.append(
-            f"{family.name} is made to be drawn without guidance, and guidance is {guidance:g}: recommended is 1 ({family.sources[0]})"
-        )
+        wrong = f"{family.name} is made to be drawn without guidance, and guidance is {guidance:g}"
+        told.append(f"{wrong}: recommended is 1 ({family.sources[0]})")
     if steps > 4 * family.steps:
-        told.append(
-            f"{family.name} is made for {family.steps} step{'s' * (family.steps > 1)}, and {steps} are asked for: they cost time and add nothing ({family.sources[0]})"
-        )
+        wrong = f"{family.name} is made for {family.steps} step{'s' * (family.steps > 1)}, and {steps} are asked for"
+        told.append(f"{wrong}: they cost time and add nothing ({family.sources[0]})")
     return told
 
 
@@ -268,8 +260,7 @@ def describe_family(family: Family, memory: str = "auto") -> str:
     guidance = "no guidance" if family.guidance in (None, 1) else f"guidance {family.guidance:g}"
     known = f"; {family.gpu_gb:g} GB of GPU memory by its authors" if family.gpu_gb else ""
     doubt = f"; not verified: {', '.join(family.unverified)}" if family.unverified else ""
-    return (
-        f"{family.name}: {family.steps} steps, {guidance}, {family.size} pixels, {family.dtype}; licence {family.licence}"
-        + (", gated" if family.gated else "")
-        + f"; weights take about {family.weights_gb(memory):.1f} GB (estimated from published sizes){known}{doubt}"
-    )
+    recommended = f"{family.steps} steps, {guidance}, {family.size} pixels, {family.dtype}"
+    licence = f"licence {family.licence}{', gated' if family.gated else ''}"
+    weights = f"weights take about {family.weights_gb(memory):.1f} GB (estimated from published sizes)"
+    return f"{family.name}: {recommended}; {licence}; {weights}{known}{doubt}"
