@@ -33,21 +33,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets as torchvision_sets
 from tqdm import tqdm
 
-from synthnb.data import (
-    FRACTIONS,
-    LabelledImages,
-    content_hashes,
-    digits,
-    fitting_workers,
-    image_folder,
-    ImageSet,
-    check_size,
-    join,
-    memory_limit,
-    near_pairs,
-    open_layout,
-    split_by_content,
-)
+from ..data import FRACTIONS, ImageSet, LabelledImages, check_size, content_hashes, digits, fitting_workers
+from ..data import image_folder, join, memory_limit, near_pairs, open_layout, split_by_content
 from ..core.tars import DAMAGED, read_at, walk_tar
 from .folders import MASK_WORDS, few_names, scan, shown, split_word
 from .pixels import SUFFIXES, check_fit, read_image
