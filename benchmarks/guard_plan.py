@@ -31,7 +31,7 @@ def book(classes: int, prompts: int) -> pd.DataFrame:
             "class": f"class {label}",
             "phrase": f"class {label}, a kind of thing",
             "pool": "CD+SD",
-            "scene_key": f"{label * prompts + i:024x}",
+            "context_key": f"{label * prompts + i:024x}",
             "style_key": f"{i:024x}",
             "prompt": f"a photo of a class {label}, a kind of thing, in scene number {i} at dusk, seen from the side, in the style of print {i % 17}",
         }

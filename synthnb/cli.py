@@ -547,7 +547,7 @@ def prompts(
     seed: Annotated[int, typer.Option(help="Another seed, other prompts.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; ask nothing.")] = False,
 ) -> None:
-    """Write diverse prompts for classes: what each name means, in many scenes and styles."""
+    """Write diverse prompts for classes: what each name means, in many contexts and styles."""
     from synthnb.models.names import refuse_unknown
     from synthnb.studies.parameters import locate
 
@@ -557,7 +557,8 @@ def prompts(
         if _is_folder(classes):
             _look_at_images(classes[0])
 
-    from synthnb.diversify import estimate_cost
+    from synthnb.prompts.cost import TYPICAL_CLASS, estimate_cost
+    from synthnb.prompts.request import PromptRequest
     from synthnb.models.llm import open_llm
 
     model = open_llm(
@@ -566,7 +567,8 @@ def prompts(
         extra=_further(llm_extra) | ({"max_tokens": llm_tokens} if llm_tokens else {}),
     )
     if dry_run:
-        typer.echo(f"{estimate_cost(model, len(words), n)}\n{estimate_cost(model, 1000, 200)}")
+        typer.echo(estimate_cost(model, PromptRequest(TYPICAL_CLASS, n), len(words)))
+        typer.echo(estimate_cost(model))
         return
     with if_stopped(
         f"the answers so far are kept in {cache or out.with_suffix('.answers.sqlite')}; the same command asks only what is missing"
@@ -600,7 +602,7 @@ def _write_prompts(
     seed: int,
 ) -> None:
     """The work of `prompts`, once everything is found."""
-    from synthnb.diversify import write_prompts
+    from synthnb.diversify import PromptRequest, write_prompts
     from synthnb.lar import load_clip
     from synthnb.models.llm import AnswerCache
     from synthnb.studies.parameters import locate
@@ -609,7 +611,8 @@ def _write_prompts(
     phrases, unanswered = _find_phrases(
         classes, senses, templates, model, reader, answers, seed, out.with_suffix(".senses.html")
     )
-    book = write_prompts(model, phrases, n, out, generator=locate(generator), clip=reader, seed=seed, cache=answers)
+    request = PromptRequest(phrases, n, seed=seed)
+    book = write_prompts(model, request, out, generator=locate(generator), clip=reader, cache=answers)
     typer.echo(out)
     failed = [
         f"{len(names)} {what}: {', '.join(sorted(names))}"
@@ -739,7 +742,7 @@ def plan(
     ] = 64,
 ) -> None:
     """Write down every image before any is drawn."""
-    from synthnb.images.book import load_book
+    from synthnb.prompts.book import load_book
     from synthnb.images.plan import write_plan
 
     with before_start():

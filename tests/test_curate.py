@@ -197,7 +197,7 @@ def test_phrases_of_a_plan_with_several_senses(tmp_path, clip):
         for i, sense in enumerate(senses)
     ]
     book = pd.DataFrame(rows, columns=["label", "class", "prompt", "phrase", "pool", "n"]).assign(
-        id=lambda t: [f"{label:04d}-{n:06d}" for label, n in zip(t.label, t.n)], scene_key="", style_key=""
+        id=lambda t: [f"{label:04d}-{n:06d}" for label, n in zip(t.label, t.n)], context_key="", style_key=""
     )
     plan = write_plan(tmp_path / "plan.parquet", book, 4, seed=0, model="elsewhere", steps=1, guidance=1.0)
     assert class_phrases(plan) == {"crane": ["crane bird", "crane machine"], "star": ["star"]}

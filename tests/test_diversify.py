@@ -1,4 +1,4 @@
-"""Prompts from a real model's answers: hostile words, failing classes, budgets, extension, kills (nbs/03_diversify.ipynb tests the rest)."""
+"""Prompts of a real model: hostile words, failing classes, budgets, going on, kills; the notebooks test the rest."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -14,35 +15,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import open_clip.tokenizer
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from openai import pydantic_function_tool
+from pydantic import BaseModel
 from transformers import CLIPTokenizer
 
+from synthnb.glyphworld import chat
 from synthnb.glyphworld import world as glyphworld
-from synthnb.diversify import (
-    ASPECTS,
-    SHARES,
-    TEMPLATE,
-    TOKEN_TEMPLATE,
-    Idea,
-    Ideas,
-    Scene,
-    ScenesAnswer,
-    StylesAnswer,
-    ask_ideas,
-    check_answer,
-    compose,
-    fill,
-    load_book,
-    pool_of_rows,
-    prompts_by_class,
-    save_book,
-    token_counts,
-    tokenizers_of,
-    write_prompts,
-)
+from synthnb.diversify import PromptRequest, compose, pool_of_rows, write_prompts
 from synthnb.images.plan import make_plan
 from synthnb.lar import load_clip
-from synthnb.models.llm import AnswerCache, Reply, ServerLLM, open_llm
+from synthnb.models.answers import AnswerCache, describe_schema
+from synthnb.models.llm import ask, open_llm
+from synthnb.models.questions import Reply
+from synthnb.models.server import ServerLLM
+from synthnb.prompts.book import load_book, prompts_by_class, save_book
+from synthnb.prompts.grammar import ASPECTS, TEMPLATE, TOKEN_TEMPLATE, Context, fill, token_counts, tokenizers_of
+from synthnb.prompts.ideas import KINDS, Asking, ContextsAnswer, Idea, Ideas, StylesAnswer
+from synthnb.prompts.ideas import ask_ideas, check_answer, context_question
+from synthnb.prompts.request import SHARES
 
 torch.set_num_threads(1)
 PHRASES = {"three": "arabic digit three", "heart": "card suit heart", "anchor": "anchor"}
@@ -59,19 +52,14 @@ def tokenizers():
     return tokenizers_of(GENERATOR)
 
 
-def by_hand(scenes: int, styles: int, names=PHRASES) -> tuple[Ideas, Ideas]:
+def by_hand(contexts: int, styles: int, names=PHRASES) -> tuple[Ideas, Ideas]:
     """Ideas that a person wrote."""
-    aspects = [
-        Scene(
-            foreground=f"{i} spots", background="" if i % 2 else "a line", lighting="lit from above", camera="close up"
-        )
-        for i in range(scenes)
-    ]
+    seen = [Context(f"{i} spots", "" if i % 2 else "a line", "lit from above", "close up") for i in range(contexts)]
+    imagined = [Idea(context, f"context {i}") for i, context in enumerate(seen)]
+    drawn = [Idea(f"style {i}", f"style {i}") for i in range(styles)]
     return (
-        Ideas(
-            "scenes", scenes, {name: [Idea(scene, f"scene {i}") for i, scene in enumerate(aspects)] for name in names}
-        ),
-        Ideas("styles", styles, {name: [Idea(f"style {i}", f"style {i}") for i in range(styles)] for name in names}),
+        Ideas("contexts", contexts, {name: imagined for name in names}),
+        Ideas("styles", styles, {name: drawn for name in names}),
     )
 
 
@@ -122,7 +110,7 @@ def test_hostile_words_stay_words(text, token, styled, tmp_path):
     special = set(styled.added_tokens_decoder)
     found = []
     for answer in (
-        ScenesAnswer(scenes=[Scene(foreground=text, background="a line", lighting=text, camera=text)]),
+        ContextsAnswer(scenes=[dict(foreground=text, background="a line", lighting=text, camera=text)]),
         StylesAnswer(styles=[text]),
     ):
         try:
@@ -130,8 +118,8 @@ def test_hostile_words_stay_words(text, token, styled, tmp_path):
         except ValueError as error:
             assert "a style is empty" in str(error)  # nothing but markup: the model is asked again
             found.append([Idea("chalk")])
-    ideas = [Ideas(kind, 1, {name: mine for name in PHRASES}) for kind, mine in zip(("scenes", "styles"), found)]
-    book = compose(PHRASES, 5, *ideas, tokenizers=[styled], token=token, budget=200)
+    ideas = [Ideas(kind, 1, {name: mine for name in PHRASES}) for kind, mine in zip(("contexts", "styles"), found)]
+    book = compose(PromptRequest(PHRASES, 5, token=token, budget=200), *ideas, [styled])
     assert set(book.pool) == set(SHARES)
     for row in book.itertuples():
         lead = fill(TOKEN_TEMPLATE if token else TEMPLATE, row.phrase, token=token)
@@ -146,14 +134,14 @@ def test_hostile_words_stay_words(text, token, styled, tmp_path):
 
 
 def test_hostile_phrases_are_cleaned_or_refused(tokenizers):
-    book = compose(
-        {"a": "crane\n{bird} <|endoftext|>", "b": "C#"}, 2, None, None, tokenizers=tokenizers, shares={"plain": 1}
-    )
+    plain = dict(per_class=2, contexts=0, styles=0, shares={"plain": 1})
+    hostile = {"a": "crane\n{bird} <|endoftext|>", "b": "C#"}
+    book = compose(PromptRequest(hostile, **plain), None, None, tokenizers)
     assert list(book.prompt[:2]) == ["a photo of a crane bird", "a photo of a C#"]
     with pytest.raises(ValueError, match="class 'a' has the phrase '<b>'"):
-        compose({"a": "<b>", "b": "x"}, 2, None, None, tokenizers=tokenizers, shares={"plain": 1})
+        PromptRequest({"a": "<b>", "b": "x"}, **plain)
     with pytest.raises(ValueError, match="holds 'sks', which the generator reads"):
-        compose({"a": "asks", "b": "x"}, 2, None, None, tokenizers=tokenizers, shares={"plain": 1}, token="sks")
+        compose(PromptRequest({"a": "asks", "b": "x"}, **plain, token="sks"), None, None, tokenizers)
 
 
 @pytest.mark.parametrize("token", ["sks", "S*"])
@@ -161,7 +149,7 @@ def test_a_style_token_without_brackets_is_not_smuggled_in(token, tokenizers):
     tokenizer = tokenizers_of(GENERATOR)[0]
     tokenizer.add_tokens([token])
     styles = Ideas("styles", 1, {"a": [Idea(f"ink, {token} chalk a{token}b {token.lower()}, neon")]})
-    book = compose({"a": "anchor"}, 4, None, styles, tokenizers=[tokenizer], token=token)
+    book = compose(PromptRequest({"a": "anchor"}, 4, contexts=0, token=token), None, styles, [tokenizer])
     assert set(book.prompt) == {
         f"An anchor photo in the style of {token}",
         f"An anchor photo in the style of {token}, ink, chalk neon",
@@ -199,67 +187,135 @@ class Cutting(Backwards):
 
 
 def test_order_of_arrival_does_not_matter(llm):
-    two = {name: PHRASES[name] for name in ("three", "heart")}
-    asked = [ask_ideas(model, two, "scenes", 20, seed=3, progress=False) for model in (llm, Backwards(llm))]
+    request = PromptRequest({name: PHRASES[name] for name in ("three", "heart")}, seed=3)
+    asked = [ask_ideas(model, request, "contexts", 20, progress=False) for model in (llm, Backwards(llm))]
     assert asked[0].found == asked[1].found and min(map(len, asked[0].found.values())) == 20
 
 
 def test_failing_class_is_named_and_asked_again_alone(llm, tmp_path):
     out, cutting = tmp_path / "book.jsonl", Cutting(llm, "card suit heart")
+    request = PromptRequest(PHRASES, 10, styles=4)
     settings = dict(
         generator=GENERATOR,
         cache=AnswerCache(tmp_path / "answers.sqlite"),
-        styles=4,
+        asking=Asking(patience=2, tries=2),
         progress=False,
-        patience=2,
-        tries=2,
     )
     with pytest.warns(UserWarning, match="not enough valid answers: 'heart' has 0 of .*last failure"):
-        book = write_prompts(cutting, PHRASES, 10, out, **settings)
-    assert list(book.attrs["missing"]) == list(load_book(out).attrs["missing"]) == ["heart"] and set(book["class"]) == {
-        "three",
-        "anchor",
-    }
-    assert "0 of 7 scenes" in book.attrs["missing"]["heart"] and cutting.cut == 2 * 2 * (
-        4 + 1
-    )  # kinds, tries, samples of two rounds
+        book = write_prompts(cutting, request, out, **settings)
+    assert list(book.attrs["missing"]) == list(load_book(out).attrs["missing"]) == ["heart"]
+    assert set(book["class"]) == {"three", "anchor"} and "0 of 7 contexts" in book.attrs["missing"]["heart"]
+    assert cutting.cut == 2 * 2 * (4 + 1)  # kinds, tries, samples of two rounds
     with pytest.raises(ValueError, match="heart"):
         prompts_by_class(book)
     with pytest.warns(UserWarning):
-        plain = write_prompts(cutting, PHRASES, 10, **settings, allow_plain=True)
+        plain = write_prompts(cutting, replace(request, allow_plain=True), **settings)
     assert set(plain[plain["class"] == "heart"].pool) == {"plain"} and not plain.attrs["missing"]
 
     healthy = Cutting(llm, "nothing has this phrase")
-    again = write_prompts(healthy, PHRASES, 10, out, **settings)
+    again = write_prompts(healthy, request, out, **settings)
     assert again.attrs["missing"] == {} and again["class"].value_counts().to_dict() == dict.fromkeys(PHRASES, 10)
     pd.testing.assert_frame_equal(again[again["class"] != "heart"].reset_index(drop=True), book)
     assert healthy.calls <= 12, "the other classes come from the cache"
 
 
 def test_model_that_runs_dry_is_left_alone(llm):
-    meter = Cutting(llm, "nothing has this phrase")
+    meter, request = Cutting(llm, "nothing has this phrase"), PromptRequest({"three": PHRASES["three"]})
     with pytest.warns(UserWarning, match="of 500 styles, nothing new in 2 rounds"):
-        styles = ask_ideas(meter, {"three": PHRASES["three"]}, "styles", 500, patience=2, samples=2, progress=False)
+        styles = ask_ideas(meter, request, "styles", 500, Asking(patience=2, samples=2), progress=False)
     assert 10 <= len(styles.found["three"]) <= 40 and meter.calls < 100
     assert len({idea.text.casefold() for idea in styles.found["three"]}) == len(styles.found["three"])
 
 
 def test_server_that_is_gone_ends_it_at_once():
-    started = time.monotonic()
+    started, gone = time.monotonic(), ServerLLM("http://127.0.0.1:9/v1", "nobody", tries=1)
     with pytest.raises(ConnectionError, match="not one of 6 questions was answered .*Connection error"):
-        ask_ideas(
-            ServerLLM("http://127.0.0.1:9/v1", "nobody", tries=1), PHRASES, "scenes", 4, samples=2, progress=False
-        )
+        ask_ideas(gone, PromptRequest(PHRASES), "contexts", 4, Asking(samples=2), progress=False)
     assert time.monotonic() < started + 30
 
 
 @pytest.mark.filterwarnings("ignore:the model ran dry")
 def test_near_duplicates_are_dropped(llm):
-    clip, one = load_clip(glyphworld.folder("clip"), device="cpu"), {"three": PHRASES["three"]}
+    clip, request = load_clip(glyphworld.folder("clip"), device="cpu"), PromptRequest({"three": PHRASES["three"]})
     for near in (0.95, 0.5):
-        found = ask_ideas(llm, one, "scenes", 8, clip=clip, near=near, patience=1, progress=False).found["three"]
+        asking = Asking(near=near, patience=1)
+        found = ask_ideas(llm, request, "contexts", 8, asking, clip=clip, progress=False).found["three"]
         features = clip.encode_texts([idea.text for idea in found])
         assert (features @ features.T - torch.eye(len(found))).max() <= near + 1e-4
+
+
+def test_what_cannot_be_asked_is_refused(llm):
+    for wrong, why in (
+        (dict(samples=0), r"samples \(0\) must be at least 1"),
+        (dict(count=0, patience=-1), r"count \(0\), patience \(-1\) must"),
+        (dict(near=0), r"near \(0\) above 0"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            Asking(**wrong)
+    with pytest.raises(ValueError, match="contexts need a model to ask"):
+        write_prompts(None, PromptRequest(PHRASES), generator=GENERATOR)
+
+
+# ---- the wire: what goes to and comes from a chat model, and the keys of cached answers
+
+LOOKS = {"three": "two open bows, one above the other", "heart": "two round lobes that meet in a point, upside down"}
+WIRE = {
+    "contexts": (
+        'Imagine 2 different, plausible photos of "heart" (red). For each give, in a few words, "foreground" (objects around '
+        'it), "background", "lighting" and "camera" (angle and distance); leave one empty where nothing is remarkable.\n'
+        'Not like these: [{"foreground": "reeds", "background": "", "lighting": "early light", "camera": ""}]\n'
+        'Answer in this form: {"scenes": [{"foreground": "...", "background": "...", "lighting": "...", "camera": "..."}]}'
+    ),
+    "styles": (
+        'Name 2 different styles or materials in which "heart" (red) could be pictured, each as a phrase that can follow the '
+        'words "a photo of it, ".\nNot like these: ["ink"]\nAnswer in this form: {"styles": ["..."]}'
+    ),
+}
+
+
+class Scene(BaseModel):
+    "One plausible photo in four aspects, a few words each; empty where nothing is remarkable."
+
+    foreground: str
+    background: str
+    lighting: str
+    camera: str
+
+
+class ScenesAnswer(BaseModel):
+    "What the model answers to `scene_question`."
+
+    scenes: list[Scene]
+
+
+def test_servers_are_sent_what_they_were_always_sent():
+    example = {"contexts": Context("reeds", "", "early light"), "styles": "ink"}
+    for kind, how in KINDS.items():
+        assert how.question("heart", 2, [example[kind]], "red").messages[-1]["content"] == WIRE[kind]
+    assert pydantic_function_tool(ContextsAnswer) == pydantic_function_tool(ScenesAnswer)
+    assert describe_schema(ContextsAnswer) == describe_schema(ScenesAnswer), "cached answers are not found again"
+
+
+def test_answers_of_an_older_version_are_found_in_the_cache(llm, tmp_path):
+    cache, phrase = AnswerCache(tmp_path / "answers.sqlite"), PHRASES["three"]
+    ask(llm, [context_question(phrase)], ScenesAnswer, 4, cache=cache, check=None, progress=False)
+    meter, known = Cutting(llm, "nothing has this phrase"), cache.table().answer.tolist()
+    contexts = ask_ideas(meter, PromptRequest({"three": phrase}), "contexts", 4, cache=cache, progress=False)
+    assert meter.calls == 0 and len(contexts.found["three"]) == 4 == len(known)
+    assert [list(json.loads(answer)) for answer in known] == [["scenes"]] * 4
+    told = {idea.value.camera for idea in contexts.found["three"]}
+    assert told <= {scene["camera"] for answer in known for scene in json.loads(answer)["scenes"]}
+
+
+def test_the_shipped_model_is_taught_the_words_that_it_is_asked_in():
+    chance, words = random.Random(0), set()
+    for _ in range(300):
+        *asked, answer = chat.conversation(chance)
+        told = json.loads(answer["content"])
+        words |= set(told)
+        if "scenes" in told:
+            assert check_answer(ContextsAnswer(**told), len(told["scenes"])) and '"scenes"' in asked[1]["content"]
+    assert words == {"senses", "scenes", "styles"}
 
 
 # ---- composing
@@ -271,12 +327,12 @@ def test_any_book_begins_with_a_smaller_one(tokenizers):
         shares = {pool: chance.choice((0, 0.1, 0.5, 1)) for pool in SHARES} | {"CDxSD": 0.3}
         ideas, seed = by_hand(chance.randint(1, 7), chance.randint(1, 5)), chance.randrange(9)
         many, few = sorted((chance.randint(1, 40), chance.randint(1, 40)), reverse=True)
-        settings = dict(
-            tokenizers=tokenizers, shares=shares, seed=seed, templates=[TEMPLATE, "{a phrase}, {style}, {scene}"]
-        )
-        book, small = compose(PHRASES, many, *ideas, **settings), compose(PHRASES, few, *ideas, **settings)
+        templates = [TEMPLATE, "{a phrase}, {style}, {context}"]
+        longer = PromptRequest(PHRASES, many, shares=shares, seed=seed, templates=templates)
+        shorter = replace(longer, per_class=few)
+        book, small = compose(longer, *ideas, tokenizers), compose(shorter, *ideas, tokenizers)
         pd.testing.assert_frame_equal(book.head(3 * few), small)
-        pd.testing.assert_frame_equal(compose(PHRASES, many, *ideas, **settings, begin=small), book)
+        pd.testing.assert_frame_equal(compose(longer, *ideas, tokenizers, begin=small), book)
         pools = pool_of_rows(shares, many)
         assert all(book[book["class"] == name].pool.tolist() == pools for name in PHRASES), (
             "every class has the same pools"
@@ -284,9 +340,10 @@ def test_any_book_begins_with_a_smaller_one(tokenizers):
 
 
 def test_rows_of_an_older_book_stay_whatever_the_model_says_now(tokenizers):
-    old = compose(PHRASES, 10, *by_hand(6, 4), tokenizers=tokenizers)
+    request = PromptRequest(PHRASES, 10)
+    old = compose(request, *by_hand(6, 4), tokenizers)
     other = [Ideas(i.kind, 9, {name: list(reversed(ideas)) for name, ideas in i.found.items()}) for i in by_hand(9, 9)]
-    book = compose(PHRASES, 40, *other, tokenizers=tokenizers, begin=old)
+    book = compose(replace(request, per_class=40), *other, tokenizers, begin=old)
     pd.testing.assert_frame_equal(book.head(30), old)
     pairs = book[(book.pool == "CDxSD") & (book["class"] == "three")][[*ASPECTS, "style"]]
     assert len(pairs) == 16 and not pairs.duplicated().any()
@@ -310,54 +367,71 @@ def clip_tokenizer(tmp_path_factory):
 
 def test_budget_of_77_with_clips_own_vocabulary(clip_tokenizer, tokenizers):
     words = "a very old wooden fishing boat with peeling paint and a torn sail beside the pier"
-    scene = Scene(
-        foreground=words,
-        background=words.replace("boat", "hut"),
-        lighting="golden light of a late evening",
-        camera="from far above",
-    )
-    ideas = (
-        Ideas("scenes", 1, {"crane": [Idea(scene)]}),
-        Ideas("styles", 1, {"crane": [Idea("a watercolour painting on rough paper " * 5)]}),
-    )
+    context = Context(words, words.replace("boat", "hut"), "golden light of a late evening", "from far above")
+    style = "a watercolour painting on rough paper " * 5
+    ideas = Ideas("contexts", 1, {"crane": [Idea(context)]}), Ideas("styles", 1, {"crane": [Idea(style)]})
+    request = PromptRequest({"crane": "crane bird"}, 20)
     assert token_counts(["a photo of a crane"], [clip_tokenizer]).item() == 7
-    book = compose({"crane": "crane bird"}, 20, *ideas, tokenizers=[clip_tokenizer])
-    long = fill(TEMPLATE, "crane bird", ideas[1].found["crane"][0].text, scene.model_dump())
+    book = compose(request, *ideas, [clip_tokenizer])
+    long = fill(TEMPLATE, "crane bird", style, asdict(context))
     assert token_counts([long], [clip_tokenizer]).item() > 77 >= book.tokens.max()
-    assert set(book[book.pool == "CDxSD"].dropped) == {"camera, lighting"} and set(book[book.pool == "CD"].dropped) == {
-        ""
-    }
-    assert all(
-        token_counts([row.prompt], [clip_tokenizer]).item() == row.tokens and "crane bird" in row.prompt
-        for row in book.itertuples()
-    )
-    both = compose(
-        {"crane": "crane bird"}, 20, *ideas, tokenizers=[clip_tokenizer, *tokenizers]
-    )  # the smaller room decides
-    assert (token_counts(both.prompt, tokenizers) <= 40).all() and set(both[both.pool == "CDxSD"].dropped) == {
-        "camera, lighting, foreground, background, style"
-    }
-    with pytest.raises(
-        ValueError, match="class 'crane': even the plain prompt has 106 tokens where the generator reads 77"
-    ):
-        compose({"crane": "crane " * 100}, 20, *ideas, tokenizers=[clip_tokenizer])
+    assert set(book[book.pool == "CDxSD"].dropped) == {"camera, lighting"}
+    assert set(book[book.pool == "CD"].dropped) == {""}
+    assert token_counts(book.prompt, [clip_tokenizer])[:, 0].tolist() == book.tokens.tolist()
+    assert book.prompt.str.contains("crane bird").all()
+    both = compose(request, *ideas, [clip_tokenizer, *tokenizers])  # the smaller room decides
+    assert (token_counts(both.prompt, tokenizers) <= 40).all()
+    assert set(both[both.pool == "CDxSD"].dropped) == {"camera, lighting, foreground, background, style"}
+    with pytest.raises(ValueError, match="'crane': even the plain prompt has 106 tokens where the generator reads 77"):
+        compose(PromptRequest({"crane": "crane " * 100}, 20), *ideas, [clip_tokenizer])
 
 
 def test_styles_may_be_shared_and_pools_switched_off(llm, tmp_path):
     settings = dict(generator=GENERATOR, cache=AnswerCache(tmp_path / "answers.sqlite"), progress=False)
-    book = write_prompts(llm, PHRASES, 12, **settings, scenes=0, styles=3, shared_styles=True)
-    assert (
-        set(book.pool) == {"plain", "SD"}
-        and book.groupby("class").style.agg(lambda words: frozenset(words) - {""}).nunique() == 1
-    )
-    assert (book.scene_key == "").all() and (book[book.pool == "SD"].style_key != "").all()
+    request = PromptRequest(PHRASES, 12, contexts=0, styles=3, shared_styles=True)
+    book = write_prompts(llm, request, **settings)
+    shared = book.groupby("class").style.agg(lambda words: frozenset(words) - {""})
+    assert set(book.pool) == {"plain", "SD"} and shared.nunique() == 1
+    assert (book.context_key == "").all() and (book[book.pool == "SD"].style_key != "").all()
     with pytest.raises(ValueError, match="need CD, which is switched off"):
-        write_prompts(llm, PHRASES, 12, **settings, scenes=0, shares={"CD": 1})
+        PromptRequest(PHRASES, 12, contexts=0, shares={"CD": 1})
 
 
-# ---- what a sense looks like
+def test_no_pair_comes_twice_and_a_book_goes_on_after_any_row(tokenizers):
+    request = PromptRequest({"crane": "crane bird"}, 7, shares={"CDxSD": 1})
+    contexts, styles = by_hand(2, 3, ["crane"])
+    book = compose(request, contexts, styles, tokenizers)
+    pairs = list(zip(book.foreground, book["style"]))
+    assert len(set(pairs[:6])) == 6 and pairs[6] in pairs[:6]
+    turned = [*styles.found["crane"][:2][::-1], styles.found["crane"][2]]
+    for n in range(1, 7):  # two styles come in another order now
+        told = replace(styles, found={"crane": turned if n > 1 else styles.found["crane"]})
+        begun = compose(replace(request, per_class=n), contexts, styles, tokenizers)
+        pd.testing.assert_frame_equal(compose(request, contexts, told, tokenizers, begin=begun), book)
 
-LOOKS = {"three": "two open bows, one above the other", "heart": "two round lobes that meet in a point, upside down"}
+
+def test_a_book_that_cannot_be_composed_is_refused(tokenizers):
+    ideas, request = by_hand(6, 4), PromptRequest(PHRASES, 20)
+    book = compose(request, *ideas, tokenizers)
+    with pytest.raises(ValueError, match="class 'three': even the plain prompt has"):
+        compose(replace(request, budget=8), *ideas, tokenizers)
+    for change, why in (
+        (dict(per_class=10), "20 prompts of 'three', 10 more"),
+        (dict(per_class=40, seed=1), "made with seed 0, not 1"),
+        (dict(phrases={"heart": "outlined heart"}), "class 0 is 'three'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            compose(replace(request, **change), *ideas, tokenizers, begin=book)
+
+
+def test_a_token_takes_room_from_the_aspects(styled):
+    request = PromptRequest(PHRASES, 20, token="<scans>", budget=22)
+    tight = compose(request, *by_hand(6, 4), [styled])
+    assert (tight.tokens <= 22).all() and tight.prompt.str.contains("photo in the style of <scans>").all()
+    assert (tight.dropped != "").any() and tight.dropped.str.startswith("camera").sum() == (tight.dropped != "").sum()
+
+
+# ---- what a meaning looks like
 
 
 class Listening(Backwards):
@@ -371,78 +445,49 @@ class Listening(Backwards):
 
 
 def test_looks_go_into_questions_and_prompts(llm, tmp_path):
-    ear = Listening(llm)
-    book = write_prompts(
-        ear,
-        PHRASES,
-        6,
-        tmp_path / "book.jsonl",
-        generator=GENERATOR,
-        scenes=2,
-        styles=2,
-        looks=LOOKS,
-        patience=1,
-        progress=False,
-        allow_plain=True,
-    )
+    ear, out = Listening(llm), tmp_path / "book.jsonl"
+    request = PromptRequest(PHRASES, 6, contexts=2, styles=2, looks=LOOKS, allow_plain=True)
+    book = write_prompts(ear, request, out, generator=GENERATOR, asking=Asking(patience=1), progress=False)
     for name, phrase in PHRASES.items():
         told = f'"{phrase}" ({LOOKS[name]})' if name in LOOKS else f'"{phrase}"'
         own = [question for question in ear.asked if f'"{phrase}"' in question]
-        assert own and all(
-            told in question and (name in LOOKS or "(" not in question.split(".")[0].replace(phrase, ""))
-            for question in own
-        )
+        assert own and all(told in question for question in own)
+        bare = [question for question in own if "(" not in question.split(".")[0].replace(phrase, "")]
+        assert name in LOOKS or len(bare) == len(own)
         prompts = book[book["class"] == name].prompt
-        assert len(prompts) == 6 and all(
-            (LOOKS[name] in prompt) == (name in LOOKS) for prompt in prompts if name in LOOKS
-        )
-    assert load_book(tmp_path / "book.jsonl").attrs["about"]["looks"] == LOOKS
+        assert len(prompts) == 6 and (name not in LOOKS or prompts.str.contains(LOOKS[name], regex=False).all())
+    assert load_book(out).attrs["about"]["looks"] == LOOKS
+    other = replace(request, per_class=8, looks=LOOKS | {"heart": "red"})
     with pytest.raises(ValueError, match="older book was made with"):
-        write_prompts(
-            ear,
-            PHRASES,
-            8,
-            tmp_path / "book.jsonl",
-            generator=GENERATOR,
-            scenes=2,
-            styles=2,
-            looks=LOOKS | {"heart": "red"},
-            progress=False,
-        )
+        write_prompts(ear, other, out, generator=GENERATOR, progress=False)
 
 
 def test_without_looks_nothing_changes(tokenizers):
-    ideas = by_hand(6, 3)
-    book = compose(PHRASES, 20, *ideas, tokenizers=tokenizers)
-    assert book.prompt.equals(compose(PHRASES, 20, *ideas, tokenizers=tokenizers, looks={"heart": ""}).prompt)
+    ideas, request = by_hand(6, 3), PromptRequest(PHRASES, 20)
+    book = compose(request, *ideas, tokenizers)
+    assert book.prompt.equals(compose(replace(request, looks={"heart": ""}), *ideas, tokenizers).prompt)
     assert "looks" not in book.attrs["about"] and list(book.attrs["about"]["templates"].values()) == [TEMPLATE]
 
 
 def test_looks_stay_until_nothing_else_can_go_and_are_cleaned(styled):
     long = {"three": "<b>open</b> bows, <scans> one above the other"}
-    book = compose(PHRASES, 20, *by_hand(6, 3), tokenizers=[styled], token="<scans>", looks=long, budget=26)
+    request = PromptRequest(PHRASES, 20, token="<scans>", looks=long, budget=26)
+    book = compose(request, *by_hand(6, 3), [styled])
     three = book[book["class"] == "three"]
-    assert (
-        (book.tokens <= 26).all()
-        and three.prompt.str.contains("open bows").all()
-        and three.prompt.str.count("<scans>").eq(1).all()
-    )
+    assert (book.tokens <= 26).all() and three.prompt.str.contains("open bows").all()
+    assert three.prompt.str.count("<scans>").eq(1).all()
     assert (three.dropped != "").any() and not three.dropped.str.contains("looks").any()
-    tight = compose(PHRASES, 20, *by_hand(6, 3), tokenizers=[styled], token="<scans>", looks=long, budget=14)
+    tight = compose(replace(request, budget=14), *by_hand(6, 3), [styled])
     three = tight[tight["class"] == "three"]
-    assert (
-        (tight.tokens <= 14).all()
-        and three.dropped.str.endswith("looks").all()
-        and three.prompt.str.contains("arabic digit three").all()
-    )
+    assert (tight.tokens <= 14).all() and three.dropped.str.endswith("looks").all()
+    assert three.prompt.str.contains("arabic digit three").all()
 
 
-def test_looks_that_have_no_place_or_no_class_are_refused(tokenizers):
-    ideas = by_hand(2, 2)
+def test_looks_that_have_no_place_or_no_class_are_refused():
     with pytest.raises(ValueError, match="no place for {looks}"):
-        compose(PHRASES, 4, *ideas, tokenizers=tokenizers, looks=LOOKS, templates=[TEMPLATE])
+        PromptRequest(PHRASES, 4, looks=LOOKS, templates=[TEMPLATE])
     with pytest.raises(ValueError, match="looks has 'thre', which is none"):
-        compose(PHRASES, 4, *ideas, tokenizers=tokenizers, looks={"thre": "bows"})
+        PromptRequest(PHRASES, 4, looks={"thre": "bows"})
 
 
 # ---- files
@@ -451,12 +496,14 @@ WRITING = """
 import sys
 import torch
 from synthnb.glyphworld import world as glyphworld
-from synthnb.diversify import load_book, save_book, write_prompts
+from synthnb.diversify import PromptRequest, write_prompts
 from synthnb.models.llm import open_llm
+from synthnb.prompts.book import load_book, save_book
 
 torch.set_num_threads(1)
 phrases, source, there, out = eval(sys.argv[1]), *sys.argv[2:]
-write_prompts(open_llm(glyphworld.folder("llm")), phrases, 8, there, generator=glyphworld.folder("generator"), progress=False)
+llm, request = open_llm(glyphworld.folder("llm")), PromptRequest(phrases, 8)
+write_prompts(llm, request, there, generator=glyphworld.folder("generator"), progress=False)
 book = load_book(source)
 save_book(book, out)
 print("going", flush=True)
@@ -467,7 +514,8 @@ while True:
 
 
 def test_another_process_writes_the_same_bytes_and_its_kill_leaves_a_whole_book(llm, tokenizers, tmp_path):
-    source = save_book(compose(PHRASES, 1000, *by_hand(6, 4), tokenizers=tokenizers), tmp_path / "source.jsonl")
+    large = compose(PromptRequest(PHRASES, 1000), *by_hand(6, 4), tokenizers)
+    source = save_book(large, tmp_path / "source.jsonl")
     here, there, out = (tmp_path / f"{name}.jsonl" for name in ("here", "there", "out"))
     process = subprocess.Popen(
         [sys.executable, "-c", WRITING, repr(PHRASES), source, there, out],
@@ -475,7 +523,7 @@ def test_another_process_writes_the_same_bytes_and_its_kill_leaves_a_whole_book(
         text=True,
         env=os.environ | {"PYTHONHASHSEED": "7"},
     )
-    write_prompts(llm, PHRASES, 8, here, generator=GENERATOR, progress=False)
+    write_prompts(llm, PromptRequest(PHRASES, 8), here, generator=GENERATOR, progress=False)
     assert process.stdout.readline() == "going\n"
     started, sizes = time.monotonic(), set()
     while time.monotonic() < started + 1.5:
@@ -485,3 +533,58 @@ def test_another_process_writes_the_same_bytes_and_its_kill_leaves_a_whole_book(
     assert len(load_book(out)) in (30, 3000)
     assert len(sizes) == 2 and max(sizes) == source.stat().st_size, "what a reader sees is one whole book or the other"
     assert there.read_bytes() == here.read_bytes()
+
+
+SPOILT = {
+    "is not a book of prompts": lambda text: text[:-40],
+    "no column 'pool'": lambda text: text.replace('"pool"', '"pond"'),
+    "should be stands 0000-000000": lambda text: text + text.split("\n")[0],
+    "lacks the phrase": lambda text: text.replace("card suit heart", "crane", 1),
+    "whole numbers": lambda text: text.replace('"label": 1,', '"label": "1",'),
+    "two labels": lambda text: text.replace('"label": 1', '"label": 0', 1),
+    "no column": lambda text: "",
+}
+
+
+@pytest.mark.parametrize("why", SPOILT)
+def test_a_spoilt_file_is_no_book(why, tokenizers, tmp_path):
+    path = save_book(compose(PromptRequest(PHRASES, 4), *by_hand(6, 4), tokenizers), tmp_path / "book.jsonl")
+    path.write_text(SPOILT[why](path.read_text()))
+    with pytest.raises(ValueError, match=why):
+        load_book(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_file_keeps_rows_settings_and_missing_classes(suffix, tokenizers, tmp_path):
+    contexts, styles = by_hand(6, 4)
+    holes = replace(contexts, found=contexts.found | {"heart": []}, dry={"heart": "0 of 30 contexts"})
+    book = compose(PromptRequest(PHRASES, 20), holes, styles, tokenizers)
+    back = load_book(save_book(book, tmp_path / f"book{suffix}"))
+    pd.testing.assert_frame_equal(back, book, check_dtype=False)
+    assert back.attrs == json.loads(json.dumps(book.attrs)) and back.attrs["missing"] == {"heart": "0 of 30 contexts"}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_book_of_an_older_version_is_read_and_goes_on(suffix, tokenizers, tmp_path):
+    """Version 0.1 called a context a scene, in a column, in its templates and in what it told of itself."""
+    request = PromptRequest(PHRASES, 6)
+    now = compose(request, *by_hand(6, 4), tokenizers)
+    then = now.rename(columns={"context_key": "scene_key"})
+    then["template_version"] = "1-89282b87"
+    about = now.attrs["about"] | {"templates": {"1-89282b87": "a photo of {a phrase}, {style}, {scene}"}}
+    told = json.dumps({"missing": {}, "about": about | {"ideas": {"scenes": {"wanted": 6}, "styles": {"wanted": 4}}}})
+    path = tmp_path / f"prompts{suffix}"
+    if suffix == ".jsonl":
+        then.to_json(path, orient="records", lines=True)
+        path.with_name(f"{path.name}.about.json").write_text(told)
+    else:
+        table = pa.Table.from_pandas(then, preserve_index=False)
+        pq.write_table(table.replace_schema_metadata({"synthnb": told}), path)
+    book = load_book(path)
+    pd.testing.assert_frame_equal(book, now, check_dtype=False)
+    assert book.attrs["about"]["templates"] == now.attrs["about"]["templates"]
+    assert book.attrs["about"]["ideas"].keys() == {"contexts", "styles"}
+    longer = replace(request, per_class=12)
+    pd.testing.assert_frame_equal(
+        compose(longer, *by_hand(6, 4), tokenizers, begin=book), compose(longer, *by_hand(6, 4), tokenizers)
+    )

@@ -39,7 +39,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
-from synthnb.diversify import compose, token_counts, tokenizers_of
+from synthnb.diversify import PromptRequest, compose
+from synthnb.prompts.grammar import token_counts, tokenizers_of
 from synthnb.models.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
 from synthnb.generate import check_part, draw_batches, plan_call
 from synthnb.images.plan import make_plan
@@ -799,7 +800,8 @@ def test_a_processor_counts_prompts(tmp_path):
     for generator in (pipe, tmp_path / "flux2"):
         found = tokenizers_of(generator)
         assert token_counts([prompt, ""], found).tolist() == [[plain], [plain - len(prompt)]]
-        book = compose({"crane": "crane bird"}, 1, None, None, tokenizers=found, templates=["a photo of {a phrase}"])
+        plain = PromptRequest({"crane": "crane bird"}, 1, contexts=0, styles=0, templates=["a photo of {a phrase}"])
+        book = compose(plain, None, None, found)
         assert book.prompt.tolist() == ["a photo of a crane bird"]
     index["processor"] = index.pop("tokenizer")  # as Bria Fibo 2 and Qwen-Image 2.1 have it
     (tmp_path / "flux2" / "tokenizer").rename(tmp_path / "flux2" / "processor")

@@ -710,7 +710,7 @@ def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
                 "prompt": f"a photo of arabic digit {name}, neon at night",
                 "phrase": f"arabic digit {name}",
                 "pool": "SD",
-                "scene_key": "",
+                "context_key": "",
                 "style_key": "",
             }
             for i, name in enumerate(("three", "eight"))

@@ -293,7 +293,7 @@ def says(words: list[str]) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     "A folder with everything that a row needs; commands are run in it."
-    from synthnb.images.book import COLUMNS, save_book
+    from synthnb.prompts.book import COLUMNS, save_book
     from synthnb.images.shards import generate_shards
     from synthnb.images.plan import write_plan
     import pandas as pd

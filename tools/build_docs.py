@@ -23,6 +23,7 @@ ROOMS = {
     "core": "core: what everything stands on",
     "models": "models: other people's models",
     "datasets": "datasets: images that users bring or name",
+    "prompts": "prompts: words for the generator",
     "images": "images: generated images at scale",
     "studies": "studies: experiments and their reports",
     "glyphworld": "glyphworld: the embedded world",

@@ -986,7 +986,7 @@ BOUNDS: dict[str, float] = {  # the least that the shipped models must reach
     "ViT top-1": 0.70,
     "LLM: valid answers": 0.97,
     "LLM: recall of true senses": 0.95,
-    "LLM: distinct scenes, fewest of a class": 30,
+    "LLM: distinct contexts, fewest of a class": 30,
     "LLM: distinct styles, fewest of a class": 10,
 }
 ENTROPY_WITHIN = 0.20  # names alone: generated entropy over corpus entropy, relative

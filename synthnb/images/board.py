@@ -23,7 +23,7 @@ from PIL import Image
 
 # %% ../../nbs/images/board.ipynb #edbaa9c4
 from .curate import Scores, first_alike, stream_kept
-from ..diversify import dispersion
+from ..prompts.measures import dispersion
 from .fidelity import Features, kid, share_estimate
 from ..core.files import whole_file
 from ..lar import plain_text

@@ -32,7 +32,7 @@ from tqdm import tqdm
 # %% ../../nbs/images/fidelity.ipynb #ca129e14
 from .curate import ClassTexts
 from ..data import ImageSet
-from ..diversify import vendi_score
+from ..prompts.measures import vendi_score
 from ..lar import Clip, preprocess
 
 # %% ../../nbs/images/fidelity.ipynb #1b91e120

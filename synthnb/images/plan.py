@@ -143,7 +143,7 @@ PROMPT_COLUMNS = {
     "sense": "phrase",
     "pool": "pool",
     "prompt_id": "id",
-    "scene_key": "scene_key",
+    "scene_key": "context_key",  # its first name: the hash of a plan, by which drawn images are found, knows it
     "style_key": "style_key",
 }  # in a plan: in a book
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

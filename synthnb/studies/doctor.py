@@ -911,13 +911,15 @@ def prompt_tokens(parameters: dict, classes: int) -> int:
     "Tokens that a chat model writes for the prompts of a run; 0 where none does."
     if not parameters.get("llm") or not classes or parameters.get("template"):
         return 0
-    from synthnb.diversify import estimate_cost  # torch and transformers
+    from synthnb.prompts.cost import TYPICAL_CLASS, estimate_cost  # torch and transformers
+    from synthnb.prompts.request import PromptRequest
 
     counted = SimpleNamespace(
         name=parameters["llm"],
         count_tokens=lambda messages: sum(4 + math.ceil(len(message["content"]) / 4) for message in messages),
     )
-    return estimate_cost(counted, classes, parameters.get("prompts_per_class", 30)).answer_tokens
+    request = PromptRequest(TYPICAL_CLASS, parameters.get("prompts_per_class", 30))
+    return estimate_cost(counted, request, classes).answer_tokens
 
 # %% ../../nbs/studies/doctor.ipynb #84608090
 def hours_by_card(parameters: dict, size: Size, card: str) -> dict[str, float]:
@@ -983,7 +985,7 @@ def _describe_card(card: str, needs: dict[str, float], part: float, shared: list
 # %% ../../nbs/studies/doctor.ipynb #9dbcebe1
 def measure_prompts(llm: str, device: str) -> float:
     "Tokens a second that a chat model writes here, of sixteen replies at once."
-    from synthnb.diversify import style_question
+    from synthnb.prompts.ideas import style_question
     from synthnb.models.llm import LocalLLM, Sampling
 
     chat = LocalLLM(locate(llm), device)

@@ -933,30 +933,18 @@ def write_study_prompts(
     looks: dict[str, str]
     | None = None,  # class name -> what its meaning looks like, for the prompts that the chat model writes
 ) -> dict[str, list[str]]:  # class name -> prompts
-    "Prompts of one template, or scenes and styles of the chat model, whose answers stay in the run's folder."
-    from synthnb.diversify import (
-        prompts_by_class,
-        write_prompts,
-    )  # torch, which those who only run notebooks need not wait for
+    "Prompts of one template, or contexts and styles of the chat model, whose answers stay in the run's folder."
+    from synthnb.diversify import PromptRequest, write_prompts  # torch: those who only run notebooks need not wait for it
+    from synthnb.prompts.book import prompts_by_class
     from synthnb.models.llm import open_llm
 
     if template:
         return {name: [template.replace("{class}", phrase)] for name, phrase in phrases.items()}
     with closing(run_answers()) as answers:
         chat = open_llm(llm if llm_url else locate(llm), llm_url or None, extra=llm_extra)
-        return prompts_by_class(
-            write_prompts(
-                chat,
-                phrases,
-                per_class,
-                generator=locate(generator),
-                scenes=30 * contexts,
-                styles=10 * styles,
-                looks=looks,
-                cache=answers,
-                progress=False,
-            )
-        )
+        request = PromptRequest(phrases, per_class, 30 * contexts, 10 * styles, looks=looks)
+        book = write_prompts(chat, request, generator=locate(generator), cache=answers, progress=False)
+        return prompts_by_class(book)
 
 # %% ../../nbs/studies/experiment.ipynb #85d31924
 def check_names_classes(

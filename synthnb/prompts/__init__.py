@@ -1,0 +1,1 @@
+"""Words for the generator: the request, ideas of a chat model, templates, the book, its cost and its diversity."""
