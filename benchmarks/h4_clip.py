@@ -24,7 +24,7 @@ from shard_pictures import shard_pictures
 from synthnb.images.curate import score_images
 from synthnb.generate import ClipScore
 from synthnb.glyphworld.world import folder as glyphworld_folder, rendered_digits
-from synthnb.lar import Clip, load_clip
+from synthnb.models.clip import Clip, load_clip
 from synthnb.images.shards import ShardFolder, usable_cores
 
 # row, model: floor and bar in images a second

@@ -19,7 +19,8 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from synthnb.lar import sense_question
-from synthnb.models.llm import LocalLLM, Sampling
+from synthnb.models.local_llm import LocalLLM
+from synthnb.models.questions import Sampling
 
 BAR, TARGET, PROMPTS = 5.0, 7.0, 16
 NAMES = (

@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from synthnb.data import LabelledImages
-from synthnb.lar import Candidate, Clip, class_scores, image_features
+from synthnb.lar import class_scores
+from synthnb.models.clip import Clip, image_features
+from synthnb.models.meanings import Candidate
 
 CLASSES, TEMPLATES = ("crane", "star"), ("a photo of a {phrase}",)
 CANDIDATES = {"crane": [Candidate(phrase="crane bird")], "star": [Candidate(phrase="star in the night sky")]}

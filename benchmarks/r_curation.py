@@ -43,7 +43,7 @@ from synthnb.images.curate import (
 from synthnb.data import LabelledImages, thumbnails
 from synthnb.images.fidelity import extract, kid, measure, neighbourhoods, open_extractor
 from synthnb.glyphworld.world import folder as glyphworld_folder
-from synthnb.lar import Clip, load_clip
+from synthnb.models.clip import Clip, load_clip
 from synthnb.images.shards import ShardFolder, read_tar
 
 BARS = {

@@ -427,7 +427,10 @@ def _find_phrases(
 
     from synthnb.datasets.folders import shown
     from synthnb.generate import free_gpu
-    from synthnb.lar import bare_names, image_features, resolve_names, write_evidence
+    from synthnb.images.evidence import write_evidence
+    from synthnb.lar import resolve_names
+    from synthnb.studies.naming import bare_names
+    from synthnb.models.clip import image_features
     from synthnb.datasets.sets import open_set
 
     if not _is_folder(classes):
@@ -603,8 +606,8 @@ def _write_prompts(
 ) -> None:
     """The work of `prompts`, once everything is found."""
     from synthnb.diversify import PromptRequest, write_prompts
-    from synthnb.lar import load_clip
-    from synthnb.models.llm import AnswerCache
+    from synthnb.models.clip import load_clip
+    from synthnb.models.answers import AnswerCache
     from synthnb.studies.parameters import locate
 
     answers, reader = AnswerCache(cache or out.with_suffix(".answers.sqlite")), load_clip(locate(clip), clip_weights)
@@ -969,14 +972,10 @@ def _scores_and_board(
     from synthnb.images.board import make_board
     from synthnb.images.curate import class_phrases, score_images, stream_kept
     from synthnb.images.fidelity import extract, open_extractor
-    from synthnb.lar import (
-        bare_names,
-        check_names_known,
-        image_features,
-        load_clip,
-        read_overrides,
-        refuse_unknown_classes,
-    )
+    from synthnb.models.known import check_names_known, refuse_unknown_classes
+    from synthnb.studies.naming import bare_names
+    from synthnb.models.clip import image_features, load_clip
+    from synthnb.models.meanings import read_overrides
     from synthnb.models.names import refuse_unknown
     from synthnb.studies.parameters import locate
     from synthnb.datasets.sets import open_real

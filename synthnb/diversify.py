@@ -19,7 +19,7 @@ import pandas as pd
 from diffusers import DiffusionPipeline
 from transformers import PreTrainedTokenizerBase
 
-from .lar import Clip
+from .models.clip import Clip
 from .models.answers import AnswerCache
 from .models.local_llm import LocalLLM
 from .models.server import ServerLLM

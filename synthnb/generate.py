@@ -61,7 +61,7 @@ from synthnb.models.families import (
 from .core.files import tensor_names
 from .models.hub import FETCHING
 from .models.names import model_folder
-from .lar import Clip
+from .models.clip import Clip
 from .images.plan import image_seed
 
 # %% ../nbs/04_generate.ipynb #412913c9

@@ -15,7 +15,7 @@ from synthnb.images.curate import score_images
 from synthnb.data import DIGITS, LabelledImages, digits
 from synthnb.images.fidelity import extract, kid, open_extractor
 from synthnb.glyphworld.training import judged, load_judge
-from synthnb.lar import load_clip
+from synthnb.models.clip import load_clip
 
 torch.set_num_threads(1)
 PHRASES = [sense.phrase for sense in glyphworld.SENSES[::4]]

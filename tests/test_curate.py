@@ -35,7 +35,7 @@ from synthnb.images.curate import (
     write_kept,
 )
 from synthnb.data import DIGITS, digits, thumbnails
-from synthnb.lar import load_clip
+from synthnb.models.clip import load_clip
 from synthnb.images.plan import write_plan
 from synthnb.datasets.sets import list_shards
 from synthnb.images.shards import read_tar, stream_shards, verify

@@ -26,7 +26,7 @@ from synthnb.glyphworld import chat
 from synthnb.glyphworld import world as glyphworld
 from synthnb.diversify import PromptRequest, compose, pool_of_rows, write_prompts
 from synthnb.images.plan import make_plan
-from synthnb.lar import load_clip
+from synthnb.models.clip import load_clip
 from synthnb.models.answers import AnswerCache, describe_schema
 from synthnb.models.llm import ask, open_llm
 from synthnb.models.questions import Reply

@@ -29,7 +29,7 @@ from synthnb.images.fidelity import (
     show_fidelity,
     vendi,
 )
-from synthnb.lar import load_clip
+from synthnb.models.clip import load_clip
 
 torch.set_num_threads(1)
 

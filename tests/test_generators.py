@@ -404,8 +404,7 @@ def loads(monkeypatch):
     "What was loaded, by weak references: at each load, what was loaded before is gone, or rests on the CPU."
     import weakref
 
-    from synthnb import lar
-    from synthnb.models import local_llm
+    from synthnb.models import clip as clip_module, local_llm
 
     alive, resting = {}, set()
 
@@ -423,7 +422,7 @@ def loads(monkeypatch):
 
     watched(local_llm, "load_weights", lambda model: model, "chat model")
     watched(generate, "load_generator", lambda pipe: pipe.unet, "generator")
-    watched(lar, "load_clip", lambda clip: clip.model, "clip")
+    watched(clip_module, "load_clip", lambda clip: clip.model, "clip")
     moved = generate.wake
 
     def wake(clip, device="auto"):

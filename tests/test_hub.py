@@ -59,8 +59,8 @@ def main(home: str) -> None:
     from huggingface_hub import constants
 
     from synthnb.generate import load_generator
-    from synthnb.lar import load_clip
-    from synthnb.models.llm import LocalLLM
+    from synthnb.models.clip import load_clip
+    from synthnb.models.local_llm import LocalLLM
     from synthnb.train import load_classifier
 
     openers = {

@@ -32,7 +32,7 @@ from synthnb.cli import gather_parameters
 from synthnb.studies.doctor import examine, guess_experiment
 from synthnb.studies.experiment import declared_parameters, resolve_parameters, run
 from synthnb.glyphworld.world import folder
-from synthnb.lar import imagenet_ambiguous
+from synthnb.studies.naming import imagenet_ambiguous
 from synthnb.datasets.sets import NAMED
 from synthnb.studies.sweep import plan_sweep
 from synthnb.train import READINGS, save_classifier

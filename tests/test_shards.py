@@ -43,7 +43,7 @@ from transformers import (
 from synthnb.glyphworld import world as glyphworld
 from synthnb.dsi import initial_style, load_style, save_style
 from synthnb.generate import draw_batches, load_generator
-from synthnb.lar import load_clip
+from synthnb.models.clip import load_clip
 from synthnb.images.plan import write_plan
 from synthnb.images.shards import (
     drawn_with,

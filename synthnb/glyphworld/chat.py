@@ -36,6 +36,7 @@ from ..models.questions import AGAIN, Message, Question
 from ..prompts.grammar import Context
 from ..prompts.ideas import KINDS, check_answer, context_question, style_question
 
+
 # %% ../../nbs/glyphworld/chat.ipynb #fa7e0c47
 def names_and_phrases(world: World = GLYPHS) -> tuple[str, ...]:
     """Everything that a question may be about: all names, then all phrases."""

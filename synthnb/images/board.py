@@ -26,7 +26,7 @@ from .curate import Scores, first_alike, stream_kept
 from ..prompts.measures import dispersion
 from .fidelity import Features, kid, share_estimate
 from ..core.files import whole_file
-from ..lar import plain_text
+from ..models.names import plain_text
 
 # %% ../../nbs/images/board.ipynb #bc02276e
 def rank_classes(

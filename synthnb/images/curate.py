@@ -34,7 +34,9 @@ from tqdm import tqdm
 # %% ../../nbs/images/curate.ipynb #42502ff0
 from ..data import ImageSet, LabelledImages, cache_sized, content_hashes, ordered, thumbnails
 from ..core.files import did_you_mean, whole_file
-from ..lar import DEFAULT_TEMPLATES, Candidate, Clip, spoken_name, text_features
+from ..models.clip import Clip, text_features
+from ..models.meanings import DEFAULT_TEMPLATES, Candidate
+from ..models.wordnet import spoken_name
 from .plan import Plan
 from ..datasets.sets import list_folder, load_images
 from .shards import ShardFolder, read_tar, usable_cores
@@ -302,7 +304,7 @@ def _score_shards(
 # %% ../../nbs/images/curate.ipynb #2e680ac4
 def score_images(
     folder: str | Path,  # of shards
-    clip: Clip | None = None,  # from `lar.load_clip`; None measures the pixels only
+    clip: Clip | None = None,  # from `models.clip.load_clip`; None measures the pixels only
     *,
     phrases: Mapping[str, Sequence[str] | str]
     | None = None,  # class name -> what it means; default: what the plan says

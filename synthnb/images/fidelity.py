@@ -33,7 +33,8 @@ from tqdm import tqdm
 from .curate import ClassTexts
 from ..data import ImageSet
 from ..prompts.measures import vendi_score
-from ..lar import Clip, preprocess
+from ..models.clip import Clip, preprocess
+
 
 # %% ../../nbs/images/fidelity.ipynb #1b91e120
 @dataclass(eq=False)

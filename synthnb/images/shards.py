@@ -704,7 +704,7 @@ def open_drawer(
     "What will draw a plan's rows, described and ready. Raises `ValueError` if the plan was made for another generator or style."
     from synthnb.images.denoise import Room
     from synthnb.generate import ClipScore, draw_batches
-    from synthnb.lar import load_clip
+    from synthnb.models.clip import load_clip
 
     pipe = open_pipeline(
         settings,
@@ -1004,7 +1004,7 @@ def generate_shards(
     patience: float = 300.0,  # seconds without a new batch after which a worker is taken for dead
     max_images: int | None = None,  # stop at a shard before there are more new ones than that
     max_hours: float | None = None,  # take no shard that would not be done by then
-    clip: str | Path = "",  # score every image while it is on the device: a CLIP for `lar.load_clip`
+    clip: str | Path = "",  # score every image while it is on the device: a CLIP for `models.clip.load_clip`
     clip_weights: str = "",  # the tag of a named CLIP's weights
     compile: bool = False,  # torch.compile the denoiser; its time is in each sidecar's first_batch_seconds
     memory: str = "auto",  # of the GPU, see `generate.check_memory`

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from pydantic import BaseModel, create_model
 
-from ..lar import Clip, overlong
+from ..models.clip import Clip, overlong
 from ..models.answers import AnswerCache
 from ..models.llm import Answers, Failure, ask
 from ..models.local_llm import LocalLLM
@@ -232,7 +232,7 @@ def ask_ideas(
     wanted: int,  # distinct ones of each class
     asking: Asking = Asking(),
     *,
-    clip: Clip | None = None,  # from `lar.load_clip`; without it only words are compared
+    clip: Clip | None = None,  # from `models.clip.load_clip`; without it only words are compared
     cache: AnswerCache | None = None,  # without one nothing is kept
     progress: bool = True,
 ) -> Ideas:

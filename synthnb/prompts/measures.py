@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..data import LabelledImages
-from ..lar import Clip
+from ..models.clip import Clip
 from .request import SHARES
 from .words import clean, with_article
 

@@ -19,7 +19,9 @@ from torch import nn
 from ..data import LabelledImages
 from ..evaluate import Baseline, class_mean
 from ..images.fidelity import Extractor, Features, extract, open_extractor
-from ..lar import Candidate, Clip, spoken_name, text_features
+from ..models.clip import Clip, text_features
+from ..models.meanings import Candidate
+from ..models.wordnet import spoken_name
 from ..train import evaluation_view, load_classifier, normalise
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576

@@ -986,7 +986,8 @@ def _describe_card(card: str, needs: dict[str, float], part: float, shared: list
 def measure_prompts(llm: str, device: str) -> float:
     "Tokens a second that a chat model writes here, of sixteen replies at once."
     from synthnb.prompts.ideas import style_question
-    from synthnb.models.llm import LocalLLM, Sampling
+    from synthnb.models.local_llm import LocalLLM
+    from synthnb.models.questions import Sampling
 
     chat = LocalLLM(locate(llm), device)
     asked, begin = [style_question("three").messages] * 16, 0.0

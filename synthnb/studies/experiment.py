@@ -94,12 +94,8 @@ def refuse_before_start(
 @cache
 def _refuse_images(source: str, eye: str, parameters: str, root: str) -> None:
     "Raise `ValueError` if a CLIP of the models' own world does not know the images by their names; asked once."
-    from synthnb.lar import (
-        check_names_known,
-        image_features,
-        load_clip,
-        refuse_unknown_classes,
-    )  # torch, which few need
+    from synthnb.models.known import check_names_known, refuse_unknown_classes  # torch, which few need
+    from synthnb.models.clip import image_features, load_clip
     from synthnb.datasets.sets import open_set
 
     given = json.loads(parameters)
@@ -914,7 +910,7 @@ def finish(folder: Path, marker: str, record: dict, start: float, line: str = ""
 # %% ../../nbs/studies/experiment.ipynb #dbfa6708
 def run_answers():  # an `llm.AnswerCache`
     "The chat model's answers in this run's folder; in memory, where a notebook is run by hand."
-    from synthnb.models.llm import AnswerCache  # only where there is a chat model
+    from synthnb.models.answers import AnswerCache  # only where there is a chat model
 
     return AnswerCache(run_folder() / "answers.sqlite" if run_folder() else ":memory:")
 
