@@ -10,7 +10,7 @@ __all__ = ['ASPECTS', 'TEMPLATE', 'TOKEN_TEMPLATE', 'LOOKS_TEMPLATE', 'LOOKS_TOK
 # %% ../../nbs/prompts/grammar.ipynb #32004a5b
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
