@@ -22,8 +22,9 @@ import torch
 from synthnb.generate import DrawnBatch
 from synthnb.images.plan import write_plan
 from synthnb.images.review import gallery
-from synthnb.images.shards import make_shards, open_folder
-from synthnb.images.share import WRITERS, export_images
+from synthnb.images.folder import open_folder
+from synthnb.images.worker import make_shards
+from synthnb.images.share import WRITERS, About, export_images
 
 LIMIT_MIB = 256
 
@@ -73,7 +74,8 @@ def measure(folder: str, out: str, what: str) -> None:
     if what == "gallery":
         images = gallery(folder, "nobody").counts["total"]
     else:
-        images = export_images(folder, out, what, licences={"generator": "mit"}, progress=False).images
+        about = About(licences={"generator": "mit"})
+        images = export_images(folder, out, what, about=about, progress=False).images
     print(images, time.process_time() - cpu, time.perf_counter() - wall, (peak[0] - before) / 2**20)
 
 

@@ -30,7 +30,8 @@ from synthnb.dsi import invert
 from synthnb.generate import compile_parts, draw_batches
 from synthnb.glyphworld.world import folder
 from synthnb.images.plan import write_plan
-from synthnb.images.shards import Leases, make_shard, open_folder
+from synthnb.images.folder import open_folder
+from synthnb.images.worker import Leases, make_shard
 
 # name: (what, steps, guidance, part of the steps that is guided, tiny decoder, floor, pass)
 IMAGES = {

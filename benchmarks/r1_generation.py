@@ -24,7 +24,7 @@ from PIL import Image
 
 from synthnb.images.denoise import DenoisingLoop, TextTable
 from synthnb.glyphworld.world import folder
-from synthnb.images.shards import ShardWriter
+from synthnb.images.writer import ShardWriter
 
 BARS = {"R1": (1.8, 2.3), "R2": (4.0, 6.0)}
 GUIDED = (0.25, 0.6)  # R2's guidance interval

@@ -1,4 +1,4 @@
-"""R3: what it costs to keep an image: encoded, with its passport, in a checksummed shard, against Pillow's PNG in a loose file; and what that adds to a loop.
+"""R3: what it costs to keep an image: encoded, with its provenance record, in a checksummed shard, against Pillow's PNG in a loose file; and what that adds to a loop.
 
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r3_sink.py [--rounds 5] [--images 32]`; protocol and bars: benchmarks/README.md.
 """
@@ -25,16 +25,10 @@ from PIL import Image
 from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import draw_batches, load_generator
 from synthnb.images.plan import make_plan, write_plan
-from synthnb.images.shards import (
-    Leases,
-    ShardWriter,
-    drawn_with,
-    library_versions,
-    make_passport,
-    make_shard,
-    open_folder,
-    read_tar,
-)
+from synthnb.images.drawer import drawn_with
+from synthnb.images.folder import open_folder, read_tar
+from synthnb.images.worker import Leases, make_shard
+from synthnb.images.writer import ShardWriter, library_versions, make_record
 
 SINK_BAR, LOOP_BAR = 15.0, 1.05
 PROMPTS = {name: [f"a photo of arabic digit {name}, chalk on a blackboard"] for name in ("one", "two", "three", "four")}
@@ -63,9 +57,9 @@ def loose_files(images: torch.Tensor, folder: Path) -> None:
 
 
 def shard(images: torch.Tensor, rows: list[dict], made: dict, folder: Path) -> dict:
-    """Ours: JPEG 95 with XMP, passport, two checksums, one file."""
+    """Ours: JPEG 95 with XMP, provenance record, two checksums, one file."""
     versions, writer = library_versions(), ShardWriter(folder / "000000.tar")
-    writer.add(images, [make_passport(row, 0, row["seed"], made, versions) for row in rows])
+    writer.add(images, [make_record(row, 0, row["seed"], made, versions) for row in rows])
     return writer.finish()
 
 

@@ -25,7 +25,10 @@ import torch
 from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import DrawnBatch, draw_batches, load_generator
 from synthnb.images.plan import write_plan
-from synthnb.images.shards import drawn_with, make_shards, open_folder, verify
+from synthnb.images.drawer import drawn_with
+from synthnb.images.folder import open_folder
+from synthnb.images.shards import verify
+from synthnb.images.worker import make_shards
 
 R4_BAR, R5_BAR = 1.05, 1.7
 FORK = multiprocessing.get_context("fork")

@@ -30,21 +30,13 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from shard_pictures import shard_pictures
 
-from synthnb.images.curate import (
-    Filters,
-    class_texts,
-    curate,
-    first_alike,
-    kept_batches,
-    load_scores,
-    score_images,
-    write_kept,
-)
+from synthnb.images.curate import Filters, curate, kept_batches, write_kept
+from synthnb.images.scores import class_texts, first_alike, load_scores, score_images
 from synthnb.data import LabelledImages, thumbnails
 from synthnb.images.fidelity import extract, kid, measure, neighbourhoods, open_extractor
 from synthnb.glyphworld.world import folder as glyphworld_folder
 from synthnb.models.clip import Clip, load_clip
-from synthnb.images.shards import ShardFolder, read_tar
+from synthnb.images.folder import ShardFolder, read_tar
 
 BARS = {
     "scores, ViT-B/32": 1.5,

@@ -7,7 +7,8 @@ import torch
 
 from synthnb.generate import DrawnBatch
 from synthnb.images.plan import write_plan
-from synthnb.images.shards import ShardFolder, make_shards, open_folder
+from synthnb.images.folder import ShardFolder, open_folder
+from synthnb.images.worker import make_shards
 
 MADE = {
     "loop": "own",

@@ -856,34 +856,33 @@ def generate(
     ] = False,
 ) -> None:
     """Draw what is missing of a plan, in shards. Any number of these may work on one folder; starting again goes on."""
-    from synthnb.images.curate import class_phrases
+    from synthnb.images.scores import class_phrases
     from synthnb.studies.parameters import locate
-    from synthnb.images.shards import Plan, estimate_cost, generate_shards
+    from synthnb.images.plan import Plan
+    from synthnb.core.workers import Pool
+    from synthnb.images.drawer import Drawing
+    from synthnb.images.shards import Budget, estimate_cost, generate_shards
 
     with before_start():
         part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
         place = locate(model := generator or told.settings.model)
     _warn_unknown(model, {name: [name, *phrases] for name, phrases in class_phrases(told).items()})
-    scoring = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
+    drawing = Drawing(
+        style,
+        device,
+        kind,
+        quality,
+        clip=locate(clip),
+        clip_weights=clip_weights,
+        compile=compile,
+        memory=memory,
+        variant=variant,
+    )
     if dry_run:
-        return typer.echo(estimate_cost(told, place, device, kind, quality, style=style, **scoring, folder=out))
+        return typer.echo(estimate_cost(told, place, drawing, folder=out))
+    limits = dict(shards=part, budget=Budget(images, hours), patience=patience)
     try:
-        done = generate_shards(
-            told,
-            out,
-            generator=place,
-            style=style,
-            workers=workers,
-            ray=ray,
-            device=device,
-            shards=part,
-            kind=kind,
-            quality=quality,
-            patience=patience,
-            max_images=images,
-            max_hours=hours,
-            **scoring,
-        )
+        done = generate_shards(told, out, place, drawing=drawing, pool=Pool(workers, ray), **limits)
     except KeyboardInterrupt as stopped:
         _stopped_drawing(stopped, out)
     typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
@@ -897,7 +896,7 @@ def _stopped_drawing(stopped: KeyboardInterrupt, out: Path) -> None:
 # %% ../nbs/10_cli.ipynb #22656207
 def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
     """What to say where no shard was missing."""
-    from synthnb.images.shards import ShardFolder
+    from synthnb.images.folder import ShardFolder
 
     home = ShardFolder(folder)
     wanted = home.pieces(plan.images)[part]
@@ -927,12 +926,12 @@ def verify(
 def why(
     image: Annotated[Path, typer.Argument(help="An image file made here, or FOLDER/ID: shards/0003-three-000012.")],
 ) -> None:
-    """Print the passport of an image: class, sense, prompt, answer, seed, settings, model, versions."""
+    """Print the provenance record of an image: class, sense, prompt, answer, seed, settings, model, versions."""
     import json
 
-    from synthnb.images.shards import why as passport_of
+    from synthnb.images.inspection import why as record_of
 
-    typer.echo(json.dumps(passport_of(image), ensure_ascii=False, indent=1))
+    typer.echo(json.dumps(record_of(image), ensure_ascii=False, indent=1))
 
 # %% ../nbs/10_cli.ipynb #b7c35893
 @app.command()
@@ -943,13 +942,13 @@ def replay(
         str | None, typer.Option(help="Where the plan's generator lies on this machine, if not under its own name.")
     ] = None,
     tolerance: Annotated[
-        float,
-        typer.Option(min=0, help="Mean difference of the pixels that is still the same picture, in levels of 255."),
+        float, typer.Option(min=0, help="Mean difference of the pixels that is still the same image, in levels of 255.")
     ] = 1.0,
 ) -> None:
-    """Draw an image again, in its batch, and compare. Status 1 if it is another picture."""
+    """Draw an image again, in its batch, and compare. Status 1 if it is another one."""
     from synthnb.studies.experiment import locate
-    from synthnb.images.shards import ShardFolder, replay as draw_again
+    from synthnb.images.folder import ShardFolder
+    from synthnb.images.inspection import replay as draw_again
 
     result = draw_again(image, locate(generator or ShardFolder(image.parent).plan.settings.model), device, tolerance)
     typer.echo(result)
@@ -970,7 +969,8 @@ def _scores_and_board(
 ):
     """The scores of a folder, and its board where a CLIP looks."""
     from synthnb.images.board import make_board
-    from synthnb.images.curate import class_phrases, score_images, stream_kept
+    from synthnb.images.curate import stream_kept
+    from synthnb.images.scores import class_phrases, score_images
     from synthnb.images.fidelity import extract, open_extractor
     from synthnb.models.known import check_names_known, refuse_unknown_classes
     from synthnb.studies.naming import bare_names
@@ -979,7 +979,7 @@ def _scores_and_board(
     from synthnb.models.names import refuse_unknown
     from synthnb.studies.parameters import locate
     from synthnb.datasets.sets import open_real
-    from synthnb.images.shards import ShardFolder
+    from synthnb.images.folder import ShardFolder
 
     plan, first = ShardFolder(folder).plan, next(stream_kept(folder), None)
     if first is None:
@@ -1111,7 +1111,7 @@ def _kept_table(report, classes: int) -> str:
 
 def _would_measure(folder: Path, clip: str) -> str:
     """What `curate` would do."""
-    from synthnb.images.shards import ShardFolder
+    from synthnb.images.folder import ShardFolder
 
     home = ShardFolder(folder)
     many = sum(home.sidecar(shard).get("images", 0) for shard in home.published())
@@ -1149,11 +1149,11 @@ def export(
     ] = False,
 ) -> None:
     """Write a data set that others can open, with a card that says where it comes from. Starting again goes on."""
-    from synthnb.images.share import export_images
+    from synthnb.images.share import About, export_images
 
     stated = gather_parameters(None, licence_of or [], ("generator", "llm", "real"))
     if dry_run:
-        from synthnb.images.shards import ShardFolder
+        from synthnb.images.folder import ShardFolder
 
         home = ShardFolder(folder)
         facts = [home.sidecar(shard) for shard in sorted(home.published())]
@@ -1166,9 +1166,8 @@ def export(
         if_stopped(f"what is written so far is kept in {out}; the same command goes on"),
         warnings.catch_warnings(record=True),
     ):  # they are in the result, and said once
-        done = export_images(
-            folder, out, format, kept=kept, licence=licence, title=title, llm=llm, real=real, licences=stated
-        )
+        about = About(licence, title, llm, real, stated)
+        done = export_images(folder, out, format, kept=kept, about=about)
     for line in done.warnings:
         typer.echo(f"warning: {line}", err=True)
     typer.echo(done)

@@ -314,7 +314,7 @@ class Style:
 
     @property
     def id(self) -> str:
-        "The token and twelve hex digits of its embeddings, for plans and passports."
+        "The token and twelve hex digits of its embeddings, for plans and provenance records."
         content = b"".join(rows.detach().float().cpu().contiguous().numpy().tobytes() for rows in self.rows)
         return f"{self.token} {hashlib.sha256(content).hexdigest()[:12]}"
 

@@ -734,6 +734,7 @@ class ClipScore:
         pixels: torch.Tensor,  # [B, 3, H, W] in 0..1
         rows: pd.DataFrame,  # of a plan
     ) -> list[dict]:
+        "Cosine, text and CLIP features of each image."
         texts = [
             self.template.replace("{text}", sense) if sense else prompt
             for sense, prompt in zip(rows.sense, rows.prompt)
@@ -744,7 +745,10 @@ class ClipScore:
             self.clip.prepare(pixels.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8))
         )
         cosines = (images * torch.stack([self.known[text] for text in texts])).sum(1)
-        return [{"clip": round(cosine, 4), "clip_text": text} for cosine, text in zip(cosines.tolist(), texts)]
+        return [
+            {"clip": round(cosine, 4), "clip_text": text, "features": seen}
+            for cosine, text, seen in zip(cosines.tolist(), texts, images.numpy())
+        ]
 
 # %% ../nbs/04_generate.ipynb #b0eb619b
 def generate(

@@ -11,7 +11,7 @@ from shard_images import plan_of, shard_images
 
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.board import board_html, make_board, rank_classes, show_board, write_board
-from synthnb.images.curate import score_images
+from synthnb.images.scores import score_images
 from synthnb.data import DIGITS, LabelledImages, digits
 from synthnb.images.fidelity import extract, kid, open_extractor
 from synthnb.glyphworld.training import judged, load_judge

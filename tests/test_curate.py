@@ -9,36 +9,33 @@ import time
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from shard_images import plan_of, shard_images
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.images.curate import (
-    Curation,
-    Filters,
+from synthnb.images.curate import Curation, Filters, curate, kept_path, load_kept, read_kept, stream_kept, write_kept
+from synthnb.images.scores import (
     Scores,
     class_phrases,
     class_texts,
-    curate,
     first_alike,
-    kept_path,
-    load_kept,
     load_scores,
     nearest,
     pixel_statistics,
-    read_kept,
     reference_thumbnails,
     score_images,
-    stream_kept,
-    write_kept,
 )
 from synthnb.data import DIGITS, digits, thumbnails
-from synthnb.models.clip import load_clip
+from synthnb.models.clip import Clip, load_clip
 from synthnb.images.plan import write_plan
 from synthnb.datasets.sets import list_shards
-from synthnb.images.shards import read_tar, stream_shards, verify
+from synthnb.images.folder import read_tar, stream_shards
+from synthnb.images.drawer import Drawing
+from synthnb.images.shards import generate_shards, verify
 
 torch.set_num_threads(1)
 FORK = multiprocessing.get_context("fork")
@@ -114,6 +111,65 @@ def test_a_second_call_scores_nothing(home, scores, clip, scans, monkeypatch):
     pd.testing.assert_frame_equal(load_scores(home.path).table, scores.table)
 
 
+def test_a_clip_looks_at_each_image_once(tmp_path, clip, monkeypatch):
+    """Whoever comes first, drawing or curating: what a CLIP saw of an image is what everybody reads."""
+    looks, look = [], Clip.encode_images
+
+    def counted(self, prepared):
+        looks.append(len(prepared))
+        return look(self, prepared)
+
+    monkeypatch.setattr(Clip, "encode_images", counted)
+    prompts = {name: [f"a photo of arabic digit {name}, neon at night"] for name in ("three", "eight")}
+    about = dict(seed=0, model="glyphworld/generator", steps=2, guidance=1.0, shard_size=8, batch_size=4)
+    plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **about)
+    generator, scored = (
+        glyphworld.folder("generator"),
+        Drawing(device="cpu", kind="png", clip=glyphworld.folder("clip")),
+    )
+    folder, meant = tmp_path / "shards", {name: MEANT[name] for name in prompts}
+
+    def passes(work):
+        looks.clear()
+        return work(), sum(looks)
+
+    def curated(phrases, by=clip):
+        return passes(lambda: score_images(folder, by, phrases=phrases, progress=False))
+
+    assert passes(lambda: generate_shards(plan, folder, generator, drawing=scored, progress=False))[1] == 16
+    found, seen = curated(meant)
+    assert seen == 0, "curation reads what was seen while drawing"
+    told = [record["scores"] for _, record in stream_shards(folder)]
+    cosines = (found.tensor("features").float() * clip.encode_texts([one["clip_text"] for one in told])).sum(1)
+    assert np.allclose(cosines, [one["clip"] for one in told], atol=1e-3), "the same as in the provenance records"
+    assert curated({"three": "a circle", "eight": "a star"})[1] == 0, "other texts are compared with what was seen"
+
+    files = sorted((folder / ".synthnb" / "curation").glob("clip-*/*.parquet"))
+    assert [file.stem for file in files] == ["000000", "000001"]
+    files[0].unlink()
+    assert curated({"three": "a square", "eight": "a star"})[1] == 8, "only what is missing"
+    (folder / "000001.tar").unlink()
+    assert passes(lambda: generate_shards(plan, folder, generator, drawing=scored, progress=False))[1] == 8
+    again, seen = curated(meant)
+    assert seen == 0 and again.table.equals(found.table), "a shard drawn anew was seen anew"
+    assert curated(meant, load_clip(glyphworld.folder("clip"), device="cpu", dtype="bfloat16"))[1] == 16, "another CLIP"
+
+
+def test_features_in_scores_of_earlier_versions_are_read(tmp_path, clip, rendered):
+    home = shard_images(tmp_path / "shards", plan_of(tmp_path / "plan.parquet", DIGITS, 2), rendered[:20])
+    scores = score_images(home.path, clip, phrases=MEANT, progress=False)
+    values = scores.tensor("features")
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(values.numpy())
+    old = pq.read_table(scores.files[0])
+    pq.write_table(old.append_column("features", column).replace_schema_metadata(old.schema.metadata), scores.files[0])
+    next((home.own / "curation").glob("clip-*/*.parquet")).unlink()
+    assert torch.equal(load_scores(home.path).tensor("features"), values)
+    assert "features" not in load_scores(home.path).table
+    pq.write_table(old, scores.files[0])
+    with pytest.raises(ValueError, match="has no features of .*: take .* away and score the images again"):
+        load_scores(home.path).tensor("features")
+
+
 def test_other_texts_or_other_real_images_are_other_scores(home, scores, clip, scans):
     bare = score_images(home.path, clip, train=scans["train"], test=scans["test"], progress=False)
     less = score_images(home.path, None, test=scans["val"], progress=False)
@@ -167,12 +223,12 @@ def test_a_damaged_image_is_named(tmp_path, rendered):
     assert verify(home.path, progress=False), "which is what the message promises"
 
 
-def test_an_image_that_is_not_what_its_passport_says_is_named(tmp_path, rendered):
+def test_an_image_that_is_not_what_its_record_says_is_named(tmp_path, rendered):
     home = shard_images(tmp_path / "shards", plan_of(tmp_path / "plan.parquet", DIGITS, 2), rendered[:20])
     _, record = next(stream_shards(home.path))
     whole = home.tar("000000").read_bytes()
     home.tar("000000").write_bytes(whole.replace(b'"height": 32', b'"height": 16', 1))
-    with pytest.raises(ValueError, match=f"image {record['id']} cannot be read .it is 32x32, its passport says 32x16"):
+    with pytest.raises(ValueError, match=f"image {record['id']} cannot be read .it is 32x32, its .* record says 32x16"):
         score_images(home.path, progress=False)
 
 

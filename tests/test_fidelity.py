@@ -11,7 +11,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from synthnb import dsi
 from synthnb.glyphworld import world as glyphworld
-from synthnb.images.curate import class_texts
+from synthnb.images.scores import class_texts
 from synthnb.data import DIGITS, LabelledImages, digits, join
 from synthnb.images.fidelity import (
     Features,

@@ -29,10 +29,13 @@ from synthnb.generate import (
     lora_revision,
 )
 from synthnb.images.plan import make_plan, write_plan
-from synthnb.images.shards import generate_shards, replay, why
+from synthnb.images.drawer import Drawing
+from synthnb.images.inspection import replay, why
+from synthnb.images.shards import generate_shards
 
 torch.set_num_threads(1)
 GENERATOR = str(glyphworld.folder("generator"))
+PNG = Drawing(device="cpu", kind="png")
 PROMPTS = {"three": ["three"], "eight": ["eight"]}
 OOM = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -148,12 +151,7 @@ def test_what_did_not_fit_is_tried_once_in_all_shards(tmp_path, monkeypatch):
         batch_size=8,
         shard_size=8,
     )
-    assert (
-        generate_shards(
-            written, tmp_path / "shards", generator=GENERATOR, device="cpu", kind="png", progress=False
-        ).images
-        == 32
-    )
+    assert generate_shards(written, tmp_path / "shards", GENERATOR, drawing=PNG, progress=False).images == 32
     found = seen["pipe"]
     assert found["refused"] == 1 and sum(found["denoised"]) == 3 * 32, (
         "four shards, and memory ran out in the first only"
@@ -332,7 +330,7 @@ def test_a_lora_changes_images_and_is_recorded(lora, tmp_path):
         lora=str(lora),
         lora_weight=0.5,
     )
-    generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
+    generate_shards(written, tmp_path / "shards", drawing=PNG, progress=False)
     image = tmp_path / "shards/0000-three-000000"
     assert why(image)["drawn_with"]["lora"] == {"name": str(lora), "weight": 0.5, "sha256": lora_revision(lora)}
     assert replay(image, device="cpu").identical
@@ -355,7 +353,7 @@ def test_scheduler_options_are_used_recorded_and_needed(tmp_path):
     options = {"timestep_spacing": "trailing"}
     common = dict(seed=0, model=GENERATOR, steps=2, guidance=1.0, batch_size=2, scheduler="EulerDiscreteScheduler")
     written = write_plan(tmp_path / "plan.parquet", PROMPTS, 1, scheduler_options=options, **common)
-    generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
+    generate_shards(written, tmp_path / "shards", drawing=PNG, progress=False)
     assert json.loads(why(tmp_path / "shards/0000-three-000000")["scheduler_options"]) == options
     rows = written.rows(0, 2)
     leading = load_generator(
@@ -379,7 +377,7 @@ def test_the_record_holds_what_was_passed(tmp_path):
         batch_size=2,
         negative_prompt="nine",
     )
-    generate_shards(written, tmp_path / "shards", device="cpu", kind="png", progress=False)
+    generate_shards(written, tmp_path / "shards", drawing=PNG, progress=False)
     assert why(tmp_path / "shards/0000-three-000000")["drawn_with"]["call"] == {
         "num_inference_steps": 2,
         "guidance_scale": 3.0,

@@ -20,7 +20,9 @@ from PIL import Image
 import synthnb
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.plan import write_plan
-from synthnb.images.review import Decisions, decisions_path, listed_images
+from synthnb.images.decisions import Decisions, decisions_path
+from synthnb.images.review import listed_images
+from synthnb.images.drawer import Drawing
 from synthnb.images.shards import generate_shards
 
 CHROMIUM = next(
@@ -54,7 +56,8 @@ def folder(tmp_path_factory) -> Path:
         shard_size=32,
         batch_size=32,
     )
-    generate_shards(plan, path, generator=glyphworld.folder("generator"), kind="png", device="cpu", progress=False)
+    drawing = Drawing(device="cpu", kind="png")
+    generate_shards(plan, path, glyphworld.folder("generator"), drawing=drawing, progress=False)
     return path
 
 

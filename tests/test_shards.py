@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -44,25 +45,19 @@ from synthnb.glyphworld import world as glyphworld
 from synthnb.dsi import initial_style, load_style, save_style
 from synthnb.generate import draw_batches, load_generator
 from synthnb.models.clip import load_clip
+from synthnb.core.workers import Pool
+from synthnb.images.drawer import Drawing, drawn_with, what_was_passed
+from synthnb.images.folder import open_folder, read_shards, stream_shards
+from synthnb.images.inspection import replay, why
 from synthnb.images.plan import write_plan
-from synthnb.images.shards import (
-    drawn_with,
-    embedded_passport,
-    estimate_cost,
-    generate_shards,
-    make_shards,
-    open_folder,
-    read_shards,
-    replay,
-    stream_shards,
-    verify,
-    what_was_passed,
-    why,
-)
+from synthnb.images.shards import Budget, estimate_cost, generate_shards, verify
+from synthnb.images.worker import make_shards
+from synthnb.images.writer import embedded_record
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 KILLS = int(os.environ.get("SYNTHNB_KILLS", "20"))
 GENERATOR = glyphworld.folder("generator")
+PNG = Drawing(device="cpu", kind="png")
 PROMPTS = {
     name: [f"a photo of arabic digit {name}, neon at night", f"a pencil drawing of arabic digit {name}"]
     for name in ("one", "two", "three", "four")
@@ -149,7 +144,7 @@ def holders(folder) -> set[int]:
     return {json.loads(text.splitlines()[0])["pid"] for text in texts if "\n" in text}
 
 
-def test_kill_9_at_random_moments_loses_and_doubles_nothing(plan, pipe, whole, tmp_path):
+def test_kill_9_at_random_moments_loses_and_duplicates_nothing(plan, pipe, whole, tmp_path):
     chance, undisturbed = random.Random(0), tars(whole)
     made = drawn_with(pipe, GENERATOR, "png", passed=what_was_passed(pipe, plan.settings))
     drawn, runs = (
@@ -308,7 +303,7 @@ def test_full_disk_is_said_and_gone_on_from(plan, pipe, whole, small_disk):
 def test_disk_that_will_not_hold_the_plan_is_said(plan, small_disk, capfd):
     (small_disk / "ballast").write_bytes(bytes(60_000))
     with pytest.raises(OSError, match="is full"):
-        generate_shards(plan, small_disk / "shards", generator=GENERATOR, device="cpu")
+        generate_shards(plan, small_disk / "shards", GENERATOR, drawing=Drawing(device="cpu"))
     said = capfd.readouterr().err
     assert (
         said.count("WARNING: the ") == 1
@@ -350,17 +345,17 @@ def test_truncated_shard_is_remade(plan, pipe, whole, tmp_path):
     assert tars(folder) == tars(whole)
 
 
-def test_verify_knows_strangers_and_doubles(whole, tmp_path):
+def test_verify_knows_strangers_and_duplicates(whole, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(whole, folder)
     shutil.copy(folder / "000000.tar", folder / "000099.tar")
     shutil.copy(folder / "000001.tar", folder / "000002.tar")
     found = {(problem.kind, problem.shard) for problem in verify(folder, progress=False)}
     assert ("mismatch", "000099") in found and ("mismatch", "000002") in found and ("missing", "000002") in found
-    double = (whole / "000004.tar").read_bytes()
-    body = double.rstrip(b"\0")
+    again = (whole / "000004.tar").read_bytes()
+    body = again.rstrip(b"\0")
     body += bytes(-len(body) % 512)
-    (folder / "000004.tar").write_bytes(body + double)
+    (folder / "000004.tar").write_bytes(body + again)
     assert ("duplicate", "000004") in {(problem.kind, problem.shard) for problem in verify(folder, progress=False)}
 
 
@@ -419,34 +414,35 @@ def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path):
     }
     prompts = {name: [f"arabic digit {name} in the style of <look>"] for name in ("one", "two")}
     plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **SETTINGS, style=load_style(styles["neon"]).id)
-    common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
-    folder = tmp_path / "neon"
+    common, folder = dict(generator=GENERATOR, progress=False), tmp_path / "neon"
+    drawing = {name: replace(PNG, style=file) for name, file in styles.items()} | {None: PNG}
     for refused, message in (
         (None, "made for the style <look> [0-9a-f]{12}, but none was given"),
-        (styles["ink"], "but the one given is <look>"),
+        ("ink", "but the one given is <look>"),
     ):
         with pytest.raises(ValueError, match=message):
-            generate_shards(plan, folder, style=refused, **common)
+            generate_shards(plan, folder, drawing=drawing[refused], **common)
         with pytest.raises(ValueError, match=message):
-            estimate_cost(plan, GENERATOR, "cpu", style=refused)
-    assert generate_shards(plan, folder, style=styles["neon"], workers=2, **common).images == 16, (
-        "what was refused has left nothing behind"
-    )
+            estimate_cost(plan, GENERATOR, drawing[refused])
+    done = generate_shards(plan, folder, drawing=drawing["neon"], pool=Pool(2), **common)
+    assert done.images == 16, "what was refused has left nothing behind"
     styles["neon"].unlink()
     image = folder / "0001-two-000005"
     assert why(image)["drawn_with"]["style"] == why(image)["style"] == plan.settings.style
     assert replay(image, GENERATOR, "cpu").mean <= 1
     with pytest.raises(ValueError, match="was begun with the style <look>"):
-        generate_shards(plan, folder, style=styles["ink"], **common)
+        generate_shards(plan, folder, drawing=drawing["ink"], **common)
     plain = write_plan(tmp_path / "plain.parquet", prompts, 8, **SETTINGS)
     with pytest.raises(FileNotFoundError, match="no generator folder"):
-        generate_shards(plain, tmp_path / "plain", style=styles["ink"], **common | {"generator": tmp_path / "no model"})
-    generate_shards(plain, tmp_path / "plain", **common)  # the style of the attempt that drew nothing is not taken
+        generate_shards(plain, tmp_path / "plain", tmp_path / "no model", drawing=drawing["ink"], progress=False)
+    generate_shards(
+        plain, tmp_path / "plain", drawing=PNG, **common
+    )  # the style of the attempt that drew nothing is not taken
     assert why(tmp_path / "plain" / "0001-two-000005")["drawn_with"]["style"] == ""
     with pytest.raises(ValueError, match="was begun with no style, not <look>"):
-        generate_shards(plain, tmp_path / "plain", style=styles["ink"], **common)
+        generate_shards(plain, tmp_path / "plain", drawing=drawing["ink"], **common)
     assert not torch.equal(read_shards(tmp_path / "plain").images, read_shards(folder).images), (
-        "the token changes the pictures"
+        "the token changes the images"
     )
 
 
@@ -463,11 +459,11 @@ def test_a_volume_grows_in_the_middle_of_a_shard(plan, pipe, whole, tmp_path):
 
 
 def test_budget_and_selection_stop_at_shards(plan, pipe, whole, tmp_path):
-    common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
-    assert generate_shards(plan, tmp_path, max_images=20, **common).images == 16
+    common = dict(generator=GENERATOR, drawing=PNG, progress=False)
+    assert generate_shards(plan, tmp_path, budget=Budget(images=20), **common).images == 16
     assert generate_shards(plan, tmp_path, shards=slice(1, None, 3), **common).published == {"000004", "000007"}
-    assert generate_shards(plan, tmp_path, max_hours=1e-9, **common).images <= 8
-    assert "start again to go on" in str(generate_shards(plan, tmp_path, max_hours=0.0, **common))
+    assert generate_shards(plan, tmp_path, budget=Budget(hours=1e-9), **common).images <= 8
+    assert "start again to go on" in str(generate_shards(plan, tmp_path, budget=Budget(hours=0.0), **common))
     generate_shards(plan, tmp_path, **common)
     assert tars(tmp_path) == tars(whole)
 
@@ -475,71 +471,42 @@ def test_budget_and_selection_stop_at_shards(plan, pipe, whole, tmp_path):
 # ---- a cluster
 
 
+def owners(leases: Path) -> set[int]:
+    """Processes that took a shard first."""
+    told = map(read_or_nothing, leases.glob("*.0"))
+    return {json.loads(text.splitlines()[0])["pid"] for text in told if text}
+
+
 def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path, monkeypatch):
     ray, cluster_utils = pytest.importorskip("ray"), pytest.importorskip("ray.cluster_utils")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
+    common = dict(generator=GENERATOR, drawing=PNG, progress=False)
     try:
         ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
         leases, shards = tmp_path / "shards" / ".synthnb" / "leases", tmp_path / "shards"
-        large = write_plan(tmp_path / "plan.parquet", PROMPTS, 60, **SETTINGS | {"steps": 6})
-        run_worker(tmp_path / "undisturbed", large, pipe)
+        large = write_plan(tmp_path / "plan.parquet", PROMPTS, 40, **SETTINGS | {"steps": 6})
         with ThreadPoolExecutor(1) as pool:
-            job = pool.submit(
-                generate_shards,
-                large,
-                shards,
-                generator=GENERATOR,
-                workers=2,
-                ray=cluster.address,
-                device="cpu",
-                kind="png",
-                progress=False,
-            )
-            wait_for(
-                lambda: (
-                    leases.is_dir()
-                    and len(
-                        {
-                            json.loads(text.splitlines()[0])["pid"]
-                            for text in map(read_or_nothing, leases.glob("*.0"))
-                            if text
-                        }
-                    )
-                    == 2
-                )
-            )
+            job = pool.submit(generate_shards, large, shards, pool=Pool(2, ray=cluster.address), **common)
+            wait_for(lambda: len(owners(leases)) == 2)
             wait_for(lambda: len(tars(shards)) >= 4)
             cluster.remove_node(second, allow_graceful=False)
             done = job.result(timeout=240)
-        assert (done.images, done.failed, done.lost) == (240, 0, [])
+        assert (done.images, done.failed, done.lost) == (160, 0, [])
         ray.shutdown()
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        assert (
-            generate_shards(
-                plan,
-                tmp_path / "local",
-                generator=GENERATOR,
-                workers=2,
-                ray="local",
-                device="cpu",
-                kind="png",
-                progress=False,
-            ).images
-            == 80
-        )
+        here = generate_shards(plan, tmp_path / "local", pool=Pool(1, ray="local"), **common)
+        assert here.images == 80
         assert ray.get_runtime_context().gcs_address != cluster.address, (
             "local starts a cluster, whatever the environment names"
-        )
-        assert tars(tmp_path / "local") == tars(whole)
-        assert (
-            verify(shards, progress=False) == []
-            and tars(shards) == tars(tmp_path / "undisturbed")
-            and leftovers(shards) == []
         )
     finally:
         ray.shutdown()
         cluster.shutdown()
+    assert tars(tmp_path / "local") == tars(whole)
+    run_worker(tmp_path / "undisturbed", large, pipe)
+    assert tars(shards) == tars(tmp_path / "undisturbed")
+    assert verify(shards, progress=False) == [] and leftovers(shards) == []
 
 
 # ---- other pipelines
@@ -663,14 +630,11 @@ def test_few_step_pipelines_go_all_the_way(pipe, tmp_path, build):
         **SETTINGS
         | {"model": build.__name__, "steps": 2, "guidance": 4.0, "size": 16, "batch_size": 4, "shard_size": 8},
     )
-    assert (
-        generate_shards(plan, tmp_path / "shards", generator=model, device="cpu", kind="png", progress=False).images
-        == 12
-    )
+    assert generate_shards(plan, tmp_path / "shards", model, drawing=PNG, progress=False).images == 12
     assert verify(tmp_path / "shards", progress=False) == []
     image = tmp_path / "shards" / "0002-three-000001"
     assert why(image)["drawn_with"]["loop"] == "pipeline" and replay(image, model, "cpu").mean <= 1
-    assert read_shards(tmp_path / "shards").images.float().std(0).mean() > 1, "twelve different pictures"
+    assert read_shards(tmp_path / "shards").images.float().std(0).mean() > 1, "twelve different images"
 
 
 def test_a_pipeline_with_its_own_loop_goes_all_the_way(pipe, tmp_path, monkeypatch):
@@ -678,13 +642,13 @@ def test_a_pipeline_with_its_own_loop_goes_all_the_way(pipe, tmp_path, monkeypat
     plan = write_plan(
         tmp_path / "plan.parquet", PROMPTS, 3, **SETTINGS | {"model": "tiny-sd3", "batch_size": 4, "shard_size": 8}
     )
-    common = dict(generator=model, device="cpu", kind="png", progress=False)
+    common = dict(generator=model, drawing=PNG, progress=False)
     assert generate_shards(plan, tmp_path / "shards", **common).images == 12
     assert verify(tmp_path / "shards", progress=False) == []
     image = tmp_path / "shards" / "0002-three-000001"
     assert (why(image)["drawn_with"]["loop"], why(image)["at_once"]) == ("pipeline", 4)
     assert replay(image, model, "cpu").mean <= 1
-    assert read_shards(tmp_path / "shards").images.float().std(0).mean() > 1, "twelve different pictures"
+    assert read_shards(tmp_path / "shards").images.float().std(0).mean() > 1, "twelve different images"
 
     whole = StableDiffusion3Pipeline.__call__
 
@@ -695,7 +659,7 @@ def test_a_pipeline_with_its_own_loop_goes_all_the_way(pipe, tmp_path, monkeypat
 
     monkeypatch.setattr(StableDiffusion3Pipeline, "__call__", small_memory)
     assert generate_shards(plan, tmp_path / "halved", **common).images == 12
-    assert why(tmp_path / "halved" / "0002-three-000001")["at_once"] == 2, "the passport says that memory ran out"
+    assert why(tmp_path / "halved" / "0002-three-000001")["at_once"] == 2, "the record says that memory ran out"
     full, halved = (read_shards(tmp_path / name).images.int() for name in ("shards", "halved"))
     assert (full - halved).abs().max() <= 1
 
@@ -717,8 +681,8 @@ def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
         ]
     )
     plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **SETTINGS | {"steps": 10})
-    common = dict(generator=GENERATOR, device="cpu", kind="png", progress=False)
-    generate_shards(plan, tmp_path / "shards", clip=glyphworld.folder("clip"), **common)
+    common, scored = dict(generator=GENERATOR, progress=False), replace(PNG, clip=glyphworld.folder("clip"))
+    generate_shards(plan, tmp_path / "shards", drawing=scored, **common)
     told = [record for _, record in stream_shards(tmp_path / "shards")]
     assert {record["scores"]["clip_text"] for record in told} == {
         "a photo of arabic digit three",
@@ -734,13 +698,10 @@ def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
         [text for text in ("a photo of arabic digit eight", "a photo of arabic digit three") for _ in range(8)]
     )
     assert np.mean([r["scores"]["clip"] for r in told]) > (images * other).sum(1).mean(), "the right text fits better"
-    assert estimate_cost(plan, GENERATOR, "cpu", kind="png", clip=glyphworld.folder("clip"), batches=1).images == 16
+    assert estimate_cost(plan, GENERATOR, scored, batches=1).counts["images"] == 16
     with pytest.raises(ValueError, match="clip: '.*' -> ''"):
-        generate_shards(
-            write_plan(tmp_path / "more.parquet", prompts, 12, **SETTINGS | {"steps": 10}),
-            tmp_path / "shards",
-            **common,
-        )
+        more = write_plan(tmp_path / "more.parquet", prompts, 12, **SETTINGS | {"steps": 10})
+        generate_shards(more, tmp_path / "shards", drawing=PNG, **common)
 
 
 # ---- readers
@@ -776,12 +737,13 @@ def test_hugging_face_datasets_opens_the_shards(plan, whole, tmp_path, how):
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_other_formats_are_explained_and_drawn_again(plan, kind, tmp_path):
-    generate_shards(plan, tmp_path, generator=GENERATOR, device="cpu", kind=kind, max_images=8, progress=False)
+    drawing, budget = Drawing(device="cpu", kind=kind), Budget(images=8)
+    generate_shards(plan, tmp_path, GENERATOR, drawing=drawing, budget=budget, progress=False)
     content, record = next(stream_shards(tmp_path))
     image = Image.open(BytesIO(content))
     assert image.format == kind.upper() and b"digitalsourcetype/trainedAlgorithmicMedia" in content
     assert {
-        **embedded_passport(BytesIO(content)),
+        **embedded_record(BytesIO(content)),
         **{name: record[name] for name in ("file", "height", "width", "sha256")},
     } == record
     assert replay(tmp_path / record["id"], GENERATOR, "cpu").identical
@@ -796,7 +758,7 @@ def whole_job(plan, folder, said):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
     with open(said, "w") as sys.stdout, redirect_stderr(sys.stdout):
         try:
-            print(generate_shards(plan, folder, generator=GENERATOR, device="cpu", kind="png", workers=2))
+            print(generate_shards(plan, folder, GENERATOR, drawing=PNG, pool=Pool(2)))
         except KeyboardInterrupt as stopped:
             print(f"[{stopped}]")
             sys.exit(1)
@@ -849,5 +811,5 @@ def test_ctrl_c_then_a_dead_worker_then_the_end(pipe, tmp_path):
 def test_a_mistake_in_every_worker_is_said(plan, tmp_path):
     (tmp_path / "model").mkdir()
     with pytest.raises(RuntimeError, match="all workers died.*no model_index.json"):
-        generate_shards(plan, tmp_path / "shards", generator=tmp_path / "model", workers=2, progress=False)
+        generate_shards(plan, tmp_path / "shards", tmp_path / "model", pool=Pool(2), progress=False)
     assert leftovers(tmp_path / "shards") == []

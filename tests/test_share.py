@@ -1,4 +1,7 @@
-"""Exports and what may befall them, with real files and real kills; nbs/images/share.ipynb opens each layout with its own reader."""
+"""Exports and what may befall them, with real files and real kills.
+
+nbs/images/share.ipynb opens each layout with its own reader.
+"""
 
 import json
 import multiprocessing
@@ -19,10 +22,14 @@ import yaml
 import synthnb
 from synthnb.generate import DrawnBatch
 from synthnb.images.plan import write_plan
-from synthnb.images.curate import Filters, curate, read_kept, score_images, write_kept
+from synthnb.images.curate import Filters, curate, read_kept, write_kept
+from synthnb.images.scores import score_images
 from synthnb.images.review import ShardImages, gallery, listed_images
-from synthnb.images.shards import ShardFolder, make_shards, open_folder, why
-from synthnb.images.share import export_images, find_licence, licence_warnings
+from synthnb.images.folder import ShardFolder, open_folder
+from synthnb.images.inspection import why
+from synthnb.images.worker import make_shards
+from synthnb.images.card import find_licence, licence_warnings
+from synthnb.images.share import About, export_images
 
 FORMATS = ("imagefolder", "webdataset", "parquet")
 FORK = multiprocessing.get_context("fork")
@@ -79,7 +86,8 @@ def folder(tmp_path_factory) -> Path:
 
 def export(folder, out, format, **options):
     """An export that warns of nothing: the licence is said."""
-    return export_images(folder, out, format, licences={"generator": "mit"}, progress=False, **options)
+    about = About(licences={"generator": "mit"})
+    return export_images(folder, out, format, about=about, progress=False, **options)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -154,12 +162,12 @@ def test_damage_is_found_on_the_way_and_a_lost_picture_named(folder, tmp_path):
         file.seek(place.offset_data + place.size - 20)
         file.write(b"x")
     rows = listed_images(folder)
-    with pytest.raises(ValueError, match=f"{place.name[:-4]} of shard 000002 is not what its passport says"):
+    with pytest.raises(ValueError, match=f"{place.name[:-4]} of shard 000002 is not what its provenance record says"):
         export(copy, tmp_path / "out", "parquet", kept=rows)
     lost = pd.concat([rows, pd.DataFrame({"id": ["0002-kite-000003"], "shard": "000000", "label": 2, "class": "kite"})])
-    with pytest.raises(ValueError, match="has no picture of 0002-kite-000003"):
+    with pytest.raises(ValueError, match="has no image of 0002-kite-000003"):
         export(folder, tmp_path / "lost", "webdataset", kept=lost)
-    with pytest.raises(ValueError, match="has no picture of 0002-kite-000003"):
+    with pytest.raises(ValueError, match="has no image of 0002-kite-000003"):
         ShardImages(folder).read("0002-kite-000003")
     assert home.published() == {f"{i:06d}" for i in range(15)}
 
@@ -177,7 +185,7 @@ def test_kept_list_from_its_file(folder, tmp_path):
 def test_an_unknown_licence_is_said_to_be_unknown(folder, tmp_path):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        export_images(folder, tmp_path, "webdataset", licence="mit", progress=False)
+        export_images(folder, tmp_path, "webdataset", about=About("mit"), progress=False)
     assert [str(line.message) for line in heard] == [
         "the licence of generator somebody/model is unknown: find out before sharing, and state it"
     ]

@@ -474,7 +474,7 @@ def interrupted(*args, **options):
             "is kept in exported",
             "same command goes on",
         ),
-        ("synthnb.images.curate.score_images", ["curate", "plan"], "no list was written", "measured again"),
+        ("synthnb.images.scores.score_images", ["curate", "plan"], "no list was written", "measured again"),
         (
             "synthnb.images.shards.verify",
             ["verify", "plan"],

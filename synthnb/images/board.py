@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 # %% ../../nbs/images/board.ipynb #edbaa9c4
-from .curate import Scores, first_alike, stream_kept
+from .curate import stream_kept
+from .scores import Scores, first_alike
 from ..prompts.measures import dispersion
 from .fidelity import Features, kid, share_estimate
 from ..core.files import whole_file

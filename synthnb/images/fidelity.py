@@ -30,7 +30,7 @@ from torchmetrics.image.kid import poly_kernel
 from tqdm import tqdm
 
 # %% ../../nbs/images/fidelity.ipynb #ca129e14
-from .curate import ClassTexts
+from .scores import ClassTexts
 from ..data import ImageSet
 from ..prompts.measures import vendi_score
 from ..models.clip import Clip, preprocess

@@ -527,6 +527,7 @@ def pixels_of(folder: Path) -> int:
 def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tuple[float, float]:
     "Seconds and bytes of a plan of as many images, from two batches that are drawn here."
     from synthnb.images.plan import write_plan
+    from synthnb.images.drawer import Drawing
     from synthnb.images.shards import estimate_cost
 
     with tempfile.TemporaryDirectory() as folder:
@@ -541,15 +542,13 @@ def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tup
             guidance=parameters.get("guidance", 2.0),
             batch_size=parameters.get("generator_batch", 64),
         )
-        cost = estimate_cost(
-            written,
-            place,
-            parameters.get("device", "auto"),
+        drawing = Drawing(
+            device=parameters.get("device", "auto"),
             kind=parameters.get("image_format", "png"),
-            batches=1,
             memory=parameters.get("generator_memory", "auto"),
             variant=parameters.get("generator_variant", ""),
         )
+        cost = estimate_cost(written, place, drawing, batches=1)
     return cost.seconds, cost.bytes
 
 # %% ../../nbs/studies/doctor.ipynb #f7b1ce67

@@ -972,6 +972,10 @@ DRAWING = (
     "generate",
     "images.denoise",
     "images.plan",
+    "images.writer",
+    "images.folder",
+    "images.worker",
+    "images.drawer",
     "images.shards",
     "models.families",
 )  # modules that say what an image looks like and where it lies
@@ -996,6 +1000,7 @@ def draw_images(
         generator_revision,
     )  # torch, which those who only run notebooks need not wait for
     from synthnb.images.plan import make_plan, plan_hash, write_plan
+    from synthnb.images.drawer import Drawing
     from synthnb.images.shards import generate_shards
     from synthnb.core.streams import stream
 
@@ -1013,10 +1018,8 @@ def draw_images(
     generate_shards(
         write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings),
         folder,
-        generator=place,
-        device=device,
-        kind=kind,
-        compile=compile,
+        place,
+        drawing=Drawing(device=device, kind=kind, compile=compile),
     )
     return folder
 

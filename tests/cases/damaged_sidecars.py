@@ -13,7 +13,7 @@ from _case import attempt, check, done
 import shutil
 from pathlib import Path
 
-from synthnb.images.curate import score_images
+from synthnb.images.scores import score_images
 from synthnb.studies.experiment import locate
 from synthnb.images.plan import write_plan
 from synthnb.images.shards import generate_shards, verify
