@@ -22,7 +22,7 @@ from torch import nn
 
 from synthnb.data import LabelledImages
 from synthnb.dualbn import convert, domains
-from synthnb.train import fit
+from synthnb.train import TrainConfig, fit
 
 # row, model, its small relative, floor and bar in images a second on one H200
 MODELS = [
@@ -84,18 +84,8 @@ def fitter(model: nn.Module, batch: int, size: int, device: str, compiled: bool)
     )
 
     def run(steps: int) -> float:
-        history = fit(
-            model,
-            data,
-            steps=steps,
-            batch_size=batch,
-            lr=1e-3,
-            opt="sgd",
-            augment=None,
-            device=device,
-            compile=compiled,
-            progress=False,
-        )
+        config = TrainConfig(steps=steps, batch_size=batch, lr=1e-3, opt="sgd", augment=None, compile=compiled)
+        history = fit(model, data, config, device=device, progress=False)
         return history.images / history.seconds
 
     return run

@@ -25,7 +25,8 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from synthnb.data import LabelledImages, read_image
-from synthnb.train import _batches, random_affine, random_resized_crop
+from synthnb.training.augmentation import random_affine, random_resized_crop
+from synthnb.training.loading import Loader
 
 BAR, AIM, BATCH = 5.0, 15.0, 64
 HELD, SIZE = 256, 224
@@ -51,7 +52,7 @@ def decoded(files: list[bytes]) -> None:
 
 def resident(data: LabelledImages, augment: Callable) -> None:
     """The same epoch from memory."""
-    batches, chance = _batches([(data, 1.0)], [BATCH], 0, torch.device("cpu")), torch.Generator().manual_seed(0)
+    batches, chance = Loader([(data, 1.0)], BATCH, 0).batches(torch.device("cpu")), torch.Generator().manual_seed(0)
     for _ in range(len(data) // BATCH):
         [(images, _)] = next(batches)
         augment(images, chance)

@@ -17,9 +17,10 @@ from importlib.metadata import version
 
 import torch
 
-from synthnb.bridge import run_arm
+from synthnb.bridge import Runtime, TransferConfig, run_arm
 from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.glyphworld.world import folder, rendered_digits
+from synthnb.train import TrainConfig
 
 SHARE, SHOTS, SEEDS = 0.9, (1, 2, 4, 8, 16), (0, 1, 2)
 
@@ -32,22 +33,12 @@ def rendered(volume: int, classes: tuple[str, ...]) -> LabelledImages:
 def grid(steps: tuple[int, int], real: dict, volumes: list[LabelledImages], store: str | None) -> tuple[float, list]:
     """CPU seconds and the judgements of every cell."""
     start, right = time.process_time(), []
+    config, place = TransferConfig(TrainConfig(batch_size=32), steps, stage1_seed=0), Runtime("cpu", store=store)
     for synthetic in volumes:
         for shots in SHOTS:
             for seed in SEEDS:
-                run = run_arm(
-                    "bridged",
-                    folder("cnn"),
-                    few_shot(real["train"], shots, seed),
-                    synthetic,
-                    real["test"],
-                    steps=steps,
-                    seed=seed,
-                    stage1_seed=0,
-                    batch_size=32,
-                    device="cpu",
-                    store=store,
-                )
+                few = few_shot(real["train"], shots, seed)
+                run = run_arm("bridged", folder("cnn"), few, synthetic, real["test"], config, seed=seed, runtime=place)
                 right.append(run.correct.tolist())
     return time.process_time() - start, right
 

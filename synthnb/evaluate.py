@@ -25,7 +25,7 @@ from .data import LabelledImages
 from .core.intervals import Interval, accuracy_interval, judge, seen_from, wilson
 from .core.intervals import mean_interval
 from .core.intervals import paired_difference  # noqa: F401 people import it from here
-from .train import class_mean
+from .training.prediction import class_mean
 
 # %% ../nbs/09_evaluate.ipynb #6bfbe097
 def correct(

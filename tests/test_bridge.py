@@ -1,6 +1,7 @@
 """Arms at their edges: a kill in either stage, what a run is known by, and recipes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,34 +15,41 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-import synthnb.train
 from synthnb import bridge
-from synthnb.bridge import ARMS, run_arm, train_arm
+from synthnb.bridge import ARMS, Runtime, TransferConfig, run_arm, train_arm
 from synthnb.data import LabelledImages, digits, few_shot, ordered
 from synthnb.glyphworld.world import folder
 from synthnb.datasets.sets import list_folder, save_folder
 from synthnb.core.streams import PURPOSES
-from synthnb.train import READINGS, predict, with_recipe
+from synthnb.training.prediction import READINGS, predict
+from synthnb.train import TrainConfig, Watch, domain_loss, with_recipe
+from synthnb.training.augmentation import ready
 
 torch.set_num_threads(1)
-HOW = {"steps": (40, 40), "batch_size": 16, "lr": 2e-3, "device": "cpu"}
+CONFIG = TransferConfig(TrainConfig(batch_size=16, lr=2e-3), steps=(40, 40))
+CPU = Runtime(device="cpu")
 CHILD = textwrap.dedent("""
     import sys, torch
     torch.set_num_threads(1)
-    from synthnb.bridge import run_arm
+    from synthnb.bridge import Runtime, TransferConfig, run_arm
+    from synthnb.train import TrainConfig
     from synthnb.data import digits, few_shot
     from synthnb.glyphworld.world import folder
     real = digits()
-    run_arm("bridged++", folder("cnn"), few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"], store=sys.argv[1], checkpoint_every=2, HOW)
-""").replace("HOW", ", ".join(f"{name}={value!r}" for name, value in HOW.items()))
+    run_arm("bridged++", folder("cnn"), few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"], CONFIG,
+            runtime=Runtime(device="cpu", store=sys.argv[1], checkpoint_every=2))
+""").replace("CONFIG", "TransferConfig(TrainConfig(batch_size=16, lr=2e-3), steps=(40, 40))")
+
+
+def pair() -> tuple:
+    "Real images, others in place of synthetic ones, and test images, as the child has them."
+    real = digits()
+    return few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"]
 
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    real = digits()
-    return run_arm(
-        "bridged++", folder("cnn"), few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"], **HOW
-    ).correct.tolist()
+    return run_arm("bridged++", folder("cnn"), *pair(), CONFIG, runtime=CPU).correct.tolist()
 
 
 @pytest.mark.parametrize("stage", ["stage1", "run"])
@@ -54,18 +62,10 @@ def test_killed_in_a_stage_it_goes_on_from_there(stage, undisturbed, tmp_path, m
     assert child.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert len(list(tmp_path.glob("*.checkpoint"))) == 1 and not list(tmp_path.glob("run-*.json"))
     assert len(list(tmp_path.glob("stage1-*.safetensors"))) == (stage == "run")
-    real, taken, update = digits(), [], synthnb.train._update
-    monkeypatch.setattr("synthnb.train._update", lambda *given, **named: taken.append(1) or update(*given, **named))
-    again = run_arm(
-        "bridged++",
-        folder("cnn"),
-        few_shot(real["train"], 2),
-        few_shot(real["train"], 4, seed=5),
-        real["val"],
-        store=tmp_path,
-        checkpoint_every=2,
-        **HOW,
-    )
+    taken = []
+    monkeypatch.setattr("synthnb.train.domain_loss", lambda *given: taken.append(1) or domain_loss(*given))
+    kept = Runtime(device="cpu", store=tmp_path, checkpoint_every=2)
+    again = run_arm("bridged++", folder("cnn"), *pair(), CONFIG, runtime=kept)
     assert again.correct.tolist() == undisturbed and again.stage1_found == (stage == "run")
     assert len(taken) < {"stage1": 80, "run": 40}[stage], "steps before the checkpoint are not taken twice"
     assert not list(tmp_path.glob("*.checkpoint"))
@@ -78,13 +78,14 @@ def test_a_recipes_mixup_is_for_all_arms(arm, alpha, monkeypatch):
     class Enough(Exception):
         pass
 
-    def look(model, train, **settings):
-        told.update(settings)
+    def look(model, sets, config, **settings):
+        told.update(vars(config))
         raise Enough
 
     monkeypatch.setattr(bridge, "fit", look)
     with pytest.raises(Enough):
-        train_arm(ARMS[arm], folder("cnn"), real, real, steps=(1, 1), device="cpu", **with_recipe("from_scratch"))
+        config = TransferConfig(with_recipe("from_scratch"), steps=(1, 1))
+        train_arm(ARMS[arm], folder("cnn"), real, real, config, runtime=CPU)
     assert (told["mixup"], told["cutmix"]) == (alpha, 1.0)
 
 
@@ -92,20 +93,25 @@ def test_runs_of_other_sets_or_models_are_not_taken_for_one_that_was_made(tmp_pa
     few = few_shot(digits()["train"], 2)
     save_folder({"train": few}, tmp_path / "a")
     save_folder({"train": LabelledImages(255 - few.images, few.labels, few.classes)}, tmp_path / "b")
-    how = HOW | {"steps": (1, 1), "image_size": 32, "store": tmp_path / "kept"}
+    config = TransferConfig(replace(CONFIG.training, image_size=32), steps=(1, 1))
+    kept = Runtime(device="cpu", store=tmp_path / "kept")
     first, second = (list_folder(tmp_path / name)["train"] for name in "ab")
-    assert list(first.items) == list(second.items), "the same names, other pictures"
-    assert [run_arm("vanilla", folder("cnn"), first, None, first, **how).found for _ in range(2)] == [False, True]
-    assert not run_arm("vanilla", folder("cnn"), second, None, first, **how).found
-    assert not run_arm("vanilla", folder("cnn"), first, None, second, **how).found
-    assert not run_arm("vanilla", folder("cnn"), first, None, first, model_args={"drop_rate": 0.5}, **how).found
+    assert list(first.items) == list(second.items), "the same names, other images"
+    found = lambda real, test, config=config: (  # noqa: E731
+        run_arm("vanilla", folder("cnn"), real, None, test, config, runtime=kept).found
+    )
+    assert [found(first, first) for _ in range(2)] == [False, True]
+    assert not found(second, first)
+    assert not found(first, second)
+    assert not found(first, first, replace(config, model_args={"drop_rate": 0.5}))
+    assert not found(first, first, replace(config, training=replace(config.training, lr=1e-3)))
 
 
 def test_a_validation_set_in_another_order_is_refused():
     real = digits()
     few, val = few_shot(real["train"], 2), ordered(real["val"], real["val"].classes[::-1])
     with pytest.raises(ValueError, match="only their order differs"):
-        run_arm("vanilla", folder("cnn"), few, None, real["test"], val=val, **HOW)
+        run_arm("vanilla", folder("cnn"), few, None, real["test"], CONFIG, watch=Watch(val), runtime=CPU)
 
 
 @pytest.mark.parametrize("arm", ["bridged+new_head", "bridged++", "bridged+new_block", "vanilla+new_head"])
@@ -113,39 +119,30 @@ def test_a_new_head_begins_with_chance(arm, monkeypatch):
     "It was the head that stage 1 began with: untrained it read 99 % of what stage 1 had learned."
     real, begun, fit = few_shot(digits()["train"], 20), [], bridge.fit
 
-    def look(model, train, **settings):
+    def look(model, sets, config, **settings):
         begun.append((predict(model, real).argmax(1) == real.labels).float().mean().item())
-        return fit(model, train, **settings)
+        return fit(model, sets, config, **settings)
 
     monkeypatch.setattr(bridge, "fit", look)
+    config = TransferConfig(TrainConfig(batch_size=32, lr=2e-3), steps=(60, 1))
     for seed in range(5):
-        train_arm(
-            ARMS[arm],
-            folder("cnn"),
-            real,
-            real,
-            steps=(60, 1),
-            seed=seed,
-            stage1_seed=seed,
-            batch_size=32,
-            lr=2e-3,
-            device="cpu",
-        )
+        train_arm(ARMS[arm], folder("cnn"), real, real, config, seed=seed, runtime=CPU)
     after = sum(begun[1::2]) / 5
     assert after < 0.22, f"accuracy at step 0 of stage 2 is {after:.0%}, chance is 10 %"
 
 
 def test_two_stages_on_the_same_images_take_different_batches(monkeypatch):
     "The control vanilla+new_head trained twice on the same augmented batches."
-    few, taken, ready = few_shot(digits()["train"], 8), [], synthnb.train._ready
+    few, taken = few_shot(digits()["train"], 8), []
 
-    def look(parts, prepare, *rest):
-        batch = ready(parts, prepare, *rest)
+    def look(parts, *rest):
+        batch = ready(parts, *rest)
         taken.append((parts[0][1].tolist(), batch[0].clone()))
         return batch
 
-    monkeypatch.setattr("synthnb.train._ready", look)
-    train_arm(ARMS["vanilla+new_head"], folder("cnn"), few, None, steps=(5, 5), batch_size=16, device="cpu")
+    monkeypatch.setattr("synthnb.train.ready", look)
+    config = TransferConfig(TrainConfig(batch_size=16), steps=(5, 5))
+    train_arm(ARMS["vanilla+new_head"], folder("cnn"), few, None, config, runtime=CPU)
     first, second = taken[:5], taken[5:]
     assert len(second) == 5 and all(a[0] != b[0] and not torch.equal(a[1], b[1]) for a, b in zip(first, second))
 
@@ -158,7 +155,9 @@ def test_every_purpose_of_random_draws_is_used_in_one_place():
         if path.stem != "streams"
     }
     users = {
-        name: [module for module, text in texts.items() if "import stream" in text and f'"{name}"' in text]
+        name: [
+            module for module, text in texts.items() if re.search(r"import .*\bstream\b", text) and f'"{name}"' in text
+        ]
         for name in PURPOSES
     }
     assert not {name: modules for name, modules in users.items() if len(modules) > 1}
@@ -168,14 +167,17 @@ def test_a_dual_network_keeps_both_branches_and_is_read_in_four_ways():
     real = digits()
     few = few_shot(real["train"], 20)
     other = LabelledImages(255 - few.images, few.labels, few.classes, "inverted")
-    how = {"steps": (0, 80), "batch_size": 32, "lr": 2e-3, "device": "cpu"}
-    net, *_ = train_arm(replace(ARMS["mixed_per_batch+dual"], scratch=True), folder("cnn"), few, other, **how)
+    config, arm = TransferConfig(TrainConfig(batch_size=32, lr=2e-3), steps=(0, 80)), "mixed_per_batch+dual"
+    net, *_ = train_arm(replace(ARMS[arm], scratch=True), folder("cnn"), few, other, config, runtime=CPU)
     share = lambda images, read: (predict(net, images, read=read).argmax(1) == real["val"].labels).float().mean().item()  # noqa: E731
     negatives = 255 - real["val"].images
     assert share(real["val"].images, "main") > share(real["val"].images, "auxiliary") + 0.1
     assert share(negatives, "auxiliary") > share(negatives, "main") + 0.3, (
         "what the inverted images teach sits in the auxiliary branch"
     )
-    run = run_arm("mixed_per_batch+dual", folder("cnn"), few, other, real["val"], **how)
+    measured = lambda arm, steps: run_arm(  # noqa: E731
+        arm, folder("cnn"), few, other, real["val"], replace(config, steps=steps), runtime=CPU
+    )
+    run = measured(arm, (0, 80))
     assert list(run.readings) == list(READINGS) and abs(run.readings["main"] - run.accuracy) < 1e-6
-    assert run_arm("mixed_per_batch", folder("cnn"), few, other, real["val"], **how | {"steps": (0, 1)}).readings == {}
+    assert measured("mixed_per_batch", (0, 1)).readings == {}

@@ -17,7 +17,7 @@ from torch import nn
 
 from synthnb.data import LabelledImages
 from synthnb.dualbn import Dual, DualBatchNorm2d, convert, domains, gap, is_dual, strip
-from synthnb.train import fit
+from synthnb.train import TrainConfig, fit
 
 torch.set_num_threads(1)
 HALF = torch.tensor([False] * 4 + [True] * 4)
@@ -191,9 +191,8 @@ def test_the_training_loop_takes_gradient_checkpointing():
     data = LabelledImages(
         torch.randint(256, (20, 3, 64, 64), dtype=torch.uint8), torch.arange(20) % 5, tuple("abcde"), "noise"
     )
-    history = fit(
-        dual, [(data, 0.5), (data, 0.5)], steps=2, batch_size=8, synthetic=[False, True], device="cpu", progress=False
-    )
+    config = TrainConfig(steps=2, batch_size=8, synthetic=[False, True])
+    history = fit(dual, [(data, 0.5), (data, 0.5)], config, device="cpu", progress=False)
     assert history.steps == 2
 
 
@@ -321,14 +320,14 @@ from safetensors.torch import save_file
 sys.path.insert(0, "tests")
 from test_dualbn import build
 from synthnb.data import LabelledImages
-from synthnb.train import fit
+from synthnb.train import TrainConfig, fit
 
 net, masks = build("resnet10t"), []
 net.fc = torch.nn.Sequential(torch.nn.Dropout(.5), net.fc)
 net.fc[0].register_forward_hook(lambda layer, given, out: masks.append(torch.where(given[0] != 0, (out == 0).float(), torch.nan)[:1]))
 data = LabelledImages(torch.full((16, 3, 32, 32), 9, dtype=torch.uint8), torch.arange(16) % 5, tuple("abcde"), "grey")
 accelerator = Accelerator(cpu=True)
-fit(net, data, steps=2, batch_size=8, mixup=.5, seed=1, accelerator=accelerator, progress=False)
+fit(net, data, TrainConfig(steps=2, batch_size=8, mixup=.5), seed=1, device=accelerator, progress=False)
 save_file({"masks": torch.cat(masks), "weight": net.conv1[0].weight.detach().clone()}, f"{sys.argv[1]}/{accelerator.process_index}.safetensors")
 """
 

@@ -61,7 +61,7 @@ def main(home: str) -> None:
     from synthnb.generate import load_generator
     from synthnb.models.clip import load_clip
     from synthnb.models.local_llm import LocalLLM
-    from synthnb.train import load_classifier
+    from synthnb.models.classifiers import load_classifier
 
     openers = {
         "generator": lambda name: load_generator(name, "cpu"),

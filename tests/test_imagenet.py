@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_image
 from timm.data import ImageNetInfo
 
 from synthnb.studies.experiment import locate
-from synthnb.train import load_classifier
+from synthnb.models.classifiers import load_classifier
 
 NAME = "imagenet/efficientnet_lite0"
 PHOTOGRAPHS = {  # photograph -> the class that comes first, and its probability as the original weights give it

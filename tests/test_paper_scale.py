@@ -35,7 +35,8 @@ from synthnb.glyphworld.world import folder
 from synthnb.studies.naming import imagenet_ambiguous
 from synthnb.datasets.sets import NAMED
 from synthnb.studies.sweep import plan_sweep
-from synthnb.train import READINGS, save_classifier
+from synthnb.models.classifiers import save_classifier
+from synthnb.training.prediction import READINGS
 
 torch.set_num_threads(1)
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"

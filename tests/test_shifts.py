@@ -28,7 +28,10 @@ from synthnb.datasets.shifts import (
     show_severities,
     textured,
 )
-from synthnb.train import fit, load_classifier, predict, seeded
+from synthnb.core.streams import seeded
+from synthnb.models.classifiers import load_classifier
+from synthnb.training.prediction import predict
+from synthnb.train import TrainConfig, fit
 
 torch.set_num_threads(1)
 SHIFTS = {"inverted": inverted, "textured": textured} | {
@@ -44,7 +47,8 @@ def real():
 @pytest.fixture(scope="module")
 def model(real):
     net = load_classifier(folder("cnn"), 10)
-    fit(net, few_shot(real["train"], 20), steps=60, batch_size=32, lr=3e-3, device="cpu", progress=False)
+    config = TrainConfig(steps=60, batch_size=32, lr=3e-3)
+    fit(net, few_shot(real["train"], 20), config, device="cpu", progress=False)
     return net
 
 

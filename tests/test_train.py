@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,29 +21,38 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
-import synthnb.train
 from synthnb.data import LabelledImages, digits, few_shot
+from synthnb.core.streams import stream
 from synthnb.dualbn import convert
 from synthnb.glyphworld.world import folder
 from synthnb.datasets.sets import list_folder, save_folder
-from synthnb.train import (
-    TimmPolicy,
-    domain_loss,
+from synthnb.models.classifiers import (
     evaluation_view,
-    fit,
     fresh,
     load_classifier,
     normalise,
     only_head,
-    predict,
-    random_resized_crop,
     reset_blocks,
     save_classifier,
 )
+from synthnb.training.augmentation import TimmPolicy, random_affine, random_resized_crop
+from synthnb.training.checkpoints import Checkpoint, History, stage_key
+from synthnb.training.prediction import predict
+from synthnb.train import TrainConfig, Watch, domain_loss, fit
 
 torch.set_num_threads(1)
-HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu", "progress": False}
+HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu"}
+FIELDS = {field.name for field in fields(TrainConfig)}
+
+
+def train(model, sets, *, checkpoint=None, checkpoint_every=0, **options) -> History:
+    "`fit`, with all its settings by name: those of the configuration, of what is watched, and of the machine."
+    config = TrainConfig(**{name: options.pop(name) for name in FIELDS & {*options}})
+    watch = Watch(**{name: options.pop(name) for name in ("val", "val_every", "record_every") if name in options})
+    checkpoint = Checkpoint(checkpoint, checkpoint_every) if checkpoint else None
+    return fit(model, sets, config, watch=watch, checkpoint=checkpoint, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +78,15 @@ def weights(model) -> torch.Tensor:
 
 @contextmanager
 def interrupted_after(steps: int):
-    taken, update = [], synthnb.train._update
+    taken = []
 
-    def stopping(*given, **named):
+    def stopping(*given):  # called once in each step
         if len(taken) == steps:
             raise KeyboardInterrupt
         taken.append(1)
-        return update(*given, **named)
+        return domain_loss(*given)
 
-    with patch("synthnb.train._update", stopping), pytest.raises(KeyboardInterrupt):
+    with patch("synthnb.train.domain_loss", stopping), pytest.raises(KeyboardInterrupt):
         yield
 
 
@@ -85,18 +95,21 @@ CHILD = textwrap.dedent("""
     torch.set_num_threads(1)
     from synthnb.data import digits, few_shot
     from synthnb.glyphworld.world import folder
-    from synthnb.train import fit, fresh, load_classifier
+    from synthnb.models.classifiers import load_classifier
+    from synthnb.train import TrainConfig, fit
+    from synthnb.training.checkpoints import Checkpoint
     from synthnb.dualbn import convert
     scans = few_shot(digits()["train"], 8)
     net = convert(load_classifier(folder("cnn"), 10, drop_rate=.1))
-    fit(net, [(scans, 1), (scans, 1)], synthetic=[False, True], steps=STEPS, checkpoint=sys.argv[1], checkpoint_every=3, ema=.9, mixup=.2,
-        batch_size=16, lr=2e-3, device="cpu", progress=False)
+    config = TrainConfig(steps=STEPS, synthetic=[False, True], ema=.9, mixup=.2, batch_size=16, lr=2e-3)
+    checkpoint = Checkpoint(sys.argv[1], every=3)
+    fit(net, [(scans, 1), (scans, 1)], config, checkpoint=checkpoint, device="cpu", progress=False)
 """)
 
 
 def trained(scans, steps, **options):
     net = convert(load_classifier(folder("cnn"), 10, drop_rate=0.1))
-    history = fit(
+    history = train(
         net, [(scans, 1), (scans, 1)], synthetic=[False, True], steps=steps, ema=0.9, mixup=0.2, **HOW, **options
     )
     return weights(net), history
@@ -128,7 +141,7 @@ def test_killed_and_started_again_is_as_if_never_killed(scans, tmp_path, delay):
 
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(scans, tmp_path):
     file = tmp_path / "run.safetensors"
-    fit(cnn(), scans, steps=2, checkpoint=file, **HOW)
+    train(cnn(), scans, steps=2, checkpoint=file, **HOW)
     for other in (
         {"steps": 3},
         {"steps": 2, "seed": 1},
@@ -136,12 +149,12 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(scans, tmp_path
         {"steps": 2, "label_smoothing": 0.1},
     ):
         with pytest.raises(ValueError, match="is of another run"):
-            fit(cnn(), scans, checkpoint=file, **other, **HOW)
+            train(cnn(), scans, checkpoint=file, **other, **HOW)
     with pytest.raises(ValueError, match="is of another run"):
-        fit(cnn(), scans.subset(range(70)), steps=2, checkpoint=file, **HOW)
+        train(cnn(), scans.subset(range(70)), steps=2, checkpoint=file, **HOW)
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(ValueError, match="is damaged"):
-        fit(cnn(), scans, steps=2, checkpoint=file, **HOW)
+        train(cnn(), scans, steps=2, checkpoint=file, **HOW)
     assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
 
 
@@ -156,12 +169,12 @@ def test_every_optimisers_state_is_kept(scans, tmp_path, opt, layout):
     file = tmp_path / "run.safetensors"
     made = lambda: cnn().to(memory_format=layout)
     whole = made()
-    fit(whole, scans, steps=6, opt=opt, **HOW)
+    train(whole, scans, steps=6, opt=opt, **HOW)
     with interrupted_after(3):
-        fit(made(), scans, steps=6, opt=opt, checkpoint=file, checkpoint_every=1, augment=plain, **HOW)
+        train(made(), scans, steps=6, opt=opt, checkpoint=file, checkpoint_every=1, augment=plain, **HOW)
     resumed, reference = made(), made()
-    assert fit(resumed, scans, steps=6, opt=opt, checkpoint=file, augment=plain, **HOW).steps == 6
-    fit(reference, scans, steps=6, opt=opt, augment=plain, **HOW)
+    assert train(resumed, scans, steps=6, opt=opt, checkpoint=file, augment=plain, **HOW).steps == 6
+    train(reference, scans, steps=6, opt=opt, augment=plain, **HOW)
     assert torch.equal(weights(resumed), weights(reference)) and not torch.equal(weights(resumed), weights(whole))
 
 
@@ -178,15 +191,18 @@ PROCESS = textwrap.dedent("""
     from accelerate import Accelerator
     from synthnb.data import LabelledImages, digits, few_shot
     from synthnb.glyphworld.world import folder
-    from synthnb.train import fit, fresh, load_classifier
+    from synthnb.models.classifiers import load_classifier
+    from synthnb.train import TrainConfig, Watch, fit
+    from synthnb.training.checkpoints import Checkpoint
     from safetensors.torch import save_file
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     scans = few_shot(digits()["train"], 8)
     other = LabelledImages(255 - scans.images, scans.labels, scans.classes, "inverted")
     net = load_classifier(folder("vit"), 10)
-    history = fit(net, [(scans, 3), (other, 1)], synthetic=[False, True], synthetic_weight=.5, steps=5, batch_size=16, lr=2e-2, opt="sgd", record_every=1,
-                  accelerator=accelerator, checkpoint=sys.argv[1] + "/run.safetensors", mixup=.2, progress=False)
+    config = TrainConfig(steps=5, batch_size=16, lr=2e-2, opt="sgd", mixup=.2, synthetic=[False, True], synthetic_weight=.5)
+    file = Checkpoint(sys.argv[1] + "/run.safetensors")
+    history = fit(net, [(scans, 3), (other, 1)], config, device=accelerator, watch=Watch(record_every=1), checkpoint=file, progress=False)
     save_file(net.state_dict(), f"{sys.argv[1]}/{accelerator.process_index}.safetensors")
     if accelerator.is_main_process:
         json.dump(history.records, open(sys.argv[1] + "/records.json", "w"))
@@ -197,7 +213,7 @@ def with_vit(
     scans, inverted, **options
 ):  # SGD: AdamW makes a whole step of what rounding leaves of a gradient near zero
     net = load_classifier(folder("vit"), 10)
-    history = fit(
+    history = train(
         net,
         [(scans, 3), (inverted, 1)],
         synthetic=[False, True],
@@ -208,7 +224,6 @@ def with_vit(
         opt="sgd",
         record_every=1,
         mixup=0.2,
-        progress=False,
         **options,
     )
     return net, history
@@ -250,11 +265,11 @@ def test_two_processes_train_as_one(scans, inverted, tmp_path):
 
 def test_accumulated_steps_are_whole_steps(scans, inverted):
     whole, history = with_vit(scans, inverted, device="cpu")
-    parts, accumulated = with_vit(scans, inverted, accelerator=Accelerator(cpu=True, gradient_accumulation_steps=4))
+    parts, accumulated = with_vit(scans, inverted, device=Accelerator(cpu=True, gradient_accumulation_steps=4))
     assert [r["loss"] for r in accumulated.records] == pytest.approx([r["loss"] for r in history.records], rel=1e-4)
     torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-3, atol=2e-4)
     with pytest.raises(ValueError, match="cannot be dealt to 3 equal pieces"):
-        with_vit(scans, inverted, accelerator=Accelerator(cpu=True, gradient_accumulation_steps=3))
+        with_vit(scans, inverted, device=Accelerator(cpu=True, gradient_accumulation_steps=3))
 
 
 def test_bf16_is_near_and_leaves_a_plain_model(scans, inverted):
@@ -263,7 +278,7 @@ def test_bf16_is_near_and_leaves_a_plain_model(scans, inverted):
     _, history = with_vit(scans, inverted, device="cpu")
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        net, half = with_vit(scans, inverted, accelerator=Accelerator(cpu=True, mixed_precision="bf16"))
+        net, half = with_vit(scans, inverted, device=Accelerator(cpu=True, mixed_precision="bf16"))
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert (
@@ -278,6 +293,50 @@ def test_bf16_is_near_and_leaves_a_plain_model(scans, inverted):
     )
 
 
+# ---- the numbers themselves
+
+
+def test_two_steps_are_those_of_a_loop_written_out(scans, inverted):
+    "Draws, augmentation, both losses and the optimiser, with random numbers from the streams that they are named after."
+    sets, ours, theirs = [(scans, 1), (inverted, 1)], cnn(), cnn().train()
+    options = {"steps": 2, "opt": "sgd", "weight_decay": 0, "clip_grad": 0, "warmup": 0, "synthetic": [False, True]}
+    history = train(ours, sets, seed=3, record_every=1, synthetic_weight=0.5, **options, **HOW)
+    draw = lambda *purpose: torch.Generator().manual_seed(stream(3, *purpose))
+    orders = [torch.randperm(len(data), generator=draw("batches", i)) for i, (data, _) in enumerate(sets)]
+    chance, optimiser = draw("augmentation"), torch.optim.SGD(theirs.parameters(), momentum=0.9, nesterov=True, lr=0)
+    for step, record in enumerate(history.records):
+        optimiser.param_groups[0]["lr"] = record["lr"]
+        rows = [order[8 * step : 8 * step + 8] for order in orders]
+        parts = [random_affine(data.images[own], chance) for (data, _), own in zip(sets, rows)]
+        logits = theirs(torch.cat([normalise(theirs, part) for part in parts])).split(8)
+        real, synthetic = (cross_entropy(said, scans.labels[own]) for said, own in zip(logits, rows))
+        loss = (real + 0.5 * synthetic) / 1.5
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        assert record["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-4, atol=1e-6)
+    assert [record["lr"] for record in history.records] == [2e-3, pytest.approx(1e-3)], "half of a cosine"
+
+
+def test_every_field_of_a_configuration_decides_what_a_checkpoint_belongs_to(scans):
+    net, plain = cnn(), TrainConfig(steps=2)
+    others = {
+        int: 7,
+        float: 0.125,
+        str: "other",
+        bool: True,
+        tuple: (True,),
+        type(None): 3,
+        type(random_affine): random_resized_crop,
+    }
+    keys = [
+        stage_key(net, [scans], {"config": replace(plain, **{field.name: others[type(getattr(plain, field.name))]})})
+        for field in fields(TrainConfig)
+    ]
+    assert len({*keys, stage_key(net, [scans], {"config": plain})}) == len(fields(TrainConfig)) + 1
+
+
 # ---- averages, schedules, sets on disk
 
 
@@ -289,9 +348,9 @@ def test_the_average_is_what_is_returned_and_measured(scans):
         kept.append({name: value.clone() for name, value in by_hand.state_dict().items()})
         return images.float()
 
-    fit(by_hand, scans, steps=steps, augment=keep, **HOW)
+    train(by_hand, scans, steps=steps, augment=keep, **HOW)
     states, averaged = [*kept[1:], by_hand.state_dict()], cnn()
-    history = fit(averaged, scans, steps=steps, augment=plain, ema=0.8, val=scans, **HOW)
+    history = train(averaged, scans, steps=steps, augment=plain, ema=0.8, val=scans, **HOW)
     expected = dict(cnn().state_dict())
     for step, state in enumerate(states, 1):
         decay = max(0.0, min(0.8, 1 - step ** (-2 / 3)))  # timm's warm-up: the first step replaces the average
@@ -309,7 +368,7 @@ def test_the_average_is_what_is_returned_and_measured(scans):
 
 @pytest.mark.parametrize("sched", ["cosine", "step", "poly", "tanh"])
 def test_schedules_warm_up_to_the_rate_and_fall(scans, sched):
-    rates = fit(cnn(), scans, steps=20, sched=sched, warmup=5, record_every=1, **HOW).frame.lr
+    rates = train(cnn(), scans, steps=20, sched=sched, warmup=5, record_every=1, **HOW).frame.lr
     assert (
         rates.iloc[5] == pytest.approx(2e-3, rel=0.02)
         and rates.iloc[:6].is_monotonic_increasing
@@ -332,11 +391,11 @@ def test_a_set_on_disk_trains_as_it_does_in_memory(scans, inverted, tmp_path, wo
     )
     other = LabelledImages(inverted.images, inverted.labels, listed.classes, "inverted")
     one, two = cnn(), cnn()
-    fit(one, [(resident, 1), (other, 1)], steps=8, **HOW)
-    fit(two, [(listed, 1), (other, 1)], steps=8, image_size=32, workers=workers, **HOW)
+    train(one, [(resident, 1), (other, 1)], steps=8, **HOW)
+    train(two, [(listed, 1), (other, 1)], steps=8, image_size=32, workers=workers, **HOW)
     assert torch.equal(weights(one), weights(two))
     with pytest.raises(ValueError, match="give image_size"):
-        fit(two, listed, steps=1, **HOW)
+        train(two, listed, steps=1, **HOW)
 
 
 def test_a_broken_loss_names_the_step_and_its_images(scans):
@@ -350,7 +409,7 @@ def test_a_broken_loss_names_the_step_and_its_images(scans):
     with pytest.raises(
         FloatingPointError, match=r"step 3 of 9: loss nan.*digits train, 8 shots, seed 0 \[\d+, .*\d\] \.\.\."
     ):
-        fit(net, scans, steps=9, augment=poison, **HOW)
+        train(net, scans, steps=9, augment=poison, **HOW)
     assert len(before) == 3, "it stops at once"
 
 
@@ -382,7 +441,7 @@ def test_a_linear_probe_moves_the_head_alone(name, scans):
         {id(p) for p in net.get_classifier().parameters()},
     )
     with only_head(net):
-        fit(net, scans, steps=5, **HOW)
+        train(net, scans, steps=5, **HOW)
     names = {key for key, p in net.named_parameters() if id(p) in head}
     assert {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])} == names
     assert all(p.requires_grad for p in net.parameters()) and list(net.state_dict()) == list(before)
@@ -394,9 +453,9 @@ def test_a_linear_probe_moves_the_head_alone(name, scans):
 
 def test_half_precision_is_autocast_with_float32_weights(scans):
     exact, half, asked = cnn(), cnn(), cnn()
-    told = fit(exact, scans, steps=4, **HOW)
-    rough = fit(half, scans, steps=4, precision="bf16", **HOW)
-    fit(asked, scans, steps=4, precision="no", **HOW)
+    told = train(exact, scans, steps=4, **HOW)
+    rough = train(half, scans, steps=4, precision="bf16", **HOW)
+    train(asked, scans, steps=4, precision="no", **HOW)
     assert torch.equal(weights(asked), weights(exact)), "auto is float32 on a CPU"
     assert {p.dtype for p in half.parameters()} == {torch.float32}
     assert 0 < abs(rough.records[-1]["loss"] - told.records[-1]["loss"]) < 0.005, "the same steps, in fewer digits"
@@ -407,7 +466,7 @@ def test_a_compiled_network_takes_the_steps_of_a_plain_one(scans, inverted):
     torch._dynamo.utils.counters.clear()
     plain, compiled = convert(cnn()), convert(cnn())
     for net, how in ((plain, False), (compiled, "aot_eager")):
-        fit(net, [(scans, 1), (inverted, 1)], synthetic=[False, True], steps=3, compile=how, **HOW)
+        train(net, [(scans, 1), (inverted, 1)], synthetic=[False, True], steps=3, compile=how, **HOW)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "all steps by one graph"
     assert torch.allclose(weights(plain), weights(compiled), rtol=1e-4, atol=1e-5)
     assert not any("_orig_mod" in name for name in compiled.state_dict()), "what comes back is the model that was given"
@@ -424,14 +483,14 @@ def test_a_policy_of_timm_goes_on_where_it_was_and_belongs_to_its_checkpoint(sca
             return super().__call__(images, generator)
 
     whole, again, kept = cnn(), cnn(), dict(checkpoint=tmp_path / "c.safetensors", checkpoint_every=1)
-    fit(whole, scans, steps=4, augment=policy, **HOW)
+    train(whole, scans, steps=4, augment=policy, **HOW)
     Stopped.__qualname__ = "TimmPolicy"  # a checkpoint knows its policy by name
     with pytest.raises(KeyboardInterrupt):
-        fit(cnn(), scans, steps=4, augment=Stopped(policy.policy, policy.first), **kept, **HOW)
-    fit(again, scans, steps=4, augment=policy, **kept, **HOW)
+        train(cnn(), scans, steps=4, augment=Stopped(policy.policy, policy.first), **kept, **HOW)
+    train(again, scans, steps=4, augment=policy, **kept, **HOW)
     assert torch.equal(weights(again), weights(whole))
     with pytest.raises(ValueError, match="of another run"):
-        fit(cnn(), scans, steps=4, augment=TimmPolicy("rand-m5-mstd0.5-inc1", random_resized_crop), **kept, **HOW)
+        train(cnn(), scans, steps=4, augment=TimmPolicy("rand-m5-mstd0.5-inc1", random_resized_crop), **kept, **HOW)
 
 
 def test_sets_on_disk_leave_torchs_chance_alone(scans, tmp_path):
@@ -443,7 +502,7 @@ def test_sets_on_disk_leave_torchs_chance_alone(scans, tmp_path):
 
     def dropping(steps, **options):
         net = load_classifier(folder("cnn"), 10, drop_rate=0.5)
-        fit(net, listed, steps=steps, **how, **options)
+        train(net, listed, steps=steps, **how, **options)
         return weights(net)
 
     whole = dropping(6)
@@ -454,16 +513,16 @@ def test_sets_on_disk_leave_torchs_chance_alone(scans, tmp_path):
 
 
 def test_precision_is_part_of_what_a_checkpoint_belongs_to(scans, tmp_path):
-    fit(cnn(), scans, steps=2, checkpoint=tmp_path / "c.safetensors", checkpoint_every=1, **HOW)
+    train(cnn(), scans, steps=2, checkpoint=tmp_path / "c.safetensors", checkpoint_every=1, **HOW)
     with pytest.raises(ValueError, match="of another run"):
-        fit(cnn(), scans, steps=2, checkpoint=tmp_path / "c.safetensors", precision="bf16", **HOW)
+        train(cnn(), scans, steps=2, checkpoint=tmp_path / "c.safetensors", precision="bf16", **HOW)
 
 
 def test_precision_and_compiling_are_asked_of_whoever_brings_them(scans):
     with pytest.raises(ValueError, match="unknown precision 'fp16'"):
-        fit(cnn(), scans, steps=1, precision="fp16", **HOW)
+        train(cnn(), scans, steps=1, precision="fp16", **HOW)
     with pytest.raises(ValueError, match="an accelerator brings precision"):
-        fit(cnn(), scans, steps=1, accelerator=Accelerator(cpu=True), compile=True, **HOW)
+        train(cnn(), scans, steps=1, compile=True, **HOW | {"device": Accelerator(cpu=True)})
 
 
 @pytest.mark.parametrize("real, weight", [(16, 1.0), (24, 1.0), (8, 0.5), (30, 3.0), (16, 0.25)])
@@ -501,7 +560,7 @@ def test_a_distilled_network_is_probed_by_both_heads():
             "head",
             "head_dist",
         }
-        fit(net, _three_classes(), steps=3, **HOW | {"batch_size": 6})
+        train(net, _three_classes(), steps=3, **HOW | {"batch_size": 6})
     assert torch.equal(net.blocks[0].mlp.fc1.weight, body)
     assert not torch.equal(net.head.weight, heads[0]) and not torch.equal(net.head_dist.weight, heads[1])
     assert all(value.requires_grad for value in net.parameters())
@@ -529,7 +588,7 @@ def test_a_network_for_one_size_takes_the_images_size(tmp_path, monkeypatch):
 
     whole = timm.create_model("vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
     save_file(whole.state_dict(), tmp_path / "hub.safetensors")
-    monkeypatch.setattr("synthnb.train.hf_hub_download", lambda *_, **__: tmp_path / "hub.safetensors")
+    monkeypatch.setattr("synthnb.models.classifiers.hf_hub_download", lambda *_, **__: tmp_path / "hub.safetensors")
     opened = load_classifier(
         "vit_tiny_patch16_224.augreg_in21k_ft_in1k", 3, image_size=64, embed_dim=24, depth=1, num_heads=2
     )

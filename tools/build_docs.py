@@ -25,6 +25,7 @@ ROOMS = {
     "datasets": "datasets: images that users bring or name",
     "prompts": "prompts: words for the generator",
     "images": "images: generated images at scale",
+    "training": "training: behind the training loop",
     "studies": "studies: experiments and their reports",
     "glyphworld": "glyphworld: the embedded world",
 }

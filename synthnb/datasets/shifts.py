@@ -35,7 +35,8 @@ from synthnb.evaluate import (
 )
 from ..core.files import did_you_mean
 from ..core.streams import stream
-from ..train import predict, seeded
+from ..core.streams import seeded
+from ..training.prediction import predict
 
 # %% ../../nbs/datasets/shifts.ipynb #e1c45113
 class ReadOnce:

@@ -17,12 +17,13 @@ from sklearn.preprocessing import Normalizer
 from torch import nn
 
 from ..data import LabelledImages
-from ..evaluate import Baseline, class_mean
+from ..evaluate import Baseline
+from ..training.prediction import class_mean
 from ..images.fidelity import Extractor, Features, extract, open_extractor
 from ..models.clip import Clip, text_features
 from ..models.meanings import Candidate
 from ..models.wordnet import spoken_name
-from ..train import evaluation_view, load_classifier, normalise
+from ..models.classifiers import evaluation_view, load_classifier, normalise
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576
 def frozen_extractor(

@@ -1002,7 +1002,8 @@ def measure_training(classifier: str, size: int, batch: int, device: str) -> flo
     import torch
 
     from synthnb.data import LabelledImages
-    from synthnb.train import fit, load_classifier
+    from synthnb.models.classifiers import load_classifier
+    from synthnb.train import TrainConfig, fit
 
     images = LabelledImages(
         torch.randint(256, (batch, 3, size, size), dtype=torch.uint8), torch.arange(batch) % 2, ["a", "b"]
@@ -1012,9 +1013,9 @@ def measure_training(classifier: str, size: int, batch: int, device: str) -> flo
         if is_folder(classifier)
         else timm.create_model(classifier, num_classes=2)
     )
-    fit(net, images, steps=2, batch_size=batch, lr=1e-3, device=device, progress=False)
+    fit(net, images, TrainConfig(steps=2, batch_size=batch), device=device, progress=False)
     begin, steps = time.perf_counter(), 4
-    fit(net, images, steps=steps, batch_size=batch, lr=1e-3, device=device, progress=False)
+    fit(net, images, TrainConfig(steps=steps, batch_size=batch), device=device, progress=False)
     return steps * batch / (time.perf_counter() - begin)
 
 # %% ../../nbs/studies/doctor.ipynb #6b64652b

@@ -13,18 +13,18 @@ import torch
 
 import synthnb.bridge
 from synthnb.glyphworld import world as glyphworld
-from synthnb.bridge import ARMS, train_arm
+from synthnb.bridge import ARMS, Runtime, TransferConfig, train_arm
 from synthnb.data import digits, few_shot
-from synthnb.train import fit
+from synthnb.train import TrainConfig, fit
 
 few = few_shot(digits(32)["train"], 1, 0)
 starts = []
 
 
-def remember(model, data, **how):
+def remember(model, data, config, **how):
     "Train as always, and keep the head that the stage begins with."
     starts.append(model.get_classifier().weight.detach().clone())
-    return fit(model, data, **how)
+    return fit(model, data, config, **how)
 
 
 synthnb.bridge.fit = remember
@@ -33,17 +33,8 @@ synthnb.bridge.fit = remember
 def heads(arm: str, seed: int) -> list[torch.Tensor]:
     "The heads that the two stages begin with, one step each."
     starts.clear()
-    train_arm(
-        ARMS[arm],
-        str(glyphworld.folder("cnn")),
-        few,
-        few,
-        steps=(1, 1),
-        seed=seed,
-        stage1_seed=seed,
-        device="cpu",
-        batch_size=8,
-    )
+    config = TransferConfig(TrainConfig(batch_size=8), steps=(1, 1))
+    train_arm(ARMS[arm], str(glyphworld.folder("cnn")), few, few, config, seed=seed, runtime=Runtime(device="cpu"))
     return list(starts)
 
 

@@ -1,0 +1,1 @@
+"""The rooms behind the training loop: batches, augmentation, prediction, engine, checkpoints."""
