@@ -35,32 +35,31 @@ def rank_classes(
     real: Features | None = None,  # of the same CLIP and classes, from `fidelity.extract`
     blank: float = 2.0,  # contrast below which an image is blank, see `curate.Filters`
     alike: float = 0.997,  # similarity from which two images of a class are one
-) -> pd.DataFrame:  # a row a class, the worst first: planned, blank, agreement, low, high, probability, copies, diversity, distance, distance_low, distance_high
-    "What a generator makes of each class. ValueError for scores without a CLIP, or real features of another one."
+) -> pd.DataFrame:  # a row a class, the worst first
+    """What a generator makes of each class.
+
+    Columns: planned, blank, agreement, low, high, probability, copies, diversity; with real images also distance,
+    distance_low and distance_high. ValueError for scores without a CLIP, or real features of another one.
+    """
     if "clip_label" not in scores.table:
         raise ValueError("the board needs CLIP's opinion: score the images with a CLIP")
     if real is not None and (real.extractor, real.classes) != (f"CLIP {scores.about['clip']}", tuple(scores.classes)):
+        measured = f"CLIP {scores.about['clip']} and {len(scores.classes)}"
         raise ValueError(
-            f"the real features are of {real.extractor} and {len(real.classes)} classes, the scores of CLIP {scores.about['clip']} "
-            f"and {len(scores.classes)}: extract them with the same CLIP, for the same classes"
+            f"the real features are of {real.extractor} and {len(real.classes)} classes, "
+            f"the scores of {measured}: extract them with the same CLIP, for the same classes"
         )
     thumbs, features = scores.tensor("thumbnail").float(), scores.tensor("features").float()
     failed = scores.never_drawn().label.value_counts()
     rows = []
     for label, name in enumerate(scores.classes):
         own = torch.from_numpy(np.flatnonzero(scores.table.label == label))
-        rows.append(
-            {"class": name}
-            | _describe_class(
-                scores.table.iloc[own.numpy()], int(failed.get(label, 0)), thumbs[own], features[own], blank, alike
-            )
-            | _distance(None if real is None else real.of(label), features[own])
-        )
-    return (
-        pd.DataFrame(rows)
-        .set_index("class")
-        .sort_values(["agreement", "probability"], kind="stable", na_position="first")
-    )
+        table, missing = scores.table.iloc[own.numpy()], int(failed.get(label, 0))
+        row = _describe_class(table, missing, thumbs[own], features[own], blank, alike)
+        far = _distance(None if real is None else real.of(label), features[own])
+        rows.append({"class": name} | row | far)
+    order = ["agreement", "probability"]
+    return pd.DataFrame(rows).set_index("class").sort_values(order, kind="stable", na_position="first")
 
 # %% ../../nbs/images/board.ipynb #d6cbebdf
 def _describe_class(
@@ -69,9 +68,8 @@ def _describe_class(
     "One row of the board; nan for what its images are too few to tell."
     planned, empty = len(table) + failed, (table.contrast < blank).to_numpy()
     if not planned:
-        return {"planned": 0} | dict.fromkeys(
-            ("blank", "agreement", "low", "high", "probability", "copies", "diversity"), math.nan
-        )
+        unknown = ("blank", "agreement", "low", "high", "probability", "copies", "diversity")
+        return {"planned": 0} | dict.fromkeys(unknown, math.nan)
     seen = np.append((table.clip_label == table.label).to_numpy() & ~empty, np.zeros(failed, bool))
     share = share_estimate(torch.from_numpy(seen))
     copies = (first_alike(thumbs, alike) >= 0).float().mean().item() if len(thumbs) else math.nan
@@ -91,10 +89,8 @@ def _distance(real: torch.Tensor | None, features: torch.Tensor) -> dict[str, fl
     "KID to the real images of a class; nothing without real images, nan where there are too few."
     if real is None:
         return {}
-    names = ("distance", "distance_low", "distance_high")
-    return dict(
-        zip(names, kid(real, features, resamples=200) if min(len(real), len(features)) > 1 else (math.nan,) * 3)
-    )
+    names, is_enough = ("distance", "distance_low", "distance_high"), min(len(real), len(features)) > 1
+    return dict(zip(names, kid(real, features, resamples=200) if is_enough else (math.nan,) * 3))
 
 # %% ../../nbs/images/board.ipynb #0b6ce3c8
 class Picture(NamedTuple):
@@ -109,7 +105,7 @@ class Picture(NamedTuple):
 
 @dataclass(eq=False)
 class Board:
-    "The classes in their order, with pictures of the worst."
+    "The classes in their order, with images of the worst."
 
     table: pd.DataFrame  # from `rank_classes`
     phrases: dict[str, list[str]]  # class name -> what CLIP was asked for
@@ -129,20 +125,16 @@ def make_board(
     scores: Scores,
     real: Features | None = None,
     *,
-    worst: int = 10,  # classes with pictures
+    worst: int = 10,  # classes with images
     images: int = 6,  # of each of them
     size: int = 96,  # pixels a side of a thumbnail, at most
-    **ranking: float,  # of `rank_classes`: blank, alike
+    blank: float = 2.0,  # as in `rank_classes`
+    alike: float = 0.997,  # as in `rank_classes`
 ) -> Board:
-    "Rank the classes and fetch pictures of the worst."
-    table = rank_classes(scores, real, **ranking)
-    low = (
-        scores.table[scores.table["class"].isin(table.index[:worst])]
-        .sort_values("clip_probability", kind="stable")
-        .groupby("class")
-        .head(images)
-        .sort_index()
-    )
+    "Rank the classes and fetch images of the worst."
+    table = rank_classes(scores, real, blank, alike)
+    low = scores.table[scores.table["class"].isin(table.index[:worst])]
+    low = low.sort_values("clip_probability", kind="stable").groupby("class").head(images).sort_index()
     measured = low.set_index("id")
     pictures = {name: [] for name in table.index[:worst]}
     for content, record in stream_kept(scores.home.path, low[["id", "shard", "label", "class"]]):
@@ -157,8 +149,9 @@ def make_board(
 # %% ../../nbs/images/board.ipynb #a795682a
 def _figures(row: pd.Series) -> str:
     "The numbers of a class in words."
+    seen = f"{row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}"
     said = [
-        f"CLIP sees it in {row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}, mean probability {row.probability:.2f}",
+        f"CLIP sees it in {seen}, mean probability {row.probability:.2f}",
         f"blank {row.blank:.0%}",
         f"copies {row.copies:.0%}",
         f"diversity {row.diversity:.2f}",
@@ -201,10 +194,14 @@ def show_board(
     return figure
 
 # %% ../../nbs/images/board.ipynb #aa90e187
-_STYLE = """body { font: 15px/1.4 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222 }
-section { border-top: 1px solid #ccc; padding: .8em 0; overflow-wrap: anywhere } h2 { font-size: 1.1em; margin: 0 } small { color: #666 }
-figure { display: inline-block; width: 13em; margin: .4em .8em .4em 0; vertical-align: top; font-size: .8em } figure img { height: 96px; image-rendering: pixelated }
-table { border-collapse: collapse } td, th { padding: .15em .8em .15em 0; text-align: right; font-size: .9em } td:first-child, th:first-child { text-align: left }
+_STYLE = """body { font: 15px/1.4 system-ui, sans-serif; color: #222 }
+body { max-width: 75em; margin: 2em auto; padding: 0 1em }
+section { border-top: 1px solid #ccc; padding: .8em 0; overflow-wrap: anywhere }
+h2 { font-size: 1.1em; margin: 0 } small { color: #666 }
+figure { display: inline-block; width: 13em; margin: .4em .8em .4em 0; vertical-align: top; font-size: .8em }
+figure img { height: 96px; image-rendering: pixelated } table { border-collapse: collapse }
+td, th { padding: .15em .8em .15em 0; text-align: right; font-size: .9em }
+td:first-child, th:first-child { text-align: left }
 .bar { display: inline-block; height: .8em; background: #3b7dd8 }"""
 
 _PAGE = jinja2.Environment(
@@ -215,17 +212,19 @@ _PAGE = jinja2.Environment(
 <style>{{ style }}</style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ rows|length }} classes drawn by {{ generator }}, seen by CLIP {{ clip }}; worst first.</p>
-<p><small>Ordered by the share of planned images in which CLIP sees the class among all classes (interval: Wilson, 95 %); blank and failed images are not
-seen. Copies are images nearly the same as an earlier one of the class. Diversity is the mean cosine distance of CLIP features, distance is KID to real images in them.</small></p>
+<p><small>Ordered by the share of planned images in which CLIP sees the class among all classes (interval: Wilson,
+95 %); blank and failed images are not seen. Copies are images nearly the same as an earlier one of the class. Diversity
+is the mean cosine distance of CLIP features, distance is KID to real images in them.</small></p>
 {% for c in cards %}
 <section><h2>{{ c.name }}</h2><small>{{ c.phrase }}</small><p>{{ c.figures }}</p>
-{% for p in c.pictures %}<figure><img alt="" src="data:image/png;base64,{{ p.data }}"><figcaption>{{ p.prompt }}<br><small>seen as {{ p.seen }}, own class
-{{ p.probability }}; {{ p.id }}</small></figcaption></figure>{% endfor %}
+{% for p in c.pictures %}<figure><img alt="" src="data:image/png;base64,{{ p.data }}"><figcaption>{{ p.prompt }}<br>
+<small>seen as {{ p.seen }}, own class {{ p.probability }}; {{ p.id }}</small></figcaption></figure>{% endfor %}
 </section>
 {% endfor %}
 <h2>All classes</h2>
 <table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}<td><span class="bar" style="width:{{ row.width }}px"></span></td></tr>
+{% for row in rows %}<tr>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}
+<td><span class="bar" style="width:{{ row.width }}px"></span></td></tr>
 {% endfor %}</table></body></html>
 """)
 
@@ -244,43 +243,33 @@ _HEADS = {
 def board_html(board: Board, title: str = "Can it draw this?") -> str:
     "The board as a page: self-contained, everything escaped, nothing fetched."
     heads = {name: head for name, head in _HEADS.items() if name in board.table}
-    rows = [
+    rows = [_page_row(name, row, heads) for name, row in board.table.iterrows()]
+    columns = ["class", *(head for head, _ in heads.values()), ""]
+    cards = [_card(board, name) for name in board.pictures]
+    about = dict(title=title, style=_STYLE, generator=board.generator, clip=board.clip)
+    return _PAGE.render(cards=cards, rows=rows, columns=columns, **about)
+
+
+def _page_row(name: str, row: pd.Series, heads: dict[str, tuple[str, str]]) -> dict:
+    "A class in the table of all: its cells, and the width of its bar in pixels."
+    cells = ["" if math.isnan(row[key]) else form.format(row[key]) for key, (_, form) in heads.items()]
+    return {"cells": [plain_text(name), *cells], "width": 0 if math.isnan(row.agreement) else round(60 * row.agreement)}
+
+
+def _card(board: Board, name: str) -> dict:
+    "A class with its worst images."
+    shown = [
         {
-            "cells": [
-                plain_text(name),
-                *("" if math.isnan(row[key]) else form.format(row[key]) for key, (_, form) in heads.items()),
-            ],
-            "width": 0 if math.isnan(row.agreement) else round(60 * row.agreement),
+            "data": base64.b64encode(p.file).decode(),
+            "prompt": plain_text(p.prompt),
+            "seen": plain_text(p.seen),
+            "probability": f"{p.probability:.2f}",
+            "id": p.id,
         }
-        for name, row in board.table.iterrows()
+        for p in board.pictures[name]
     ]
-    cards = [
-        {
-            "name": plain_text(name),
-            "phrase": ", ".join(map(plain_text, board.phrases.get(name, []))),
-            "figures": _figures(board.table.loc[name]),
-            "pictures": [
-                {
-                    "data": base64.b64encode(p.file).decode(),
-                    "prompt": plain_text(p.prompt),
-                    "seen": plain_text(p.seen),
-                    "probability": f"{p.probability:.2f}",
-                    "id": p.id,
-                }
-                for p in some
-            ],
-        }
-        for name, some in board.pictures.items()
-    ]
-    return _PAGE.render(
-        title=title,
-        style=_STYLE,
-        generator=board.generator,
-        clip=board.clip,
-        cards=cards,
-        rows=rows,
-        columns=["class", *(head for head, _ in heads.values()), ""],
-    )
+    phrase, figures = ", ".join(map(plain_text, board.phrases.get(name, []))), _figures(board.table.loc[name])
+    return {"name": plain_text(name), "phrase": phrase, "figures": figures, "pictures": shown}
 
 # %% ../../nbs/images/board.ipynb #b6936046
 def write_board(board: Board, path: str | Path, title: str = "Can it draw this?") -> Path:
