@@ -14,7 +14,7 @@ from synthnb.images.board import board_html, make_board, rank_classes, show_boar
 from synthnb.images.scores import score_images
 from synthnb.data import DIGITS, LabelledImages, digits
 from synthnb.images.fidelity import extract, kid, open_extractor
-from synthnb.glyphworld.training import judged, load_judge
+from synthnb.glyphworld.recognisers import judged, load_judge
 from synthnb.models.clip import load_clip
 
 torch.set_num_threads(1)

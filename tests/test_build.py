@@ -11,7 +11,8 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from synthnb.glyphworld import training as glyphmodels
+from synthnb.glyphworld import training
+from synthnb.glyphworld.loop import RECIPES, Recipe
 
 SCRIPT = """
 import sys, torch
@@ -58,15 +59,13 @@ def test_killed_build_goes_on_to_the_same_weights(tmp_path):
 
 def test_refining_starts_from_the_generator_that_is_there(tmp_path, monkeypatch):
     """A generator made anew is what the second pass refines, not the checkpoint of the pass before."""
-    tiny = glyphmodels.Recipe(steps=2, batch=4, lr=1e-3, pictures=40, warmup=1)
+    tiny = Recipe(steps=2, batch=4, lr=1e-3, pictures=40, warmup=1)
     for name in ("vae", "reader", "generator", "refine"):
-        monkeypatch.setitem(glyphmodels.RECIPES, name, tiny)
+        monkeypatch.setitem(RECIPES, name, tiny)
     unet = tmp_path / "generator" / "unet" / "diffusion_pytorch_model.safetensors"
-    glyphmodels.build(tmp_path, "cpu", ["vae", "generator", "refine"], progress=False)
+    training.build(tmp_path, "cpu", ["vae", "generator", "refine"], progress=False)
     before = load_file(unet)
-    monkeypatch.setitem(
-        glyphmodels.RECIPES, "generator", glyphmodels.Recipe(steps=3, batch=4, lr=3e-2, pictures=40, warmup=1)
-    )
-    glyphmodels.build(tmp_path, "cpu", ["generator", "refine"], progress=False)
+    monkeypatch.setitem(RECIPES, "generator", Recipe(steps=3, batch=4, lr=3e-2, pictures=40, warmup=1))
+    training.build(tmp_path, "cpu", ["generator", "refine"], progress=False)
     after = load_file(unet)
     assert any((before[k] != after[k]).any() for k in before)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
-from synthnb.glyphworld import chat as glyphllm, training as glyphmodels
+from synthnb.glyphworld import chat as glyphllm, generator, loop, measures, recognisers, training
 from synthnb.glyphworld.world import (
     GLYPHS,
     HANDS,
@@ -33,7 +33,7 @@ WIDER, SHIPPED = WORLDS["things"], folder("clip").parent
 
 @pytest.fixture(scope="module")
 def corpora():
-    return {name: glyphmodels.corpus(1024, 3, progress=False, world=world) for name, world in WORLDS.items()}
+    return {name: loop.corpus(1024, 3, progress=False, world=world) for name, world in WORLDS.items()}
 
 
 def test_world_of_glyphs_draws_the_same_pictures_as_ever():
@@ -107,35 +107,35 @@ def test_colours_silhouettes_and_lines_are_drawn():
 @pytest.mark.parametrize("model", ["clip", "generator/tokenizer"])
 def test_grown_tokenizer_reads_old_captions_as_before(corpora, model):
     before = CLIPTokenizer.from_pretrained(SHIPPED / model)
-    after = glyphmodels.grow_tokenizer(before, corpora["things"].texts)
+    after = recognisers.grow_tokenizer(before, corpora["things"].texts)
     assert before(corpora["glyphs"].texts).input_ids == after(corpora["glyphs"].texts).input_ids
     assert len(after) > len(before) and after.tokenize("an elephant") == ["an</w>", "elephant</w>"]
-    assert max(map(len, after(corpora["things"].texts).input_ids)) <= glyphmodels.CONTEXT_LENGTH
+    assert max(map(len, after(corpora["things"].texts).input_ids)) <= recognisers.CONTEXT_LENGTH
 
 
 def test_grown_clip_sees_and_reads_old_things_as_before(corpora):
-    old, tokens = glyphmodels.load_clip(SHIPPED / "clip")
-    new, after = glyphmodels.grow_clip(SHIPPED / "clip", corpora["things"].texts)
+    old, tokens = recognisers.load_clip(SHIPPED / "clip")
+    new, after = recognisers.grow_clip(SHIPPED / "clip", corpora["things"].texts)
     data, new = corpora["glyphs"], new.eval()
     with torch.no_grad():
         assert torch.equal(
             old.encode_image(data.batch(torch.arange(64))), new.encode_image(data.batch(torch.arange(64)))
         )
-        ids = glyphmodels._tokenize(after, data.texts[:64])
+        ids = recognisers.tokenize(after, data.texts[:64])
         assert torch.allclose(old.encode_text(tokens(data.texts[:64])), new.encode_text(ids), atol=1e-5)
 
 
 def test_grown_judge_judges_old_things_as_before(corpora):
-    judge, data = glyphmodels.grow_judge(SHIPPED / "judge", WIDER).eval(), corpora["glyphs"]
-    assert glyphmodels.world_of(judge) is WIDER
-    sense, style = glyphmodels.judged(judge, data.images[:256])
+    judge, data = recognisers.grow_judge(SHIPPED / "judge", WIDER).eval(), corpora["glyphs"]
+    assert recognisers.world_of(judge) is WIDER
+    sense, style = recognisers.judged(judge, data.images[:256])
     assert (sense == data.sense[:256]).float().mean() > 0.95 and (style == data.style[:256]).float().mean() > 0.98
 
 
 def test_grown_text_encoder_reads_old_captions_as_before(corpora):
     from transformers import CLIPTextModel
 
-    grown, tokens = glyphmodels.grow_text_encoder(SHIPPED / "generator", corpora["things"].texts)
+    grown, tokens = generator.grow_text_encoder(SHIPPED / "generator", corpora["things"].texts)
     old = CLIPTextModel.from_pretrained(SHIPPED / "generator" / "text_encoder", dtype=torch.float32).eval()
     ids = tokens(corpora["glyphs"].texts[:32], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
@@ -165,8 +165,8 @@ def test_stages_go_on_from_shipped_weights(tmp_path, monkeypatch):
     """A few steps of each stage in the wider world: every model comes out, opens, and still knows most of what it knew."""
     tiny = dict(batch=16, pictures=256, warmup=1)
     for name in ("vae", "reader", "generator", "refine", "clip", "rough", "judge"):
-        monkeypatch.setitem(glyphmodels.ONWARD, name, glyphmodels.Recipe(steps=2, lr=1e-5, **tiny))
-    glyphmodels.build(
+        monkeypatch.setitem(loop.ONWARD, name, loop.Recipe(steps=2, lr=1e-5, **tiny))
+    training.build(
         tmp_path,
         "cpu",
         ["vae", "judge", "clip", "generator", "refine", "cnn", "vit"],
@@ -174,9 +174,9 @@ def test_stages_go_on_from_shipped_weights(tmp_path, monkeypatch):
         world="things",
         start=SHIPPED,
     )
-    judge = glyphmodels.load_judge(tmp_path / "judge")
-    assert glyphmodels.measure_judge(judge, 200)["sense"] > 0.9
-    assert glyphmodels.measure_clip(tmp_path / "clip", 200, world=WIDER)["sense"] > 0.7
+    judge = recognisers.load_judge(tmp_path / "judge")
+    assert measures.measure_judge(judge, 200)["sense"] > 0.9
+    assert measures.measure_clip(tmp_path / "clip", 200, world=WIDER)["sense"] > 0.7
     encoder = "vae/diffusion_pytorch_model.safetensors"
     from safetensors.torch import load_file
 
@@ -185,12 +185,12 @@ def test_stages_go_on_from_shipped_weights(tmp_path, monkeypatch):
         name.split(".")[0] for name in old if not torch.allclose(old[name].float(), new[name].float(), atol=1e-6)
     }
     assert changed <= {"decoder", "post_quant_conv"}, "latents must keep their meaning"
-    pipe = glyphmodels.DiffusionPipeline.from_pretrained(tmp_path / "generator", use_safetensors=True)
-    drawn = glyphmodels.draw(
+    pipe = measures.DiffusionPipeline.from_pretrained(tmp_path / "generator", use_safetensors=True)
+    drawn = measures.draw(
         pipe, ["a photo of an arabic digit three, white chalk on a blackboard"] * 8, 0, progress=False
     )
-    sense, _ = glyphmodels.judged(judge, drawn)
+    sense, _ = recognisers.judged(judge, drawn)
     assert (sense == 3).float().mean() >= 0.75
     assert "clip: step 0 of 2, loss" in (tmp_path / ".build" / "training.log").read_text()
     with pytest.raises(ValueError, match="no world 'letters': take one of glyphs, things"):
-        glyphmodels.build(tmp_path, world="letters")
+        training.build(tmp_path, world="letters")

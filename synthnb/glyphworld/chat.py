@@ -24,8 +24,9 @@ from pydantic import BaseModel
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .training import MEASURED, STAGES, Recipe, check_stages, measure, measure_speed, measured_row
-from .training import pick_training_device, recipes_of, run_stage, train_loop, update_model_card
+from .loop import Recipe, train_loop
+from .measures import MEASURED, measure, measure_speed, measured_row, update_model_card
+from .training import STAGES, check_stages, pick_training_device, recipes_of, run_stage
 from .training import build as build_images
 from .world import ASPECTS, GLYPHS, MODELS, SENSES, STYLES, THINGS, WORLDS, Sense, World
 from ..lar import SensesAnswer, sense_question
@@ -342,7 +343,7 @@ def _fewest(answers: Answers, kind: str, classes: list[str]) -> int:
 def build(
     out: Path | str | None = None,  # default: the package's own models folder
     device: str = "auto",  # "auto", "cpu" or "cuda"
-    only: Collection[str] | None = None,  # some of glyphmodels.STAGES and "llm"; default all
+    only: Collection[str] | None = None,  # some of training.STAGES and "llm"; default all
     steps_scale: float = 1.0,  # multiplies every recipe's steps
     progress: bool = True,
     world: str = "glyphs",  # or "things": animals and clothes, too
