@@ -7,7 +7,7 @@ __all__ = ['TEMPLATE', 'style_prompts', 'text_models', 'vector_names', 'check_pl
            'PlaceholderEmbedding', 'reading', 'Latents', 'encode_images', 'Draw', 'draw_step', 'condition',
            'training_scheduler', 'denoising_loss', 'Style', 'save_style', 'load_style', 'add_style', 'initial_style',
            'Position', 'save_position', 'restore_position', 'check_request', 'check_finite', 'fingerprint', 'invert',
-           'rank_styles', 'invert_classes', 'kid']
+           'rank_styles', 'invert_classes']
 
 # %% ../nbs/05_dsi.ipynb #ec1d00f2
 import copy
@@ -755,18 +755,3 @@ def invert_classes(
             **settings,
         )
     return styles
-
-# %% ../nbs/05_dsi.ipynb #be582b59
-def kid(
-    real: torch.Tensor,  # [N, D] features
-    generated: torch.Tensor,  # [M, D]
-) -> float:
-    "Unbiased kernel distance; ValueError if a set has fewer than two images."
-    if min(len(real), len(generated)) < 2:
-        raise ValueError(
-            f"a kernel distance needs two images or more on each side, got {len(real)} and {len(generated)}"
-        )
-    a, b = real.double(), generated.double()
-    kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3  # noqa: E731
-    within = [(kernel(x, x).sum() - kernel(x, x).trace()) / (len(x) * (len(x) - 1)) for x in (a, b)]
-    return float(sum(within) - 2 * kernel(a, b).mean())

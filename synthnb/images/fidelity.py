@@ -35,7 +35,6 @@ from ..data import ImageSet
 from ..prompts.measures import vendi_score
 from ..models.clip import Clip, preprocess
 
-
 # %% ../../nbs/images/fidelity.ipynb #1b91e120
 @dataclass(eq=False)
 class Extractor:
@@ -168,10 +167,10 @@ def kid(
     real: torch.Tensor,  # [N, D] features
     generated: torch.Tensor,  # [M, D]
     level: float = 0.95,
-    resamples: int = 500,
+    resamples: int = 500,  # of the bootstrap; 0 gives no interval
     seed: int = 0,
 ) -> Estimate:
-    "Unbiased squared kernel distance with a bootstrap interval over images. ValueError if a side has fewer than two."
+    "Unbiased squared kernel distance with a bootstrap interval over images. ValueError if a set has fewer than two."
     if min(len(real), len(generated)) < 2:
         raise ValueError(
             f"a kernel distance needs two images or more on each side, got {len(real)} and {len(generated)}"
@@ -184,6 +183,8 @@ def kid(
         drawn.append(weights)
     cross = poly_kernel(real.double(), generated.double())
     value = (value - 2 * ((drawn[0] @ cross) * drawn[1]).sum(1) / (len(real) * len(generated))).numpy()
+    if not resamples:
+        return Estimate(float(value[0]))
     low, high = np.quantile(value[1:], [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(value[0]), float(low), float(high))
 
