@@ -800,8 +800,8 @@ def test_a_processor_counts_prompts(tmp_path):
     for generator in (pipe, tmp_path / "flux2"):
         found = tokenizers_of(generator)
         assert token_counts([prompt, ""], found).tolist() == [[plain], [plain - len(prompt)]]
-        plain = PromptRequest({"crane": "crane bird"}, 1, contexts=0, styles=0, templates=["a photo of {a phrase}"])
-        book = compose(plain, None, None, found)
+        request = PromptRequest({"crane": "crane bird"}, 1, contexts=0, styles=0, templates=["a photo of {a phrase}"])
+        book = compose(request, None, None, found)
         assert book.prompt.tolist() == ["a photo of a crane bird"]
     index["processor"] = index.pop("tokenizer")  # as Bria Fibo 2 and Qwen-Image 2.1 have it
     (tmp_path / "flux2" / "tokenizer").rename(tmp_path / "flux2" / "processor")
