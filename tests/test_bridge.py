@@ -19,7 +19,7 @@ from synthnb import bridge
 from synthnb.bridge import ARMS, Runtime, TransferConfig, run_arm, train_arm
 from synthnb.data import LabelledImages, digits, few_shot, ordered
 from synthnb.glyphworld.world import folder
-from synthnb.datasets.sets import list_folder, save_folder
+from synthnb.datasets.listed import list_folder, save_folder
 from synthnb.core.streams import PURPOSES
 from synthnb.training.prediction import READINGS, predict
 from synthnb.train import TrainConfig, Watch, domain_loss, with_recipe

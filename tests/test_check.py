@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 from synthnb.studies.check import check_images, check_page, smallest_gain
 from synthnb.cli import app
-from synthnb.data import image_folder, read_image, stream_folder
+from synthnb.datasets.pixels import read_image
+from synthnb.datasets.reading import image_folder, stream_folder
 from synthnb.datasets.folders import split_word
 from synthnb.datasets.pixels import open_image
 from synthnb.datasets.layout import read_layout
-from synthnb.datasets.sets import list_folder, load_images, read_batches
+from synthnb.datasets.listed import list_folder, load_images, read_batches
 
 torch.set_num_threads(1)
 WORDS = [

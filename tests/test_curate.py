@@ -29,10 +29,11 @@ from synthnb.images.scores import (
     reference_thumbnails,
     score_images,
 )
-from synthnb.data import DIGITS, digits, thumbnails
+from synthnb.data import DIGITS, digits
+from synthnb.datasets.duplicates import thumbnails
 from synthnb.models.clip import Clip, load_clip
 from synthnb.images.plan import write_plan
-from synthnb.datasets.sets import list_shards
+from synthnb.datasets.listed import list_shards
 from synthnb.images.folder import read_tar, stream_shards
 from synthnb.images.drawer import Drawing
 from synthnb.images.shards import generate_shards, verify

@@ -25,7 +25,7 @@ from synthnb.studies.doctor import (
     guess_experiment,
 )
 from synthnb.studies.experiment import resolve_parameters
-from synthnb.datasets.sets import NAMED
+from synthnb.datasets.named import NAMED
 from synthnb.studies.sweep import plan_sweep
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"

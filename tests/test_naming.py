@@ -86,7 +86,7 @@ def test_the_benchmarks_accuracies_stay_below_all_names(tmp_path):
 
 
 def test_imagenets_naive_names_are_no_oracle():
-    from synthnb.datasets.sets import imagenet_names
+    from synthnb.datasets.named import imagenet_names
 
     naive = naming.naive_names(imagenet_names())
     assert (naive["crane bird"].phrase, naive["construction crane"].phrase) == ("crane", "crane")

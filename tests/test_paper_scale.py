@@ -33,7 +33,7 @@ from synthnb.studies.doctor import examine, guess_experiment
 from synthnb.studies.experiment import declared_parameters, resolve_parameters, run
 from synthnb.glyphworld.world import folder
 from synthnb.studies.naming import imagenet_ambiguous
-from synthnb.datasets.sets import NAMED
+from synthnb.datasets.named import NAMED
 from synthnb.studies.sweep import plan_sweep
 from synthnb.models.classifiers import save_classifier
 from synthnb.training.prediction import READINGS
@@ -137,7 +137,7 @@ def test_the_grids_span_the_sets_and_the_networks():
         "deit3",
     }
     large = set()
-    for cell in cells:  # what `sets.load_images` takes into memory of any machine
+    for cell in cells:  # what `listed.load_images` takes into memory of any machine
         facts = NAMED[cell["real_data"]]
         if max(facts.train, facts.test) * 3 * cell["image_size"] ** 2 > 8 << 30:
             large.add((cell["real_data"], cell["image_size"]))

@@ -24,35 +24,12 @@ from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
 from synthnb.images import shards
-from synthnb.data import (
-    ImageSet,
-    LabelledImages,
-    content_hashes,
-    copied_pairs,
-    few_shot,
-    few_shots,
-    fraction,
-    join,
-    memory_limit,
-    near_pairs,
-)
-from synthnb.datasets.sets import (
-    NAMED,
-    check_splits,
-    imagenet_indices,
-    imagenet_names,
-    list_folder,
-    list_hub,
-    list_named,
-    list_set,
-    list_shards,
-    load_images,
-    open_set,
-    prompt_name,
-    read_batches,
-    train_and_val,
-    without_near,
-)
+from synthnb.data import ImageSet, LabelledImages, few_shot, few_shots, fraction, join
+from synthnb.datasets.duplicates import content_hashes, copied_pairs, near_pairs
+from synthnb.datasets.listed import list_folder, list_hub, list_shards, load_images, read_batches
+from synthnb.datasets.named import NAMED, imagenet_indices, imagenet_names, list_named, prompt_name
+from synthnb.datasets.reading import memory_limit
+from synthnb.datasets.sets import check_splits, list_set, open_set, train_and_val, without_near
 
 torch.set_num_threads(1)
 
@@ -225,7 +202,7 @@ def test_original_in_miniature(make, tmp_path, tiny_flowers):
         assert classes[59] == "pink-yellow dahlia"
     assert all(one.classes == classes for one in listed.values())
     assert (len(listed["train"]) + len(listed.get("val", ())), len(listed["test"])) == (train, test)
-    assert ("val" in listed) == (NAMED[name].sides.get("val") == "val")
+    assert ("val" in listed) == (NAMED[name].splits.get("val") == "val")
     everything = [item for one in listed.values() for item in one.items]
     assert len(set(everything)) == train + test and not any(item.startswith("/") for item in everything)
     for one in listed.values():  # the label is that of the picture's own class folder or annotation
@@ -531,7 +508,7 @@ def test_what_does_not_fit_in_memory_is_refused(tmp_path):
 
 @pytest.mark.parametrize("free, limit", [(2 << 30, 8 << 30), (64 << 30, 32 << 30)])
 def test_a_set_may_take_half_of_the_memory_that_is_free(monkeypatch, free, limit):
-    monkeypatch.setattr("synthnb.data.psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr("synthnb.datasets.reading.psutil.virtual_memory", lambda: SimpleNamespace(available=free))
     assert memory_limit() == limit
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from synthnb.datasets import targets
-from synthnb.data import content_hashes, near_pairs
+from synthnb.datasets.duplicates import content_hashes, near_pairs
 from synthnb.datasets.sets import check_splits, open_real
 from synthnb.datasets.targets import SPLITS, TARGETS, open_target, target_source
 

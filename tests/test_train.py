@@ -27,7 +27,7 @@ from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.core.streams import stream
 from synthnb.dualbn import convert
 from synthnb.glyphworld.world import folder
-from synthnb.datasets.sets import list_folder, save_folder
+from synthnb.datasets.listed import list_folder, save_folder
 from synthnb.models.classifiers import (
     evaluation_view,
     fresh,

@@ -69,7 +69,10 @@ def read_at(path: str | Path, offset: int, size: int) -> bytes:
 
 # %% ../../nbs/core/tars.ipynb #256f76bc
 def read_pairs(path: str | Path) -> Iterator[tuple[bytes, dict]]:
-    "Image files and records of a tar, paired by key; ValueError for keys without a partner, one of `DAMAGED` as in `walk_tar`."
+    """Image files and records of a tar, paired by key.
+
+    Raises `ValueError` for keys without a partner, one of `DAMAGED` as `walk_tar` does.
+    """
     waiting: dict[str, dict[str, bytes]] = {}
     for member in walk_tar(path):
         key, _, end = member.name.rpartition(".")

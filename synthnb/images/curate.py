@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..core.files import did_you_mean, whole_file
 from ..core.tars import write_tar
 from ..data import LabelledImages, ordered
-from ..datasets.sets import list_folder, load_images
+from ..datasets.listed import list_folder, load_images
 from .folder import ShardFolder, read_tar
 from .scores import Scores, first_alike
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FETCHING', 'PICKLED', 'WEIGHTS', 'PLAIN', 'VARIANT', 'unusable_weights', 'cached_snapshot', 'cached_files',
-           'chain_of', 'access', 'first_line', 'why_not_fetched']
+           'chain_of', 'access', 'first_line', 'why_not_fetched', 'explain_loading']
 
 # %% ../../nbs/models/hub.ipynb #3437910b
 import re
@@ -187,3 +187,13 @@ def _by_errors(repository: str, errors: list[BaseException]) -> str:
     if broken and not constants.HF_HUB_OFFLINE:
         return f"the connection broke while it was fetched ({first_line(broken[0])}): {_start_again(repository)}"
     return ""
+
+# %% ../../nbs/models/hub.ipynb #42ef4b55
+def explain_loading(
+    model: str | Path,  # a folder, or an id on the Hugging Face hub
+    error: Exception,  # what its loader raised
+) -> str:
+    "What went wrong, and for a hub id which of the hub's reasons it is and what helps."
+    if isinstance(model, Path) or "trust_remote_code" in str(error):
+        return first_line(error.__cause__ or error)
+    return f"there is no such folder here, and of the Hugging Face hub's model: {why_not_fetched(str(model), error)}"

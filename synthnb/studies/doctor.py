@@ -377,7 +377,8 @@ def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
     if source == "digits" and not Path(source).is_dir():
         return DIGITS_FOUND
     from synthnb.data import FRACTIONS  # torch and torchvision
-    from synthnb.datasets.sets import NAMED, VAL_SHARE, data_root, list_set, meant_set
+    from synthnb.datasets.named import NAMED, data_root
+    from synthnb.datasets.sets import VAL_SHARE, list_set, meant_set
     from synthnb.datasets.targets import TARGETS, open_target
 
     if (meant := meant_set(source, root)) == "digits":
@@ -1257,7 +1258,7 @@ def check_shared_memory(parameters: dict) -> list[Finding]:
     workers, side, batch = (parameters.get(name) or 0 for name in ("workers", "image_size", "batch_size"))
     if not workers:
         return []
-    from synthnb.data import fitting_workers  # torch
+    from synthnb.datasets.reading import fitting_workers  # torch
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

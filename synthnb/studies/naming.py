@@ -18,7 +18,7 @@ from scipy import stats
 from timm.data import ImageNetInfo
 
 # %% ../../nbs/studies/naming.ipynb #9941aaca
-from ..datasets.sets import imagenet_names
+from ..datasets.named import imagenet_names
 from ..models.meanings import Candidate, Resolution, Resolutions, check_names, find_class, override_candidate
 from ..models.meanings import read_overrides
 from ..models.names import plain_text, same_name, same_phrase

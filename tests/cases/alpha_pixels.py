@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from synthnb.data import image_folder, read_image, stream_folder
+from synthnb.data import read_image
+from synthnb.datasets.reading import image_folder, stream_folder
 from synthnb.datasets.sets import list_folder, load_images
 
 

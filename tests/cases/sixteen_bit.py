@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from synthnb.data import read_image, stream_folder
+from synthnb.data import read_image
+from synthnb.datasets.reading import stream_folder
 from synthnb.datasets.sets import list_folder, load_images
 
 ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
