@@ -11,22 +11,13 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthnb.datasets.folders import (
-    LeftOut,
-    Layout,
-    few_names,
-    frames_read,
-    name_key,
-    read_folder,
-    scan,
-    shown,
-    split_word,
-)
+from .folders import LeftOut, Layout, few_names, frames_read, name_key, read_folder, scan, shown
+from .folders import split_word
 from ..models.names import check_classes, class_names
 
 if TYPE_CHECKING:  # for tables only
@@ -125,7 +116,8 @@ def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
             )
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} cannot be read as a table: it is not in UTF-8. Save it as CSV in UTF-8, with columns file and label"
+            f"{path} cannot be read as a table: it is not in UTF-8. Save it as CSV in UTF-8, with columns file and "
+            f"label"
         ) from error
     except (
         ValueError,
@@ -202,18 +194,21 @@ def _check_rows(path: Path, table: "pd.DataFrame") -> None:
     for what in ("file", "label"):
         if len(rows := table.index[table[what].str.strip() == ""]):
             raise ValueError(
-                f"{path}: {len(rows)} rows have no {what}, the first is row {rows[0] + 1} below the head: fill it in or remove it"
+                f"{path}: {len(rows)} rows have no {what}, the first is row {rows[0] + 1} below the head: fill it in "
+                f"or remove it"
             )
     keyed = table.assign(key=table.label.map(name_key)).groupby("place")
     if (many := keyed.key.nunique().loc[lambda n: n > 1]).size:
         labels = sorted(set(table.label[table.place == many.index[0]]))
         raise ValueError(
-            f"{path}: labels disagree: {len(many)} files have more than one, such as {shown(many.index[0])}: {few_names(labels)}. "
+            f"{path}: labels disagree: {len(many)} files have more than one, such as {shown(many.index[0])}: "
+            f"{few_names(labels)}. "
             f"Leave one row of each file"
         )
     if (many := keyed.split.nunique().loc[lambda n: n > 1]).size:
         raise ValueError(
-            f"{path}: {len(many)} files are in more than one split, such as {shown(many.index[0])}: leave one row of each file"
+            f"{path}: {len(many)} files are in more than one split, such as {shown(many.index[0])}: leave one row of "
+            f"each file"
         )
 
 # %% ../../nbs/datasets/layout.ipynb #2f081434
@@ -226,27 +221,25 @@ def read_table(
     path = Path(path).expanduser()
     if path.suffix.lower() not in TABLES:
         raise ValueError(
-            f"{path} is a file: give a folder with one sub-folder of images per class, or a .csv, .tsv or .parquet of (file, label)"
+            f"{path} is a file: give a folder with one sub-folder of images per class, or a .csv, .tsv or .parquet "
+            f"of (file, label)"
         )
-    file, label, split = columns_of(path)
-    table = _read(path)
+    (file, label, split), table = columns_of(path), _read(path)
     if not (file and label):
         raise ValueError(
             f"{path} needs a column of files ({FILE_COLUMNS[0]}) and one of labels ({LABEL_COLUMNS[0]}); "
             f"it has {few_names(map(str, table.columns), 8)}: name them so in the first line"
         )
-    root, left_out, unread = (
-        path.parent,
-        [],
-        [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split],
-    )
+    root, left_out = path.parent, []
+    like = [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
     table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else "train"})
     images = scan(root, left_out).below()
     places = _places(root, list(dict.fromkeys(table.file)), images)
     table["place"] = table.file.map(places)
     if missing := [name for name in dict.fromkeys(table.file) if name and name not in places]:
         raise ValueError(
-            f"{path}: {len(missing)} of its files are not below {root}, such as {few_names(missing, 3)}: correct the table, or put them there"
+            f"{path}: {len(missing)} of its files are not below {root}, such as {few_names(missing, 3)}: correct the "
+            f"table, or put them there"
         )
     words = {word: split_word(word) for word in dict.fromkeys(table.split)}
     if odd := [word for word, meant in words.items() if meant is None]:
@@ -254,16 +247,22 @@ def read_table(
     table["split"] = table.split.map(words)
     _check_rows(path, table)
     found = _table_layout(path, table.drop_duplicates("place"), left_out, images, bool(split), len(table))
-    notes = (
-        [f"the column {few_names(unread)} is not read: splits come from a column split with train, val and test"]
-        if unread
-        else []
-    )
+    return replace(found, notes=(*found.notes, *_table_notes(like, places)))
+
+# %% ../../nbs/datasets/layout.ipynb #6d1ab79d
+def _table_notes(unread: list[str], places: Iterable[str]) -> list[str]:
+    "What has to be said of a table: a column that is not read, and files that lie elsewhere."
+    notes = []
+    if unread:
+        notes.append(
+            f"the column {few_names(unread)} is not read: splits come from a column split with train, val and test"
+        )
     if far := [name for name in places if _FAR.match(name.replace("\\", "/")) and not Path(name).exists()]:
         notes.append(
-            f"{len(far)} files are named in folders that are not here, such as {few_names(far, 1)}, and found by their last names"
+            f"{len(far)} files are named in folders that are not here, such as {few_names(far, 1)}, and found by "
+            f"their last names"
         )
-    return replace(found, notes=(*found.notes, *notes))
+    return notes
 
 # %% ../../nbs/datasets/layout.ipynb #9a951b57
 def _table_layout(
@@ -288,30 +287,25 @@ def _table_layout(
     for split, files in splits.items():
         if lacking := set(range(len(classes))) - {label for _, label in files}:
             raise ValueError(
-                f"{path}: {split} has no image of {few_names(classes[label] for label in sorted(lacking))}: every split needs every class"
+                f"{path}: {split} has no image of {few_names(classes[label] for label in sorted(lacking))}: every "
+                f"split needs every class"
             )
     left_out = [one for one in left_out if one.path not in named and one.path != path.name]
     left_out += [LeftOut(image, f"not named in {path.name}") for image in images if image not in named]
     notes = frames_read({split: {"": [file for file, _ in files]} for split, files in splits.items()})
     notes += [f"{rows - len(table)} rows name a file again"] if rows > len(table) else []
-    counts = (
-        ", ".join(f"{len(files):,} {split}" for split, files in splits.items()) if own else f"{len(table):,} images"
-    )
-    return Layout(
-        path.parent,
-        f"files and labels from {path.name}: {len(classes)} classes, {counts}",
-        classes,
-        splits,
-        tuple(left_out),
-        tuple(notes),
-        own,
-    )
+    sizes = [f"{len(files):,} {split}" for split, files in splits.items()] if own else [f"{len(table):,} images"]
+    how = f"files and labels from {path.name}: {len(classes)} classes, {', '.join(sizes)}"
+    return Layout(path.parent, how, classes, splits, tuple(left_out), tuple(notes), own)
 
 # %% ../../nbs/datasets/layout.ipynb #1d72fe2c
 def read_layout(
     source: str | Path,  # a folder of classes, of splits of classes, or of images and one table; or the table itself
 ) -> Layout:
-    "How images are read; FileNotFoundError if they are not there, ValueError with the likely reading for what can be read in two ways."
+    """How images are read.
+
+    Raises `FileNotFoundError` if they are not there, `ValueError` with the likely reading where there are two.
+    """
     root = Path(source).expanduser()
     if root.is_file():
         return read_table(root)
