@@ -288,6 +288,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'synthnb.datasets.layout._read': ('datasets/layout.html#_read', 'synthnb/datasets/layout.py'),
                                          'synthnb.datasets.layout._table_layout': ( 'datasets/layout.html#_table_layout',
                                                                                     'synthnb/datasets/layout.py'),
+                                         'synthnb.datasets.layout._table_notes': ( 'datasets/layout.html#_table_notes',
+                                                                                   'synthnb/datasets/layout.py'),
                                          'synthnb.datasets.layout.columns_of': ( 'datasets/layout.html#columns_of',
                                                                                  'synthnb/datasets/layout.py'),
                                          'synthnb.datasets.layout.read_layout': ( 'datasets/layout.html#read_layout',
