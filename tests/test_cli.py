@@ -1,4 +1,4 @@
-"""The installed command, as a shell sees it (nbs/10_cli.ipynb tests the rest)."""
+"""The installed command, as a shell sees it (nbs/cli tests the rest)."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def test_from_names_to_images_by_two_processes(tmp_path, monkeypatch):
 
 
 def test_threads_sleep_while_they_wait_unless_told_otherwise(monkeypatch):
-    from synthnb.cli import main
+    from synthnb.cli.base import main
 
     for given, then in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
         monkeypatch.setenv("OMP_WAIT_POLICY", given or "")

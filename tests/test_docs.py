@@ -17,9 +17,10 @@ import pytest
 from typer import TyperException
 from typer.main import get_command
 
-from synthnb.cli import app, find_experiment, gather_parameters
+from synthnb.cli import app
+from synthnb.cli.values import find_experiment, gather_parameters
 from synthnb.studies.doctor import guess_experiment
-from synthnb.studies.experiment import declared_parameters, resolve_parameters
+from synthnb.studies.parameters import declared_parameters, resolve_parameters
 from synthnb.studies.sweep import plan_sweep
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from synthnb.studies import doctor
 from synthnb.glyphworld import world as glyphworld
-from synthnb.cli import app, gather_parameters
+from synthnb.cli import app
+from synthnb.cli.values import gather_parameters
 from synthnb.studies.doctor import (
     clip_parameters,
     Size,
@@ -24,7 +25,7 @@ from synthnb.studies.doctor import (
     examine,
     guess_experiment,
 )
-from synthnb.studies.experiment import resolve_parameters
+from synthnb.studies.parameters import resolve_parameters
 from synthnb.datasets.named import NAMED
 from synthnb.studies.sweep import plan_sweep
 

@@ -1,4 +1,4 @@
-"""Every ending that a run can have, with real kernels and real signals, and rules of papermill's gaps (nbs/studies/experiment.ipynb shows the rest)."""
+"""Every ending that a run can have, with real kernels and real signals, and rules of papermill's gaps (nbs/studies/run.ipynb shows the rest)."""
 
 import base64
 import json
@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthnb.cli import gather_parameters
-from synthnb.studies.experiment import Busy, RunFailed, fit_report, mask_secrets, run, state, status
+from synthnb.cli.values import gather_parameters
+from synthnb.studies.folder import Busy, state, status
+from synthnb.studies.page import fit_report, mask_secrets
+from synthnb.studies.run import RunFailed, run
 from synthnb.studies.parameters import check_parameters, check_value, declared_parameters, read_parameters
 from synthnb.studies.index import write_index
 
@@ -425,7 +427,7 @@ def test_a_large_report_is_made_small(tmp_path):
 
 STAGES = """import os, signal
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-from synthnb.studies.experiment import stage
+from synthnb.studies.stages import stage
 for name in ("first", "second"):
     path = stage(f"{name}.txt", shots=shots)
     if not path.exists():

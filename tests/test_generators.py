@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from synthnb.studies import experiment
+from synthnb.studies import drawing
 from synthnb import generate
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.denoise import DenoisingLoop, Room, TextTable
@@ -391,7 +391,7 @@ def test_experiments_fetch_before_they_ask_for_the_revision(monkeypatch):
         DiffusionPipeline, "download", lambda model, **kwargs: fetched.append((model, kwargs["use_safetensors"]))
     )
     with pytest.raises(FileNotFoundError, match="hf download"):  # nothing came, so there is no revision
-        experiment.draw_images(
+        drawing.draw_images(
             PROMPTS, 1, generator="owner/model", denoising_steps=1, guidance=1.0, generator_batch=1, device="cpu"
         )
     assert fetched == [("owner/model", True)]
@@ -443,7 +443,7 @@ def test_one_large_model_is_open_at_a_time_in_quickstart(loads, monkeypatch, tmp
 
     monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    notebook = nbformat.read(generate.Path(experiment.__file__).parents[2] / "nbs/experiments/quickstart.ipynb", 4)
+    notebook = nbformat.read(generate.Path(drawing.__file__).parents[2] / "nbs/experiments/quickstart.ipynb", 4)
     space = {"display": lambda *told: None, "__name__": "quickstart"}
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         exec(cell.source, space)

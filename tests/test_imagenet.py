@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_sample_image
 from timm.data import ImageNetInfo
 
-from synthnb.studies.experiment import locate
+from synthnb.studies.parameters import locate
 from synthnb.models.classifiers import load_classifier
 
 NAME = "imagenet/efficientnet_lite0"

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
-from synthnb.studies.experiment import sole_writer
+from synthnb.studies.folder import sole_writer
 from synthnb.studies.index import describe_run, write_index
 
 ROOT = Path(__file__).resolve().parents[1]

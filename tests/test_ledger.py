@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from synthnb.studies.experiment import declared_parameters
+from synthnb.studies.parameters import declared_parameters
 from synthnb.studies.ledger import (
     VERDICTS,
     Comparison,

@@ -28,7 +28,7 @@ import pytest
 from pydantic import BaseModel
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.studies.experiment import write_study_prompts
+from synthnb.studies.drawing import write_study_prompts
 from synthnb.models.answers import AnswerCache, cached_llm
 from synthnb.models.llm import ask, open_llm
 from synthnb.models.local_llm import LocalLLM

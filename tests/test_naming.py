@@ -17,7 +17,7 @@ from synthnb.glyphworld.world import folder
 from synthnb.lar import resolve
 from synthnb.models.clip import image_features, load_clip
 from synthnb.studies import naming
-from synthnb.studies.experiment import run
+from synthnb.studies.run import run
 from synthnb.studies.naming import imagenet_ambiguous
 
 torch.set_num_threads(1)

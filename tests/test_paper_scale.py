@@ -28,9 +28,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from synthnb.cli import gather_parameters
+from synthnb.cli.values import gather_parameters
 from synthnb.studies.doctor import examine, guess_experiment
-from synthnb.studies.experiment import declared_parameters, resolve_parameters, run
+from synthnb.studies.parameters import declared_parameters, resolve_parameters
+from synthnb.studies.run import run
 from synthnb.glyphworld.world import folder
 from synthnb.studies.naming import imagenet_ambiguous
 from synthnb.datasets.named import NAMED

@@ -451,7 +451,7 @@ def interrupted(*args, **options):
     "where, words, kept, goes_on",
     [
         (
-            "synthnb.studies.experiment.run",
+            "synthnb.studies.run.run",
             ["run", "quickstart", "--outputs", "stopped"],
             "is kept in stopped",
             "same command goes on",

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from synthnb.cli import app
-from synthnb.studies.experiment import is_running, state
+from synthnb.studies.folder import is_running, state
 from synthnb.studies.sweep import plan_sweep, run_sweep, work_through
 
 DECLARED = "shots: int = 1  # real images\nseed: int = 0  # of all\npause: float = 0.0  # seconds of work"
@@ -29,7 +29,7 @@ time.sleep(pause)
 rows = [{"arm": "a", "seed": seed, "value": 0.5 + 0.01 * shots + 0.01 * seed, "steps": 1}]
 (folder / "results.json").write_text(json.dumps({"rows": rows, "summary": [], "conclusion": "it ran"}))"""
 STAGE = """import os, time
-from synthnb.studies.experiment import stage
+from synthnb.studies.stages import stage
 style = stage("style.txt", seed=seed)
 if not style.exists():
     with open(style.parents[2] / "styles.txt", "a") as styles:

@@ -25,7 +25,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..core.files import package_hash, whole_file
+from ..core.code import code_hash
+from ..core.files import whole_file
 from ..datasets.folders import Layout, shown
 from ..datasets.pixels import FORMATS, bits_of, check_fit, open_image, part_kept
 from ..datasets.layout import FRACTIONS, read_layout
@@ -410,7 +411,7 @@ def _notes(layout: Layout, size: int, fit: str) -> Path:
         layout.notes,
         size,
         fit,
-        package_hash("data", "datasets.folders", "datasets.layout", "datasets.pixels", "studies.check"),
+        code_hash("studies.check"),
     ]
     home = Path(
         os.environ.get("SYNTHNB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnb"

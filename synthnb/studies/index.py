@@ -16,7 +16,8 @@ from urllib.parse import quote
 from filelock import FileLock
 from jinja2 import Environment
 
-from .experiment import headline_of, status
+from .folder import status
+from .report import headline_of
 from ..core.files import whole_file
 from .sweep import STYLE
 

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .doctor import guess_experiment
 from ..evaluate import Interval, paired_difference
-from .experiment import state
+from .folder import state
 from ..core.files import whole_file
 from .spread import best_to_worst
 

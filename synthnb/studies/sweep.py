@@ -24,19 +24,10 @@ from filelock import FileLock
 from jinja2 import Environment
 from tqdm import tqdm
 
-from synthnb.studies.experiment import (
-    Busy,
-    RunFailed,
-    environment,
-    headline_of,
-    is_settled,
-    resolve_parameters,
-    run,
-    run_id,
-    state,
-    stop_at_sigterm,
-    write_json,
-)
+from .folder import Busy, is_settled, state, write_json
+from .parameters import resolve_parameters
+from .report import headline_of
+from .run import RunFailed, environment, run, run_id, stop_at_sigterm
 from ..core.files import whole_file
 from ..core.workers import Pool, one_thread, refresh, run_workers
 
@@ -102,7 +93,7 @@ class Cell:
     "One run of a sweep."
 
     parameters: dict  # those given
-    run: str  # its id, see `experiment.run_id`
+    run: str  # its id, see `run.run_id`
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from synthnb.images.scores import score_images
-from synthnb.studies.experiment import locate
+from synthnb.studies.parameters import locate
 from synthnb.images.plan import write_plan
 from synthnb.images.shards import generate_shards, verify
 

@@ -12,7 +12,7 @@ from _case import check, done, synthnb
 from pathlib import Path
 
 from synthnb.images.curate import kept_path, read_kept
-from synthnb.studies.experiment import locate
+from synthnb.studies.parameters import locate
 from synthnb.images.plan import write_plan
 from synthnb.images.shards import generate_shards
 

@@ -1,0 +1,2 @@
+"""The command line: `synthnb` in a terminal."""
+from .commands import app as app
