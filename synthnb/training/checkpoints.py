@@ -25,7 +25,8 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from ..core.files import package_hash, whole_file
+from ..core.code import code_hash
+from ..core.files import whole_file
 from ..data import ImageSet
 
 # %% ../../nbs/training/checkpoints.ipynb #6240bf8a
@@ -71,7 +72,7 @@ def stage_key(
     config = getattr(model, "pretrained_cfg", None) or {}
     told = [getattr(model, "_model_args", None), config.get("mean"), config.get("std")]  # no weights, and they decide
     prints = [None if data is None else data.fingerprint() for data in sets]
-    rest = [prints, told, dict(settings), package_hash(), torch.__version__, timm.__version__]
+    rest = [prints, told, dict(settings), code_hash("train"), torch.__version__, timm.__version__]
     digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:20]
 
