@@ -26,8 +26,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
 from synthnb.images.denoise import loop_of
-from synthnb.dsi import invert
-from synthnb.generate import compile_parts, draw_batches
+from synthnb.dsi import InvertConfig, invert
+from synthnb.generate import draw_batches
+from synthnb.models.pipelines import compile_parts
 from synthnb.glyphworld.world import folder
 from synthnb.images.plan import write_plan
 from synthnb.images.folder import open_folder
@@ -153,11 +154,7 @@ def rate_of_inversion(pipe, batch: int, steps: int, rounds: int) -> float:
         pipe,
         data,
         {c: c for c in data.classes},
-        steps=n,
-        batch_size=batch,
-        initializer=None,
-        num_vectors=1,
-        check_every=n,
+        config=InvertConfig(steps=n, batch_size=batch, initializer=None, num_vectors=1, check_every=n),
         progress=False,
     )
     return statistics.median(steps / learn(steps).seconds for _ in range(rounds))

@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.generate import draw_batches, load_generator
+from synthnb.generate import draw_batches
+from synthnb.models.pipelines import load_generator
 from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.drawer import drawn_with
 from synthnb.images.folder import open_folder, read_tar

@@ -23,7 +23,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import torch
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.generate import DrawnBatch, draw_batches, load_generator
+from synthnb.generate import DrawnBatch, draw_batches
+from synthnb.models.pipelines import load_generator
 from synthnb.images.plan import write_plan
 from synthnb.images.drawer import drawn_with
 from synthnb.images.folder import open_folder

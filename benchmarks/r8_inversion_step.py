@@ -26,18 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
-from synthnb.dsi import (
-    denoising_loss,
-    draw_step,
-    encode_images,
-    initial_rows,
-    reading,
-    style_prompts,
-    tokenize,
-    training_scheduler,
-    vector_names,
-)
-from synthnb.generate import compile_parts, load_generator
+from synthnb.dsi import denoising_loss, draw_step, encode_images, initial_rows, reading, style_prompts
+from synthnb.models.tokens import tokenize, training_scheduler, vector_names
+from synthnb.models.pipelines import compile_parts, load_generator
 from synthnb.glyphworld.world import folder
 
 BAR, TARGET, LR, TOKEN, WORD = 1.8, 2.2, 5e-3, "<style>", "photo"

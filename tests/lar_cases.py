@@ -2,7 +2,7 @@
 
 import torch
 
-from synthnb.glyphworld.world import senses_named
+from synthnb.glyphworld.signs import senses_named
 from synthnb.models.meanings import Candidate
 
 TEMPLATES = ("a photo of a {phrase}",)

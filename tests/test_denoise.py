@@ -16,8 +16,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from synthnb.images.denoise import DenoisingLoop, TextTable, denoise, loop_of, use_scheduler
-from synthnb.generate import compile_parts
+from synthnb.images.denoise import DenoisingLoop, TextTable, denoise, loop_of
+from synthnb.models.pipelines import use_scheduler
+from synthnb.models.pipelines import compile_parts
 from synthnb.glyphworld.world import folder
 
 torch.set_num_threads(1)

@@ -27,15 +27,22 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthnb import dsi
+from synthnb.models import tokens
 from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.images.denoise import TextTable
-from synthnb.dsi import Style, add_style, invert, load_style, save_style, style_prompts
-from synthnb.generate import generate, load_generator
+from synthnb.dsi import InvertConfig, invert, style_prompts
+from synthnb.models.styles import Style, add_style, load_style, save_style
+from synthnb.generate import generate
+from synthnb.models.pipelines import load_generator
 from synthnb.images.plan import make_plan
 from synthnb.glyphworld.world import folder
 
 torch.set_num_threads(1)
-FAST = dict(batch_size=4, check_every=2, progress=False)
+FAST = dict(batch_size=4, check_every=2)
+
+
+def learn(pipe, images, phrases, path=None, save_every=60, **config) -> Style:
+    return invert(pipe, images, phrases, path, InvertConfig(**config), save_every=save_every, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +164,12 @@ def tiny(request, tmp_path_factory) -> DiffusionPipeline:
 
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_every_family_learns_saves_and_opens(tiny, vectors, tmp_path):
-    before = [table_of(encoder) for _, encoder in dsi.text_models(tiny)]
+    before = [table_of(encoder) for _, encoder in tokens.text_models(tiny)]
     weights = {k: v.clone() for k, v in tiny.unet.state_dict().items()}
     asked = [p.requires_grad for p in tiny.unet.parameters()]
-    style = invert(tiny, NOISE, WORDS, tmp_path / "style.safetensors", steps=4, num_vectors=vectors, lr=1e-2, **FAST)
+    style = learn(tiny, NOISE, WORDS, tmp_path / "style.safetensors", steps=4, num_vectors=vectors, lr=1e-2, **FAST)
     for rows, start, table, (_, encoder) in zip(
-        style.rows, dsi.initial_rows(tiny, "photo", vectors), before, dsi.text_models(tiny)
+        style.rows, dsi.initial_rows(tiny, "photo", vectors), before, tokens.text_models(tiny)
     ):
         assert rows.shape == start.shape and not torch.isclose(rows, start).all(1).any(), "a vector has not learned"
         assert torch.equal(table_of(encoder), table), "the table moved"
@@ -182,8 +189,8 @@ def test_every_family_learns_saves_and_opens(tiny, vectors, tmp_path):
         other.load_textual_inversion(
             tensors["clip_g"], token="<style>", text_encoder=other.text_encoder_2, tokenizer=other.tokenizer_2
         )
-    for rows, table, (tokenizer, encoder) in zip(style.rows, before, dsi.text_models(other)):
-        ids = tokenizer.convert_tokens_to_ids(dsi.vector_names("<style>", vectors))
+    for rows, table, (tokenizer, encoder) in zip(style.rows, before, tokens.text_models(other)):
+        ids = tokenizer.convert_tokens_to_ids(tokens.vector_names("<style>", vectors))
         assert torch.equal(table_of(encoder)[ids], rows) and torch.equal(table_of(encoder)[: len(table)], table)
     image = other(
         "A one photo in the style of <style>",
@@ -206,9 +213,9 @@ def test_the_unet_is_told_what_the_pipeline_would_tell_it(tiny):
     pipe = copy.deepcopy(tiny)
     prompts = list(style_prompts(WORDS, "<style>").values())
     rows = dsi.initial_rows(pipe, None, 2)
-    ids = dsi.tokenize(pipe, prompts, dsi.vector_names("<style>", 2))
-    with torch.no_grad(), dsi.reading(pipe, rows, [len(tokenizer) for tokenizer, _ in dsi.text_models(pipe)]):
-        told = dsi.condition(pipe, ids, torch.tensor([1, 0, 1]))
+    ids = tokens.tokenize(pipe, prompts, tokens.vector_names("<style>", 2))
+    with torch.no_grad(), dsi.reading(pipe, rows, [len(tokenizer) for tokenizer, _ in tokens.text_models(pipe)]):
+        told = tokens.condition(pipe, ids, torch.tensor([1, 0, 1]))
     add_style(pipe, Style("<style>", tuple(rows)))
     with torch.no_grad():
         expected = pipe.encode_prompt(
@@ -234,9 +241,9 @@ def test_words_after_a_style_token_count(tmp_path, ends, vectors):
     before = pipe.encode_prompt(plain, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
     styled = ["a <style> one", "a <style> two", "a <style> one, close up"]
     rows = dsi.initial_rows(pipe, "photo", vectors)
-    ids, firsts = dsi.tokenize(pipe, styled, dsi.vector_names("<style>", vectors)), [len(pipe.tokenizer)] * 2
+    ids, firsts = tokens.tokenize(pipe, styled, tokens.vector_names("<style>", vectors)), [len(pipe.tokenizer)] * 2
     with torch.no_grad(), dsi.reading(pipe, rows, firsts):
-        told = dsi.condition(pipe, ids, torch.arange(3))["added_cond_kwargs"]["text_embeds"]
+        told = tokens.condition(pipe, ids, torch.arange(3))["added_cond_kwargs"]["text_embeds"]
     add_style(pipe, Style("<style>", tuple(rows)))
     table = TextTable(pipe, styled + plain)
     drawn = table.asked_pooled[:3]
@@ -266,7 +273,7 @@ def test_a_saved_pipeline_with_a_style_still_reads_to_the_end(tmp_path):
 
 def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[list[float], torch.Tensor]:
     "Losses and table of diffusers' examples/textual_inversion/textual_inversion.py, with given chance and without weight decay."
-    pipe, scheduler = copy.deepcopy(pipe), dsi.training_scheduler(pipe)
+    pipe, scheduler = copy.deepcopy(pipe), tokens.training_scheduler(pipe)
     tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
     tokenizer.add_tokens(["<style>"])
     encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -294,7 +301,7 @@ def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[
 
 
 def test_losses_are_those_of_the_example(world, scans, phrases):
-    style = invert(world, scans, phrases, steps=6, lr=5e-3, **FAST)
+    style = learn(world, scans, phrases, steps=6, lr=5e-3, **FAST)
     latents = dsi.encode_images(world, scans)
     draws = [dsi.draw_step(latents, 4, step) for step in range(6)]
     losses, table = example_losses(world, scans, list(style_prompts(phrases, "<style>").values()), draws, "photo", 5e-3)
@@ -304,7 +311,7 @@ def test_losses_are_those_of_the_example(world, scans, phrases):
 
 def test_generating_with_it_is_ordinary(world, scans, phrases, tmp_path):
     pipe = copy.deepcopy(world)
-    token = add_style(pipe, invert(world, scans, phrases, steps=2, num_vectors=2, **FAST))
+    token = add_style(pipe, learn(world, scans, phrases, steps=2, num_vectors=2, **FAST))
     plan = make_plan(
         {name: [text] for name, text in style_prompts(phrases, token).items()},
         1,
@@ -322,13 +329,13 @@ def test_generating_with_it_is_ordinary(world, scans, phrases, tmp_path):
 CHILD = textwrap.dedent("""
     import sys, torch
     from synthnb.data import digits, few_shot
-    from synthnb.dsi import invert
-    from synthnb.generate import load_generator
+    from synthnb.dsi import InvertConfig, invert
+    from synthnb.models.pipelines import load_generator
     from synthnb.glyphworld.world import folder
     torch.set_num_threads(1)
     scans = few_shot(digits(32)["train"], 1)
     invert(load_generator(folder("generator"), "cpu"), scans, {c: f"arabic digit {c}" for c in scans.classes}, sys.argv[1],
-           steps=int(sys.argv[2]), lr=5e-3, batch_size=4, check_every=2, save_every=0, progress=False)
+           InvertConfig(steps=int(sys.argv[2]), lr=5e-3, batch_size=4, check_every=2), save_every=0, progress=False)
 """)
 
 
@@ -345,8 +352,8 @@ def test_killed_and_started_again_is_as_if_never_killed(world, scans, phrases, t
     with safe_open(kept, "pt") as file:
         reached = int(file.metadata()["step"])
     total = reached + 3
-    resumed = invert(world, scans, phrases, path, steps=total, **FAST)
-    whole = invert(world, scans, phrases, steps=total, **FAST)
+    resumed = learn(world, scans, phrases, path, steps=total, **FAST)
+    whole = learn(world, scans, phrases, steps=total, **FAST)
     assert (
         resumed.losses == whole.losses
         and torch.equal(resumed.rows[0], whole.rows[0])
@@ -357,26 +364,26 @@ def test_killed_and_started_again_is_as_if_never_killed(world, scans, phrases, t
 
 def test_a_finished_style_is_found_again_and_other_settings_are_refused(world, scans, phrases, tmp_path):
     path = tmp_path / "style.safetensors"
-    style = invert(world, scans, phrases, path, steps=2, **FAST)
+    style = learn(world, scans, phrases, path, steps=2, **FAST)
     start = time.monotonic()
-    found = invert(world, scans, phrases, path, steps=2, **FAST)
+    found = learn(world, scans, phrases, path, steps=2, **FAST)
     assert time.monotonic() - start < 1 and torch.equal(found.rows[0], style.rows[0]) and found.losses == style.losses
     with pytest.raises(ValueError, match="lr was 0.005 and is now 0.1"):
-        invert(world, scans, phrases, path, steps=2, lr=0.1, **FAST)
+        learn(world, scans, phrases, path, steps=2, lr=0.1, **FAST)
     with pytest.raises(ValueError, match="images was"):
-        invert(world, scans.subset(range(5)), phrases, path, steps=2, **FAST)
+        learn(world, scans.subset(range(5)), phrases, path, steps=2, **FAST)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="is damaged"):
-        invert(world, scans, phrases, path, steps=2, **FAST)
+        learn(world, scans, phrases, path, steps=2, **FAST)
 
 
 def test_a_checkpoint_that_is_further_than_asked_is_said(world, scans, phrases, tmp_path, monkeypatch):
     path = tmp_path / "style.safetensors"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(dsi, "save_style", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        invert(world, scans, phrases, path, steps=4, **FAST | {"save_every": 0})
+        learn(world, scans, phrases, path, steps=4, **FAST | {"save_every": 0})
     with pytest.raises(ValueError, match="has taken 4 steps already, and 2 are asked for"):
-        invert(world, scans, phrases, path, steps=2, **FAST)
+        learn(world, scans, phrases, path, steps=2, **FAST)
 
 
 def test_a_file_of_another_program_may_say_what_it_likes(tmp_path):
@@ -392,7 +399,7 @@ def test_loss_that_is_no_number_stops_and_writes_nothing(world, scans, phrases, 
     broken = copy.deepcopy(world)
     broken.unet.conv_out.weight.data[0] = torch.nan
     with pytest.raises(FloatingPointError, match="loss is nan at step 0: lower the learning rate"):
-        invert(broken, scans, phrases, tmp_path / "style.safetensors", steps=50, save_every=0, **FAST)
+        learn(broken, scans, phrases, tmp_path / "style.safetensors", steps=50, save_every=0, **FAST)
     assert not list(tmp_path.iterdir())
     assert isinstance(broken.text_encoder.get_input_embeddings(), torch.nn.Embedding)
 
@@ -400,10 +407,10 @@ def test_loss_that_is_no_number_stops_and_writes_nothing(world, scans, phrases, 
 def test_early_stop_takes_the_best(world, scans, phrases, monkeypatch):
     falling_then_rising = iter([3.0, 2.0, 1.0, 1.5, 1.2, 0.5])
     monkeypatch.setattr(dsi, "_fixed_loss", lambda loss_of, draws: next(falling_then_rising))
-    stopped = invert(world, scans, phrases, steps=100, patience=2, **FAST)
+    stopped = learn(world, scans, phrases, steps=100, patience=2, **FAST)
     assert stopped.checks == ((0, 3.0), (2, 2.0), (4, 1.0), (6, 1.5), (8, 1.2)) and stopped.steps == 8
     monkeypatch.undo()
-    assert torch.equal(stopped.rows[0], invert(world, scans, phrases, steps=4, **FAST).rows[0])
+    assert torch.equal(stopped.rows[0], learn(world, scans, phrases, steps=4, **FAST).rows[0])
 
 
 # ---- requests
@@ -428,24 +435,24 @@ def test_early_stop_takes_the_best(world, scans, phrases, monkeypatch):
 def test_bad_requests_are_refused_before_any_cost(world, scans, phrases, change, why, monkeypatch):
     monkeypatch.setattr(dsi, "encode_images", lambda *a, **k: pytest.fail("an image was encoded"))
     with pytest.raises(ValueError, match=why.replace("{", r"\{").replace("|", r"\|")):
-        invert(world, scans, phrases, **{"steps": 2, **FAST, **change})
+        learn(world, scans, phrases, **{"steps": 2, **FAST, **change})
 
 
 def test_bad_images_and_phrases_are_refused(world, scans, phrases):
     with pytest.raises(ValueError, match="holds no images"):
-        invert(world, scans.subset([]), phrases, steps=2, **FAST)
+        learn(world, scans.subset([]), phrases, steps=2, **FAST)
     with pytest.raises(ValueError, match="does not say what it means"):
-        invert(world, scans, {"zero": "arabic digit zero"}, steps=2, **FAST)
+        learn(world, scans, {"zero": "arabic digit zero"}, steps=2, **FAST)
     half = copy.deepcopy(world).to(torch.float16)
     with pytest.raises(ValueError, match="bfloat16"):
-        invert(half, scans, phrases, steps=2, **FAST)
+        learn(half, scans, phrases, steps=2, **FAST)
 
 
 def test_bfloat16_generator_learns_in_float32(world, scans, phrases):
     half = copy.deepcopy(world).to(torch.bfloat16)
-    style = invert(half, scans, phrases, steps=2, **FAST)
+    style = learn(half, scans, phrases, steps=2, **FAST)
     assert style.rows[0].dtype == torch.float32 and half.vae.dtype == torch.bfloat16
-    assert style.losses == pytest.approx(invert(world, scans, phrases, steps=2, **FAST).losses, rel=0.05)
+    assert style.losses == pytest.approx(learn(world, scans, phrases, steps=2, **FAST).losses, rel=0.05)
 
 
 def test_styles_of_others_and_for_others(world, tmp_path):
@@ -470,15 +477,7 @@ def test_threads_do_not_change_what_is_learned(world, scans, phrases):
     torch.set_num_threads(2)
     try:
         learned = {
-            invert(
-                copy.deepcopy(world),
-                scans,
-                phrases,
-                steps=8,
-                batch_size=16,
-                initializer="a neon sign at night",
-                progress=False,
-            ).id
+            learn(copy.deepcopy(world), scans, phrases, steps=8, batch_size=16, initializer="a neon sign at night").id
             for _ in range(4)
         }
     finally:
@@ -502,7 +501,7 @@ def test_flips_double_the_latents_and_keep_the_labels(world, scans):
 
 def test_other_pipelines_are_refused():
     with pytest.raises(ValueError, match="DiTPipeline is not supported"):
-        dsi.text_models(type("DiTPipeline", (), {})())
+        tokens.text_models(type("DiTPipeline", (), {})())
 
 
 # ---- which generator it is
@@ -510,28 +509,30 @@ def test_other_pipelines_are_refused():
 
 def test_any_changed_tensor_is_another_generator(tiny):
     pipe = copy.deepcopy(tiny)
-    known = dsi.fingerprint(pipe)
-    assert dsi.fingerprint(tiny) == known and dsi.fingerprint(pipe) == known
+    known = tokens.fingerprint(pipe)
+    assert tokens.fingerprint(tiny) == known and tokens.fingerprint(pipe) == known
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     assert {"unet", "vae", "text_encoder"} <= set(parts)
     for name, part in parts.items():
         for key, tensor in [*part.named_parameters(), *part.named_buffers()]:
             before = tensor.detach().clone()
             tensor.data.view(-1)[-1] += 1  # in place, past torch's version counter
-            assert dsi.fingerprint(pipe) != known, f"{name}.{key}"
+            assert tokens.fingerprint(pipe) != known, f"{name}.{key}"
             tensor.data.copy_(before)
-    assert dsi.fingerprint(pipe) == known
+    assert tokens.fingerprint(pipe) == known
 
 
 def test_what_the_weights_do_not_say_is_another_generator_too(tiny):
-    known = dsi.fingerprint(tiny)
+    known = tokens.fingerprint(tiny)
 
     def differs(change) -> bool:
         pipe = copy.deepcopy(tiny)
         change(pipe)
-        return dsi.fingerprint(pipe) != known
+        return tokens.fingerprint(pipe) != known
 
-    other = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[dsi.training_scheduler(tiny).config.prediction_type]
+    other = {"epsilon": "v_prediction", "v_prediction": "epsilon"}[
+        tokens.training_scheduler(tiny).config.prediction_type
+    ]
     assert differs(lambda pipe: pipe.scheduler.register_to_config(prediction_type=other))
     assert differs(lambda pipe: pipe.scheduler.register_to_config(beta_schedule="squaredcos_cap_v2"))
     assert differs(lambda pipe: pipe.vae.register_to_config(scaling_factor=0.5))
@@ -543,18 +544,18 @@ def test_what_the_weights_do_not_say_is_another_generator_too(tiny):
 
 
 def test_what_a_style_does_not_depend_on_is_the_same_generator(tiny, tmp_path):
-    known, pipe = dsi.fingerprint(tiny), copy.deepcopy(tiny)
+    known, pipe = tokens.fingerprint(tiny), copy.deepcopy(tiny)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)  # another sampler of the same noise
     pipe.tokenizer(["a", "a b"], padding="max_length", truncation=True, max_length=20)
     pipe.unet.to(memory_format=torch.channels_last)
-    assert dsi.fingerprint(pipe) == known
+    assert tokens.fingerprint(pipe) == known
     pipe.save_pretrained(tmp_path / "moved")
-    assert dsi.fingerprint(load_generator(tmp_path / "moved", "cpu")) == known
+    assert tokens.fingerprint(load_generator(tmp_path / "moved", "cpu")) == known
 
 
 def test_a_style_is_not_found_again_for_a_generator_that_was_tuned(tiny, tmp_path):
     pipe = copy.deepcopy(tiny)
-    invert(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)
+    learn(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)
     pipe.unet.conv_out.weight.data += 0.1
     with pytest.raises(ValueError, match="belongs to another run .generator was"):
-        invert(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)
+        learn(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)

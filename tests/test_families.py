@@ -42,7 +42,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from synthnb.diversify import PromptRequest, compose
 from synthnb.prompts.grammar import token_counts, tokenizers_of
 from synthnb.models.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
-from synthnb.generate import check_part, draw_batches, plan_call
+from synthnb.generate import draw_batches, plan_call
+from synthnb.models.pipeline_files import check_part
 from synthnb.images.plan import make_plan
 
 torch.set_num_threads(1)
@@ -671,7 +672,7 @@ def test_a_family_is_drawn_as_its_pipeline_draws_it(name):
 @pytest.mark.parametrize("name", ["Qwen-Image", "Z-Image"])
 @pytest.mark.filterwarnings("ignore")
 def test_lengths_of_prompts_are_not_compiled_anew(name):
-    from synthnb.generate import compile_parts
+    from synthnb.models.pipelines import compile_parts
 
     torch._dynamo.reset()
     plain = {n: drawn_prompt(made(name), name, "a" * n) for n in (5, 60)}

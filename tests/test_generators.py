@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import importlib.util
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
@@ -17,17 +18,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from synthnb.studies import drawing
-from synthnb import generate
+from synthnb.models import pipelines
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.denoise import DenoisingLoop, Room, TextTable
-from synthnb.generate import (
-    check_generator_folder,
-    check_memory,
-    draw_batches,
-    fetch_generator,
-    load_generator,
-    lora_revision,
-)
+from synthnb.generate import draw_batches
+from synthnb.models.pipeline_files import check_generator_folder
+from synthnb.models.pipelines import GeneratorConfig, check_memory, fetch_generator, load_generator, lora_revision
 from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.drawer import Drawing
 from synthnb.images.inspection import replay, why
@@ -49,6 +45,10 @@ def folders(tmp_path_factory):
     pipe.save_pretrained(place / "parts", max_shard_size="2MB")
     pipe.save_pretrained(place / "half", variant="fp16")
     return place
+
+
+def opened(**config):
+    return load_generator(GENERATOR, "cpu", config=GeneratorConfig(**config))
 
 
 def plan(images=4, **more):
@@ -125,7 +125,7 @@ def test_lists_that_are_settings_are_no_parts(folders, tmp_path):
 def test_a_single_file_is_told_to_be_one(file):
     for open_it in (check_generator_folder, load_generator, fetch_generator):
         with pytest.raises(ValueError, match="is a single file.*from_single_file"):
-            open_it(generate.Path(file))
+            open_it(Path(file))
 
 
 # ---------------------------------------------------------------- memory
@@ -139,7 +139,7 @@ def test_what_did_not_fit_is_tried_once_in_all_shards(tmp_path, monkeypatch):
         seen["pipe"] = scarce(pipe, decodes=4, denoises=4)
         return pipe
 
-    monkeypatch.setattr("synthnb.generate.load_generator", small)
+    monkeypatch.setattr("synthnb.models.pipelines.load_generator", small)
     written = write_plan(
         tmp_path / "plan.parquet",
         PROMPTS,
@@ -216,11 +216,11 @@ def test_memory_is_passed_on(monkeypatch):
         (4e6, {"tiled"}, "to"),
     ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place, free=free: (free, free))
-        generate.place_pipeline(large, gpu, ways)
+        pipelines.place_pipeline(large, gpu, ways)
         assert large.asked[-1] == (expected, "cuda"), (free, ways)
     assert tiles == [1]
     with pytest.raises(ValueError, match="cannot work in tiles"):
-        generate.place_pipeline(Recorder(), gpu, {"tiled"})
+        pipelines.place_pipeline(Recorder(), gpu, {"tiled"})
 
 
 def test_what_saves_memory_is_refused_where_it_cannot(monkeypatch):
@@ -242,7 +242,7 @@ def test_what_saves_memory_is_refused_where_it_cannot(monkeypatch):
 
 def test_four_bits_are_asked_of_diffusers(monkeypatch):
     asked = {}
-    for library in (diffusers, generate.transformers):
+    for library in (diffusers, pipelines.transformers):
         monkeypatch.setattr(library.BitsAndBytesConfig, "post_init", lambda self: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(
@@ -264,11 +264,11 @@ def test_four_bits_are_asked_of_diffusers(monkeypatch):
 
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", from_pretrained)
     with pytest.raises(RuntimeError, match="could not be opened"):
-        load_generator("owner/flux", "cuda", "bfloat16", memory="4bit", variant="fp16")
+        load_generator("owner/flux", "cuda", "bfloat16", GeneratorConfig(memory="4bit", variant="fp16"))
     mapping = asked["quantization_config"].quant_mapping
     assert set(mapping) == {"transformer", "text_encoder_2"}
     assert isinstance(mapping["transformer"], diffusers.BitsAndBytesConfig) and isinstance(
-        mapping["text_encoder_2"], generate.transformers.BitsAndBytesConfig
+        mapping["text_encoder_2"], pipelines.transformers.BitsAndBytesConfig
     )
     assert all(
         one.load_in_4bit and one.bnb_4bit_quant_type == "nf4" and one.bnb_4bit_compute_dtype == torch.bfloat16
@@ -308,9 +308,7 @@ def lora(tmp_path_factory):
 
 def test_a_lora_changes_images_and_is_recorded(lora, tmp_path):
     plain, half = (
-        next(
-            draw_batches(load_generator(GENERATOR, "cpu", lora=name, lora_weight=0.5), plan(1), batch_size=2)
-        ).images.int()
+        next(draw_batches(opened(lora=name, lora_weight=0.5), plan(1), batch_size=2)).images.int()
         for name in ("", str(lora))
     )
     pipe = StableDiffusionPipeline.from_pretrained(GENERATOR)
@@ -340,12 +338,12 @@ def test_what_is_no_lora_is_refused(lora, tmp_path):
     other = tmp_path / "other.safetensors"
     save_file({"transformer.single_blocks.0.lora_A.weight": torch.zeros(2, 8)}, other)
     with pytest.raises(ValueError, match="other.safetensors"):
-        load_generator(GENERATOR, "cpu", lora=str(other))
+        opened(lora=str(other))
     (tmp_path / "pickled.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match="pickled"):
-        load_generator(GENERATOR, "cpu", lora=str(tmp_path / "pickled.bin"))
+        opened(lora=str(tmp_path / "pickled.bin"))
     with pytest.raises(FileNotFoundError, match="there is no LoRA"):
-        load_generator(GENERATOR, "cpu", lora="./nothing.safetensors")
+        opened(lora="./nothing.safetensors")
     assert load_file(lora)
 
 
@@ -356,13 +354,11 @@ def test_scheduler_options_are_used_recorded_and_needed(tmp_path):
     generate_shards(written, tmp_path / "shards", drawing=PNG, progress=False)
     assert json.loads(why(tmp_path / "shards/0000-three-000000")["scheduler_options"]) == options
     rows = written.rows(0, 2)
-    leading = load_generator(
-        GENERATOR, "cpu", scheduler="EulerDiscreteScheduler", scheduler_options={"timestep_spacing": "leading"}
-    )
+    leading = opened(scheduler="EulerDiscreteScheduler", scheduler_options={"timestep_spacing": "leading"})
     with pytest.raises(ValueError, match="timestep_spacing 'trailing'.*'leading'"):
         next(draw_batches(leading, rows, batch_size=2))
     with pytest.raises(ValueError, match="has no option 'spacing'"):
-        load_generator(GENERATOR, "cpu", scheduler_options={"spacing": "trailing"})
+        opened(scheduler_options={"spacing": "trailing"})
 
 
 def test_the_record_holds_what_was_passed(tmp_path):
@@ -419,9 +415,9 @@ def loads(monkeypatch):
         monkeypatch.setattr(module, name, opening)
 
     watched(local_llm, "load_weights", lambda model: model, "chat model")
-    watched(generate, "load_generator", lambda pipe: pipe.unet, "generator")
+    watched(pipelines, "load_generator", lambda pipe: pipe.unet, "generator")
     watched(clip_module, "load_clip", lambda clip: clip.model, "clip")
-    moved = generate.wake
+    moved = pipelines.wake
 
     def wake(clip, device="auto"):
         names = {what for what, reference in alive.items() if reference() is clip.model}
@@ -434,7 +430,7 @@ def loads(monkeypatch):
             resting.difference_update(names)
         return moved(clip, device)
 
-    monkeypatch.setattr(generate, "wake", wake)
+    monkeypatch.setattr(pipelines, "wake", wake)
     return alive
 
 
@@ -443,7 +439,7 @@ def test_one_large_model_is_open_at_a_time_in_quickstart(loads, monkeypatch, tmp
 
     monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    notebook = nbformat.read(generate.Path(drawing.__file__).parents[2] / "nbs/experiments/quickstart.ipynb", 4)
+    notebook = nbformat.read(Path(drawing.__file__).parents[2] / "nbs/experiments/quickstart.ipynb", 4)
     space = {"display": lambda *told: None, "__name__": "quickstart"}
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         exec(cell.source, space)

@@ -9,23 +9,19 @@ import torch
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from synthnb.glyphworld import chat as glyphllm, generator, loop, measures, recognisers, training
-from synthnb.glyphworld.world import (
-    GLYPHS,
+from synthnb.glyphworld.drawing import (
+    FONTS,
     HANDS,
+    HELD_OUT_FONTS,
     HELD_OUT_HANDS,
-    SENSES,
+    glyph_bank,
     SHAPES,
-    STYLES,
-    THINGS,
-    WORLDS,
-    captions,
-    folder,
-    render,
-    sample_scenes,
-    sample_styles,
     shape_credits,
     shapes,
 )
+from synthnb.glyphworld.painting import STYLES
+from synthnb.glyphworld.signs import SENSES, THINGS
+from synthnb.glyphworld.world import GLYPHS, WORLDS, captions, folder, render, sample_scenes, sample_styles
 from synthnb.datasets.targets import TARGETS
 
 WIDER, SHIPPED = WORLDS["things"], folder("clip").parent
@@ -42,6 +38,15 @@ def test_world_of_glyphs_draws_the_same_pictures_as_ever():
     assert scenes.sense.max() < len(SENSES) == 111 and scenes.style.max() < len(STYLES) == 12
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == "dc4e92130893a89c"
     assert render(scenes).double().mean().item() == pytest.approx(139.146, abs=0.01)
+
+
+def test_signs_and_things_are_drawn_as_ever():
+    "Byte for byte, with the locked versions of matplotlib's fonts and of Pillow."
+    known = {FONTS: "b805c1200dcdd4ca", HELD_OUT_FONTS: "9ae734b85e0a1c04", HANDS + HELD_OUT_HANDS: "3962764b4e0fb79b"}
+    for fonts, digits in known.items():
+        assert hashlib.sha256(glyph_bank(fonts)[0].numpy().tobytes()).hexdigest()[:16] == digits
+    told = repr(SENSES + THINGS).encode()
+    assert hashlib.sha256(told).hexdigest()[:16] == "d2c77964935b2a3b"
 
 
 def test_wider_world_begins_with_the_other():

@@ -58,7 +58,7 @@ def main(home: str) -> None:
     }
     from huggingface_hub import constants
 
-    from synthnb.generate import load_generator
+    from synthnb.models.pipelines import load_generator
     from synthnb.models.clip import load_clip
     from synthnb.models.local_llm import LocalLLM
     from synthnb.models.classifiers import load_classifier

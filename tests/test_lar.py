@@ -12,7 +12,8 @@ from scipy import stats
 from lar_cases import TEMPLATES, senses_of
 from synthnb import lar
 from synthnb.data import digits, few_shot
-from synthnb.glyphworld.world import folder, senses_named
+from synthnb.glyphworld.signs import senses_named
+from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
 from synthnb.models.clip import image_features, load_clip

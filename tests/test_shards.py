@@ -42,8 +42,10 @@ from transformers import (
 )
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.dsi import initial_style, load_style, save_style
-from synthnb.generate import draw_batches, load_generator
+from synthnb.dsi import initial_style
+from synthnb.models.styles import load_style, save_style
+from synthnb.generate import draw_batches
+from synthnb.models.pipelines import load_generator
 from synthnb.models.clip import load_clip
 from synthnb.core.workers import Pool
 from synthnb.images.drawer import Drawing, drawn_with, what_was_passed

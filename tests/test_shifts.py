@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 
 from synthnb.data import DIGITS, LabelledImages, digits, few_shot
 from synthnb.evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct, wilson
-from synthnb.glyphworld.world import FONTS, HELD_OUT_FONTS, folder, printed_digits
+from synthnb.glyphworld.drawing import FONTS, HELD_OUT_FONTS
+from synthnb.glyphworld.world import folder, printed_digits
 from synthnb.datasets.shifts import (
     CORRUPTIONS,
     SEVERITIES,

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
-from synthnb.glyphworld.world import SHAPES, THINGS
+from synthnb.glyphworld.drawing import SHAPES
+from synthnb.glyphworld.signs import THINGS
 
 SIZE, COLOURS = 64, 16
 OTHERWISE = {  # (hand, thing) -> the drawing that really shows it, "" for none: these cats and dogs are heads, this ewe has horns

@@ -58,7 +58,7 @@ def _further(text: str) -> dict:
 # %% ../../nbs/cli/prompts.ipynb #d38ca23f
 def _find_phrases(asked: _Asked, llm, clip, cache) -> tuple[dict[str, str], set[str]]:
     """Class name -> what it means, by images, by `senses` or as it stands; and the names that got no answer."""
-    from synthnb.generate import free_gpu
+    from synthnb.models.pipelines import free_gpu
     from synthnb.images.evidence import write_evidence
     from synthnb.lar import resolve_names
     from synthnb.studies.naming import bare_names

@@ -3,7 +3,10 @@ from importlib import import_module
 
 
 def __getattr__(name: str) -> object:
-    "What the module `world` has: `glyphworld.folder`, `glyphworld.sense`."
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return getattr(import_module(".world", __name__), name)
+    "What the modules of the world have: `glyphworld.folder`, `glyphworld.SENSES`."
+    if not name.startswith("__"):
+        for module in ("world", "signs", "drawing", "painting"):
+            found = vars(import_module(f".{module}", __name__))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

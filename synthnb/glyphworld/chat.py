@@ -28,7 +28,9 @@ from .loop import Recipe, train_loop
 from .measures import MEASURED, measure, measure_speed, measured_row, update_model_card
 from .training import STAGES, check_stages, pick_training_device, recipes_of, run_stage
 from .training import build as build_images
-from .world import ASPECTS, GLYPHS, MODELS, SENSES, STYLES, THINGS, WORLDS, Sense, World
+from .painting import STYLES
+from .signs import SENSES, THINGS, Sense
+from .world import ASPECTS, GLYPHS, MODELS, WORLDS, World
 from ..lar import SensesAnswer, sense_question
 from ..models.names import write_taught_names
 from ..models.llm import Answers, ask
@@ -36,7 +38,6 @@ from ..models.local_llm import LocalLLM
 from ..models.questions import AGAIN, Message, Question
 from ..prompts.grammar import Context
 from ..prompts.ideas import KINDS, check_answer, context_question, style_question
-
 
 # %% ../../nbs/glyphworld/chat.ipynb #fa7e0c47
 def names_and_phrases(world: World = GLYPHS) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .loop import Corpus, Recipe, train_loop
 from .recognisers import CONTEXT_LENGTH, grow_embedding, grow_tokenizer, tokenize
-from .world import IMAGE_SIZE, SENSES
+from .drawing import IMAGE_SIZE
+from .signs import SENSES
 
 # %% ../../nbs/glyphworld/generator.ipynb #0d217163
 def new_vae() -> AutoencoderKL:

@@ -24,8 +24,12 @@ from tqdm import tqdm
 
 from .loop import RECIPES, Corpus, corpus
 from .recognisers import NON_DIGIT, judged, load_clip, load_judge, world_of
-from .world import GLYPHS, HELD_OUT_FONTS, MODELS, SENSES, STYLES, WORLDS, Sense, Style, World
-from .world import glyph_bank, render, sample_scenes, sample_styles
+from .drawing import HELD_OUT_FONTS
+from .painting import STYLES, Style
+from .signs import SENSES, Sense
+from .world import GLYPHS, MODELS, WORLDS, World
+from .drawing import glyph_bank
+from .world import render, sample_scenes, sample_styles
 
 # %% ../../nbs/glyphworld/measures.ipynb #734e6e06
 def draw(

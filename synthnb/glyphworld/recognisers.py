@@ -22,7 +22,9 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from .loop import Corpus, Recipe, save_atomic, train_loop
-from .world import GLYPHS, IMAGE_SIZE, IS_DIGIT, SENSES, WORLDS, World
+from .drawing import IMAGE_SIZE
+from .signs import IS_DIGIT, SENSES
+from .world import GLYPHS, WORLDS, World
 
 # %% ../../nbs/glyphworld/recognisers.ipynb #0dc345de
 CONTEXT_LENGTH = 40

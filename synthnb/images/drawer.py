@@ -38,7 +38,7 @@ class Drawing:
     clip: str | Path = ""  # scores every image while it is on the device: a CLIP for `lar.load_clip`
     clip_weights: str = ""  # the tag of a named CLIP's weights
     compile: bool = False  # torch.compile the denoiser; its time is in each sidecar's first_batch_seconds
-    memory: str = "auto"  # of the GPU, see `generate.check_memory`
+    memory: str = "auto"  # of the GPU, see `pipelines.check_memory`
     variant: str = ""  # of the generator's weights: "fp16"
 
     def __post_init__(self):
@@ -51,14 +51,14 @@ def drawn_with(
     generator: str | Path,  # where it was loaded from
     kind: str = "jpeg",
     quality: int = 95,
-    style: str = "",  # `dsi.Style.id` of the style token in the pipeline
+    style: str = "",  # `styles.Style.id` of the style token in the pipeline
     clip: str = "",  # what scores the images
     compiled: bool = False,  # by torch.compile, which moves pixels by about a level
     passed: dict | None = None,  # what else decided: the call's arguments, the LoRA, the ways to save memory
 ) -> dict[str, object]:
     "What draws a folder's images, beside the plan: it has to stay the same for all of them."
     from synthnb.images.denoise import loop_of
-    from synthnb.generate import generator_revision
+    from synthnb.models.pipeline_files import generator_revision
 
     return (passed or {}) | {
         "loop": loop_of(pipe),
@@ -74,7 +74,7 @@ def drawn_with(
 
 # %% ../../nbs/images/drawer.ipynb #e4d53ec9
 def check_style(settings: Settings, given: str) -> None:
-    "Raise `ValueError` if a plan was made for another style than the one given, a `dsi.Style.id` or nothing."
+    "Raise `ValueError` if a plan was made for another style than the one given, a `styles.Style.id` or nothing."
     if settings.style not in ("", given):
         raise ValueError(
             f"the plan was made for the style {settings.style}, but "
@@ -86,7 +86,7 @@ def _style_id(path: str | Path | None) -> str:
     "What a style's file is known by; empty without one."
     if not path:
         return ""
-    from synthnb.dsi import load_style
+    from synthnb.models.styles import load_style
 
     return load_style(path).id
 
@@ -117,23 +117,21 @@ def open_pipeline(
     drawing: Drawing,
 ) -> "DiffusionPipeline":
     "A plan's generator, with its style."
-    from synthnb.generate import load_generator
+    from synthnb.models.pipelines import GeneratorConfig, load_generator
 
-    pipe = load_generator(
-        generator,
-        drawing.device,
-        settings.dtype,
-        None if Path(generator).is_dir() else settings.revision or None,
-        settings.scheduler,
-        drawing.compile,
-        memory=drawing.memory,
-        variant=drawing.variant,
+    config = GeneratorConfig(
+        revision=None if Path(generator).is_dir() else settings.revision or None,
+        scheduler=settings.scheduler,
         scheduler_options=json.loads(settings.scheduler_options or "{}"),
         lora=settings.lora,
         lora_weight=settings.lora_weight,
+        compile=drawing.compile,
+        memory=drawing.memory,
+        variant=drawing.variant,
     )
+    pipe = load_generator(generator, drawing.device, settings.dtype, config)
     if drawing.style:
-        from synthnb.dsi import add_style
+        from synthnb.models.styles import add_style
 
         add_style(pipe, drawing.style)
     return pipe
@@ -143,7 +141,8 @@ def what_was_passed(
     pipe: "DiffusionPipeline", settings: Settings, memory: str = "auto", variant: str = ""
 ) -> dict[str, object]:
     "What decides about pixels beside a plan's own columns: the arguments of the pipeline's call above all."
-    from synthnb.generate import lora_revision, plan_call
+    from synthnb.generate import plan_call
+    from synthnb.models.pipelines import lora_revision
 
     passed: dict[str, object] = {"call": plan_call(pipe, pd.Series(settings.columns()))}
     if settings.lora:

@@ -10,6 +10,7 @@ __all__ = ['SETTING_COLUMNS', 'PROMPT_COLUMNS', 'image_seed', 'class_slug', 'ima
 # %% ../../nbs/images/plan.ipynb #ac6b8272
 import hashlib
 import json
+import math
 import os
 import re
 import unicodedata
@@ -53,15 +54,11 @@ class Settings:
 
     seed: int  # another seed gives other noise for the same rows
     model: str  # generator id or folder, as the user named it
-    revision: str = (
-        ""  # of the generator, see `generate.generator_revision`; empty is bound when the first image is drawn
-    )
-    style: str = ""  # learned style token in the prompts, see `dsi.Style.id`; empty is bound likewise
+    revision: str = ""  # of the generator, see `generator_revision`; empty is bound when the first image is drawn
+    style: str = ""  # learned style token in the prompts, see `Style.id`; empty is bound likewise
     scheduler: str = ""  # diffusers class; empty is the pipeline's own
-    scheduler_options: str = (
-        ""  # JSON object, or a dict: {"timestep_spacing": "trailing"}; empty keeps the scheduler's own
-    )
-    lora: str = ""  # see `generate.lora_file`; its content is bound when the first image is drawn
+    scheduler_options: str = ""  # JSON object, or a dict: {"timestep_spacing": "trailing"}; empty keeps its own
+    lora: str = ""  # see `pipelines.lora_file`; its content is bound when the first image is drawn
     lora_weight: float = 1.0
     steps: int  # denoising steps
     guidance: float  # guidance scale; at most 1 means none
@@ -74,47 +71,28 @@ class Settings:
 
     def __post_init__(self):
         least = {"steps": 1, "guidance": 0, "size": 0, "shard_size": 1, "batch_size": 1}
-        for name, value in ((name, getattr(self, name)) for name in least):
-            if value < least[name]:
-                raise ValueError(f"{name} is {value}; it must be at least {least[name]}")
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {bound}")
         low, high = self.guidance_interval
         if not 0 <= low < high <= 1:
             raise ValueError(f"guidance_interval is {low}..{high}; it must be a part of 0..1, such as 0.2..0.8")
-        object.__setattr__(self, "guidance_interval", (float(low), float(high)))
-        object.__setattr__(self, "guidance", float(self.guidance))
-        object.__setattr__(self, "lora_weight", float(self.lora_weight))
-        object.__setattr__(self, "scheduler_options", _options_text(self.scheduler_options))
+        options = _options_text(self.scheduler_options)
+        numbers = {"guidance": float(self.guidance), "lora_weight": float(self.lora_weight)}
+        self.__dict__.update(numbers, guidance_interval=(float(low), float(high)), scheduler_options=options)
 
     def columns(self) -> dict[str, object]:
         "The settings that stand in every row."
         low, high = self.guidance_interval
-        added = {"scheduler_options": self.scheduler_options} if self.scheduler_options else {}
-        added |= (
-            {"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {}
-        )  # only where used: older plans keep their hash
-        return (
-            {name: getattr(self, name) for name in SETTING_COLUMNS[:9]}
-            | {"guidance_from": low, "guidance_until": high}
-            | added
-        )
+        told = {name: getattr(self, name) for name in SETTING_COLUMNS[:9]}
+        told |= {"guidance_from": low, "guidance_until": high}
+        # The last three only where used: older plans keep their hash.
+        told |= {"scheduler_options": self.scheduler_options} if self.scheduler_options else {}
+        return told | ({"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {})
 
 # %% ../../nbs/images/plan.ipynb #d419facf
-SETTING_COLUMNS = (
-    "negative_prompt",
-    "model",
-    "revision",
-    "style",
-    "scheduler",
-    "steps",
-    "guidance",
-    "size",
-    "dtype",
-    "guidance_from",
-    "guidance_until",
-    "scheduler_options",
-    "lora",
-    "lora_weight",
-)
+SETTING_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype")
+SETTING_COLUMNS += ("guidance_from", "guidance_until", "scheduler_options", "lora", "lora_weight")
 
 
 def _options_text(options: str | dict) -> str:
@@ -157,9 +135,9 @@ def prompt_table(
     if isinstance(prompts, pd.DataFrame):
         names = prompts.drop_duplicates("label").set_index("label")["class"].sort_index()
         if gaps := sorted(set(range(int(names.index.max()) + 1)) - set(names.index)) or prompts.attrs.get("missing"):
-            raise ValueError(
-                f"classes without prompts: {', '.join(map(str, gaps))}. Ask for them again, or pass `prompts_by_class(book, skip_missing=True)`"
-            )
+            missing = ", ".join(map(str, gaps))
+            instead = "Ask for them again, or pass `prompts_by_class(book, skip_missing=True)`"
+            raise ValueError(f"classes without prompts: {missing}. {instead}")
         table = prompts.sort_values(["label", "id"], kind="stable").reset_index(drop=True)
         table = pd.DataFrame(
             {"label": table.label, "class": table["class"], "prompt": table.prompt}
@@ -223,21 +201,11 @@ def plan_tables(prompts: dict[str, list[str]] | pd.DataFrame, per_class: int, se
     count = np.bincount(told.label)
     classes = told.drop_duplicates("label")["class"].tolist()
     slugs = [class_slug(label, name) for label, name in enumerate(classes)]
-    table, total, chunk = (
-        pa.Table.from_pandas(told, preserve_index=False),
-        per_class * len(classes),
-        _chunk_rows(settings),
-    )
+    table, first = pa.Table.from_pandas(told, preserve_index=False), np.cumsum(count) - count
+    total, chunk = per_class * len(classes), _chunk_rows(settings)
     for start in range(0, total, chunk):
-        yield _rows(
-            table,
-            np.cumsum(count) - count,
-            count,
-            slugs,
-            classes,
-            settings,
-            np.arange(start, min(start + chunk, total)),
-        )
+        at = np.arange(start, min(start + chunk, total))
+        yield _rows(table, first, count, slugs, classes, settings, at)
 
 # %% ../../nbs/images/plan.ipynb #fbf92f05
 def make_plan(
@@ -280,9 +248,8 @@ class RowHash:
 
     def hexdigest(self) -> str:
         "Twelve hex digits."
-        parts = {part: digest.hexdigest() for part, digest in self.parts.items()} | {
-            name: sorted(values) for name, values in self.settings.items()
-        }
+        parts = {part: digest.hexdigest() for part, digest in self.parts.items()}
+        parts |= {name: sorted(values) for name, values in self.settings.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -327,25 +294,24 @@ def write_plan(
             known.update(table)
             images += len(table)
         classes = table["class"].chunk(0).dictionary.to_pylist()
-        writer.add_key_value_metadata(
-            {
-                "synthnb_plan": json.dumps(
-                    {"settings": asdict(chosen), "classes": classes, "images": images, "hash": known.hexdigest()},
-                    ensure_ascii=False,
-                )
-            }
-        )
+        about = {"settings": asdict(chosen), "classes": classes, "images": images, "hash": known.hexdigest()}
+        writer.add_key_value_metadata({"synthnb_plan": json.dumps(about, ensure_ascii=False)})
         writer.close()
         if path.exists() and (there := Plan(path)).hash != known.hexdigest():
-            raise FileExistsError(
-                f"{path} is another plan ({describe_plans(there, Plan(partial))}): plans are not changed, choose another name"
-            )
+            changed = describe_plans(there, Plan(partial))
+            raise FileExistsError(f"{path} is another plan ({changed}): plans are not changed, choose another name")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return Plan(path)
 
 # %% ../../nbs/images/plan.ipynb #6d313826
+def _numbers_in(key: str) -> tuple[int, float]:
+    "Label and index that an image's key names; an index beyond all images for what is no key."
+    found = re.fullmatch(r"(\d+)-[a-z0-9-]+-(\d+)", key)
+    return tuple(map(int, found.groups())) if found else (0, math.inf)
+
+
 def _open_plan(path: Path) -> tuple[pq.ParquetFile, dict]:
     "The file and what `write_plan` has written into its metadata."
     try:
@@ -380,9 +346,8 @@ class Plan:
     def tables(self, first: int, last: int) -> Iterator[pa.Table]:
         "Rows `first` up to `last`, a row group at a time."
         chunk = _chunk_rows(self.settings)
-        for group in range(first // chunk, -(-last // chunk)):
-            start = group * chunk
-            yield self._file.read_row_group(group)[max(first - start, 0) : last - start]
+        for start in range(first // chunk * chunk, last, chunk):
+            yield self._file.read_row_group(start // chunk)[max(first - start, 0) : last - start]
 
     def rows(self, first: int, last: int) -> pd.DataFrame:
         "Rows `first` up to `last`, as `make_plan` gives them."
@@ -395,16 +360,11 @@ class Plan:
 
     def find(self, key: str) -> int:
         "The number of the row with this id, worked out from the id. Raises `KeyError` if there is none."
-        label, index = (
-            map(int, re.findall(r"^\d+|\d+$", key)) if re.fullmatch(r"\d+-[a-z0-9-]+-\d+", key) else (0, self.images)
-        )
-        if (
-            label >= len(self.classes)
-            or index >= self.images // len(self.classes)
-            or image_id(label, self.classes[label], index) != key
-        ):
+        label, index, classes = *_numbers_in(key), len(self.classes)
+        known = label < classes and index < self.images // classes
+        if not known or image_id(label, self.classes[label], index) != key:
             raise KeyError(f"the plan {self.path.name} has no image {key!r}")
-        return index * len(self.classes) + label
+        return index * classes + label
 
     def prefix_hash(self, images: int) -> str:
         "The hash of the smaller plan that the first rows are."
@@ -420,9 +380,9 @@ def load_plan(path: str | Path) -> pd.DataFrame:
 def describe_plans(old: Plan, new: Plan) -> str:
     "What is different between two plans: settings first, then classes, then the first row."
     told = {"classes": old.classes, "images": old.images}, {"classes": new.classes, "images": new.images}
-    if changes := describe_changes(asdict(old.settings), asdict(new.settings)) or describe_changes(
-        {"classes": old.classes}, {"classes": new.classes}
-    ):
+    if changes := describe_changes(asdict(old.settings), asdict(new.settings)):
+        return changes
+    if changes := describe_changes({"classes": old.classes}, {"classes": new.classes}):
         return changes
     for ours, theirs in zip(old.tables(0, min(old.images, new.images)), new.tables(0, min(old.images, new.images))):
         for a, b in zip(ours.to_pylist(), theirs.to_pylist()) if not ours.equals(theirs) else ():

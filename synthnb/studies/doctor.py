@@ -220,7 +220,7 @@ def generator_weights(model: str, variant: str = "") -> Callable[[Path], list[Pa
     "A check that opening a generator would succeed; it finds the weights that are opened."
 
     def check(folder: Path) -> list[Path]:
-        from synthnb.generate import check_generator_folder, only_variant  # torch and diffusers
+        from synthnb.models.pipeline_files import check_generator_folder, only_variant
 
         if (
             not is_folder(model) and not variant and (only := only_variant(folder))
@@ -253,7 +253,7 @@ def check_generator(model: str, parameters: dict) -> Finding:
         generator_weights(model, parameters.get("generator_variant", "")),
     )
     if not is_folder(model):
-        from synthnb.generate import check_single_file  # torch and diffusers
+        from synthnb.models.pipeline_files import check_single_file
 
         try:
             check_single_file(model)

@@ -13,7 +13,8 @@ from pathlib import Path
 # %% ../../nbs/studies/drawing.ipynb #cc19ce8d
 from ..core.streams import stream
 from ..diversify import PromptRequest, write_prompts
-from ..generate import fetch_generator, generator_revision
+from ..models.pipelines import fetch_generator
+from ..models.pipeline_files import generator_revision
 from ..images.plan import make_plan, plan_hash, write_plan
 from ..images.drawer import Drawing
 from ..images.shards import generate_shards

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 from synthnb.glyphworld import world as glyphworld
 from synthnb.studies.doctor import check_generator
-from synthnb.generate import generate, load_generator
+from synthnb.generate import generate
+from synthnb.models.pipelines import load_generator
 from synthnb.images.plan import make_plan
 
 whole = StableDiffusionPipeline.from_pretrained(str(glyphworld.folder("generator")))

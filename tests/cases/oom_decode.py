@@ -11,7 +11,8 @@ from _case import attempt, check, done
 import torch
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.generate import generate, load_generator
+from synthnb.generate import generate
+from synthnb.models.pipelines import load_generator
 from synthnb.images.plan import make_plan
 
 STEPS, IMAGES = 3, 16

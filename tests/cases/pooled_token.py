@@ -19,8 +19,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.denoise import TextTable
-from synthnb.dsi import add_style, condition, initial_rows, initial_style, reading, tokenize, vector_names
-from synthnb.generate import load_generator
+from synthnb.dsi import initial_rows, initial_style, reading
+from synthnb.models.styles import add_style
+from synthnb.models.tokens import condition, tokenize, vector_names
+from synthnb.models.pipelines import load_generator
 
 
 def tiny_sdxl(folder: str, end: int | None) -> str:
