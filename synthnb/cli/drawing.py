@@ -41,6 +41,16 @@ def _stopped_drawing(out: Path) -> Iterator[None]:
         raise typer.Exit(130) from stopped
 
 # %% ../../nbs/cli/drawing.ipynb #21e62bbe
+def _place(model: str, plan) -> str:
+    """Where a generator lies; with a warning for classes of the plan that it was never taught."""
+    from synthnb.images.scores import class_phrases
+    from synthnb.studies.parameters import locate
+
+    place = locate(model)
+    warn_unknown(model, {name: [name, *phrases] for name, phrases in class_phrases(plan).items()})
+    return place
+
+
 def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
     """What to say where no shard was missing."""
     from synthnb.images.folder import ShardFolder
@@ -118,22 +128,19 @@ def generate(
     from synthnb.core.workers import Pool
     from synthnb.images.drawer import Drawing
     from synthnb.images.plan import Plan
-    from synthnb.images.scores import class_phrases
     from synthnb.images.shards import Budget, estimate_cost, generate_shards
     from synthnb.studies.parameters import locate
 
-    out = out or plan.with_suffix("")
     with before_start():
-        part, told = _machine_slice(shards), Plan(plan)
-        place = locate(model := generator or told.settings.model)
-    warn_unknown(model, {name: [name, *phrases] for name, phrases in class_phrases(told).items()})
+        part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
+        place = _place(generator or told.settings.model, told)
     how = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
     drawing = Drawing(style, device, kind, quality, **how)
     if dry_run:
         return typer.echo(estimate_cost(told, place, drawing, folder=out))
-    limits = dict(shards=part, budget=Budget(images, hours), patience=patience)
+    work = dict(pool=Pool(workers, ray), shards=part, budget=Budget(images, hours), patience=patience)
     with _stopped_drawing(out):
-        done = generate_shards(told, out, place, drawing=drawing, pool=Pool(workers, ray), **limits)
+        done = generate_shards(told, out, place, drawing=drawing, **work)
     typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
 
 # %% ../../nbs/cli/drawing.ipynb #0ef7fb10
