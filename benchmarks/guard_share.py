@@ -24,7 +24,7 @@ from synthnb.images.plan import write_plan
 from synthnb.images.review import gallery
 from synthnb.images.folder import open_folder
 from synthnb.images.worker import make_shards
-from synthnb.images.share import WRITERS, About, export_images
+from synthnb.images.share import _WRITERS, About, export_images
 
 LIMIT_MIB = 256
 
@@ -86,7 +86,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, failed = Path(scratch, "shards"), []
         fill(folder, asked.images)
-        for what in ("gallery", *WRITERS):
+        for what in ("gallery", *_WRITERS):
             done = subprocess.run(
                 [sys.executable, __file__, "--measure", str(folder), str(Path(scratch, what)), what],
                 capture_output=True,

@@ -28,11 +28,11 @@ from synthnb.data import LabelledImages
 from synthnb.images.denoise import loop_of
 from synthnb.dsi import InvertConfig, invert
 from synthnb.generate import draw_batches
-from synthnb.models.pipelines import compile_parts
+from synthnb.models.pipelines import _compile_parts
 from synthnb.glyphworld.world import folder
 from synthnb.images.plan import write_plan
 from synthnb.images.folder import open_folder
-from synthnb.images.worker import Leases, make_shard
+from synthnb.images.worker import Leases, _make_shard
 
 # name: (what, steps, guidance, part of the steps that is guided, tiny decoder, floor, pass)
 IMAGES = {
@@ -119,7 +119,7 @@ def rate_of_images(pipe, name: str, batch: int, batches: int, rounds: int) -> fl
                 batch_size=batch,
             )
             home, start = open_folder(Path(scratch, str(i)), plan), time.perf_counter()
-            make_shard(
+            _make_shard(
                 home,
                 home.pieces()[0],
                 Leases(home.own / "leases").claim("000000"),
@@ -217,7 +217,7 @@ def main() -> int:
     print(f"one by one on {card}: {naive:.2f} images a second", flush=True)
     ways = {"as it comes": rates_of(pipe, names, batch, batches, steps, rounds, f"{card}, as it comes")}
     if not asked.small:
-        compile_parts(pipe)
+        _compile_parts(pipe)
         pipe.tiny_decoder.decoder.compile(dynamic=False)
         ways["compiled"] = rates_of(pipe, names, batch, batches, steps, rounds, f"{card}, compiled")
     for way, rates in ways.items():

@@ -26,10 +26,10 @@ from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import draw_batches
 from synthnb.models.pipelines import load_generator
 from synthnb.images.plan import make_plan, write_plan
-from synthnb.images.drawer import drawn_with
+from synthnb.images.drawer import _drawn_with
 from synthnb.images.folder import open_folder, read_tar
-from synthnb.images.worker import Leases, make_shard
-from synthnb.images.writer import ShardWriter, library_versions, make_record
+from synthnb.images.worker import Leases, _make_shard
+from synthnb.images.writer import ShardWriter, library_versions, _make_record
 
 SINK_BAR, LOOP_BAR = 15.0, 1.05
 PROMPTS = {name: [f"a photo of arabic digit {name}, chalk on a blackboard"] for name in ("one", "two", "three", "four")}
@@ -60,7 +60,7 @@ def loose_files(images: torch.Tensor, folder: Path) -> None:
 def shard(images: torch.Tensor, rows: list[dict], made: dict, folder: Path) -> dict:
     """Ours: JPEG 95 with XMP, provenance record, two checksums, one file."""
     versions, writer = library_versions(), ShardWriter(folder / "000000.tar")
-    writer.add(images, [make_record(row, 0, row["seed"], made, versions) for row in rows])
+    writer.add(images, [_make_record(row, 0, row["seed"], made, versions) for row in rows])
     return writer.finish()
 
 
@@ -118,7 +118,7 @@ def loop_ratio(rounds: int, pipe, made: dict) -> float:
             draw = lambda rows: draw_batches(pipe, rows, batch_size=32)
             reference = cpu_of(lambda: [batch.images for batch in draw(rows)])
             ours = cpu_of(
-                lambda: make_shard(home, home.pieces()[0], Leases(home.own / "leases").claim("000000"), draw, made)
+                lambda: _make_shard(home, home.pieces()[0], Leases(home.own / "leases").claim("000000"), draw, made)
             )
             assert home.sidecar("000000")["images"] == 128
         ratios.append(ours / reference)
@@ -142,7 +142,7 @@ def main() -> int:
         sep=", ",
     )
     pipe = load_generator(glyphworld.folder("generator"), "cpu")
-    made = drawn_with(pipe, glyphworld.folder("generator"))
+    made = _drawn_with(pipe, glyphworld.folder("generator"))
     sink, loop = sink_ratio(arguments.images, arguments.rounds, made), loop_ratio(arguments.rounds, pipe, made)
     print(
         f"R3 sink {sink:.1f}x cheaper, bar {SINK_BAR}x; loop {loop:.3f}x, bar {LOOP_BAR}x: {'met' if (met := sink >= SINK_BAR and loop <= LOOP_BAR) else 'MISSED'}"

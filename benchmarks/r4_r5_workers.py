@@ -26,7 +26,7 @@ from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import DrawnBatch, draw_batches
 from synthnb.models.pipelines import load_generator
 from synthnb.images.plan import write_plan
-from synthnb.images.drawer import drawn_with
+from synthnb.images.drawer import _drawn_with
 from synthnb.images.folder import open_folder
 from synthnb.images.shards import verify
 from synthnb.images.worker import make_shards
@@ -143,7 +143,7 @@ def main() -> int:
     )
     generator = glyphworld.folder("generator")
     pipe = load_generator(generator, "cpu")
-    made = drawn_with(pipe, generator, "png")
+    made = _drawn_with(pipe, generator, "png")
     with tempfile.TemporaryDirectory() as folder:
         met = r4(Path(folder), pipe, made, rounds), r5(Path(folder), made, rounds)
     return 0 if all(met) else 1

@@ -26,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
-from synthnb.dsi import denoising_loss, draw_step, encode_images, initial_rows, reading, style_prompts
+from synthnb.dsi import _denoising_loss, _draw_step, _encode_images, initial_rows, reading, style_prompts
 from synthnb.models.tokens import tokenize, training_scheduler, vector_names
-from synthnb.models.pipelines import compile_parts, load_generator
+from synthnb.models.pipelines import _compile_parts, load_generator
 from synthnb.glyphworld.world import folder
 
 BAR, TARGET, LR, TOKEN, WORD = 1.8, 2.2, 5e-3, "<style>", "photo"
@@ -127,7 +127,7 @@ class Ours:
     "The component's step: cached latents, one learnable row."
 
     def __init__(self, pipe: StableDiffusionPipeline, images: LabelledImages, prompts: list[str]):
-        self.pipe, self.scheduler, self.latents = pipe, training_scheduler(pipe), encode_images(pipe, images)
+        self.pipe, self.scheduler, self.latents = pipe, training_scheduler(pipe), _encode_images(pipe, images)
         self.ids = tokenize(pipe, prompts, vector_names(TOKEN, 1))
         self.rows = [nn.Parameter(initial_rows(pipe, WORD)[0])]
         self.optimiser = torch.optim.AdamW(self.rows, lr=LR, weight_decay=0)
@@ -139,7 +139,7 @@ class Ours:
         self.open.__enter__()
 
     def step(self, draw) -> float:
-        loss = denoising_loss(self.pipe, self.scheduler, self.latents, self.ids, draw)
+        loss = _denoising_loss(self.pipe, self.scheduler, self.latents, self.ids, draw)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
@@ -180,18 +180,18 @@ def compare(
     )
     prompts = list(style_prompts(dict(zip(names, names)), TOKEN).values())
     reference, ours = Reference(copy.deepcopy(pipe), images, prompts), Ours(pipe, images, prompts)
-    first = draw_step(ours.latents, batch_size, 0)
+    first = _draw_step(ours.latents, batch_size, 0)
     print(
         f"  arithmetic of a step, attention apart: example {arithmetic(reference, first):.1f} GFLOP, ours {arithmetic(ours, first):.1f}"
     )
     if compiled:
-        compile_parts(pipe)
+        _compile_parts(pipe)
     print(
         f"{name}: UNet {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M, table {tuple(ours.table.weight.shape)}, {size} px, batch {batch_size}, {classes} classes"
     )
     ratios = []
     for i in range(rounds + 1):  # the first one warms up, and compiles
-        draws = [draw_step(ours.latents, batch_size, i * steps + k) for k in range(steps)]
+        draws = [_draw_step(ours.latents, batch_size, i * steps + k) for k in range(steps)]
         (cpu_r, wall_r, losses_r), (cpu_o, wall_o, losses_o) = timed(reference, draws), timed(ours, draws)
         apart = max(abs(a - b) / a for a, b in zip(losses_r, losses_o))
         if apart > 1e-4 or not ours.untouched() or not reference.untouched():

@@ -30,10 +30,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from shard_pictures import shard_pictures
 
-from synthnb.images.curate import Filters, curate, kept_batches, write_kept
-from synthnb.images.scores import class_texts, first_alike, load_scores, score_images
+from synthnb.images.curate import Filters, curate, _kept_batches, write_kept
+from synthnb.images.scores import class_texts, first_alike, _load_scores, score_images
 from synthnb.data import LabelledImages, thumbnails
-from synthnb.images.fidelity import extract, kid, measure, neighbourhoods, open_extractor
+from synthnb.images.fidelity import extract, kid, measure, _neighbourhoods, open_extractor
 from synthnb.glyphworld.world import folder as glyphworld_folder
 from synthnb.models.clip import Clip, load_clip
 from synthnb.images.folder import ShardFolder, read_tar
@@ -129,7 +129,7 @@ def measures_one_by_one(real: torch.Tensor, generated: torch.Tensor, k: int = 5)
 
 def measures_at_once(real: torch.Tensor, generated: torch.Tensor) -> tuple[float, ...]:
     """The same by `fidelity`, with the bootstrap of the density that belongs to it and one draw for KID's."""
-    balls = neighbourhoods(real, generated)
+    balls = _neighbourhoods(real, generated)
     return (
         kid(real, generated, resamples=1).value,
         *(balls[name].value for name in ("precision", "recall", "density", "coverage")),
@@ -167,10 +167,10 @@ def child(path: str) -> None:
     for what, work in {
         "score": lambda: score_images(path, clip, progress=False),
         "curate": lambda: write_kept(
-            curate(load_scores(path), Filters(blank=2, agree=True, duplicates=0.997)), progress=False
+            curate(_load_scores(path), Filters(blank=2, agree=True, duplicates=0.997)), progress=False
         ),
         "measure": lambda: measure(
-            *[extract(open_extractor(clip), kept_batches(path), ShardFolder(path).plan.classes)] * 2, per_class=False
+            *[extract(open_extractor(clip), _kept_batches(path), ShardFolder(path).plan.classes)] * 2, per_class=False
         ),
     }.items():
         cpu, _, _ = timed(work)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from synthnb.generate import DrawnBatch
-from synthnb.images.plan import load_plan, write_plan
+from synthnb.images.plan import _load_plan, write_plan
 from synthnb.images.folder import ShardFolder, open_folder
 from synthnb.images.worker import make_shards
 
@@ -33,7 +33,7 @@ def shard_images(
     path: Path, plan, images: torch.Tensor, kind: str = "png", failed: dict[int, str] | None = None
 ) -> ShardFolder:
     """Publish `images`, one for each row of the plan; `failed` rows are noted in the sidecar instead."""
-    folder, rows_of = open_folder(path, plan), {key: row for row, key in enumerate(load_plan(plan.path).id)}
+    folder, rows_of = open_folder(path, plan), {key: row for row, key in enumerate(_load_plan(plan.path).id)}
 
     def draw(rows):
         at = [rows_of[key] for key in rows.id]

@@ -10,7 +10,7 @@ from scipy import stats
 from shard_images import plan_of, shard_images
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.images.board import board_html, make_board, rank_classes, show_board, write_board
+from synthnb.images.board import _board_html, make_board, _rank_classes, show_board, write_board
 from synthnb.images.scores import score_images
 from synthnb.data import DIGITS, LabelledImages, digits
 from synthnb.images.fidelity import extract, kid, open_extractor
@@ -53,12 +53,12 @@ def mixed(tmp_path_factory, clip):
 
 def test_the_order_is_the_judges(mixed):
     scores, judge = mixed
-    table = rank_classes(scores)
+    table = _rank_classes(scores)
     assert stats.spearmanr(range(len(table)), [judge[name] for name in table.index]).statistic >= 0.7
 
 
 def test_worst_first_with_wilson_intervals(mixed):
-    table = rank_classes(mixed[0])
+    table = _rank_classes(mixed[0])
     assert (
         table.agreement.is_monotonic_increasing
         and ((0 <= table.low) & (table.low <= table.agreement) & (table.agreement <= table.high)).all()
@@ -79,7 +79,7 @@ def test_blank_failed_and_copied_images_count(tmp_path, clip):
         tmp_path / "shards", plan, images, failed={3: "blank", 13: "not finite", 23: "blank", 33: "blank", 4: "blank"}
     )
     scores = score_images(home.path, clip, phrases={name: f"arabic digit {name}" for name in DIGITS}, progress=False)
-    table = rank_classes(scores)
+    table = _rank_classes(scores)
     assert (table.planned == 4).all()
     assert (table.blank["one"], table.blank["three"], table.blank["four"], table.blank["zero"]) == (0.5, 1, 0.25, 0)
     assert table.agreement["one"] <= 0.5 and table.agreement["three"] == 0 and table.index[0] == "three", (
@@ -91,7 +91,7 @@ def test_blank_failed_and_copied_images_count(tmp_path, clip):
         and table.copies["zero"] == 0
     )
     board = make_board(scores)
-    assert board.pictures["three"] == [] and show_board(board) and "three" in board_html(board)
+    assert board.pictures["three"] == [] and show_board(board) and "three" in _board_html(board)
 
 
 def test_distance_to_real_is_kid_in_the_same_clip(mixed, clip):
@@ -105,19 +105,19 @@ def test_distance_to_real_is_kid_in_the_same_clip(mixed, clip):
         open_extractor(clip),
         LabelledImages(glyphworld.render(scenes), torch.arange(len(PHRASES)).repeat(5), tuple(PHRASES)),
     )
-    table = rank_classes(scores, real)
+    table = _rank_classes(scores, real)
     mine = torch.from_numpy(np.flatnonzero(scores.table["class"] == PHRASES[3]))
     assert table.distance[PHRASES[3]] == pytest.approx(
         kid(real.of(3), scores.tensor("features")[mine].float()).value, abs=1e-9
     )
-    assert (table.distance_low <= table.distance).all() and "distance to real" in board_html(make_board(scores, real))
+    assert (table.distance_low <= table.distance).all() and "distance to real" in _board_html(make_board(scores, real))
     with pytest.raises(ValueError, match="same CLIP"):
-        rank_classes(scores, extract(open_extractor(clip), digits(32)["val"]))
+        _rank_classes(scores, extract(open_extractor(clip), digits(32)["val"]))
 
 
 def test_without_a_clip_it_says_so(mixed):
     with pytest.raises(ValueError, match="with a CLIP"):
-        rank_classes(score_images(mixed[0].home.path, progress=False))
+        _rank_classes(score_images(mixed[0].home.path, progress=False))
 
 
 def test_pictures_are_the_worst_of_the_worst(mixed):

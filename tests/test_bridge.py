@@ -22,7 +22,7 @@ from synthnb.glyphworld.world import folder
 from synthnb.datasets.listed import list_folder, save_folder
 from synthnb.core.streams import PURPOSES
 from synthnb.training.prediction import READINGS, predict
-from synthnb.train import TrainConfig, Watch, domain_loss, with_recipe
+from synthnb.train import TrainConfig, Watch, _domain_loss, with_recipe
 from synthnb.training.augmentation import ready
 
 torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def test_killed_in_a_stage_it_goes_on_from_there(stage, undisturbed, tmp_path, m
     assert len(list(tmp_path.glob("*.checkpoint"))) == 1 and not list(tmp_path.glob("run-*.json"))
     assert len(list(tmp_path.glob("stage1-*.safetensors"))) == (stage == "run")
     taken = []
-    monkeypatch.setattr("synthnb.train.domain_loss", lambda *given: taken.append(1) or domain_loss(*given))
+    monkeypatch.setattr("synthnb.train._domain_loss", lambda *given: taken.append(1) or _domain_loss(*given))
     kept = Runtime(device="cpu", store=tmp_path, checkpoint_every=2)
     again = run_arm("bridged++", folder("cnn"), *pair(), CONFIG, runtime=kept)
     assert again.correct.tolist() == undisturbed and again.stage1_found == (stage == "run")

@@ -23,7 +23,7 @@ from synthnb.datasets.reading import image_folder, stream_folder
 from synthnb.datasets.folders import split_word
 from synthnb.datasets.pixels import open_image
 from synthnb.datasets.layout import read_layout
-from synthnb.datasets.listed import list_folder, load_images, read_batches
+from synthnb.datasets.listed import list_folder, load_images, _read_batches
 
 torch.set_num_threads(1)
 WORDS = [
@@ -200,7 +200,7 @@ def test_every_door_reads_the_same_pixels(fit, tmp_path):
         memory = {path: read_image(tmp_path / "kinds" / path, 32, fit) for path in listed.items}
         assert len(memory) == 42
         held = load_images(listed, 32).images
-        streamed = torch.cat([batch for batch, _ in read_batches(listed, 32, 5)])
+        streamed = torch.cat([batch for batch, _ in _read_batches(listed, 32, 5)])
         plain = [image for images, _ in stream_folder(tmp_path / "kinds", ["one"], progress=False) for image in images]
     for path, one, other in zip(listed.items, held, streamed):
         assert torch.equal(memory[path], one) and torch.equal(one, other), path

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from synthnb.core.code import PACKAGE, code_hash, code_of, modules_run
+from synthnb.core.code import _PACKAGE, code_hash, code_of, _modules_run
 
 STAGES = ("images.shards", "dsi", "bridge")  # modules whose functions make the stages of a study
 
@@ -13,7 +13,7 @@ STAGES = ("images.shards", "dsi", "bridge")  # modules whose functions make the 
 @pytest.fixture
 def copy(tmp_path):
     """The package's modules in a folder of their own, which a test may change."""
-    shutil.copytree(PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("weights", "_modidx.py", "__pycache__"))
+    shutil.copytree(_PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("weights", "_modidx.py", "__pycache__"))
     return tmp_path / "package"
 
 
@@ -50,9 +50,9 @@ def test_changed_code_keeps_stages_that_do_not_run_it(copy):
 @pytest.mark.parametrize("name", [*STAGES, "train"])
 def test_the_modules_of_a_stage_are_all_that_it_imports(name):
     """Every import statement of these modules, wherever it stands, leads to a module that is among them."""
-    found = modules_run(name)
+    found = _modules_run(name)
     for module in found:
-        path = PACKAGE / f"{module.replace('.', '/')}.py"
+        path = _PACKAGE / f"{module.replace('.', '/')}.py"
         if not path.is_file():
             continue  # a folder
         for node in ast.walk(ast.parse(path.read_text())):
@@ -63,7 +63,7 @@ def test_the_modules_of_a_stage_are_all_that_it_imports(name):
 
 
 def helper():
-    return modules_run("core.files")
+    return _modules_run("core.files")
 
 
 def test_a_function_of_a_notebook_is_known_by_what_it_calls():

@@ -23,10 +23,10 @@ from synthnb.images.scores import (
     class_phrases,
     class_texts,
     first_alike,
-    load_scores,
-    nearest,
-    pixel_statistics,
-    reference_thumbnails,
+    _load_scores,
+    _nearest,
+    _pixel_statistics,
+    _reference_thumbnails,
     score_images,
 )
 from synthnb.data import DIGITS, digits
@@ -34,7 +34,7 @@ from synthnb.datasets.duplicates import thumbnails
 from synthnb.models.clip import Clip, load_clip
 from synthnb.images.plan import write_plan
 from synthnb.datasets.listed import list_shards
-from synthnb.images.folder import read_tar, stream_shards
+from synthnb.images.folder import read_tar, _stream_shards
 from synthnb.images.drawer import Drawing
 from synthnb.images.shards import generate_shards, verify
 
@@ -109,7 +109,7 @@ def test_a_second_call_scores_nothing(home, scores, clip, scans, monkeypatch):
     monkeypatch.setattr(clip, "encode_images", lambda prepared: pytest.fail("scored again"))
     again = score_images(home.path, clip, phrases=MEANT, train=scans["train"], test=scans["test"], progress=False)
     pd.testing.assert_frame_equal(again.table, scores.table)
-    pd.testing.assert_frame_equal(load_scores(home.path).table, scores.table)
+    pd.testing.assert_frame_equal(_load_scores(home.path).table, scores.table)
 
 
 def test_a_clip_looks_at_each_image_once(tmp_path, clip, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_clip_looks_at_each_image_once(tmp_path, clip, monkeypatch):
     assert passes(lambda: generate_shards(plan, folder, generator, drawing=scored, progress=False))[1] == 16
     found, seen = curated(meant)
     assert seen == 0, "curation reads what was seen while drawing"
-    told = [record["scores"] for _, record in stream_shards(folder)]
+    told = [record["scores"] for _, record in _stream_shards(folder)]
     cosines = (found.tensor("features").float() * clip.encode_texts([one["clip_text"] for one in told])).sum(1)
     assert np.allclose(cosines, [one["clip"] for one in told], atol=1e-3), "the same as in the provenance records"
     assert curated({"three": "a circle", "eight": "a star"})[1] == 0, "other texts are compared with what was seen"
@@ -164,11 +164,11 @@ def test_features_in_scores_of_earlier_versions_are_read(tmp_path, clip, rendere
     old = pq.read_table(scores.files[0])
     pq.write_table(old.append_column("features", column).replace_schema_metadata(old.schema.metadata), scores.files[0])
     next((home.own / "curation").glob("clip-*/*.parquet")).unlink()
-    assert torch.equal(load_scores(home.path).tensor("features"), values)
-    assert "features" not in load_scores(home.path).table
+    assert torch.equal(_load_scores(home.path).tensor("features"), values)
+    assert "features" not in _load_scores(home.path).table
     pq.write_table(old, scores.files[0])
     with pytest.raises(ValueError, match="has no features of .*: take .* away and score the images again"):
-        load_scores(home.path).tensor("features")
+        _load_scores(home.path).tensor("features")
 
 
 def test_other_texts_or_other_real_images_are_other_scores(home, scores, clip, scans):
@@ -185,9 +185,9 @@ def test_a_shard_that_was_made_anew_is_scored_anew(tmp_path, rendered):
     home = shard_images(tmp_path / "shards", plan, rendered)
     before = score_images(home.path, progress=False)
     home.tar("000001").unlink()
-    assert len(load_scores(home.path).table) == 200 - 64
+    assert len(_load_scores(home.path).table) == 200 - 64
     shard_images(home.path, plan, 255 - rendered)
-    assert len(load_scores(home.path).table) == 200 - 64, "scores of another tar do not count"
+    assert len(_load_scores(home.path).table) == 200 - 64, "scores of another tar do not count"
     after = score_images(home.path, progress=False).table
     changed = (after.pixels != before.table.pixels).to_numpy()
     assert np.flatnonzero(changed).tolist() == list(range(64, 128))
@@ -210,13 +210,13 @@ def test_kill_9_loses_at_most_one_shard(tmp_path, rendered):
     assert 1 <= len(done) < 100, "killed too late"
     table = score_images(home.path, progress=False).table
     assert all(file.stat().st_mtime_ns == at for file, at in done.items()), "what was done is not done again"
-    assert table.id.tolist() == [record["id"] for _, record in stream_shards(home.path)]
+    assert table.id.tolist() == [record["id"] for _, record in _stream_shards(home.path)]
 
 
 def test_a_damaged_image_is_named(tmp_path, rendered):
     plan = plan_of(tmp_path / "plan.parquet", DIGITS, 2)
     home = shard_images(tmp_path / "shards", plan, rendered[:20])
-    content, record = next(stream_shards(home.path))
+    content, record = next(_stream_shards(home.path))
     whole = home.tar("000000").read_bytes()
     home.tar("000000").write_bytes(whole.replace(content[:60], bytes(60), 1))
     with pytest.raises(ValueError, match=f"image {record['id']} cannot be read"):
@@ -226,7 +226,7 @@ def test_a_damaged_image_is_named(tmp_path, rendered):
 
 def test_an_image_that_is_not_what_its_record_says_is_named(tmp_path, rendered):
     home = shard_images(tmp_path / "shards", plan_of(tmp_path / "plan.parquet", DIGITS, 2), rendered[:20])
-    _, record = next(stream_shards(home.path))
+    _, record = next(_stream_shards(home.path))
     whole = home.tar("000000").read_bytes()
     home.tar("000000").write_bytes(whole.replace(b'"height": 32', b'"height": 16', 1))
     with pytest.raises(ValueError, match=f"image {record['id']} cannot be read .it is 32x32, its .* record says 32x16"):
@@ -289,7 +289,7 @@ def test_a_template_may_name_the_class(clip):
 
 def test_nearest_is_the_brute_force_answer_across_tiles(scans):
     a, b = thumbnails(scans["test"].images), thumbnails(scans["train"].images)
-    similarity, index = nearest(a, b, tile=100)
+    similarity, index = _nearest(a, b, tile=100)
     best = (a @ b.T).max(1)
     assert torch.allclose(similarity, best.values, atol=1e-6) and torch.equal(index, best.indices)
 
@@ -349,7 +349,7 @@ def test_memorised_training_images_are_found(planted, scans):
 def test_a_set_on_disk_serves_as_well(home, planted, scans):
     on_disk = list_shards(planted[0].path)
     assert torch.allclose(
-        reference_thumbnails(on_disk, 32).float(), thumbnails(load_kept(planted[0].path).images), atol=1e-3
+        _reference_thumbnails(on_disk, 32).float(), thumbnails(load_kept(planted[0].path).images), atol=1e-3
     )
     assert (score_images(home.path, test=on_disk, progress=False).table.test_similarity < 1.001).all()
 
@@ -491,7 +491,7 @@ def test_kept_list_and_rejects_are_the_folder(scores):
     assert {record["rejected"]["reason"] for _, record in rejected} == set(found.reasons)
     files = {record["id"]: content for content, record in [*rejected, *stream_kept(scores.home.path, path)]}
     assert (
-        files == {record["id"]: content for content, record in stream_shards(scores.home.path)}
+        files == {record["id"]: content for content, record in _stream_shards(scores.home.path)}
         and len(rejected) + len(kept) == 200
     )
     assert [record["id"] for _, record in stream_kept(scores.home.path, path)] == kept.id.tolist()
@@ -500,7 +500,7 @@ def test_kept_list_and_rejects_are_the_folder(scores):
 def test_thresholds_are_changed_without_scoring(scores):
     write_kept(curate(scores, Filters(agree=True)), "tuned", progress=False)
     (kept_path(scores.home.path, "tuned").parent / "tuned.rejects.1.partial").mkdir()  # of a call that was killed
-    path = write_kept(curate(load_scores(scores.home.path), Filters()), "tuned", progress=False)
+    path = write_kept(curate(_load_scores(scores.home.path), Filters()), "tuned", progress=False)
     assert len(read_kept(path)) == 200 and not list((path.parent / "tuned.rejects").iterdir())
     assert not list(path.parent.glob("*.partial"))
 
@@ -535,7 +535,7 @@ def test_what_is_listed_must_be_there(scores, tmp_path, rendered):
 
 
 def test_pixel_statistics_of_plain_images():
-    assert pixel_statistics(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8))["contrast"].tolist() == [0, 0]
+    assert _pixel_statistics(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8))["contrast"].tolist() == [0, 0]
     half = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     half[..., 4:] = 200
-    assert pixel_statistics(half)["contrast"].item() == 100 and pixel_statistics(half)["brightest"].item() == 200
+    assert _pixel_statistics(half)["contrast"].item() == 100 and _pixel_statistics(half)["brightest"].item() == 200

@@ -16,9 +16,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from synthnb.images.denoise import DenoisingLoop, TextTable, denoise, loop_of
-from synthnb.models.pipelines import use_scheduler
-from synthnb.models.pipelines import compile_parts
+from synthnb.images._denoise import DenoisingLoop, TextTable, _denoise, loop_of
+from synthnb.models.pipelines import _use_scheduler
+from synthnb.models.pipelines import _compile_parts
 from synthnb.glyphworld.world import folder
 
 torch.set_num_threads(1)
@@ -181,7 +181,7 @@ def test_every_scheduler_draws_the_pipelines_images(glyphs, name):
         pytest.importorskip("torchsde")
     own = glyphs.scheduler
     try:
-        use_scheduler(glyphs, name)
+        _use_scheduler(glyphs, name)
         theirs = of_the_pipeline(glyphs, "", 2.0, 0)
         ours, _ = DenoisingLoop(glyphs, steps=5, guidance=2.0, batch_size=3)(
             TextTable(glyphs, PROMPTS)(PROMPTS, "cpu"), SEEDS
@@ -250,7 +250,7 @@ def test_compiled_parts_draw_the_same_images(glyphs):
     draw = lambda: loop(text, SEEDS)[0]  # noqa: E731
     plain = draw()
     torch._dynamo.utils.counters.clear()
-    compile_parts(glyphs, backend="aot_eager")
+    _compile_parts(glyphs, backend="aot_eager")
     try:
         assert torch.allclose(draw(), plain, atol=1e-5)
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3, (
@@ -270,6 +270,6 @@ def test_half_precision_starts_from_the_noise_of_single_precision(glyphs):
     for kind in (torch.float32, torch.bfloat16):
         pipe.to(kind)
         unet = lambda x, t, **_: (started.append(x.float()), x)[1:]  # noqa: E731
-        denoise(pipe, unet, TextTable(pipe, PROMPTS)(PROMPTS, "cpu"), SEEDS, 1, 1.0, (0.0, 1.0), 64)
+        _denoise(pipe, unet, TextTable(pipe, PROMPTS)(PROMPTS, "cpu"), SEEDS, 1, 1.0, (0.0, 1.0), 64)
     assert drawn == [torch.float32] * 2, "whichever torch this is"
     assert torch.allclose(started[0], started[1], rtol=2**-8)

@@ -24,16 +24,16 @@ from transformers import CLIPTokenizer
 
 from synthnb.glyphworld import chat
 from synthnb.glyphworld import world as glyphworld
-from synthnb.diversify import PromptRequest, compose, pool_of_rows, write_prompts
+from synthnb.diversify import PromptRequest, compose, _pool_of_rows, write_prompts
 from synthnb.images.plan import make_plan
 from synthnb.models.clip import load_clip
-from synthnb.models.answers import AnswerCache, describe_schema
+from synthnb.models.answers import AnswerCache, _describe_schema
 from synthnb.models.llm import ask, open_llm
 from synthnb.models.questions import Reply
 from synthnb.models.server import ServerLLM
 from synthnb.prompts.book import load_book, prompts_by_class, save_book
-from synthnb.prompts.grammar import ASPECTS, TEMPLATE, TOKEN_TEMPLATE, Context, fill, token_counts, tokenizers_of
-from synthnb.prompts.ideas import KINDS, Asking, ContextsAnswer, Idea, Ideas, StylesAnswer
+from synthnb.prompts.grammar import ASPECTS, TEMPLATE, _TOKEN_TEMPLATE, Context, fill, _token_counts, tokenizers_of
+from synthnb.prompts.ideas import KINDS, Asking, _ContextsAnswer, Idea, Ideas, StylesAnswer
 from synthnb.prompts.ideas import ask_ideas, check_answer, context_question
 from synthnb.prompts.request import SHARES
 
@@ -110,7 +110,7 @@ def test_hostile_words_stay_words(text, token, styled, tmp_path):
     special = set(styled.added_tokens_decoder)
     found = []
     for answer in (
-        ContextsAnswer(scenes=[dict(foreground=text, background="a line", lighting=text, camera=text)]),
+        _ContextsAnswer(scenes=[dict(foreground=text, background="a line", lighting=text, camera=text)]),
         StylesAnswer(styles=[text]),
     ):
         try:
@@ -122,7 +122,7 @@ def test_hostile_words_stay_words(text, token, styled, tmp_path):
     book = compose(PromptRequest(PHRASES, 5, token=token, budget=200), *ideas, [styled])
     assert set(book.pool) == set(SHARES)
     for row in book.itertuples():
-        lead = fill(TOKEN_TEMPLATE if token else TEMPLATE, row.phrase, token=token)
+        lead = fill(_TOKEN_TEMPLATE if token else TEMPLATE, row.phrase, token=token)
         rest = row.prompt.removeprefix(lead)
         assert row.prompt.startswith(lead) and rest.isprintable() and not set(rest) & set("<>{}[]|\\`*")
         ids = styled(row.prompt).input_ids
@@ -292,8 +292,8 @@ def test_servers_are_sent_what_they_were_always_sent():
     example = {"contexts": Context("reeds", "", "early light"), "styles": "ink"}
     for kind, how in KINDS.items():
         assert how.question("heart", 2, [example[kind]], "red").messages[-1]["content"] == WIRE[kind]
-    assert pydantic_function_tool(ContextsAnswer) == pydantic_function_tool(ScenesAnswer)
-    assert describe_schema(ContextsAnswer) == describe_schema(ScenesAnswer), "cached answers are not found again"
+    assert pydantic_function_tool(_ContextsAnswer) == pydantic_function_tool(ScenesAnswer)
+    assert _describe_schema(_ContextsAnswer) == _describe_schema(ScenesAnswer), "cached answers are not found again"
 
 
 def test_answers_of_an_older_version_are_found_in_the_cache(llm, tmp_path):
@@ -310,11 +310,11 @@ def test_answers_of_an_older_version_are_found_in_the_cache(llm, tmp_path):
 def test_the_shipped_model_is_taught_the_words_that_it_is_asked_in():
     chance, words = random.Random(0), set()
     for _ in range(300):
-        *asked, answer = chat.conversation(chance)
+        *asked, answer = chat._conversation(chance)
         told = json.loads(answer["content"])
         words |= set(told)
         if "scenes" in told:
-            assert check_answer(ContextsAnswer(**told), len(told["scenes"])) and '"scenes"' in asked[1]["content"]
+            assert check_answer(_ContextsAnswer(**told), len(told["scenes"])) and '"scenes"' in asked[1]["content"]
     assert words == {"senses", "scenes", "styles"}
 
 
@@ -333,7 +333,7 @@ def test_any_book_begins_with_a_smaller_one(tokenizers):
         book, small = compose(longer, *ideas, tokenizers), compose(shorter, *ideas, tokenizers)
         pd.testing.assert_frame_equal(book.head(3 * few), small)
         pd.testing.assert_frame_equal(compose(longer, *ideas, tokenizers, begin=small), book)
-        pools = pool_of_rows(shares, many)
+        pools = _pool_of_rows(shares, many)
         assert all(book[book["class"] == name].pool.tolist() == pools for name in PHRASES), (
             "every class has the same pools"
         )
@@ -371,16 +371,16 @@ def test_budget_of_77_with_clips_own_vocabulary(clip_tokenizer, tokenizers):
     style = "a watercolour painting on rough paper " * 5
     ideas = Ideas("contexts", 1, {"crane": [Idea(context)]}), Ideas("styles", 1, {"crane": [Idea(style)]})
     request = PromptRequest({"crane": "crane bird"}, 20)
-    assert token_counts(["a photo of a crane"], [clip_tokenizer]).item() == 7
+    assert _token_counts(["a photo of a crane"], [clip_tokenizer]).item() == 7
     book = compose(request, *ideas, [clip_tokenizer])
     long = fill(TEMPLATE, "crane bird", style, asdict(context))
-    assert token_counts([long], [clip_tokenizer]).item() > 77 >= book.tokens.max()
+    assert _token_counts([long], [clip_tokenizer]).item() > 77 >= book.tokens.max()
     assert set(book[book.pool == "CDxSD"].dropped) == {"camera, lighting"}
     assert set(book[book.pool == "CD"].dropped) == {""}
-    assert token_counts(book.prompt, [clip_tokenizer])[:, 0].tolist() == book.tokens.tolist()
+    assert _token_counts(book.prompt, [clip_tokenizer])[:, 0].tolist() == book.tokens.tolist()
     assert book.prompt.str.contains("crane bird").all()
     both = compose(request, *ideas, [clip_tokenizer, *tokenizers])  # the smaller room decides
-    assert (token_counts(both.prompt, tokenizers) <= 40).all()
+    assert (_token_counts(both.prompt, tokenizers) <= 40).all()
     assert set(both[both.pool == "CDxSD"].dropped) == {"camera, lighting, foreground, background, style"}
     with pytest.raises(ValueError, match="'crane': even the plain prompt has 106 tokens where the generator reads 77"):
         compose(PromptRequest({"crane": "crane " * 100}, 20), *ideas, [clip_tokenizer])

@@ -302,8 +302,8 @@ def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[
 
 def test_losses_are_those_of_the_example(world, scans, phrases):
     style = learn(world, scans, phrases, steps=6, lr=5e-3, **FAST)
-    latents = dsi.encode_images(world, scans)
-    draws = [dsi.draw_step(latents, 4, step) for step in range(6)]
+    latents = dsi._encode_images(world, scans)
+    draws = [dsi._draw_step(latents, 4, step) for step in range(6)]
     losses, table = example_losses(world, scans, list(style_prompts(phrases, "<style>").values()), draws, "photo", 5e-3)
     assert style.losses == pytest.approx(losses, rel=1e-4)
     assert torch.allclose(style.rows[0][0], table[-1], atol=1e-5)
@@ -433,7 +433,7 @@ def test_early_stop_takes_the_best(world, scans, phrases, monkeypatch):
     ],
 )
 def test_bad_requests_are_refused_before_any_cost(world, scans, phrases, change, why, monkeypatch):
-    monkeypatch.setattr(dsi, "encode_images", lambda *a, **k: pytest.fail("an image was encoded"))
+    monkeypatch.setattr(dsi, "_encode_images", lambda *a, **k: pytest.fail("an image was encoded"))
     with pytest.raises(ValueError, match=why.replace("{", r"\{").replace("|", r"\|")):
         learn(world, scans, phrases, **{"steps": 2, **FAST, **change})
 
@@ -487,15 +487,15 @@ def test_threads_do_not_change_what_is_learned(world, scans, phrases):
 
 def test_flips_double_the_latents_and_keep_the_labels(world, scans):
     plain, doubled = (
-        dsi.encode_images(world, scans, batch_size=4),
-        dsi.encode_images(world, scans, flips=True, batch_size=4),
+        dsi._encode_images(world, scans, batch_size=4),
+        dsi._encode_images(world, scans, flips=True, batch_size=4),
     )
     assert (
         len(doubled.mean) == 2 * len(plain.mean)
         and doubled.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()
     )
     mirrored = LabelledImages(scans.images.flip(-1), scans.labels, scans.classes)
-    assert torch.allclose(doubled.mean[4:8], dsi.encode_images(world, mirrored).mean[:4], atol=1e-5)
+    assert torch.allclose(doubled.mean[4:8], dsi._encode_images(world, mirrored).mean[:4], atol=1e-5)
     assert torch.equal(doubled.labels[4:8], plain.labels[:4])
 
 

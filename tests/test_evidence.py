@@ -48,7 +48,7 @@ def test_page_holds_names_and_words_as_text_only(clip):
         name: [Candidate(phrase=f"{nasty} {i}", looks=nasty, key="javascript:x") for i in range(2)] for name in classes
     }
     features = image_features(clip, [(noise(15), [0, 1, 2] * 5)], classes, progress=False)
-    page = evidence.evidence_html(resolve(clip, features, candidates, {1: nasty}, ["{phrase}"]), features, title=nasty)
+    page = evidence._evidence_html(resolve(clip, features, candidates, {1: nasty}, ["{phrase}"]), features, title=nasty)
     reader = Reader()
     reader.feed(page)
     assert set(reader.tags) <= set(
@@ -67,7 +67,7 @@ def test_page_shows_what_needs_a_look_first(clip, scans):
     features = image_features(clip, few_shot(scans, 4), progress=False)
     candidates = senses_of(scans.classes) | {"nine": [], "eight": [Candidate(phrase="arabic digit seven")]}
     found = resolve(clip, features, candidates, {"seven": "arabic digit seven", "one": "a finger"}, TEMPLATES)
-    order = [(c.name, note) for c, note in evidence.attention_order(found)]
+    order = [(c.name, note) for c, note in evidence._attention_order(found)]
     places = {name: i for i, (name, _) in enumerate(order)}
     undecided = {c.name for c in found.classes if not c.decided}
     assert {name for name, _ in order[: len(undecided)]} == undecided and "nine" in undecided
@@ -76,12 +76,12 @@ def test_page_shows_what_needs_a_look_first(clip, scans):
         "same meaning as class 'seven'",
     }
     assert places["seven"] < places["one"] and places["eight"] < places["one"] and order[places["one"]][1] == "override"
-    assert '1: "a finger"' in evidence.evidence_html(found).replace("&#34;", '"')
+    assert '1: "a finger"' in evidence._evidence_html(found).replace("&#34;", '"')
 
 
 def test_wordnets_notice_is_on_pages_that_show_its_words(clip):
     features = image_features(clip, [(noise(8), [0, 1] * 4)], ["n02012849", "n03126707"], progress=False)
     found = resolve(clip, features, lar.wordnet_candidates(features.classes))
-    page = evidence.evidence_html(found, features)
+    page = evidence._evidence_html(found, features)
     assert "WordNet 3.0 Copyright 2006 by Princeton University" in page and "same name as class" in page
-    assert "Princeton" not in evidence.evidence_html(naming.bare_names(["owl"]))
+    assert "Princeton" not in evidence._evidence_html(naming.bare_names(["owl"]))

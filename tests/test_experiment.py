@@ -21,7 +21,7 @@ from synthnb.cli.values import gather_parameters
 from synthnb.studies.folder import Busy, state, status
 from synthnb.studies.page import fit_report, mask_secrets
 from synthnb.studies.run import RunFailed, run
-from synthnb.studies.parameters import check_parameters, check_value, declared_parameters, read_parameters
+from synthnb.studies.parameters import check_parameters, _check_value, declared_parameters, read_parameters
 from synthnb.studies.index import write_index
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,7 +150,7 @@ def test_mutated_files_are_refused(tmp_path):
 
 def test_paths_are_no_parameters(tmp_path):
     with pytest.raises(ValueError, match=r"PosixPath\) *, but name must be str|must be str"):
-        check_value(read_parameters("name: str = ''")["name"], tmp_path)
+        _check_value(read_parameters("name: str = ''")["name"], tmp_path)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -504,4 +504,4 @@ def test_a_list_without_its_brackets_is_shown_with_them(value, brackets):
         "shots: list[int] = [4]  # real images\nstyles: list[str] = ['chalk']  # how images look"
     )
     with pytest.raises(ValueError, match=re.escape(f"a list stands in brackets: {brackets}")):
-        check_value(declared["styles" if value == "chalk" else "shots"], value)
+        _check_value(declared["styles" if value == "chalk" else "shots"], value)

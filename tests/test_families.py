@@ -40,10 +40,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from synthnb.diversify import PromptRequest, compose
-from synthnb.prompts.grammar import token_counts, tokenizers_of
+from synthnb.prompts.grammar import _token_counts, tokenizers_of
 from synthnb.models.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
 from synthnb.generate import draw_batches, plan_call
-from synthnb.models.pipeline_files import check_part
+from synthnb.models.pipeline_files import _check_part
 from synthnb.images.plan import make_plan
 
 torch.set_num_threads(1)
@@ -672,13 +672,13 @@ def test_a_family_is_drawn_as_its_pipeline_draws_it(name):
 @pytest.mark.parametrize("name", ["Qwen-Image", "Z-Image"])
 @pytest.mark.filterwarnings("ignore")
 def test_lengths_of_prompts_are_not_compiled_anew(name):
-    from synthnb.models.pipelines import compile_parts
+    from synthnb.models.pipelines import _compile_parts
 
     torch._dynamo.reset()
     plain = {n: drawn_prompt(made(name), name, "a" * n) for n in (5, 60)}
     pipe = FAMILY[name][0]()
     pipe.set_progress_bar_config(disable=True)
-    compile_parts(pipe, backend="eager")
+    _compile_parts(pipe, backend="eager")
     torch._dynamo.utils.counters.clear()
     for n in (
         5,
@@ -800,7 +800,7 @@ def test_a_processor_counts_prompts(tmp_path):
     assert index["tokenizer"][1] == "PixtralProcessor", "the real file's form"
     for generator in (pipe, tmp_path / "flux2"):
         found = tokenizers_of(generator)
-        assert token_counts([prompt, ""], found).tolist() == [[plain], [plain - len(prompt)]]
+        assert _token_counts([prompt, ""], found).tolist() == [[plain], [plain - len(prompt)]]
         request = PromptRequest({"crane": "crane bird"}, 1, contexts=0, styles=0, templates=["a photo of {a phrase}"])
         book = compose(request, None, None, found)
         assert book.prompt.tolist() == ["a photo of a crane bird"]
@@ -809,17 +809,17 @@ def test_a_processor_counts_prompts(tmp_path):
     (tmp_path / "flux2" / "model_index.json").write_text(
         json.dumps(index | {"tokenizer_max_length": 512, "image_processor": ["transformers", "PixtralImageProcessor"]})
     )
-    assert token_counts([prompt], tokenizers_of(tmp_path / "flux2")).tolist() == [[plain]]
+    assert _token_counts([prompt], tokenizers_of(tmp_path / "flux2")).tolist() == [[plain]]
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "flux2" / "processor" / name).unlink()
     with pytest.raises(FileNotFoundError, match="tokenizer.json is missing"):
-        check_part(tmp_path / "flux2" / "processor", tmp_path / "flux2" / "model_index.json", "PixtralProcessor")
+        _check_part(tmp_path / "flux2" / "processor", tmp_path / "flux2" / "model_index.json", "PixtralProcessor")
 
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_prompts_of_every_family_are_counted(name):
     found = tokenizers_of(made(name))
-    assert found and (token_counts(["a crane bird"], found) > 5).all()
+    assert found and (_token_counts(["a crane bird"], found) > 5).all()
 
 
 @pytest.mark.parametrize("name", FAMILY)

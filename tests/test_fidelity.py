@@ -17,13 +17,13 @@ from synthnb.images.fidelity import (
     clip_scores,
     extract,
     fid,
-    fid_floor,
+    _fid_floor,
     kid,
-    mean_estimate,
+    _mean_estimate,
     measure,
-    neighbourhoods,
+    _neighbourhoods,
     open_extractor,
-    readable,
+    _readable,
     share_estimate,
     show_fidelity,
     vendi,
@@ -161,11 +161,11 @@ def test_fid_of_a_set_with_itself_and_of_gaussians():
 
 
 def test_fid_is_refused_below_its_floor():
-    few = torch.randn(fid_floor(8) - 1, 8)
+    few = torch.randn(_fid_floor(8) - 1, 8)
     with pytest.raises(ValueError, match=r"80 images on each side .* 79"):
         fid(few, torch.randn(100, 8))
     assert fid(few, torch.randn(100, 8), floor=50) > 0
-    assert fid_floor(2048) == 20_480
+    assert _fid_floor(2048) == 20_480
 
 
 # ---- neighbourhoods
@@ -173,7 +173,7 @@ def test_fid_is_refused_below_its_floor():
 
 def test_hand_worked_balls():
     # balls of the real points 0, 1, 3, 7 to the 2nd neighbour: 3, 2, 3, 6; of the generated points 2, 4, 20: 18, 16, 18
-    found = neighbourhoods(line(0, 1, 3, 7), line(2, 4, 20), k=2)
+    found = _neighbourhoods(line(0, 1, 3, 7), line(2, 4, 20), k=2)
     # 2 lies in the balls of 0, 1, 3 and 7 (5 <= 6), 4 in those of 3 and 7, 20 in none
     assert found["precision"].value == pytest.approx(2 / 3)
     assert found["density"].value == pytest.approx((4 + 2 + 0) / (2 * 3))
@@ -183,7 +183,7 @@ def test_hand_worked_balls():
 def test_hand_worked_balls_in_the_plane():
     real = torch.tensor([[0.0, 0], [3, 4], [6, 8]])  # nearest neighbours at 5
     generated = torch.tensor([[0.0, 5], [0, 6], [100, 0], [100, 1]])  # at 1, 1, 1, 1
-    found = neighbourhoods(real, generated, k=1)
+    found = _neighbourhoods(real, generated, k=1)
     # (0, 5) lies on the border of the first ball, which is closed, and 3.2 from (3, 4); (0, 6) 3.6 from (3, 4) and 6 from the first
     assert found["precision"].value == 0.5 and found["density"].value == (2 + 1) / 4
     assert found["coverage"].value == pytest.approx(2 / 3) and found["recall"].value == 0
@@ -191,7 +191,7 @@ def test_hand_worked_balls_in_the_plane():
 
 def test_blocks_change_nothing(real):
     big = real.values.repeat(2, 1) + torch.randn(2394, 192, generator=torch.Generator().manual_seed(0))
-    found, distance = neighbourhoods(real.values, big), torch.cdist(big.double(), real.values.double())
+    found, distance = _neighbourhoods(real.values, big), torch.cdist(big.double(), real.values.double())
     balls = torch.cdist(real.values.double(), real.values.double()).kthvalue(6, 1).values
     inside = distance <= balls
     assert found["precision"].value == pytest.approx(inside.any(1).double().mean().item(), abs=1e-6)
@@ -201,7 +201,7 @@ def test_blocks_change_nothing(real):
 
 def test_too_few_for_balls():
     with pytest.raises(ValueError, match="6 images or more"):
-        neighbourhoods(torch.randn(5, 2), torch.randn(50, 2))
+        _neighbourhoods(torch.randn(5, 2), torch.randn(50, 2))
 
 
 # ---- intervals
@@ -215,12 +215,12 @@ def test_a_share_of_all_is_not_certain():
 
 def test_a_bootstrap_of_a_mean():
     values = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    found = mean_estimate(values)
+    found = _mean_estimate(values)
     half = 1.96 * values.std().item() / 20
     assert found.low == pytest.approx(values.mean().item() - half, abs=0.02) and found.high == pytest.approx(
         values.mean().item() + half, abs=0.02
     )
-    assert math.isnan(mean_estimate(values[:1]).low)
+    assert math.isnan(_mean_estimate(values[:1]).low)
 
 
 def test_vendi_jackknife_holds_the_value_of_many(real):
@@ -276,7 +276,7 @@ def test_table_per_class(scans, clip, real):
     assert seven.images["KID"] == 20 and (seven.low <= seven.value).all() and (seven.value <= seven.high).all()
     assert seven.value["CLIP score"] == pytest.approx(100 * (theirs.of(7) @ texts.features[7]).mean().item(), abs=1e-3)
     assert "1,280 images" in table.refused[table.measure == "FID"].item()
-    assert readable(table).loc["(all classes)", "FID"] == "refused" and "[" in readable(table).loc["seven", "KID"]
+    assert _readable(table).loc["(all classes)", "FID"] == "refused" and "[" in _readable(table).loc["seven", "KID"]
     assert len(show_fidelity(table).axes) == 4
 
 

@@ -23,7 +23,7 @@ from synthnb.glyphworld import world as glyphworld
 from synthnb.images.denoise import DenoisingLoop, Room, TextTable
 from synthnb.generate import draw_batches
 from synthnb.models.pipeline_files import check_generator_folder
-from synthnb.models.pipelines import GeneratorConfig, check_memory, fetch_generator, load_generator, lora_revision
+from synthnb.models.pipelines import GeneratorConfig, _check_memory, fetch_generator, load_generator, lora_revision
 from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.drawer import Drawing
 from synthnb.images.inspection import replay, why
@@ -216,11 +216,11 @@ def test_memory_is_passed_on(monkeypatch):
         (4e6, {"tiled"}, "to"),
     ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place, free=free: (free, free))
-        pipelines.place_pipeline(large, gpu, ways)
+        pipelines._place_pipeline(large, gpu, ways)
         assert large.asked[-1] == (expected, "cuda"), (free, ways)
     assert tiles == [1]
     with pytest.raises(ValueError, match="cannot work in tiles"):
-        pipelines.place_pipeline(Recorder(), gpu, {"tiled"})
+        pipelines._place_pipeline(Recorder(), gpu, {"tiled"})
 
 
 def test_what_saves_memory_is_refused_where_it_cannot(monkeypatch):
@@ -232,12 +232,12 @@ def test_what_saves_memory_is_refused_where_it_cannot(monkeypatch):
         ("4bit+tiled", torch.device("mps"), "needs an NVIDIA GPU"),
     ):
         with pytest.raises(ValueError, match=why_not):
-            check_memory(memory, place)
+            _check_memory(memory, place)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install 'synthnb\\[4bit\\]'"):
-        check_memory("4bit", gpu)
+        _check_memory("4bit", gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    assert check_memory("4bit+offload", gpu) == {"4bit", "offload"}
+    assert _check_memory("4bit+offload", gpu) == {"4bit", "offload"}
 
 
 def test_four_bits_are_asked_of_diffusers(monkeypatch):
@@ -414,7 +414,7 @@ def loads(monkeypatch):
 
         monkeypatch.setattr(module, name, opening)
 
-    watched(local_llm, "load_weights", lambda model: model, "chat model")
+    watched(local_llm, "_load_weights", lambda model: model, "chat model")
     watched(pipelines, "load_generator", lambda pipe: pipe.unet, "generator")
     watched(clip_module, "load_clip", lambda clip: clip.model, "clip")
     moved = pipelines.wake

@@ -15,9 +15,9 @@ from synthnb.glyphworld.drawing import (
     HELD_OUT_FONTS,
     HELD_OUT_HANDS,
     glyph_bank,
-    SHAPES,
-    shape_credits,
-    shapes,
+    _SHAPES,
+    _shape_credits,
+    _shapes,
 )
 from synthnb.glyphworld.painting import STYLES
 from synthnb.glyphworld.signs import SENSES, THINGS
@@ -72,16 +72,16 @@ def test_things_cover_the_classes_of_the_targets():
 
 def test_every_thing_has_hands_to_learn_from_and_one_to_be_measured_by():
     for thing in THINGS:
-        assert sum((thing.key, hand) in shapes() for hand in HANDS) >= 4
-        assert all((thing.key, hand) in shapes() for hand in HELD_OUT_HANDS)
-    assert SHAPES.stat().st_size < 400_000 and set(shape_credits()) == set(HANDS + HELD_OUT_HANDS)
-    with np.load(SHAPES, allow_pickle=False) as packed:
+        assert sum((thing.key, hand) in _shapes() for hand in HANDS) >= 4
+        assert all((thing.key, hand) in _shapes() for hand in HELD_OUT_HANDS)
+    assert _SHAPES.stat().st_size < 400_000 and set(_shape_credits()) == set(HANDS + HELD_OUT_HANDS)
+    with np.load(_SHAPES, allow_pickle=False) as packed:
         assert {packed[key].dtype.kind for key in packed} <= {"u", "U"}
 
 
 def test_drawings_fill_the_square_and_differ():
     seen = {}
-    for key, shape in shapes().items():
+    for key, shape in _shapes().items():
         inked = shape[..., 3] > 127
         assert 0.1 < inked.mean() < 0.8 and max(np.ptp(side) for side in np.nonzero(inked)) >= 48, key
         assert seen.setdefault(shape.tobytes(), key) == key
@@ -148,11 +148,11 @@ def test_grown_text_encoder_reads_old_captions_as_before(corpora):
 
 
 def test_grown_chat_model_begins_near_what_it_knew():
-    tokens = glyphllm.build_chat_tokenizer(glyphllm.example_texts(3000, world=WIDER), 2800)
-    grown = glyphllm.grow_llm(SHIPPED / "llm", tokens)
-    ids, learned = glyphllm.encode_conversations(tokens, 40, 5, progress=False)
+    tokens = glyphllm._build_chat_tokenizer(glyphllm._example_texts(3000, world=WIDER), 2800)
+    grown = glyphllm._grow_llm(SHIPPED / "llm", tokens)
+    ids, learned = glyphllm._encode_conversations(tokens, 40, 5, progress=False)
     rows = ids[None, :900].long()
-    for model, least, most in ((grown, 0, 1.5), (glyphllm.new_llm(tokens), 4, 20)):
+    for model, least, most in ((grown, 0, 1.5), (glyphllm._new_llm(tokens), 4, 20)):
         with torch.no_grad():
             logits = model(rows).logits[0, :-1][learned[1:900]]
         assert least <= torch.nn.functional.cross_entropy(logits, rows[0, 1:][learned[1:900]]) < most
@@ -160,10 +160,10 @@ def test_grown_chat_model_begins_near_what_it_knew():
 
 
 def test_conversations_of_the_wider_world_know_things():
-    assert '"computer mouse"' in glyphllm.meanings("mouse", 8, WIDER) and '"field mouse"' in glyphllm.meanings(
+    assert '"computer mouse"' in glyphllm._meanings("mouse", 8, WIDER) and '"field mouse"' in glyphllm._meanings(
         "mouse", 8, WIDER
     )
-    assert glyphllm.meanings("horse", 8) == '{"senses": [{"phrase": "chess knight", "looks": "a printed sign"}]}'
+    assert glyphllm._meanings("horse", 8) == '{"senses": [{"phrase": "chess knight", "looks": "a printed sign"}]}'
 
 
 def test_stages_go_on_from_shipped_weights(tmp_path, monkeypatch):
@@ -180,8 +180,8 @@ def test_stages_go_on_from_shipped_weights(tmp_path, monkeypatch):
         start=SHIPPED,
     )
     judge = recognisers.load_judge(tmp_path / "judge")
-    assert measures.measure_judge(judge, 200)["sense"] > 0.9
-    assert measures.measure_clip(tmp_path / "clip", 200, world=WIDER)["sense"] > 0.7
+    assert measures._measure_judge(judge, 200)["sense"] > 0.9
+    assert measures._measure_clip(tmp_path / "clip", 200, world=WIDER)["sense"] > 0.7
     encoder = "vae/diffusion_pytorch_model.safetensors"
     from safetensors.torch import load_file
 
@@ -191,7 +191,7 @@ def test_stages_go_on_from_shipped_weights(tmp_path, monkeypatch):
     }
     assert changed <= {"decoder", "post_quant_conv"}, "latents must keep their meaning"
     pipe = measures.DiffusionPipeline.from_pretrained(tmp_path / "generator", use_safetensors=True)
-    drawn = measures.draw(
+    drawn = measures._draw(
         pipe, ["a photo of an arabic digit three, white chalk on a blackboard"] * 8, 0, progress=False
     )
     sense, _ = recognisers.judged(judge, drawn)

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from synthnb.studies.folder import sole_writer
-from synthnb.studies.index import describe_run, write_index
+from synthnb.studies.index import _describe_run, write_index
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -256,5 +256,5 @@ def test_a_run_with_the_faults_of_early_versions_says_so(tmp_path):
         )
         for file in ("report.ipynb", "DONE"):
             (folder / file).write_text("{}")
-    assert "CHANGELOG says which of its numbers are wrong" in describe_run(tmp_path / "quickstart/old")["told"]
-    assert "CHANGELOG" not in describe_run(tmp_path / "quickstart/new")["told"]
+    assert "CHANGELOG says which of its numbers are wrong" in _describe_run(tmp_path / "quickstart/old")["told"]
+    assert "CHANGELOG" not in _describe_run(tmp_path / "quickstart/new")["told"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from synthnb.studies.advise import behind_best
+from synthnb.studies.advise import _behind_best
 from synthnb.core.intervals import accuracy_interval, bounded_interval, judge, mean_interval
 
 
@@ -89,7 +89,7 @@ def test_the_advisor_drops_none_of_equals(methods):
     rng, dropped, alone = np.random.default_rng(methods), 0, 0
     for _ in range(200):
         values = rng.normal(0, 0.05, (1, 3)) + rng.normal(0, 0.02, (methods, 3))
-        gaps, half = behind_best(values)
+        gaps, half = _behind_best(values)
         dropped += bool((gaps < -half).any())
         best = values[values.mean(1).argmax()]
         pairs = [row - best for row in values if not np.array_equal(row, best)]

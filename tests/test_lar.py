@@ -12,12 +12,12 @@ from scipy import stats
 from lar_cases import TEMPLATES, senses_of
 from synthnb import lar
 from synthnb.data import digits, few_shot
-from synthnb.glyphworld.signs import senses_named
+from synthnb.glyphworld.signs import _senses_named
 from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
 from synthnb.models.clip import image_features, load_clip
-from synthnb.models.answers import AnswerCache, cached_llm
+from synthnb.models.answers import AnswerCache, _cached_llm
 from synthnb.models.llm import open_llm
 from synthnb.models.meanings import Candidate
 
@@ -175,7 +175,7 @@ def test_too_few_images_or_candidates_decide_nothing(clip, scans):
         and all(c.reason.endswith("how sure that is: 5; it takes 6") for c in unsure)
     )
     assert found.phrases["three"] == "arabic digit three", "the best guess goes on"
-    assert all(note == "undecided" for c, note in evidence.attention_order(found) if c in unsure)
+    assert all(note == "undecided" for c, note in evidence._attention_order(found) if c in unsure)
 
 
 def median(cosines: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
@@ -201,18 +201,18 @@ def test_another_score_is_a_change_of_one_definition(clip, scans, monkeypatch):
             low = np.delete(np.sort(leads, 0)[1], best).min()  # two of 128 parts of the line are left out
             assert c.margin == pytest.approx(scores[0] - scores[1], abs=1e-6) and c.low == pytest.approx(low, abs=1e-6)
     assert found.table().margin.tolist() != before.table().margin.tolist()
-    assert "A bar is the median cosine;" in evidence.evidence_html(found)
-    assert "A bar is the mean cosine" in evidence.evidence_html(before), "a result says what its own scores are"
+    assert "A bar is the median cosine;" in evidence._evidence_html(found)
+    assert "A bar is the mean cosine" in evidence._evidence_html(before), "a result says what its own scores are"
 
 
 def test_llm_candidates_trace_to_their_answers_and_replay_without_the_llm(tmp_path):
     names = ["three", "star", "king"]
     cache = AnswerCache(tmp_path / "answers.sqlite")
     told, answers = lar.llm_candidates(open_llm(folder("llm"), device="cpu"), names, n=2, cache=cache, progress=False)
-    assert not answers.failed and {s.phrase for s in senses_named("star")} <= {c.phrase for c in told["star"]}
+    assert not answers.failed and {s.phrase for s in _senses_named("star")} <= {c.phrase for c in told["star"]}
     keys = set(cache.table()["key"])
     assert all(c.answers and set(c.answers) <= keys and c.source == "llm" for some in told.values() for c in some)
-    again, replayed = lar.llm_candidates(cached_llm(cache), names, n=2, cache=cache, progress=False)
+    again, replayed = lar.llm_candidates(_cached_llm(cache), names, n=2, cache=cache, progress=False)
     assert again == told and len(replayed.found) == 6
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from synthnb.studies.parameters import declared_parameters
 from synthnb.studies.ledger import (
-    VERDICTS,
+    _VERDICTS,
     Comparison,
     Run,
-    entry_for,
-    expanded,
+    _entry_for,
+    _expanded,
     ledger_entries,
     ledger_markdown,
     load_claims,
@@ -56,12 +56,12 @@ def test_commands_name_files_that_exist(should_be):
 
 def test_verdicts_and_effects_are_not_typed():
     said = (EXPERIMENTS / "claims.yaml").read_text().split("\nclaims:\n")[1]
-    assert not [word for word in VERDICTS if word in said], "a verdict is computed"
+    assert not [word for word in _VERDICTS if word in said], "a verdict is computed"
 
 
 def test_conditions_are_parameters_of_their_experiments():
     for claim in CLAIMS:
-        for comparison in expanded(claim):
+        for comparison in _expanded(claim):
             declared = declared_parameters(EXPERIMENTS / f"{comparison.experiment}.ipynb")
             assert set(comparison.where) <= set(declared), f"{claim.name}: {comparison.what}"
 
@@ -104,7 +104,7 @@ def test_interval_decides(tmp_path, values, verdict):
     comparison = Comparison(
         what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study"
     )
-    assert entry_for(CLAIMS[0], comparison, [made_up(values, tmp_path)]).verdict == verdict
+    assert _entry_for(CLAIMS[0], comparison, [made_up(values, tmp_path)]).verdict == verdict
 
 
 def test_newer_run_counts_only_if_it_meets_the_conditions(tmp_path):
@@ -122,10 +122,10 @@ def test_newer_run_counts_only_if_it_meets_the_conditions(tmp_path):
         experiment="bridge_study",
         where={"classifier": "cnn"},
     )
-    assert entry_for(CLAIMS[0], comparison, newest_first).verdict == "reproduced"
-    assert entry_for(CLAIMS[0], comparison.model_copy(update={"where": {}}), newest_first).verdict == "contradicted"
+    assert _entry_for(CLAIMS[0], comparison, newest_first).verdict == "reproduced"
+    assert _entry_for(CLAIMS[0], comparison.model_copy(update={"where": {}}), newest_first).verdict == "contradicted"
     assert (
-        entry_for(CLAIMS[0], comparison.model_copy(update={"where": {"shots": 1}}), newest_first).verdict == "not run"
+        _entry_for(CLAIMS[0], comparison.model_copy(update={"where": {"shots": 1}}), newest_first).verdict == "not run"
     )
 
 
@@ -133,9 +133,9 @@ def test_other_seeds_are_an_error_and_a_missing_end_is_no_number(tmp_path):
     run = made_up({"a": [0.9, 0.9], "b": [0.1]}, tmp_path)
     pair = Comparison(what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study")
     with pytest.raises(ValueError, match="different seeds"):
-        entry_for(CLAIMS[0], pair, [run])
+        _entry_for(CLAIMS[0], pair, [run])
     never = pair.model_copy(update={"plus": [{"table": "time", "arm": "b"}], "minus": [{"table": "time", "arm": "a"}]})
-    assert entry_for(CLAIMS[0], never, [run]).verdict == "inconclusive"
+    assert _entry_for(CLAIMS[0], never, [run]).verdict == "inconclusive"
 
 
 BEST = Comparison(
@@ -171,17 +171,17 @@ def at_scales(values: dict[float, list[float]], where: Path, hardly: float = 0.0
     ],
 )
 def test_best_less_worst_decides_by_an_interval_for_all_pairs(tmp_path, values, verdict):
-    assert entry_for(CLAIMS[0], BEST, [at_scales(values, tmp_path)]).verdict == verdict
+    assert _entry_for(CLAIMS[0], BEST, [at_scales(values, tmp_path)]).verdict == verdict
 
 
 def test_best_less_worst_has_one_side_and_one_row_a_seed(tmp_path):
     run = at_scales({1: [0.8, 0.8], 2: [0.7, 0.7]}, tmp_path)
-    assert entry_for(CLAIMS[0], BEST, [run]).effect.mean == pytest.approx(0.07)
+    assert _entry_for(CLAIMS[0], BEST, [run]).effect.mean == pytest.approx(0.07)
     with pytest.raises(ValueError, match="one plus side"):
-        entry_for(CLAIMS[0], BEST.model_copy(update={"minus": [{"arm": "a", "scale": 1}]}), [run])
+        _entry_for(CLAIMS[0], BEST.model_copy(update={"minus": [{"arm": "a", "scale": 1}]}), [run])
     run.results["rows"].append(run.results["rows"][0])
     with pytest.raises(ValueError, match="several rows of a seed at one scale"):
-        entry_for(CLAIMS[0], BEST, [run])
+        _entry_for(CLAIMS[0], BEST, [run])
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,6 @@ def test_seeds_that_share_a_generated_set_decide_nothing(tmp_path, arm, sets, ve
     run = made_up({arm: [0.8, 0.9, 0.85], "b": [0.7, 0.81, 0.74]}, tmp_path, seeds=[0, 1, 2])
     run.results["generated_sets"] = sets
     pair = Comparison(what="x", plus=[{"arm": arm}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study")
-    found = entry_for(CLAIMS[0], pair, [run], ["bridged++"])
+    found = _entry_for(CLAIMS[0], pair, [run], ["bridged++"])
     assert found.verdict == verdict and told in found.note
-    assert entry_for(CLAIMS[0], pair.model_copy(update={"generated": False}), [run]).verdict == "reproduced"
+    assert _entry_for(CLAIMS[0], pair.model_copy(update={"generated": False}), [run]).verdict == "reproduced"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from synthnb.images.plan import Plan, load_plan, make_plan, plan_hash, write_plan
+from synthnb.images.plan import Plan, _load_plan, make_plan, plan_hash, write_plan
 
 SETTINGS = dict(seed=0, model="some/model", steps=4, guidance=2.0)
 HOSTILE = [
@@ -69,8 +69,8 @@ def test_every_larger_volume_begins_with_the_smaller(tmp_path, classes, shard_si
     ]
     for small, large in zip(plans, plans[1:]):
         assert large.prefix_hash(len(small)) == small.hash
-        pd.testing.assert_frame_equal(large.rows(0, len(small)), load_plan(small.path))
-    whole = load_plan(plans[-1].path)
+        pd.testing.assert_frame_equal(large.rows(0, len(small)), _load_plan(small.path))
+    whole = _load_plan(plans[-1].path)
     assert (
         plans[-1].hash
         == plan_hash(whole)

@@ -26,10 +26,10 @@ from torchvision.datasets import Flowers102
 from synthnb.images import shards
 from synthnb.data import ImageSet, LabelledImages, few_shot, few_shots, fraction, join
 from synthnb.datasets.duplicates import content_hashes, copied_pairs, near_pairs
-from synthnb.datasets.listed import list_folder, list_hub, list_shards, load_images, read_batches
-from synthnb.datasets.named import NAMED, imagenet_indices, imagenet_names, list_named, prompt_name
+from synthnb.datasets.listed import list_folder, list_hub, list_shards, load_images, _read_batches
+from synthnb.datasets.named import NAMED, _imagenet_indices, imagenet_names, list_named, prompt_name
 from synthnb.datasets.reading import memory_limit
-from synthnb.datasets.sets import check_splits, list_set, open_set, train_and_val, without_near
+from synthnb.datasets.sets import check_splits, list_set, open_set, _train_and_val, _without_near
 
 torch.set_num_threads(1)
 
@@ -285,7 +285,7 @@ def test_imagenet_and_variants(tmp_path):
             put(home / folder / f"{i}.jpg", i)
         test = list_named(name, tmp_path, complete=False)["test"]
         assert len(test.classes) == 200 and test.labels.tolist() == [wnids(name).index(folder) for folder in folders]
-        assert [names[imagenet_indices(name)[label]] for label in test.labels] == [
+        assert [names[_imagenet_indices(name)[label]] for label in test.labels] == [
             test.classes[label] for label in test.labels
         ]
     v2 = tmp_path / NAMED["imagenet-v2"].where
@@ -354,7 +354,7 @@ def test_hub_folder(tmp_path):
     want = np.asarray(shade(201).crop((0, 1, 10, 11)))  # the middle square
     assert (load_images(listed["test"].subset([1]), 10).images[0].permute(1, 2, 0).numpy() == want).all()
     assert len(opened["val"]) == 2 and len(few_shot(listed["train"], 2)) == 4
-    batches = list(read_batches(listed["train"], 8, batch_size=3, workers=1))
+    batches = list(_read_batches(listed["train"], 8, batch_size=3, workers=1))
     assert [len(labels) for _, labels in batches] == [3, 1] and torch.equal(
         torch.cat([images for images, _ in batches]), opened["train"].images
     )
@@ -556,7 +556,7 @@ def test_planted_copies_stop_a_run(scans):
     with pytest.raises(ValueError, match=r"synthetic & test +917 & 600 +0 +20"):
         check_splits({"synthetic": planted, "test": scans["test"]})
     assert check_splits({"synthetic": planted, "test": scans["test"]}, allowed=20)["nearly the same"].tolist() == [20]
-    assert torch.equal(without_near(planted, [scans["test"]]).images, scans["train"].images)
+    assert torch.equal(_without_near(planted, [scans["test"]]).images, scans["train"].images)
     with pytest.raises(ValueError, match=r"train & test +897 & 897 +897"):
         check_splits({"train": scans["train"], "test": scans["train"]}, allowed=10_000)
 
@@ -619,12 +619,12 @@ def hollow_flowers(root):
 def test_all_is_train_and_official_validation_of_every_class(name, make, images, tmp_path, tiny_flowers):
     make(tmp_path)
     listed = list_named(name, tmp_path)
-    everything = train_and_val(listed)
+    everything = _train_and_val(listed)
     assert len(everything) == images == NAMED[name].train
     assert len(few_shots(everything, [0], [3])[0, 3]) == images, "no class is cut down to the smallest"
     held = open_set(name, 4, root=tmp_path)
-    assert len(train_and_val(held)) == images and sum(train_and_val(held).per_class.values()) == images
-    sizes = set(few_shots(train_and_val(held), [0], [0])[0, 0].per_class.values())
+    assert len(_train_and_val(held)) == images and sum(_train_and_val(held).per_class.values()) == images
+    sizes = set(few_shots(_train_and_val(held), [0], [0])[0, 0].per_class.values())
     assert sizes == {"dtd": {80}, "flowers102": {20}, "aircraft": {66, 67}}[name]
 
 
@@ -640,9 +640,9 @@ def test_keep_and_fit_reach_every_door(tmp_path):
     images = {}
     for fit in ("crop", "pad", "resize"):
         listed = list_set(tmp_path / "wide", fit=fit)["train"]
-        assert listed.subset([0]).fit == fit == train_and_val({"train": listed, "val": listed}).fit
+        assert listed.subset([0]).fit == fit == _train_and_val({"train": listed, "val": listed}).fit
         images[fit] = load_images(listed, 30).images
-        assert torch.equal(images[fit], torch.cat([batch for batch, _ in read_batches(listed, 30, 5)]))
+        assert torch.equal(images[fit], torch.cat([batch for batch, _ in _read_batches(listed, 30, 5)]))
     assert (images["crop"] == 255).all() and (images["pad"] < 128).any() and (images["resize"] < 128).any()
     for fit in ("pad", "resize"):
         opened = open_set(tmp_path / "wide", 30, fit=fit, keep=45)

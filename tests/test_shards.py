@@ -48,8 +48,8 @@ from synthnb.generate import draw_batches
 from synthnb.models.pipelines import load_generator
 from synthnb.models.clip import load_clip
 from synthnb.core.workers import Pool
-from synthnb.images.drawer import Drawing, drawn_with, what_was_passed
-from synthnb.images.folder import open_folder, read_shards, stream_shards
+from synthnb.images.drawer import Drawing, _drawn_with, _what_was_passed
+from synthnb.images.folder import open_folder, read_shards, _stream_shards
 from synthnb.images.inspection import replay, why
 from synthnb.images.plan import write_plan
 from synthnb.images.shards import Budget, estimate_cost, generate_shards, verify
@@ -93,7 +93,7 @@ def run_worker(
     """One worker from scratch to the end."""
     before()
     folder = open_folder(path, plan)
-    made = made or drawn_with(pipe, GENERATOR, "png", passed=what_was_passed(pipe, folder.plan.settings))
+    made = made or _drawn_with(pipe, GENERATOR, "png", passed=_what_was_passed(pipe, folder.plan.settings))
     done = make_shards(
         folder,
         folder.pieces(plan.images),
@@ -148,7 +148,7 @@ def holders(folder) -> set[int]:
 
 def test_kill_9_at_random_moments_loses_and_duplicates_nothing(plan, pipe, whole, tmp_path):
     chance, undisturbed = random.Random(0), tars(whole)
-    made = drawn_with(pipe, GENERATOR, "png", passed=what_was_passed(pipe, plan.settings))
+    made = _drawn_with(pipe, GENERATOR, "png", passed=_what_was_passed(pipe, plan.settings))
     drawn, runs = (
         FORK.Value("i", 0),
         [],
@@ -685,7 +685,7 @@ def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
     plan = write_plan(tmp_path / "plan.parquet", prompts, 8, **SETTINGS | {"steps": 10})
     common, scored = dict(generator=GENERATOR, progress=False), replace(PNG, clip=glyphworld.folder("clip"))
     generate_shards(plan, tmp_path / "shards", drawing=scored, **common)
-    told = [record for _, record in stream_shards(tmp_path / "shards")]
+    told = [record for _, record in _stream_shards(tmp_path / "shards")]
     assert {record["scores"]["clip_text"] for record in told} == {
         "a photo of arabic digit three",
         "a photo of arabic digit eight",
@@ -741,7 +741,7 @@ def test_hugging_face_datasets_opens_the_shards(plan, whole, tmp_path, how):
 def test_other_formats_are_explained_and_drawn_again(plan, kind, tmp_path):
     drawing, budget = Drawing(device="cpu", kind=kind), Budget(images=8)
     generate_shards(plan, tmp_path, GENERATOR, drawing=drawing, budget=budget, progress=False)
-    content, record = next(stream_shards(tmp_path))
+    content, record = next(_stream_shards(tmp_path))
     image = Image.open(BytesIO(content))
     assert image.format == kind.upper() and b"digitalsourcetype/trainedAlgorithmicMedia" in content
     assert {

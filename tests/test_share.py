@@ -24,7 +24,7 @@ from synthnb.generate import DrawnBatch
 from synthnb.images.plan import write_plan
 from synthnb.images.curate import Filters, curate, read_kept, write_kept
 from synthnb.images.scores import score_images
-from synthnb.images.review import ShardImages, gallery, listed_images
+from synthnb.images.review import _ShardImages, gallery, listed_images
 from synthnb.images.folder import ShardFolder, open_folder
 from synthnb.images.inspection import why
 from synthnb.images.worker import make_shards
@@ -168,7 +168,7 @@ def test_damage_is_found_on_the_way_and_a_lost_picture_named(folder, tmp_path):
     with pytest.raises(ValueError, match="has no image of 0002-kite-000003"):
         export(folder, tmp_path / "lost", "webdataset", kept=lost)
     with pytest.raises(ValueError, match="has no image of 0002-kite-000003"):
-        ShardImages(folder).read("0002-kite-000003")
+        _ShardImages(folder).read("0002-kite-000003")
     assert home.published() == {f"{i:06d}" for i in range(15)}
 
 

@@ -19,11 +19,11 @@ from synthnb.glyphworld.drawing import FONTS, HELD_OUT_FONTS
 from synthnb.glyphworld.world import folder, printed_digits
 from synthnb.datasets.shifts import (
     CORRUPTIONS,
-    SEVERITIES,
+    _SEVERITIES,
     ReadOnce,
     corrupt,
     inverted,
-    measure,
+    _measure,
     shift_table,
     shifted,
     show_severities,
@@ -55,7 +55,7 @@ def model(real):
 
 @pytest.fixture(scope="module")
 def frame(model, real):
-    return measure(model, shifted(real["val"], kinds=["contrast", "impulse_noise"]))
+    return _measure(model, shifted(real["val"], kinds=["contrast", "impulse_noise"]))
 
 
 def pictures(height: int, width: int, n: int = 3) -> LabelledImages:
@@ -121,7 +121,7 @@ def test_each_severity_takes_pictures_further_away(kind, size):
         ]
     )
     data = LabelledImages(photos, torch.tensor([0, 1]), ("a", "b"))
-    distances = [rms(data, corrupt(data, kind, severity)) for severity in (0, *SEVERITIES)]
+    distances = [rms(data, corrupt(data, kind, severity)) for severity in (0, *_SEVERITIES)]
     assert distances == sorted(distances) and min(np.diff(distances)) > 0.1
 
 
@@ -186,7 +186,7 @@ def test_printed_digits_are_prints_of_digits_in_held_out_fonts():
 def test_accuracy_falls_with_severity(kind, model, real):
     right = [
         correct(predict(model, corrupt(real["val"], kind, severity)), real["val"].labels).mean()
-        for severity in (0, *SEVERITIES)
+        for severity in (0, *_SEVERITIES)
     ]
     assert right[0] > 0.9 and right[-1] < right[0] - 0.05
     assert max(np.diff(right)) <= 0.01, f"more damage, higher accuracy: {right}"
@@ -199,7 +199,7 @@ def test_shifted_sets_are_harder(frame, model, real):
         value["inverted"] < value["clean"] - 0.05 and value["textured"] < value["clean"] and value["contrast 5"] < 0.3
     )
     prints = LabelledImages(*printed_digits(10), DIGITS, "prints")
-    assert measure(model, {"prints": prints}).value[0] < value["clean"] - 0.1
+    assert _measure(model, {"prints": prints}).value[0] < value["clean"] - 0.1
 
 
 def test_every_number_is_that_of_its_own_function(frame, model, real):
@@ -225,7 +225,7 @@ def test_every_number_is_that_of_its_own_function(frame, model, real):
 
 def test_means_over_severities_resample_images_once_for_all(frame, model, real):
     right = {
-        kind: np.stack([correct(predict(model, corrupt(real["val"], kind, s)), real["val"].labels) for s in SEVERITIES])
+        kind: np.stack([correct(predict(model, corrupt(real["val"], kind, s)), real["val"].labels) for s in _SEVERITIES])
         for kind in ("contrast", "impulse_noise")
     }
     for name, runs in {
@@ -240,18 +240,18 @@ def test_few_classes_have_no_top_5():
     data = pictures(32, 32, 8)
     with seeded(0):
         two = load_classifier(folder("cnn"), 2)
-    frame = measure(two, {"blots": data})
+    frame = _measure(two, {"blots": data})
     assert set(frame.metric) == {"top-1", "ECE", "ECE by chance"} and not frame.set.str.contains("mean").any()
 
 
 def test_what_cannot_be_measured_is_refused(model, real):
     with pytest.raises(ValueError, match="the model has 10 classes and .* has 2"):
-        measure(model, {"blots": pictures(32, 32)})
+        _measure(model, {"blots": pictures(32, 32)})
     with pytest.raises(ValueError, match="set 'none', .* is empty"):
-        measure(model, {"none": real["val"].subset([])})
+        _measure(model, {"none": real["val"].subset([])})
     few = real["val"].subset(range(5))
     with pytest.raises(ValueError, match="two sets are called 'x'"):
-        measure(model, [("x", few), ("x", few)])
+        _measure(model, [("x", few), ("x", few)])
 
 
 def test_table_and_figure_show_the_frame(frame):

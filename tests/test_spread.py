@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from synthnb.studies.spread import best_to_worst, spread_ends
+from synthnb.studies.spread import best_to_worst, _spread_ends
 
 
 def made_up(
@@ -26,14 +26,14 @@ def made_up(
 @pytest.mark.parametrize("settings", [2, 3, 4, 6])
 def test_equal_settings_are_seldom_called_different(seeds, settings):
     for kind in ({}, {"alike": 0.8}, {"uneven": 3.0}):
-        difference, low, high = spread_ends(made_up(seeds, settings, **kind))
+        difference, low, high = _spread_ends(made_up(seeds, settings, **kind))
         assert (low == 0).mean() >= 0.94 and (high >= difference).all(), kind
 
 
 @pytest.mark.parametrize("means", [[0, 0, 0, 0.05], [0, 0.02, 0.04, 0.06], [0, 0, 0.03, 0.03]], ids=str)
 def test_true_difference_is_in_the_interval(means):
     for seeds in (3, 6):
-        _, low, high = spread_ends(made_up(seeds, 4, means))
+        _, low, high = _spread_ends(made_up(seeds, 4, means))
         truth = max(means) - min(means)
         assert ((low <= truth) & (truth <= high)).mean() >= 0.94
 

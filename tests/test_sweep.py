@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from synthnb.cli import app
-from synthnb.studies.folder import is_running, state
+from synthnb.studies.folder import _is_running, state
 from synthnb.studies.sweep import plan_sweep, run_sweep, work_through
 
 DECLARED = "shots: int = 1  # real images\nseed: int = 0  # of all\npause: float = 0.0  # seconds of work"
@@ -103,7 +103,7 @@ def test_a_killed_worker_is_made_up_for_and_named(tmp_path):
     )
 
     def kill_one():
-        wait_for(lambda: sum(is_running(planned.place(cell)) for cell in planned.cells) == 2)
+        wait_for(lambda: sum(_is_running(planned.place(cell)) for cell in planned.cells) == 2)
         next(child for child in psutil.Process().children() if "work_alone" in " ".join(child.cmdline())).kill()
 
     with ThreadPoolExecutor(1) as pool:
@@ -158,7 +158,7 @@ def test_a_failing_cell_stops_no_other_and_sets_the_status(tmp_path, capfd):
 def test_cells_that_need_the_same_stage_at_once_make_it_once(tmp_path):
     planned = plan_sweep(experiment(tmp_path, STAGE + WORK), {"grid": {"shots": [1, 2]}}, tmp_path / "outputs")
     workers = [start(work_through, planned) for _ in range(2)]
-    wait_for(lambda: sum(is_running(planned.place(cell)) for cell in planned.cells) == 2)
+    wait_for(lambda: sum(_is_running(planned.place(cell)) for cell in planned.cells) == 2)
     for worker in workers:
         worker.join(100)
     assert planned.states() == ["DONE", "DONE"] and (tmp_path / "styles.txt").read_text() == "made\n"
@@ -200,7 +200,7 @@ def test_a_cluster_that_loses_a_node_loses_no_cell(tmp_path):
         )
         with ThreadPoolExecutor(1) as pool:
             job = pool.submit(run_sweep, planned, workers=2, ray=cluster.address, progress=False)
-            wait_for(lambda: sum(is_running(planned.place(cell)) for cell in planned.cells) == 2)
+            wait_for(lambda: sum(_is_running(planned.place(cell)) for cell in planned.cells) == 2)
             cluster.remove_node(second, allow_graceful=False)
             outcome = job.result(timeout=120)
         assert outcome.states == ["DONE", "FAILED", "DONE", "DONE", "DONE"] and outcome.lost == ()

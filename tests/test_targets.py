@@ -11,7 +11,7 @@ import torch
 from synthnb.datasets import targets
 from synthnb.datasets.duplicates import content_hashes, near_pairs
 from synthnb.datasets.sets import check_splits, open_real
-from synthnb.datasets.targets import SPLITS, TARGETS, open_target, target_source
+from synthnb.datasets.targets import _SPLITS, TARGETS, open_target, _target_source
 
 SIZES = {"mnist": (2500, 500, 2000), "silhouettes": (6107, 500, 2000), "fashion": (3500, 500, 2000)}
 NEAREST = {
@@ -38,8 +38,8 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def test_numbers(opened):
     name, sides = opened
-    assert tuple(len(sides[s]) for s in SPLITS) == SIZES[name]
-    for side, least in zip(SPLITS, (250, 50, 200)):
+    assert tuple(len(sides[s]) for s in _SPLITS) == SIZES[name]
+    for side, least in zip(_SPLITS, (250, 50, 200)):
         counts = sides[side].per_class.values()
         assert min(counts) >= least and (side == "train" or len(set(counts)) == 1)
     assert sides["train"].images.shape[1:] == (3, 28, 28) and sides["test"].classes == TARGETS[name].classes
@@ -47,7 +47,7 @@ def test_numbers(opened):
 
 def test_splits_share_no_image_not_even_nearly(opened):
     name, sides = opened
-    hashes = [h for s in SPLITS for h in content_hashes(sides[s].images)]
+    hashes = [h for s in _SPLITS for h in content_hashes(sides[s].images)]
     assert len(hashes) == len(set(hashes)), "exact copies are taken out"
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not set(content_hashes(sides[a].images)) & set(content_hashes(sides[b].images))
@@ -84,21 +84,21 @@ def test_each_class_looks_as_it_did(opened):
 def test_same_splits_at_another_size_and_behind_the_door(opened):
     name, sides = opened
     real = open_real(name, 48, seed=7)
-    assert list(real) == list(SPLITS) and real["val"].images.shape[1:] == (3, 48, 48)
-    assert all(torch.equal(real[s].labels, sides[s].labels) for s in SPLITS)
+    assert list(real) == list(_SPLITS) and real["val"].images.shape[1:] == (3, 48, 48)
+    assert all(torch.equal(real[s].labels, sides[s].labels) for s in _SPLITS)
 
 
 def test_licence_and_source_are_told():
     for name in TARGETS:
-        assert all(target_source(name)[key] for key in ("source", "licence", "notice", "note"))
-    assert target_source("fashion")["licence"] == target_source("silhouettes")["licence"] == "MIT"
-    assert not (targets.FOLDER / "mnist.npz").exists(), (
+        assert all(_target_source(name)[key] for key in ("source", "licence", "notice", "note"))
+    assert _target_source("fashion")["licence"] == _target_source("silhouettes")["licence"] == "MIT"
+    assert not (targets._FOLDER / "mnist.npz").exists(), (
         "its licence is not stated where it comes from: it is not shipped"
     )
 
 
 def test_nothing_is_unpickled():
-    for path in targets.FOLDER.glob("*"):
+    for path in targets._FOLDER.glob("*"):
         with np.load(path, allow_pickle=False) as packed:
             assert {packed[key].dtype.kind for key in packed} <= {"u", "U"}
     names = {node.id for node in ast.walk(ast.parse(Path(targets.__file__).read_text())) if isinstance(node, ast.Name)}
@@ -121,7 +121,7 @@ def test_full_set_is_taken_where_torchvision_expects_it(tmp_path):
         write_idx(tmp_path / "FashionMNIST/raw" / f"{part}-images-idx3-ubyte", pixels[rows])
         write_idx(tmp_path / "FashionMNIST/raw" / f"{part}-labels-idx1-ubyte", labels[rows])
     real = open_real("fashion", 28, root=tmp_path)
-    assert [len(real[s]) for s in SPLITS] == [179, 20, 40] and "full" in real["test"].name
+    assert [len(real[s]) for s in _SPLITS] == [179, 20, 40] and "full" in real["test"].name
     assert torch.equal(real["test"].images[:, 0], torch.from_numpy(pixels[200:]))
     assert len(open_real("fashion", 28)["test"]) == 2000
 
@@ -135,7 +135,7 @@ def test_licences_of_what_others_made_come_with_the_package():
     told = (Path(targets.__file__).parents[1] / "THIRD_PARTY.txt").read_text()
     for name in ("Microsoft", "Google", "Mozilla", "EmojiTwo", "Twemoji", "SinaSR-6", "Zalando SE", "ML Illustrated"):
         assert name in told
-    assert all(target_source(name)["notice"] in told for name in ("silhouettes", "fashion"))
+    assert all(_target_source(name)["notice"] in told for name in ("silhouettes", "fashion"))
     assert (
         "Permission is hereby granted" in told
         and "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in told

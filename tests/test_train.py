@@ -40,7 +40,7 @@ from synthnb.models.classifiers import (
 from synthnb.training.augmentation import TimmPolicy, random_affine, random_resized_crop
 from synthnb.training.checkpoints import Checkpoint, History, stage_key
 from synthnb.training.prediction import predict
-from synthnb.train import TrainConfig, Watch, domain_loss, fit
+from synthnb.train import TrainConfig, Watch, _domain_loss, fit
 
 torch.set_num_threads(1)
 HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu"}
@@ -84,9 +84,9 @@ def interrupted_after(steps: int):
         if len(taken) == steps:
             raise KeyboardInterrupt
         taken.append(1)
-        return domain_loss(*given)
+        return _domain_loss(*given)
 
-    with patch("synthnb.train.domain_loss", stopping), pytest.raises(KeyboardInterrupt):
+    with patch("synthnb.train._domain_loss", stopping), pytest.raises(KeyboardInterrupt):
         yield
 
 
@@ -533,7 +533,7 @@ def test_the_loss_of_a_mixed_batch_is_a_mean(real, weight):
     targets = torch.eye(5, dtype=torch.double)[[2] * 32]
     logits = (image @ weights).expand(32, 5)
     [mixed] = torch.autograd.grad(
-        domain_loss(logits, targets, torch.arange(32) >= real, weight), weights, retain_graph=True
+        _domain_loss(logits, targets, torch.arange(32) >= real, weight), weights, retain_graph=True
     )
     [pooled] = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets), weights)
     assert (mixed - pooled).abs().max() < 1e-6
@@ -543,7 +543,7 @@ def test_equal_halves_of_equal_weight_are_one_batch():
     torch.manual_seed(0)
     logits, targets = torch.randn(32, 5, dtype=torch.double), torch.eye(5, dtype=torch.double)[torch.arange(32) % 5]
     whole = torch.nn.functional.cross_entropy(logits, targets)
-    assert abs(domain_loss(logits, targets, torch.arange(32) % 2 == 1, 1.0) - whole) < 1e-6
+    assert abs(_domain_loss(logits, targets, torch.arange(32) % 2 == 1, 1.0) - whole) < 1e-6
 
 
 # ---- classifiers of timm as their configurations ask for

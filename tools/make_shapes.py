@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
-from synthnb.glyphworld.drawing import SHAPES
+from synthnb.glyphworld.drawing import _SHAPES
 from synthnb.glyphworld.signs import THINGS
 
 SIZE, COLOURS = 64, 16
@@ -131,7 +131,7 @@ def main(root: Path) -> None:
     }
     packed = np.stack(indices)
     np.savez_compressed(
-        SHAPES,
+        _SHAPES,
         thing=np.array(things),
         hand=np.array(hands),
         index=packed[..., ::2] << 4 | packed[..., 1::2],
@@ -139,7 +139,7 @@ def main(root: Path) -> None:
         credits=np.array(json.dumps(credits)),
     )
     print(
-        f"{len(things)} drawings of {len(THINGS)} things by {len(HANDS)} hands, {SHAPES.stat().st_size / 1e3:.0f} kB: {SHAPES.name}"
+        f"{len(things)} drawings of {len(THINGS)} things by {len(HANDS)} hands, {_SHAPES.stat().st_size / 1e3:.0f} kB: {_SHAPES.name}"
     )
 
 

@@ -20,7 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from synthnb.data import LabelledImages, split_by_content
-from synthnb.datasets.targets import FOLDER, SPLITS, TARGETS
+from synthnb.datasets.targets import _FOLDER, _SPLITS, TARGETS
 
 VAL, TEST = 50, 200  # images per class
 PER_CLASS = 600  # of fashion, all splits together
@@ -138,14 +138,14 @@ def fashion(folder: Path) -> dict[str, LabelledImages]:
 
 def main(name: str, folder: Path) -> None:
     splits = {"silhouettes": silhouettes, "fashion": fashion}[name](folder)
-    images = torch.cat([splits[s].images[:, 0] for s in SPLITS]).numpy()
-    labels = torch.cat([splits[s].labels for s in SPLITS]).numpy().astype(np.uint8)
-    which = np.repeat(np.arange(len(SPLITS), dtype=np.uint8), [len(splits[s]) for s in SPLITS])
-    path = FOLDER / f"{name}.npz"
+    images = torch.cat([splits[s].images[:, 0] for s in _SPLITS]).numpy()
+    labels = torch.cat([splits[s].labels for s in _SPLITS]).numpy().astype(np.uint8)
+    which = np.repeat(np.arange(len(_SPLITS), dtype=np.uint8), [len(splits[s]) for s in _SPLITS])
+    path = _FOLDER / f"{name}.npz"
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, images=images, labels=labels, split=which, about=np.array(json.dumps(ABOUT[name])))
     print(
-        {s: min(splits[s].per_class.values()) for s in SPLITS},
+        {s: min(splits[s].per_class.values()) for s in _SPLITS},
         f"images per class at least, {path.stat().st_size / 1e6:.1f} MB: {path.name}",
     )
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'glyphworld_app', 'Parameter', 'Outputs', 'Timeout', 'Seed', 'Style', 'Ray', 'Generator', 'ClipWeights',
-           'Folder', 'Device', 'Refused', 'before_start', 'plain_error', 'OneLineErrors', 'if_stopped',
-           'PairedParameters', 'ExperimentCommand', 'main']
+           'Folder', 'Device', 'before_start', 'if_stopped', 'PairedParameters', 'ExperimentCommand', 'main']
 
 # %% ../../nbs/cli/base.ipynb #0493e3bc
 import os
@@ -23,7 +22,7 @@ import synthnb
 from .values import checkout
 
 # %% ../../nbs/cli/base.ipynb #d7af8de3
-class Refused(ValueError):
+class _Refused(ValueError):
     """What was typed cannot be; nothing has begun."""
 
 
@@ -33,10 +32,10 @@ def before_start() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        raise Refused(str(error)) from error
+        raise _Refused(str(error)) from error
 
 # %% ../../nbs/cli/base.ipynb #2812e2fe
-def plain_error(error: BaseException) -> str:
+def _plain_error(error: BaseException) -> str:
     """An exception as one line for people: no system number, no quoted text, no place inside this package."""
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -54,10 +53,10 @@ def plain_error(error: BaseException) -> str:
 def _say_warning(message, category, filename, lineno, file=None, line=None) -> None:
     """A warning of this package as one line; those of libraries are for programmers."""
     if issubclass(category, UserWarning) and Path(filename).is_relative_to(Path(synthnb.__file__).parent):
-        typer.echo(f"warning: {plain_error(ValueError(message))}", err=True)
+        typer.echo(f"warning: {_plain_error(ValueError(message))}", err=True)
 
 # %% ../../nbs/cli/base.ipynb #c815d063
-class OneLineErrors(TyperGroup):
+class _OneLineErrors(TyperGroup):
     """A command group that prints an exception as one line and exits with status 1, or 2 for what was refused."""
 
     def invoke(self, ctx):
@@ -72,8 +71,8 @@ class OneLineErrors(TyperGroup):
         except Exception as error:
             if ctx.params["traceback"]:
                 raise
-            typer.echo(f"error: {plain_error(error)}", err=True)
-            raise typer.Exit(2 if isinstance(error, Refused) else 1) from error
+            typer.echo(f"error: {_plain_error(error)}", err=True)
+            raise typer.Exit(2 if isinstance(error, _Refused) else 1) from error
         finally:
             warnings.showwarning = before
 
@@ -140,7 +139,7 @@ class ExperimentCommand(PairedParameters):
 
 # %% ../../nbs/cli/base.ipynb #554e83bc
 app = typer.Typer(
-    cls=OneLineErrors, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    cls=_OneLineErrors, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 glyphworld_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(glyphworld_app, name="glyphworld", help="The embedded world: look at it, rebuild its models.")

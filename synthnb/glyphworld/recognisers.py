@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONTEXT_LENGTH', 'NON_DIGIT', 'ARCHITECTURES', 'build_tokenizer', 'tokenize', 'grow_tokenizer', 'grow_embedding',
-           'new_clip', 'roughen', 'train_clip', 'save_clip', 'load_clip', 'grow_clip', 'label_names', 'new_classifier',
-           'train_classifier', 'save_classifier', 'load_judge', 'world_of', 'grow_judge', 'judged']
+           'train_clip', 'save_clip', 'load_clip', 'grow_clip', 'train_classifier', 'save_classifier', 'load_judge',
+           'world_of', 'grow_judge', 'judged']
 
 # %% ../../nbs/glyphworld/recognisers.ipynb #8ba2c1f1
 import json
@@ -107,7 +107,7 @@ def _clip_config(vocabulary: int, eos: int) -> dict:
     )
 
 
-def new_clip(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
+def _new_clip(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
     """An untrained CLIP of glyphworld's size."""
     config = _clip_config(len(tokenizer), tokenizer.eos_token_id)
     config["text_cfg"].pop("hf_tokenizer_name"), config["text_cfg"].pop("tokenizer_kwargs")
@@ -118,7 +118,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> open_clip.CLIP:
 _ROUGH = ((-0.26, 0.26), (-0.6, 0.2), (-0.5, 0.2), (-0.3, 0.3), (-0.15, 0.15), (-0.15, 0.15))
 
 
-def roughen(
+def _roughen(
     images: torch.Tensor,  # [B, 3, H, W] in -1..1, in random order
     generator: torch.Generator,
 ) -> torch.Tensor:
@@ -153,7 +153,7 @@ def train_clip(
 ) -> open_clip.CLIP:
     """Contrastive training on images and captions, then by the recipe `rough` with half of the images roughened."""
     torch.manual_seed(0)
-    model, ids = (start or new_clip(tokenizer)).to(device), tokenize(tokenizer, data.texts, device)
+    model, ids = (start or _new_clip(tokenizer)).to(device), tokenize(tokenizer, data.texts, device)
     forward = torch.compile(model) if device == "cuda" else model
     clip_loss = open_clip.ClipLoss()
 
@@ -163,7 +163,7 @@ def train_clip(
             rows = torch.randint(len(ids), (batch,), generator=generator, device=device)
             images = data.batch(rows)
             if name == "rough":
-                images[::2] = roughen(images[::2], generator)  # the others keep what was learned
+                images[::2] = _roughen(images[::2], generator)  # the others keep what was learned
             image, text, scale = forward(images, ids[rows])
             return clip_loss(image.float(), text.float(), scale.float().clamp(max=100))
 
@@ -194,7 +194,7 @@ def grow_clip(path: Path, texts: list[str]) -> tuple[open_clip.CLIP, CLIPTokeniz
     after, state = grow_tokenizer(before, texts), load_file(path / "open_clip_model.safetensors")
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     state["token_embedding.weight"] = grow_embedding(state["token_embedding.weight"], before, after)
-    model = new_clip(after)
+    model = _new_clip(after)
     model.load_state_dict(state)
     return model, after
 
@@ -209,7 +209,7 @@ ARCHITECTURES: dict[str, tuple[str, dict]] = {
 }
 
 # %% ../../nbs/glyphworld/recognisers.ipynb #ef77748b
-def label_names(name: str, world: World = GLYPHS) -> list[str]:
+def _label_names(name: str, world: World = GLYPHS) -> list[str]:
     """What a classifier's outputs stand for.
 
     Those of the judge are all senses, then all styles; those of the others the senses that are no digits.
@@ -219,7 +219,7 @@ def label_names(name: str, world: World = GLYPHS) -> list[str]:
     return [SENSES[i].phrase for i in NON_DIGIT]
 
 
-def new_classifier(name: str, num_classes: int) -> nn.Module:
+def _new_classifier(name: str, num_classes: int) -> nn.Module:
     """An untrained timm model of glyphworld's size: "cnn", "vit" or "judge"."""
     architecture, options = ARCHITECTURES[name]
     return timm.create_model(architecture, pretrained=False, num_classes=num_classes, **options)
@@ -241,7 +241,7 @@ def train_classifier(
         number = torch.full((len(SENSES),), -1).scatter(0, NON_DIGIT, torch.arange(len(NON_DIGIT)))
         targets = number.to(device)[data.sense]
         assert targets.min() >= 0, "this corpus holds digits"
-    model = (start or new_classifier(name, len(label_names(name, data.world)))).to(device)
+    model = (start or _new_classifier(name, len(_label_names(name, data.world)))).to(device)
     forward = torch.compile(model) if device == "cuda" else model
 
     def loss_of(generator):
@@ -258,7 +258,7 @@ def save_classifier(name: str, model: nn.Module, out: Path, world: World = GLYPH
     """Write a timm `local-dir:` folder: config.json with the model's arguments and label names, fp16 safetensors."""
     out.mkdir(parents=True, exist_ok=True)
     architecture, options = ARCHITECTURES[name]
-    labels = label_names(name, world)
+    labels = _label_names(name, world)
     config = dict(
         architecture=architecture,
         num_classes=len(labels),
@@ -303,8 +303,8 @@ def world_of(judge: nn.Module) -> World:
 
 def grow_judge(path: Path, world: World) -> nn.Module:
     """A judge with a head for this world that begins as a trained one, class by class."""
-    old, model = load_judge(path), new_classifier("judge", len(world.senses) + len(world.styles))
-    place = {label: i for i, label in enumerate(label_names("judge", world))}
+    old, model = load_judge(path), _new_classifier("judge", len(world.senses) + len(world.styles))
+    place = {label: i for i, label in enumerate(_label_names("judge", world))}
     rows = torch.tensor([place[label] for label in json.loads((path / "config.json").read_text())["label_names"]])
     state = old.state_dict()
     for part in ("fc.weight", "fc.bias"):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GLYPHS', 'WORLDS', 'ASPECTS', 'LEADS', 'MODELS', 'FROM_OUTSIDE', 'World', 'Scenes', 'sample_styles', 'sample_scenes',
-           'render', 'printed_digits', 'rendered_digits', 'caption', 'captions', 'folder', 'show']
+           'render', 'printed_digits', 'rendered_digits', 'captions', 'folder', 'show']
 
 # %% ../../nbs/glyphworld/world.ipynb #c049261b
 from dataclasses import dataclass, fields
@@ -281,7 +281,7 @@ def _subject(sense: Sense, rng: np.random.Generator) -> str:
     return sense.phrase if kind == "phrase" or name in sense.phrase.split() else f"{sense.phrase} {name}"
 
 # %% ../../nbs/glyphworld/world.ipynb #c2189e32
-def caption(
+def _caption(
     sense: Sense,
     style: Style,
     aspects: list[str],  # remarkable aspects only: ["tilted to the left"]
@@ -308,7 +308,7 @@ def captions(scenes: Scenes, seed: int) -> list[str]:
     rng, values = np.random.default_rng(seed), list(ASPECTS.values())
     known, styles = SENSES + THINGS, STYLES + THING_STYLES
     return [
-        caption(known[s], styles[k], [values[i][v] for i, v in enumerate(row) if v], rng)
+        _caption(known[s], styles[k], [values[i][v] for i, v in enumerate(row) if v], rng)
         for s, k, row in zip(scenes.sense.tolist(), scenes.style.tolist(), scenes.aspects.tolist())
     ]
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWN_NAMES', 'SHIPPED', 'FROM_IMAGENET', 'readable_name', 'plain_text', 'same_name', 'same_phrase', 'check_classes',
-           'class_names', 'model_folder', 'taught_names', 'write_taught_names', 'unknown_names', 'near_names',
-           'UnknownNames', 'refuse_unknown']
+           'class_names', 'model_folder', 'taught_names', 'write_taught_names', 'unknown_names', 'UnknownNames',
+           'refuse_unknown']
 
 # %% ../../nbs/models/names.ipynb #38464111
 import difflib
@@ -157,7 +157,7 @@ def unknown_names(
     return [name for name, words in classes.items() if known.isdisjoint(map(same_phrase, words))]
 
 
-def near_names(name: str, taught: Sequence[str], most: int = 3) -> list[str]:
+def _near_names(name: str, taught: Sequence[str], most: int = 3) -> list[str]:
     "Names of a list that come near: one that holds all the words of the other, or one that is spelt alike."
     words = set(same_phrase(name).split())
     apart = {one: set(same_phrase(one).split()) for one in taught if len(same_phrase(one)) > 1}
@@ -181,7 +181,7 @@ def refuse_unknown(
         return
     names = list(dict.fromkeys(name for some in unknown.values() for name in some))
     taught = taught_names(next(iter(unknown)))
-    near = {name: near_names(name, taught) for name in names[:5]}
+    near = {name: _near_names(name, taught) for name in names[:5]}
     told = "; ".join(f"near '{name}' are {', '.join(found)}" for name, found in near.items() if found)
     hint = f"The known names are {len(taught)}, such as {_listing(_samples(taught))}"
     if told:
