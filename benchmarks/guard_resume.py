@@ -13,8 +13,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from synthnb.images.plan import Plan, write_plan
 from synthnb.images.folder import open_folder
+from synthnb.images.plan import Plan, write_plan
 
 SECONDS = 2.0
 

@@ -20,11 +20,11 @@ import psutil
 import torch
 
 from synthnb.generate import DrawnBatch
+from synthnb.images.folder import open_folder
 from synthnb.images.plan import write_plan
 from synthnb.images.review import gallery
-from synthnb.images.folder import open_folder
-from synthnb.images.worker import make_shards
 from synthnb.images.share import _WRITERS, About, export_images
+from synthnb.images.worker import make_shards
 
 LIMIT_MIB = 256
 

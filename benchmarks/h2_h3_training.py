@@ -173,7 +173,7 @@ def main() -> int:
                 f"{row} {name} on {card}, {way}: {rate:.1f} images a second, {share:.3f} of {reference}{floors}",
                 flush=True,
             )
-            if absolute and rate < bar or judged and row == "H2" and way == "dual" and share < SHARE:
+            if (absolute and rate < bar) or (judged and row == "H2" and way == "dual" and share < SHARE):
                 below.append(f"{name}, {way}")
     print(f"below the bar: {below}" if below else "no bar missed" if judged else "no bars without a GPU")
     return bool(below)

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from PIL import Image
 from shard_pictures import shard_pictures
 
-from synthnb.images.scores import score_images
-from synthnb.generate import ClipScore
-from synthnb.glyphworld.world import folder as glyphworld_folder, rendered_digits
-from synthnb.models.clip import Clip, load_clip
 from synthnb.core.workers import usable_cores
+from synthnb.generate import ClipScore
+from synthnb.glyphworld.world import folder as glyphworld_folder
+from synthnb.glyphworld.world import rendered_digits
 from synthnb.images.folder import ShardFolder
+from synthnb.images.scores import score_images
+from synthnb.models.clip import Clip, load_clip
 
 # row, model: floor and bar in images a second
 BARS = {("H4", "ViT-B-32"): (89_600, 20_000), ("H4", "ViT-L-14"): (4_880, 2_400), ("H4b", "ViT-B-32"): (10_000, 4_000)}

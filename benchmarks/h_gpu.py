@@ -25,14 +25,14 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
-from synthnb.images.denoise import loop_of
 from synthnb.dsi import InvertConfig, invert
 from synthnb.generate import draw_batches
-from synthnb.models.pipelines import _compile_parts
 from synthnb.glyphworld.world import folder
-from synthnb.images.plan import write_plan
+from synthnb.images.denoise import loop_of
 from synthnb.images.folder import open_folder
+from synthnb.images.plan import write_plan
 from synthnb.images.worker import Leases, _make_shard
+from synthnb.models.pipelines import _compile_parts
 
 # name: (what, steps, guidance, part of the steps that is guided, tiny decoder, floor, pass)
 IMAGES = {

@@ -22,8 +22,8 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
-from synthnb.images.denoise import DenoisingLoop, TextTable
 from synthnb.glyphworld.world import folder
+from synthnb.images.denoise import DenoisingLoop, TextTable
 from synthnb.images.writer import ShardWriter
 
 BARS = {"R1": (1.8, 2.3), "R2": (4.0, 6.0)}

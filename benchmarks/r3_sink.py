@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import draw_batches
-from synthnb.models.pipelines import load_generator
-from synthnb.images.plan import make_plan, write_plan
+from synthnb.glyphworld import world as glyphworld
 from synthnb.images.drawer import _drawn_with
 from synthnb.images.folder import open_folder, read_tar
+from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.worker import Leases, _make_shard
-from synthnb.images.writer import ShardWriter, library_versions, _make_record
+from synthnb.images.writer import ShardWriter, _make_record, library_versions
+from synthnb.models.pipelines import load_generator
 
 SINK_BAR, LOOP_BAR = 15.0, 1.05
 PROMPTS = {name: [f"a photo of arabic digit {name}, chalk on a blackboard"] for name in ("one", "two", "three", "four")}

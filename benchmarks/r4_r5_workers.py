@@ -22,14 +22,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 
-from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import DrawnBatch, draw_batches
-from synthnb.models.pipelines import load_generator
-from synthnb.images.plan import write_plan
+from synthnb.glyphworld import world as glyphworld
 from synthnb.images.drawer import _drawn_with
 from synthnb.images.folder import open_folder
+from synthnb.images.plan import write_plan
 from synthnb.images.shards import verify
 from synthnb.images.worker import make_shards
+from synthnb.models.pipelines import load_generator
 
 R4_BAR, R5_BAR = 1.05, 1.7
 FORK = multiprocessing.get_context("fork")

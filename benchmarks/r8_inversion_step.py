@@ -27,9 +27,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
 from synthnb.dsi import _denoising_loss, _draw_step, _encode_images, initial_rows, reading, style_prompts
-from synthnb.models.tokens import tokenize, training_scheduler, vector_names
-from synthnb.models.pipelines import _compile_parts, load_generator
 from synthnb.glyphworld.world import folder
+from synthnb.models.pipelines import _compile_parts, load_generator
+from synthnb.models.tokens import tokenize, training_scheduler, vector_names
 
 BAR, TARGET, LR, TOKEN, WORD = 1.8, 2.2, 5e-3, "<style>", "photo"
 

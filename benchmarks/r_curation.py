@@ -30,13 +30,13 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from shard_pictures import shard_pictures
 
-from synthnb.images.curate import Filters, curate, _kept_batches, write_kept
-from synthnb.images.scores import class_texts, first_alike, _load_scores, score_images
 from synthnb.data import LabelledImages, thumbnails
-from synthnb.images.fidelity import extract, kid, measure, _neighbourhoods, open_extractor
 from synthnb.glyphworld.world import folder as glyphworld_folder
-from synthnb.models.clip import Clip, load_clip
+from synthnb.images.curate import Filters, _kept_batches, curate, write_kept
+from synthnb.images.fidelity import _neighbourhoods, extract, kid, measure, open_extractor
 from synthnb.images.folder import ShardFolder, read_tar
+from synthnb.images.scores import _load_scores, class_texts, first_alike, score_images
+from synthnb.models.clip import Clip, load_clip
 
 BARS = {
     "scores, ViT-B/32": 1.5,
@@ -106,13 +106,13 @@ def stay_one_by_one(thumbs: torch.Tensor, alike: float) -> list[int]:
 
 def measures_one_by_one(real: torch.Tensor, generated: torch.Tensor, k: int = 5) -> tuple[float, ...]:
     """KID, precision, recall, density and coverage with a loop over images; each is compared with all others of a side at once."""
-    distance = lambda point, points: (points - point).square().sum(1).sqrt()  # noqa: E731
+    distance = lambda point, points: (points - point).square().sum(1).sqrt()
     real_balls, generated_balls = (
         [distance(p, side).kthvalue(k + 1).values.item() for p in side] for side in (real, generated)
     )
     inside = torch.stack([distance(p, real) <= torch.tensor(real_balls) for p in generated])
     recalled = [bool((distance(p, generated) <= torch.tensor(generated_balls)).any()) for p in real]
-    kernel = lambda point, points: (points @ point / len(point) + 1) ** 3  # noqa: E731
+    kernel = lambda point, points: (points @ point / len(point) + 1) ** 3
     within = [
         sum((kernel(p, side).sum() - kernel(p, p[None]).sum()).item() for p in side) / (len(side) * (len(side) - 1))
         for side in (real, generated)

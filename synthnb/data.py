@@ -32,9 +32,9 @@ from .models.names import check_classes
 # Names that people import from here
 from .core.devices import pick_device, pick_dtype  # noqa: F401
 from .datasets.duplicates import cache_sized, copied_pairs, near_groups, near_pairs, thumbnails  # noqa: F401
+from .datasets.grid import show_images
 from .datasets.layout import FRACTIONS  # noqa: F401
 from .datasets.pixels import read_image  # noqa: F401
-from .datasets.grid import show_images  # noqa: F401
 from .models.hub import explain_loading  # noqa: F401
 from .models.names import readable_name  # noqa: F401
 

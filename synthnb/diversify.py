@@ -18,8 +18,8 @@ import pandas as pd
 from diffusers import DiffusionPipeline
 from transformers import PreTrainedTokenizerBase
 
-from .models.clip import Clip
 from .models.answers import AnswerCache
+from .models.clip import Clip
 from .models.local_llm import LocalLLM
 from .models.server import ServerLLM
 from .prompts.book import COLUMNS, check_begin, check_suffix, load_book, save_book, template_version

@@ -23,8 +23,15 @@ from tqdm import tqdm
 
 from .data import LabelledImages
 from .models.styles import Keeper, Run, Style, check_same_settings, load_style, save_style
-from .models.tokens import check_placeholder, condition, fingerprint, text_models
-from .models.tokens import tokenize, training_scheduler, vector_names
+from synthnb.models.tokens import (
+    check_placeholder,
+    condition,
+    fingerprint,
+    text_models,
+    tokenize,
+    training_scheduler,
+    vector_names,
+)
 
 # %% ../nbs/05_dsi.ipynb #35c5dcf4
 TEMPLATE = "A {phrase} photo in the style of {style}"  # the paper's
@@ -241,7 +248,12 @@ def _fixed_draws(latents: _Latents, batch_size: int, seed: int) -> list[_Draw]:
 
 # %% ../nbs/05_dsi.ipynb #1cb54e90
 def _learn(
-    run: Run, latents: _Latents, loss_of: Callable[[_Draw], torch.Tensor], config: InvertConfig, keeper: Keeper, bar: tqdm
+    run: Run,
+    latents: _Latents,
+    loss_of: Callable[[_Draw], torch.Tensor],
+    config: InvertConfig,
+    keeper: Keeper,
+    bar: tqdm,
 ) -> None:
     "Take the steps that are left."
     fixed = _fixed_draws(latents, config.batch_size, config.seed)

@@ -21,10 +21,16 @@ from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
+from synthnb.core.intervals import (
+    Interval,
+    accuracy_interval,
+    judge,
+    mean_interval,
+    paired_difference,  # noqa: F401 people import it from here
+    seen_from,
+    wilson,
+)
 from .data import LabelledImages
-from .core.intervals import Interval, accuracy_interval, judge, seen_from, wilson
-from .core.intervals import mean_interval
-from .core.intervals import paired_difference  # noqa: F401 people import it from here
 from .training.prediction import class_mean
 
 # %% ../nbs/09_evaluate.ipynb #6bfbe097
@@ -230,7 +236,7 @@ def results_table(
 # %% ../nbs/09_evaluate.ipynb #317fd30a
 def _steps(own: list, others: dict[str, list]) -> dict[str, str]:
     "Optimiser steps of a method, and whether they are what most methods took."
-    total = lambda run: run.steps_stage1 + run.steps_stage2  # noqa: E731
+    total = lambda run: run.steps_stage1 + run.steps_stage2
     if isinstance(own[0], Baseline):
         return {"steps": "none", "equal steps": "no training"}
     usual = pd.Series([total(runs[0]) for runs in others.values() if not isinstance(runs[0], Baseline)]).mode().max()

@@ -73,8 +73,8 @@ def _find_faults(
     "Which images of a batch must not be used, and why."
     spread = pixels.amax((1, 2, 3)) - pixels.amin((1, 2, 3))  # NaN spreads
     finite = pixels.isfinite().flatten(1).all(1)
-    faults = {i: "blank" for i in (spread < least_range).nonzero().flatten().tolist()}
-    faults |= {i: "not finite" for i in (~finite).nonzero().flatten().tolist()}
+    faults = dict.fromkeys((spread < least_range).nonzero().flatten().tolist(), "blank")
+    faults |= dict.fromkeys((~finite).nonzero().flatten().tolist(), "not finite")
     return faults | {i: "flagged by the safety checker" for i, bad in enumerate(flagged) if bad}
 
 # %% ../nbs/04_generate.ipynb #a5bbec6a

@@ -17,17 +17,27 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
+from .models.answers import AnswerCache, MissingLLM
 from .models.clip import Clip, ImageFeatures, overlong, text_features
 from .models.known import check_names_known, refuse_unknown_classes
-from .models.answers import AnswerCache, MissingLLM
 from .models.llm import Answers, ask
 from .models.local_llm import LocalLLM
-from .models.questions import Question, Sampling
-from .models.server import ServerLLM
-from .models.questions import json_question
-from .models.meanings import DEFAULT_TEMPLATES, Candidate, Merged, Resolution, Resolutions, Scored
-from .models.meanings import check_names, fill_template, override_candidate, read_overrides, synset_candidate
+from synthnb.models.meanings import (
+    DEFAULT_TEMPLATES,
+    Candidate,
+    Merged,
+    Resolution,
+    Resolutions,
+    Scored,
+    check_names,
+    fill_template,
+    override_candidate,
+    read_overrides,
+    synset_candidate,
+)
 from .models.names import plain_text, same_phrase, unknown_names
+from .models.questions import Question, Sampling, json_question
+from .models.server import ServerLLM
 from .models.wordnet import SYNSET_ID, spoken_name, synsets_named
 
 # %% ../nbs/02_lar.ipynb #5f9622b9
@@ -140,7 +150,7 @@ def _merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, t
             if len({key for key in first.keys | candidate.keys if SYNSET_ID.fullmatch(key)}) > 1:
                 continue  # two synsets are two meanings, however alike CLIP finds their words
             same = same_phrase(first.phrase) == same_phrase(candidate.phrase)
-            if same or cosines is not None and cosines[i, j] >= threshold:
+            if same or (cosines is not None and cosines[i, j] >= threshold):
                 kept[j] = _absorb(first, candidate, 1.0 if same else round(float(cosines[i, j]), 4))
                 break
         else:

@@ -192,7 +192,7 @@ def _note(
     history, step, last = run.history, run.history.steps, run.history.steps == config.steps
     history.images += config.batch_size
     run.recent.append(shown)
-    measured = watch.val is not None and (last or bool(watch.val_every) and step % watch.val_every == 0)
+    measured = watch.val is not None and (last or (bool(watch.val_every) and step % watch.val_every == 0))
     if measured or last or step % watch.record_every == 0:
         loss, accuracy = engine.mean(torch.stack(run.recent).mean(0)).tolist()
         history.records.append({"step": step, "lr": rate, "loss": loss, "accuracy": accuracy})

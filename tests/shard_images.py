@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from synthnb.generate import DrawnBatch
-from synthnb.images.plan import _load_plan, write_plan
 from synthnb.images.folder import ShardFolder, open_folder
+from synthnb.images.plan import _load_plan, write_plan
 from synthnb.images.worker import make_shards
 
 DRAWN_WITH = {

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from synthnb.studies.advise import Advice, more_helps
 from synthnb.evaluate import paired_difference
+from synthnb.studies.advise import Advice, more_helps
 
 
 def rows(values: dict[int, list[float]]) -> pd.DataFrame:

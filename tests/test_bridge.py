@@ -17,13 +17,13 @@ import torch
 
 from synthnb import bridge
 from synthnb.bridge import ARMS, Runtime, TransferConfig, run_arm, train_arm
-from synthnb.data import LabelledImages, digits, few_shot, ordered
-from synthnb.glyphworld.world import folder
-from synthnb.datasets.listed import list_folder, save_folder
 from synthnb.core.streams import PURPOSES
-from synthnb.training.prediction import READINGS, predict
+from synthnb.data import LabelledImages, digits, few_shot, ordered
+from synthnb.datasets.listed import list_folder, save_folder
+from synthnb.glyphworld.world import folder
 from synthnb.train import TrainConfig, Watch, _domain_loss, with_recipe
 from synthnb.training.augmentation import ready
+from synthnb.training.prediction import READINGS, predict
 
 torch.set_num_threads(1)
 CONFIG = TransferConfig(TrainConfig(batch_size=16, lr=2e-3), steps=(40, 40))
@@ -97,7 +97,7 @@ def test_runs_of_other_sets_or_models_are_not_taken_for_one_that_was_made(tmp_pa
     kept = Runtime(device="cpu", store=tmp_path / "kept")
     first, second = (list_folder(tmp_path / name)["train"] for name in "ab")
     assert list(first.items) == list(second.items), "the same names, other images"
-    found = lambda real, test, config=config: (  # noqa: E731
+    found = lambda real, test, config=config: (
         run_arm("vanilla", folder("cnn"), real, None, test, config, runtime=kept).found
     )
     assert [found(first, first) for _ in range(2)] == [False, True]
@@ -169,13 +169,13 @@ def test_a_dual_network_keeps_both_branches_and_is_read_in_four_ways():
     other = LabelledImages(255 - few.images, few.labels, few.classes, "inverted")
     config, arm = TransferConfig(TrainConfig(batch_size=32, lr=2e-3), steps=(0, 80)), "mixed_per_batch+dual"
     net, *_ = train_arm(replace(ARMS[arm], scratch=True), folder("cnn"), few, other, config, runtime=CPU)
-    share = lambda images, read: (predict(net, images, read=read).argmax(1) == real["val"].labels).float().mean().item()  # noqa: E731
+    share = lambda images, read: (predict(net, images, read=read).argmax(1) == real["val"].labels).float().mean().item()
     negatives = 255 - real["val"].images
     assert share(real["val"].images, "main") > share(real["val"].images, "auxiliary") + 0.1
     assert share(negatives, "auxiliary") > share(negatives, "main") + 0.3, (
         "what the inverted images teach sits in the auxiliary branch"
     )
-    measured = lambda arm, steps: run_arm(  # noqa: E731
+    measured = lambda arm, steps: run_arm(
         arm, folder("cnn"), few, other, real["val"], replace(config, steps=steps), runtime=CPU
     )
     run = measured(arm, (0, 80))

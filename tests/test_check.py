@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from synthnb.studies.check import check_images, check_page, smallest_gain
 from synthnb.cli import app
-from synthnb.datasets.pixels import read_image
-from synthnb.datasets.reading import image_folder, stream_folder
 from synthnb.datasets.folders import split_word
-from synthnb.datasets.pixels import open_image
 from synthnb.datasets.layout import read_layout
-from synthnb.datasets.listed import list_folder, load_images, _read_batches
+from synthnb.datasets.listed import _read_batches, list_folder, load_images
+from synthnb.datasets.pixels import open_image, read_image
+from synthnb.datasets.reading import image_folder, stream_folder
+from synthnb.studies.check import check_images, check_page, smallest_gain
 
 torch.set_num_threads(1)
 WORDS = [

@@ -13,13 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from lar_cases import TEMPLATES, noise, senses_of
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
 from torchvision.transforms import functional as TF
 
-from lar_cases import TEMPLATES, noise, senses_of
 from synthnb import lar
 from synthnb.data import digits, few_shot
 from synthnb.glyphworld.world import folder

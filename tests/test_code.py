@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from synthnb.core.code import _PACKAGE, code_hash, code_of, _modules_run
+from synthnb.core.code import _PACKAGE, _modules_run, code_hash, code_of
 
 STAGES = ("images.shards", "dsi", "bridge")  # modules whose functions make the stages of a study
 
@@ -13,7 +13,9 @@ STAGES = ("images.shards", "dsi", "bridge")  # modules whose functions make the 
 @pytest.fixture
 def copy(tmp_path):
     """The package's modules in a folder of their own, which a test may change."""
-    shutil.copytree(_PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("weights", "_modidx.py", "__pycache__"))
+    shutil.copytree(
+        _PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("weights", "_modidx.py", "__pycache__")
+    )
     return tmp_path / "package"
 
 
@@ -70,5 +72,5 @@ def test_a_function_of_a_notebook_is_known_by_what_it_calls():
     modules, own = code_of(lambda: helper())
     assert modules == ["core.code"] and {name.rpartition(".")[2] for name, _ in own} == {"<lambda>", "helper"}
     same, other = (lambda x: x + 1), (lambda x: x + 2)
-    again = lambda x: x + 1  # noqa: E731, another line computes the same
+    again = lambda x: x + 1
     assert code_of(same)[1][0][1] == code_of(again)[1][0][1] != code_of(other)[1][0][1]

@@ -16,27 +16,27 @@ import torch
 from PIL import Image
 from shard_images import plan_of, shard_images
 
+from synthnb.data import DIGITS, digits
+from synthnb.datasets.duplicates import thumbnails
+from synthnb.datasets.listed import list_shards
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.curate import Curation, Filters, curate, kept_path, load_kept, read_kept, stream_kept, write_kept
+from synthnb.images.drawer import Drawing
+from synthnb.images.folder import _stream_shards, read_tar
+from synthnb.images.plan import write_plan
 from synthnb.images.scores import (
     Scores,
-    class_phrases,
-    class_texts,
-    first_alike,
     _load_scores,
     _nearest,
     _pixel_statistics,
     _reference_thumbnails,
+    class_phrases,
+    class_texts,
+    first_alike,
     score_images,
 )
-from synthnb.data import DIGITS, digits
-from synthnb.datasets.duplicates import thumbnails
-from synthnb.models.clip import Clip, load_clip
-from synthnb.images.plan import write_plan
-from synthnb.datasets.listed import list_shards
-from synthnb.images.folder import read_tar, _stream_shards
-from synthnb.images.drawer import Drawing
 from synthnb.images.shards import generate_shards, verify
+from synthnb.models.clip import Clip, load_clip
 
 torch.set_num_threads(1)
 FORK = multiprocessing.get_context("fork")

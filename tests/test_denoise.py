@@ -14,12 +14,11 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from synthnb.images._denoise import DenoisingLoop, TextTable, _denoise, loop_of
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from synthnb.images._denoise import DenoisingLoop, TextTable, _denoise, loop_of
-from synthnb.models.pipelines import _use_scheduler
-from synthnb.models.pipelines import _compile_parts
 from synthnb.glyphworld.world import folder
+from synthnb.models.pipelines import _compile_parts, _use_scheduler
 
 torch.set_num_threads(1)
 PROMPTS = ["a photo of a heart", "a photo of an arabic digit three, white chalk on a blackboard", "a photo of a heart"]
@@ -247,7 +246,7 @@ def test_compiled_parts_draw_the_same_images(glyphs):
         DenoisingLoop(glyphs, steps=2, guidance=2.0, guided=(0.0, 0.5), batch_size=3),
         TextTable(glyphs, PROMPTS)(PROMPTS, "cpu"),
     )
-    draw = lambda: loop(text, SEEDS)[0]  # noqa: E731
+    draw = lambda: loop(text, SEEDS)[0]
     plain = draw()
     torch._dynamo.utils.counters.clear()
     _compile_parts(glyphs, backend="aot_eager")
@@ -269,7 +268,7 @@ def test_half_precision_starts_from_the_noise_of_single_precision(glyphs):
     pipe.prepare_latents = lambda *asked: drawn.append(asked[4]) or whole(*asked)
     for kind in (torch.float32, torch.bfloat16):
         pipe.to(kind)
-        unet = lambda x, t, **_: (started.append(x.float()), x)[1:]  # noqa: E731
+        unet = lambda x, t, **_: (started.append(x.float()), x)[1:]
         _denoise(pipe, unet, TextTable(pipe, PROMPTS)(PROMPTS, "cpu"), SEEDS, 1, 1.0, (0.0, 1.0), 64)
     assert drawn == [torch.float32] * 2, "whichever torch this is"
     assert torch.allclose(started[0], started[1], rtol=2**-8)

@@ -22,19 +22,28 @@ from openai import pydantic_function_tool
 from pydantic import BaseModel
 from transformers import CLIPTokenizer
 
+from synthnb.diversify import PromptRequest, _pool_of_rows, compose, write_prompts
 from synthnb.glyphworld import chat
 from synthnb.glyphworld import world as glyphworld
-from synthnb.diversify import PromptRequest, compose, _pool_of_rows, write_prompts
 from synthnb.images.plan import make_plan
-from synthnb.models.clip import load_clip
 from synthnb.models.answers import AnswerCache, _describe_schema
+from synthnb.models.clip import load_clip
 from synthnb.models.llm import ask, open_llm
 from synthnb.models.questions import Reply
 from synthnb.models.server import ServerLLM
 from synthnb.prompts.book import load_book, prompts_by_class, save_book
-from synthnb.prompts.grammar import ASPECTS, TEMPLATE, _TOKEN_TEMPLATE, Context, fill, _token_counts, tokenizers_of
-from synthnb.prompts.ideas import KINDS, Asking, _ContextsAnswer, Idea, Ideas, StylesAnswer
-from synthnb.prompts.ideas import ask_ideas, check_answer, context_question
+from synthnb.prompts.grammar import _TOKEN_TEMPLATE, ASPECTS, TEMPLATE, Context, _token_counts, fill, tokenizers_of
+from synthnb.prompts.ideas import (
+    KINDS,
+    Asking,
+    Idea,
+    Ideas,
+    StylesAnswer,
+    _ContextsAnswer,
+    ask_ideas,
+    check_answer,
+    context_question,
+)
 from synthnb.prompts.request import SHARES
 
 torch.set_num_threads(1)
@@ -58,8 +67,8 @@ def by_hand(contexts: int, styles: int, names=PHRASES) -> tuple[Ideas, Ideas]:
     imagined = [Idea(context, f"context {i}") for i, context in enumerate(seen)]
     drawn = [Idea(f"style {i}", f"style {i}") for i in range(styles)]
     return (
-        Ideas("contexts", contexts, {name: imagined for name in names}),
-        Ideas("styles", styles, {name: drawn for name in names}),
+        Ideas("contexts", contexts, dict.fromkeys(names, imagined)),
+        Ideas("styles", styles, dict.fromkeys(names, drawn)),
     )
 
 
@@ -118,7 +127,7 @@ def test_hostile_words_stay_words(text, token, styled, tmp_path):
         except ValueError as error:
             assert "a style is empty" in str(error)  # nothing but markup: the model is asked again
             found.append([Idea("chalk")])
-    ideas = [Ideas(kind, 1, {name: mine for name in PHRASES}) for kind, mine in zip(("contexts", "styles"), found)]
+    ideas = [Ideas(kind, 1, dict.fromkeys(PHRASES, mine)) for kind, mine in zip(("contexts", "styles"), found)]
     book = compose(PromptRequest(PHRASES, 5, token=token, budget=200), *ideas, [styled])
     assert set(book.pool) == set(SHARES)
     for row in book.itertuples():

@@ -10,23 +10,23 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from synthnb.studies import doctor
-from synthnb.glyphworld import world as glyphworld
 from synthnb.cli import app
 from synthnb.cli.values import gather_parameters
+from synthnb.datasets.named import NAMED
+from synthnb.glyphworld import world as glyphworld
+from synthnb.studies import doctor
 from synthnb.studies.doctor import (
-    clip_parameters,
     Size,
     check_classifier,
     check_generator,
     check_llm,
     check_set,
+    clip_parameters,
     count_images,
     examine,
     guess_experiment,
 )
 from synthnb.studies.parameters import resolve_parameters
-from synthnb.datasets.named import NAMED
 from synthnb.studies.sweep import plan_sweep
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"

@@ -27,15 +27,15 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthnb import dsi
-from synthnb.models import tokens
 from synthnb.data import LabelledImages, digits, few_shot
-from synthnb.images.denoise import TextTable
 from synthnb.dsi import InvertConfig, invert, style_prompts
-from synthnb.models.styles import Style, add_style, load_style, save_style
 from synthnb.generate import generate
-from synthnb.models.pipelines import load_generator
-from synthnb.images.plan import make_plan
 from synthnb.glyphworld.world import folder
+from synthnb.images.denoise import TextTable
+from synthnb.images.plan import make_plan
+from synthnb.models import tokens
+from synthnb.models.pipelines import load_generator
+from synthnb.models.styles import Style, add_style, load_style, save_style
 
 torch.set_num_threads(1)
 FAST = dict(batch_size=4, check_every=2)

@@ -7,8 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-
 from lar_cases import TEMPLATES, noise, senses_of
+
 from synthnb import lar
 from synthnb.data import digits, few_shot
 from synthnb.glyphworld.world import folder
@@ -57,7 +57,7 @@ def test_page_holds_names_and_words_as_text_only(clip):
     assert not [
         a
         for a in reader.attributes
-        if a[1].startswith("on") or a[1] in ("src", "href") and not a[2].startswith("data:image/jpeg;base64,")
+        if a[1].startswith("on") or (a[1] in ("src", "href") and not a[2].startswith("data:image/jpeg;base64,"))
     ]
     assert page.count("<img") == 15 and "{{ 7*7 }}" in page
     assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in reader.attributes

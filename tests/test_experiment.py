@@ -19,10 +19,10 @@ from PIL import Image
 
 from synthnb.cli.values import gather_parameters
 from synthnb.studies.folder import Busy, state, status
-from synthnb.studies.page import fit_report, mask_secrets
-from synthnb.studies.run import RunFailed, run
-from synthnb.studies.parameters import check_parameters, _check_value, declared_parameters, read_parameters
 from synthnb.studies.index import write_index
+from synthnb.studies.page import fit_report, mask_secrets
+from synthnb.studies.parameters import _check_value, check_parameters, declared_parameters, read_parameters
+from synthnb.studies.run import RunFailed, run
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "nbs" / "experiments").glob("[!_.]*.ipynb"))

@@ -40,11 +40,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from synthnb.diversify import PromptRequest, compose
-from synthnb.prompts.grammar import _token_counts, tokenizers_of
-from synthnb.models.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
 from synthnb.generate import draw_batches, plan_call
-from synthnb.models.pipeline_files import _check_part
 from synthnb.images.plan import make_plan
+from synthnb.models.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
+from synthnb.models.pipeline_files import _check_part
+from synthnb.prompts.grammar import _token_counts, tokenizers_of
 
 torch.set_num_threads(1)
 PROMPTS = {"crane": ["a crane bird"], "jay": ["a photo of a blue jay on a very long branch"]}

@@ -9,25 +9,25 @@ import torch
 from torch import nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from synthnb.glyphworld import world as glyphworld
-from synthnb.images.scores import class_texts
 from synthnb.data import DIGITS, LabelledImages, digits, join
+from synthnb.glyphworld import world as glyphworld
 from synthnb.images.fidelity import (
     Features,
+    _fid_floor,
+    _mean_estimate,
+    _neighbourhoods,
+    _readable,
     clip_scores,
     extract,
     fid,
-    _fid_floor,
     kid,
-    _mean_estimate,
     measure,
-    _neighbourhoods,
     open_extractor,
-    _readable,
     share_estimate,
     show_fidelity,
     vendi,
 )
+from synthnb.images.scores import class_texts
 from synthnb.models.clip import load_clip
 
 torch.set_num_threads(1)

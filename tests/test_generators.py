@@ -17,17 +17,17 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from synthnb.studies import drawing
-from synthnb.models import pipelines
+from synthnb.generate import draw_batches
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.denoise import DenoisingLoop, Room, TextTable
-from synthnb.generate import draw_batches
-from synthnb.models.pipeline_files import check_generator_folder
-from synthnb.models.pipelines import GeneratorConfig, _check_memory, fetch_generator, load_generator, lora_revision
-from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.drawer import Drawing
 from synthnb.images.inspection import replay, why
+from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.shards import generate_shards
+from synthnb.models import pipelines
+from synthnb.models.pipeline_files import check_generator_folder
+from synthnb.models.pipelines import GeneratorConfig, _check_memory, fetch_generator, load_generator, lora_revision
+from synthnb.studies import drawing
 
 torch.set_num_threads(1)
 GENERATOR = str(glyphworld.folder("generator"))
@@ -398,7 +398,8 @@ def loads(monkeypatch):
     "What was loaded, by weak references: at each load, what was loaded before is gone, or rests on the CPU."
     import weakref
 
-    from synthnb.models import clip as clip_module, local_llm
+    from synthnb.models import clip as clip_module
+    from synthnb.models import local_llm
 
     alive, resting = {}, set()
 

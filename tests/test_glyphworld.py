@@ -8,21 +8,22 @@ import pytest
 import torch
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
-from synthnb.glyphworld import chat as glyphllm, generator, loop, measures, recognisers, training
+from synthnb.datasets.targets import TARGETS
+from synthnb.glyphworld import chat as glyphllm
+from synthnb.glyphworld import generator, loop, measures, recognisers, training
 from synthnb.glyphworld.drawing import (
+    _SHAPES,
     FONTS,
     HANDS,
     HELD_OUT_FONTS,
     HELD_OUT_HANDS,
-    glyph_bank,
-    _SHAPES,
     _shape_credits,
     _shapes,
+    glyph_bank,
 )
 from synthnb.glyphworld.painting import STYLES
 from synthnb.glyphworld.signs import SENSES, THINGS
 from synthnb.glyphworld.world import GLYPHS, WORLDS, captions, folder, render, sample_scenes, sample_styles
-from synthnb.datasets.targets import TARGETS
 
 WIDER, SHIPPED = WORLDS["things"], folder("clip").parent
 

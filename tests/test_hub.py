@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from stand_in_hub import Hub, Repository, files_of  # noqa: E402
+from stand_in_hub import Hub, Repository, files_of
 
 KINDS = {"generator": "generator", "llm": "llm", "classifier": "cnn", "clip": "clip"}
 SAID = {  # what happens -> words of the message: which it is, and what to do
@@ -58,10 +58,10 @@ def main(home: str) -> None:
     }
     from huggingface_hub import constants
 
-    from synthnb.models.pipelines import load_generator
+    from synthnb.models.classifiers import load_classifier
     from synthnb.models.clip import load_clip
     from synthnb.models.local_llm import LocalLLM
-    from synthnb.models.classifiers import load_classifier
+    from synthnb.models.pipelines import load_generator
 
     openers = {
         "generator": lambda name: load_generator(name, "cpu"),
@@ -101,7 +101,7 @@ def test_a_message_says_which_it_is_and_what_to_do(kind, case, told):
     said = told["said"][f"{kind} {case}"]
     assert said.startswith("RuntimeError"), said
     assert all(
-        words in said or (kind, case) == ("clip", "broken") and "has not been fetched whole: start again" in said
+        words in said or ((kind, case) == ("clip", "broken") and "has not been fetched whole: start again" in said)
         for words in SAID[case]
     ), said
     assert "\n" not in said.strip()

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_sample_image
 from timm.data import ImageNetInfo
 
-from synthnb.studies.parameters import locate
 from synthnb.models.classifiers import load_classifier
+from synthnb.studies.parameters import locate
 
 NAME = "imagenet/efficientnet_lite0"
 PHOTOGRAPHS = {  # photograph -> the class that comes first, and its probability as the original weights give it

@@ -40,9 +40,9 @@ def libraries() -> str:
             ast.unparse(node)
             for node in nodes
             if isinstance(node, ast.Import)
-            or isinstance(node, ast.ImportFrom)
-            and not node.level
-            and not node.module.startswith("synthnb")  # nbdev leaves an import over several lines as it is
+            or (
+                isinstance(node, ast.ImportFrom) and not node.level and not node.module.startswith("synthnb")
+            )  # nbdev leaves an import over several lines as it is
         }
         - {"import synthnb"}
     )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from synthnb.studies.advise import _behind_best
 from synthnb.core.intervals import accuracy_interval, bounded_interval, judge, mean_interval
+from synthnb.studies.advise import _behind_best
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from lar_cases import TEMPLATES, senses_of
 from scipy import stats
 
-from lar_cases import TEMPLATES, senses_of
 from synthnb import lar
 from synthnb.data import digits, few_shot
 from synthnb.glyphworld.signs import _senses_named
 from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
-from synthnb.models.clip import image_features, load_clip
 from synthnb.models.answers import AnswerCache, _cached_llm
+from synthnb.models.clip import image_features, load_clip
 from synthnb.models.llm import open_llm
 from synthnb.models.meanings import Candidate
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from synthnb.studies.parameters import declared_parameters
 from synthnb.studies.ledger import (
     _VERDICTS,
     Comparison,
@@ -17,6 +16,7 @@ from synthnb.studies.ledger import (
     ledger_markdown,
     load_claims,
 )
+from synthnb.studies.parameters import declared_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "nbs/experiments"

@@ -28,17 +28,17 @@ import pytest
 from pydantic import BaseModel
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.studies.drawing import write_study_prompts
 from synthnb.models.answers import AnswerCache, _cached_llm
 from synthnb.models.llm import ask, open_llm
 from synthnb.models.local_llm import LocalLLM
 from synthnb.models.questions import Question, Reply, Sampling, UnfinishedThought, json_question, read_answer
 from synthnb.models.server import ServerLLM
+from synthnb.studies.drawing import write_study_prompts
 from synthnb.studies.parameters import declared_parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chat_server import ChatServer, completion, refusal  # noqa: E402
-from faulty_proxy import FaultyProxy  # noqa: E402
+from chat_server import ChatServer, completion, refusal
+from faulty_proxy import FaultyProxy
 
 NAMES = [name for name in dict.fromkeys(name for sense in glyphworld.SENSES for name in sense.names)]
 SHORT = Sampling(temperature=0, max_tokens=160)
@@ -656,6 +656,7 @@ def test_a_local_model_is_read_as_a_server_is(local):
 
 def test_a_model_that_also_reads_images_is_asked(tmp_path):
     import shutil
+
     from transformers import Mistral3Config, Mistral3ForConditionalGeneration, MistralConfig, PixtralVisionConfig
 
     shipped = LocalLLM(glyphworld.folder("llm"), "cpu")

@@ -7,13 +7,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-
 from lar_cases import noise
+
 from synthnb import lar
 from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
-from synthnb.models import clip as clip_module, meanings
+from synthnb.models import clip as clip_module
+from synthnb.models import meanings
 from synthnb.models.clip import image_features, load_clip
 from synthnb.models.meanings import Candidate
 

@@ -9,16 +9,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-
 from lar_cases import noise
+
 from synthnb import lar
 from synthnb.glyphworld import world as glyphworld
 from synthnb.glyphworld.world import folder
 from synthnb.lar import resolve
 from synthnb.models.clip import image_features, load_clip
 from synthnb.studies import naming
-from synthnb.studies.run import run
 from synthnb.studies.naming import imagenet_ambiguous
+from synthnb.studies.run import run
 
 torch.set_num_threads(1)
 

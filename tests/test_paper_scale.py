@@ -29,14 +29,14 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthnb.cli.values import gather_parameters
+from synthnb.datasets.named import NAMED
+from synthnb.glyphworld.world import folder
+from synthnb.models.classifiers import save_classifier
 from synthnb.studies.doctor import examine, guess_experiment
+from synthnb.studies.naming import imagenet_ambiguous
 from synthnb.studies.parameters import declared_parameters, resolve_parameters
 from synthnb.studies.run import run
-from synthnb.glyphworld.world import folder
-from synthnb.studies.naming import imagenet_ambiguous
-from synthnb.datasets.named import NAMED
 from synthnb.studies.sweep import plan_sweep
-from synthnb.models.classifiers import save_classifier
 from synthnb.training.prediction import READINGS
 
 torch.set_num_threads(1)

@@ -19,10 +19,10 @@ from PIL import Image
 
 import synthnb
 from synthnb.glyphworld import world as glyphworld
-from synthnb.images.plan import write_plan
 from synthnb.images.decisions import Decisions, decisions_path
-from synthnb.images.review import listed_images
 from synthnb.images.drawer import Drawing
+from synthnb.images.plan import write_plan
+from synthnb.images.review import listed_images
 from synthnb.images.shards import generate_shards
 
 CHROMIUM = next(

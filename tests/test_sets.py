@@ -23,13 +23,13 @@ from scipy.io import savemat
 from timm.data import ImageNetInfo
 from torchvision.datasets import Flowers102
 
-from synthnb.images import shards
 from synthnb.data import ImageSet, LabelledImages, few_shot, few_shots, fraction, join
 from synthnb.datasets.duplicates import content_hashes, copied_pairs, near_pairs
-from synthnb.datasets.listed import list_folder, list_hub, list_shards, load_images, _read_batches
+from synthnb.datasets.listed import _read_batches, list_folder, list_hub, list_shards, load_images
 from synthnb.datasets.named import NAMED, _imagenet_indices, imagenet_names, list_named, prompt_name
 from synthnb.datasets.reading import memory_limit
-from synthnb.datasets.sets import check_splits, list_set, open_set, _train_and_val, _without_near
+from synthnb.datasets.sets import _train_and_val, _without_near, check_splits, list_set, open_set
+from synthnb.images import shards
 
 torch.set_num_threads(1)
 

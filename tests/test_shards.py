@@ -41,20 +41,20 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from synthnb.glyphworld import world as glyphworld
-from synthnb.dsi import initial_style
-from synthnb.models.styles import load_style, save_style
-from synthnb.generate import draw_batches
-from synthnb.models.pipelines import load_generator
-from synthnb.models.clip import load_clip
 from synthnb.core.workers import Pool
+from synthnb.dsi import initial_style
+from synthnb.generate import draw_batches
+from synthnb.glyphworld import world as glyphworld
 from synthnb.images.drawer import Drawing, _drawn_with, _what_was_passed
-from synthnb.images.folder import open_folder, read_shards, _stream_shards
+from synthnb.images.folder import _stream_shards, open_folder, read_shards
 from synthnb.images.inspection import replay, why
 from synthnb.images.plan import write_plan
 from synthnb.images.shards import Budget, estimate_cost, generate_shards, verify
 from synthnb.images.worker import make_shards
 from synthnb.images.writer import embedded_record
+from synthnb.models.clip import load_clip
+from synthnb.models.pipelines import load_generator
+from synthnb.models.styles import load_style, save_style
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 KILLS = int(os.environ.get("SYNTHNB_KILLS", "20"))

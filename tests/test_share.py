@@ -21,15 +21,15 @@ import yaml
 
 import synthnb
 from synthnb.generate import DrawnBatch
-from synthnb.images.plan import write_plan
+from synthnb.images.card import find_licence, licence_warnings
 from synthnb.images.curate import Filters, curate, read_kept, write_kept
-from synthnb.images.scores import score_images
-from synthnb.images.review import _ShardImages, gallery, listed_images
 from synthnb.images.folder import ShardFolder, open_folder
 from synthnb.images.inspection import why
-from synthnb.images.worker import make_shards
-from synthnb.images.card import find_licence, licence_warnings
+from synthnb.images.plan import write_plan
+from synthnb.images.review import _ShardImages, gallery, listed_images
+from synthnb.images.scores import score_images
 from synthnb.images.share import About, export_images
+from synthnb.images.worker import make_shards
 
 FORMATS = ("imagefolder", "webdataset", "parquet")
 FORK = multiprocessing.get_context("fork")

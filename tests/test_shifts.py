@@ -13,26 +13,26 @@ import torch
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
+from synthnb.core.streams import seeded
 from synthnb.data import DIGITS, LabelledImages, digits, few_shot
-from synthnb.evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct, wilson
-from synthnb.glyphworld.drawing import FONTS, HELD_OUT_FONTS
-from synthnb.glyphworld.world import folder, printed_digits
 from synthnb.datasets.shifts import (
-    CORRUPTIONS,
     _SEVERITIES,
+    CORRUPTIONS,
     ReadOnce,
+    _measure,
     corrupt,
     inverted,
-    _measure,
     shift_table,
     shifted,
     show_severities,
     textured,
 )
-from synthnb.core.streams import seeded
+from synthnb.evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct, wilson
+from synthnb.glyphworld.drawing import FONTS, HELD_OUT_FONTS
+from synthnb.glyphworld.world import folder, printed_digits
 from synthnb.models.classifiers import load_classifier
-from synthnb.training.prediction import predict
 from synthnb.train import TrainConfig, fit
+from synthnb.training.prediction import predict
 
 torch.set_num_threads(1)
 SHIFTS = {"inverted": inverted, "textured": textured} | {
@@ -225,7 +225,9 @@ def test_every_number_is_that_of_its_own_function(frame, model, real):
 
 def test_means_over_severities_resample_images_once_for_all(frame, model, real):
     right = {
-        kind: np.stack([correct(predict(model, corrupt(real["val"], kind, s)), real["val"].labels) for s in _SEVERITIES])
+        kind: np.stack(
+            [correct(predict(model, corrupt(real["val"], kind, s)), real["val"].labels) for s in _SEVERITIES]
+        )
         for kind in ("contrast", "impulse_noise")
     }
     for name, runs in {

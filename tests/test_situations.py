@@ -293,10 +293,11 @@ def says(words: list[str]) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     "A folder with everything that a row needs; commands are run in it."
-    from synthnb.prompts.book import COLUMNS, save_book
-    from synthnb.images.shards import generate_shards
-    from synthnb.images.plan import write_plan
     import pandas as pd
+
+    from synthnb.images.plan import write_plan
+    from synthnb.images.shards import generate_shards
+    from synthnb.prompts.book import COLUMNS, save_book
 
     home, before = tmp_path_factory.mktemp("workshop"), Path.cwd()
     os.chdir(home)

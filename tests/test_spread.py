@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from synthnb.studies.spread import best_to_worst, _spread_ends
+from synthnb.studies.spread import _spread_ends, best_to_worst
 
 
 def made_up(

@@ -11,7 +11,7 @@ import torch
 from synthnb.datasets import targets
 from synthnb.datasets.duplicates import content_hashes, near_pairs
 from synthnb.datasets.sets import check_splits, open_real
-from synthnb.datasets.targets import _SPLITS, TARGETS, open_target, _target_source
+from synthnb.datasets.targets import _SPLITS, TARGETS, _target_source, open_target
 
 SIZES = {"mnist": (2500, 500, 2000), "silhouettes": (6107, 500, 2000), "fashion": (3500, 500, 2000)}
 NEAREST = {

@@ -23,11 +23,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.core.streams import stream
+from synthnb.data import LabelledImages, digits, few_shot
+from synthnb.datasets.listed import list_folder, save_folder
 from synthnb.dualbn import convert
 from synthnb.glyphworld.world import folder
-from synthnb.datasets.listed import list_folder, save_folder
 from synthnb.models.classifiers import (
     evaluation_view,
     fresh,
@@ -37,10 +37,10 @@ from synthnb.models.classifiers import (
     reset_blocks,
     save_classifier,
 )
+from synthnb.train import TrainConfig, Watch, _domain_loss, fit
 from synthnb.training.augmentation import TimmPolicy, random_affine, random_resized_crop
 from synthnb.training.checkpoints import Checkpoint, History, stage_key
 from synthnb.training.prediction import predict
-from synthnb.train import TrainConfig, Watch, _domain_loss, fit
 
 torch.set_num_threads(1)
 HOW = {"batch_size": 16, "lr": 2e-3, "device": "cpu"}

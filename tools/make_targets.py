@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 

@@ -84,8 +84,7 @@ def first_figure(book: nbformat.NotebookNode) -> int | None:
     shows = [
         i
         for i, cell in enumerate(book.cells)
-        if cell.cell_type == "markdown"
-        and "![" in cell.source
+        if (cell.cell_type == "markdown" and "![" in cell.source)
         or any(kind.startswith("image/") for output in cell.get("outputs", []) for kind in output.get("data", {}))
     ]
     return shows[0] if shows else None

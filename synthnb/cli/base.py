@@ -139,7 +139,11 @@ class ExperimentCommand(PairedParameters):
 
 # %% ../../nbs/cli/base.ipynb #554e83bc
 app = typer.Typer(
-    cls=_OneLineErrors, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    cls=_OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 glyphworld_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(glyphworld_app, name="glyphworld", help="The embedded world: look at it, rebuild its models.")

@@ -6,7 +6,7 @@
 __all__ = ['MODULES']
 
 # %% ../../nbs/cli/commands.ipynb #6d553b33
-from . import studies, prompts, drawing, keeping, world
+from . import drawing, keeping, prompts, studies, world
 from .base import app as app
 
 # %% ../../nbs/cli/commands.ipynb #3f5344b9

@@ -185,9 +185,9 @@ def replay(
     image: _ReplayImage, device: Device = "auto", generator: Generator = None, tolerance: _Tolerance = 1.0
 ) -> None:
     """Draw an image again, in its batch, and compare. Status 1 if it is another image."""
-    from synthnb.studies.parameters import locate
     from synthnb.images.folder import ShardFolder
     from synthnb.images.inspection import replay as draw_again
+    from synthnb.studies.parameters import locate
 
     result = draw_again(image, locate(generator or ShardFolder(image.parent).plan.settings.model), device, tolerance)
     typer.echo(result)

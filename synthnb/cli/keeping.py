@@ -164,7 +164,8 @@ def curate(
     """Measure every image once, keep what passes the filters, say what is kept of each class and why the rest is
     not."""
     from synthnb.images.board import write_board
-    from synthnb.images.curate import curate as decide, kept_path, write_kept
+    from synthnb.images.curate import curate as decide
+    from synthnb.images.curate import kept_path, write_kept
 
     kept_path(folder, name)  # is it a name?
     by_clip, by_real = agree or min_probability or min_percentile is not None, leaked or memorised

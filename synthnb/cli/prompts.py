@@ -58,9 +58,9 @@ def _further(text: str) -> dict:
 # %% ../../nbs/cli/prompts.ipynb #d38ca23f
 def _find_phrases(asked: _Asked, llm, clip, cache) -> tuple[dict[str, str], set[str]]:
     """Class name -> what it means, by images, by `senses` or as it stands; and the names that got no answer."""
-    from synthnb.models.pipelines import free_gpu
     from synthnb.images.evidence import write_evidence
     from synthnb.lar import resolve_names
+    from synthnb.models.pipelines import free_gpu
     from synthnb.studies.naming import bare_names
 
     if not is_folder(asked.classes):
@@ -166,8 +166,8 @@ def prompts(
 def _write_prompts(asked: _Asked, model, cache: Path, clip: tuple[str, str | None], generator: str) -> None:
     """The work of `prompts`, once everything is found."""
     from synthnb.diversify import PromptRequest, write_prompts
-    from synthnb.models.clip import load_clip
     from synthnb.models.answers import AnswerCache
+    from synthnb.models.clip import load_clip
     from synthnb.studies.parameters import locate
 
     answers, reader = AnswerCache(cache), load_clip(locate(clip[0]), clip[1])
@@ -293,8 +293,8 @@ def plan(
     batch_size: _BatchSize = 64,
 ) -> None:
     """Write down every image before any is drawn."""
-    from synthnb.prompts.book import load_book
     from synthnb.images.plan import write_plan
+    from synthnb.prompts.book import load_book
 
     with before_start():
         _refuse_settings(generator, scheduler, size, dtype)

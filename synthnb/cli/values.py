@@ -43,7 +43,7 @@ def _parameter_value(
         value = yaml.load(text, _PlainYaml)
     except yaml.YAMLError:  # a prompt such as "*stars*" is no YAML and needs none
         return text
-    is_text = value is None or isinstance(value, (str, dict)) and text[0] not in "\"'{"
+    is_text = value is None or (isinstance(value, (str, dict)) and text[0] not in "\"'{")
     return text if is_text else value
 
 # %% ../../nbs/cli/values.ipynb #e653c940

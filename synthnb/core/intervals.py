@@ -86,7 +86,7 @@ def bounded_interval(
 ) -> Interval:
     "Student's t interval, cut at 0 and 1 where all values lie between them: nothing true is lost by that."
     found = mean_interval(values, level)
-    inside = 0 <= min(values) and max(values) <= 1
+    inside = min(values) >= 0 and max(values) <= 1
     return (
         replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
         if inside and not math.isnan(found.low)
@@ -107,7 +107,7 @@ def accuracy_interval(
     Raises `ValueError` for values outside of 0..1 and for fewer than one image.
     """
     values = np.asarray(values, dtype=float)
-    if not len(values) or not ((0 <= values) & (values <= 1)).all():
+    if not len(values) or not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"need accuracies in 0..1, one per seed or more, got {values.tolist()}")
     if images < 1:
         raise ValueError(f"an accuracy needs one test image or more, got {images}")

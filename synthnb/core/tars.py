@@ -57,7 +57,7 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
     with tarfile.open(path, "r:") as opened:
         for member in opened:
             if member.isfile():
-                read = lambda member=member: opened.extractfile(member).read()  # noqa: E731
+                read = lambda member=member: opened.extractfile(member).read()
                 yield Member(member.name, member.offset_data, member.size, read)
 
 

@@ -16,8 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .folders import LeftOut, Layout, few_names, frames_read, name_key, read_folder, scan, shown
-from .folders import split_word
+from synthnb.datasets.folders import (
+    Layout,
+    LeftOut,
+    few_names,
+    frames_read,
+    name_key,
+    read_folder,
+    scan,
+    shown,
+    split_word,
+)
 from ..models.names import check_classes, class_names
 
 if TYPE_CHECKING:  # for tables only

@@ -48,7 +48,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     "A grey image of more than 8 bits, or of floating point numbers, as one of 8."
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     if image.mode == "F":
-        low, high = (0, 1) if values.size and 0 <= values.min() and values.max() <= 1 else (values.min(), values.max())
+        low, high = (0, 1) if values.size and values.min() >= 0 and values.max() <= 1 else (values.min(), values.max())
     elif bits := bits_of(values):
         low, high = 0, 2**bits - 1
     else:

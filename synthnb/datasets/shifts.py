@@ -22,12 +22,18 @@ from torchcodec.encoders import JpegEncoder
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
-from ..data import LabelledImages
-from ..evaluate import Interval, bootstrap_accuracy, calibration_error, calibration_floor, correct
-from ..evaluate import per_class_accuracy, wilson
 from ..core.files import did_you_mean
-from ..core.streams import stream
-from ..core.streams import seeded
+from ..core.streams import seeded, stream
+from ..data import LabelledImages
+from synthnb.evaluate import (
+    Interval,
+    bootstrap_accuracy,
+    calibration_error,
+    calibration_floor,
+    correct,
+    per_class_accuracy,
+    wilson,
+)
 from ..training.prediction import predict
 
 # %% ../../nbs/datasets/shifts.ipynb #e1c45113

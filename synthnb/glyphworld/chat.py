@@ -16,22 +16,22 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from pydantic import BaseModel
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .loop import Recipe, train_loop
 from .measures import MEASURED, measure, measure_speed, measured_row, update_model_card
-from .training import STAGES, check_stages, pick_training_device, recipes_of, run_stage
-from .training import build as build_images
 from .painting import STYLES
 from .signs import SENSES, THINGS, Sense
+from .training import STAGES, check_stages, pick_training_device, recipes_of, run_stage
+from .training import build as build_images
 from .world import ASPECTS, GLYPHS, MODELS, WORLDS, World
 from ..lar import SensesAnswer, sense_question
-from ..models.names import write_taught_names
 from ..models.llm import Answers, ask
 from ..models.local_llm import LocalLLM
+from ..models.names import write_taught_names
 from ..models.questions import AGAIN, Message, Question
 from ..prompts.grammar import Context
 from ..prompts.ideas import KINDS, check_answer, context_question, style_question

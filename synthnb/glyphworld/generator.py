@@ -13,15 +13,20 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from .drawing import IMAGE_SIZE
 from .loop import Corpus, Recipe, train_loop
 from .recognisers import CONTEXT_LENGTH, grow_embedding, grow_tokenizer, tokenize
-from .drawing import IMAGE_SIZE
 from .signs import SENSES
 
 # %% ../../nbs/glyphworld/generator.ipynb #0d217163

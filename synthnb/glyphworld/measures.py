@@ -20,14 +20,12 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from tqdm import tqdm
 
+from .drawing import HELD_OUT_FONTS, glyph_bank
 from .loop import RECIPES, Corpus, corpus
-from .recognisers import NON_DIGIT, judged, load_clip, load_judge, world_of
-from .drawing import HELD_OUT_FONTS
 from .painting import STYLES, Style
+from .recognisers import NON_DIGIT, judged, load_clip, load_judge, world_of
 from .signs import SENSES, Sense
-from .world import GLYPHS, MODELS, WORLDS, World
-from .drawing import glyph_bank
-from .world import render, sample_scenes, sample_styles
+from .world import GLYPHS, MODELS, WORLDS, World, render, sample_scenes, sample_styles
 
 # %% ../../nbs/glyphworld/measures.ipynb #734e6e06
 def _draw(

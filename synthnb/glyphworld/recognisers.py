@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPTokenizer
 
-from .loop import Corpus, Recipe, save_atomic, train_loop
 from .drawing import IMAGE_SIZE
+from .loop import Corpus, Recipe, save_atomic, train_loop
 from .signs import IS_DIGIT, SENSES
 from .world import GLYPHS, WORLDS, World
 

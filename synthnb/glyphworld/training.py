@@ -18,11 +18,25 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 
-from .generator import grow_text_encoder, refine_generator, save_generator
-from .generator import teach_reading, train_generator, train_vae
+from synthnb.glyphworld.generator import (
+    grow_text_encoder,
+    refine_generator,
+    save_generator,
+    teach_reading,
+    train_generator,
+    train_vae,
+)
 from .loop import ONWARD, RECIPES, Corpus, Recipe, corpus
-from .recognisers import NON_DIGIT, build_tokenizer, grow_clip, grow_judge
-from .recognisers import save_classifier, save_clip, train_classifier, train_clip
+from synthnb.glyphworld.recognisers import (
+    NON_DIGIT,
+    build_tokenizer,
+    grow_clip,
+    grow_judge,
+    save_classifier,
+    save_clip,
+    train_classifier,
+    train_clip,
+)
 from .world import WORLDS, World, folder
 
 # %% ../../nbs/glyphworld/training.ipynb #3564ec50

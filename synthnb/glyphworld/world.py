@@ -18,8 +18,16 @@ import torch.nn.functional as F
 from PIL import Image
 
 # %% ../../nbs/glyphworld/world.ipynb #be89d80c
-from .drawing import FONTS, GLYPH_SIZE, HANDS, HELD_OUT_FONTS, HELD_OUT_HANDS, IMAGE_SIZE
-from .drawing import colour_bank, glyph_bank
+from synthnb.glyphworld.drawing import (
+    FONTS,
+    GLYPH_SIZE,
+    HANDS,
+    HELD_OUT_FONTS,
+    HELD_OUT_HANDS,
+    IMAGE_SIZE,
+    colour_bank,
+    glyph_bank,
+)
 from .painting import STYLES, THING_STYLES, Style, blur, pixel_grid, turned
 from .signs import NUMBERS, SENSE_INDEX, SENSES, THING_GROUPS, THINGS, Sense
 

@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
 # %% ../../nbs/images/board.ipynb #edbaa9c4
-from .curate import stream_kept
-from .scores import Scores, first_alike
-from ..prompts.measures import dispersion
-from .fidelity import Features, kid, share_estimate
 from ..core.files import whole_file
+from .curate import stream_kept
+from .fidelity import Features, kid, share_estimate
+from .scores import Scores, first_alike
 from ..models.names import plain_text
+from ..prompts.measures import dispersion
 
 # %% ../../nbs/images/board.ipynb #bc02276e
 def _rank_classes(

@@ -66,7 +66,7 @@ def find_licence(
 ) -> Licence:
     "Read the licence of a model or data set; unknown where nothing says it."
     place = next((Path(path) for path in (folder, thing) if path and Path(path).is_dir()), None)
-    name = (Path(thing).name if Path(thing).is_absolute() or place and not folder else thing) or "(not named)"
+    name = (Path(thing).name if Path(thing).is_absolute() or (place and not folder) else thing) or "(not named)"
     if stated.get(part):
         return Licence(part, name, stated[part], "stated at export")
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", thing) and try_to_load_from_cache(thing, "README.md")

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ _LAST_FIRST = "SELECT step, id FROM said WHERE reviewer = ? AND undone IS NULL O
 
 def now() -> str:
     "The time of a decision, in UTC."
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def decisions_path(folder: str | Path, name: str = "review") -> Path:
@@ -119,7 +119,7 @@ def check_decisions(
     told["reviewer"] = told.reviewer.where(told.reviewer != "", reviewer)
     told["time"] = told.time.where(told.time != "", now())
     told["class"] = [
-        name or decision != "relabel" and _own_class(key, classes) or ""
+        name or (decision != "relabel" and _own_class(key, classes)) or ""
         for key, decision, name in zip(told.id, told.decision, told["class"])
     ]
     for line, (key, decision, name, who, _) in enumerate(told.itertuples(index=False), 1):

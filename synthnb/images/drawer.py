@@ -164,8 +164,8 @@ def open_drawer(
 
     Raises `ValueError` if the plan was made for another generator or style.
     """
-    from synthnb.images.denoise import Room
     from synthnb.generate import ClipScore, draw_batches
+    from synthnb.images.denoise import Room
     from synthnb.models.clip import load_clip
 
     pipe = open_pipeline(settings, generator, drawing)

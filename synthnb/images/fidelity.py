@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import open_clip
 import pandas as pd
 import timm
 import torch
 import torch.nn.functional as F
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from scipy import stats
 from timm.data import resolve_model_data_config
@@ -30,10 +30,10 @@ from torchmetrics.image.kid import poly_kernel
 from tqdm import tqdm
 
 # %% ../../nbs/images/fidelity.ipynb #ca129e14
-from .scores import ClassTexts
 from ..data import ImageSet
-from ..prompts.measures import vendi_score
+from .scores import ClassTexts
 from ..models.clip import Clip, preprocess
+from ..prompts.measures import vendi_score
 
 # %% ../../nbs/images/fidelity.ipynb #1b91e120
 @dataclass(eq=False)

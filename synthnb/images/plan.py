@@ -192,7 +192,9 @@ def _rows(
     )
 
 # %% ../../nbs/images/plan.ipynb #15f3bd52
-def _plan_tables(prompts: dict[str, list[str]] | pd.DataFrame, per_class: int, settings: Settings) -> Iterator[pa.Table]:
+def _plan_tables(
+    prompts: dict[str, list[str]] | pd.DataFrame, per_class: int, settings: Settings
+) -> Iterator[pa.Table]:
     "The rows of a plan, chunk by chunk."
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}; it must be at least 1")

@@ -272,7 +272,7 @@ def _parts(home: ShardFolder, about: About) -> tuple[Licence, ...]:
     return tuple(
         find_licence(part, thing, stated, about.generator if part == "generator" else "")
         for part, thing in wanted.items()
-        if thing or part in stated or part == "llm" and written
+        if thing or part in stated or (part == "llm" and written)
     )
 
 # %% ../../nbs/images/share.ipynb #ec7c5dab

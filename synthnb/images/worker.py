@@ -81,7 +81,7 @@ class Leases:
         evidence = path.name, len(lines)
         if self._seen.get(name, ((), 0))[0] != evidence:
             self._seen[name] = evidence, self.clock()
-        return bool(lines) and _has_died(lines[0]) or self.clock() - self._seen[name][1] > self.patience
+        return (bool(lines) and _has_died(lines[0])) or self.clock() - self._seen[name][1] > self.patience
 
     def images_under_way(self, name: str) -> int:
         "How many images of a shard are drawn."

@@ -320,7 +320,7 @@ def _check_batch(pixels: torch.Tensor | list, labels: torch.Tensor, classes: int
             got = f"{part.dtype} {list(part.shape)}"
             raise ValueError(f"a batch must hold uint8 images [B, 3, H, W], or a list of [3, H, W]; got {got}")
     is_number = labels.shape == (len(pixels),) and not labels.is_floating_point()
-    if not is_number or len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    if not is_number or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
         got = labels.tolist()[:8]
         raise ValueError(f"{len(pixels)} images need as many whole labels in 0..{classes - 1}, got {got}")
 

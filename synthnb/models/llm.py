@@ -15,11 +15,27 @@ from pathlib import Path
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from .answers import AnswerCache, MissingLLM
-from .answers import describe_request, malformed_tries, mean_answer_tokens, request_key
+from synthnb.models.answers import (
+    AnswerCache,
+    MissingLLM,
+    describe_request,
+    malformed_tries,
+    mean_answer_tokens,
+    request_key,
+)
 from .local_llm import LocalLLM
-from .questions import AGAIN, CLOSES, CONTROL, Message, Question, Reply, Sampling, UnfinishedThought
-from .questions import read_answer, sampling_of
+from synthnb.models.questions import (
+    AGAIN,
+    CLOSES,
+    CONTROL,
+    Message,
+    Question,
+    Reply,
+    Sampling,
+    UnfinishedThought,
+    read_answer,
+    sampling_of,
+)
 from .server import ServerLLM
 
 # %% ../../nbs/models/llm.ipynb #88f6205b

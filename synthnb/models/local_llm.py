@@ -33,12 +33,23 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 # %% ../../nbs/models/local_llm.ipynb #4913258c
-from ..data import explain_loading, pick_device, pick_dtype
 from ..core.files import tensor_names
+from ..data import explain_loading, pick_device, pick_dtype
 from .hub import FETCHING
 from .names import model_folder
-from .questions import MARKS, OPENS, Chats, Message, Reply, Sampling
-from .questions import check_extra, further_fields, in_order, merged_system, sampling_of
+from synthnb.models.questions import (
+    MARKS,
+    OPENS,
+    Chats,
+    Message,
+    Reply,
+    Sampling,
+    check_extra,
+    further_fields,
+    in_order,
+    merged_system,
+    sampling_of,
+)
 
 _log = logging.getLogger(__name__)
 

@@ -98,7 +98,7 @@ def class_names(
     "Class names without the ids or the numbering that stands in front of every one of them; see the rule above."
     for kind in (_ID, _NUMBER):
         found = [kind.match(name) for name in raw]
-        if len(raw) < 2 or not all(found) or kind is _NUMBER and not _is_numbering([match[1] for match in found]):
+        if len(raw) < 2 or not all(found) or (kind is _NUMBER and not _is_numbering([match[1] for match in found])):
             continue
         bare = [name[match.end() :] for name, match in zip(raw, found)]
         if len({readable_name(name).casefold() for name in bare}) == len(raw):

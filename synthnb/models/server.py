@@ -24,8 +24,18 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exception, wait_random_exponential
 
-from .questions import Chats, Message, Reply, Sampling
-from .questions import check_extra, further_fields, in_order, merged_system, sampling_of, strings
+from synthnb.models.questions import (
+    Chats,
+    Message,
+    Reply,
+    Sampling,
+    check_extra,
+    further_fields,
+    in_order,
+    merged_system,
+    sampling_of,
+    strings,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -215,7 +225,7 @@ def settings_to_drop(llm: ServerLLM, body: dict, error: Exception, trial: frozen
     named = [name for name in left if names_setting(words, name)]
     trials = [named] if 0 < len(named) <= 2 else []
     if error.status_code == 500:  # mostly something that passes
-        return [frozenset(named or left[:1])] if trials or left[0].startswith("response_format") and not trial else []
+        return [frozenset(named or left[:1])] if trials or (left[0].startswith("response_format") and not trial) else []
     both = {"top_p", "temperature"} <= set(left)
     if trials and set(named) == {"top_p", "temperature"}:
         trials = [["top_p"], ["temperature"], named]

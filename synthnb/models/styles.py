@@ -92,7 +92,7 @@ def load_style(path: str | Path) -> Style:
     "Read a style; also one of another program, if its file holds one token."
     tensors, said = _opened(Path(path))
     names = _ENCODERS if set(tensors) == set(_ENCODERS) else list(tensors)
-    if len(names) != 1 and names is not _ENCODERS or names is _ENCODERS and "token" not in said:
+    if (len(names) != 1 and names is not _ENCODERS) or (names is _ENCODERS and "token" not in said):
         raise ValueError(f"{path} is not a style: it holds the tensors {sorted(tensors)}")
     rows = tuple(torch.atleast_2d(tensors[name]).float() for name in names)
     return Style(

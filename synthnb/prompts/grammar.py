@@ -96,7 +96,7 @@ def check_template(template: str, token: str = "") -> None:
         if inside & optional and inside - optional:
             lost = f"{part!r} would be left out with its aspect, and the sense with it"
             raise ValueError(f"{lost}: put a comma between{advice}")
-    if len(slots) != len(set(slots)) or "context" in slots and set(slots) & set(ASPECTS):
+    if len(slots) != len(set(slots)) or ("context" in slots and set(slots) & set(ASPECTS)):
         raise ValueError(f"an aspect stands twice{advice}")
     if ("token" in slots) != bool(token):
         raise ValueError(f"a style token {token!r}, but {'a' if 'token' in slots else 'no'} place for one{advice}")
@@ -193,7 +193,7 @@ DROP_ORDER: tuple[str, ...] = ("camera", "lighting", "foreground", "background",
 def may_lose(template: str, order: Sequence[str] = DROP_ORDER) -> list[str]:
     "What a prompt of a template may lose, first to last: the looks of its class at the very end."
     slots = set(slots_of(template))
-    return [part for part in (*order, "looks") if part in slots or part in ASPECTS and "context" in slots]
+    return [part for part in (*order, "looks") if part in slots or (part in ASPECTS and "context" in slots)]
 
 # %% ../../nbs/prompts/grammar.ipynb #72864655
 def shorten(

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from pydantic import BaseModel, create_model
 
-from ..models.clip import Clip, overlong
 from ..models.answers import AnswerCache
+from ..models.clip import Clip, overlong
 from ..models.llm import Answers, Failure, ask
 from ..models.local_llm import LocalLLM
 from ..models.questions import Question, Sampling, json_question
@@ -191,7 +191,7 @@ class Asking:
         least = {name: getattr(self, name) for name in ("count", "samples", "patience", "longest", "tries")}
         if low := [f"{name} ({value})" for name, value in least.items() if value < 1]:
             raise ValueError(f"{', '.join(low)} must be at least 1")
-        if self.examples < 0 or not 0 < self.near:
+        if self.examples < 0 or not self.near > 0:
             raise ValueError(f"examples ({self.examples}) must be at least 0 and near ({self.near}) above 0")
 
 # %% ../../nbs/prompts/ideas.ipynb #0cf7b442

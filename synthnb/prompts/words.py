@@ -74,7 +74,7 @@ _MANY = {"pajamas", "pyjamas", "tacos", "dice"}
 def _is_plural(phrase: str) -> bool:
     "Does the phrase name several things, as far as English spelling tells?"
     head = _OF.split(phrase.casefold())[0].split()[-1]
-    return head in _MANY or head not in _ONE and head.endswith("s") and not head.endswith(_SINGULAR_ENDS)
+    return head in _MANY or (head not in _ONE and head.endswith("s") and not head.endswith(_SINGULAR_ENDS))
 
 
 def with_article(phrase: str) -> str:

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from scipy import stats
 
 from ..bridge import Runtime, TransferConfig, run_arm
-from ..data import ImageSet, few_shot
-from ..evaluate import Interval, accuracy_interval
 from ..core.intervals import bounded_interval
 from ..core.streams import stream
+from ..data import ImageSet, few_shot
+from ..evaluate import Interval, accuracy_interval
 
 # %% ../../nbs/studies/advise.ipynb #d02c23a1
 _tukey = cache(stats.studentized_range.ppf)  # an integral: a second each
@@ -126,7 +125,7 @@ def advise(
     few = min(probe.images_per_class, *val.per_class.values())
     judged = few_shot(val, few, seed=stream(0, "probe images"))
     draws = [stream(seed, "probe") for seed in probe.seeds]
-    run = lambda arm, seed: run_arm(arm, model, real, synthetic, judged, short, seed=seed, runtime=runtime)  # noqa: E731
+    run = lambda arm, seed: run_arm(arm, model, real, synthetic, judged, short, seed=seed, runtime=runtime)
     runs = {arm: [run(arm, seed) for seed in draws] for arm in arms}
     accuracies = {arm: [one.accuracy for one in own] for arm, own in runs.items()}
     seconds = sum(one.seconds for own in runs.values() for one in own)

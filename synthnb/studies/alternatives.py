@@ -18,12 +18,12 @@ from torch import nn
 
 from ..data import LabelledImages
 from ..evaluate import Baseline
-from ..training.prediction import class_mean
 from ..images.fidelity import Extractor, Features, extract, open_extractor
+from ..models.classifiers import evaluation_view, load_classifier, normalise
 from ..models.clip import Clip, text_features
 from ..models.meanings import Candidate
 from ..models.wordnet import spoken_name
-from ..models.classifiers import evaluation_view, load_classifier, normalise
+from ..training.prediction import class_mean
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576
 def _frozen_extractor(
@@ -44,7 +44,12 @@ def _frozen_extractor(
     return Extractor(name, f"{image_size} px", encode)
 
 # %% ../../nbs/studies/alternatives.ipynb #3fcfd250
-_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # of the probe's regularisation, inverse (PROPOSED); chosen on validation images
+_STRENGTHS = (
+    1.0,
+    10.0,
+    100.0,
+    1000.0,
+)  # of the probe's regularisation, inverse (PROPOSED); chosen on validation images
 
 
 def _row(arm: str, said: np.ndarray, labels: torch.Tensor, seed: int, shots: int) -> Baseline:

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from ..core.code import code_hash
 from ..core.files import whole_file
 from ..datasets.folders import Layout, shown
-from ..datasets.pixels import FORMATS, bits_of, check_fit, open_image, part_kept
 from ..datasets.layout import FRACTIONS, read_layout
+from ..datasets.pixels import FORMATS, bits_of, check_fit, open_image, part_kept
 from ..models.names import readable_name, unknown_names
 
 # %% ../../nbs/studies/check.ipynb #26b6e3aa
@@ -271,7 +271,7 @@ def _group_findings(
             "between splits" if len(splits) > 1 else "under two classes" if len(labels) > 1 else "within a class"
         ].append(group)
     for where, some in apart.items():
-        wrong = where == "between splits" or where == "under two classes" and not near
+        wrong = where == "between splits" or (where == "under two classes" and not near)
         told = f"{_many(len(some), 'group')} of {sum(map(len, some))} images {what} {where}" + (
             ": leave one of each"
             if wrong

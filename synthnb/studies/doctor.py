@@ -145,7 +145,7 @@ def hub_finding(what: str, model: str, repository: str, check: Callable[[Path], 
     from synthnb.models.families import describe_family, family_of  # diffusers
 
     folder, family = cached_folder(repository), family_of(repository) if what == "generator" else None
-    gated = repository.startswith(GATED) or family and family.gated
+    gated = repository.startswith(GATED) or (family and family.gated)
     ask = (
         f"; it is gated: accept its licence on its page and `hf auth login` first ({'a token is' if get_token() else 'no token is'} stored here)"
         if gated
@@ -527,8 +527,8 @@ def pixels_of(folder: Path) -> int:
 # %% ../../nbs/studies/doctor.ipynb #86794cee
 def measure_plan(parameters: dict, place: str, images: int, classes: int) -> tuple[float, float]:
     "Seconds and bytes of a plan of as many images, from two batches that are drawn here."
-    from synthnb.images.plan import write_plan
     from synthnb.images.drawer import Drawing
+    from synthnb.images.plan import write_plan
     from synthnb.images.shards import estimate_cost
 
     with tempfile.TemporaryDirectory() as folder:
@@ -985,9 +985,9 @@ def _describe_card(card: str, needs: dict[str, float], part: float, shared: list
 # %% ../../nbs/studies/doctor.ipynb #9dbcebe1
 def measure_prompts(llm: str, device: str) -> float:
     "Tokens a second that a chat model writes here, of sixteen replies at once."
-    from synthnb.prompts.ideas import style_question
     from synthnb.models.local_llm import LocalLLM
     from synthnb.models.questions import Sampling
+    from synthnb.prompts.ideas import style_question
 
     chat = LocalLLM(locate(llm), device)
     asked, begin = [style_question("three").messages] * 16, 0.0
@@ -1053,7 +1053,7 @@ def check_parts(parameters: dict, size: Size, measure: bool) -> Iterator[Finding
                 else ", at a rate that is not known"
             ),
         )
-    if trained and measure and (is_folder(classifier) or gpu and _timm_knows(classifier)):
+    if trained and measure and (is_folder(classifier) or (gpu and _timm_knows(classifier))):
         rate = measure_training(
             classifier, parameters.get("image_size") or 32, min(parameters.get("batch_size", 32), 64), device
         )

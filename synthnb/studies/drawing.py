@@ -13,13 +13,13 @@ from pathlib import Path
 # %% ../../nbs/studies/drawing.ipynb #cc19ce8d
 from ..core.streams import stream
 from ..diversify import PromptRequest, write_prompts
-from ..models.pipelines import fetch_generator
-from ..models.pipeline_files import generator_revision
-from ..images.plan import make_plan, plan_hash, write_plan
 from ..images.drawer import Drawing
+from ..images.plan import make_plan, plan_hash, write_plan
 from ..images.shards import generate_shards
 from ..models.answers import AnswerCache
 from ..models.llm import open_llm
+from ..models.pipeline_files import generator_revision
+from ..models.pipelines import fetch_generator
 from ..prompts.book import prompts_by_class
 from .folder import run_folder
 from .parameters import locate

@@ -53,9 +53,9 @@ def refuse_before_start(
 @cache
 def _refuse_images(source: str, eye: str, parameters: str, root: str) -> None:
     "Raise `ValueError` if a CLIP of the models' own world does not know the images by their names; asked once."
+    from synthnb.datasets.sets import open_set
     from synthnb.models.clip import image_features, load_clip  # torch, which few need
     from synthnb.models.known import check_names_known, refuse_unknown_classes
-    from synthnb.datasets.sets import open_set
 
     given = json.loads(parameters)
     sides = open_set(source, 64, root=root or None)

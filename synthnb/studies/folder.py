@@ -96,7 +96,7 @@ def state(folder: Path) -> str:
     "`DONE`, `FAILED` or `UNFINISHED`: the markers alone decide."
     markers = [name for name in ("DONE", "FAILED") if (folder / name).is_file()]
     whole = (folder / "results.json").is_file() and (folder / "report.ipynb").is_file()
-    return markers[0] if markers == ["FAILED"] or markers == ["DONE"] and whole else "UNFINISHED"
+    return markers[0] if markers == ["FAILED"] or (markers == ["DONE"] and whole) else "UNFINISHED"
 
 
 def is_settled(folder: Path) -> bool:

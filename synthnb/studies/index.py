@@ -9,16 +9,16 @@ __all__ = ['find_runs', 'write_index']
 import json
 import os
 from collections import Counter
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
 
 from filelock import FileLock
 from jinja2 import Environment
 
+from ..core.files import whole_file
 from .folder import status
 from .report import headline_of
-from ..core.files import whole_file
 from .sweep import STYLE
 
 # %% ../../nbs/studies/index.ipynb #05ad2f32
@@ -78,7 +78,7 @@ def _describe_run(folder: Path) -> dict:
         told = "at work now" if found == "RUNNING" else f"{how}: run it again, finished stages are found again"
     picture = _first_picture(folder, results) if found == "DONE" else None
     begun = facts.get("started")
-    begun = datetime.fromisoformat(begun) if begun else datetime.fromtimestamp(folder.stat().st_mtime, timezone.utc)
+    begun = datetime.fromisoformat(begun) if begun else datetime.fromtimestamp(folder.stat().st_mtime, UTC)
     given = facts.get("given", {})
     return {
         "experiment": folder.parent.name,

@@ -23,10 +23,10 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .doctor import guess_experiment
-from ..evaluate import Interval, paired_difference
-from .folder import state
 from ..core.files import whole_file
+from ..evaluate import Interval, paired_difference
+from .doctor import guess_experiment
+from .folder import state
 from .spread import best_to_worst
 
 # %% ../../nbs/studies/ledger.ipynb #d7afffc5
@@ -329,8 +329,8 @@ def _paper_commands(root: Path) -> list[tuple[str, Path, str]]:
 def _command_for(claim: Claim, commands: list[tuple[str, Path, str]]) -> str:
     "How to run a claim's experiment at paper scale."
     fits = lambda experiment, file: (
-        file.name == claim.paper_scale or experiment == claim.experiment and fnmatch(file.name, claim.paper_scale)
-    )  # noqa: E731
+        file.name == claim.paper_scale or (experiment == claim.experiment and fnmatch(file.name, claim.paper_scale))
+    )
     own = [(file, words) for experiment, file, words in commands if fits(experiment, file)]
     others = f" (also {', '.join(f'`{file.name}`' for file, _ in own[1:])})" if own[1:] else ""
     return f"`synthnb {own[0][1]}`{others}" if own else "none yet"
@@ -436,7 +436,9 @@ def ledger_markdown(
     for paper, title in _PAPERS.items():
         lines += ["", f"## Paper {paper}: {title}", ""]
         for name, claim in about.items():
-            lines += _claim_section(claim, own[name], _command_for(claim, commands), root) if claim.paper == paper else []
+            lines += (
+                _claim_section(claim, own[name], _command_for(claim, commands), root) if claim.paper == paper else []
+            )
     return "\n".join([*lines, "## Sources", "", *(f"- {key}: {address}" for key, address in sources.items())]) + "\n"
 
 

@@ -19,8 +19,15 @@ from timm.data import ImageNetInfo
 
 # %% ../../nbs/studies/naming.ipynb #9941aaca
 from ..datasets.named import imagenet_names
-from ..models.meanings import Candidate, Resolution, Resolutions, check_names, find_class, override_candidate
-from ..models.meanings import read_overrides
+from synthnb.models.meanings import (
+    Candidate,
+    Resolution,
+    Resolutions,
+    check_names,
+    find_class,
+    override_candidate,
+    read_overrides,
+)
 from ..models.names import plain_text, same_name, same_phrase
 from ..models.wordnet import SYNSET_ID, Synset, spoken_name, synsets_named, wordnet
 

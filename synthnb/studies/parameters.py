@@ -198,7 +198,7 @@ def wrong_fields(
         return f"the further fields of requests must be JSON: {error}"
     for name in ("temperature", "top_p", "max_tokens"):
         value, may_be_none = extra.get(name, 1), name != "max_tokens"
-        if isinstance(value, bool) or not isinstance(value, (int, float)) and not (value is None and may_be_none):
+        if isinstance(value, bool) or (not isinstance(value, (int, float)) and not (value is None and may_be_none)):
             return f"{name} is {value!r}: it must be a number{', or null (~ in a YAML file) for what the server has' if may_be_none else ''}"
     return ""
 
@@ -256,7 +256,7 @@ def _missing_set(source: str, root: str | Path | None = None) -> str:
         facts = sets[source]
         return (
             ""
-            if (place / facts["where"]).exists() or source.startswith("imagenet") and place.is_dir()
+            if (place / facts["where"]).exists() or (source.startswith("imagenet") and place.is_dir())
             else (
                 f"{facts['title']} is not in {place}: get it from {facts['sources'][0]} and unpack it so that there is {place / facts['where']}, "
                 f"or name the folder that holds it with the environment variable SYNTHNB_DATA"

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 from typing import TextIO
 
@@ -169,10 +169,12 @@ class _Terminal:
         self.log.write(text)
         text = _plain_warnings(text)
         bar = text.strip().split("\r")[-1]
-        if self.screen.isatty() or bar and not text.startswith("\r"):
+        if self.screen.isatty() or (bar and not text.startswith("\r")):
             self.screen.write(text)
         # A bar redraws itself with \r. Where nothing can be redrawn, its state is worth a line now and then, and one at the end.
-        elif bar and (time.monotonic() - self.shown > self.every or "100%" in bar and bar.split("|")[0] != self.whole):
+        elif bar and (
+            time.monotonic() - self.shown > self.every or ("100%" in bar and bar.split("|")[0] != self.whole)
+        ):
             self.shown, self.whole = time.monotonic(), bar.split("|")[0]
             self.screen.write(f"{bar}\n")
 
@@ -227,7 +229,7 @@ def run(
             "run": folder.name,
             "parameters": resolved,
             "given": given,
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": _versions(),
         } | _commit(notebook.parent)
         set_aside(folder)

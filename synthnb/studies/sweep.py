@@ -24,12 +24,12 @@ from filelock import FileLock
 from jinja2 import Environment
 from tqdm import tqdm
 
+from ..core.files import whole_file
+from ..core.workers import Pool, one_thread, refresh, run_workers
 from .folder import Busy, is_settled, state, write_json
 from .parameters import resolve_parameters
 from .report import headline_of
 from .run import RunFailed, environment, run, run_id, stop_at_sigterm
-from ..core.files import whole_file
-from ..core.workers import Pool, one_thread, refresh, run_workers
 
 # %% ../../nbs/studies/sweep.ipynb #62c6f520
 GRID_KEYS = ("experiment", "base", "grid", "exclude", "include")
@@ -241,7 +241,7 @@ def _uniform(table: pd.DataFrame) -> pd.DataFrame:
     "Columns of one type each, as a file of columns needs them: lists and mixtures become text."
     for name in table:
         kinds = {type(value) for value in table[name].dropna()}
-        if len(kinds - {int, float}) > 1 or kinds & {list, dict} or kinds - {int, float} and kinds & {int, float}:
+        if len(kinds - {int, float}) > 1 or kinds & {list, dict} or (kinds - {int, float} and kinds & {int, float}):
             table[name] = [
                 value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 for value in table[name]

@@ -181,7 +181,7 @@ class Checkpoint:
     every: int = 0  # steps; 0 = at the end only
 
     def due(self, step: int, last: int) -> bool:
-        return step == last or bool(self.every) and step % self.every == 0
+        return step == last or (bool(self.every) and step % self.every == 0)
 
     def keep(self, run: Run, key: str) -> None:
         "Write the file, whole or not at all."

@@ -7,11 +7,10 @@ the same, and a black shape on nothing stays a shape. Opaque pictures are read a
 Sources: github.com/kohya-ss/sd-scripts/issues/1269, github.com/mflux-community/mflux/pull/722
 """
 
-from _case import attempt, check, done
-
 from pathlib import Path
 
 import torch
+from _case import attempt, check, done
 from PIL import Image, ImageDraw
 
 from synthnb.data import read_image

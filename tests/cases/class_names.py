@@ -7,17 +7,15 @@ refused by name. A typed name that cannot go all the way is refused before a sin
 Source: huggingface.co/datasets/zalando-datasets/fashion_mnist
 """
 
-from _case import attempt, check, done, synthnb
-
 import io
 import re
 from pathlib import Path
 
 import numpy as np
+from _case import attempt, check, done, synthnb
+from _stub_server import QUIRKS, Server
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pillow
-
-from _stub_server import QUIRKS, Server
 
 from synthnb.datasets.sets import NAMED, open_set, prompt_name
 

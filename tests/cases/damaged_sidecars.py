@@ -8,15 +8,15 @@ Sources: github.com/openhab/openhab-core/issues/2136, github.com/HelloZeroNet/Ze
 github.com/drt-hub/drt/issues/47
 """
 
-from _case import attempt, check, done
-
 import shutil
 from pathlib import Path
 
-from synthnb.images.scores import score_images
-from synthnb.studies.parameters import locate
+from _case import attempt, check, done
+
 from synthnb.images.plan import write_plan
+from synthnb.images.scores import score_images
 from synthnb.images.shards import generate_shards, verify
+from synthnb.studies.parameters import locate
 
 write_plan(
     "plan.parquet",

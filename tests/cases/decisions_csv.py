@@ -7,14 +7,14 @@ Sources: github.com/deepset-ai/FARM/pull/67, github.com/chanzuckerberg/cellxgene
 github.com/bedapub/besca/pull/300
 """
 
-from _case import check, done, synthnb
-
 from pathlib import Path
 
+from _case import check, done, synthnb
+
 from synthnb.images.curate import kept_path, read_kept
-from synthnb.studies.parameters import locate
 from synthnb.images.plan import write_plan
 from synthnb.images.shards import generate_shards
+from synthnb.studies.parameters import locate
 
 CLASSES = ("0", "1", "7")
 write_plan(

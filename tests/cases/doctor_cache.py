@@ -8,16 +8,16 @@ Sources: github.com/huggingface/huggingface_hub/pull/4394, github.com/huggingfac
 github.com/huggingface/optimum/pull/2470
 """
 
-from _case import HERE, attempt, check, done
-
 import json
 import re
 import shutil
 from pathlib import Path
 
+from _case import HERE, attempt, check, done
+
 from synthnb.glyphworld import world as glyphworld
-from synthnb.studies.doctor import check_generator
 from synthnb.models.pipelines import load_generator
+from synthnb.studies.doctor import check_generator
 
 SHIPPED, COMMIT = Path(glyphworld.folder("generator")), "a" * 40
 WEIGHTS = sum(file.stat().st_size for file in SHIPPED.rglob("*.safetensors"))

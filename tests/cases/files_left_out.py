@@ -8,12 +8,12 @@ Sources: github.com/biolab/orange3-imageanalytics/issues/51, github.com/lstein/P
 github.com/caezium/burrow/pull/283, github.com/thumbsup/thumbsup/issues/368
 """
 
-from _case import attempt, check, done, fill
-
 from pathlib import Path
 
-from synthnb.studies.doctor import check_set
+from _case import attempt, check, done, fill
+
 from synthnb.datasets.sets import list_folder, open_real
+from synthnb.studies.doctor import check_set
 
 
 def spoken(said: str, kind: str) -> bool:

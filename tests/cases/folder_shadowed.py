@@ -9,8 +9,8 @@ Sources: github.com/huggingface/datasets/issues/5228, github.com/huggingface/tra
 
 from _case import attempt, check, done, fill
 
-from synthnb.studies.doctor import check_set
 from synthnb.datasets.sets import open_real
+from synthnb.studies.doctor import check_set
 
 OWN = ("eight", "seven", "three")
 found = attempt(lambda: open_real("digits", 32)["train"].classes)

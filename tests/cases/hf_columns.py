@@ -6,13 +6,12 @@ row, or how many) in an error or a warning that speaks of labels, never as an er
 Sources: github.com/huggingface/datasets/issues/7549, github.com/huggingface/datasets/issues/4681
 """
 
-from _case import attempt, check, done
-
 import io
 import re
 from pathlib import Path
 
 import numpy as np
+from _case import attempt, check, done
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pillow
 

@@ -9,21 +9,20 @@ Sources: github.com/huggingface/diffusers/issues/10928, github.com/Tencent-Hunyu
 github.com/huggingface/diffusers/issues/10139, github.com/huggingface/diffusers/issues/3390
 """
 
-from _case import attempt, check, done
-
 import json
 import shutil
 from pathlib import Path
 
 import torch
+from _case import attempt, check, done
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
-from synthnb.glyphworld import world as glyphworld
-from synthnb.studies.doctor import check_generator
 from synthnb.generate import generate
-from synthnb.models.pipelines import load_generator
+from synthnb.glyphworld import world as glyphworld
 from synthnb.images.plan import make_plan
+from synthnb.models.pipelines import load_generator
+from synthnb.studies.doctor import check_generator
 
 whole = StableDiffusionPipeline.from_pretrained(str(glyphworld.folder("generator")))
 whole.save_pretrained("whole")

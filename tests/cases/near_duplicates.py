@@ -7,11 +7,10 @@ looked for where the split is made. Different pictures are still parted as befor
 Sources: arxiv.org/abs/1902.00423, github.com/mrdbourke/nutrify/issues/50, github.com/cleanlab/cleanlab/issues/1157
 """
 
-from _case import attempt, check, done
-
 from pathlib import Path
 
 import numpy as np
+from _case import attempt, check, done
 from PIL import Image
 
 from synthnb.data import content_hashes, read_image

@@ -7,14 +7,13 @@ one), and still the same for the same seed, in every arm that has one.
 Sources: arxiv.org/abs/2403.19866 (bridged transfer ++), github.com/kaiko-ai/eva/issues/490
 """
 
+import torch
 from _case import check, done
 
-import torch
-
 import synthnb.bridge
-from synthnb.glyphworld import world as glyphworld
 from synthnb.bridge import ARMS, Runtime, TransferConfig, train_arm
 from synthnb.data import digits, few_shot
+from synthnb.glyphworld import world as glyphworld
 from synthnb.train import TrainConfig, fit
 
 few = few_shot(digits(32)["train"], 1, 0)

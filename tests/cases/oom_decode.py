@@ -6,14 +6,13 @@ memory is enough. Where the denoiser itself runs out, the batch is halved as bef
 Sources: github.com/huggingface/diffusers/pull/1150, github.com/AUTOMATIC1111/stable-diffusion-webui/pull/5165
 """
 
+import torch
 from _case import attempt, check, done
 
-import torch
-
-from synthnb.glyphworld import world as glyphworld
 from synthnb.generate import generate
-from synthnb.models.pipelines import load_generator
+from synthnb.glyphworld import world as glyphworld
 from synthnb.images.plan import make_plan
+from synthnb.models.pipelines import load_generator
 
 STEPS, IMAGES = 3, 16
 plan = make_plan(

@@ -11,13 +11,12 @@ Sources: github.com/huggingface/diffusers/pull/13557, github.com/huggingface/dif
 github.com/vladmandic/sdnext/issues/4097
 """
 
-from _case import attempt, check, done
-
 import inspect
 from types import SimpleNamespace
 
 import diffusers
 import torch
+from _case import attempt, check, done
 
 from synthnb.generate import draw_batches
 from synthnb.images.plan import make_plan

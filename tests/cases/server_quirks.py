@@ -13,7 +13,6 @@ github.com/ggml-org/llama.cpp/pull/19349, github.com/NousResearch/hermes-agent/p
 """
 
 from _case import attempt, check, done, synthnb
-
 from _stub_server import QUIRKS, Server
 
 from synthnb.diversify import StylesAnswer, style_question

@@ -8,13 +8,12 @@ Sources: github.com/webdataset/webdataset/issues/140, github.com/webdataset/webd
 github.com/ray-project/ray/pull/65044
 """
 
-from _case import attempt, check, done
-
 import io
 import json
 import tarfile
 from pathlib import Path
 
+from _case import attempt, check, done
 from PIL import Image
 
 from synthnb.datasets.sets import list_shards, load_images

@@ -7,11 +7,10 @@ Sources: github.com/pytorch/pytorch/issues/20524, github.com/pytorch/vision/issu
 github.com/python-pillow/Pillow/issues/3011
 """
 
-from _case import attempt, check, done
-
 from pathlib import Path
 
 import numpy as np
+from _case import attempt, check, done
 from PIL import Image
 
 from synthnb.data import read_image

@@ -7,9 +7,9 @@ whatever the numbers are. Never: status 0, and a shard that nobody draws.
 Sources: github.com/uabrc/uabrc.github.io/issues/1032, github.com/janosh/matbench-discovery/pull/303
 """
 
-from _case import check, done, synthnb
-
 from pathlib import Path
+
+from _case import check, done, synthnb
 
 from synthnb.images.plan import write_plan
 

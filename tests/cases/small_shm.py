@@ -9,13 +9,13 @@ Needs Linux, and the right to mount in a namespace of one's own; without it noth
 Sources: github.com/pytorch/pytorch/issues/1355, github.com/logicalclocks/hopsworks/issues/1557
 """
 
-from _case import HERE, check, done
-
 import os
 import shutil
 import signal
 import subprocess
 import sys
+
+from _case import HERE, check, done
 
 READ = """
 import numpy as np

@@ -10,7 +10,6 @@ github.com/deepseek-ai/DeepSeek-R1/issues/352, github.com/langgenius/dify/issues
 """
 
 from _case import attempt, check, done
-
 from _stub_server import Server, completion
 
 from synthnb.lar import SensesAnswer, check_senses, sense_question

@@ -8,13 +8,13 @@ Sources: github.com/uewepuep/FPVTracksideCore/pull/75, github.com/llmsresearch/p
 github.com/spacechunks/explorer/pull/310
 """
 
-from _case import attempt, check, done, fill
-
 import unicodedata
 
-from synthnb.images.curate import open_synthetic
+from _case import attempt, check, done, fill
+
 from synthnb.data import check_classes
 from synthnb.datasets.sets import open_real
+from synthnb.images.curate import open_synthetic
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "cr\u00e8me br\u00fbl\u00e9e") for form in ("NFC", "NFD"))
 for folder, name in {"real": DECOMPOSED, "drawn": COMPOSED, "sides/train": DECOMPOSED, "sides/test": COMPOSED}.items():
