@@ -3,12 +3,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help report check test nb sync docs install
+.PHONY: help report check lint test nb sync docs install
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MPLBACKEND=Agg
+
+LINT = $(BIN)/ruff format --no-cache --check -q nbs tests tools benchmarks && $(BIN)/ruff check --no-cache -q nbs tests tools benchmarks && $(BIN)/mypy
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -16,19 +18,22 @@ help: ## these lines
 report: $(READY) ## the main job: class names and a few real scans -> outputs/quickstart/<run>/report.html
 	@$(BIN)/synthnb run quickstart -f nbs/experiments/params/glyphworld/quickstart.yaml $(ARGS)
 
-check: $(READY) ## the quick part of the tests: clean, in sync, lint, imports, the rules of the repository
+check: $(READY) ## the quick part of the tests: clean, in sync, format, lint, types, imports, the rules of the repository
 	@$(BIN)/python tools/check_sync.py
-	@$(BIN)/ruff check --no-cache synthnb tests tools benchmarks
+	@$(LINT)
 	@$(BIN)/python tools/update_architecture.py --check
 	@$(BIN)/python tools/update_readme.py --check
 	@$(TESTING) $(BIN)/python -m pytest -q -n 2 tests/test_imports.py tests/test_repo.py tests/test_readme.py
 
-test: $(READY) ## what CI runs: notebooks clean, modules in sync, no undefined names, every notebook runs, pytest
+lint: $(READY) ## format, lint and types alone
+	@$(LINT)
+
+test: $(READY) ## what CI runs: notebooks clean, modules in sync, format, lint, types, every notebook runs, pytest
 	@$(BIN)/python tools/check_sync.py
-	@$(BIN)/ruff check --no-cache synthnb tests tools benchmarks
+	@$(LINT)
 	@$(BIN)/python tools/measure_house.py
 	@$(TESTING) $(BIN)/nbdev_test --n_workers 2 --do_print
-	@$(TESTING) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	@$(TESTING) $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 tests
 
 nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=nbs/02_lar.ipynb
 	@test -n "$(NB)" || { echo "which notebook? make nb NB=nbs/02_lar.ipynb"; exit 2; }
