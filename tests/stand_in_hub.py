@@ -1,4 +1,7 @@
-"""A stand-in for the Hugging Face hub on the loopback interface: the parts of its protocol that the libraries use, and its kinds of failure."""
+"""A stand-in for the Hugging Face hub on the loopback interface.
+
+It speaks the parts of the protocol that the libraries use, and knows its kinds of failure.
+"""
 
 import hashlib
 import json
@@ -20,7 +23,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 class Repository:
-    """Files by name, and what is wrong with them: "gated" (401 without a token that is let in, 403 with another), "removed", or the name of a file whose transfer breaks off."""
+    """Files by name, and what is wrong with them.
+
+    A fault is "gated" (401 without a token that is let in, 403 with another), "removed", or the name of a file
+    whose transfer breaks off.
+    """
 
     def __init__(self, files: dict[str, bytes], fault: str = ""):
         self.files, self.fault = files, fault

@@ -1,4 +1,7 @@
-"""Keys of kept results: what the code that made them computes, and nothing else (nbs/core/code.ipynb shows the rest)."""
+"""Keys of kept results: what the code that made them computes, and nothing else.
+
+nbs/core/code.ipynb shows the rest.
+"""
 
 import ast
 import shutil

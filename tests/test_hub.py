@@ -1,5 +1,6 @@
-"""Models of a hub that is there, gated, removed, incomplete or broken: a stand-in serves them, a process of its own fetches.
+"""Models of a hub that is there, gated, removed, incomplete or broken.
 
+A stand-in serves them, a process of its own fetches.
 Run as a script, this file is that process: `python tests/test_hub.py` prints what was said.
 """
 

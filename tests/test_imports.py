@@ -11,7 +11,8 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.stem != "__init__"
 )
-# The libraries take ten seconds, a module of ours takes none: one process imports them, and each module gets a fork of it.
+# The libraries take ten seconds, a module of ours takes none.
+# One process imports them, and each module gets a fork of it.
 SCRIPT = """
 import importlib, os, sys
 exec(sys.stdin.read(), {})

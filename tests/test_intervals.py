@@ -1,4 +1,7 @@
-"""Intervals that stay possible, and verdicts that know how many were asked (nbs/core/intervals.ipynb has the simulations)."""
+"""Intervals that stay possible, and verdicts that know how many were asked.
+
+nbs/core/intervals.ipynb has the simulations.
+"""
 
 import numpy as np
 import pytest

@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from chat_server import ChatServer, completion, refusal
 from faulty_proxy import FaultyProxy
 
-NAMES = [name for name in dict.fromkeys(name for sense in glyphworld.SENSES for name in sense.names)]
+NAMES = list(dict.fromkeys(name for sense in glyphworld.SENSES for name in sense.names))
 SHORT = Sampling(temperature=0, max_tokens=160)
 
 
@@ -59,7 +59,8 @@ def about(name: str, most: int = 4) -> Question:
         name,
         f'What can "{name}" mean in a picture? List up to {most} different meanings that a photo captioned "{name}" '
         'could show, the usual ones first. For each give "phrase", a short noun phrase that names this meaning and no '
-        'other, and "looks", a few words on what it looks like.\nAnswer in this form: {"senses": [{"phrase": "...", "looks": "..."}]}',
+        'other, and "looks", a few words on what it looks like.\n'
+        'Answer in this form: {"senses": [{"phrase": "...", "looks": "..."}]}',
     )
 
 
@@ -441,7 +442,7 @@ def test_one_schema_may_be_refused_and_another_not():
 
 def test_a_failure_that_passes_costs_no_setting():
     failures = iter([True])
-    found, error, requests = asked(
+    found, _, requests = asked(
         lambda body: refusal("overloaded", 500) if next(failures, False) else completion(GOOD), questions=3
     )
     assert len(found) == 3 and "response_format" in requests[-1]

@@ -1,4 +1,7 @@
-"""Every named set is read from files laid out as its authors did, hub ids and shards as their libraries write them, and what is missing says so."""
+"""Every named set is read from files laid out as its authors did.
+
+Hub ids and shards are read as their libraries write them, and what is missing says so.
+"""
 
 import hashlib
 import io

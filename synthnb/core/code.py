@@ -101,7 +101,8 @@ def code_hash(
 
 # %% ../../nbs/core/code.ipynb #890c4640
 def _computed(code: CodeType) -> list:
-    "What a function computes, whatever file or line it stands in: the first constant of a function may be its docstring."
+    "What a function computes, whatever file or line it stands in."
+    # the first constant of a function may be its docstring
     consts = [_computed(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
     documented = code.co_consts[:1] and isinstance(code.co_consts[0], str) and code.co_name != "<lambda>"
     return [code.co_code.hex(), code.co_names, consts[1:] if documented else consts]

@@ -102,8 +102,9 @@ def accuracy_interval(
     images: int,  # of the test split
     level: float = 0.95,
 ) -> Interval:
-    """Mean accuracy with Student's t interval on logits, which never leaves 0..1; without ends below `LEAST_SEEDS` seeds, or where all are equal.
+    """Mean accuracy with Student's t interval on logits, which never leaves 0..1.
 
+    Below `LEAST_SEEDS` seeds, and where all values are equal, it has no ends.
     Raises `ValueError` for values outside of 0..1 and for fewer than one image.
     """
     values = np.asarray(values, dtype=float)
@@ -115,10 +116,8 @@ def accuracy_interval(
     if len(values) < LEAST_SEEDS or np.ptp(values) < 1e-9:
         return Interval(mean, math.nan, math.nan, len(values), level)
     found = mean_interval(logit((values * images + 0.5) / (images + 1)), level)
-    low, high = (
-        min(mean, expit(found.low)),
-        max(mean, expit(found.high)),
-    )  # near 0 and 1 the half image can move both ends past the mean
+    # near 0 and 1 the half image can move both ends past the mean
+    low, high = min(mean, expit(found.low)), max(mean, expit(found.high))
     return Interval(mean, float(low), float(high), len(values), level)
 
 # %% ../../nbs/core/intervals.ipynb #134ad958
@@ -144,31 +143,28 @@ class Verdict:
     gain: Interval  # paired difference, with the interval of this comparison alone
     p: float  # of no difference, corrected for the methods of the table; nan for one seed
     margin: float  # within which methods count as equivalent
-    smallest: float  # the smallest difference that would be seen in about four of five repetitions (seven of ten with three seeds); nan for one seed
-    more_seeds: (
-        int | None
-    )  # that would settle an inconclusive comparison if mean and spread stay; None if no number up to `_FORESEEN` would
+    # The smallest difference that would be seen in about four of five repetitions (seven of ten with three seeds);
+    smallest: float  # nan for one seed
+    # Seeds that would settle an inconclusive comparison if mean and spread stay;
+    more_seeds: int | None  # None if no number up to `_FORESEEN` would
 
     def __str__(self) -> str:
         "For sentences: better: +8.4 points [+2.8, +14.1]."
-        told = f"{self.name}{f' within {100 * self.margin:g} points' * (self.name == 'equivalent')}: {self.gain.points} points"
+        within = f" within {100 * self.margin:g} points" if self.name == "equivalent" else ""
+        told = f"{self.name}{within}: {self.gain.points} points"
         if self.name != "inconclusive" or math.isnan(self.smallest):
             return told
-        more = (
-            f"; a study of {self.gain.n + self.more_seeds} seeds would settle it if mean and spread stay"
-            if self.more_seeds
-            else ""
-        )
+        more = ""
+        if self.more_seeds:
+            more = f"; a study of {self.gain.n + self.more_seeds} seeds would settle it if mean and spread stay"
         return f"{told}; {seen_from(self.smallest)}{more}"
 
 
 def seen_from(smallest: float) -> str:
-    "In words: from which difference on one would have been seen. No difference of accuracies is larger than 100 points."
-    return (
-        f"differences from {100 * smallest:.1f} points on would be seen"
-        if smallest < 1
-        else "so few seeds and images cannot show any difference"
-    )
+    "In words: from which difference on one would have been seen."
+    if smallest < 1:  # no difference of accuracies is larger than 100 points
+        return f"differences from {100 * smallest:.1f} points on would be seen"
+    return "so few seeds and images cannot show any difference"
 
 
 _FORESEEN = 1000  # seeds
@@ -210,8 +206,8 @@ def _more_seeds(
 # %% ../../nbs/core/intervals.ipynb #5c24cd69
 def judge(
     differences: Mapping[str, Sequence[float]],  # by method: accuracy minus the reference's, one per seed
-    test_errors: Mapping[str, float]
-    | None = None,  # by method: standard error of its difference by the choice of the test images
+    # by method: standard error of its difference by the choice of the test images
+    test_errors: Mapping[str, float] | None = None,
     *,
     margin: float = 0.01,  # methods closer than this are equivalent
     level: float = 0.95,
@@ -219,8 +215,9 @@ def judge(
 ) -> dict[str, Verdict]:
     """One verdict for each method of a table, all compared with one reference.
 
-    Better and worse by paired t tests, corrected by Holm's method for the methods of the table; equivalent by two one-sided tests that
-    count the choice of the test images as well: on a few images all seeds agree easily.
+    Better and worse by paired t tests, corrected by Holm's method for the methods of the table.
+    Equivalent by two one-sided tests that count the choice of the test images as well: on a few images all
+    seeds agree easily.
     Seeds that all give the same difference give no verdict: few equal values are not certainty.
     """
     gains = {name: mean_interval(values, level) for name, values in differences.items()}
@@ -235,13 +232,11 @@ def judge(
         test_error = (test_errors or {}).get(name, 0.0)
         error = math.hypot(deviation / math.sqrt(n), test_error)
         smallest = (stats.t.ppf(1 - (1 - level) / 2 / methods, n - 1) + stats.t.ppf(power, n - 1)) * error
-        said = "better" if gain.mean > 0 else "worse"
+        said, more = "better" if gain.mean > 0 else "worse", None
         if corrected >= 1 - level:
-            said = (
-                "equivalent" if _is_equivalent(gain.mean, deviation, n, margin, level, test_error) else "inconclusive"
-            )
-        more = (
-            _more_seeds(gain.mean, deviation, n, methods, margin, level, test_error) if said == "inconclusive" else None
-        )
+            equal = _is_equivalent(gain.mean, deviation, n, margin, level, test_error)
+            said = "equivalent" if equal else "inconclusive"
+        if said == "inconclusive":
+            more = _more_seeds(gain.mean, deviation, n, methods, margin, level, test_error)
         found[name] = Verdict(said, gain, float(corrected), margin, float(smallest), more)
     return found

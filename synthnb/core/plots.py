@@ -9,6 +9,7 @@ __all__ = ['drawing', 'bare']
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, pairwise
 
 import numpy as np
 from cycler import cycler
@@ -91,8 +92,8 @@ def _wrap(text: Text, width: float) -> None:
     if wide > width:
         letters = max(8, int(len(max(text.get_text().split("\n"), key=len)) * width / wide))
         kept = text.get_text().replace(" %", "\u00a0%")  # 95 % stays together
-        lines = [textwrap.wrap(line, letters, break_long_words=False) for line in kept.split("\n")]
-        text.set_text("\n".join(sum(lines, [])))
+        lines = (textwrap.wrap(line, letters, break_long_words=False) for line in kept.split("\n"))
+        text.set_text("\n".join(chain.from_iterable(lines)))
 
 
 def _plain_logarithms(axis: Axes) -> None:
@@ -115,7 +116,7 @@ def _put_apart(figure: Figure) -> None:
             _wrap(text, wide)
         labels = _tick_labels(axis, "x")
         boxes = [label.get_window_extent() for label in labels]
-        if any(left.x1 + 4 > right.x0 for left, right in zip(boxes, boxes[1:])):
+        if any(left.x1 + 4 > right.x0 for left, right in pairwise(boxes)):
             plt.setp(axis.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
     for text in figure.texts:
         _wrap(text, 0.97 * figure.bbox.width)

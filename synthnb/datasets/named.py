@@ -136,7 +136,7 @@ def _read_caltech101(facts: NamedSet, root: Path, download: bool) -> tuple[list[
         raise FileNotFoundError(f"there is no folder {home}")  # torchvision would make one
     opened = torchvision_sets.Caltech101(root, download=download)
     for label, name in enumerate(opened.categories):
-        drawn = lambda path: hashlib.sha256(f"{name}/{path.name}".encode()).digest()  # noqa: B023
+        drawn = lambda path: hashlib.sha256(f"{name}/{path.name}".encode()).digest()
         files = sorted((home / name).glob("*.jpg"), key=drawn)
         splits["train"] += [(path, label) for path in files[:30]]
         splits["test"] += [(path, label) for path in files[30:]]

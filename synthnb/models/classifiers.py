@@ -137,8 +137,9 @@ def _classes_of(file: Path, name: str) -> int:
     "Number of classes that the last layer in a safetensors file of the timm model `name` has; 0 without one."
     heads = getattr(timm.get_pretrained_cfg(name), "classifier", None) or ()
     with safe_open(file, "pt") as tensors:
+        names = tensors.keys()
         for head in (heads,) if isinstance(heads, str) else heads:
-            if f"{head}.weight" in tensors.keys():
+            if f"{head}.weight" in names:
                 return tensors.get_slice(f"{head}.weight").get_shape()[0]
     return 0
 

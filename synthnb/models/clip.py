@@ -56,6 +56,9 @@ def preprocess(
     return (images.float() / 255 - mean) / std
 
 # %% ../../nbs/models/clip.ipynb #2eb051f0
+_CPU = torch.device("cpu")
+
+
 @dataclass(eq=False)
 class Clip:
     "An open_clip model with its tokenizer, its own preprocessing, and its place."
@@ -63,7 +66,7 @@ class Clip:
     model: nn.Module
     tokenizer: Callable
     name: str  # a folder's own name, or open_clip's name and tag: for records, never a path
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     dtype: torch.dtype = torch.float32
     source: str = field(default="", repr=False)  # the folder that it was opened from, if it was one
     known: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)  # what `text_features` has encoded
@@ -397,7 +400,8 @@ def load_features(
 ) -> ImageFeatures:
     "Read what `save_features` wrote; ValueError if another CLIP made it."
     with safe_open(path, framework="pt") as file:
-        about, parts = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+        about, names = file.metadata(), file.keys()
+        parts = {name: file.get_tensor(name) for name in names}
     made_by, fingerprint, classes = about["clip"], about["fingerprint"], tuple(json.loads(about["classes"]))
     if clip is not None and clip.fingerprint != fingerprint:
         asked = f"{clip.name} ({clip.fingerprint})"
