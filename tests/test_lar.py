@@ -16,7 +16,7 @@ from synthnb.glyphworld.signs import _senses_named
 from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
-from synthnb.models.answers import AnswerCache, _cached_llm
+from synthnb.models.answers import AnswerCache, cached_llm
 from synthnb.models.clip import image_features, load_clip
 from synthnb.models.llm import open_llm
 from synthnb.models.meanings import Candidate
@@ -212,7 +212,7 @@ def test_llm_candidates_trace_to_their_answers_and_replay_without_the_llm(tmp_pa
     assert not answers.failed and {s.phrase for s in _senses_named("star")} <= {c.phrase for c in told["star"]}
     keys = set(cache.table()["key"])
     assert all(c.answers and set(c.answers) <= keys and c.source == "llm" for some in told.values() for c in some)
-    again, replayed = lar.llm_candidates(_cached_llm(cache), names, n=2, cache=cache, progress=False)
+    again, replayed = lar.llm_candidates(cached_llm(cache), names, n=2, cache=cache, progress=False)
     assert again == told and len(replayed.found) == 6
 
 

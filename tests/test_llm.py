@@ -28,7 +28,7 @@ import pytest
 from pydantic import BaseModel
 
 from synthnb.glyphworld import world as glyphworld
-from synthnb.models.answers import AnswerCache, _cached_llm
+from synthnb.models.answers import AnswerCache, cached_llm
 from synthnb.models.llm import ask, open_llm
 from synthnb.models.local_llm import LocalLLM
 from synthnb.models.questions import Question, Reply, Sampling, UnfinishedThought, json_question, read_answer
@@ -634,7 +634,7 @@ def test_further_fields_belong_to_the_key(tmp_path, local):
         )
         assert len(server.requests) == 5
         with pytest.raises(ValueError, match="3 models"):
-            _cached_llm(cache)
+            cached_llm(cache)
     with pytest.raises(ValueError, match="environment variable"):
         open_llm("m", "http://127.0.0.1:1/v1", extra={"api_key": "sk-1"})
 

@@ -29,9 +29,9 @@ from torchvision.datasets import Flowers102
 from synthnb.data import ImageSet, LabelledImages, few_shot, few_shots, fraction, join
 from synthnb.datasets.duplicates import content_hashes, copied_pairs, near_pairs
 from synthnb.datasets.listed import _read_batches, list_folder, list_hub, list_shards, load_images
-from synthnb.datasets.named import NAMED, _imagenet_indices, imagenet_names, list_named, prompt_name
+from synthnb.datasets.named import NAMED, imagenet_indices, imagenet_names, list_named, prompt_name
 from synthnb.datasets.reading import memory_limit
-from synthnb.datasets.sets import _train_and_val, _without_near, check_splits, list_set, open_set
+from synthnb.datasets.sets import _train_and_val, check_splits, list_set, open_set, without_near
 from synthnb.images import shards
 
 torch.set_num_threads(1)
@@ -288,7 +288,7 @@ def test_imagenet_and_variants(tmp_path):
             put(home / folder / f"{i}.jpg", i)
         test = list_named(name, tmp_path, complete=False)["test"]
         assert len(test.classes) == 200 and test.labels.tolist() == [wnids(name).index(folder) for folder in folders]
-        assert [names[_imagenet_indices(name)[label]] for label in test.labels] == [
+        assert [names[imagenet_indices(name)[label]] for label in test.labels] == [
             test.classes[label] for label in test.labels
         ]
     v2 = tmp_path / NAMED["imagenet-v2"].where
@@ -559,7 +559,7 @@ def test_planted_copies_stop_a_run(scans):
     with pytest.raises(ValueError, match=r"synthetic & test +917 & 600 +0 +20"):
         check_splits({"synthetic": planted, "test": scans["test"]})
     assert check_splits({"synthetic": planted, "test": scans["test"]}, allowed=20)["nearly the same"].tolist() == [20]
-    assert torch.equal(_without_near(planted, [scans["test"]]).images, scans["train"].images)
+    assert torch.equal(without_near(planted, [scans["test"]]).images, scans["train"].images)
     with pytest.raises(ValueError, match=r"train & test +897 & 897 +897"):
         check_splits({"train": scans["train"], "test": scans["train"]}, allowed=10_000)
 

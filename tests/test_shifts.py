@@ -19,7 +19,7 @@ from synthnb.datasets.shifts import (
     _SEVERITIES,
     CORRUPTIONS,
     ReadOnce,
-    _measure,
+    measure,
     corrupt,
     inverted,
     shift_table,
@@ -55,7 +55,7 @@ def model(real):
 
 @pytest.fixture(scope="module")
 def frame(model, real):
-    return _measure(model, shifted(real["val"], kinds=["contrast", "impulse_noise"]))
+    return measure(model, shifted(real["val"], kinds=["contrast", "impulse_noise"]))
 
 
 def pictures(height: int, width: int, n: int = 3) -> LabelledImages:
@@ -199,7 +199,7 @@ def test_shifted_sets_are_harder(frame, model, real):
         value["inverted"] < value["clean"] - 0.05 and value["textured"] < value["clean"] and value["contrast 5"] < 0.3
     )
     prints = LabelledImages(*printed_digits(10), DIGITS, "prints")
-    assert _measure(model, {"prints": prints}).value[0] < value["clean"] - 0.1
+    assert measure(model, {"prints": prints}).value[0] < value["clean"] - 0.1
 
 
 def test_every_number_is_that_of_its_own_function(frame, model, real):
@@ -242,18 +242,18 @@ def test_few_classes_have_no_top_5():
     data = pictures(32, 32, 8)
     with seeded(0):
         two = load_classifier(folder("cnn"), 2)
-    frame = _measure(two, {"blots": data})
+    frame = measure(two, {"blots": data})
     assert set(frame.metric) == {"top-1", "ECE", "ECE by chance"} and not frame.set.str.contains("mean").any()
 
 
 def test_what_cannot_be_measured_is_refused(model, real):
     with pytest.raises(ValueError, match="the model has 10 classes and .* has 2"):
-        _measure(model, {"blots": pictures(32, 32)})
+        measure(model, {"blots": pictures(32, 32)})
     with pytest.raises(ValueError, match="set 'none', .* is empty"):
-        _measure(model, {"none": real["val"].subset([])})
+        measure(model, {"none": real["val"].subset([])})
     few = real["val"].subset(range(5))
     with pytest.raises(ValueError, match="two sets are called 'x'"):
-        _measure(model, [("x", few), ("x", few)])
+        measure(model, [("x", few), ("x", few)])
 
 
 def test_table_and_figure_show_the_frame(frame):

@@ -123,7 +123,7 @@ def accuracy_interval(
 # %% ../../nbs/core/intervals.ipynb #134ad958
 def paired_difference(
     a: dict[int, float],  # accuracy by seed
-    b: dict[int, float],  # of the arm it is compared with, same seeds
+    b: dict[int, float],  # of the method it is compared with, same seeds
     level: float = 0.95,
 ) -> Interval:
     "Mean of a - b over seeds with Student's t interval; ValueError if the seeds differ."

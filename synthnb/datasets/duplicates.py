@@ -63,7 +63,7 @@ def thumbnails(
 
 # %% ../../nbs/datasets/duplicates.ipynb #dadb2eb7
 def _symmetries(grey: torch.Tensor) -> torch.Tensor:  # [K, S, S] -> [8, K, S, S]
-    "A image and its mirror images and quarter turns."
+    "An image, its mirror images and quarter turns."
     return torch.stack([turned.flip(axes) for turned in (grey, grey.mT) for axes in ((), (1,), (2,), (1, 2))])
 
 
@@ -75,7 +75,7 @@ def _correlation(a: torch.Tensor, b: torch.Tensor, where: torch.Tensor) -> torch
 
 
 def _detail(grey: torch.Tensor, size: int) -> torch.Tensor:
-    "What is lost when a image is reduced to `size` pixels a side."
+    "What is lost when an image is reduced to `size` pixels per side."
     small = F.interpolate(grey[:, None], (size, size), mode="bilinear", antialias=True)
     return grey - F.interpolate(small, grey.shape[-2:], mode="bilinear")[:, 0]
 

@@ -179,7 +179,7 @@ _BARE_PARTS = re.compile(
 _PARTS = re.compile(r"(fold|batch|part|chunk|subset|shard|session|group)s?[\W_]*(\d+|[a-z])", re.IGNORECASE)
 
 # %% ../../nbs/datasets/folders.ipynb #807cc615
-_PICTURES = (
+_IMAGES = (
     "image",
     "images",
     "img",
@@ -241,9 +241,9 @@ def _refuse_masks(root: Path, folder: _Folder) -> None:
     "ValueError for folders of images and of masks beside each other, which are no classes."
     bare = {_bare(name): name for name in folder.folders}
     masks = [name for word, name in bare.items() if word in MASK_WORDS]
-    pictures = [name for word, name in bare.items() if word in _PICTURES]
+    images = [name for word, name in bare.items() if word in _IMAGES]
     beside = [name for word, name in bare.items() if word in _BESIDE]
-    if masks and pictures and len(masks) + len(pictures) + len(beside) == len(folder.folders):
+    if masks and images and len(masks) + len(images) + len(beside) == len(folder.folders):
         raise ValueError(
             f"{root / folder.path}: {' and '.join(map(repr, sorted(folder.folders)))} look like the images and the "
             f"masks or labels of "
@@ -266,7 +266,7 @@ def _refuse_parts(root: Path, folder: _Folder, held: dict[str, _Folder]) -> None
         raise ValueError(
             f"{root / folder.path}: {few_names(held)} look like parts of one set with the classes {few_names(inner)} "
             f"below each, not like classes: "
-            f"put the images of a class into one folder, or give a CSV of (file, label)"
+            f"put all images of one class into one folder, or give a CSV of (file, label)"
         )
 
 
@@ -320,7 +320,7 @@ def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: l
 def _without_masks(folder: _Folder, left_out: list[LeftOut]) -> list[str]:
     "Images of a class; those of a folder of masks beside a folder of images are left out."
     bare = {_bare(name): one for name, one in folder.folders.items()}
-    if not (any(word in _PICTURES for word in bare) or folder.images):
+    if not (any(word in _IMAGES for word in bare) or folder.images):
         return folder.below()
     masks = {path for word, one in bare.items() if word in MASK_WORDS for path in one.below()}
     left_out += [LeftOut(path, "a mask, by the name of its folder") for path in sorted(masks)]
@@ -436,7 +436,7 @@ def _read_tree(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list
 
 # %% ../../nbs/datasets/folders.ipynb #ec39523c
 def frames_read(splits: dict[str, dict[str, list[str]]]) -> list[str]:
-    "A word on files that may hold several pictures."
+    "A word on files that may hold several images."
     ends = Counter(
         end
         for found in splits.values()

@@ -155,7 +155,7 @@ def load_images(
     if (need := len(listed) * 3 * size * size) > (limit := memory_limit() if max_bytes is None else max_bytes):
         raise ValueError(
             f"{len(listed)} images of {size}x{size} need {need >> 30} GiB, and {limit >> 30} may be used here: "
-            f"take a smaller size, `few_shot`, `fraction` or `_read_batches`"
+            f"take a smaller size, `few_shot`, `fraction` or its `batches`"
         )
     images, done = torch.zeros(len(listed), 3, size, size, dtype=torch.uint8), 0
     with tqdm(total=len(listed), desc=f"reading {listed.name}", unit="img", disable=not progress) as bar:

@@ -30,7 +30,7 @@ Image.init()
 FORMATS = tuple(kind for kind in _WANTED if kind in Image.OPEN)  # MPO, of cameras with two lenses, opens as JPEG
 _ENDS = {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")}
 SUFFIXES = tuple(sorted(_ENDS))
-FRAMES = (".gif", ".tif", ".tiff", ".apng", ".webp", ".avifs", ".heics")  # may hold several pictures: the first is read
+FRAMES = (".gif", ".tif", ".tiff", ".apng", ".webp", ".avifs", ".heics")  # may hold several images: the first is read
 _USUAL = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".avif", *((".heic",) if HAS_HEIF else ()))
 USUAL_SUFFIXES = " ".join(suffix for suffix in _USUAL if suffix in SUFFIXES)  # for messages
 
@@ -101,7 +101,7 @@ def square(
     size: int,  # pixels per side
     fit: str = "crop",  # of `FITS`
 ) -> Image.Image:
-    "A picture as a square of `size` pixels, bicubic with antialias."
+    "An image as a square of `size` pixels, bicubic with antialias."
     if check_fit(fit) == "crop":
         return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     if fit == "resize":
@@ -113,14 +113,14 @@ def square(
 
 
 def part_kept(width: int, height: int, fit: str = "crop") -> float:
-    "Which part of a picture's area is left."
+    "Which part of an image's area is left."
     return min(width, height) / max(width, height) if check_fit(fit) == "crop" else 1.0
 
 # %% ../../nbs/datasets/pixels.ipynb #99ab4320
 def to_tensor(
     image: Image.Image,  # in RGB
 ) -> "torch.Tensor":  # uint8 [3, H, W]
-    "The pixels of a picture."
+    "The pixels of an image."
     import torch
 
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
@@ -129,7 +129,7 @@ def to_tensor(
 def read_image(
     path: str | Path | BinaryIO,  # of one of `FORMATS`
     size: int,  # pixels per side
-    fit: str = "crop",  # of a picture that is not square, see `FITS`
+    fit: str = "crop",  # of an image that is not square, see `FITS`
 ) -> "torch.Tensor":
     "uint8 [3, size, size], upright, transparency over white, bicubic; whatever Pillow raises for a bad file."
     return to_tensor(square(open_image(path), size, fit))

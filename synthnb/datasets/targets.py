@@ -82,8 +82,8 @@ def _mnist_pixels() -> tuple[np.ndarray, np.ndarray]:
 def _packed(name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     "Pixels and labels of the splits of a shipped file."
     with np.load(_FOLDER / f"{name}.npz", allow_pickle=False) as packed:
-        images, labels, split = packed["images"], packed["labels"], packed["split"]
-    return {side: (images[split == i], labels[split == i]) for i, side in enumerate(_SPLITS)}
+        images, labels, which = packed["images"], packed["labels"], packed["split"]
+    return {split: (images[which == i], labels[which == i]) for i, split in enumerate(_SPLITS)}
 
 
 def _whole(kind: str, root: Path | None) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
@@ -91,10 +91,10 @@ def _whole(kind: str, root: Path | None) -> dict[str, tuple[np.ndarray, np.ndarr
     if not kind or root is None:
         return None
     try:
-        opened = {side: getattr(torchvision_sets, kind)(root, train=side == "train") for side in ("train", "test")}
+        opened = {split: getattr(torchvision_sets, kind)(root, train=split == "train") for split in ("train", "test")}
     except RuntimeError:  # torchvision's word for "not there"
         return None
-    return {side: (one.data.numpy(), one.targets.numpy()) for side, one in opened.items()}
+    return {split: (one.data.numpy(), one.targets.numpy()) for split, one in opened.items()}
 
 # %% ../../nbs/datasets/targets.ipynb #2802e65b
 def open_target(
@@ -113,12 +113,12 @@ def open_target(
         drawn = split_by_content(
             train.subset([i for i in range(len(train)) if i not in repeated]), 0.1, 0, refuse=False
         )
-        sides = drawn | {"test": test}
+        splits = drawn | {"test": test}
     elif name == "mnist":
-        sides = split_by_content(_grey_set(*_mnist_pixels(), classes, name, 28), _VAL, _TEST)
+        splits = split_by_content(_grey_set(*_mnist_pixels(), classes, name, 28), _VAL, _TEST)
     else:
-        return {side: _grey_set(*pixels, classes, f"{name} {side}", size) for side, pixels in _packed(name).items()}
+        return {split: _grey_set(*pixels, classes, f"{name} {split}", size) for split, pixels in _packed(name).items()}
     return {
-        side: _grey_set(one.images[:, 0].numpy(), one.labels.numpy(), classes, one.name, size)
-        for side, one in sides.items()
+        split: _grey_set(one.images[:, 0].numpy(), one.labels.numpy(), classes, one.name, size)
+        for split, one in splits.items()
     }

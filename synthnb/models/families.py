@@ -93,7 +93,7 @@ def call_arguments(
     *,
     steps: int,
     guidance: float,  # at most 1 means none, where a scale is not told to the network itself
-    size: int = 0,  # pixels a side; 0 is the pipeline's own
+    size: int = 0,  # pixels per side; 0 is the pipeline's own
     negative_prompt: str = "",  # "": none
 ) -> dict[str, object]:  # JSON values by the name of the parameter; prompts and random generators come on top
     "What a pipeline is called with. Raises `ValueError` for what would have no effect."
@@ -160,7 +160,7 @@ def call_pipeline(
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if call.get("height") not in (None, pixels.shape[-2]):
         raise ValueError(
-            f"{type(pipe).__name__} drew {pixels.shape[-1]} pixels a side instead of {call['height']}: "
+            f"{type(pipe).__name__} drew {pixels.shape[-1]} pixels per side instead of {call['height']}: "
             "give a size that it can draw, such as a multiple of 64"
         )
     flagged = getattr(result, "nsfw_content_detected", None)
@@ -183,7 +183,7 @@ class Family:
     scheduler_options: dict
     call: dict = field(default_factory=dict)  # further arguments of the pipeline's call
     dtype: str
-    size: int  # pixels a side
+    size: int  # pixels per side
     gated: bool  # the hub asks for a licence first
     licence: str
     billions: list[float]  # parameters of the denoiser, of the text encoders, of the rest

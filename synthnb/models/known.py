@@ -53,7 +53,7 @@ def _counts(check: NameCheck) -> str:
     "How many images were right, in words."
     said = (
         f"{check.right} of {check.images} images go to their own class's name, "
-        f"by chance it would be {check.chance:.0f} (p = {check.p:.2g})"
+        f"random draws would give {check.chance:.0f} (p = {check.p:.2g})"
     )
     if check.taught and check.taught[1] > check.p:
         hits, p = check.taught
@@ -74,7 +74,8 @@ def check_names_known(
     templates: Sequence[str] = ("a photo of a {phrase}",),
     *,
     draws: int = 9999,
-    useful: float = 0.75,  # of the way from chance to all right: what a CLIP that knows the names reaches (PROPOSED)
+    # share of the way from random draws to all right that a CLIP which knows the names reaches
+    useful: float = 0.75,  # PROPOSED
 ) -> NameCheck:
     "Ask a CLIP for the class of every real image, by the names alone."
     called = {name: (words or {}).get(name) or spoken_name(name) for name in features.classes}
@@ -86,7 +87,7 @@ def check_names_known(
     as_many = sum(int((rng.permutation(labels) == said).sum() >= right) for _ in range(draws))
     own, said_so = np.bincount(labels, minlength=classes), np.bincount(said, minlength=classes)
     shares = own / max(n, 1)
-    even = float(shares @ shares)  # right by chance, where every class is said as often as it is there
+    even = float(shares @ shares)  # right by random draws, where every class is said as often as it is there
     p, enough, among = (1 + as_many) / (1 + draws), _would_show(n, even, even + useful * (1 - even)), None
     if taught := taught_names(clip.source) if clip.source else None:
         hits, share = _among_taught(clip, features, texts, taught, templates)
