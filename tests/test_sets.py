@@ -33,17 +33,18 @@ from synthnb.datasets.named import NAMED, imagenet_indices, imagenet_names, list
 from synthnb.datasets.reading import memory_limit
 from synthnb.datasets.sets import _train_and_val, check_splits, list_set, open_set, without_near
 from synthnb.images import shards
+from synthnb.images.writer import _image_entries
 
 torch.set_num_threads(1)
 
 
 def shade(number: int) -> Image.Image:
-    """A picture that tells which one it is: noise of its own."""
+    """An image that tells which one it is: noise of its own."""
     return Image.fromarray(np.random.default_rng(number).integers(0, 256, (12, 10, 3), dtype=np.uint8))
 
 
 def put(path, number: int) -> str:
-    """Write a picture; its stem."""
+    """Write an image; its stem."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shade(number).save(path, "JPEG")
     return path.stem
@@ -60,9 +61,9 @@ def text(path, lines) -> None:
 def aircraft(root):
     home, variants = root / "fgvc-aircraft-2013b" / "data", ["707-320", "F/A-18"]
     text(home / "variants.txt", variants)
-    for s, side in enumerate(("train", "val", "test")):
+    for s, split in enumerate(("train", "val", "test")):
         text(
-            home / f"images_variant_{side}.txt",
+            home / f"images_variant_{split}.txt",
             [f"{put(home / 'images' / f'{s}{i:06d}.jpg', 10 * s + i)} {variants[i % 2]}" for i in range(4)],
         )
     return ("707-320", "FA-18"), 8, 4
@@ -92,9 +93,9 @@ def cars(root):
 
 def dtd(root):
     home = root / "dtd" / "dtd"
-    for s, side in enumerate(("train", "val", "test")):
+    for s, split in enumerate(("train", "val", "test")):
         text(
-            home / "labels" / f"{side}1.txt",
+            home / "labels" / f"{split}1.txt",
             [
                 f"{name}/{put(home / 'images' / name / f'{name}_{s}{i:03d}.jpg', 10 * s + i)}.jpg"
                 for i, name in enumerate(("banded", "polka-dotted", "banded", "polka-dotted"))
@@ -105,13 +106,13 @@ def dtd(root):
 
 def dogs(root):
     home, names = root / "stanford_dogs", ["n02085620-Chihuahua", "n02086240-Shih-Tzu"]
-    for s, side in enumerate(("train", "test")):
+    for s, split in enumerate(("train", "test")):
         files = [
             f"{name}/{put(home / 'Images' / name / f'{name[:9]}_{s}{i}.jpg', 10 * s + i)}.jpg"
             for i, name in enumerate(names * 2)
         ]
         savemat(
-            home / f"{side}_list.mat", {"file_list": np.array(files, dtype=object), "labels": np.array([1, 2, 1, 2])}
+            home / f"{split}_list.mat", {"file_list": np.array(files, dtype=object), "labels": np.array([1, 2, 1, 2])}
         )
     return ("Chihuahua", "Shih-Tzu"), 4, 4
 
@@ -127,9 +128,9 @@ def flowers102(root):
 
 def food101(root):
     home, names = root / "food-101", ["apple_pie", "french_onion_soup"]
-    for s, side in enumerate(("train", "test")):
+    for s, split in enumerate(("train", "test")):
         text(
-            home / "meta" / f"{side}.json",
+            home / "meta" / f"{split}.json",
             [
                 json.dumps(
                     {
@@ -146,9 +147,9 @@ def food101(root):
 
 def pets(root):
     home, names = root / "oxford-iiit-pet", ["Abyssinian", "american_bulldog"]
-    for s, side in enumerate(("trainval", "test")):
+    for s, split in enumerate(("trainval", "test")):
         text(
-            home / "annotations" / f"{side}.txt",
+            home / "annotations" / f"{split}.txt",
             [
                 f"{put(home / 'images' / f'{names[i % 2]}_{s}{i}.jpg', 10 * s + i)} {1 + i % 2} {1 + i % 2} 1"
                 for i in range(4)
@@ -208,7 +209,7 @@ def test_original_in_miniature(make, tmp_path, tiny_flowers):
     assert ("val" in listed) == (NAMED[name].splits.get("val") == "val")
     everything = [item for one in listed.values() for item in one.items]
     assert len(set(everything)) == train + test and not any(item.startswith("/") for item in everything)
-    for one in listed.values():  # the label is that of the picture's own class folder or annotation
+    for one in listed.values():  # the label is that of the image's own class folder or annotation
         assert set(one.labels.tolist()) <= set(range(len(classes))) and len(set(one.labels.tolist())) == 2
         images = load_images(one, 8)
         assert len({hashlib.sha256(image.numpy().tobytes()).digest() for image in images.images}) == len(one)
@@ -306,13 +307,13 @@ def wnids(name: str) -> list[str]:
 
 
 def test_imagenet_itself(tmp_path):
-    for side in ("train", "val"):
+    for split in ("train", "val"):
         for i, synset in enumerate(ImageNetInfo("imagenet-1k").label_names()):
-            (tmp_path / "imagenet" / side / synset).mkdir(parents=True)
+            (tmp_path / "imagenet" / split / synset).mkdir(parents=True)
             if i in (0, 999):
-                put(tmp_path / "imagenet" / side / synset / f"{synset}_{i}.JPEG", i)
+                put(tmp_path / "imagenet" / split / synset / f"{synset}_{i}.JPEG", i)
     listed = list_named("imagenet", tmp_path, complete=False)
-    assert {side: one.labels.tolist() for side, one in listed.items()} == {"train": [0, 999], "test": [0, 999]}
+    assert {split: one.labels.tolist() for split, one in listed.items()} == {"train": [0, 999], "test": [0, 999]}
     assert listed["train"].classes[0] == "tench" and listed["train"].classes[999] == "toilet paper"
     with pytest.raises(ValueError, match="2 test, not 50000; 2 train, not 1281167"):
         list_named("imagenet", tmp_path)
@@ -331,11 +332,11 @@ def parquet(folder, splits, classes=("red_fox", "F/A-18"), **more):
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for s, (side, labels) in enumerate(splits.items()):
+    for s, (split, labels) in enumerate(splits.items()):
         rows = {"image": [shade(100 * s + i) for i in range(len(labels))], "label": labels} | {
             key: value[: len(labels)] for key, (_, value) in more.items()
         }
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{side}-00000-of-00001.parquet")
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
     return str(folder)
 
 
@@ -347,7 +348,7 @@ def own_cache(tmp_path, monkeypatch):
 def test_hub_folder(tmp_path):
     path = parquet(tmp_path / "animals", {"train": [0, 1, 0, 1], "validation": [1, 0], "test": [0, 1, 1]})
     listed = list_set(f"hf:{path}")
-    assert {side: one.labels.tolist() for side, one in listed.items()} == {
+    assert {split: one.labels.tolist() for split, one in listed.items()} == {
         "train": [0, 1, 0, 1],
         "val": [1, 0],
         "test": [0, 1, 1],
@@ -369,7 +370,7 @@ def test_hub_without_labelled_test_takes_validation(tmp_path):
     )
     assert set(listed) == {"train", "test"} and listed["test"].labels.tolist() == [0, 1]
     opened = open_set(f"hf:{tmp_path / 'like-imagenet'}", 8)
-    assert {side: len(one) for side, one in opened.items()} == {"train": 8, "val": 2, "test": 2}
+    assert {split: len(one) for split, one in opened.items()} == {"train": 8, "val": 2, "test": 2}
 
 
 def test_hub_asks_which_labels(tmp_path):
@@ -434,16 +435,13 @@ def test_shards(tmp_path):
 
 
 def test_shards_that_synthnb_draws(tmp_path):
-    """Shards of `shards` are read as it reads them itself."""
+    """Shards of `images.writer` are read as `images.shards` reads them."""
     record = {"id": "0000-one-000000", "label": 0, "class": "one"}
     with open(tmp_path / "00000.tar", "wb") as opened:
         for label, name in enumerate(("one", "two")):
-            picture = torch.from_numpy(np.asarray(shade(label)).copy()).permute(2, 0, 1)
-            opened.write(
-                shards._image_entries(
-                    picture, record | {"id": f"{label:04d}-{name}-000000", "label": label, "class": name}, "png", 90
-                )
-            )
+            image = torch.from_numpy(np.asarray(shade(label)).copy()).permute(2, 0, 1)
+            own = record | {"id": f"{label:04d}-{name}-000000", "label": label, "class": name}
+            opened.write(_image_entries(image, own, "png", 90))
         opened.write(bytes(1024))
     ours, theirs = list_shards(tmp_path), list(shards.read_tar(tmp_path / "00000.tar"))
     assert [ours.fetch(item) for item in ours.items] == [content for content, _ in theirs]
@@ -451,14 +449,14 @@ def test_shards_that_synthnb_draws(tmp_path):
 
 
 def test_folder_stays_on_disk(tmp_path):
-    for side, n in (("train", 4), ("validation", 2), ("test", 2)):
+    for split, n in (("train", 4), ("validation", 2), ("test", 2)):
         for c, name in enumerate(("a cat", "dog")):
             for i in range(n):
-                put(tmp_path / side / name / "deep" / f"{i}.jpg", 100 * n + 10 * c + i)
+                put(tmp_path / split / name / "deep" / f"{i}.jpg", 100 * n + 10 * c + i)
     (tmp_path / "train" / "dog" / ".hidden.jpg").write_bytes(b"")
     listed = list_folder(tmp_path)
-    assert {side: one.per_class for side, one in listed.items()} == {
-        side: {"a cat": n, "dog": n} for side, n in (("test", 2), ("train", 4), ("val", 2))
+    assert {split: one.per_class for split, one in listed.items()} == {
+        split: {"a cat": n, "dog": n} for split, n in (("test", 2), ("train", 4), ("val", 2))
     }
     assert listed["train"].items[0] == "train/a cat/deep/0.jpg"
     (tmp_path / "test" / "cow").mkdir()
@@ -474,7 +472,7 @@ def test_folder_stays_on_disk(tmp_path):
 def test_copies_under_two_names_are_one_shot(tmp_path):
     for name in ("cat", "dog"):
         for i in range(6):
-            put(tmp_path / name / f"{i}.jpg", (0 if name == "cat" else 50) + i // 2)  # every picture twice
+            put(tmp_path / name / f"{i}.jpg", (0 if name == "cat" else 50) + i // 2)  # every image twice
     train = list_folder(tmp_path)["train"]
     assert len({train.fetch(item) for item in few_shot(train, 3, seed=1).items}) == 6
     with pytest.raises(ValueError, match="class 'cat' of .* has 3 distinct images, fewer than 4 shots"):
@@ -505,7 +503,7 @@ def test_more_images_than_a_batch_keep_their_places(tmp_path):
 def test_what_does_not_fit_in_memory_is_refused(tmp_path):
     for name in ("cat", "dog"):
         put(tmp_path / name / "0.jpg", len(name))
-    with pytest.raises(ValueError, match="read_batches"):
+    with pytest.raises(ValueError, match="its `batches`"):
         load_images(list_folder(tmp_path)["train"], 224, max_bytes=1000)
 
 
@@ -530,7 +528,7 @@ def test_near_pairs_in_parts_as_at_once(scans):
     assert near_pairs(images[:0], images).shape == near_pairs(images, images[:0]).shape == (0, 2)
 
 
-def test_blank_pictures_are_near_to_nothing():
+def test_blank_images_are_near_to_nothing():
     blank = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
     assert len(near_pairs(blank, blank)) == 0
 
@@ -570,7 +568,7 @@ def test_sides_of_different_sizes_are_compared(scans):
         check_splits({"synthetic": small, "test": scans["test"]})
 
 
-# ---- all means all, and what is kept of a picture
+# ---- all means all, and what is kept of an image
 
 
 def hollow_aircraft(root):
@@ -578,12 +576,12 @@ def hollow_aircraft(root):
     home, variants = root / "fgvc-aircraft-2013b" / "data", [f"type {i:03d}" for i in range(100)]
     text(home / "variants.txt", variants)
     first = put(home / "images" / "0.jpg", 0)
-    for side, count in (("train", 3334), ("val", 3333), ("test", 3333)):
+    for split, count in (("train", 3334), ("val", 3333), ("test", 3333)):
         lines = []
         for i in range(count):
-            (home / "images" / f"{side}{i:05d}.jpg").hardlink_to(home / "images" / f"{first}.jpg")
-            lines.append(f"{side}{i:05d} {variants[(i + (side == 'val') * 34) % 100]}")
-        text(home / f"images_variant_{side}.txt", lines)
+            (home / "images" / f"{split}{i:05d}.jpg").hardlink_to(home / "images" / f"{first}.jpg")
+            lines.append(f"{split}{i:05d} {variants[(i + (split == 'val') * 34) % 100]}")
+        text(home / f"images_variant_{split}.txt", lines)
 
 
 def hollow_dtd(root):
@@ -594,9 +592,9 @@ def hollow_dtd(root):
         (home / "images" / name).mkdir()
         for i in range(120):
             (home / "images" / name / f"{i:03d}.jpg").hardlink_to(first)
-    for s, side in enumerate(("train", "val", "test")):
+    for s, split in enumerate(("train", "val", "test")):
         text(
-            home / "labels" / f"{side}1.txt",
+            home / "labels" / f"{split}1.txt",
             [f"{name}/{i:03d}.jpg" for name in names for i in range(40 * s, 40 * s + 40)],
         )
 
@@ -649,7 +647,7 @@ def test_keep_and_fit_reach_every_door(tmp_path):
     assert (images["crop"] == 255).all() and (images["pad"] < 128).any() and (images["resize"] < 128).any()
     for fit in ("pad", "resize"):
         opened = open_set(tmp_path / "wide", 30, fit=fit, keep=45)
-        everything = torch.cat([side.images for side in opened.values()])
+        everything = torch.cat([split.images for split in opened.values()])
         assert everything.shape[1:] == (3, 45, 45)
         assert set(content_hashes(everything)) == set(
             content_hashes(load_images(list_set(tmp_path / "wide", fit=fit)["train"], 45).images)

@@ -58,7 +58,7 @@ def frame(model, real):
     return measure(model, shifted(real["val"], kinds=["contrast", "impulse_noise"]))
 
 
-def pictures(height: int, width: int, n: int = 3) -> LabelledImages:
+def blotted(height: int, width: int, n: int = 3) -> LabelledImages:
     """Coloured blots on a plain ground."""
     blots = torch.rand(n, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     blots[..., [0, -1]] = blots[..., [0, -1], :] = 0.25
@@ -76,7 +76,7 @@ def rms(a: LabelledImages, b: LabelledImages) -> float:
 @pytest.mark.parametrize("size", [(8, 8), (32, 32), (48, 80), (225, 225)], ids=str)
 @pytest.mark.parametrize("name", SHIFTS)
 def test_every_shift_keeps_shape_labels_and_classes_at_any_size(name, size):
-    data = pictures(*size)
+    data = blotted(*size)
     before, other = data.images.clone(), SHIFTS[name](data)
     assert torch.equal(data.images, before), "the set itself stays as it is"
     assert other.images.shape == data.images.shape and other.images.dtype == torch.uint8
@@ -86,7 +86,7 @@ def test_every_shift_keeps_shape_labels_and_classes_at_any_size(name, size):
 
 @pytest.mark.parametrize("name", SHIFTS)
 def test_same_seed_same_pixels_whatever_was_drawn_before(name):
-    data = pictures(32, 32)
+    data = blotted(32, 32)
     first = SHIFTS[name](data)
     torch.manual_seed(99)
     state = torch.get_rng_state()
@@ -96,7 +96,7 @@ def test_same_seed_same_pixels_whatever_was_drawn_before(name):
 
 @pytest.mark.parametrize("name", ["textured", "gaussian_noise", "shot_noise", "impulse_noise"])
 def test_another_seed_other_pixels(name):
-    data = pictures(32, 32)
+    data = blotted(32, 32)
     make = (
         (lambda seed: textured(data, seed=seed)) if name == "textured" else (lambda seed: corrupt(data, name, 3, seed))
     )
@@ -104,7 +104,7 @@ def test_another_seed_other_pixels(name):
 
 
 def test_identities():
-    data = pictures(32, 40)
+    data = blotted(32, 40)
     assert torch.equal(inverted(inverted(data)).images, data.images)
     assert torch.equal(textured(data, strength=0).images, data.images)
     for kind in CORRUPTIONS:
@@ -133,7 +133,7 @@ def test_constants_are_what_they_say():
     assert (change("impulse_noise", 4).abs() > 0.4).float().mean().item() == pytest.approx(0.17, rel=0.03)
     assert change("brightness", 3).mean().item() == pytest.approx(0.3, abs=0.003)
     for kind in ("contrast", "gaussian_blur", "zoom_blur", "pixelate"):
-        assert change(kind, 5).abs().max() < 0.003, f"{kind} leaves a plain picture alone"
+        assert change(kind, 5).abs().max() < 0.003, f"{kind} leaves a plain image alone"
     halves = LabelledImages(
         torch.tensor([51, 204], dtype=torch.uint8).repeat(2, 3, 32, 16), torch.tensor([0, 1]), ("a", "b")
     )
@@ -161,7 +161,7 @@ def test_all_sets_come_one_at_a_time_by_name(real):
 
 
 def test_bad_input_is_named():
-    data = pictures(32, 32)
+    data = blotted(32, 32)
     with pytest.raises(ValueError, match="no corruption 'jpg', did you mean 'jpeg'"):
         corrupt(data, "jpg", 1)
     for severity in (-1, 6, 2.5):
@@ -239,7 +239,7 @@ def test_means_over_severities_resample_images_once_for_all(frame, model, real):
 
 
 def test_few_classes_have_no_top_5():
-    data = pictures(32, 32, 8)
+    data = blotted(32, 32, 8)
     with seeded(0):
         two = load_classifier(folder("cnn"), 2)
     frame = measure(two, {"blots": data})
@@ -248,7 +248,7 @@ def test_few_classes_have_no_top_5():
 
 def test_what_cannot_be_measured_is_refused(model, real):
     with pytest.raises(ValueError, match="the model has 10 classes and .* has 2"):
-        measure(model, {"blots": pictures(32, 32)})
+        measure(model, {"blots": blotted(32, 32)})
     with pytest.raises(ValueError, match="set 'none', .* is empty"):
         measure(model, {"none": real["val"].subset([])})
     few = real["val"].subset(range(5))
@@ -291,8 +291,8 @@ def test_table_and_figure_show_the_frame(frame):
 def test_the_test_split_is_read_once_by_each_classifier(real):
     test = ReadOnce(real["test"])
     assert "none yet" in str(test)
-    for arm in ("vanilla", "bridged"):
-        assert test.read(f"{arm}, seed 0") is real["test"]
+    for name in ("vanilla", "bridged"):
+        assert test.read(f"{name}, seed 0") is real["test"]
     with pytest.raises(RuntimeError, match="'bridged, seed 0' has read .*digits test.* before"):
         test.read("bridged, seed 0")
     assert test.readers == ["vanilla, seed 0", "bridged, seed 0"]

@@ -37,55 +37,55 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def test_numbers(opened):
-    name, sides = opened
-    assert tuple(len(sides[s]) for s in _SPLITS) == SIZES[name]
-    for side, least in zip(_SPLITS, (250, 50, 200)):
-        counts = sides[side].per_class.values()
-        assert min(counts) >= least and (side == "train" or len(set(counts)) == 1)
-    assert sides["train"].images.shape[1:] == (3, 28, 28) and sides["test"].classes == TARGETS[name].classes
+    name, splits = opened
+    assert tuple(len(splits[s]) for s in _SPLITS) == SIZES[name]
+    for split, least in zip(_SPLITS, (250, 50, 200)):
+        counts = splits[split].per_class.values()
+        assert min(counts) >= least and (split == "train" or len(set(counts)) == 1)
+    assert splits["train"].images.shape[1:] == (3, 28, 28) and splits["test"].classes == TARGETS[name].classes
 
 
 def test_splits_share_no_image_not_even_nearly(opened):
-    name, sides = opened
-    hashes = [h for s in _SPLITS for h in content_hashes(sides[s].images)]
+    name, splits = opened
+    hashes = [h for s in _SPLITS for h in content_hashes(splits[s].images)]
     assert len(hashes) == len(set(hashes)), "exact copies are taken out"
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
-        assert not set(content_hashes(sides[a].images)) & set(content_hashes(sides[b].images))
-        assert not len(near_pairs(sides[a].images, sides[b].images))
+        assert not set(content_hashes(splits[a].images)) & set(content_hashes(splits[b].images))
+        assert not len(near_pairs(splits[a].images, splits[b].images))
     check_splits(open_real(name, 32))  # as experiments see them
 
 
 def test_silhouettes_have_no_moved_or_mirrored_copy_across_splits():
-    sides = open_target("silhouettes")
+    splits = open_target("silhouettes")
     for move in (
         lambda x: x,
         lambda x: x.flip(-1),
         lambda x: x.roll((1, 0), (2, 3)),
         lambda x: x.flip(-1).roll((0, 1), (2, 3)),
     ):
-        assert correlation(sides["test"].images, move(sides["train"].images)).max() < 0.95
+        assert correlation(splits["test"].images, move(splits["train"].images)).max() < 0.95
 
 
 def test_labels_are_right(opened):
-    name, sides = opened
-    seen = sides["train"].labels[correlation(sides["test"].images, sides["train"].images).argmax(1)]
-    assert (seen == sides["test"].labels).float().mean() > NEAREST[name]
+    name, splits = opened
+    seen = splits["train"].labels[correlation(splits["test"].images, splits["train"].images).argmax(1)]
+    assert (seen == splits["test"].labels).float().mean() > NEAREST[name]
 
 
 def test_each_class_looks_as_it_did(opened):
     """The mean image of each class of the test split: other pixels, other labels or another split are noticed."""
-    name, sides = opened
+    name, splits = opened
     means = np.stack(
-        [sides["test"].images[sides["test"].labels == label, 0].double().mean(0).numpy() for label in range(10)]
+        [splits["test"].images[splits["test"].labels == label, 0].double().mean(0).numpy() for label in range(10)]
     )
     assert hashlib.sha256(np.round(means).astype(np.uint8)).hexdigest()[:16] == MEANS[name]
 
 
 def test_same_splits_at_another_size_and_behind_the_door(opened):
-    name, sides = opened
+    name, splits = opened
     real = open_real(name, 48, seed=7)
     assert list(real) == list(_SPLITS) and real["val"].images.shape[1:] == (3, 48, 48)
-    assert all(torch.equal(real[s].labels, sides[s].labels) for s in _SPLITS)
+    assert all(torch.equal(real[s].labels, splits[s].labels) for s in _SPLITS)
 
 
 def test_licence_and_source_are_told():
