@@ -24,7 +24,7 @@ from .models.local_llm import LocalLLM
 from .models.server import ServerLLM
 from .prompts.book import COLUMNS, check_begin, check_suffix, load_book, save_book, template_version
 from .prompts.grammar import ASPECTS, Context, Room, fill, may_lose, room_of, shorten, tokenizers_of
-from .prompts.ideas import Asking, Idea, Ideas, StylesAnswer, ask_ideas, style_question
+from .prompts.ideas import Asking, Idea, Ideas, StylesAnswer, ask_ideas, style_question  # noqa: F401  `_all_`
 from .prompts.request import PromptRequest, check_room, check_shares
 from .prompts.words import clean
 

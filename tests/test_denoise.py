@@ -14,10 +14,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from synthnb.images._denoise import DenoisingLoop, TextTable, _denoise, loop_of
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from synthnb.glyphworld.world import folder
+from synthnb.images.denoise import DenoisingLoop, TextTable, _denoise, loop_of
 from synthnb.models.pipelines import _compile_parts, _use_scheduler
 
 torch.set_num_threads(1)

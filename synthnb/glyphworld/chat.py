@@ -74,8 +74,8 @@ def _contexts_in_the_world() -> list[Context]:
         front, back = ("", clutter) if "line" in clutter else (clutter, "")
         for light in ASPECTS["light"]:
             for distance in ASPECTS["distance"]:
-                for tilt in ASPECTS["tilt"]:
-                    found.append(Context(front, back, light, ", ".join(filter(None, (distance, tilt)))))
+                cameras = [", ".join(filter(None, (distance, tilt))) for tilt in ASPECTS["tilt"]]
+                found += [Context(front, back, light, camera) for camera in cameras]
     return found[1:]
 
 

@@ -55,9 +55,8 @@ def _merges(backend: Tokenizer) -> list[tuple[str, str]]:
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str], device: str = "cpu") -> torch.Tensor:
     """Token ids of texts, padded, int64 [N, 40]."""
-    options, parts = dict(padding="max_length", truncation=True, return_tensors="pt"), []
-    for i in range(0, len(texts), 20_000):
-        parts.append(tokenizer(texts[i : i + 20_000], **options).input_ids)
+    options = dict(padding="max_length", truncation=True, return_tensors="pt")
+    parts = [tokenizer(texts[i : i + 20_000], **options).input_ids for i in range(0, len(texts), 20_000)]
     return torch.cat(parts).to(device)
 
 # %% ../../nbs/glyphworld/recognisers.ipynb #59c00df5

@@ -74,11 +74,9 @@ def fill(
     article = indefinite_article(phrase)
     values = {"a phrase": with_article(phrase), "phrase": phrase, "a": article, "A": article.capitalize()}
     values |= {"token": token, "looks": looks, "style": style, "context": Context(**aspects).text, **aspects}
-    parts = []
-    for part in _PART.split(template):
-        if all(values[slot] for slot in slots_of(part) if slot in OPTIONAL):
-            parts.append(" ".join(_SLOT.sub(lambda slot: values[slot[1]], part).split()))
-    return ", ".join(filter(None, parts))
+    parts = [part for part in _PART.split(template) if all(values[slot] for slot in slots_of(part) if slot in OPTIONAL)]
+    written = [" ".join(_SLOT.sub(lambda slot: values[slot[1]], part).split()) for part in parts]
+    return ", ".join(filter(None, written))
 
 # %% ../../nbs/prompts/grammar.ipynb #27a3aa53
 def check_template(template: str, token: str = "") -> None:

@@ -185,7 +185,7 @@ class Asking:
     near: float = 0.95  # cosine of CLIP's text features above which two ideas are one
     longest: int = 80  # characters of a style or of one aspect
     tries: int = 3  # replies at most for one answer
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self):
         least = {name: getattr(self, name) for name in ("count", "samples", "patience", "longest", "tries")}
