@@ -1,4 +1,4 @@
-"""The board on renders whose truth is known, with glyphworld's CLIP; its page in the hands of hostile names and prompts."""
+"""The board on renders whose truth is known, with glyphworld's CLIP; its page with hostile names and prompts."""
 
 import re
 from html.parser import HTMLParser
@@ -29,7 +29,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory, clip):
-    """Renders of 28 senses in which 0 to 12 of 12 show another sense of the world; scores and the share that is right."""
+    """Renders of 28 senses in which 0 to 12 of 12 show another sense; scores and the share that is right."""
     place, rng = tmp_path_factory.mktemp("board"), np.random.default_rng(0)
     wrong = {phrase: i % (EACH + 1) for i, phrase in enumerate(PHRASES)}
     senses = [
@@ -63,7 +63,7 @@ def test_worst_first_with_wilson_intervals(mixed):
         table.agreement.is_monotonic_increasing
         and ((table.low >= 0) & (table.low <= table.agreement) & (table.agreement <= table.high)).all()
     )
-    for agreement, same in table.groupby("agreement"):
+    for _, same in table.groupby("agreement"):
         assert same.probability.is_monotonic_increasing
     seen = mixed[0].table.assign(seen=lambda t: t.clip_label == t.label).groupby("class").seen.mean()
     assert table.agreement.to_dict() == pytest.approx(seen.to_dict())

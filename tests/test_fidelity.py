@@ -184,7 +184,8 @@ def test_hand_worked_balls_in_the_plane():
     real = torch.tensor([[0.0, 0], [3, 4], [6, 8]])  # nearest neighbours at 5
     generated = torch.tensor([[0.0, 5], [0, 6], [100, 0], [100, 1]])  # at 1, 1, 1, 1
     found = _neighbourhoods(real, generated, k=1)
-    # (0, 5) lies on the border of the first ball, which is closed, and 3.2 from (3, 4); (0, 6) 3.6 from (3, 4) and 6 from the first
+    # (0, 5) lies on the border of the first ball, which is closed, and 3.2 from (3, 4);
+    # (0, 6) lies 3.6 from (3, 4) and 6 from the first
     assert found["precision"].value == 0.5 and found["density"].value == (2 + 1) / 4
     assert found["coverage"].value == pytest.approx(2 / 3) and found["recall"].value == 0
 

@@ -1,4 +1,7 @@
-"""The gallery in a real JupyterLab and a real browser: keys, clicks, a reload, a killed kernel. Skipped where no Chromium is installed."""
+"""The gallery in a real JupyterLab and a real browser: keys, clicks, a reload, a killed kernel.
+
+Skipped where no Chromium is installed.
+"""
 
 import json
 import os
@@ -116,7 +119,7 @@ def jupyterlab(home: Path):
             server.wait(30)
 
 
-def until(check, seconds=30.0):
+def until(check, seconds=60.0):
     """What `check` gives as soon as it gives something."""
     end = time.monotonic() + seconds
     while not (found := check()):
@@ -135,7 +138,10 @@ def ask(url: str, method: str = "GET") -> object:
 
 
 def has_outputs(url: str, notebook: str) -> bool:
-    """Whether the notebook lies on disk with outputs. Jupyter saves in place: a read in the middle of it is refused with 400."""
+    """Whether the notebook lies on disk with outputs.
+
+    Jupyter saves in place: a read in the middle of it is refused with 400.
+    """
     try:
         cells = ask(f"{url}api/contents/{notebook}")["content"]["cells"]
     except urllib.error.HTTPError as error:
@@ -143,6 +149,17 @@ def has_outputs(url: str, notebook: str) -> bool:
             raise
         return False
     return any(output.get("output_type") for cell in cells for output in cell.get("outputs", []))
+
+
+def save(page, url: str, notebook: str):
+    """Save until the outputs are on disk: a busy JupyterLab may miss the key."""
+
+    def saved() -> bool:
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(1000)
+        return has_outputs(url, notebook)
+
+    until(saved)
 
 
 def kernel_process(home: Path) -> int:
@@ -193,14 +210,17 @@ def contrast(page, selector: str) -> float:
     """WCAG contrast of an element's text with what lies behind it."""
     return page.evaluate(
         """selector => {
-        const parts = colour => { const c = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+        const parts = colour => {
+            const c = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
             c.fillStyle = colour; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data]; };
-        const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+        const light = ([r, g, b]) => [r, g, b].map(v => linear(v / 255))
             .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
         const node = document.querySelector(selector);
         let behind = node;
         while (parts(getComputedStyle(behind).backgroundColor)[3] < 255) behind = behind.parentElement;
-        const [a, b] = [getComputedStyle(node).color, getComputedStyle(behind).backgroundColor].map(colour => light(parts(colour))).sort((x, y) => y - x);
+        const colours = [getComputedStyle(node).color, getComputedStyle(behind).backgroundColor];
+        const [a, b] = colours.map(colour => light(parts(colour))).sort((x, y) => y - x);
         return (a + 0.05) / (b + 0.05);
     }""",
         selector,
@@ -305,8 +325,7 @@ def test_browser_gallery_loses_nothing(lab, folder):
     assert len(before) == 7
 
     # reload: the page is built again from the kernel
-    page.keyboard.press("Control+s")
-    until(lambda: has_outputs(url, "look.ipynb"))
+    save(page, url, "look.ipynb")
     page.reload()
     page.wait_for_selector(".synthnb-gallery .card img", timeout=60_000)
     seen.wait_for(accept=3, reject=3, relabel=1)
@@ -341,10 +360,8 @@ def test_browser_gallery_loses_nothing(lab, folder):
     seen.wait_for(accept=3)
     seen.press("Shift+A", "n")
     until(lambda: page.locator(".synthnb-gallery .card").count() == 10)
-    assert (
-        "page 2 of 2" in page.locator(".pages").inner_text()
-        and "50 of 60 looked at" in page.locator(".counts").inner_text()
-    )
+    until(lambda: "50 of 60 looked at" in page.locator(".counts").inner_text())
+    assert "page 2 of 2" in page.locator(".pages").inner_text()
 
 
 def picture(page, path: Path):
@@ -362,7 +379,7 @@ def picture(page, path: Path):
 
 
 def test_browser_gallery_can_be_read_in_light_and_dark_and_on_a_phone(lab, folder):
-    url, page = lab
+    _, page = lab
     if not page.locator(".synthnb-gallery").count():
         Page(page, folder).run_cells()
     page.keyboard.press("p")
@@ -382,7 +399,8 @@ def test_browser_gallery_can_be_read_in_light_and_dark_and_on_a_phone(lab, folde
     page.locator(".card").first.click()
     page.keyboard.press("ArrowRight")
     ring = page.evaluate(
-        "(({ outlineStyle, outlineWidth }) => outlineStyle + ' ' + outlineWidth)(getComputedStyle(document.activeElement))"
+        "(({ outlineStyle, outlineWidth }) => outlineStyle + ' ' + outlineWidth)"
+        "(getComputedStyle(document.activeElement))"
     )
     assert ring == "solid 3px"
     page.set_viewport_size({"width": 390, "height": 800})
@@ -391,7 +409,8 @@ def test_browser_gallery_can_be_read_in_light_and_dark_and_on_a_phone(lab, folde
         "(node => node.scrollWidth <= node.clientWidth)(document.querySelector('.synthnb-gallery'))"
     ), "it has to be scrolled sideways"
     small = page.evaluate(
-        "[...document.querySelectorAll('.synthnb-gallery .line button')].filter(b => b.offsetParent && b.offsetHeight < 44).length"
+        "[...document.querySelectorAll('.synthnb-gallery .line button')]"
+        ".filter(b => b.offsetParent && b.offsetHeight < 44).length"
     )
     assert small == 0, "too small for a thumb"
     if shot := os.environ.get("SYNTHNB_SCREENSHOT"):

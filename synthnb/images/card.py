@@ -8,9 +8,10 @@ __all__ = ['Licence', 'find_licence', 'licence_warnings', 'prompt_counts', 'Stor
 # %% ../../nbs/images/card.ipynb #b97ee47e
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 import yaml
@@ -61,7 +62,7 @@ class Licence:
 def find_licence(
     part: str,  # generator, llm or real
     thing: str,  # id, or folder
-    stated: dict[str, str] = {},  # part -> licence, said by whoever exports
+    stated: Mapping[str, str] = MappingProxyType({}),  # part -> licence, said by whoever exports
     folder: str | Path = "",  # where a model that has an id lies on this machine
 ) -> Licence:
     "Read the licence of a model or data set; unknown where nothing says it."

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import open_clip
 import pandas as pd
@@ -30,6 +29,7 @@ from torchmetrics.image.kid import poly_kernel
 from tqdm import tqdm
 
 # %% ../../nbs/images/fidelity.ipynb #ca129e14
+from ..core.plots import drawing
 from ..data import ImageSet
 from .scores import ClassTexts
 from ..models.clip import Clip, preprocess
@@ -54,7 +54,8 @@ def _weights_hash(model: nn.Module) -> str:
 
 def _described(config: dict) -> str:
     size = config["size"]
-    return f"{size if isinstance(size, int) else 'x'.join(map(str, size))} px, {config.get('interpolation') or 'bicubic'}, {config.get('resize_mode', 'shortest')}"
+    pixels = size if isinstance(size, int) else "x".join(map(str, size))
+    return f"{pixels} px, {config.get('interpolation') or 'bicubic'}, {config.get('resize_mode', 'shortest')}"
 
 # %% ../../nbs/images/fidelity.ipynb #9a6f2761
 def open_extractor(
@@ -72,7 +73,8 @@ def open_extractor(
         model = timm.create_model(f"local-dir:{model}" if Path(model).is_dir() else str(model), pretrained=True)
     if not hasattr(model, "pretrained_cfg") or not hasattr(model, "forward_head"):
         raise ValueError(
-            f"{type(model).__name__} is no timm model, so its preprocessing is not known: pass an `Extractor` of your own"
+            f"{type(model).__name__} is no timm model, so its preprocessing is not known: "
+            "pass an `Extractor` of your own"
         )
     model, told = model.eval(), resolve_model_data_config(model)
     config = {
@@ -108,7 +110,8 @@ class Features:
     def __post_init__(self):
         if not self.values.isfinite().all():
             raise ValueError(
-                f"{self.extractor} gives features that are not finite: is an image broken, or the number type too small?"
+                f"{self.extractor} gives features that are not finite: "
+                "is an image broken, or the number type too small?"
             )
 
     def __len__(self) -> int:
@@ -204,7 +207,8 @@ def fid(
     if min(len(real), len(generated)) < max(2, least):
         raise ValueError(
             f"FID is refused: {real.shape[1]} dimensions need {max(2, least):,} images on each side (10 a dimension), "
-            f"there are {len(real):,} and {len(generated):,}; fewer mostly measure their own number. Take KID, which is unbiased"
+            f"there are {len(real):,} and {len(generated):,}; fewer mostly measure their own number. "
+            "Take KID, which is unbiased"
         )
     identity = nn.Identity()
     identity.num_features = real.shape[1]
@@ -261,7 +265,8 @@ def _neighbourhoods(
     "How the sets lie in each other's balls of nearest neighbours. ValueError if a side has no k + 1 images."
     if min(len(real), len(generated)) <= k:
         raise ValueError(
-            f"balls to the {k}. neighbour need {k + 1} images or more on each side, got {len(real)} and {len(generated)}"
+            f"balls to the {k}. neighbour need {k + 1} images or more on each side, "
+            f"got {len(real)} and {len(generated)}"
         )
     real, generated = real.double(), generated.double()
     slack = 1e-6 * max(
@@ -341,8 +346,9 @@ def measure(
     "Every measure for all images and for each class. ValueError for features of different extractors or classes."
     if (real.extractor, real.resize, real.classes) != (generated.extractor, generated.resize, generated.classes):
         raise ValueError(
-            f"the sets cannot be compared: {real.extractor} ({real.resize}), {len(real.classes)} classes, and {generated.extractor} "
-            f"({generated.resize}), {len(generated.classes)} classes; encode both with one extractor, with the same classes"
+            f"the sets cannot be compared: {real.extractor} ({real.resize}), {len(real.classes)} classes, "
+            f"and {generated.extractor} ({generated.resize}), {len(generated.classes)} classes; "
+            "encode both with one extractor, with the same classes"
         )
     rows = []
     for label, name in [(None, "(all classes)"), *(enumerate(real.classes) if per_class else ())]:
@@ -394,23 +400,15 @@ def show_fidelity(
     "Values and intervals of each class, as a closed figure that a notebook shows once."
     shown = [name for name in measures if name in set(table.measure)]
     classes = list(table["class"].unique())
-    figure, axes = plt.subplots(
-        1,
-        len(shown),
-        figsize=(1.2 + 1.7 * len(shown), 0.5 + 0.17 * len(classes)),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, name in zip(axes[0], shown):
-        mine = table[table.measure == name]
-        at = [classes.index(c) for c in mine["class"]]
-        axis.hlines(at, mine.low, mine.high, color="0.6")
-        axis.plot(mine.value, at, "o", ms=3, color="C0")
-        axis.set_title(name, fontsize=8)
-        axis.tick_params(labelsize=7)
-    axis.set_yticks(range(len(classes)), [name.replace("$", r"\$") for name in classes])
-    axis.invert_yaxis()
-    figure.suptitle(title or f"{table.attrs['extractor']}, {table.attrs['resize']}", fontsize=8)
-    plt.close(figure)
+    size = (1.2 + 1.7 * len(shown), 0.9 + 0.2 * len(classes))
+    title = title or f"{table.attrs['extractor']}, {table.attrs['resize']}"
+    with drawing(1, len(shown), size, title, share="y") as (figure, panels):
+        for axis, name in zip(panels, shown):
+            mine = table[table.measure == name]
+            at = [classes.index(c) for c in mine["class"]]
+            axis.hlines(at, mine.low, mine.high, color="0.6")
+            axis.plot(mine.value, at, "o", ms=3)
+            axis.set_title(name)
+        panels[0].set_yticks(range(len(classes)), classes)
+        panels[0].invert_yaxis()
     return figure

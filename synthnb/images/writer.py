@@ -132,7 +132,8 @@ class ShardWriter:
 
     def __init__(self, path: Path, kind: str = "jpeg", quality: int = 95, threads: int = 2):
         self.path, self.kind, self.quality, self.images, self.bytes = path, kind, quality, 0, 0
-        self._file, self._pending, self._sha256 = open(path, "wb"), deque(), hashlib.sha256()
+        self._file = open(path, "wb")  # noqa: SIM115 -- `finish` or `discard` closes it
+        self._pending, self._sha256 = deque(), hashlib.sha256()
         self._encoders, self._writer = ThreadPoolExecutor(threads), ThreadPoolExecutor(1)
 
     def add(self, images: "torch.Tensor", records: Sequence[dict | None]) -> None:
@@ -144,8 +145,9 @@ class ShardWriter:
             self._pending.popleft().result()
 
     def _write_all(self, entries: list[Future]) -> None:
-        for self.images, entry in enumerate(entries, self.images + 1):
+        for entry in entries:
             self._write(entry.result())
+            self.images += 1
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
