@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from diffusers import (
@@ -480,12 +481,16 @@ def owners(leases: Path) -> set[int]:
 
 def patiently(start, tries: int = 6):
     """What `start` returns. Ray gives its own agent 15 seconds, whatever is set: a busy machine tries again."""
+    before = set(psutil.Process().children(recursive=True))
     for left in reversed(range(tries)):
         try:
             return start()
         except Exception as error:
             if not left or "timed out during startup" not in str(error):
                 raise
+        for process in set(psutil.Process().children(recursive=True)) - before:  # what the failed try left running
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path, monkeypatch):
@@ -501,10 +506,10 @@ def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path,
         run_worker(tmp_path / "undisturbed", large, pipe)
         with ThreadPoolExecutor(1) as pool:
             job = pool.submit(generate_shards, large, shards, pool=Pool(2, ray=cluster.address), **common)
-            wait_for(lambda: len(owners(leases)) == 2)
-            wait_for(lambda: len(tars(shards)) >= 4)
+            wait_for(lambda: len(owners(leases)) == 2, seconds=600)
+            wait_for(lambda: len(tars(shards)) >= 4, seconds=600)
             cluster.remove_node(second, allow_graceful=False)
-            done = job.result(timeout=240)
+            done = job.result(timeout=600)
         assert (done.images, done.failed, done.lost) == (240, 0, [])
         ray.shutdown()
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
