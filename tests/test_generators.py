@@ -387,9 +387,8 @@ def test_experiments_fetch_before_they_ask_for_the_revision(monkeypatch):
         DiffusionPipeline, "download", lambda model, **kwargs: fetched.append((model, kwargs["use_safetensors"]))
     )
     with pytest.raises(FileNotFoundError, match="hf download"):  # nothing came, so there is no revision
-        drawing.draw_images(
-            PROMPTS, 1, generator="owner/model", denoising_steps=1, guidance=1.0, generator_batch=1, device="cpu"
-        )
+        how = drawing.Generation("owner/model", denoising_steps=1, guidance=1.0, generator_batch=1, device="cpu")
+        drawing.draw_images(PROMPTS, 1, how)
     assert fetched == [("owner/model", True)]
 
 

@@ -33,7 +33,7 @@ from synthnb.models.llm import ask, open_llm
 from synthnb.models.local_llm import LocalLLM
 from synthnb.models.questions import Question, Reply, Sampling, UnfinishedThought, json_question, read_answer
 from synthnb.models.server import ServerLLM
-from synthnb.studies.drawing import write_study_prompts
+from synthnb.studies.drawing import ChatModel, write_study_prompts
 from synthnb.studies.parameters import declared_parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -773,9 +773,7 @@ def test_further_fields_reach_the_server_from_prompts_of_studies():
         write_study_prompts(
             {"three": "arabic digit three"},
             2,
-            llm="m",
-            llm_url=server.url,
-            llm_extra={"reasoning_effort": "low"},
+            ChatModel("m", server.url, {"reasoning_effort": "low"}),
             generator="glyphworld/generator",
         )
         assert server.requests and all(body["reasoning_effort"] == "low" for body in server.requests)

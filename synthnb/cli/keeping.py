@@ -163,22 +163,21 @@ def curate(
 ) -> None:
     """Measure every image once, keep what passes the filters, say what is kept of each class and why the rest is
     not."""
+    from synthnb.images import curate as curating
     from synthnb.images.board import write_board
-    from synthnb.images.curate import curate as decide
-    from synthnb.images.curate import kept_path, write_kept
 
-    kept_path(folder, name)  # is it a name?
+    curating.kept_path(folder, name)  # is it a name?
     by_clip, by_real = agree or min_probability or min_percentile is not None, leaked or memorised
     _refuse_lacking({"--clip": by_clip and not clip, "--real": by_real and not real})
-    copies = dict(duplicates=duplicates, leaked=leaked, memorised=memorised)
+    copies = {"duplicates": duplicates, "leaked": leaked, "memorised": memorised}
     filters = _filters(agree, min_probability, min_percentile, blank, {key: alike for key, on in copies.items() if on})
     if dry_run:
         return typer.echo(_would_measure(folder, clip))
     with if_stopped("images that were measured so far may have to be measured again; no list was written"):
         scores, board = _scores_and_board(folder, (clip, clip_weights), senses, other or [], real, device)
-    curation = decide(scores, filters, decisions=_decisions(decisions), progress=True)
+    curation = curating.curate(scores, filters, decisions=_decisions(decisions), progress=True)
     typer.echo(_kept_table(curation.report(), len(scores.classes)))
-    path = write_kept(curation, name)
+    path = curating.write_kept(curation, name)
     page = write_board(board, path.with_name(f"{name}.board.html")) if board else ""
     typer.echo(f"{curation}\n{path}" + (f"\n{page}" if board else ""))
 

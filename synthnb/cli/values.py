@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 
@@ -19,7 +20,7 @@ import synthnb
 
 # %% ../../nbs/cli/values.ipynb #e585b5fa
 class _PlainYaml(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
 
 _PlainYaml.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), None)

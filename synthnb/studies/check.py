@@ -563,7 +563,7 @@ def check_page(check: Check) -> str:
     from jinja2 import Environment
     from markupsafe import Markup, escape
 
-    from synthnb.studies.sweep import STYLE
+    from synthnb.studies.sweep_page import STYLE
 
     wanted = [path for one in check.findings for group in one.groups[:GROUPS] for path in group[:6]]
     pictures = {path: _picture(places[path]) for path in wanted}

@@ -32,7 +32,8 @@ def refuse_before_start(
     parameters: dict[str, object],  # all of an experiment's
     root: str | Path | None = None,  # the folder that named sets lie in
 ) -> None:
-    "Raise `ValueError` for what `refuse_study` refuses, and for real images that models with a closed list of names do not know by these names."
+    """Raise `ValueError` for what `refuse_study` refuses, and for real images that models with a closed list of names
+    do not know by these names."""
     refuse_study(parameters, root)
     source = real_source(parameters)
     seeing = (model for name, model in asked_models(parameters).items() if name != "llm")  # a chat model sees no images
@@ -74,7 +75,8 @@ def _refuse_images(source: str, eye: str, parameters: str, root: str) -> None:
 def check_params(
     scope: dict,  # the notebook's globals()
 ) -> HTML | None:  # the parameters of this run as a table; None where the kernel keeps no history
-    "Raise `ValueError` if papermill injected an unknown name or a value of another type than annotated, or for what `refuse_before_start` refuses."
+    """Raise `ValueError` if papermill injected an unknown name or a value of another type than annotated, or for what
+    `refuse_before_start` refuses."""
     cells = scope.get("In", [])
     declaring = [source for source in cells if is_parameters(source)]
     if not declaring:

@@ -109,7 +109,8 @@ def is_settled(folder: Path) -> bool:
 
 
 def status(folder: Path) -> str:
-    "`DONE`, `FAILED`, `RUNNING`, or `KILLED` where a run left no marker and nobody holds its lock; for people, who cannot see locks."
+    """`DONE`, `FAILED`, `RUNNING`, or `KILLED` where a run left no marker and nobody holds its lock; for people, who
+    cannot see locks."""
     if state(folder) == "UNFINISHED" and _is_running(folder):
         return "RUNNING"
     found = state(folder)  # looked at again: between the first look and the lock, it may have come to its end

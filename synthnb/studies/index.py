@@ -9,7 +9,7 @@ __all__ = ['find_runs', 'write_index']
 import json
 import os
 from collections import Counter
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ from jinja2 import Environment
 from ..core.files import whole_file
 from .folder import status
 from .report import headline_of
-from .sweep import STYLE
+from .sweep_page import STYLE
 
 # %% ../../nbs/studies/index.ipynb #05ad2f32
 _ASIDE = ("stages", "sweeps")  # folders beside the experiments
@@ -98,66 +98,95 @@ def _describe_run(folder: Path) -> dict:
 _STYLE = (
     STYLE
     + """
-.bar { display: flex; flex-wrap: wrap; gap: .5rem .75rem; align-items: end; margin: 1.25rem 0 .75rem; padding: .75rem; position: sticky; top: 0; z-index: 1;
+.bar { display: flex; flex-wrap: wrap; gap: .5rem .75rem; align-items: end; margin: 1.25rem 0 .75rem;
+  padding: .75rem; position: sticky; top: 0; z-index: 1;
   background: var(--paper); border-bottom: 1px solid var(--line) }
 .bar[hidden] { display: none } label { display: grid; gap: .15rem; font-size: .8rem; color: var(--soft) }
-input, select { font: inherit; font-size: 1rem; color: var(--ink); background: var(--card); border: 1px solid var(--line); border-radius: .375rem; padding: .4rem .6rem; min-width: 0 }
+input, select { font: inherit; font-size: 1rem; color: var(--ink); background: var(--card);
+  border: 1px solid var(--line); border-radius: .375rem; padding: .4rem .6rem; min-width: 0 }
 .grow { flex: 1 1 14rem } .count { margin-left: auto; align-self: center; font-size: .9rem; color: var(--soft) }
 .runs { display: grid; gap: .75rem; list-style: none; padding: 0; margin: 0 }
-.run { display: grid; grid-template-columns: 11rem minmax(0, 1fr); gap: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem }
+.run { display: grid; grid-template-columns: 11rem minmax(0, 1fr); gap: 1rem; background: var(--card);
+  border: 1px solid var(--line); border-radius: .5rem; padding: .75rem }
 .run[hidden] { display: none } .run h2 { margin: 0; font-size: 1.05rem; overflow-wrap: anywhere }
-.thumb { width: 11rem; height: 7.5rem; border-radius: .25rem; background: var(--tint); display: grid; place-items: center; color: var(--soft); font-size: .85rem; overflow: hidden }
+.thumb { width: 11rem; height: 7.5rem; border-radius: .25rem; background: var(--tint); display: grid;
+  place-items: center; color: var(--soft); font-size: .85rem; overflow: hidden }
 .thumb img { width: 100%; height: 100%; object-fit: contain; background: #fff }
-.head { display: flex; flex-wrap: wrap; gap: .1rem .75rem; align-items: baseline } .told { margin: .35rem 0; font-size: 1.05rem; overflow-wrap: anywhere }
-.run.FAILED .told { color: var(--failed); font: .875rem/1.45 ui-monospace, monospace } .run.RUNNING .told { font-size: .95rem; color: var(--soft) }
-.meta { display: flex; align-items: baseline; flex-wrap: wrap; gap: .15rem .9rem; font-size: .85rem; color: var(--soft) } .links { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin-top: .4rem; font-size: .95rem }
+.head { display: flex; flex-wrap: wrap; gap: .1rem .75rem; align-items: baseline } .told { margin: .35rem 0;
+  font-size: 1.05rem; overflow-wrap: anywhere }
+.run.FAILED .told { color: var(--failed); font: .875rem/1.45 ui-monospace, monospace }
+  .run.RUNNING .told { font-size: .95rem; color: var(--soft) }
+.meta { display: flex; align-items: baseline; flex-wrap: wrap; gap: .15rem .9rem; font-size: .85rem;
+  color: var(--soft) } .links { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin-top: .4rem;
+  font-size: .95rem }
 .chip { background: var(--tint); border-radius: .25rem; padding: 0 .4rem }
-@media (max-width: 40rem) { body { padding: 1rem .75rem 3rem } .run { grid-template-columns: 1fr } .thumb { width: 100%; height: 10rem } .thumb.none { display: none }
-  .bar { position: static; padding: .5rem 0 } .grow { flex-basis: 100% } .bar label:not(.grow) { flex: 1 } .links a { padding: .35rem 0 } }
+@media (max-width: 40rem) { body { padding: 1rem .75rem 3rem } .run { grid-template-columns: 1fr }
+  .thumb { width: 100%; height: 10rem } .thumb.none { display: none }
+  .bar { position: static; padding: .5rem 0 } .grow { flex-basis: 100% } .bar label:not(.grow) { flex: 1 }
+  .links a { padding: .35rem 0 } }
 """
 )
 
 # %% ../../nbs/studies/index.ipynb #93aa0623
 _SCRIPT = """
-const bar = document.querySelector('.bar'), cards = [...document.querySelectorAll('.run')], fields = [...bar.querySelectorAll('input, select')];
+const bar = document.querySelector('.bar'), cards = [...document.querySelectorAll('.run')];
+const fields = [...bar.querySelectorAll('input, select')];
 const count = document.querySelector('.count'), none = document.querySelector('.none-found');
 function show() {
   const [text, experiment, state] = fields.map(field => field.value.trim().toLowerCase());
-  const words = cards.some(card => card.textContent.toLowerCase().includes(text)) ? [text] : text.split(/\\s+/);  // as it stands, else all its words
+  const asItStands = cards.some(card => card.textContent.toLowerCase().includes(text));
+  const words = asItStands ? [text] : text.split(/\\s+/);
   let shown = 0;
   for (const card of cards) {
     const told = card.textContent.toLowerCase();
-    card.hidden = !(words.every(word => told.includes(word)) && (!experiment || card.dataset.experiment.toLowerCase() === experiment) && (!state || card.dataset.state.toLowerCase() === state));
+    const fits = (field, chosen) => !chosen || card.dataset[field].toLowerCase() === chosen;
+    card.hidden = !(words.every(word => told.includes(word)) && fits('experiment', experiment) && fits('state', state));
     shown += !card.hidden;
   }
   count.textContent = `${shown} of ${cards.length} runs`;
   none.hidden = shown > 0 || cards.length == 0;
-  const chosen = new URLSearchParams(fields.filter(field => field.value).map(field => [field.name, field.value])).toString();
+  const filled = fields.filter(field => field.value).map(field => [field.name, field.value]);
+  const chosen = new URLSearchParams(filled).toString();
   history.replaceState(null, '', chosen ? '#' + chosen : location.pathname);
 }
 const asked = new URLSearchParams(location.hash.slice(1));
-for (const field of fields) { if (asked.has(field.name)) field.value = asked.get(field.name); field.addEventListener('input', show); }
+for (const field of fields) {
+  if (asked.has(field.name)) field.value = asked.get(field.name);
+  field.addEventListener('input', show);
+}
 bar.addEventListener('submit', event => event.preventDefault());
 bar.hidden = false; show();
 """
 
 # %% ../../nbs/studies/index.ipynb #d93853cf
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Runs of synthnb</title><link rel="icon" href="data:,"><style>{{ style }}</style></head><body>
 <header><h1>Runs of synthnb</h1><div class="soft">{{ counts }}</div></header>
-{% if sweeps %}<p>Sweeps: {% for sweep in sweeps %}<a href="{{ sweep.link }}">{{ sweep.name }}</a> <span class="soft">({{ sweep.counts }})</span>{{ ", " if not loop.last }}{% endfor %}</p>{% endif %}
-<form class="bar" hidden><label class="grow">Filter<input name="text" type="search" placeholder="words of a name, parameter, result or error"></label>
-<label>Experiment<select name="experiment"><option value="">all</option>{% for name in experiments %}<option>{{ name }}</option>{% endfor %}</select></label>
-<label>Status<select name="status"><option value="">all</option>{% for name in states %}<option>{{ name }}</option>{% endfor %}</select></label><span class="count" role="status"></span></form>
+{% if sweeps %}<p>Sweeps: {% for sweep in sweeps %}<a href="{{ sweep.link }}">{{ sweep.name }}</a>
+<span class="soft">({{ sweep.counts }})</span>{{ ", " if not loop.last }}{% endfor %}</p>{% endif %}
+<form class="bar" hidden><label class="grow">Filter<input name="text" type="search"
+  placeholder="words of a name, parameter, result or error"></label>
+<label>Experiment<select name="experiment"><option value="">all</option>
+{% for name in experiments %}<option>{{ name }}</option>{% endfor %}</select></label>
+<label>Status<select name="status"><option value="">all</option>
+{% for name in states %}<option>{{ name }}</option>{% endfor %}</select></label>
+<span class="count" role="status"></span></form>
 <ol class="runs">{% for run in runs %}
 <li class="run {{ run.state }}" data-experiment="{{ run.experiment }}" data-state="{{ run.state }}">
-{% if run.thumb %}<a class="thumb" href="{{ run.main }}" tabindex="-1" aria-hidden="true"><img loading="lazy" alt="" src="{{ run.thumb }}"></a>{% else %}<div class="thumb none" aria-hidden="true">no figure</div>{% endif %}
-<div><div class="head"><h2>{% if run.main %}<a href="{{ run.main }}">{{ run.experiment }}</a>{% else %}{{ run.experiment }}{% endif %}</h2><span class="state {{ run.state }}">{{ run.state }}</span></div>
+{% if run.thumb %}<a class="thumb" href="{{ run.main }}" tabindex="-1" aria-hidden="true"><img loading="lazy" alt=""
+  src="{{ run.thumb }}"></a>{% else %}<div class="thumb none" aria-hidden="true">no figure</div>{% endif %}
+<div><div class="head">
+<h2>{% if run.main %}<a href="{{ run.main }}">{{ run.experiment }}</a>{% else %}{{ run.experiment }}{% endif %}</h2>
+<span class="state {{ run.state }}">{{ run.state }}</span></div>
 <p class="told">{{ run.told }}</p>
-<div class="meta"><time datetime="{{ run.begun.isoformat() }}">{{ run.begun.strftime("%Y-%m-%d %H:%M") }} UTC</time>{% if run.took %}<span>{{ run.took }}</span>{% endif %}
-<span>run <code>{{ run.run }}</code></span>{% if run.commit %}<span>commit <code>{{ run.commit }}</code>{{ " with changes" if run.changed }}</span>{% endif %}
+<div class="meta"><time datetime="{{ run.begun.isoformat() }}">{{ run.begun.strftime("%Y-%m-%d %H:%M") }} UTC</time>
+{% if run.took %}<span>{{ run.took }}</span>{% endif %}
+<span>run <code>{{ run.run }}</code></span>
+{% if run.commit %}<span>commit <code>{{ run.commit }}</code>{{ " with changes" if run.changed }}</span>{% endif %}
 {% for one in run.given %}<code class="chip">{{ one }}</code>{% endfor %}</div>
-<div class="links">{% for name, link in run.links %}<a href="{{ link }}">{{ name }}</a>{% endfor %}</div></div></li>{% endfor %}</ol>
+<div class="links">{% for name, link in run.links %}<a href="{{ link }}">{{ name }}</a>{% endfor %}</div></div></li>
+{% endfor %}</ol>
 <p class="none-found" hidden>No run is like that. Clear the filter to see all.</p>
 {% if not runs %}<p>No runs yet. <code>synthnb run EXPERIMENT</code> makes the first one.</p>{% endif %}
 <script>{{ script }}</script></body></html>"""

@@ -32,9 +32,9 @@ from .spread import best_to_worst
 # %% ../../nbs/studies/ledger.ipynb #d7afffc5
 _VERDICTS = ("reproduced", "contradicted", "inconclusive", "not run")
 Scalar = bool | int | float | str | None
-Side = dict[
-    str, Scalar
-]  # filter on rows; `table` and `column` name where the value stands, `best_over` a column of settings whose best is compared with the worst
+# A filter on rows. `table` and `column` name where the value stands; `best_over` is a column of settings whose best is
+# compared with the worst.
+Side = dict[str, Scalar]
 
 
 class _Strict(BaseModel):
@@ -50,7 +50,8 @@ class Known(_Strict):
 
 
 class Comparison(_Strict):
-    "Sides whose sum should lie above or below the sum of others, in the newest run of an experiment that meets conditions and has their rows."
+    """Sides whose sum should lie above or below the sum of others, in the newest run of an experiment that meets
+    conditions and has their rows."""
 
     what: str
     plus: list[Side] = Field(min_length=1)
@@ -76,7 +77,8 @@ class Claim(_Strict):
     known: Known
     number: Known | None = None  # what the paper prints
     experiment: str = ""
-    paper_scale: str = "*"  # which of the experiment's files in params/paper, or the file of another experiment that asks the same at that scale
+    # which of the experiment's files in params/paper, or another experiment's file that asks the same at that scale
+    paper_scale: str = "*"
     note: str = ""
     compare: list[Comparison] = []
 
@@ -188,7 +190,7 @@ def _table_of(run: Run, name: str) -> pd.DataFrame:
 
 
 def _picked(run: Run, side: Side, withdrawn: Sequence[str]) -> tuple[pd.DataFrame, str]:
-    "The rows of a side and the column of its values; raises `_NoRows` if there are none, or if their numbers were withdrawn."
+    "The rows of a side and the column of its values; raises `_NoRows` if there are none or they were withdrawn."
     if run.one_set and (
         bad := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("arm", "")))]
     ):
@@ -221,7 +223,8 @@ def _spread_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) 
     over, limits = side.pop("best_over"), [_side_values(run, other, withdrawn) for other in comparison.minus]
     if len(comparison.plus) > 1 or any(set(values) != {None} for values in limits):
         raise ValueError(
-            f"{comparison.what!r} compares best and worst over {over}: it may have one plus side, and minus sides without seeds"
+            f"{comparison.what!r} compares best and worst over {over}: "
+            "it may have one plus side, and minus sides without seeds"
         )
     frame, column = _picked(run, side, withdrawn)
     if over not in frame or frame[over].nunique() < 2:
@@ -365,20 +368,27 @@ def _entry_line(entry: Entry, root: Path) -> str:
         run = f"[{at}]({at}/report.ipynb)" + (f": {entry.note}" if entry.note else "")
     if entry.effect:
         seeds = entry.effect.n
-    return f"| {comparison.what} | {comparison.expect} 0 | {_effect_text(entry.effect, comparison.unit)} | {seeds} | **{entry.verdict}** | {run} |"
+    effect = _effect_text(entry.effect, comparison.unit)
+    return f"| {comparison.what} | {comparison.expect} 0 | {effect} | {seeds} | **{entry.verdict}** | {run} |"
 
 # %% ../../nbs/studies/ledger.ipynb #dfab1bc0
 _FACE = """# Ledger of claims
 
-**Every effect on this page was measured in glyphworld**, a small world of drawn glyphs and handwritten digits. It is a testbed: a verdict here is about the claim's shape in that
-world, never about ImageNet or the ten sets of photographs. The papers' numbers stand beside the effects for the size of things and are not comparable to them.
+**Every effect on this page was measured in glyphworld**, a small world of drawn glyphs and handwritten digits. It \
+is a testbed: a verdict here is about the claim's shape in that
+world, never about ImageNet or the ten sets of photographs. The papers' numbers stand beside the effects for the \
+size of things and are not comparable to them.
 
-Made by `synthnb ledger` from [claims.yaml](../nbs/experiments/claims.yaml) and the committed reports; do not edit it. For each comparison the newest finished run that is committed,
-fits it and has its arms is taken. The effect is the mean difference paired by seed with Student's 95 % interval over seeds. *Reproduced*: the interval lies wholly on the side that the paper says.
-*Contradicted*: wholly on the other. *Inconclusive*: neither, or one value only, or all seeds trained on one generated set, whose own luck no interval over seeds knows (the run says so).
+Made by `synthnb ledger` from [claims.yaml](../nbs/experiments/claims.yaml) and the committed reports; do not edit \
+it. For each comparison the newest finished run that is committed,
+fits it and has its arms is taken. The effect is the mean difference paired by seed with Student's 95 % interval \
+over seeds. *Reproduced*: the interval lies wholly on the side that the paper says.
+*Contradicted*: wholly on the other. *Inconclusive*: neither, or one value only, or all seeds trained on one \
+generated set, whose own luck no interval over seeds knows (the run says so).
 *Not run*: no committed run has it. An interval is for its comparison alone; nothing is corrected for their number.
 
-Marks say how well a fact of a paper is known here: SEEN in a primary source (mostly the abstract), SEEN-2 in a secondary one, INFERRED from something seen. The papers' tables could not
+Marks say how well a fact of a paper is known here: SEEN in a primary source (mostly the abstract), SEEN-2 in a \
+secondary one, INFERRED from something seen. The papers' tables could not
 be read, so many numbers are unknown.
 """
 _PAPERS = {"A": "Diversify, Don't Fine-Tune", "B": "Is Synthetic Image Useful for Transfer Learning?"}

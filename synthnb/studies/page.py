@@ -98,23 +98,28 @@ def fit_report(
         if smaller and len(smaller) < size:
             holder[key] = smaller
             continue
-        told = f"an output of {size / 1e6:.1f} MB was left out: with it, the report would be {over / 1e6:.1f} MB too large\n"
+        told = f"an output of {size / 1e6:.1f} MB was left out: "
+        told += f"with it, the report would be {over / 1e6:.1f} MB too large\n"
         holder.pop(key)
         holder["text" if "output_type" in holder else "text/plain"] = told
     return notebook
 
 # %% ../../nbs/studies/page.ipynb #28fa04d9
 _SECRETS = re.compile(
-    rb"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}"
-    rb"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----"
-    rb"|(?:(?<![A-Za-z0-9+/])|(?<=\\[nrt]))(?:A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35})(?![A-Za-z0-9+/])"  # pictures in base64 hold letters like these
+    rb"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))sk-(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}"
+    rb"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{18,}|xox[abprs]-[A-Za-z0-9-]{10,}"
+    rb"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----"
+    # images in base64 hold letters like these
+    rb"|(?:(?<![A-Za-z0-9+/])|(?<=\\[nrt]))(?:A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35})(?![A-Za-z0-9+/])"
     rb"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{16,}|(?<=://)[^\s/:@\"'<>]+:[^\s/:@\"'<>]{6,}(?=@)"
-    rb"|(?i:(?:api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|password|passwd)[\\\"']{0,3} ?[:=] ?[\\\"']{0,3})(?P<value>[A-Za-z0-9._~+/=-]{12,})",
+    rb"|(?i:(?:api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|password|passwd)"
+    rb"[\\\"']{0,3} ?[:=] ?[\\\"']{0,3})(?P<value>[A-Za-z0-9._~+/=-]{12,})",
     re.DOTALL,
 )
 _SECRET_NAMES = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 
-
+# %% ../../nbs/studies/page.ipynb #f6cdf08f
 def _secret_values() -> list[bytes]:
     "Values of environment variables that are called like keys; paths and short words are none."
     named = [
@@ -162,7 +167,8 @@ def about_run(record: dict, stages: list[dict]) -> str:
         else "no commit"
     )
     lines = [
-        f"Run `{record['run']}` of {record['experiment']}, begun {record['started']}; synthnb {record['versions']['synthnb']}, {code}."
+        f"Run `{record['run']}` of {record['experiment']}, begun {record['started']}; "
+        f"synthnb {record['versions']['synthnb']}, {code}."
     ]
     lines += [f"Stages made: {', '.join(made)}."] if made else []
     lines += [f"Stages reused from earlier runs: {', '.join(found)}."] if found else []

@@ -199,7 +199,8 @@ def wrong_fields(
     for name in ("temperature", "top_p", "max_tokens"):
         value, may_be_none = extra.get(name, 1), name != "max_tokens"
         if isinstance(value, bool) or (not isinstance(value, (int, float)) and not (value is None and may_be_none)):
-            return f"{name} is {value!r}: it must be a number{', or null (~ in a YAML file) for what the server has' if may_be_none else ''}"
+            more = ", or null (~ in a YAML file) for what the server has" if may_be_none else ""
+            return f"{name} is {value!r}: it must be a number{more}"
     return ""
 
 
@@ -207,6 +208,12 @@ def _many(value: object) -> list:
     return list(value) if isinstance(value, list) else [value]
 
 # %% ../../nbs/studies/parameters.ipynb #e3d2f161
+def _is_too_small(name: str, value: object) -> bool:
+    "Is `value` a number below what the parameter may be? NaN is."
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and not (value > 0 if name in _POSITIVE else value >= 0)
+
+
 def wrong_values(parameters: Mapping[str, object]) -> list[str]:
     "What cannot be, a sentence each: names that are in no table, numbers below what makes sense, empty lists."
     told = []
@@ -218,18 +225,11 @@ def wrong_values(parameters: Mapping[str, object]) -> list[str]:
             for one in _many(value):
                 if isinstance(one, str) and one and one not in known:
                     near = difflib.get_close_matches(one, known, n=1)
-                    told.append(
-                        f"parameter {name}: there is no '{one}'{f', did you mean {near[0]}?' if near else ''}; there are {', '.join(known)}"
-                    )
-        for one in _many(value):
-            if (
-                isinstance(one, (int, float))
-                and not isinstance(one, bool)
-                and not (one > 0 if name in _POSITIVE else one >= 0)
-            ):
-                told.append(
-                    f"parameter {name} is {one}: it must be {'more than 0' if name in _POSITIVE else 'at least 0'}"
-                )
+                    meant = f", did you mean {near[0]}?" if near else ""
+                    told.append(f"parameter {name}: there is no '{one}'{meant}; there are {', '.join(known)}")
+        least = "more than 0" if name in _POSITIVE else "at least 0"
+        small = [one for one in _many(value) if _is_too_small(name, one)]
+        told += [f"parameter {name} is {one}: it must be {least}" for one in small]
     if (device := parameters.get("device")) is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)):
         told.append(f"parameter device is '{device}': it may be auto, cpu, mps, cuda or cuda:1")
     if why := wrong_fields(parameters.get("llm_extra") or {}):
@@ -258,8 +258,9 @@ def _missing_set(source: str, root: str | Path | None = None) -> str:
             ""
             if (place / facts["where"]).exists() or (source.startswith("imagenet") and place.is_dir())
             else (
-                f"{facts['title']} is not in {place}: get it from {facts['sources'][0]} and unpack it so that there is {place / facts['where']}, "
-                f"or name the folder that holds it with the environment variable SYNTHNB_DATA"
+                f"{facts['title']} is not in {place}: get it from {facts['sources'][0]} and unpack it so that there "
+                f"is {place / facts['where']}, "
+                "or name the folder that holds it with the environment variable SYNTHNB_DATA"
             )
         )
     if Path(source).expanduser().is_file():
@@ -275,13 +276,12 @@ def _missing_set(source: str, root: str | Path | None = None) -> str:
         if beside
         else ""
     )
-    return f"there is no folder {source}: {hint} give a folder with one sub-folder of images for each class, hf:ID, {', '.join(here)}, or the name of a known set".replace(
-        ":  ", ": "
-    )
+    told = f"there is no folder {source}: {hint} give a folder with one sub-folder of images for each class, hf:ID, "
+    return (told + f"{', '.join(here)}, or the name of a known set").replace(":  ", ": ")
 
 # %% ../../nbs/studies/parameters.ipynb #8bd5d798
 def own_images(source: str | Path, root: str | Path | None = None) -> Path | None:
-    "The folder or table of images that a user brings; None for known sets, sets of the hub, shards and what is not there."
+    "The folder or table of images that a user brings; None for known sets, the hub's, shards and what is not there."
     place = Path(source).expanduser()
     if (
         not str(source)
@@ -290,9 +290,7 @@ def own_images(source: str | Path, root: str | Path | None = None) -> Path | Non
         or (place.is_dir() and any(place.glob("*.tar")))
     ):
         return None
-    if facts := _known_sets().get(
-        str(source)
-    ):  # beside a folder of the same name: the set's own place, or the user's images
+    if facts := _known_sets().get(str(source)):  # beside a folder of this name: the set's place, or the user's images
         home = (
             Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
             / Path(facts["where"].split(",")[0]).parts[0]
@@ -302,7 +300,8 @@ def own_images(source: str | Path, root: str | Path | None = None) -> Path | Non
 
 
 def folder_class_names(source: str | Path) -> tuple[str, ...] | None:
-    "The class names of a user's folder or table, or of a set that is shipped; None for anything else, and for what its reader refuses."
+    """The class names of a user's folder or table, or of a set that is shipped; None for anything else, and for what
+    its reader refuses."""
     try:
         return (
             read_layout(place).classes if (place := own_images(source)) is not None else _shipped_classes(str(source))
@@ -342,7 +341,8 @@ def asked_models(parameters: Mapping[str, object]) -> dict[str, str]:
 
 
 def class_words(parameters: Mapping[str, object], classes: tuple[str, ...] | list[str]) -> dict[str, list[str]]:
-    "Class name -> what models will be asked for: what the file `senses` says, else the name as `meaning` puts it, else the name."
+    """Class name -> what models will be asked for: what the file `senses` says, else the name as `meaning` puts it,
+    else the name."""
     meaning = parameters.get("meaning") if isinstance(parameters.get("meaning"), str) else "{class}"
     words = {name: [meaning.replace("{class}", readable_name(name))] for name in classes}
     senses = parameters.get("senses")

@@ -8,6 +8,7 @@ __all__ = ['report', 'headline_of', 'as_records', 'points_headline']
 # %% ../../nbs/studies/report.ipynb #3a863472
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
@@ -24,19 +25,14 @@ def report(
     shown: pd.DataFrame | None = None,  # the summary as a reader wants it; None shows it as it is
     figures: dict | None = None,  # name -> matplotlib figure or PIL image, saved as figures/<name>.png
     tables: dict | None = None,  # name -> DataFrame, saved as <name>.csv
-    headline: dict
-    | None = None,  # the one number for the index: {"what": "bridged - vanilla", "value": 6.1, "low": 3.6, "high": 8.6, "unit": "points"}
+    headline: dict | None = None,  # the one number for the index: what, value, low, high and perhaps unit
     **extra: object,  # anything else for results.json, DataFrames too
 ) -> None:
     "Show an experiment's result and write it to `results.json`. Raises `ValueError` for rows that are not tidy."
     missing = {"arm", "seed", "value", "steps"} - set(rows.columns)
     if missing:
         raise ValueError(f"rows lack the columns {sorted(missing)}")
-    if headline and (
-        wrong := {"what", "value", "low", "high"} - set(headline)
-        or set(headline) - {"what", "value", "low", "high", "unit"}
-    ):
-        raise ValueError(f"a headline has what, value, low, high and perhaps unit; look at {sorted(wrong)}")
+    _check_headline(headline)
     content = {
         "schema": 1,
         "rows": as_records(rows),
@@ -50,17 +46,28 @@ def report(
         for name, value in extra.items()
     }
     json.dumps(content, allow_nan=False)  # what cannot be written is found in a smoke run too, which has no folder
-    folder = run_folder()
-    if folder:
-        for name, figure in (figures or {}).items():
-            (folder / "figures").mkdir(exist_ok=True)
-            save = getattr(figure, "savefig", None) or figure.save
-            save(folder / "figures" / f"{name}.png")
-        for name, table in (tables or {}).items():
-            table.to_csv(folder / f"{name}.csv", index=False)
-        write_json(folder / "results.json", content)
+    if folder := run_folder():
+        _write_report(folder, content, figures or {}, tables or {})
     table = summary if shown is None else shown
     display(table.style.hide(axis="index").format(precision=3), Markdown(conclusion))
+
+# %% ../../nbs/studies/report.ipynb #aed4d275
+def _check_headline(headline: dict | None) -> None:
+    "Raise `ValueError` for a headline that lacks a field or has an unknown one."
+    needed = {"what", "value", "low", "high"}
+    if headline and (wrong := needed - set(headline) or set(headline) - needed - {"unit"}):
+        raise ValueError(f"a headline has what, value, low, high and perhaps unit; look at {sorted(wrong)}")
+
+
+def _write_report(folder: Path, content: dict, figures: dict, tables: dict) -> None:
+    "Figures and tables first, `results.json` last: it says that the others are there."
+    for name, figure in figures.items():
+        (folder / "figures").mkdir(exist_ok=True)
+        save = getattr(figure, "savefig", None) or figure.save
+        save(folder / "figures" / f"{name}.png")
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    write_json(folder / "results.json", content)
 
 # %% ../../nbs/studies/report.ipynb #14475170
 def headline_of(results: dict) -> str:

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -149,7 +149,7 @@ _WARNING = re.compile(
 
 
 def _plain_warnings(text: str) -> str:
-    "What Python prints of warnings, without places in files: those of this package as a line, those of libraries not at all."
+    "What Python prints of warnings, without places in files: this package's as a line, those of libraries not at all."
 
     def told(found: re.Match) -> str:
         ours = found["kind"] == "UserWarning" and Path(found["file"]).is_relative_to(Path(synthnb.__file__).parent)
@@ -171,7 +171,8 @@ class _Terminal:
         bar = text.strip().split("\r")[-1]
         if self.screen.isatty() or (bar and not text.startswith("\r")):
             self.screen.write(text)
-        # A bar redraws itself with \r. Where nothing can be redrawn, its state is worth a line now and then, and one at the end.
+        # A bar redraws itself with \r. Where nothing can be redrawn, its state is worth a line now and then, and one at
+        # the end.
         elif bar and (
             time.monotonic() - self.shown > self.every or ("100%" in bar and bar.split("|")[0] != self.whole)
         ):
@@ -213,25 +214,18 @@ def run(
     timeout: float | None = None,  # seconds that one cell may take
     again: bool = True,  # False leaves a run as it is that is done, or has failed by itself
 ) -> Path:  # the run's folder, with report.html, report.ipynb and results.json
-    "Run an experiment notebook. Raises `ValueError` for wrong parameters, before anything starts, `Busy` if it is being run, and `RunFailed` after."
+    """Run an experiment notebook. Raises `ValueError` for wrong parameters, before anything starts, `Busy` if it is
+    being run, and `RunFailed` after."""
     notebook = Path(experiment)
     given, resolved = resolve_parameters(notebook, parameters or {})
     refuse_before_start(resolved)
     folder = Path(outputs) / notebook.stem / run_id(notebook, resolved)
     with sole_writer(folder), stop_at_sigterm():
         bring_back(folder)
-        if not again and is_settled(
-            folder
-        ):  # looked at with the lock in hand: somebody may have settled it while we waited
+        # looked at with the lock in hand: somebody may have settled it while we waited
+        if not again and is_settled(folder):
             return folder
-        record = {
-            "experiment": notebook.stem,
-            "run": folder.name,
-            "parameters": resolved,
-            "given": given,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": _versions(),
-        } | _commit(notebook.parent)
+        record = _begin(notebook, folder, given, resolved)
         set_aside(folder)
         open_run_folder(folder)
         start = time.monotonic()
@@ -242,15 +236,31 @@ def run(
             _finish(folder, "DONE", record, start)
             shutil.rmtree(folder / FINISHED, ignore_errors=True)
         except BaseException as error:
-            line = _explain_failure(error, folder)
-            _keep_failed(folder, notebook.stem)
-            _finish(folder, "FAILED", record | {"interrupted": isinstance(error, KeyboardInterrupt)}, start, line)
-            if bring_back(folder):
-                line += "; the report of the earlier run is kept"
+            line = _fail(folder, record, error, start)
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise RunFailed(f"{line}; see {folder}") from error
     return folder
+
+# %% ../../nbs/studies/run.ipynb #41ffe7ac
+def _begin(notebook: Path, folder: Path, given: dict, resolved: dict) -> dict:
+    "What is known of a run when it begins: the first part of `run.json`."
+    return {
+        "experiment": notebook.stem,
+        "run": folder.name,
+        "parameters": resolved,
+        "given": given,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+    } | _commit(notebook.parent)
+
+
+def _fail(folder: Path, record: dict, error: BaseException, start: float) -> str:
+    "Mark the run as failed, bring back what an earlier one had finished, and say in a line what went wrong."
+    line = _explain_failure(error, folder)
+    _keep_failed(folder, record["experiment"])
+    _finish(folder, "FAILED", record | {"interrupted": isinstance(error, KeyboardInterrupt)}, start, line)
+    return line + ("; the report of the earlier run is kept" if bring_back(folder) else "")
 
 # %% ../../nbs/studies/run.ipynb #4364bd3b
 _STARTS = 3  # tries to start a kernel; a run that has begun is never repeated
@@ -330,8 +340,8 @@ def _explain_failure(error: BaseException, folder: Path) -> str:
     "One line: which cell, which error."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"the disk of {folder} is full, {shutil.disk_usage(folder).free / 1e6:.1f} MB are free; make space and start again: "
-            f"finished stages are found again"
+            f"the disk of {folder} is full, {shutil.disk_usage(folder).free / 1e6:.1f} MB are free; "
+            "make space and start again: finished stages are found again"
         )
     if isinstance(error, PapermillExecutionError):
         first = next((line for line in error.evalue.splitlines() if line.strip()), "")

@@ -62,7 +62,7 @@ def _is_there(path: Path) -> bool:
 def stage(
     name: str,  # "style.safetensors"
     made_by: Callable | None = None,  # the function that makes it; None: any code but the command line's
-    **depends_on: object,  # all else that it depends on, as JSON can hold it: parameters, revisions, hashes of its input
+    **depends_on: object,  # all else that it depends on, as JSON can hold it: parameters, revisions, hashes
 ) -> Path:  # "style-0f3a9c2e41d7.safetensors", the same for every run that depends on the same
     "The path of a stage, and a word on the page if it is there already; waits while another kernel is making it."
     modules, own = code_of(made_by) if made_by else ([], [])
@@ -91,7 +91,7 @@ def remembered(
 
 # %% ../../nbs/studies/stages.ipynb #374d5b21
 def noted_stages(folder: Path) -> list[dict]:
-    "What a run's kernel has noted about its stages: each by name, and whether it was found when it was first asked for."
+    "What a run's kernel has noted about its stages: each by name, and whether it was there when first asked for."
     file = folder / STAGES
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     first = {}
