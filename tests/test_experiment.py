@@ -1,4 +1,7 @@
-"""Every ending that a run can have, with real kernels and real signals, and rules of papermill's gaps (nbs/studies/run.ipynb shows the rest)."""
+"""Every ending that a run can have, with real kernels and real signals, and rules of papermill's gaps.
+
+nbs/studies/run.ipynb shows the rest.
+"""
 
 import base64
 import json
@@ -378,12 +381,15 @@ KEYS = [
 def test_ten_planted_keys_and_none_survives(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_SERVICE_API_KEY", KEYS[-1])
     assert len(KEYS) == 10
-    work = f"import sys\nfor key in {KEYS!r}:\n    print('the key is', key)\n    print(key, file=sys.stderr)\nraise ValueError({KEYS[0]!r})"
+    work = f"import sys\nfor key in {KEYS!r}:\n    print('the key is', key)\n"
+    work += f"    print(key, file=sys.stderr)\nraise ValueError({KEYS[0]!r})"
     for source, failing in (
         (work, True),
         (
             work.rpartition("\n")[0]
-            + f"\npathlib = __import__('pathlib'); pathlib.Path(__import__('os').environ['SYNTHNB_RUN_FOLDER'], 'more.json').write_text(__import__('json').dumps(chr(10).join({KEYS!r})))",
+            + "\npathlib, os, json = map(__import__, ('pathlib', 'os', 'json'))"
+            + "\nmore = pathlib.Path(os.environ['SYNTHNB_RUN_FOLDER'], 'more.json')"
+            + f"\nmore.write_text(json.dumps(chr(10).join({KEYS!r})))",
             False,
         ),
     ):
@@ -404,13 +410,16 @@ def test_ten_planted_keys_and_none_survives(tmp_path, monkeypatch):
 
 def test_what_is_no_key_stays(tmp_path):
     picture = base64.b64encode(np.random.default_rng(0).bytes(2_000_000)).decode()
-    text = f"sha256 {'0f3a' * 16} commit 015d24f7d31e58b4335ecf39c5a1949bdf9f5f72 tokens=512 key: value task-based-learning-for-images risk-adjusted {picture}"
+    text = f"sha256 {'0f3a' * 16} commit 015d24f7d31e58b4335ecf39c5a1949bdf9f5f72 tokens=512 key: value "
+    text += f"task-based-learning-for-images risk-adjusted {picture}"
     (tmp_path / "report.html").write_text(text)
     assert mask_secrets(tmp_path) == {} and (tmp_path / "report.html").read_text() == text
 
 
 def test_a_large_report_is_made_small(tmp_path):
-    work = "import numpy as np\nfrom PIL import Image\nfor i in range(3):\n    display(Image.fromarray(np.random.default_rng(i).integers(0, 256, (1000, 1000, 3), dtype='uint8')))\nprint(('a line of some length, ' * 4 + '\\n') * 20_000)"
+    work = "import numpy as np\nfrom PIL import Image\nfor i in range(3):\n"
+    work += "    noise = np.random.default_rng(i).integers(0, 256, (1000, 1000, 3), dtype='uint8')\n"
+    work += "    display(Image.fromarray(noise))\nprint(('a line of some length, ' * 4 + '\\n') * 20_000)"
     folder = run(experiment(tmp_path / "e.ipynb", work), outputs=tmp_path / "outputs", progress=False)
     sizes = {name: (folder / name).stat().st_size for name in ("report.ipynb", "report.html")}
     print(sizes)
@@ -467,7 +476,8 @@ def test_a_forged_package_is_not_installed(tmp_path):
     project = tmp_path / "project"
     project.mkdir()
     (project / "pyproject.toml").write_text(
-        f'[build-system]\nrequires = []\nbuild-backend = "setuptools.build_meta"\n[project]\nname = "{name}"\nversion = "{version}"\n'
+        '[build-system]\nrequires = []\nbuild-backend = "setuptools.build_meta"\n'
+        f'[project]\nname = "{name}"\nversion = "{version}"\n'
     )
     (project / "forged.py").touch()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]

@@ -1,4 +1,4 @@
-"""The ledger says what the claims file and the committed reports give, and what it claims about experiments can be so."""
+"""The ledger says what claims and committed reports give, and what it claims about experiments can be so."""
 
 import re
 import subprocess
@@ -67,7 +67,7 @@ def test_conditions_are_parameters_of_their_experiments():
 
 
 def test_every_arm_is_named_by_its_experiment():
-    """A misspelt arm would be `not run` for ever: whatever no committed run has must at least stand in the notebook or in `ARMS`."""
+    """A misspelt arm would be `not run` for ever: what no committed run has must stand in the notebook or in `ARMS`."""
     from synthnb.bridge import ARMS
 
     entries = [entry for entry in ledger_entries(ROOT) if entry.comparison and entry.effect is None]

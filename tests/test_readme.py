@@ -61,7 +61,7 @@ def test_the_python_in_it_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_intervals_of_the_findings_stand_in_the_ledger_or_a_report():
-    """As an effect `+1.0 [-0.5, +2.5]` or with its sign turned, a loss. A number that no committed run has is found here."""
+    """As an effect `+1.0 [-0.5, +2.5]` or with its sign turned, a loss. A number that no run has is found here."""
     plain = lambda text: re.sub(r" points(?: over \d+)?(?= \[)|%", "", text)
     tracked = subprocess.run(
         ["git", "ls-files", "outputs/*/*/results.json"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Sweeps with real processes, real kills and a real cluster; the experiments are tiny (nbs/studies/sweep.ipynb shows the rest)."""
+"""Sweeps with real processes, real kills and a real cluster, of tiny experiments (nbs/studies/sweep.ipynb has more)."""
 
 import json
 import multiprocessing
