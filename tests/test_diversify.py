@@ -270,14 +270,17 @@ def test_what_cannot_be_asked_is_refused(llm):
 LOOKS = {"three": "two open bows, one above the other", "heart": "two round lobes that meet in a point, upside down"}
 WIRE = {
     "contexts": (
-        'Imagine 2 different, plausible photos of "heart" (red). For each give, in a few words, "foreground" (objects around '
-        'it), "background", "lighting" and "camera" (angle and distance); leave one empty where nothing is remarkable.\n'
+        'Imagine 2 different, plausible photos of "heart" (red). For each give, in a few words, "foreground" '
+        '(objects around it), "background", "lighting" and "camera" (angle and distance); '
+        "leave one empty where nothing is remarkable.\n"
         'Not like these: [{"foreground": "reeds", "background": "", "lighting": "early light", "camera": ""}]\n'
-        'Answer in this form: {"scenes": [{"foreground": "...", "background": "...", "lighting": "...", "camera": "..."}]}'
+        'Answer in this form: {"scenes": '
+        '[{"foreground": "...", "background": "...", "lighting": "...", "camera": "..."}]}'
     ),
     "styles": (
-        'Name 2 different styles or materials in which "heart" (red) could be pictured, each as a phrase that can follow the '
-        'words "a photo of it, ".\nNot like these: ["ink"]\nAnswer in this form: {"styles": ["..."]}'
+        'Name 2 different styles or materials in which "heart" (red) could be pictured, '
+        'each as a phrase that can follow the words "a photo of it, ".\n'
+        'Not like these: ["ink"]\nAnswer in this form: {"styles": ["..."]}'
     ),
 }
 
@@ -446,7 +449,9 @@ def test_a_token_takes_room_from_the_aspects(styled):
 class Listening(Backwards):
     """The same model; it keeps what it was asked."""
 
-    asked: list[str] = []
+    def __init__(self, llm):
+        super().__init__(llm)
+        self.asked: list[str] = []
 
     def stream(self, chats, *arguments, **options):
         self.asked += [chat[-1]["content"] for chat in chats]

@@ -1,4 +1,7 @@
-"""Opening generators: what is in a folder, what fits into memory, LoRA and scheduler options, and one large model at a time."""
+"""Opening generators: what is in a folder, what fits into memory, LoRA and scheduler options.
+
+And one large model at a time.
+"""
 
 import os
 

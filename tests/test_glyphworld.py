@@ -1,4 +1,7 @@
-"""The world of glyphs stays as it was, the wider one adds to it, and trained models go on into it without losing what they know."""
+"""The world of glyphs stays as it was, and the wider one adds to it.
+
+Trained models go on into it without losing what they know.
+"""
 
 import hashlib
 from pathlib import Path
@@ -168,7 +171,10 @@ def test_conversations_of_the_wider_world_know_things():
 
 
 def test_stages_go_on_from_shipped_weights(tmp_path, monkeypatch):
-    """A few steps of each stage in the wider world: every model comes out, opens, and still knows most of what it knew."""
+    """A few steps of each stage in the wider world.
+
+    Every model comes out, opens, and still knows most of what it knew.
+    """
     tiny = dict(batch=16, pictures=256, warmup=1)
     for name in ("vae", "reader", "generator", "refine", "clip", "rough", "judge"):
         monkeypatch.setitem(loop.ONWARD, name, loop.Recipe(steps=2, lr=1e-5, **tiny))

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pandas as pd
 import pytest
@@ -67,7 +68,7 @@ def test_every_larger_volume_begins_with_the_smaller(tmp_path, classes, shard_si
         write_plan(tmp_path / f"{n}.parquet", prompts, n, **SETTINGS, shard_size=shard_size, batch_size=batch_size)
         for n in (3, 5, 20)
     ]
-    for small, large in zip(plans, plans[1:]):
+    for small, large in pairwise(plans):
         assert large.prefix_hash(len(small)) == small.hash
         pd.testing.assert_frame_equal(large.rows(0, len(small)), _load_plan(small.path))
     whole = _load_plan(plans[-1].path)
