@@ -26,10 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
-from synthnb.dsi import _denoising_loss, _draw_step, _encode_images, initial_rows, reading, style_prompts
+from synthnb.dsi import _denoising_loss, reading, style_prompts
 from synthnb.glyphworld.world import folder
+from synthnb.models.latents import draw_step, encode_images
 from synthnb.models.pipelines import _compile_parts, load_generator
-from synthnb.models.tokens import tokenize, training_scheduler, vector_names
+from synthnb.models.tokens import initial_rows, tokenize, training_scheduler, vector_names
 
 BAR, TARGET, LR, TOKEN, WORD = 1.8, 2.2, 5e-3, "<style>", "photo"
 
@@ -127,7 +128,7 @@ class Ours:
     "The component's step: cached latents, one learnable row."
 
     def __init__(self, pipe: StableDiffusionPipeline, images: LabelledImages, prompts: list[str]):
-        self.pipe, self.scheduler, self.latents = pipe, training_scheduler(pipe), _encode_images(pipe, images)
+        self.pipe, self.scheduler, self.latents = pipe, training_scheduler(pipe), encode_images(pipe, images)
         self.ids = tokenize(pipe, prompts, vector_names(TOKEN, 1))
         self.rows = [nn.Parameter(initial_rows(pipe, WORD)[0])]
         self.optimiser = torch.optim.AdamW(self.rows, lr=LR, weight_decay=0)
@@ -180,7 +181,7 @@ def compare(
     )
     prompts = list(style_prompts(dict(zip(names, names)), TOKEN).values())
     reference, ours = Reference(copy.deepcopy(pipe), images, prompts), Ours(pipe, images, prompts)
-    first = _draw_step(ours.latents, batch_size, 0)
+    first = draw_step(ours.latents, batch_size, 0)
     print(
         f"  arithmetic of a step, attention apart: example {arithmetic(reference, first):.1f} GFLOP, ours {arithmetic(ours, first):.1f}"
     )
@@ -191,7 +192,7 @@ def compare(
     )
     ratios = []
     for i in range(rounds + 1):  # the first one warms up, and compiles
-        draws = [_draw_step(ours.latents, batch_size, i * steps + k) for k in range(steps)]
+        draws = [draw_step(ours.latents, batch_size, i * steps + k) for k in range(steps)]
         (cpu_r, wall_r, losses_r), (cpu_o, wall_o, losses_o) = timed(reference, draws), timed(ours, draws)
         apart = max(abs(a - b) / a for a, b in zip(losses_r, losses_o))
         if apart > 1e-4 or not ours.untouched() or not reference.untouched():

@@ -1,4 +1,7 @@
-"""Dataset style inversion at its edges: the families, the file format, kills, broken losses, bad requests, and the example of diffusers step by step."""
+"""Dataset style inversion at its edges: the families, the file format, kills, broken losses and bad requests.
+
+Its losses are compared with those of the example of diffusers, step by step.
+"""
 
 import copy
 import os
@@ -34,6 +37,7 @@ from synthnb.glyphworld.world import folder
 from synthnb.images.denoise import TextTable
 from synthnb.images.plan import make_plan
 from synthnb.models import tokens
+from synthnb.models.latents import draw_step, encode_images
 from synthnb.models.pipelines import load_generator
 from synthnb.models.styles import Style, add_style, load_style, save_style
 
@@ -272,7 +276,10 @@ def test_a_saved_pipeline_with_a_style_still_reads_to_the_end(tmp_path):
 
 
 def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[list[float], torch.Tensor]:
-    "Losses and table of diffusers' examples/textual_inversion/textual_inversion.py, with given chance and without weight decay."
+    """Losses and table of diffusers' examples/textual_inversion/textual_inversion.py.
+
+    The random draws are given, and there is no weight decay.
+    """
     pipe, scheduler = copy.deepcopy(pipe), tokens.training_scheduler(pipe)
     tokenizer, encoder = pipe.tokenizer, pipe.text_encoder
     tokenizer.add_tokens(["<style>"])
@@ -302,8 +309,8 @@ def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[
 
 def test_losses_are_those_of_the_example(world, scans, phrases):
     style = learn(world, scans, phrases, steps=6, lr=5e-3, **FAST)
-    latents = dsi._encode_images(world, scans)
-    draws = [dsi._draw_step(latents, 4, step) for step in range(6)]
+    latents = encode_images(world, scans)
+    draws = [draw_step(latents, 4, step) for step in range(6)]
     losses, table = example_losses(world, scans, list(style_prompts(phrases, "<style>").values()), draws, "photo", 5e-3)
     assert style.losses == pytest.approx(losses, rel=1e-4)
     assert torch.allclose(style.rows[0][0], table[-1], atol=1e-5)
@@ -334,7 +341,8 @@ CHILD = textwrap.dedent("""
     from synthnb.glyphworld.world import folder
     torch.set_num_threads(1)
     scans = few_shot(digits(32)["train"], 1)
-    invert(load_generator(folder("generator"), "cpu"), scans, {c: f"arabic digit {c}" for c in scans.classes}, sys.argv[1],
+    phrases = {c: f"arabic digit {c}" for c in scans.classes}
+    invert(load_generator(folder("generator"), "cpu"), scans, phrases, sys.argv[1],
            InvertConfig(steps=int(sys.argv[2]), lr=5e-3, batch_size=4, check_every=2), save_every=0, progress=False)
 """)
 
@@ -433,7 +441,7 @@ def test_early_stop_takes_the_best(world, scans, phrases, monkeypatch):
     ],
 )
 def test_bad_requests_are_refused_before_any_cost(world, scans, phrases, change, why, monkeypatch):
-    monkeypatch.setattr(dsi, "_encode_images", lambda *a, **k: pytest.fail("an image was encoded"))
+    monkeypatch.setattr(dsi, "encode_images", lambda *a, **k: pytest.fail("an image was encoded"))
     with pytest.raises(ValueError, match=why.replace("{", r"\{").replace("|", r"\|")):
         learn(world, scans, phrases, **{"steps": 2, **FAST, **change})
 
@@ -486,16 +494,12 @@ def test_threads_do_not_change_what_is_learned(world, scans, phrases):
 
 
 def test_flips_double_the_latents_and_keep_the_labels(world, scans):
-    plain, doubled = (
-        dsi._encode_images(world, scans, batch_size=4),
-        dsi._encode_images(world, scans, flips=True, batch_size=4),
-    )
-    assert (
-        len(doubled.mean) == 2 * len(plain.mean)
-        and doubled.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()
-    )
+    plain = encode_images(world, scans, batch_size=4)
+    doubled = encode_images(world, scans, flips=True, batch_size=4)
+    assert len(doubled.mean) == 2 * len(plain.mean)
+    assert doubled.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()
     mirrored = LabelledImages(scans.images.flip(-1), scans.labels, scans.classes)
-    assert torch.allclose(doubled.mean[4:8], dsi._encode_images(world, mirrored).mean[:4], atol=1e-5)
+    assert torch.allclose(doubled.mean[4:8], encode_images(world, mirrored).mean[:4], atol=1e-5)
     assert torch.equal(doubled.labels[4:8], plain.labels[:4])
 
 
