@@ -86,7 +86,9 @@ NORMS = {"shared": "mixed_per_batch", "dual": "mixed_per_batch+dual", "token": "
 class TransferConfig:
     "What the methods of a comparison share."
 
-    training: TrainConfig = TrainConfig()  # of every stage; its `steps` and `synthetic` are those of the method
+    training: TrainConfig = field(
+        default_factory=TrainConfig
+    )  # of every stage; its `steps` and `synthetic` are those of the method
     steps: tuple[int, int] = (200, 200)  # optimiser steps of stage 1 and stage 2
     stage1_seed: int | None = None  # None: the seed of the run
     arm_mixup: float = 0.2  # alpha of methods with mixup; the training's own is for all methods
@@ -199,7 +201,7 @@ def _check_run(
     "ValueError for a run that could not be finished or would mean nothing; `others` are tested on, or validated."
     check_arms([arm])
     if ARMS[arm].needs_synthetic and not (synthetic and len(synthetic)):
-        raise ValueError(f"arm {arm!r} needs synthetic images and got none")
+        raise ValueError(f"method {arm!r} needs synthetic images and got none")
     sets = [data for data in (real, synthetic, *others) if data is not None]
     for data in sets[1:]:
         if data.classes != real.classes:
@@ -209,7 +211,7 @@ def _check_run(
     _check_sizes(sets, image_size)
     if ARMS[arm].last == "joined" and (real.held is None) != (synthetic.held is None):
         raise ValueError(
-            f"arm {arm!r} joins {real} and {synthetic}, of which one is in memory and one on disk: make them alike"
+            f"method {arm!r} joins {real} and {synthetic}, of which one is in memory and one on disk: make them alike"
         )
     if empty := [name for name, n in real.per_class.items() if not n]:
         raise ValueError(f"{real} has no images of {empty[0]!r}")

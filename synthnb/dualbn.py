@@ -63,7 +63,9 @@ def _processes(group: object = None) -> int:
 
 
 class PooledBatchNorm(nn.SyncBatchNorm):
-    "torch's SyncBatchNorm that also takes tensors of the CPU: count, mean and variance of [B, C, ...] are those of the images of all processes."
+    """torch's SyncBatchNorm that also takes tensors of the CPU.
+
+    Count, mean and variance of [B, C, ...] are those of the images of all processes."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or x.is_cuda or _processes(self.process_group) == 1:
@@ -80,7 +82,8 @@ class PooledBatchNorm(nn.SyncBatchNorm):
         )  # its gradient is reduced, too
         if count < 2:
             raise ValueError(
-                f"a branch has {count.item():.0f} values of each channel in all processes together: batch statistics need two or more"
+                f"a branch has {count.item():.0f} values of each channel in all processes together: "
+                "batch statistics need two or more"
             )
         mean = total / count
         variance = (squares / count - mean.square()).clamp(min=0)
@@ -121,7 +124,8 @@ class Dual(nn.Module):
         if split is None:
             if self.training:
                 raise RuntimeError(
-                    "a model with dual norms is trained inside of `with domains(model, synthetic):`, which says what images are synthetic"
+                    "a model with dual norms is trained inside of `with domains(model, synthetic):`, "
+                    "which says what images are synthetic"
                 )
             return super().forward(x)
         if split.real + split.synthetic != len(x):
@@ -129,7 +133,8 @@ class Dual(nn.Module):
         pooled = self.training and isinstance(self, nn.SyncBatchNorm) and _processes(self.process_group) > 1
         if self.training and isinstance(self, _BatchNorm) and not pooled and 1 in (split.real, split.synthetic):
             raise ValueError(
-                f"a batch of {split.real} real and {split.synthetic} synthetic images leaves a branch with one: batch statistics need two or more"
+                f"a batch of {split.real} real and {split.synthetic} synthetic images leaves a branch with one: "
+                "batch statistics need two or more"
             )
         x = x if split.order is None else x[split.order]
         if (
@@ -185,12 +190,14 @@ _KINDS = {"batchnorm": _BatchNorm, "layernorm": nn.LayerNorm}
 
 def convert(
     model: nn.Module,  # a timm model; changed in place
-    kind: str = "auto",  # "batchnorm", "layernorm", "token"; "auto" takes batch norm where the model has one, else LayerNorm
+    kind: str = "auto",  # "batchnorm", "layernorm", "token"; "auto": batch norm where there is one, else LayerNorm
     *,
     sync: bool
     | None = None,  # statistics of all processes in both branches; None: where a process group is initialised
 ) -> nn.Module:
-    "Give a model an auxiliary branch that starts as a copy of the main one. Raises `ValueError` if it has none of these layers, or has branches already."
+    """Give a model an auxiliary branch that starts as a copy of the main one.
+
+    Raises `ValueError` if it has none of these layers, or has branches already."""
     if is_dual(model):
         raise ValueError("the model has dual norms already")
     if kind not in ("auto", "token", *_KINDS):
@@ -264,7 +271,9 @@ def has_gap(model: nn.Module) -> bool:
 def gap(
     model: nn.Module,  # converted with batch norms
 ) -> pd.DataFrame:
-    "One row per layer in the order of the network: layer, mean (in standard deviations) and deviation (absolute logarithm of the ratio)."
+    """One row per layer in the order of the network: layer, mean, deviation.
+
+    mean: difference in standard deviations; deviation: absolute logarithm of the ratio."""
     if not has_gap(model):
         raise ValueError("the model has no dual batch norm with running statistics: `convert` it, and train it, first")
     rows = []

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'per_class_accuracy', 'bootstrap_accuracy', 'Baseline', 'pixel_baseline', 'results_table',
-           'readable_table', 'verdicts', 'show_results', 'best_by_validation', 'show_volumes', 'show_gains',
-           'gain_by_class', 'calibration_error', 'calibration_floor', 'leep', 'steps_to_reach']
+           'readable_table', 'verdicts', 'show_results', 'best_by_validation', 'gain_by_class', 'calibration_error',
+           'calibration_floor', 'leep', 'steps_to_reach']
 
 # %% ../nbs/09_evaluate.ipynb #8c69f117
 import math
@@ -25,7 +25,6 @@ from synthnb.core.intervals import (
     Interval,
     accuracy_interval,
     judge,
-    mean_interval,
     paired_difference,  # noqa: F401 people import it from here
     seen_from,
     wilson,
@@ -195,21 +194,23 @@ def _gains(runs: dict[str, list], against: str, level: float, margin: float) -> 
 
 # %% ../nbs/09_evaluate.ipynb #8db61cb6
 def results_table(
-    results: Sequence,  # runs such as `ArmResult` or `Baseline`: arm, seed, shots, accuracy, steps_stage1, steps_stage2 and, where there are, correct, per_class, image_set
+    results: Sequence,  # runs such as `ArmResult` or `Baseline`, see below
     against: str = "vanilla_matched",  # reference method of the differences
     level: float = 0.95,
     margin: float = 0.01,  # methods whose accuracies differ by less are equivalent
 ) -> pd.DataFrame:
     """One row for each method and number of real images, in order of appearance; shares in 0..1.
 
-    accuracy, low, high: mean over seeds and its interval (none below five seeds); seeds_at: the accuracy of each seed; per_class: mean over classes;
-    gain, gain_low, gain_high: paired difference to the reference; verdict, smallest, more_seeds: of `intervals.judge`, corrected for the methods with as
-    many real images; sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice.
+    A run has arm, seed, shots, accuracy, steps_stage1, steps_stage2 and, if kept, correct, per_class, image_set.
+    accuracy, low, high: mean over seeds and its interval (none below five seeds); seeds_at: the accuracy of each seed;
+    per_class: mean over classes; gain, gain_low, gain_high: paired difference to the reference;
+    verdict, smallest, more_seeds: of `intervals.judge`, corrected for the methods with as many real images;
+    sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice.
     """
     runs = pd.DataFrame([{key: getattr(run, key) for key in _COLUMNS} for run in results])
     if (again := runs[runs.duplicated(["shots", "arm", "seed"])]).size:
         raise ValueError(
-            f"arm {again.arm.iloc[0]!r} has seed {again.seed.iloc[0]} twice with {again.shots.iloc[0]} shots"
+            f"method {again.arm.iloc[0]!r} has seed {again.seed.iloc[0]} twice with {again.shots.iloc[0]} shots"
         )
     grouped: dict[int, dict[str, list]] = {}
     for run in results:
@@ -247,7 +248,9 @@ def _steps(own: list, others: dict[str, list]) -> dict[str, str]:
 def readable_table(
     table: pd.DataFrame,  # of `results_table`
 ) -> pd.DataFrame:
-    "The table as text in per cent: intervals in square brackets, single seeds in round ones where they are too few for an interval."
+    """The table as text in per cent: intervals in square brackets.
+
+    Single seeds stand in round brackets where they are too few for an interval."""
 
     def accuracy(row) -> str:
         if not math.isnan(row.low):
@@ -284,7 +287,8 @@ def verdicts(
             Interval(row.gain, row.gain_low, row.gain_high, row.seeds),
         )
         if gain.mean == gain.mean and gain.is_empty:
-            line += f", {100 * row.gain:+.1f} points against `{against}` in {f'each of {row.seeds} seeds' if row.seeds > 1 else 'one seed'}, which is no interval"
+            seeds = f"each of {row.seeds} seeds" if row.seeds > 1 else "one seed"
+            line += f", {100 * row.gain:+.1f} points against `{against}` in {seeds}, which is no interval"
         elif gain.mean == gain.mean:  # it was compared
             line += f", {gain.points} points against `{against}` over {row.seeds} seeds: {row.verdict}"
             line += f"; {seen_from(row.smallest)}" if row.verdict == "inconclusive" else ""
@@ -309,7 +313,7 @@ def show_results(
     title: str = "",
     against: str = "vanilla_matched",  # the reference method of the table
 ) -> Figure:
-    "Paired gains with their intervals, and beside them the accuracies of the seeds as points, as a closed matplotlib figure."
+    "Paired gains with their intervals, and beside them the seeds' accuracies as points: a closed matplotlib figure."
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.35 * len(table) + 1.2), sharey=True, width_ratios=(3, 2))
     places, gains = np.arange(len(table)), 100 * table[["gain", "gain_low", "gain_high"]].to_numpy()
     colours = table.verdict.map({"better": "C2", "worse": "C3", "equivalent": "C0"}).fillna("0.5")
@@ -340,7 +344,9 @@ def best_by_validation(
     results: Sequence,  # runs with arm and val_accuracy, such as ArmResult
     besides: str = "vanilla_matched",  # the reference, which is not looked for
 ) -> str:
-    "The method with the highest mean accuracy on the validation images, which no table shows: so that nothing is chosen by test images. ValueError without such images."
+    """The method with the highest mean accuracy on the validation images, which no table shows.
+
+    So nothing is chosen by test images. ValueError without validation images."""
     means = pd.DataFrame(
         [(run.arm, getattr(run, "val_accuracy", math.nan)) for run in results if run.arm != besides],
         columns=["arm", "value"],
@@ -351,89 +357,6 @@ def best_by_validation(
     return str(means.idxmax())
 
 # %% ../nbs/09_evaluate.ipynb #51a4a4bf
-def show_volumes(
-    rows: pd.DataFrame,  # arm, volume (0: no synthetic images), test, value; means are drawn over what else there is
-    xlabel: str,
-    title: str = "",  # before the name of the test images
-) -> Figure:
-    "Accuracy over volume as a closed matplotlib figure."
-    places, level, styles = list(rows.test.unique()), list(rows[rows.volume == 0].arm.unique()), (":", "--", "-.")
-    columns = len(places) if len(places) < 4 else -(-len(places) // 2)
-    figure, axes = plt.subplots(
-        -(-len(places) // columns),
-        columns,
-        figsize=(3 * columns, 2.7 * -(-len(places) // columns)),
-        sharex=True,
-        squeeze=False,
-    )
-    for ax, where in zip(axes.flat, places):
-        part = rows[rows.test == where]
-        sns.lineplot(
-            part[part.volume > 0],
-            x="volume",
-            y="value",
-            hue="arm",
-            marker="o",
-            errorbar=None,
-            ax=ax,
-            legend=ax is axes.flat[0],
-        )
-        for i, what in enumerate(level):
-            ax.axhline(part[part.arm == what].value.mean(), color="0.5", linestyle=styles[i % 3], label=what)
-        ax.set(xlabel=xlabel, ylabel="test accuracy", title=f"{title}{where}")
-    axes.flat[0].legend(fontsize=7)
-    for ax in axes.flat[len(places) :]:
-        ax.axis("off")
-    sns.despine(figure)
-    figure.tight_layout()
-    plt.close(figure)
-    return figure
-
-# %% ../nbs/09_evaluate.ipynb #1b86ef05
-def show_gains(
-    rows: pd.DataFrame,  # arm, volume, test, seed, value
-    xlabel: str,
-    title: str = "",  # before the name of the test images
-    against: str = "real only",  # the method that gains are paired with, at volume 0
-) -> Figure:
-    "Paired gains in points over volume with their 95 % intervals as a closed matplotlib figure; a panel for each kind of test images."
-    base = rows[rows.arm == against].set_index(["test", "seed"]).value
-    gains = rows[rows.volume > 0].assign(
-        gain=lambda part: [100 * (row.value - base[row.test, row.seed]) for row in part.itertuples()]
-    )
-    places = list(rows.test.unique())
-    columns = len(places) if len(places) < 4 else -(-len(places) // 2)
-    figure, axes = plt.subplots(
-        -(-len(places) // columns),
-        columns,
-        figsize=(3 * columns, 2.7 * -(-len(places) // columns)),
-        sharex=True,
-        squeeze=False,
-    )
-    for ax, where in zip(axes.flat, places):
-        sns.pointplot(
-            gains[gains.test == where],
-            x="volume",
-            y="gain",
-            hue="arm",
-            dodge=0.3,
-            linewidth=1,
-            markersize=4,
-            errorbar=lambda values: mean_interval(values).ends,
-            ax=ax,
-            legend=ax is axes.flat[0],
-        )
-        ax.axhline(0, color="0.7", linewidth=1, zorder=0)
-        ax.set(xlabel=xlabel, ylabel=f"points above {against}", title=f"{title}{where}")
-    axes.flat[0].legend(fontsize=6)
-    for ax in axes.flat[len(places) :]:
-        ax.axis("off")
-    sns.despine(figure)
-    figure.tight_layout()
-    plt.close(figure)
-    return figure
-
-# %% ../nbs/09_evaluate.ipynb #f520658f
 def gain_by_class(
     results: Sequence,  # runs with arm, seed and correct, such as ArmResult; one number of shots
     data: LabelledImages,  # the test set
@@ -441,12 +364,13 @@ def gain_by_class(
     against: str = "vanilla_matched",
     level: float = 0.95,
 ) -> pd.DataFrame:
-    "Accuracy of two arms and their difference with a bootstrap interval over test images: of all classes first, then by class, the largest gain first."
+    """Accuracy of two methods and their difference with a bootstrap interval over test images.
+
+    The first row is of all classes, then one row per class follows, the largest gain first."""
     runs = {name: {run.seed: run.correct for run in results if run.arm == name} for name in (arm, against)}
     if set(runs[arm]) != set(runs[against]) or not runs[arm]:
-        raise ValueError(
-            f"{arm!r} and {against!r} need runs with the same seeds, got {sorted(runs[arm])} and {sorted(runs[against])}"
-        )
+        seeds = f"{sorted(runs[arm])} and {sorted(runs[against])}"
+        raise ValueError(f"{arm!r} and {against!r} need runs with the same seeds, got {seeds}")
     share, before = (np.mean(list(own.values()), axis=0) for own in (runs[arm], runs[against]))
     labels, rows = data.labels.numpy(), []
     if len(share) != len(labels):
@@ -481,7 +405,9 @@ def calibration_error(
     resamples: int = 400,
     seed: int = 0,
 ) -> Interval:
-    "Expected calibration error (torchmetrics) with a basic-bootstrap interval over test images, cut at 0. It holds the truth less often than `level` says, see below."
+    """Expected calibration error (torchmetrics) with a basic-bootstrap interval over test images, cut at 0.
+
+    The interval holds the truth less often than `level` says, see below."""
     right, confidence = correct(probabilities, labels), _confidence(probabilities)
 
     def error(right: np.ndarray, confidence: np.ndarray) -> float:
@@ -509,7 +435,9 @@ def calibration_floor(
     draws: int = 100,
     seed: int = 0,
 ) -> float:
-    "The calibration error to expect by chance: that of a classifier which is right exactly as often as these probabilities say."
+    """The calibration error to expect by chance.
+
+    It is that of a classifier which is right exactly as often as these probabilities say."""
     confidence, chance = _confidence(probabilities), torch.Generator().manual_seed(seed)
     errors = [
         binary_calibration_error(confidence, torch.bernoulli(confidence, generator=chance).long(), bins)

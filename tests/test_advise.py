@@ -1,4 +1,6 @@
-"""Whether more images would pay: rows as experiments have them, and curves at the edge of what can be fitted (nbs/studies/advise.ipynb shows how often the interval holds the truth)."""
+"""Whether more images would pay: rows as experiments have them, and curves at the edge of what can be fitted.
+
+nbs/studies/advise.ipynb shows how often the interval holds the truth."""
 
 import os
 
@@ -37,7 +39,9 @@ def test_what_all_volumes_of_a_seed_share_is_not_uncertain():
 
 
 def test_a_straight_line_over_the_logarithm_has_students_interval():
-    """Of a curve that rises by as much at each doubling the power is 0 in all draws, so the fit is a straight line and its slope a mean over seeds."""
+    """Of a curve that rises by as much at each doubling the power is 0 in all draws.
+
+    So the fit is a straight line and its slope a mean over seeds."""
     slopes = [0.04, 0.05, 0.065, 0.045]
     found = more_helps(
         rows({n: [0.5 + slope * (n / 10) ** 0.6 for slope in slopes] for n in (10, 20, 40, 80)}), resamples=20_000
@@ -98,7 +102,7 @@ def test_refused(wrong, told):
 
 
 def test_a_baseline_is_no_arm_that_beat_the_advice():
-    "A report said that the advisor's pick was not the best arm, which was `nearest (pixels)`."
+    "A report said that the advisor's pick was not the best method, which was `nearest (pixels)`."
     probe = Advice(pd.DataFrame({"arm": ["bridged", "vanilla"], "run": [True, False]}).set_index("arm"), (1, 1), 1, 0.0)
     table = pd.DataFrame(
         {
@@ -107,4 +111,4 @@ def test_a_baseline_is_no_arm_that_beat_the_advice():
             "steps": ["0 + 20", "10 + 10", "none"],
         }
     )
-    assert "was the best arm of the full runs" in probe.outcome(table) and "nearest" not in probe.outcome(table)
+    assert "was the best method of the full runs" in probe.outcome(table) and "nearest" not in probe.outcome(table)

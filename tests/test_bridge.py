@@ -36,7 +36,8 @@ CHILD = textwrap.dedent("""
     from synthnb.data import digits, few_shot
     from synthnb.glyphworld.world import folder
     real = digits()
-    run_arm("bridged++", folder("cnn"), few_shot(real["train"], 2), few_shot(real["train"], 4, seed=5), real["val"], CONFIG,
+    run_arm("bridged++", folder("cnn"), few_shot(real["train"], 2),
+            few_shot(real["train"], 4, seed=5), real["val"], CONFIG,
             runtime=Runtime(device="cpu", store=sys.argv[1], checkpoint_every=2))
 """).replace("CONFIG", "TransferConfig(TrainConfig(batch_size=16, lr=2e-3), steps=(40, 40))")
 

@@ -243,7 +243,8 @@ for name in ("resnet10t", "resnetv2_50"):
     for key, value in net.named_parameters():
         dist.all_reduce(value.grad)
         result[f"gradient {key}"] = value.grad
-    save_file({**result, **{f"buffer {key}": value.clone() for key, value in net.named_buffers()}}, f"{folder}/{name} {rank}.safetensors")
+    buffers = {f"buffer {key}": value.clone() for key, value in net.named_buffers()}
+    save_file({**result, **buffers}, f"{folder}/{name} {rank}.safetensors")
 """
 
 
@@ -324,11 +325,13 @@ from synthnb.train import TrainConfig, fit
 
 net, masks = build("resnet10t"), []
 net.fc = torch.nn.Sequential(torch.nn.Dropout(.5), net.fc)
-net.fc[0].register_forward_hook(lambda layer, given, out: masks.append(torch.where(given[0] != 0, (out == 0).float(), torch.nan)[:1]))
+dropped = lambda given, out: torch.where(given != 0, (out == 0).float(), torch.nan)
+net.fc[0].register_forward_hook(lambda layer, given, out: masks.append(dropped(given[0], out)[:1]))
 data = LabelledImages(torch.full((16, 3, 32, 32), 9, dtype=torch.uint8), torch.arange(16) % 5, tuple("abcde"), "grey")
 accelerator = Accelerator(cpu=True)
 fit(net, data, TrainConfig(steps=2, batch_size=8, mixup=.5), seed=1, device=accelerator, progress=False)
-save_file({"masks": torch.cat(masks), "weight": net.conv1[0].weight.detach().clone()}, f"{sys.argv[1]}/{accelerator.process_index}.safetensors")
+kept = {"masks": torch.cat(masks), "weight": net.conv1[0].weight.detach().clone()}
+save_file(kept, f"{sys.argv[1]}/{accelerator.process_index}.safetensors")
 """
 
 

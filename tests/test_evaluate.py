@@ -21,7 +21,8 @@ def calibrated(n: int, gap: float, chance: np.random.Generator) -> tuple[torch.T
 
 
 def test_error_by_hand():
-    # Bins of a tenth: [0.6, 0.7) holds 0.65 and 0.65, both right, gap 0.35; [0.8, 0.9) holds 0.8 and 0.88, one right, gap 0.34; 0.95 is wrong.
+    # Bins of a tenth: [0.6, 0.7) holds 0.65 and 0.65, both right, gap 0.35;
+    # [0.8, 0.9) holds 0.8 and 0.88, one right, gap 0.34; 0.95 is wrong.
     top = torch.tensor([0.65, 0.65, 0.81, 0.87, 0.95])
     said = torch.stack([top, 1 - top], 1)
     by_hand = (2 * 0.35 + 2 * 0.34 + 0.95) / 5

@@ -1,6 +1,8 @@
-"""EfficientNet-Lite0 with its ImageNet weights: right on real photographs, exact to the value, and a classifier like any other."""
+"""EfficientNet-Lite0 with its ImageNet weights: right on real photographs, exact to the value,
+and a classifier like any other."""
 
 import json
+from pathlib import Path
 
 import pytest
 import skimage.data
@@ -63,8 +65,8 @@ def test_is_a_classifier_like_any_other():
 
 def test_licence_travels_with_it():
     folder = locate(NAME)
-    assert "Apache" in open(f"{folder}/LICENSE.txt").read()
-    assert json.load(open(f"{folder}/config.json"))["pretrained_cfg"]["license"] == "apache-2.0"
+    assert "Apache" in Path(folder, "LICENSE.txt").read_text()
+    assert json.loads(Path(folder, "config.json").read_text())["pretrained_cfg"]["license"] == "apache-2.0"
 
 
 def test_unknown_shipped_name_is_refused():

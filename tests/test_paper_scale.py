@@ -1,4 +1,6 @@
-"""The parameter files at paper scale: every name and type, what the doctor says is missing, and every single one runs to the end on tiny random models in the exact formats."""
+"""The parameter files at paper scale: every name and type, what the doctor says is missing.
+
+Every single one runs to the end on tiny random models in the exact formats."""
 
 import json
 import os
@@ -304,8 +306,10 @@ def clip(place: Path) -> Path:
 
 
 TEXTURES = (
-    "banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched crystalline dotted fibrous flecked freckled frilly gauzy grid grooved "
-    "honeycombed interlaced knitted lacelike lined marbled matted meshed paisley perforated pitted pleated polka-dotted porous potholed scaly smeared "
+    "banded blotchy braided bubbly bumpy chequered cobwebbed cracked crosshatched crystalline "
+    "dotted fibrous flecked freckled frilly gauzy grid grooved "
+    "honeycombed interlaced knitted lacelike lined marbled matted meshed paisley perforated "
+    "pitted pleated polka-dotted porous potholed scaly smeared "
     "spiralled sprinkled stained stratified striped studded swirly veined waffled woven wrinkled zigzagged"
 )
 
@@ -359,7 +363,7 @@ def here(tmp_path_factory) -> Path:
 
 
 def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
-    "Of a run with a file's values, for a grid those of its first cell, but few images and steps, and models that are here."
+    "A file's values (of a grid: its first cell), but few images and steps, and models that are here."
     monkeypatch.chdir(here)
     few = {
         "generator": "./sd15",

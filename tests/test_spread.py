@@ -1,4 +1,6 @@
-"""Best against worst: the interval covers what is true, at every number of seeds and settings, and the ledger judges by it."""
+"""Best against worst: the interval covers what is true, at every number of seeds and settings.
+
+The ledger judges by it."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,9 @@ from synthnb.studies.spread import _spread_ends, best_to_worst
 def made_up(
     seeds: int, settings: int, means=0.0, alike: float = 0.0, uneven: float = 1.0, times: int = 8000
 ) -> np.ndarray:
-    "Accuracies [times, seeds, settings]: a seed's own luck, and errors that are alike at neighbouring settings or larger at one end."
+    """Accuracies [times, seeds, settings]: a seed's own luck, and errors.
+
+    The errors are alike at neighbouring settings or larger at one end."""
     rng = np.random.default_rng((seeds, settings))
     apart = np.abs(np.subtract.outer(np.arange(settings), np.arange(settings)))
     mixed = np.linspace(1, uneven, settings)[:, None] * np.linalg.cholesky(alike**apart if alike else np.eye(settings))

@@ -200,9 +200,11 @@ PROCESS = textwrap.dedent("""
     scans = few_shot(digits()["train"], 8)
     other = LabelledImages(255 - scans.images, scans.labels, scans.classes, "inverted")
     net = load_classifier(folder("vit"), 10)
-    config = TrainConfig(steps=5, batch_size=16, lr=2e-2, opt="sgd", mixup=.2, synthetic=[False, True], synthetic_weight=.5)
+    config = TrainConfig(steps=5, batch_size=16, lr=2e-2, opt="sgd", mixup=.2,
+                         synthetic=[False, True], synthetic_weight=.5)
     file = Checkpoint(sys.argv[1] + "/run.safetensors")
-    history = fit(net, [(scans, 3), (other, 1)], config, device=accelerator, watch=Watch(record_every=1), checkpoint=file, progress=False)
+    history = fit(net, [(scans, 3), (other, 1)], config, device=accelerator, watch=Watch(record_every=1),
+                  checkpoint=file, progress=False)
     save_file(net.state_dict(), f"{sys.argv[1]}/{accelerator.process_index}.safetensors")
     if accelerator.is_main_process:
         json.dump(history.records, open(sys.argv[1] + "/records.json", "w"))
@@ -297,7 +299,7 @@ def test_bf16_is_near_and_leaves_a_plain_model(scans, inverted):
 
 
 def test_two_steps_are_those_of_a_loop_written_out(scans, inverted):
-    "Draws, augmentation, both losses and the optimiser, with random numbers from the streams that they are named after."
+    "Draws, augmentation, both losses, the optimiser; each draws from the stream that it is named after."
     sets, ours, theirs = [(scans, 1), (inverted, 1)], cnn(), cnn().train()
     options = {"steps": 2, "opt": "sgd", "weight_decay": 0, "clip_grad": 0, "warmup": 0, "synthetic": [False, True]}
     history = train(ours, sets, seed=3, record_every=1, synthetic_weight=0.5, **options, **HOW)
@@ -527,7 +529,9 @@ def test_precision_and_compiling_are_asked_of_whoever_brings_them(scans):
 
 @pytest.mark.parametrize("real, weight", [(16, 1.0), (24, 1.0), (8, 0.5), (30, 3.0), (16, 0.25)])
 def test_the_loss_of_a_mixed_batch_is_a_mean(real, weight):
-    "With the same image everywhere, the gradient of a batch is that of one kind, for any share and weight: it was (1 + weight) times as long."
+    """With the same image everywhere, the gradient of a batch is that of one kind, for any share and weight.
+
+    It was (1 + weight) times as long."""
     torch.manual_seed(0)
     weights, image = torch.randn(10, 5, dtype=torch.double, requires_grad=True), torch.randn(10, dtype=torch.double)
     targets = torch.eye(5, dtype=torch.double)[[2] * 32]

@@ -32,9 +32,10 @@ def _behind_best(
 ) -> tuple[np.ndarray, float]:  # [methods]: mean difference to the best; and by how much it may be off, either way
     """How far each method is behind the best, and Tukey's half-width for all differences at once.
 
-    A method further behind than the half-width is surely behind: with methods that are all alike this is said of any in at most 1 - level of probes.
-    Methods and seeds are the two factors of an additive model whose residuals share one deviation. Where one method varies three times as much as
-    the others, one of equals is dropped in 7 to 17 % of probes (3 to 15 methods). Raises `ValueError` below two methods or seeds.
+    A method further behind than the half-width is surely behind: with methods that are all alike this is said of any
+    in at most 1 - level of probes. Methods and seeds are the two factors of an additive model whose residuals share
+    one deviation. Where one method varies three times as much as the others, one of equals is dropped in 7 to 17 % of
+    probes (3 to 15 methods). Raises `ValueError` below two methods or seeds.
     """
     methods, seeds = values.shape
     if min(methods, seeds) < 2:
@@ -49,7 +50,9 @@ def _behind_best(
 class Advice:
     "What a probe says."
 
-    table: pd.DataFrame  # by method: validation accuracy, its difference to the best with the interval of `_behind_best`, and whether to run it in full
+    # by method: validation accuracy, its difference to the best with the interval of `_behind_best`,
+    # and whether to run it in full
+    table: pd.DataFrame
     steps: tuple[int, int]  # of the probe's runs
     images: int  # validation images it looked at
     seconds: float  # it took
@@ -63,7 +66,8 @@ class Advice:
         best, others = self.run[0], self.run[1:]
         told = f"not significantly different from it: {', '.join(others)}" if others else "all others are behind"
         return (
-            f"run {best} in full ({self.table.accuracy[best]:.1%} of {self.images} validation images after {sum(self.steps)} steps, the best of "
+            f"run {best} in full ({self.table.accuracy[best]:.1%} of {self.images} validation images "
+            f"after {sum(self.steps)} steps, the best of "
             f"{len(self.table)}, so expect less); {told}. The probe took {self.seconds:.0f} s."
         )
 
@@ -71,8 +75,10 @@ class Advice:
         self,
         table: pd.DataFrame,  # of `results_table`: the full runs, with one number of shots
     ) -> str:
-        "A line of Markdown: whether the best arm of the probe was the best of the full runs, by their means, and how all arms of the probe ended."
-        ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no arm
+        """A line of Markdown: whether the best method of the probe was the best of the full runs, by their means.
+
+        It also says how all methods of the probe ended."""
+        ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no method
         (best, *others), ended = self.run, ran.set_index("arm").accuracy.sort_values(ascending=False, kind="stable")
         told = f"- The advisor's pick, `{best}`" + (
             f" (not significantly different from it: {', '.join(f'`{arm}`' for arm in others)})," if others else ","
@@ -81,14 +87,14 @@ class Advice:
             told += f" was not run in full, where `{ended.index[0]}` was the best arm"
         else:
             told += (
-                " was the best arm of the full runs"
+                " was the best method of the full runs"
                 if ended[best] == ended.max()
-                else f" was not the best arm of the full runs, which was `{ended.index[0]}` ({ended.max():.1%})"
+                else f" was not the best method of the full runs, which was `{ended.index[0]}` ({ended.max():.1%})"
             )
         ends = [f"`{arm}` {value:.1%}" for arm, value in ended.items() if arm in self.table.index] + [
             f"`{arm}` not run" for arm in self.table.index if arm not in ended
         ]
-        return f"{told}; the arms that it compared ended: {', '.join(ends)}."
+        return f"{told}; the methods that it compared ended: {', '.join(ends)}."
 
 # %% ../../nbs/studies/advise.ipynb #83a5b4b0
 @dataclass(frozen=True)
@@ -118,7 +124,9 @@ def advise(
 ) -> Advice:
     "Probe methods and say which to run in full; ValueError for fewer than two methods or seeds."
     if len(arms) < 2 or len(probe.seeds) < 2:
-        raise ValueError(f"a comparison needs two arms and two seeds or more, got {list(arms)} and {list(probe.seeds)}")
+        raise ValueError(
+            f"a comparison needs two methods and two seeds or more, got {list(arms)} and {list(probe.seeds)}"
+        )
     if not 0 < probe.effort <= 1:
         raise ValueError(f"effort must be above 0 and at most 1, got {probe.effort}")
     short = replace(config, steps=probe.steps(config.steps))
@@ -180,7 +188,7 @@ def _curve(fitted: tuple[np.ndarray, np.ndarray, np.ndarray], volumes: Sequence[
 
 # %% ../../nbs/studies/advise.ipynb #0d4c518c
 def _draw_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    "float64 [resamples, volumes]: means that would do as well as those of `values` [seeds, volumes]; two seeds or more."
+    "float64 [resamples, volumes]: means that would do as well as those of `values` [seeds, volumes], 2 seeds or more."
     n, rng = len(values), np.random.default_rng(seed)
     weights = rng.standard_normal((resamples, n)) * np.sqrt((n - 1) / rng.chisquare(n - 1, (resamples, 1)))
     return values.mean(0) + weights @ (values - values.mean(0)) / math.sqrt(n * (n - 1))
@@ -206,14 +214,16 @@ def _by_volume(rows: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"rows lack the columns {sorted(missing)}")
     if len(again := rows[rows.duplicated(["volume", "seed"])]):
         raise ValueError(
-            f"volume {again.volume.iloc[0]} has seed {again.seed.iloc[0]} twice: give the rows of one arm and one number of shots"
+            f"volume {again.volume.iloc[0]} has seed {again.seed.iloc[0]} twice: "
+            "give the rows of one method and one number of shots"
         )
     wide = rows.pivot(index="seed", columns="volume", values="value").astype(float)
     if not np.isfinite(wide.to_numpy()).all():
         raise ValueError(f"every seed needs a finite value at every volume, the rows have:\n{wide}")
     if wide.shape[1] < 3:
         raise ValueError(
-            f"a curve needs three volumes or more, got {wide.columns.tolist()}: two cannot show a bend; measure one more"
+            f"a curve needs three volumes or more, got {wide.columns.tolist()}: "
+            "two cannot show a bend; measure one more"
         )
     if wide.columns[0] <= 0:
         raise ValueError(
@@ -246,7 +256,9 @@ def more_helps(
     resamples: int = 2000,
     seed: int = 0,  # of the resamples
 ) -> Growth:
-    "Whether twice the largest volume of synthetic images would pay, by a curve through the means of all volumes. ValueError for rows that no curve fits."
+    """Whether twice the largest volume of synthetic images would pay, by a curve through the means of all volumes.
+
+    ValueError for rows that no curve fits."""
     wide = _by_volume(rows)
     volumes = wide.columns.to_numpy(dtype=float)
     asked = np.geomspace(volumes[0], 2 * volumes[-1], 40)

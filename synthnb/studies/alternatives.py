@@ -65,7 +65,9 @@ def frozen(
     shots: int,  # real images of each class, for the table
     arm: str = "frozen features",
 ) -> Baseline:
-    "Logistic regression on features of unit length, its strength chosen on validation images. ValueError for features of different networks."
+    """Logistic regression on features of unit length, its strength chosen on validation images.
+
+    ValueError for features of different networks."""
     if len({train.extractor, val.extractor, test.extractor}) > 1:
         raise ValueError(f"features of different networks: {train.extractor}, {val.extractor}, {test.extractor}")
     probes = [

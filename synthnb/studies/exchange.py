@@ -52,16 +52,20 @@ class Exchange:
         start = f"{self.synthetic} synthetic images per class, beside {self.real} real"
         if math.isinf(self.worth):
             side = f"more than {self.largest - self.real}" if self.worth > 0 else "fewer than were measured"
-            return f"{start}, are worth {side} real images per class: measure with {'more' if self.worth > 0 else 'fewer'} of them to say how many"
+            change = "more" if self.worth > 0 else "fewer"
+            return f"{start}, are worth {side} real images per class: measure with {change} of them to say how many"
         if math.isnan(self.low):
-            return f"{start}, are worth {self.worth:.1f} more real images per class (an interval needs {LEAST_SEEDS} seeds)"
+            worth = f"{start}, are worth {self.worth:.1f} more real images per class"
+            return f"{worth} (an interval needs {LEAST_SEEDS} seeds)"
         low = "less than was measured" if self.low == -math.inf else f"{self.low:.1f}"
         high = "more than was measured" if self.high == math.inf else f"{self.high:.1f}"
         return f"{start}, are worth {self.worth:.1f} more real images per class [{low}, {high}]"
 
 # %% ../../nbs/studies/exchange.ipynb #03872a27
 def _aligned(rows: pd.DataFrame, arm: str, against: str, real: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Numbers of real images, the reference's accuracies [seeds, numbers], and the method's [seeds]; ValueError where seeds differ."
+    """Numbers of real images, the reference's accuracies [seeds, numbers], and the method's [seeds].
+
+    ValueError where seeds differ."""
     reference = rows[rows.arm == against].pivot(index="seed", columns="shots", values="value").sort_index(axis=1)
     method = rows[(rows.arm == arm) & (rows.shots == real)].set_index("seed").value
     if method.empty or reference.empty:
@@ -114,7 +118,9 @@ def show_exchange(
     against: str = "vanilla_matched",
     title: str = "",
 ) -> Figure:
-    "The curve of real images, the accuracy with synthetic ones, and the way from one to the other, as a closed matplotlib figure."
+    """The curve of real images, the accuracy with synthetic ones, and the way from one to the other.
+
+    Returns a closed matplotlib figure."""
     shots, reference, method = _aligned(rows, arm, against, found.real)
     figure, axis = plt.subplots(figsize=(5.5, 2.8), layout="constrained")
     places = np.linspace(*np.log(shots[[0, -1]].astype(float)), 200)

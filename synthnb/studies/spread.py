@@ -23,9 +23,8 @@ class Spread:
 
     best: object
     worst: object
-    interval: (
-        Interval  # of the best mean less the worst; its `mean` is the observed difference, which luck makes too large
-    )
+    # of the best mean less the worst; its `mean` is the observed difference, which luck makes too large
+    interval: Interval
 
     def against(self, margin: float) -> str:
         "In words: is the difference less or more than a margin?"
@@ -60,12 +59,15 @@ def best_to_worst(
     values: pd.DataFrame,  # a row for each seed, a column for each setting
     level: float = 0.95,
 ) -> Spread:
-    "How far the best setting is above the worst, for every pair at once. `ValueError` for a single setting or a value that is missing."
+    """How far the best setting is above the worst, for every pair at once.
+
+    `ValueError` for a single setting or a value that is missing."""
     seeds, settings = values.shape
     x, means = values.to_numpy(float), values.mean()
     if settings < 2 or not seeds or not np.isfinite(x).all():
         raise ValueError(
-            f"best and worst need two settings or more and every seed's value at each; got {settings} settings, {(~np.isfinite(x)).sum()} values missing"
+            "best and worst need two settings or more and every seed's value at each; "
+            f"got {settings} settings, {(~np.isfinite(x)).sum()} values missing"
         )
     ends = _spread_ends(x, level) if seeds > 1 else (means.max() - means.min(), math.nan, math.nan)
     return Spread(means.idxmax(), means.idxmin(), Interval(*map(float, ends), seeds, level))
