@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -67,6 +67,14 @@ def folder(tmp_path_factory) -> Path:
 # ---- JupyterLab and the browser
 
 
+def server_address(runtime: Path) -> str:
+    """Where the server listens; empty until it has written that whole."""
+    for file in runtime.glob("jpserver-*.json"):
+        with suppress(json.JSONDecodeError):
+            return json.loads(file.read_text())["url"]
+    return ""
+
+
 @contextmanager
 def jupyterlab(home: Path):
     """A server of its own, with settings of its own, on this machine only; its address with the token."""
@@ -107,13 +115,7 @@ def jupyterlab(home: Path):
             start_new_session=True,
         )
         try:
-            yield until(
-                lambda: [
-                    json.loads(file.read_text())["url"]
-                    for file in (home / "jupyter_runtime_dir").glob("jpserver-*.json")
-                ],
-                60,
-            )[0]
+            yield until(lambda: server_address(home / "jupyter_runtime_dir"), 180)
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait(30)
