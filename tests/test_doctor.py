@@ -14,18 +14,14 @@ from synthnb.cli import app
 from synthnb.cli.values import gather_parameters
 from synthnb.datasets.named import NAMED
 from synthnb.glyphworld import world as glyphworld
-from synthnb.studies import doctor
-from synthnb.studies.doctor import (
-    Size,
-    check_classifier,
-    check_generator,
-    check_llm,
-    check_set,
-    clip_parameters,
-    count_images,
-    examine,
-    guess_experiment,
-)
+from synthnb.studies import doctor_drawing, doctor_machine
+from synthnb.studies.doctor import examine, guess_experiment
+from synthnb.studies.doctor_data import Size, check_set
+from synthnb.studies.doctor_drawing import a100_drawing, check_token, count_images
+from synthnb.studies.doctor_findings import in_cells
+from synthnb.studies.doctor_hours import describe_gpus
+from synthnb.studies.doctor_machine import check_gpu, clip_parameters, loaded_bytes, memory_needs
+from synthnb.studies.doctor_models import check_classifier, check_generator, check_llm, generator_weights
 from synthnb.studies.parameters import resolve_parameters
 from synthnb.studies.sweep import plan_sweep
 
@@ -140,7 +136,7 @@ def test_time_and_disk_are_measured_where_the_generator_runs(tmp_path):
 
 
 def test_paper_scale_says_what_is_unknown(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "free_bytes", lambda _: 1e11)
+    monkeypatch.setattr(doctor_drawing, "free_bytes", lambda _: 1e11)
     found = {
         finding.what: finding
         for finding in examine(
@@ -153,7 +149,7 @@ def test_paper_scale_says_what_is_unknown(tmp_path, monkeypatch):
         "unknown",
         "ok",
     ) and "need about 47.546 GB (estimated from their pixels), 100.0 GB are free" in found["disk"].told
-    monkeypatch.setattr(doctor, "free_bytes", lambda _: 4e10)
+    monkeypatch.setattr(doctor_drawing, "free_bytes", lambda _: 4e10)
     assert {
         finding.what: finding.state
         for finding in examine(
@@ -215,10 +211,10 @@ def test_copies_variants_and_checkpoints_are_not_counted(cache, monkeypatch):
         shutil.copyfile(file, file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
         shutil.copyfile(file, file.with_name(file.name.replace(".safetensors", ".non_ema.safetensors")))
     shutil.copyfile(opened[0], cache / "v1-5-pruned.safetensors")
-    check = doctor.generator_weights(REPOSITORY)
+    check = generator_weights(REPOSITORY)
     assert sorted(check(cache)) == opened and f"{size / 1e6:.1f} MB of weights" in check_generator(REPOSITORY, {}).told
-    numbers = doctor.loaded_bytes(opened, 4)
-    assert numbers == 2 * doctor.loaded_bytes(opened, 2) and doctor.memory_needs({"generator": REPOSITORY})[
+    numbers = loaded_bytes(opened, 4)
+    assert numbers == 2 * loaded_bytes(opened, 2) and memory_needs({"generator": REPOSITORY})[
         "generator"
     ] == (numbers / 2 / 1e9, "counted in its files")
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
@@ -226,8 +222,8 @@ def test_copies_variants_and_checkpoints_are_not_counted(cache, monkeypatch):
         (numbers * 0.6, "ok"),
         (numbers * 0.4, "missing"),
     ):  # precision on the GPU is half of that on the disk
-        monkeypatch.setattr(doctor, "gpu_memory", lambda memory=memory: memory)
-        assert doctor.check_gpu({"generator": REPOSITORY, "generator_memory": "tiled"}, [REPOSITORY]).state == state, (
+        monkeypatch.setattr(doctor_machine, "gpu_memory", lambda memory=memory: memory)
+        assert check_gpu({"generator": REPOSITORY, "generator_memory": "tiled"}, [REPOSITORY]).state == state, (
             "nothing is offloaded unless memory is auto"
         )
 
@@ -245,34 +241,34 @@ def test_an_id_with_half_precision_only_is_as_opening_says(cache):
             for finding in examine(EXPERIMENTS / "quickstart.ipynb", {"generator": REPOSITORY} | given, measure=False)
         }
         assert found["generator"].state == state
-    needs = doctor.memory_needs({"generator": REPOSITORY, "generator_variant": "fp16"})
+    needs = memory_needs({"generator": REPOSITORY, "generator_variant": "fp16"})
     assert needs["generator"][1] == "counted in its files"
 
 
 def test_memory_is_that_of_the_setting(cache, monkeypatch):
-    files = doctor.generator_weights(REPOSITORY)(cache)
-    parts = {file.parent.name: doctor.loaded_bytes([file]) for file in files}
+    files = generator_weights(REPOSITORY)(cache)
+    parts = {file.parent.name: loaded_bytes([file]) for file in files}
     assert set(parts) >= {"unet", "vae", "text_encoder"}
     need = lambda memory: (
-        doctor.memory_needs({"generator": REPOSITORY, "generator_memory": memory})["generator"][0] * 1e9
+        memory_needs({"generator": REPOSITORY, "generator_memory": memory})["generator"][0] * 1e9
     )
     assert need("auto") == pytest.approx(sum(parts.values())) and need("offload") == pytest.approx(max(parts.values()))
     assert need("4bit") == pytest.approx(sum(parts.values()) - 0.725 * parts["unet"]), (
         "CLIP and the decoder stay as they are"
     )
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
-    monkeypatch.setattr(doctor, "gpu_memory", lambda: (sum(parts.values()) + max(parts.values())) / 2)
+    monkeypatch.setattr(doctor_machine, "gpu_memory", lambda: (sum(parts.values()) + max(parts.values())) / 2)
     for memory, words in (("auto", "one part after the other"), ("offload", "counted in its files")):
-        found = doctor.check_gpu({"generator": REPOSITORY, "generator_memory": memory}, [REPOSITORY])
+        found = check_gpu({"generator": REPOSITORY, "generator_memory": memory}, [REPOSITORY])
         assert found.state == "ok" and words in found.told
-    lines = doctor.describe_cards([({"generator": "black-forest-labs/FLUX.1-schnell", "seeds": [0]}, Size())])
+    lines = describe_gpus([({"generator": "black-forest-labs/FLUX.1-schnell", "seeds": [0]}, Size())])
     assert (
         "do not fit" in lines[0]
         and "24 GB" in lines[1]
         and "generator, offloaded" not in lines[2]
         and "fits" in lines[2]
     )
-    lines = doctor.describe_cards(
+    lines = describe_gpus(
         [({"generator": "black-forest-labs/FLUX.1-schnell", "seeds": [0], "generator_memory": "4bit+offload"}, Size())]
     )
     assert "fits (generator 6.5 GB" in lines[0]
@@ -312,10 +308,10 @@ def test_what_is_here_decides_about_the_token_not_what_it_is_called(cache, tmp_p
     index = cache / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))
     for generator in (REPOSITORY, str(cache)):
-        assert doctor.check_token({"generator": generator, "dataset_style": True}).state == "missing"
+        assert check_token({"generator": generator, "dataset_style": True}).state == "missing"
     index.write_text(index.read_text().replace("FluxPipeline", "StableDiffusionXLPipeline"))
     shutil.copytree(cache, tmp_path / "flux1-dev")
-    assert doctor.check_token({"generator": str(tmp_path / "flux1-dev"), "dataset_style": True}).state == "ok"
+    assert check_token({"generator": str(tmp_path / "flux1-dev"), "dataset_style": True}).state == "ok"
 
 
 def test_hours_of_drawing_are_estimated_for_every_family(tmp_path, monkeypatch):
@@ -324,7 +320,7 @@ def test_hours_of_drawing_are_estimated_for_every_family(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def seconds(generator, **more):
-        return doctor.a100_drawing({"generator": generator, "denoising_steps": 50, "guidance": 2.0} | more, 1000)
+        return a100_drawing({"generator": generator, "denoising_steps": 50, "guidance": 2.0} | more, 1000)
 
     known, told = seconds(REPOSITORY)
     assert (
@@ -398,7 +394,7 @@ def test_costs_are_measured_here_or_estimated(tmp_path):
 
 @pytest.mark.parametrize("name", ["quickstart", "lar_imagenet", "bridge_transfer.grid", "imagenet_study"])
 def test_heads_of_paper_files_carry_the_doctors_estimates(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "gpu_memory", lambda: 0)
+    monkeypatch.setattr(doctor_machine, "gpu_memory", lambda: 0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no hub"))
     file = EXPERIMENTS / "params" / "paper" / f"{name}.yaml"
     spec = gather_parameters(file, [])
@@ -425,7 +421,7 @@ def test_heads_of_paper_files_carry_the_doctors_estimates(name, tmp_path, monkey
     ],
 )
 def test_images_that_cells_share_are_counted_once(grid, images, days, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "free_bytes", lambda _: 1e13)
+    monkeypatch.setattr(doctor_drawing, "free_bytes", lambda _: 1e13)
     file = EXPERIMENTS / "params" / "paper" / f"{grid}.grid.yaml"
     spec = gather_parameters(file, [])
     notebook = EXPERIMENTS / f"{spec['experiment']}.ipynb"
@@ -448,7 +444,7 @@ def test_images_that_cells_share_are_counted_once(grid, images, days, tmp_path, 
     for finding in found:  # the cells that are named are those that want it
         if finding.what == "data":
             mine = [i for i, cell in enumerate(cells) if finding.told.startswith(NAMED[cell["real_data"]].title)]
-            assert finding.cells == doctor.in_cells(mine, cells) and mine
+            assert finding.cells == in_cells(mine, cells) and mine
 
 
 def test_a_grid_by_command(tmp_path):

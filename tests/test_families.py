@@ -754,11 +754,11 @@ def test_the_table_is_found_by_name_and_warns_of_guided_turbos():
 def test_a_new_family_is_one_row(monkeypatch, tmp_path):
     "Everything that knows families learns of a new one from its row in families.json."
     from synthnb.models import families
-    from synthnb.studies import doctor
+    from synthnb.studies.doctor_drawing import a100_drawing
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     name = "somebody/brand-new-turbo"
-    assert family_of(name) is None and doctor.a100_drawing({"generator": name}, 1000) is None
+    assert family_of(name) is None and a100_drawing({"generator": name}, 1000) is None
     table = json.loads((Path(families.__file__).with_name("families.json")).read_text())["families"]
     row = next(one for one in table if one["name"] == "Z-Image-Turbo")
     new = row | {"name": "Brand New", "models": ["brand-new"], "pipeline": "BrandNewPipeline", "default": True}
@@ -768,7 +768,7 @@ def test_a_new_family_is_one_row(monkeypatch, tmp_path):
     assert describe_family(found).startswith("Brand New: 9 steps, no guidance, 1024 pixels")
     assert "made to be drawn without guidance" in unusual_settings(found, 9, 5.0)[0]
     assert "no style token can be learned" in no_token(name)
-    seconds, how = doctor.a100_drawing({"generator": name, "denoising_steps": 9, "guidance": 1.0}, 1000)
+    seconds, how = a100_drawing({"generator": name, "denoising_steps": 9, "guidance": 1.0}, 1000)
     assert seconds > 0 and "the arithmetic of Brand New at 1024 pixels" in how
     assert FAMILIES[0].name == "Stable Diffusion 1.5", "the doctor scales this family's published rate: add rows below"
 

@@ -705,7 +705,8 @@ def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
 
 
 def test_the_doctor_counts_the_rungs_of_names():
-    from synthnb.studies.doctor import Size, count_images
+    from synthnb.studies.doctor_data import Size
+    from synthnb.studies.doctor_drawing import count_images
 
     given = gather_parameters(PAPER / "imagenet_study.yaml", [])
     images = count_images(given, Size(classes=1000))

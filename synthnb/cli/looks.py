@@ -86,7 +86,7 @@ def refuse_models(parameters: dict) -> None:
         return
     from huggingface_hub import constants
 
-    from synthnb.studies.doctor import MODELS as checks  # timm and open_clip, which know their ids
+    from synthnb.studies.doctor_models import MODELS as checks  # timm and open_clip, which know their ids
 
     for what, model in ids.items():
         found = checks[what](model, parameters)

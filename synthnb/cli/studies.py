@@ -300,7 +300,8 @@ def doctor(
 ) -> None:
     """Look for everything a run needs before it starts: models, data, disk, GPU, time. Fetches nothing. Status 1 if
     something is missing."""
-    from synthnb.studies.doctor import diagnosis, examine
+    from synthnb.studies.doctor import examine
+    from synthnb.studies.doctor_findings import diagnosis
 
     with before_start():
         notebook, place, given, how = _examined(file, experiment, parameter or [])

@@ -384,7 +384,8 @@ def shipped_know(classes: Sequence[str]) -> Finding:
 
 def _cost(classes: int) -> Finding:
     "GPU, memory and hours."
-    from synthnb.studies.doctor import A100_RATE, check_gpu  # not for those who only refuse
+    from synthnb.studies.doctor_drawing import A100_RATE  # not for those who only refuse
+    from synthnb.studies.doctor_machine import check_gpu
 
     hours = classes * 100 * 50 / A100_RATE / 3600
     machine = check_gpu({}, []).told

@@ -17,7 +17,7 @@ from _case import HERE, attempt, check, done
 
 from synthnb.glyphworld import world as glyphworld
 from synthnb.models.pipelines import load_generator
-from synthnb.studies.doctor import check_generator
+from synthnb.studies.doctor_models import check_generator
 
 SHIPPED, COMMIT = Path(glyphworld.folder("generator")), "a" * 40
 WEIGHTS = sum(file.stat().st_size for file in SHIPPED.rglob("*.safetensors"))

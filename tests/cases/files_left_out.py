@@ -13,7 +13,7 @@ from pathlib import Path
 from _case import attempt, check, done, fill
 
 from synthnb.datasets.sets import list_folder, open_real
-from synthnb.studies.doctor import check_set
+from synthnb.studies.doctor_data import check_set
 
 
 def spoken(said: str, kind: str) -> bool:

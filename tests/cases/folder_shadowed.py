@@ -10,7 +10,7 @@ Sources: github.com/huggingface/datasets/issues/5228, github.com/huggingface/tra
 from _case import attempt, check, done, fill
 
 from synthnb.datasets.sets import open_real
-from synthnb.studies.doctor import check_set
+from synthnb.studies.doctor_data import check_set
 
 OWN = ("eight", "seven", "three")
 found = attempt(lambda: open_real("digits", 32)["train"].classes)

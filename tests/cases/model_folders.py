@@ -22,7 +22,7 @@ from synthnb.generate import generate
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.plan import make_plan
 from synthnb.models.pipelines import load_generator
-from synthnb.studies.doctor import check_generator
+from synthnb.studies.doctor_models import check_generator
 
 whole = StableDiffusionPipeline.from_pretrained(str(glyphworld.folder("generator")))
 whole.save_pretrained("whole")
