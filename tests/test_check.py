@@ -1,4 +1,6 @@
-"""Whatever a user's folder or table looks like: every file is read, left out with a reason, or the whole is refused in words; and every door reads the same pixels."""
+"""Whatever a user's folder or table looks like: every file is read, left out with a reason, or the whole is refused.
+
+The refusal is in words, and every door reads the same pixels."""
 
 import os
 import shutil
@@ -22,7 +24,8 @@ from synthnb.datasets.layout import read_layout
 from synthnb.datasets.listed import _read_batches, list_folder, load_images
 from synthnb.datasets.pixels import open_image, read_image
 from synthnb.datasets.reading import image_folder, stream_folder
-from synthnb.studies.check import check_images, check_page, smallest_gain
+from synthnb.studies.check import check_images, check_page
+from synthnb.studies.check_reading import smallest_gain
 
 torch.set_num_threads(1)
 WORDS = [

@@ -1,4 +1,4 @@
-"""The doctor on caches, folders and files that are really there, half there, or not (nbs/studies/doctor.ipynb shows the rest)."""
+"""The doctor on caches, folders and files that are really there, half there, or not (its notebooks show the rest)."""
 
 import os
 import shutil
