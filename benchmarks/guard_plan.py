@@ -1,4 +1,5 @@
-"""A guard: a plan of 10 million rows is written in 60 seconds and 1 GiB, and one of its shards is read without reading the rest.
+"""A guard: a plan of 10 million rows is written in 60 seconds and 1 GiB, and one of its shards is read without reading
+the rest.
 
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/guard_plan.py [--per-class 10000] [--classes 1000] [--prompts 200]`
 """

@@ -1,4 +1,5 @@
-"""A guard: a restart on a plan of a million rows knows what is missing in 2 seconds, because it reads names and no images.
+"""A guard: a restart on a plan of a million rows knows what is missing in 2 seconds, because it reads names and no
+images.
 
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/guard_resume.py [--images 1000000]`
 """
@@ -46,7 +47,7 @@ def main() -> int:
     images = parser.parse_args().images
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
-        met = all([measure(images, shard_size, Path(folder)) for shard_size in (1024, 64)])
+        met = all(measure(images, shard_size, Path(folder)) for shard_size in (1024, 64))
     print(f"bar: {SECONDS} s: {'met' if met else 'MISSED'}")
     return 0 if met else 1
 

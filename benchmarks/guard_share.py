@@ -1,7 +1,9 @@
-"""A guard, not a race: a hundred thousand images shared in each layout, and looked through, in memory that does not grow with their bytes.
+"""A guard, not a race: a hundred thousand images shared in each layout, and looked through, in memory that does not
+grow with their bytes.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/guard_share.py [--images 100000]`; pictures are noise, since files are what matters here. Each layout is
-written by a process of its own; its memory counts from the moment the libraries are loaded.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/guard_share.py [--images 100000]`; pictures are noise, since files are
+what matters here. Each layout is written by a process of its own; its memory counts from the moment the libraries are
+loaded.
 """
 
 import argparse

@@ -1,9 +1,12 @@
-"""H2 and H3: training steps on a GPU, images a second: plain, with dual norms, and with timm's split batch norm, bfloat16, channels_last, synthetic input.
+"""H2 and H3: training steps on a GPU, images a second: plain, with dual norms, and with timm's split batch norm,
+bfloat16, channels_last, synthetic input.
 
-`python benchmarks/h2_h3_training.py` where a GPU is (ResNet-50, ViT-B/16, DeiT-S, compiled, batch 256 of 224 px); `--small` takes small relatives, not compiled, and
-runs anywhere, to see that it runs. Half of each batch is synthetic, real images first; `dual, any order` is shuffled. timm's split is measured as people run it, eager,
-with a plain eager model beside it; `fit` is `train.fit` on images in the card's memory, uint8, not augmented. Before a rate counts, the dual model's outputs in float32 are equal to the split's. Absolute bars are those of one H200, shares
-are for any GPU. Exits with status 1 below a bar.
+`python benchmarks/h2_h3_training.py` where a GPU is (ResNet-50, ViT-B/16, DeiT-S, compiled, batch 256 of 224 px);
+`--small` takes small relatives, not compiled, and runs anywhere, to see that it runs. Half of each batch is synthetic,
+real images first; `dual, any order` is shuffled. timm's split is measured as people run it, eager, with a plain eager
+model beside it; `fit` is `train.fit` on images in the card's memory, uint8, not augmented. Before a rate counts, the
+dual model's outputs in float32 are equal to the split's. Absolute bars are those of one H200, shares are for any GPU.
+Exits with status 1 below a bar.
 """
 
 import argparse

@@ -1,9 +1,11 @@
-"""H4 and H4b: images a second that CLIP scores on a GPU, from tensors in its memory and from JPEG shards, random weights, bfloat16.
+"""H4 and H4b: images a second that CLIP scores on a GPU, from tensors in its memory and from JPEG shards, random
+weights, bfloat16.
 
-`python benchmarks/h4_clip.py` where a GPU is (ViT-B/32 and ViT-L/14); `--small` takes glyphworld's CLIP, few images and a CPU, to see that it runs. The reference is
-what people write: Pillow's transform of one image, one image through the network, its prompt encoded again; ratios to it are for any GPU, floors and bars are those of
-one H200 with 16 cores. Before a rate counts, glyphworld's trained CLIP gives
-the reference's cosines, to 0.02 in bfloat16 and to 0.001 in float32. Exits with status 1 below a bar.
+`python benchmarks/h4_clip.py` where a GPU is (ViT-B/32 and ViT-L/14); `--small` takes glyphworld's CLIP, few images and
+a CPU, to see that it runs. The reference is what people write: Pillow's transform of one image, one image through the
+network, its prompt encoded again; ratios to it are for any GPU, floors and bars are those of one H200 with 16 cores.
+Before a rate counts, glyphworld's trained CLIP gives the reference's cosines, to 0.02 in bfloat16 and to 0.001 in
+float32. Exits with status 1 below a bar.
 """
 
 import argparse
@@ -78,7 +80,8 @@ def from_shards(clip: Clip, home: ShardFolder) -> float:
 
 
 def check_equal(device: str) -> None:
-    """Glyphworld's CLIP, which tells its digits apart, gives the cosines of the plain loop in the number type of the card; random weights would agree on any pictures."""
+    """Glyphworld's CLIP, which tells its digits apart, gives the cosines of the plain loop in the number type of the
+    card; random weights would agree on any pictures."""
     clip = load_clip(glyphworld_folder("clip"), device=device)
     transform = open_clip.create_model_and_transforms(f"local-dir:{glyphworld_folder('clip')}")[2]
     images, labels = rendered_digits(32)
@@ -128,9 +131,8 @@ def main() -> int:
             side = side if isinstance(side, int) else side[0]
             drawn, few = pictures(len(rows), side, 1), 8 if asked.small else 64
             theirs, _ = one_by_one(clip, transform, drawn[:few], list(rows.prompt)[:few])
-            on_card, found = drawn.to(device).float() / 255, []
-            for _ in range(rounds):
-                found.append(from_tensors(clip, on_card, rows, 2 if asked.small else 8)[0])
+            on_gpu, passes = drawn.to(device).float() / 255, 2 if asked.small else 8
+            found = [from_tensors(clip, on_gpu, rows, passes)[0] for _ in range(rounds)]
             rates = {"H4": statistics.median(found)}
             if name != "ViT-L-14":
                 from_shards(clip, home)  # starts kernels, and pins memory

@@ -1,8 +1,11 @@
-"""H1, H1b, H1c and H5: images and inversion steps a second on a GPU, in Stable Diffusion 1.5's architecture with random weights, and their share of the card's floor.
+"""H1, H1b, H1c and H5: images and inversion steps a second on a GPU, in Stable Diffusion 1.5's architecture with random
+weights, and their share of the card's floor.
 
-`python benchmarks/h_gpu.py` where a GPU is, and nothing else at work: first as it comes, then with the denoiser and the decoder compiled, which takes minutes; the bars
-are for compiled ones, and every rate is printed when it is known. `--small` takes a tiny architecture, not compiled, and runs anywhere, to see that it runs. Floors and bars are those of one H200 (compute: an H100 has the same); on another device
-the script prints rates and no share. Exits with status 1 below a bar.
+`python benchmarks/h_gpu.py` where a GPU is, and nothing else at work: first as it comes, then with the denoiser and the
+decoder compiled, which takes minutes; the bars are for compiled ones, and every rate is printed when it is known.
+`--small` takes a tiny architecture, not compiled, and runs anywhere, to see that it runs. Floors and bars are those of
+one H200 (compute: an H100 has the same); on another device the script prints rates and no share. Exits with status 1
+below a bar.
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""R10: what an epoch of a small set costs before the network sees it: uint8 held in memory and augmented by the batch, against Pillow decoding each image anew.
+"""R10: what an epoch of a small set costs before the network sees it: uint8 held in memory and augmented by the batch,
+against Pillow decoding each image anew.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r10_input_cost.py [--rounds 5] [--images 512]`; protocol and bars: benchmarks/README.md.
-JPEGs of 512 pixels a side that end at 224. The reference decodes, crops and mirrors with torchvision image by image, as an ImageFolder does; ours holds
-256 pixels a side. Turned and shifted instead (`random_affine`, for scans), the same set is measured beside and has no bar.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r10_input_cost.py [--rounds 5] [--images 512]`; protocol and bars:
+benchmarks/README.md. JPEGs of 512 pixels a side that end at 224. The reference decodes, crops and mirrors with
+torchvision image by image, as an ImageFolder does; ours holds 256 pixels a side. Turned and shifted instead
+(`random_affine`, for scans), the same set is measured beside and has no bar.
 """
 
 import os

@@ -1,7 +1,9 @@
-"""R1 and R2: a hundred prompts through the denoising loop against one `pipe(...)` and one PNG a picture, process CPU time.
+"""R1 and R2: a hundred prompts through the denoising loop against one `pipe(...)` and one PNG a picture, process CPU
+time.
 
-R1 is exact: fp32, same scheduler, same noise, images equal within one level. R2 adds what may move pixels: bfloat16, guidance for a part of the steps only, torch.compile, JPEG shards.
-Its bar is for processors with bfloat16 instructions; those without emulate it (a third of the reference's speed), so R2 takes float32 there, and says so.
+R1 is exact: fp32, same scheduler, same noise, images equal within one level. R2 adds what may move pixels: bfloat16,
+guidance for a part of the steps only, torch.compile, JPEG shards. Its bar is for processors with bfloat16 instructions;
+those without emulate it (a third of the reference's speed), so R2 takes float32 there, and says so.
 """
 
 import os
@@ -33,7 +35,8 @@ WIDTHS = {"random": (64, 128, 256, 256), "wide": (128, 256, 512, 512)}  # Stable
 
 
 def open_model(name: str, compiled: bool = False) -> StableDiffusionPipeline:
-    """Glyphworld's generator, or one with its text encoder and a UNet of Stable Diffusion's shape at a fifth or two fifths of its width, random weights, 128 pixels."""
+    """Glyphworld's generator, or one with its text encoder and a UNet of Stable Diffusion's shape at a fifth or two
+    fifths of its width, random weights, 128 pixels."""
     pipe = StableDiffusionPipeline.from_pretrained(folder("generator"), use_safetensors=True)
     if name in WIDTHS:
         torch.manual_seed(0)

@@ -1,6 +1,8 @@
-"""R3: what it costs to keep an image: encoded, with its provenance record, in a checksummed shard, against Pillow's PNG in a loose file; and what that adds to a loop.
+"""R3: what it costs to keep an image: encoded, with its provenance record, in a checksummed shard, against Pillow's PNG
+in a loose file; and what that adds to a loop.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r3_sink.py [--rounds 5] [--images 32]`; protocol and bars: benchmarks/README.md.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r3_sink.py [--rounds 5] [--images 32]`; protocol and bars:
+benchmarks/README.md.
 """
 
 import argparse
@@ -83,7 +85,9 @@ def sink_ratio(count: int, rounds: int, made: dict) -> float:
             ours = cpu_of(lambda: shard(images, rows, made, Path(folder)))
             if (
                 i == 0
-            ):  # what is read back is what was put in: PNG exactly, JPEG within what quality 95 loses, and the checksum holds
+                # what is read back is what was put in: PNG exactly, JPEG within what quality 95 loses, and the checksum
+                # holds
+            ):
                 content, record = next(read_tar(Path(folder, "000000.tar")))
                 apart = np.abs(
                     np.asarray(Image.open(io.BytesIO(content)), dtype=int)

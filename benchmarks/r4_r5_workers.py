@@ -1,7 +1,8 @@
-"""R4: what kill -9 costs. R5: workers that take shards by lease against a fixed split, when one of the two is three times slower.
+"""R4: what kill -9 costs. R5: workers that take shards by lease against a fixed split, when one of the two is three
+times slower.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r4_r5_workers.py [--rounds 5]`; protocol and bars: benchmarks/README.md. Real processes; R5's unit of work is
-a sleep, so that the number of cores does not matter.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r4_r5_workers.py [--rounds 5]`; protocol and bars: benchmarks/README.md.
+Real processes; R5's unit of work is a sleep, so that the number of cores does not matter.
 """
 
 import argparse

@@ -1,6 +1,8 @@
-"""R6: a training step of ResNet-50 with dual batch norm, against plain batch norm, timm's SplitBatchNorm2d, and two passes, process CPU time.
+"""R6: a training step of ResNet-50 with dual batch norm, against plain batch norm, timm's SplitBatchNorm2d, and two
+passes, process CPU time.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r6_dual_bn.py [--rounds 5] [--images 8] [--size 128]`; protocol and bars: benchmarks/README.md.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r6_dual_bn.py [--rounds 5] [--images 8] [--size 128]`; protocol and bars:
+benchmarks/README.md.
 """
 
 import os

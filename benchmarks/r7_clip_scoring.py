@@ -1,7 +1,8 @@
-"""R7: CLIP scores of real images with a prompt: `synthnb.lar` against one image at a time with the prompt encoded again for each.
+"""R7: CLIP scores of real images with a prompt: `synthnb.lar` against one image at a time with the prompt encoded again
+for each.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r7_clip_scoring.py [--rounds 5] [--images 16]`; protocol and bars: benchmarks/README.md.
-A ViT-B/32-shaped CLIP with random weights; bfloat16 only on a CPU that computes in it.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r7_clip_scoring.py [--rounds 5] [--images 16]`; protocol and bars:
+benchmarks/README.md. A ViT-B/32-shaped CLIP with random weights; bfloat16 only on a CPU that computes in it.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def measure(dtype: str, model, transform, tokenizer, data: LabelledImages, round
     """Print every round; True if the bar is met."""
     bar, tolerance = BARS[dtype]
     clip = Clip(model, tokenizer, "random ViT-B-32", dtype=getattr(torch, dtype))
-    clip.fingerprint  # hashed once per model, not per score
+    assert clip.fingerprint  # hashed once per model, not per score
     ratios = []
     for i in range(rounds + 1):  # the first one warms up
         model.float()

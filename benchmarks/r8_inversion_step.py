@@ -1,9 +1,11 @@
 """R8: one step of textual inversion: `synthnb.dsi` against the step of diffusers' own example script.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r8_inversion_step.py [--rounds 5] [--steps 2]`; protocol and bars: benchmarks/README.md.
-The reference encodes the images with the VAE in every step, takes the gradient of the whole embedding table, lets AdamW move all of it, and copies the
-other rows back (examples/textual_inversion/textual_inversion.py; weight decay 0 on both sides, so that the losses can be equal). Ours also encodes a prompt once
-that several images of a batch share, so the number of classes matters: two decide, twenty are measured beside. `--compile` measures those two only, our UNet compiled.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r8_inversion_step.py [--rounds 5] [--steps 2]`; protocol and bars:
+benchmarks/README.md. The reference encodes the images with the VAE in every step, takes the gradient of the whole
+embedding table, lets AdamW move all of it, and copies the other rows back
+(examples/textual_inversion/textual_inversion.py; weight decay 0 on both sides, so that the losses can be equal). Ours
+also encodes a prompt once that several images of a batch share, so the number of classes matters: two decide, twenty
+are measured beside. `--compile` measures those two only, our UNet compiled.
 """
 
 import argparse
@@ -36,7 +38,8 @@ BAR, TARGET, LR, TOKEN, WORD = 1.8, 2.2, 5e-3, "<style>", "photo"
 
 
 def quarter_width_sd() -> StableDiffusionPipeline:
-    "Stable Diffusion 1.5 at a quarter of its width and 128 pixels, random weights: VAE, UNet and table keep their proportions."
+    """Stable Diffusion 1.5 at a quarter of its width and 128 pixels, random weights: VAE, UNet and table keep their
+    proportions."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer", model_max_length=77)
     tokenizer.add_tokens([f"filler{i}" for i in range(49408 - len(tokenizer))])  # a table as large as the real one

@@ -1,7 +1,9 @@
-"""R9: a grid of bridged runs, two volumes by five shots by three seeds: stage 1 made once a volume against every cell from scratch.
+"""R9: a grid of bridged runs, two volumes by five shots by three seeds: stage 1 made once a volume against every cell
+from scratch.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r9_shared_stage.py [--steps 600 60]`; protocol and bars: benchmarks/README.md.
-The best that sharing can give is (naive steps) / (shared steps), here 6.6; the bar is 0.9 of it. One round: it has thirty cells.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r9_shared_stage.py [--steps 600 60]`; protocol and bars:
+benchmarks/README.md. The best that sharing can give is (naive steps) / (shared steps), here 6.6; the bar is 0.9 of it.
+One round: it has thirty cells.
 """
 
 import os

@@ -1,8 +1,9 @@
 """Curation: scores, near-duplicates and measures against one image at a time, and the memory that 100,000 images take.
 
-`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r_curation.py [--rounds 5] [--images 256] [--many 100000] [--small]`; protocol: benchmarks/README.md.
-Scores are measured with glyphworld's CLIP and with a ViT-B/32-shaped one of random weights. Every measurement of the references works on one image, with what
-does not depend on it (texts, the test set's thumbnails) made once. `--small` runs everything at a size that says nothing about speed, and has no bars.
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/r_curation.py [--rounds 5] [--images 256] [--many 100000] [--small]`;
+protocol: benchmarks/README.md. Scores are measured with glyphworld's CLIP and with a ViT-B/32-shaped one of random
+weights. Every measurement of the references works on one image, with what does not depend on it (texts, the test set's
+thumbnails) made once. `--small` runs everything at a size that says nothing about speed, and has no bars.
 """
 
 import argparse
@@ -105,7 +106,8 @@ def stay_one_by_one(thumbs: torch.Tensor, alike: float) -> list[int]:
 
 
 def measures_one_by_one(real: torch.Tensor, generated: torch.Tensor, k: int = 5) -> tuple[float, ...]:
-    """KID, precision, recall, density and coverage with a loop over images; each is compared with all others of a side at once."""
+    """KID, precision, recall, density and coverage with a loop over images; each is compared with all others of a
+    side at once."""
     distance = lambda point, points: (points - point).square().sum(1).sqrt()
     real_balls, generated_balls = (
         [distance(p, side).kthvalue(k + 1).values.item() for p in side] for side in (real, generated)
@@ -186,7 +188,8 @@ def peak_bytes() -> int:
 
 
 def peak(images: int, alone: bool) -> dict[str, tuple[float, int]]:
-    """CPU seconds and peak resident bytes after each step on so many images of 16 pixels, in a process of its own or in this one."""
+    """CPU seconds and peak resident bytes after each step on so many images of 16 pixels, in a process of its own or
+    in this one."""
     with tempfile.TemporaryDirectory() as place:
         home = noise_folder(Path(place), images, 100, 16)
         if alone:
@@ -235,7 +238,7 @@ def main() -> int:
             transform = image_transform_v2(
                 PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip.model)), is_train=False
             )
-        clip.fingerprint  # hashed once a model
+        assert clip.fingerprint  # hashed once a model
         test = LabelledImages(
             torch.randint(0, 256, (600, 3, size, size), dtype=torch.uint8), torch.arange(600) % 2, ("a", "b")
         )

@@ -31,7 +31,8 @@ def shard_pictures(
     each: int = 256,
     **settings,
 ) -> ShardFolder:
-    """A folder of `images` pictures, equally many of each class; `pictures` gives so many, uint8 [B, 3, H, W], at most `each`."""
+    """A folder of `images` pictures, equally many of each class; `pictures` gives so many, uint8 [B, 3, H, W], at
+    most `each`."""
     told = {f"thing {label}": [f"a photo of thing {label}"] for label in range(classes)}
     plan = write_plan(
         path / "plan.parquet", told, images // classes, seed=0, model="noise", steps=1, guidance=1.0, **settings

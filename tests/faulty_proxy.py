@@ -17,9 +17,10 @@ FAULTS = ("429", "500", "delay", "cut", "half", "short")
 class FaultyProxy(ThreadingHTTPServer):
     """Hands requests on to a server, after failing some of them.
 
-    How often a request fails before it is handed on depends on its body alone, so that no order of requests makes a test fail by chance:
-    with probability `share` once more, at most three times. Kinds of faults: 429 with Retry-After, 500, a delay of `delay` seconds, a connection
-    reset in the middle of the headers, half a JSON body under a length that fits it ("half"), and under a length that does not ("short").
+    How often a request fails before it is handed on depends on its body alone, so that no order of requests makes a
+    test fail by chance: with probability `share` once more, at most three times. Kinds of faults: 429 with Retry-After,
+    500, a delay of `delay` seconds, a connection reset in the middle of the headers, half a JSON body under a length
+    that fits it ("half"), and under a length that does not ("short").
     """
 
     daemon_threads = True
@@ -88,9 +89,11 @@ class Handler(BaseHTTPRequestHandler):
         response = connection.getresponse()
         return response.status, response.read()
 
-    def reply(self, status: int, data: bytes, headers: dict = {}):
+    def reply(self, status: int, data: bytes, headers: dict | None = None):
         self.send_response(status)
-        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(data))} | headers).items():
+        for name, value in (
+            {"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})
+        ).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)

@@ -1,4 +1,5 @@
-"""Situations that people met with tools like this one, as scripts that ask the real functions and commands (tests/cases); each ends with 0, or with 2 where this machine cannot tell."""
+"""Situations that people met with tools like this one, as scripts that ask the real functions and commands
+(tests/cases); each ends with 0, or with 2 where this machine cannot tell."""
 
 import subprocess
 import sys

@@ -214,9 +214,10 @@ def test_copies_variants_and_checkpoints_are_not_counted(cache, monkeypatch):
     check = generator_weights(REPOSITORY)
     assert sorted(check(cache)) == opened and f"{size / 1e6:.1f} MB of weights" in check_generator(REPOSITORY, {}).told
     numbers = loaded_bytes(opened, 4)
-    assert numbers == 2 * loaded_bytes(opened, 2) and memory_needs({"generator": REPOSITORY})[
-        "generator"
-    ] == (numbers / 2 / 1e9, "counted in its files")
+    assert numbers == 2 * loaded_bytes(opened, 2) and memory_needs({"generator": REPOSITORY})["generator"] == (
+        numbers / 2 / 1e9,
+        "counted in its files",
+    )
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a card")
     for memory, state in (
         (numbers * 0.6, "ok"),
@@ -249,9 +250,7 @@ def test_memory_is_that_of_the_setting(cache, monkeypatch):
     files = generator_weights(REPOSITORY)(cache)
     parts = {file.parent.name: loaded_bytes([file]) for file in files}
     assert set(parts) >= {"unet", "vae", "text_encoder"}
-    need = lambda memory: (
-        memory_needs({"generator": REPOSITORY, "generator_memory": memory})["generator"][0] * 1e9
-    )
+    need = lambda memory: memory_needs({"generator": REPOSITORY, "generator_memory": memory})["generator"][0] * 1e9
     assert need("auto") == pytest.approx(sum(parts.values())) and need("offload") == pytest.approx(max(parts.values()))
     assert need("4bit") == pytest.approx(sum(parts.values()) - 0.725 * parts["unet"]), (
         "CLIP and the decoder stay as they are"

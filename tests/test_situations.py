@@ -1,7 +1,9 @@
-"""Situation -> what a user sees: each row is run through the real command, and its message judged by three questions: what is wrong, where, what to do.
+"""Situation -> what a user sees: each row is run through the real command, and its message judged by three questions:
+what is wrong, where, what to do.
 
-A row: name, words after `synthnb`, status, and what the message must hold as (what, where, to do). `None` for "to do" is for commands that end well.
-Add rows to TABLE; what a row needs on disk is made once by `workshop`. Rows of REAL are run once more in a process of their own.
+A row: name, words after `synthnb`, status, and what the message must hold as (what, where, to do). `None` for "to do"
+is for commands that end well. Add rows to TABLE; what a row needs on disk is made once by `workshop`. Rows of REAL are
+run once more in a process of their own.
 """
 
 import json
@@ -227,7 +229,7 @@ def layouts() -> None:
         "segmented/eight/gt",
     ):
         noise(Path(name), 4)
-    for i, name in enumerate(("three", "eight")):
+    for name in ("three", "eight"):
         for folder in (f"damage/{name}", f"circle/{name}", f"kinds/{name}"):
             noise(Path(folder), 8)
     noise(Path("flat/images"))

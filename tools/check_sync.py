@@ -1,7 +1,7 @@
 """Are the notebooks clean, are the modules what the notebooks export, and is nothing forgotten by git?
 
-Cleaning and exporting happen in a throw-away copy, so the check changes nothing and means the same in a developer's half-finished
-tree as in a fresh clone.
+Cleaning and exporting happen in a throw-away copy, so the check changes nothing and means the same in a developer's
+half-finished tree as in a fresh clone.
 """
 
 import os

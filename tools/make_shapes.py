@@ -19,7 +19,8 @@ from synthnb.glyphworld.drawing import _SHAPES
 from synthnb.glyphworld.signs import THINGS
 
 SIZE, COLOURS = 64, 16
-OTHERWISE = {  # (hand, thing) -> the drawing that really shows it, "" for none: these cats and dogs are heads, this ewe has horns
+# (hand, thing) -> the drawing that really shows it, "" for none: these cats and dogs are heads, this ewe has horns
+OTHERWISE = {
     ("fxemoji", "cat-face"): "cat",
     ("fxemoji", "dog-face"): "dog",
     ("fxemoji", "cat"): "",
@@ -45,7 +46,8 @@ HANDS = {  # hand -> (npm package, version, licence, whose drawings)
 
 
 def package_folder(root: Path, package: str) -> Path:
-    """Where a package was unpacked; FileNotFoundError says how to get it, ValueError that its version or licence is another."""
+    """Where a package was unpacked; FileNotFoundError says how to get it, ValueError that its version or licence is
+    another."""
     _, version, licence, _ = next(facts for facts in HANDS.values() if facts[0] == package)
     folder = root / package.lstrip("@").replace("/", "-")
     if not (folder / "package.json").is_file():

@@ -1,10 +1,11 @@
-"""Convert two sets of real images once into small files that ship with the package: animal silhouettes and photographs of clothes.
+"""Convert two sets of real images once into small files that ship with the package: animal silhouettes and photographs
+of clothes.
 
     python tools/make_targets.py silhouettes FOLDER   # FOLDER: PyPI's animal-mnist 0.4, unpacked
     python tools/make_targets.py fashion FOLDER       # FOLDER: the IDX files of Fashion-MNIST, as Debian's dataset-fashion-mnist has them
 
-Of images that are the same or nearly the same one stays; of those that stand under two classes none. The splits are drawn here,
-once, by content, and are part of the file.
+Of images that are the same or nearly the same one stays; of those that stand under two classes none. The splits are
+drawn here, once, by content, and are part of the file.
 """
 
 import gzip
@@ -72,7 +73,8 @@ def labelled(name: str, pixels: np.ndarray, labels: np.ndarray) -> LabelledImage
 
 
 def alike(images: torch.Tensor, moved: bool) -> torch.Tensor:
-    """Correlation of all pairs of grey images [N, 28, 28]; `moved`: the highest over mirrored images and shifts by one pixel."""
+    """Correlation of all pairs of grey images [N, 28, 28]; `moved`: the highest over mirrored images and shifts by
+    one pixel."""
 
     def flat(pixels: torch.Tensor) -> torch.Tensor:
         rows = pixels.flatten(1).float()
@@ -87,7 +89,8 @@ def alike(images: torch.Tensor, moved: bool) -> torch.Tensor:
 
 
 def without_copies(data: LabelledImages, least: float, moved: bool = False) -> LabelledImages:
-    """One of each group of images that are linked by a correlation of `least`; none of a group that stands under two classes."""
+    """One of each group of images that are linked by a correlation of `least`; none of a group that stands under two
+    classes."""
     linked = alike(data.images[:, 0], moved) >= least
     _, group = connected_components(coo_array(linked.numpy()), directed=False)
     members = {}
@@ -101,7 +104,8 @@ def without_copies(data: LabelledImages, least: float, moved: bool = False) -> L
 
 
 def silhouettes(folder: Path) -> dict[str, LabelledImages]:
-    """Drawn from all that differ: many are the same animal again, moved by a pixel, warped a little, or cut out anew."""
+    """Drawn from all that differ: many are the same animal again, moved by a pixel, warped a little, or cut out
+    anew."""
     found = next(folder.rglob("animal_data_version_3.gz"))
     pixels, labels = (
         Arrays(gzip.open(found.with_name(f"animal_{what}_version_3.gz"))).load() for what in ("data", "label")

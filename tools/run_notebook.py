@@ -1,8 +1,8 @@
 """Run notebooks top to bottom and store their outputs: `python tools/run_notebook.py nbs/03_x.ipynb ...`
 
-A fresh kernel starts in the notebook's own folder. The notebook is replaced only when every cell has run; a failing cell is printed
-and leaves the file as it was. Cells that `nbdev_test` skips (`#| eval: false`, `#| slow`, `#| gpu`) keep the outputs they have;
-FLAGS="slow gpu" in the environment runs them too.
+A fresh kernel starts in the notebook's own folder. The notebook is replaced only when every cell has run; a failing
+cell is printed and leaves the file as it was. Cells that `nbdev_test` skips (`#| eval: false`, `#| slow`, `#| gpu`)
+keep the outputs they have; FLAGS="slow gpu" in the environment runs them too.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Write the results of the committed comparison of methods into README.md: `python tools/update_readme.py [--check]`.
 
-Numbers are never typed: everything between the two markers comes from results.json and run.json of the newest finished run
-under outputs/bridge_study that git knows, has several numbers of real images, and gave each seed a generated set of its own.
+Numbers are never typed: everything between the two markers comes from results.json and run.json of the newest finished
+run under outputs/bridge_study that git knows, has several numbers of real images, and gave each seed a generated set of
+its own.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Situation: pictures with transparent pixels (PNG, WebP; RGBA, grey with alpha, palette). Every program hides another colour
-under what nobody sees. Icons are often black on nothing, with black below the nothing.
+"""Situation: pictures with transparent pixels (PNG, WebP; RGBA, grey with alpha, palette). Every program hides another
+colour under what nobody sees. Icons are often black on nothing, with black below the nothing.
 
-Right: a picture is laid over one and the same ground (white, say) wherever it is read, so that what looks the same is read
-the same, and a black shape on nothing stays a shape. Opaque pictures are read as they are.
+Right: a picture is laid over one and the same ground (white, say) wherever it is read, so that what looks the same is
+read the same, and a black shape on nothing stays a shape. Opaque pictures are read as they are.
 
 Sources: github.com/kohya-ss/sd-scripts/issues/1269, github.com/mflux-community/mflux/pull/722
 """

@@ -1,8 +1,9 @@
 """Situation: class names with a slash, a dot or digits in them: "T - shirt / top" of a well-known clothes set, "AC/DC
 converter", "911.porsche"; read from a data set's own label names, or typed.
 
-Right: a name keeps its words in their order (rules for the folder names of one known set are for that set only), or it is
-refused by name. A typed name that cannot go all the way is refused before a single question is put to the language model.
+Right: a name keeps its words in their order (rules for the folder names of one known set are for that set only), or it
+is refused by name. A typed name that cannot go all the way is refused before a single question is put to the language
+model.
 
 Source: huggingface.co/datasets/zalando-datasets/fashion_mnist
 """

@@ -1,8 +1,8 @@
-"""Situation: a power cut or a full disk has left small files of a begun folder of shards empty or full of zeros: what has
-drawn it (drawn_with.json), the facts of a published shard, a lease.
+"""Situation: a power cut or a full disk has left small files of a begun folder of shards empty or full of zeros: what
+has drawn it (drawn_with.json), the facts of a published shard, a lease.
 
-Right: generate, verify and curate go on, or name the file that is damaged; `verify --remove` mends what can be made again.
-Never an error of the JSON reader without the name of a file.
+Right: generate, verify and curate go on, or name the file that is damaged; `verify --remove` mends what can be made
+again. Never an error of the JSON reader without the name of a file.
 
 Sources: github.com/openhab/openhab-core/issues/2136, github.com/HelloZeroNet/ZeroNet/issues/2125,
 github.com/drt-hub/drt/issues/47

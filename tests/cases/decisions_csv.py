@@ -1,7 +1,8 @@
-"""Situation: people's decisions about images come back as a CSV in which an image is relabelled to a class called "7". Tables
-read such a column as numbers.
+"""Situation: people's decisions about images come back as a CSV in which an image is relabelled to a class called "7".
+Tables read such a column as numbers.
 
-Right: text is text: `synthnb curate --decisions` relabels the image to the class "7", also where other lines have no class.
+Right: text is text: `synthnb curate --decisions` relabels the image to the class "7", also where other lines have no
+class.
 
 Sources: github.com/deepset-ai/FARM/pull/67, github.com/chanzuckerberg/cellxgene/pull/1115,
 github.com/bedapub/besca/pull/300

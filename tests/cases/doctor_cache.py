@@ -1,8 +1,9 @@
-"""Situation: a hub model has been fetched by the library that opens it, which takes only the files that it needs. The cache
-remembers which files the repository has beside those (other formats, half-precision copies, one large checkpoint).
+"""Situation: a hub model has been fetched by the library that opens it, which takes only the files that it needs. The
+cache remembers which files the repository has beside those (other formats, half-precision copies, one large
+checkpoint).
 
-Right: the doctor says ok, since everything that opens the model is there, as `load_generator` shows; and the size that it tells
-is that of the weights that are opened. A model of which weights are really missing is missing.
+Right: the doctor says ok, since everything that opens the model is there, as `load_generator` shows; and the size that
+it tells is that of the weights that are opened. A model of which weights are really missing is missing.
 
 Sources: github.com/huggingface/huggingface_hub/pull/4394, github.com/huggingface/diffusers/pull/14118,
 github.com/huggingface/optimum/pull/2470

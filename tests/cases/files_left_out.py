@@ -1,8 +1,8 @@
-"""Situation: the class folders of a phone or a scanner: .jpg beside .HEIC, .tif, .jfif, .gif. And those of a network disk,
-which keeps thumbnails of its own in folders called @eaDir, beside the class folders and inside them.
+"""Situation: the class folders of a phone or a scanner: .jpg beside .HEIC, .tif, .jfif, .gif. And those of a network
+disk, which keeps thumbnails of its own in folders called @eaDir, beside the class folders and inside them.
 
-Right: what can be read is read; for what is left out it is said how many files and of which kind, where the folder is opened
-and by the doctor. @eaDir is nobody's class, and its thumbnails are no pictures of the set.
+Right: what can be read is read; for what is left out it is said how many files and of which kind, where the folder is
+opened and by the doctor. @eaDir is nobody's class, and its thumbnails are no pictures of the set.
 
 Sources: github.com/biolab/orange3-imageanalytics/issues/51, github.com/lstein/PhotoMapAI/issues/364,
 github.com/caezium/burrow/pull/283, github.com/thumbsup/thumbsup/issues/368

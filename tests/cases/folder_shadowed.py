@@ -1,5 +1,5 @@
-"""Situation: somebody's own folder is called as a built-in set is: `digits`, with three classes of their scans in it. They
-give that name, standing beside the folder.
+"""Situation: somebody's own folder is called as a built-in set is: `digits`, with three classes of their scans in it.
+They give that name, standing beside the folder.
 
 Right: the folder wins, or an error or a warning names both and says how to write the one that is meant. Where there is
 no such folder, `digits` stays the built-in set.

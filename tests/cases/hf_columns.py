@@ -1,7 +1,7 @@
 """Situation: data sets of a hub with splits called dev and eval beside train, and with a row whose label is missing.
 
-Right: dev and eval are taken for validation and test, or it is said that they are left out; a missing label is named (which
-row, or how many) in an error or a warning that speaks of labels, never as an error of some library's types.
+Right: dev and eval are taken for validation and test, or it is said that they are left out; a missing label is named
+(which row, or how many) in an error or a warning that speaks of labels, never as an error of some library's types.
 
 Sources: github.com/huggingface/datasets/issues/7549, github.com/huggingface/datasets/issues/4681
 """

@@ -1,9 +1,9 @@
-"""Situation: generator folders as they lie about: only half-precision weights (*.fp16.safetensors); one checkpoint file in
-place of a folder; a latent size given as a pair; the denoiser's weights, or one part of them, missing.
+"""Situation: generator folders as they lie about: only half-precision weights (*.fp16.safetensors); one checkpoint file
+in place of a folder; a latent size given as a pair; the denoiser's weights, or one part of them, missing.
 
-Right: the half-precision files are opened, or named with what to do; a single file is recognised as one (and how to turn
-it into a folder is said), not looked for on the hub; the pair is used. The check of a folder, and with it the doctor,
-finds what opening it would fail on.
+Right: the half-precision files are opened, or named with what to do; a single file is recognised as one (and how to
+turn it into a folder is said), not looked for on the hub; the pair is used. The check of a folder, and with it the
+doctor, finds what opening it would fail on.
 
 Sources: github.com/huggingface/diffusers/issues/10928, github.com/Tencent-Hunyuan/Hunyuan3D-2/issues/262,
 github.com/huggingface/diffusers/issues/10139, github.com/huggingface/diffusers/issues/3390

@@ -1,5 +1,5 @@
-"""Situation: a folder holds some pictures twice, the second time smaller and compressed again, with a rim of 2 or 5 % cut away,
-mirrored, or turned by a quarter.
+"""Situation: a folder holds some pictures twice, the second time smaller and compressed again, with a rim of 2 or 5 %
+cut away, mirrored, or turned by a quarter.
 
 Right: a picture and its copy come to lie on one side when the folder is split, or it is said that such copies are not
 looked for where the split is made. Different pictures are still parted as before.

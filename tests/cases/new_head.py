@@ -1,8 +1,8 @@
-"""Situation: bridging with a new head: the network is trained on synthetic images, then its last layer is drawn anew and the
-network is trained on real ones. Head and new head are drawn with one and the same seed.
+"""Situation: bridging with a new head: the network is trained on synthetic images, then its last layer is drawn anew
+and the network is trained on real ones. Head and new head are drawn with one and the same seed.
 
-Right: the new head is another draw than the one that the first stage began with (whose features were trained to fit that
-one), and still the same for the same seed, in every arm that has one.
+Right: the new head is another draw than the one that the first stage began with (whose features were trained to fit
+that one), and still the same for the same seed, in every arm that has one.
 
 Sources: arxiv.org/abs/2403.19866 (bridged transfer ++), github.com/kaiko-ai/eva/issues/490
 """

@@ -1,7 +1,8 @@
-"""Situation: the denoiser's batch fits into memory, the decoder's does not: memory runs out when all the steps are done.
+"""Situation: the denoiser's batch fits into memory, the decoder's does not: memory runs out when all the steps are
+done.
 
-Right: only the decoding is done again, in smaller parts; no step of the denoiser is. The pictures are those that come where
-memory is enough. Where the denoiser itself runs out, the batch is halved as before.
+Right: only the decoding is done again, in smaller parts; no step of the denoiser is. The pictures are those that come
+where memory is enough. Where the denoiser itself runs out, the batch is halved as before.
 
 Sources: github.com/huggingface/diffusers/pull/1150, github.com/AUTOMATIC1111/stable-diffusion-webui/pull/5165
 """
@@ -27,7 +28,8 @@ plan = make_plan(
 
 
 def drawn(decodes: int = 1000, denoises: int = 1000):
-    "The pictures of a pipeline whose decoder, and whose denoiser, have memory for so many at once; and how many images the denoiser saw."
+    """The pictures of a pipeline whose decoder, and whose denoiser, have memory for so many at once; and how many
+    images the denoiser saw."""
     pipe, seen = load_generator(str(glyphworld.folder("generator")), "cpu"), []
     decode, forward = pipe.vae.decode, pipe.unet.forward
 

@@ -1,11 +1,13 @@
-"""Situation: pipelines with a loop of their own are called in ways that differ. Some take `image` first and `prompt` second
-(FLUX.2). Some are guided by `true_cfg_scale`, and only if there is a negative prompt, while `guidance_scale` does nothing
-(Qwen-Image).
+"""Situation: pipelines with a loop of their own are called in ways that differ. Some take `image` first and `prompt`
+second (FLUX.2). Some are guided by `true_cfg_scale`, and only if there is a negative prompt, while `guidance_scale`
+does nothing (Qwen-Image).
 
-Right: a prompt arrives as a prompt. The plan's guidance scale arrives where it guides, with a negative prompt (empty, or a
-blank) where one is needed, and at a scale of 1 or less nothing is guided; or the plan is refused, since its guidance would do nothing.
+Right: a prompt arrives as a prompt. The plan's guidance scale arrives where it guides, with a negative prompt (empty,
+or a blank) where one is needed, and at a scale of 1 or less nothing is guided; or the plan is refused, since its
+guidance would do nothing.
 
-Real pipelines of this size cannot be had here; these have the real ones' class and signature, and remember how they are called.
+Real pipelines of this size cannot be had here; these have the real ones' class and signature, and remember how they are
+called.
 
 Sources: github.com/huggingface/diffusers/pull/13557, github.com/huggingface/diffusers/pull/12223,
 github.com/vladmandic/sdnext/issues/4097

@@ -1,9 +1,9 @@
-"""Situation: a style token is added to SDXL. Its second text encoder gives one vector for the whole prompt, read where the end of
-the text stands; the configuration of the published weights says a number for that end which is not the tokenizer's, and
-then the library takes the place of the highest number, which is the new token's.
+"""Situation: a style token is added to SDXL. Its second text encoder gives one vector for the whole prompt, read where
+the end of the text stands; the configuration of the published weights says a number for that end which is not the
+tokenizer's, and then the library takes the place of the highest number, which is the new token's.
 
-Right: with a style token in the prompt the vector still depends on the words after the token, both where pictures are drawn
-and where the token is learned. Prompts without the token give what they gave before.
+Right: with a style token in the prompt the vector still depends on the words after the token, both where pictures are
+drawn and where the token is learned. Prompts without the token give what they gave before.
 
 A tiny random SDXL with that number in its configuration stands for the published weights.
 
@@ -25,7 +25,8 @@ from synthnb.models.tokens import condition, tokenize, vector_names
 
 
 def tiny_sdxl(folder: str, end: int | None) -> str:
-    "A random SDXL around the shipped generator's tokenizer and VAE; `end` is the number of the text's end in the configurations."
+    """A random SDXL around the shipped generator's tokenizer and VAE; `end` is the number of the text's end in the
+    configurations."""
     torch.manual_seed(0)
     shipped = StableDiffusionPipeline.from_pretrained(str(glyphworld.folder("generator")))
     words = shipped.tokenizer

@@ -1,13 +1,13 @@
-"""Situation: OpenAI-compatible servers and models that are a little different: the content comes in parts or as an object; the
-template has no system role; temperature and top_p may not come together; an error comes with status 200; a grammar fails
-with status 500; one of two schemas is refused; a model thinks 1,500 tokens before it says a word.
+"""Situation: OpenAI-compatible servers and models that are a little different: the content comes in parts or as an
+object; the template has no system role; temperature and top_p may not come together; an error comes with status 200; a
+grammar fails with status 500; one of two schemas is refused; a model thinks 1,500 tokens before it says a word.
 
 Right: parts of text are joined, an object is the answer; what a server refuses is left out or put otherwise (the system
 message into the user's), as is done for seed and response_format; the server's own words are in the message; where
 thinking has used up the tokens, that is said, and there is a way to give more.
 
-Sources: github.com/simonw/llm-mistral/pull/39, github.com/mistralai/client-python/issues/252,
-github.com/vllm-project/vllm/pull/2964, github.com/huggingface/chat-ui/issues/1386, github.com/sgl-project/sglang/issues/892,
+Sources: github.com/simonw/llm-mistral/pull/39, github.com/mistralai/client-python/issues/252, github.com/vllm-
+project/vllm/pull/2964, github.com/huggingface/chat-ui/issues/1386, github.com/sgl-project/sglang/issues/892,
 github.com/skydiscover-ai/skydiscover/issues/15, github.com/lmstudio-ai/lmstudio-bug-tracker/issues/618,
 github.com/ggml-org/llama.cpp/pull/19349, github.com/NousResearch/hermes-agent/pull/3444
 """

@@ -1,5 +1,5 @@
-"""Situation: the shards of a plan are parted among the tasks of a job array by `--shards ID::COUNT`, and the array is numbered
-from 1 (1-2), or is the rest of an older one (5,6).
+"""Situation: the shards of a plan are parted among the tasks of a job array by `--shards ID::COUNT`, and the array is
+numbered from 1 (1-2), or is the rest of an older one (5,6).
 
 Right: a task number that is not below the count is refused, with a word on numbering from 0; or no shard is left out
 whatever the numbers are. Never: status 0, and a shard that nobody draws.

@@ -1,8 +1,8 @@
-"""Situation: a container whose /dev/shm has 64 MB, as it has unless more is asked for. Eight processes read images and hand their
-batches over through it; the settings for whole data sets ask for 8 and 14.
+"""Situation: a container whose /dev/shm has 64 MB, as it has unless more is asked for. Eight processes read images and
+hand their batches over through it; the settings for whole data sets ask for 8 and 14.
 
-Right: all images are read (with fewer processes, or by another way), or an error says that shared memory is short and what
-to do. Never a wait without end. The doctor, asked about a run with many such processes, speaks of shared memory.
+Right: all images are read (with fewer processes, or by another way), or an error says that shared memory is short and
+what to do. Never a wait without end. The doctor, asked about a run with many such processes, speaks of shared memory.
 
 Needs Linux, and the right to mount in a namespace of one's own; without it nothing can be told, and the status is 2.
 

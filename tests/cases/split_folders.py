@@ -1,4 +1,5 @@
-"""Situation: a set unpacks as Training/ and Testing/, each with one folder of every class. It is given as it lies there.
+"""Situation: a set unpacks as Training/ and Testing/, each with one folder of every class. It is given as it lies
+there.
 
 Right: the two are taken for the sides of a split, or refused or warned about by name. They are never silently the two
 classes, whose images are then split anew. A set whose classes happen to have folders of their own (cat/2023, cat/2024,

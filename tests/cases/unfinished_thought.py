@@ -1,12 +1,14 @@
-"""Situation: reasoning models behind servers that do not part thoughts from answers. The thoughts stand in the reply; often
-they try out a draft of the asked JSON, or quote the asked form. max_tokens may end them before any answer has come.
+"""Situation: reasoning models behind servers that do not part thoughts from answers. The thoughts stand in the reply;
+often they try out a draft of the asked JSON, or quote the asked form. max_tokens may end them before any answer has
+come.
 
-Right: what stands in an unclosed thought is never taken for the answer, and the message says that the reply was cut while
-the model was thinking. Where the thought is closed (also by </think> alone, since many templates write <think> themselves),
-the object after it is the answer, whatever stands in the thought. A fenced object is the answer, braces in a remark or not.
+Right: what stands in an unclosed thought is never taken for the answer, and the message says that the reply was cut
+while the model was thinking. Where the thought is closed (also by </think> alone, since many templates write <think>
+themselves), the object after it is the answer, whatever stands in the thought. A fenced object is the answer, braces in
+a remark or not.
 
-Sources: github.com/antirez/ds4/issues/509, github.com/jundot/omlx/issues/3796, github.com/vllm-project/vllm/issues/13125,
-github.com/deepseek-ai/DeepSeek-R1/issues/352, github.com/langgenius/dify/issues/42451
+Sources: github.com/antirez/ds4/issues/509, github.com/jundot/omlx/issues/3796, github.com/vllm-
+project/vllm/issues/13125, github.com/deepseek-ai/DeepSeek-R1/issues/352, github.com/langgenius/dify/issues/42451
 """
 
 from _case import attempt, check, done

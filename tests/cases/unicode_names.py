@@ -1,8 +1,9 @@
-"""Situation: one class name in the two forms that Unicode has for accents (archives made on one system hold the decomposed
-one, keyboards write the composed one). And names that are spelt with a joiner, as Persian, Hindi and many emoji need.
+"""Situation: one class name in the two forms that Unicode has for accents (archives made on one system hold the
+decomposed one, keyboards write the composed one). And names that are spelt with a joiner, as Persian, Hindi and many
+emoji need.
 
-Right: the two forms are one name wherever two sides of a set, or real and synthetic images, are compared; as two classes
-of one set they are refused. Joiners (U+200C, U+200D) and the no-break space are no control characters.
+Right: the two forms are one name wherever two sides of a set, or real and synthetic images, are compared; as two
+classes of one set they are refused. Joiners (U+200C, U+200D) and the no-break space are no control characters.
 
 Sources: github.com/uewepuep/FPVTracksideCore/pull/75, github.com/llmsresearch/paperbanana/pull/240,
 github.com/spacechunks/explorer/pull/310
