@@ -157,7 +157,7 @@ def dual_class(kind: type[nn.Module]) -> type[nn.Module]:
         {"__doc__": f"{kind.__name__} with an auxiliary branch for synthetic images.", "__module__": __name__},
     )
 
-
+# %% ../nbs/06_dualbn.ipynb #efd7fd67
 DualBatchNorm2d = dual_class(nn.BatchNorm2d)
 
 # %% ../nbs/06_dualbn.ipynb #57c0e714

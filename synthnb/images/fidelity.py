@@ -367,14 +367,7 @@ def measure(
             except ValueError as refusal:
                 rows.append((name, "FID", math.nan, math.nan, math.nan, min(map(len, sides)), str(refusal)))
     table = pd.DataFrame(rows, columns=["class", "measure", "value", "low", "high", "images", "refused"])
-    table.attrs = {
-        "extractor": real.extractor,
-        "resize": real.resize,
-        "k": k,
-        "level": level,
-        "most": most,
-        "seed": seed,
-    }
+    table.attrs = dict(extractor=real.extractor, resize=real.resize, k=k, level=level, most=most, seed=seed)
     return table
 
 # %% ../../nbs/images/fidelity.ipynb #8bee22e7

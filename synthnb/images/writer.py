@@ -133,26 +133,24 @@ class ShardWriter:
     def __init__(self, path: Path, kind: str = "jpeg", quality: int = 95, threads: int = 2):
         self.path, self.kind, self.quality, self.images, self.bytes = path, kind, quality, 0, 0
         self._file = open(path, "wb")  # noqa: SIM115 -- `finish` or `discard` closes it
-        self._pending, self._sha256 = deque(), hashlib.sha256()
-        self._encoders, self._writer = ThreadPoolExecutor(threads), ThreadPoolExecutor(1)
+        self._pending, self._sha256, self._writer = deque(), hashlib.sha256(), ThreadPoolExecutor(1)
+        self._encoders = ThreadPoolExecutor(threads)
 
     def add(self, images: "torch.Tensor", records: Sequence[dict | None]) -> None:
         "Add uint8 [B, 3, H, W]; images without a record are left out."
-        encode, kept = self._encoders.submit, [pair for pair in zip(images, records) if pair[1]]
-        encoded = [encode(_image_entries, *pair, self.kind, self.quality) for pair in kept]
+        kept, how = [pair for pair in zip(images, records) if pair[1]], (self.kind, self.quality)
+        encoded = [self._encoders.submit(_image_entries, *pair, *how) for pair in kept]
         self._pending.append(self._writer.submit(self._write_all, encoded))
         while len(self._pending) > 2:  # the disk is slower than the generator: wait, rather than fill the memory
             self._pending.popleft().result()
 
     def _write_all(self, entries: list[Future]) -> None:
-        for entry in entries:
+        for self.images, entry in enumerate(entries, self.images + 1):
             self._write(entry.result())
-            self.images += 1
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
+        self.bytes += self._file.write(content)
         self._sha256.update(content)
-        self.bytes += len(content)
 
     def finish(self) -> dict[str, object]:
         "Wait for the threads and bring the file to the disk; the sidecar's facts."

@@ -67,33 +67,29 @@ class Advice:
         told = f"not significantly different from it: {', '.join(others)}" if others else "all others are behind"
         return (
             f"run {best} in full ({self.table.accuracy[best]:.1%} of {self.images} validation images "
-            f"after {sum(self.steps)} steps, the best of "
-            f"{len(self.table)}, so expect less); {told}. The probe took {self.seconds:.0f} s."
+            f"after {sum(self.steps)} steps, the best of {len(self.table)}, so expect less); {told}. "
+            f"The probe took {self.seconds:.0f} s."
         )
 
-    def outcome(
-        self,
-        table: pd.DataFrame,  # of `results_table`: the full runs, with one number of shots
-    ) -> str:
-        """A line of Markdown: whether the best method of the probe was the best of the full runs, by their means.
+    def outcome(self, table: pd.DataFrame) -> str:
+        """A line of Markdown: whether the probe's best method was the best of the full runs, by their means.
 
-        It also says how all methods of the probe ended."""
+        `table` is that of `results_table`: the full runs, with one number of shots.
+        """
         ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no method
         (best, *others), ended = self.run, ran.set_index("arm").accuracy.sort_values(ascending=False, kind="stable")
+        named, first = ", ".join(f"`{arm}`" for arm in others), ended.index[0]
         told = f"- The advisor's pick, `{best}`" + (
-            f" (not significantly different from it: {', '.join(f'`{arm}`' for arm in others)})," if others else ","
+            f" (not significantly different from it: {named})," if others else ","
         )
         if best not in ended:
-            told += f" was not run in full, where `{ended.index[0]}` was the best arm"
+            told += f" was not run in full, where `{first}` was the best arm"
+        elif ended[best] == ended.max():
+            told += " was the best method of the full runs"
         else:
-            told += (
-                " was the best method of the full runs"
-                if ended[best] == ended.max()
-                else f" was not the best method of the full runs, which was `{ended.index[0]}` ({ended.max():.1%})"
-            )
-        ends = [f"`{arm}` {value:.1%}" for arm, value in ended.items() if arm in self.table.index] + [
-            f"`{arm}` not run" for arm in self.table.index if arm not in ended
-        ]
+            told += f" was not the best method of the full runs, which was `{first}` ({ended.max():.1%})"
+        ends = [f"`{arm}` {value:.1%}" for arm, value in ended.items() if arm in self.table.index]
+        ends += [f"`{arm}` not run" for arm in self.table.index if arm not in ended]
         return f"{told}; the methods that it compared ended: {', '.join(ends)}."
 
 # %% ../../nbs/studies/advise.ipynb #83a5b4b0
@@ -231,7 +227,7 @@ def _by_volume(rows: pd.DataFrame) -> pd.DataFrame:
         )
     return wide
 
-
+# %% ../../nbs/studies/advise.ipynb #c86df0b8
 def _foretold(
     values: np.ndarray, volumes: np.ndarray, asked: Sequence[float], resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
