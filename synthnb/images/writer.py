@@ -132,9 +132,8 @@ class ShardWriter:
 
     def __init__(self, path: Path, kind: str = "jpeg", quality: int = 95, threads: int = 2):
         self.path, self.kind, self.quality, self.images, self.bytes = path, kind, quality, 0, 0
-        self._file = open(path, "wb")  # noqa: SIM115 -- `finish` or `discard` closes it
-        self._pending, self._sha256, self._writer = deque(), hashlib.sha256(), ThreadPoolExecutor(1)
-        self._encoders = ThreadPoolExecutor(threads)
+        self._pending, self._file = deque(), open(path, "wb")  # noqa: SIM115 -- `finish` or `discard` closes it
+        self._hash, self._encoders, self._writer = hashlib.sha256(), ThreadPoolExecutor(threads), ThreadPoolExecutor(1)
 
     def add(self, images: "torch.Tensor", records: Sequence[dict | None]) -> None:
         "Add uint8 [B, 3, H, W]; images without a record are left out."
@@ -145,12 +144,13 @@ class ShardWriter:
             self._pending.popleft().result()
 
     def _write_all(self, entries: list[Future]) -> None:
-        for self.images, entry in enumerate(entries, self.images + 1):
+        for entry in entries:
             self._write(entry.result())
+            self.images += 1
 
     def _write(self, content: bytes) -> None:
         self.bytes += self._file.write(content)
-        self._sha256.update(content)
+        self._hash.update(content)
 
     def finish(self) -> dict[str, object]:
         "Wait for the threads and bring the file to the disk; the sidecar's facts."
@@ -161,7 +161,7 @@ class ShardWriter:
             file.flush()
             os.fsync(file.fileno())
         self._stop_threads()
-        return {"images": self.images, "bytes": self.bytes, "sha256": self._sha256.hexdigest()}
+        return {"images": self.images, "bytes": self.bytes, "sha256": self._hash.hexdigest()}
 
     def discard(self) -> None:
         "Leave nothing behind."
@@ -171,5 +171,5 @@ class ShardWriter:
             self._file.close()  # flushes, and so fails on a full disk
 
     def _stop_threads(self) -> None:
-        for pool in (self._encoders, self._writer):
-            pool.shutdown(cancel_futures=True)
+        self._encoders.shutdown(cancel_futures=True)
+        self._writer.shutdown(cancel_futures=True)

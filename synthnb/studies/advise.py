@@ -79,9 +79,8 @@ class Advice:
         ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no method
         (best, *others), ended = self.run, ran.set_index("arm").accuracy.sort_values(ascending=False, kind="stable")
         named, first = ", ".join(f"`{arm}`" for arm in others), ended.index[0]
-        told = f"- The advisor's pick, `{best}`" + (
-            f" (not significantly different from it: {named})," if others else ","
-        )
+        beside = f" (not significantly different from it: {named})" if others else ""
+        told = f"- The advisor's pick, `{best}`{beside},"
         if best not in ended:
             told += f" was not run in full, where `{first}` was the best arm"
         elif ended[best] == ended.max():
