@@ -24,9 +24,12 @@ ROOMS = {
     "models": "models: other people's models",
     "datasets": "datasets: images that users bring or name",
     "prompts": "prompts: words for the generator",
+    "prompts": "prompts: from meanings to the book of prompts",
     "images": "images: generated images at scale",
+    "training": "training: what the loop stands on",
     "training": "training: behind the training loop",
     "studies": "studies: experiments and their reports",
+    "cli": "cli: the command line, by subject",
     "glyphworld": "glyphworld: the embedded world",
 }
 FIRST = ("your_data", "gpu", "cluster", "architecture")  # guides in the order in which they are read; others follow

@@ -16,7 +16,7 @@ NBS = ROOT / "nbs"
 PAGE = NBS / "guides/architecture.md"
 BLOCK = re.compile(r"(<!-- notebooks -->\n).*?(<!-- /notebooks -->)", re.DOTALL)
 LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["synthnb"]["layers"]
-FOLDERS = ("core", "models", "datasets", "prompts", "images", "training", "studies", "glyphworld")
+FOLDERS = ("core", "models", "datasets", "prompts", "images", "training", "studies", "cli", "glyphworld")
 
 
 def imported(source: str, package: str = "") -> list[str]:
