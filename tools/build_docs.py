@@ -78,9 +78,11 @@ def read(source: Path) -> nbformat.NotebookNode:
 
 def heading(source: Path) -> tuple[str, str]:
     """Title and quoted line of a source, or its first paragraph where none is quoted."""
-    text = read(source).cells[0].source
-    title = re.search(r"^# (.+)$", text, re.MULTILINE)[1]
-    line = re.search(r"^(?:> )?(\w.+(?:\n\w.*)*)", text.split(title, 1)[1], re.MULTILINE)[1]
+    told = [cell.source for cell in read(source).cells if cell.cell_type == "markdown" and cell.source.startswith("# ")]
+    title, _, rest = (
+        (told[0] if told else f"# {source.parent.name}\n\n{source.stem}").removeprefix("# ").partition("\n")
+    )
+    line = (re.search(r"^(?:> )?([\w`].+(?:\n[\w`].*)*)", rest, re.MULTILINE) or [""] * 2)[1]
     return title, " ".join(re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", line).split())
 
 
