@@ -143,7 +143,7 @@ TABLE = [
     ("a file of parameters that is no YAML", ["run", "quickstart", "-f", "bad.yaml"], 2, ("is not YAML", "bad.yaml is not YAML in line 2", "write one `name: value` a line")),
     ("a file of parameters that is a list", ["run", "quickstart", "-f", "list.yaml"], 2, ("holds a list", "list.yaml", "name: value")),
     ("a run that is only looked at", ["run", "quickstart", "--dry-run", "-p", "shots", "2"], 0, ("nothing was started", "quickstart would run in", None)),
-    ("what an experiment can be given", ["run", "quickstart", "--help"], 0, ("Parameters of quickstart", "real images of each class", None)),
+    ("what an experiment can be given", ["run", "quickstart", "--help"], 0, ("Parameters of quickstart", "real images per class", None)),
     ("which experiments there are", ["run", "--help"], 0, ("Experiments", "bridge_study", None)),
     ("a grid that names no experiment", ["sweep", "grid.yaml"], 2, ("does not say which experiment", "grid.yaml", "write `experiment: NAME`")),
     ("a grid with a typo", ["sweep", "typo.yaml"], 2, ("unknown parameter", "shot", "did you mean 'shots'")),
@@ -173,7 +173,7 @@ TABLE = [
     # curation and export
     ("a filter without a CLIP", ["curate", "plan", "--agree"], 1, ("need", "--clip", "--clip")),
     ("a filter without real images", ["curate", "plan", "--leaked"], 1, ("need", "--real", "--real")),
-    ("a probability in words", ["curate", "plan", "--clip", "glyphworld/clip", "--min-probability", "high"], 1, ("high", "--min-probability", "1/N for chance")),
+    ("a probability in words", ["curate", "plan", "--clip", "glyphworld/clip", "--min-probability", "high"], 1, ("high", "--min-probability", "1/N, what a random draw gives")),
     ("a list with a path for its name", ["curate", "plan", "--name", "../kept"], 1, ("cannot be the name", "../kept", "take letters and digits")),
     ("images of names that CLIP was never taught", ["curate", "cats", "--clip", "glyphworld/clip", "--agree"], 2, ("never taught 'cat' and 'dog'", "glyphworld/clip", "--clip")),
     ("a copy of a shipped CLIP under another name", ["curate", "cats", "--clip", "./eye", "--agree"], 2, ("never taught 'cat' and 'dog'", "./eye", "--clip")),

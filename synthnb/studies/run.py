@@ -27,9 +27,7 @@ from pathlib import Path
 from typing import TextIO
 
 import nbformat
-import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 # %% ../../nbs/studies/run.ipynb #b3b08ab0
@@ -287,6 +285,8 @@ def _execute(
 # %% ../../nbs/studies/run.ipynb #8e82978d
 def _execute_once(notebook, parameters, folder, screen, timeout, on_cell_start) -> None:
     "One kernel, in the caller's working directory, from its start to the last cell."
+    import papermill  # whoever is refused need not wait for it
+
     copy = folder / "report.partial.ipynb"
     source, target = (
         str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy)
@@ -338,6 +338,8 @@ def _publish(folder: Path, record: dict) -> None:
 # %% ../../nbs/studies/run.ipynb #fc7e17ac
 def _explain_failure(error: BaseException, folder: Path) -> str:
     "One line: which cell, which error."
+    from papermill.exceptions import PapermillExecutionError
+
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"the disk of {folder} is full, {shutil.disk_usage(folder).free / 1e6:.1f} MB are free; "
