@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 
 import nbformat
-from nbconvert import HTMLExporter
 from PIL import Image
 from traitlets.config import Config
 
@@ -40,6 +39,8 @@ def tidy(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
 
 def write_html(notebook: nbformat.NotebookNode, path: Path, title: str) -> None:
     "A page that needs no network: pictures inside, code hidden except for the parameters."
+    from nbconvert import HTMLExporter
+
     page = nbformat.from_dict(notebook)
     for cell in page.cells:
         tags = cell.metadata.setdefault("tags", [])
