@@ -146,13 +146,14 @@ def prompts(
     dry_run: _DryRun = False,
 ) -> None:
     """Write diverse prompts for classes: what each name means, in many contexts and styles."""
+
+    asked = _Asked(tuple(classes), n, out, senses, tuple(template or ["a photo of a {phrase}"]), seed)
+    words = _refuse_asked(asked, {} if llm_url else {"llm": llm}, clip)
     from synthnb.models.llm import open_llm
     from synthnb.prompts.cost import TYPICAL_CLASS, estimate_cost
     from synthnb.prompts.request import PromptRequest
     from synthnb.studies.parameters import locate
 
-    asked = _Asked(tuple(classes), n, out, senses, tuple(template or ["a photo of a {phrase}"]), seed)
-    words = _refuse_asked(asked, {} if llm_url else {"llm": llm}, clip)
     extra = _further(llm_extra) | ({"max_tokens": llm_tokens} if llm_tokens else {})
     model = open_llm(llm if llm_url else locate(llm), llm_url, extra=extra)
     if dry_run:
