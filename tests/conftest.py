@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 LONG = (
     "test_cases",
     "test_shards",
@@ -26,3 +28,18 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    from synthnb.glyphworld.world import folder
+    from synthnb.models.clip import load_clip
+
+    return load_clip(folder("clip"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scans():
+    from synthnb.data import digits
+
+    return digits(32)["train"]

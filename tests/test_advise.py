@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from synthnb.evaluate import paired_difference
+from synthnb.core.intervals import paired_difference
 from synthnb.studies.advise import Advice, more_helps
 
 

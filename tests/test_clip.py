@@ -21,22 +21,12 @@ from torchvision.transforms import PILToTensor
 from torchvision.transforms import functional as TF
 
 from synthnb import lar
-from synthnb.data import digits, few_shot
+from synthnb.data import few_shot
 from synthnb.glyphworld.world import folder
 from synthnb.models import clip as clip_module
 from synthnb.models.clip import image_features, load_clip
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip(folder("clip"), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def scans():
-    return digits(32)["train"]
 
 
 def test_stream_is_never_held(clip):

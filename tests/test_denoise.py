@@ -7,13 +7,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     DiTPipeline,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tiny_models import tiny_vae
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from synthnb.glyphworld.world import folder
@@ -63,14 +63,7 @@ def tiny_parts(text_width: int, **unet):
         attention_head_dim=8,
         **unet,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=8,
-        latent_channels=4,
-        sample_size=16,
-    )
+    vae = tiny_vae((16, 32), norm_num_groups=8)
     return made.eval(), vae.eval()
 
 

@@ -17,7 +17,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
@@ -27,6 +26,7 @@ from diffusers import (
 )
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_models import tiny_vae
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthnb import dsi
@@ -85,17 +85,6 @@ def tiny_text(tokenizer, kind, width: int, eos: int | None = None):
             pad_token_id=tokenizer.eos_token_id,
             eos_token_id=tokenizer.eos_token_id if eos is None else eos,
         )
-    )
-
-
-def tiny_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
     )
 
 
@@ -495,12 +484,12 @@ def test_threads_do_not_change_what_is_learned(world, scans, phrases):
 
 def test_flips_double_the_latents_and_keep_the_labels(world, scans):
     plain = encode_images(world, scans, batch_size=4)
-    doubled = encode_images(world, scans, flips=True, batch_size=4)
-    assert len(doubled.mean) == 2 * len(plain.mean)
-    assert doubled.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()
+    mirrored_too = encode_images(world, scans, flips=True, batch_size=4)
+    assert len(mirrored_too.mean) == 2 * len(plain.mean)
+    assert mirrored_too.labels.bincount().tolist() == (2 * plain.labels.bincount()).tolist()
     mirrored = LabelledImages(scans.images.flip(-1), scans.labels, scans.classes)
-    assert torch.allclose(doubled.mean[4:8], encode_images(world, mirrored).mean[:4], atol=1e-5)
-    assert torch.equal(doubled.labels[4:8], plain.labels[:4])
+    assert torch.allclose(mirrored_too.mean[4:8], encode_images(world, mirrored).mean[:4], atol=1e-5)
+    assert torch.equal(mirrored_too.labels[4:8], plain.labels[:4])
 
 
 def test_other_pipelines_are_refused():

@@ -1,15 +1,11 @@
 """Dual norms in the architectures that people train, against timm's own layer and against the plain model."""
 
 import copy
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import timm
 import torch
+from processes import in_two_processes
 from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d, convert_splitbn_model, freeze_batch_norm_2d
 from timm.utils import ModelEmaV3
@@ -246,35 +242,6 @@ for name in ("resnet10t", "resnetv2_50"):
     buffers = {f"buffer {key}": value.clone() for key, value in net.named_buffers()}
     save_file({**result, **buffers}, f"{folder}/{name} {rank}.safetensors")
 """
-
-
-def in_two_processes(script: str, folder) -> None:
-    (folder / "child.py").write_text(script)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-addr",
-        "127.0.0.1",
-        "--master-port",
-        str(port),
-        str(folder / "child.py"),
-        str(folder),
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=Path(__file__).resolve().parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_two_processes_have_the_statistics_of_one(tmp_path):

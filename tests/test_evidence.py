@@ -5,30 +5,18 @@ from html.parser import HTMLParser
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest
 import torch
 from lar_cases import TEMPLATES, noise, senses_of
 
 from synthnb import lar
-from synthnb.data import digits, few_shot
-from synthnb.glyphworld.world import folder
+from synthnb.data import few_shot
 from synthnb.images import evidence
 from synthnb.lar import resolve
-from synthnb.models.clip import image_features, load_clip
+from synthnb.models.clip import image_features
 from synthnb.models.meanings import Candidate
 from synthnb.studies import naming
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip(folder("clip"), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def scans():
-    return digits(32)["train"]
 
 
 class Reader(HTMLParser):

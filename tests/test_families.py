@@ -22,7 +22,6 @@ import torch
 import transformers
 from diffusers import (
     AutoencoderDC,
-    AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     DDPMScheduler,
@@ -35,6 +34,7 @@ from diffusers import (
     UNet2DConditionModel,
     VQModel,
 )
+from tiny_models import tiny_vae
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
@@ -128,17 +128,7 @@ def llm_config(kind, **more):
 
 def decoder(latents=4, blocks=(8, 16), **more):
     torch.manual_seed(5)
-    n = len(blocks)
-    return AutoencoderKL(
-        block_out_channels=blocks,
-        down_block_types=("DownEncoderBlock2D",) * n,
-        up_block_types=("UpDecoderBlock2D",) * n,
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=latents,
-        sample_size=16,
-        **more,
-    ).eval()
+    return tiny_vae(blocks, latent_channels=latents, **more).eval()
 
 
 def unet(width=32, **more):

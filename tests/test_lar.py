@@ -11,27 +11,17 @@ from lar_cases import TEMPLATES, senses_of
 from scipy import stats
 
 from synthnb import lar
-from synthnb.data import digits, few_shot
+from synthnb.data import few_shot
 from synthnb.glyphworld.signs import _senses_named
 from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
 from synthnb.models.answers import AnswerCache, cached_llm
-from synthnb.models.clip import image_features, load_clip
+from synthnb.models.clip import image_features
 from synthnb.models.llm import open_llm
 from synthnb.models.meanings import Candidate
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip(folder("clip"), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def scans():
-    return digits(32)["train"]
 
 
 def test_override_wins_and_is_recorded(clip, scans):

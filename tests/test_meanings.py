@@ -10,12 +10,11 @@ import torch
 from lar_cases import noise
 
 from synthnb import lar
-from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
 from synthnb.models import clip as clip_module
 from synthnb.models import meanings
-from synthnb.models.clip import image_features, load_clip
+from synthnb.models.clip import image_features
 from synthnb.models.meanings import Candidate
 
 torch.set_num_threads(1)
@@ -35,11 +34,6 @@ HOSTILE = (
     "$(reboot)",
     "a,b: - [c]",
 )
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip(folder("clip"), device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's font draws boxes for some scripts
@@ -64,7 +58,7 @@ def test_hostile_names_go_all_the_way(clip, tmp_path):
     assert all(text.isprintable() and len(text) <= 300 for text in said)
 
 
-def test_doubled_names_are_listed_with_both_ways_out(clip):
+def test_names_given_twice_are_listed_with_both_ways_out(clip):
     classes = ["crane", "owl", "CRANE", "teapot_", "tea pot", "teapot"]
     with pytest.raises(ValueError) as error:
         meanings.check_names(classes)

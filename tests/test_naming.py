@@ -13,19 +13,13 @@ from lar_cases import noise
 
 from synthnb import lar
 from synthnb.glyphworld import world as glyphworld
-from synthnb.glyphworld.world import folder
 from synthnb.lar import resolve
-from synthnb.models.clip import image_features, load_clip
+from synthnb.models.clip import image_features
 from synthnb.studies import naming
 from synthnb.studies.naming import imagenet_ambiguous
 from synthnb.studies.run import run
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def clip():
-    return load_clip(folder("clip"), device="cpu")
 
 
 def test_imagenets_ambiguous_names_can_be_scored(clip):

@@ -18,7 +18,6 @@ import pytest
 import timm
 import torch
 from diffusers import (
-    AutoencoderKL,
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
@@ -28,6 +27,7 @@ from diffusers import (
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
+from tiny_models import tiny_vae
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from synthnb.cli.values import gather_parameters
@@ -197,16 +197,7 @@ def tiny_text(tokenizer, kind=CLIPTextModel) -> CLIPTextModel:
 def stable_diffusion(place: Path) -> Path:
     "All parts of Stable Diffusion 1.5, of its classes, its sampler and its scaling, with few and random weights."
     tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer")
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=0.18215,
-    )
+    vae = tiny_vae((8,) * 4, sample_size=64, scaling_factor=0.18215)
     unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(8, 8, 16, 16),
@@ -241,17 +232,7 @@ def stable_diffusion(place: Path) -> Path:
 def stable_diffusion_xl(place: Path) -> Path:
     "Stable Diffusion XL likewise: two text encoders, pooled text and sizes in the time embedding."
     tokenizer = CLIPTokenizer.from_pretrained(folder("generator") / "tokenizer")
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=0.13025,
-        force_upcast=True,
-    )
+    vae = tiny_vae((8,) * 4, sample_size=64, scaling_factor=0.13025, force_upcast=True)
     unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(8, 8, 16),

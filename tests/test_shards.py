@@ -36,6 +36,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from tiny_models import tiny_vae
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -544,16 +545,7 @@ def tiny_parts(tokenizer) -> tuple[CLIPTextConfig, AutoencoderKL, T5EncoderModel
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=8,
-        latent_channels=4,
-        sample_size=16,
-        shift_factor=0.06,
-        scaling_factor=1.5,
-    )
+    vae = tiny_vae((16, 32), norm_num_groups=8, shift_factor=0.06, scaling_factor=1.5)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [
         (letter, -1.0) for letter in "▁abcdefghijklmnopqrstuvwxyz,"
     ]

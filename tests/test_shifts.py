@@ -13,6 +13,7 @@ import torch
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
+from synthnb.core.intervals import wilson
 from synthnb.core.streams import seeded
 from synthnb.data import DIGITS, LabelledImages, digits, few_shot
 from synthnb.datasets.shifts import (
@@ -27,7 +28,7 @@ from synthnb.datasets.shifts import (
     show_severities,
     textured,
 )
-from synthnb.evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct, wilson
+from synthnb.evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct
 from synthnb.glyphworld.drawing import FONTS, HELD_OUT_FONTS
 from synthnb.glyphworld.world import folder, printed_digits
 from synthnb.models.classifiers import load_classifier

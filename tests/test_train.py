@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -19,6 +18,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from processes import in_two_processes
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
@@ -232,28 +232,7 @@ def with_vit(
 
 
 def test_two_processes_train_as_one(scans, inverted, tmp_path):
-    script = tmp_path / "child.py"
-    script.write_text(PROCESS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-addr",
-        "127.0.0.1",
-        "--master-port",
-        str(port),
-        str(script),
-        str(tmp_path),
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(PROCESS, tmp_path)
     net, history = with_vit(scans, inverted, device="cpu")
     records = json.loads((tmp_path / "records.json").read_text())
     assert [r["loss"] for r in records] == pytest.approx([r["loss"] for r in history.records], rel=1e-4)

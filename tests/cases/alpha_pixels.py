@@ -13,9 +13,9 @@ import torch
 from _case import attempt, check, done
 from PIL import Image, ImageDraw
 
-from synthnb.data import read_image
+from synthnb.datasets.listed import list_folder, load_images
+from synthnb.datasets.pixels import read_image
 from synthnb.datasets.reading import image_folder, stream_folder
-from synthnb.datasets.sets import list_folder, load_images
 
 
 def disc(hidden: tuple[int, int, int]) -> Image.Image:

@@ -18,7 +18,8 @@ from _stub_server import QUIRKS, Server
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pillow
 
-from synthnb.datasets.sets import NAMED, open_set, prompt_name
+from synthnb.datasets.named import NAMED, prompt_name
+from synthnb.datasets.sets import open_set
 
 NAMES = ["Trouser", "T - shirt / top", "AC/DC converter", "911.porsche", "20/20 vision"]
 

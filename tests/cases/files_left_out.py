@@ -12,7 +12,8 @@ from pathlib import Path
 
 from _case import attempt, check, done, fill
 
-from synthnb.datasets.sets import list_folder, open_real
+from synthnb.datasets.listed import list_folder
+from synthnb.datasets.sets import open_real
 from synthnb.studies.doctor_data import check_set
 
 

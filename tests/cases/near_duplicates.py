@@ -13,7 +13,8 @@ import numpy as np
 from _case import attempt, check, done
 from PIL import Image
 
-from synthnb.data import content_hashes, read_image
+from synthnb.datasets.duplicates import content_hashes
+from synthnb.datasets.pixels import read_image
 from synthnb.datasets.sets import open_real
 
 COPIES = {

@@ -16,12 +16,12 @@ from _case import attempt, check, done
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from synthnb.dsi import initial_rows, initial_style, reading
+from synthnb.dsi import initial_style, reading
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.denoise import TextTable
 from synthnb.models.pipelines import load_generator
 from synthnb.models.styles import add_style
-from synthnb.models.tokens import condition, tokenize, vector_names
+from synthnb.models.tokens import condition, initial_rows, tokenize, vector_names
 
 
 def tiny_sdxl(folder: str, end: int | None) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from _case import attempt, check, done
 from PIL import Image
 
-from synthnb.datasets.sets import list_shards, load_images
+from synthnb.datasets.listed import list_shards, load_images
 
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 

@@ -13,9 +13,9 @@ import numpy as np
 from _case import attempt, check, done
 from PIL import Image
 
-from synthnb.data import read_image
+from synthnb.datasets.listed import list_folder, load_images
+from synthnb.datasets.pixels import read_image
 from synthnb.datasets.reading import stream_folder
-from synthnb.datasets.sets import list_folder, load_images
 
 ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
 for name, turned in {"a": ramp, "b": ramp[::-1].copy()}.items():

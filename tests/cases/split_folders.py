@@ -10,7 +10,8 @@ Sources: github.com/fastai/fastai/issues/1552, github.com/huggingface/datasets/i
 
 from _case import attempt, check, done, fill, synthnb
 
-from synthnb.datasets.sets import list_folder, open_real
+from synthnb.datasets.listed import list_folder
+from synthnb.datasets.sets import open_real
 from synthnb.studies.doctor_data import check_set
 
 CLASSES = ("glioma", "meningioma", "no tumor")

@@ -13,9 +13,9 @@ import unicodedata
 
 from _case import attempt, check, done, fill
 
-from synthnb.data import check_classes
 from synthnb.datasets.sets import open_real
 from synthnb.images.curate import open_synthetic
+from synthnb.models.names import check_classes
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "cr\u00e8me br\u00fbl\u00e9e") for form in ("NFC", "NFD"))
 for folder, name in {"real": DECOMPOSED, "drawn": COMPOSED, "sides/train": DECOMPOSED, "sides/test": COMPOSED}.items():
