@@ -26,7 +26,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
-from synthnb.data import LabelledImages, read_image
+from synthnb.data import LabelledImages
+from synthnb.datasets.pixels import read_image
 from synthnb.training.augmentation import random_affine, random_resized_crop
 from synthnb.training.loading import Loader
 

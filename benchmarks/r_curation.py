@@ -31,7 +31,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from shard_pictures import shard_pictures
 
-from synthnb.data import LabelledImages, thumbnails
+from synthnb.data import LabelledImages
+from synthnb.datasets.duplicates import thumbnails
 from synthnb.glyphworld.world import folder as glyphworld_folder
 from synthnb.images.curate import Filters, _kept_batches, curate, write_kept
 from synthnb.images.fidelity import _neighbourhoods, extract, kid, measure, open_extractor

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import combinations
 from typing import Protocol, Self, runtime_checkable
 from warnings import warn
@@ -25,32 +24,9 @@ from sklearn.datasets import load_digits
 from .core.streams import stream
 from .datasets.duplicates import content_hashes
 from .datasets.folders import name_key
+from .datasets.grid import show_images
 from .datasets.splits import deal, shuffled, under_two_classes
 from .models.names import check_classes
-
-# %% ../nbs/01_data.ipynb #349b08bc
-# Names that people import from here
-from .core.devices import pick_device, pick_dtype  # noqa: F401
-from .datasets.duplicates import cache_sized, copied_pairs, near_groups, near_pairs, thumbnails  # noqa: F401
-from .datasets.grid import show_images
-from .datasets.layout import FRACTIONS  # noqa: F401
-from .datasets.pixels import read_image  # noqa: F401
-from .models.hub import explain_loading  # noqa: F401
-from .models.names import readable_name  # noqa: F401
-
-# %% ../nbs/01_data.ipynb #0582e8df
-def __getattr__(name: str) -> object:
-    "Readers of folders moved to `datasets.reading`, which imports this module."
-    if name not in (
-        "image_folder",
-        "stream_folder",
-        "folder_classes",
-        "open_layout",
-        "memory_limit",
-        "fitting_workers",
-    ):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("synthnb.datasets.reading"), name)
 
 # %% ../nbs/01_data.ipynb #d7282da7
 @runtime_checkable

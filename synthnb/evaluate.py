@@ -21,14 +21,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
-from synthnb.core.intervals import (
-    Interval,
-    accuracy_interval,
-    judge,
-    paired_difference,  # noqa: F401 people import it from here
-    seen_from,
-    wilson,
-)
+from .core.intervals import Interval, accuracy_interval, bootstrap_mean, judge, seen_from, wilson
 from .data import LabelledImages
 from .training.prediction import class_mean
 
@@ -95,17 +88,7 @@ def bootstrap_accuracy(
     per_image = np.atleast_2d(right).mean(0)
     if len(per_image) < 2:
         raise ValueError(f"a bootstrap needs two test images or more, got {len(per_image)}")
-    ends = stats.bootstrap(
-        (per_image,),
-        np.mean,
-        confidence_level=level,
-        n_resamples=resamples,
-        method="percentile",
-        vectorized=True,
-        batch=100,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(per_image.mean()), float(ends.low), float(ends.high), len(per_image), level)
+    return bootstrap_mean(per_image, level, resamples, seed)
 
 # %% ../nbs/09_evaluate.ipynb #f1f567bb
 _COLUMNS = ("shots", "arm", "seed", "accuracy", "steps_stage1", "steps_stage2")

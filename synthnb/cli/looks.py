@@ -72,7 +72,7 @@ def look_at_study(parameters: dict) -> None:
 # %% ../../nbs/cli/looks.ipynb #3ae59336
 def refuse_models(parameters: dict) -> None:
     """ValueError for ids that the models' libraries do not know; with a network, what is not fetched yet passes."""
-    from synthnb.studies.parameters import model_folder
+    from synthnb.models.names import model_folder
 
     ids = {
         what: model

@@ -203,7 +203,8 @@ def _pixel_step(folder: Path) -> int:
 # %% ../../nbs/cli/prompts.ipynb #34d1fa48
 def _refuse_settings(generator: str, scheduler: str, size: int, dtype: str) -> None:
     """ValueError for what `generate` would fail at: another machine may draw, so only what can be known here."""
-    from synthnb.studies.parameters import missing_model, model_folder
+    from synthnb.models.names import model_folder
+    from synthnb.studies.parameters import missing_model
 
     if why := missing_model(generator):
         raise ValueError(f"--generator: {why}")
@@ -225,8 +226,8 @@ def _style_id(style: Path | None, generator: str) -> str:
     """What a plan calls a style token. ValueError for a generator that reads none."""
     if style is None:
         return ""
-    from synthnb.dsi import load_style
     from synthnb.models.families import no_token
+    from synthnb.models.styles import load_style
 
     if why := no_token(generator):
         raise ValueError(f"--style: {why}")

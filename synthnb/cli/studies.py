@@ -83,15 +83,13 @@ def run(
     """Run an experiment; print its report's path. A run that is done already is not made again. The runs' index.html
     is made anew."""
     from synthnb.studies.experiment import refuse_before_start
-    from synthnb.studies.folder import state
+    from synthnb.studies.folder import run_id, state
 
     notebook, default_outputs, parameters, given, resolved = _asked(experiment, file, parameter or [])
     place = outputs or default_outputs
     with before_start():
         refuse_before_start(resolved)
         refuse_models(resolved)
-    from synthnb.studies.run import run_id  # whoever is refused need not wait for what runs notebooks
-
     folder = place / notebook.stem / run_id(notebook, resolved)
     found = state(folder) if folder.is_dir() else "new"
     if dry_run:

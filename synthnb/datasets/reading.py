@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..data import LabelledImages, check_disjoint, split_by_content
-from .folders import name_key, scan, shown
-from .layout import FRACTIONS, Layout, read_layout
+from .folders import Layout, name_key, scan, shown
+from .layout import FRACTIONS, read_layout
 from .pixels import check_fit, open_image, read_image, to_tensor
 from ..models.names import class_names
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ..data import FRACTIONS, ImageSet, LabelledImages, content_hashes, digits, join, near_pairs, split_by_content
+from ..data import ImageSet, LabelledImages, digits, join, split_by_content
+from .duplicates import content_hashes, near_pairs
 from .folders import scan
-from .layout import TABLES
+from .layout import FRACTIONS, TABLES
 from .listed import ListedImages, list_folder, list_hub, list_shards, load_images
 from .named import NAMED, check_complete, data_root, list_named, prompt_name
 from .pixels import check_fit

@@ -23,17 +23,10 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
 from ..core.files import did_you_mean
+from ..core.intervals import Interval, wilson
 from ..core.streams import seeded, stream
 from ..data import LabelledImages
-from synthnb.evaluate import (
-    Interval,
-    bootstrap_accuracy,
-    calibration_error,
-    calibration_floor,
-    correct,
-    per_class_accuracy,
-    wilson,
-)
+from ..evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct, per_class_accuracy
 from ..training.prediction import predict
 
 # %% ../../nbs/datasets/shifts.ipynb #e1c45113

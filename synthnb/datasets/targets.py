@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torchvision import datasets as torchvision_sets
 
-from ..data import DIGITS, LabelledImages, near_pairs, split_by_content
+from ..data import DIGITS, LabelledImages, split_by_content
+from .duplicates import near_pairs
 
 # %% ../../nbs/datasets/targets.ipynb #7e9d4995
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def _rank_classes(
     real: Features | None = None,  # of the same CLIP and classes, from `fidelity.extract`
     blank: float = 2.0,  # contrast below which an image is blank, see `curate.Filters`
     alike: float = 0.997,  # similarity from which two images of a class are one
-) -> pd.DataFrame:  # a row a class, the worst first
+) -> pd.DataFrame:  # a row per class, the worst first
     """What a generator makes of each class.
 
     Columns: planned, blank, agreement, low, high, probability, copies, diversity; with real images also distance,

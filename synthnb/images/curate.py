@@ -39,7 +39,9 @@ class Filters:
     """
 
     blank: float | None = None  # contrast in levels of 255; 2 finds images of one colour (PROPOSED)
-    leaked: float | None = None  # similarity to a test image; 0.997 finds changed copies, see `data.near_pairs`
+    leaked: float | None = (
+        None  # similarity to a test image; 0.997 finds changed copies, see `datasets.duplicates.near_pairs`
+    )
     memorised: float | None = None  # similarity to a real training image, likewise
     agree: bool = False  # CLIP must find the image's class the likeliest of all
     min_probability: float | str | None = None  # CLIP's, of the class among all choices; "1/N" for random draws

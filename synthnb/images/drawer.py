@@ -31,7 +31,7 @@ class Drawing:
     "How a plan's images are drawn and written. Raises `ValueError` for an unknown format."
 
     style: str | Path | None = None  # file of the style token that the prompts use; the folder keeps a copy
-    device: str = "auto"  # see `data.pick_device`; several workers share the GPUs out
+    device: str = "auto"  # see `core.devices.pick_device`; several workers share the GPUs out
     kind: str = "jpeg"  # of the files; or png, webp
     quality: int = 95  # of jpeg and webp
     retries: int = 3  # new seeds that a faulty row gets

@@ -52,10 +52,10 @@ def show_evidence(
     classes: Sequence[str] | None = None,  # default: those most in need of a look
     most: int = 5,  # classes
     senses: int = 5,  # bars a class, the best ones
-    thumbs: int = 6,  # images a class
+    thumbs: int = 6,  # images per class
     title: str = "",  # above all, "glyphworld" for instance
 ) -> Figure:
-    "A row a class: meanings with score bars and intervals, and the images that speak most for the choice."
+    "A row per class: meanings with score bars and intervals, and the images that speak most for the choice."
     order = [(c, note) for c, note in _attention_order(resolutions) if classes is None or c.name in classes][:most]
     if not order:
         known = ", ".join(c.name for c in resolutions.classes[:5])
@@ -226,7 +226,7 @@ def _evidence_html(
     resolutions: Resolutions,
     features: ImageFeatures | None = None,  # for the thumbnails
     title: str = "What the class names mean",
-    thumbs: int = 8,  # images a class
+    thumbs: int = 8,  # images per class
 ) -> str:
     "The evidence page: undecided and duplicate classes first, thumbnails embedded, all escaped, nothing fetched."
     order = _attention_order(resolutions)
@@ -245,7 +245,7 @@ def write_evidence(
     path: str | Path,
     features: ImageFeatures | None = None,  # for the thumbnails
     title: str = "What the class names mean",
-    thumbs: int = 8,  # images a class
+    thumbs: int = 8,  # images per class
 ) -> Path:
     "Write `_evidence_html` to a file, which appears whole or not at all."
     with whole_file(path) as partial:

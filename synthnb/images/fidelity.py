@@ -29,6 +29,7 @@ from torchmetrics.image.kid import poly_kernel
 from tqdm import tqdm
 
 # %% ../../nbs/images/fidelity.ipynb #ca129e14
+from ..core.intervals import bootstrap_mean
 from ..core.plots import drawing
 from ..data import ImageSet
 from .scores import ClassTexts
@@ -242,17 +243,8 @@ def _mean_estimate(
     values = values.double().numpy()
     if len(values) < 2:
         return Estimate(float(values.mean()) if len(values) else math.nan)
-    ends = stats.bootstrap(
-        (values,),
-        np.mean,
-        confidence_level=level,
-        n_resamples=resamples,
-        method="percentile",
-        vectorized=True,
-        batch=100,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(float(values.mean()), float(ends.low), float(ends.high))
+    found = bootstrap_mean(values, level, resamples, seed)
+    return Estimate(found.mean, found.low, found.high)
 
 # %% ../../nbs/images/fidelity.ipynb #24db33e3
 def _neighbourhoods(

@@ -63,7 +63,7 @@ class Settings:
     guidance: float  # guidance scale; at most 1 means none
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # the part of the steps that is guided
     size: int = 0  # pixels a side as the pipeline draws them; 0 is the pipeline's own size
-    dtype: str = "auto"  # see `data.pick_dtype`
+    dtype: str = "auto"  # see `core.devices.pick_dtype`
     negative_prompt: str = ""
     shard_size: int = 1024  # images
     batch_size: int = 64  # images; a multiple of it is a good shard_size

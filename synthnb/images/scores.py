@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from ..core.files import whole_file
 from ..core.workers import usable_cores
-from ..data import ImageSet, cache_sized, content_hashes, thumbnails
+from ..data import ImageSet
+from ..datasets.duplicates import cache_sized, content_hashes, thumbnails
 from .features import features_file, read_features, write_features
 from .folder import ShardFolder, read_tar
 from .plan import Plan
@@ -88,7 +89,7 @@ def _pixel_statistics(
 
 # %% ../../nbs/images/scores.ipynb #034a1968
 def _nearest(
-    a: torch.Tensor,  # [N, D] of unit length, from `data.thumbnails`
+    a: torch.Tensor,  # [N, D] of unit length, from `datasets.duplicates.thumbnails`
     b: torch.Tensor,  # [M, D]
     tile: int = 4096,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # [N] similarity and int64 [N] index into `b`; nan and -1 where `b` is empty

@@ -29,8 +29,9 @@ from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 # %% ../../nbs/models/clip.ipynb #39300eee
+from ..core.devices import pick_device, pick_dtype
 from ..core.files import tensor_names, whole_file
-from ..data import ImageSet, pick_device, pick_dtype
+from ..data import ImageSet
 from .hub import FETCHING, first_line, why_not_fetched
 from .meanings import DEFAULT_TEMPLATES, Candidate, check_names, fill_template
 from .names import model_folder

@@ -33,9 +33,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 # %% ../../nbs/models/local_llm.ipynb #4913258c
+from ..core.devices import pick_device, pick_dtype
 from ..core.files import tensor_names
-from ..data import explain_loading, pick_device, pick_dtype
-from .hub import FETCHING
+from .hub import FETCHING, explain_loading
 from .names import model_folder
 from synthnb.models.questions import (
     MARKS,

@@ -30,11 +30,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 # %% ../../nbs/models/pipelines.ipynb #0a5bb27c
+from ..core.devices import pick_device, pick_dtype
 from ..core.files import tensor_names
-from ..data import explain_loading, pick_device, pick_dtype
 from .clip import Clip
 from .families import call_parameters, no_token
-from .hub import FETCHING
+from .hub import FETCHING, explain_loading
 from .names import model_folder
 from .pipeline_files import check_generator_folder, check_single_file, only_variant
 

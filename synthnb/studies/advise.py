@@ -17,10 +17,9 @@ import pandas as pd
 from scipy import stats
 
 from ..bridge import Runtime, TransferConfig, run_arm
-from ..core.intervals import bounded_interval
+from ..core.intervals import Interval, accuracy_interval, bounded_interval
 from ..core.streams import stream
 from ..data import ImageSet, few_shot
-from ..evaluate import Interval, accuracy_interval
 
 # %% ../../nbs/studies/advise.ipynb #d02c23a1
 _tukey = cache(stats.studentized_range.ppf)  # an integral: a second each

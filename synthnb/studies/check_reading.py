@@ -224,7 +224,7 @@ def _near(seen: dict[str, Seen], paths: Sequence[str], most: int) -> list[list[s
         return []
     import torch  # the only part that needs it
 
-    from synthnb.data import near_groups
+    from synthnb.datasets.duplicates import near_groups
 
     images = torch.from_numpy(np.stack([seen[path].grey for path in good]))[:, None].expand(-1, 3, -1, -1)
     groups = [[good[i] for i in group] for group in near_groups(images) if len(group) > 1]

@@ -70,7 +70,7 @@ def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
 
 def _kept(splits: dict, named: bool) -> float:
     "Share of the training images that `sets.open_set` leaves after those for validation and test."
-    from synthnb.data import FRACTIONS  # torch and torchvision
+    from synthnb.datasets.layout import FRACTIONS  # torch and torchvision
     from synthnb.datasets.sets import VAL_SHARE
 
     if "val" in splits:

@@ -24,7 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..core.files import whole_file
-from ..evaluate import Interval, paired_difference
+from ..core.intervals import Interval, paired_difference
 from .doctor import guess_experiment
 from .folder import state
 from .spread import best_to_worst

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 import nbformat
+from nbconvert import HTMLExporter
 from PIL import Image
 from traitlets.config import Config
 
@@ -39,8 +40,6 @@ def tidy(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
 
 def write_html(notebook: nbformat.NotebookNode, path: Path, title: str) -> None:
     "A page that needs no network: pictures inside, code hidden except for the parameters."
-    from nbconvert import HTMLExporter
-
     page = nbformat.from_dict(notebook)
     for cell in page.cells:
         tags = cell.metadata.setdefault("tags", [])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..evaluate import Interval
+from ..core.intervals import Interval
 
 # %% ../../nbs/studies/spread.ipynb #c65f83ba
 @dataclass(frozen=True)

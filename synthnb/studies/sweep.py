@@ -24,10 +24,9 @@ from tqdm import tqdm
 
 from ..core.files import whole_file
 from ..core.workers import Pool, one_thread, refresh, run_workers
-from .folder import Busy, is_settled, state, write_json
+from .folder import Busy, is_settled, run_id, state, write_json
 from .parameters import resolve_parameters
 from .report import headline_of
-from .run import RunFailed, environment, run, run_id, stop_at_sigterm
 from .sweep_page import draw_sweep, sweep_page
 
 # %% ../../nbs/studies/sweep.ipynb #62c6f520
@@ -83,7 +82,7 @@ class Cell:
     "One run of a sweep."
 
     parameters: dict  # those given
-    run: str  # its id, see `run.run_id`
+    run: str  # its id, see `folder.run_id`
 
 
 @dataclass(frozen=True)
@@ -162,6 +161,8 @@ def work_through(
     timeout: float | None = None,  # seconds that one cell of a notebook may take
 ) -> None:
     "Make cells until all are settled, by this worker or by others."
+    from synthnb.studies.run import RunFailed, run  # a plan needs nothing that opens notebooks
+
     while todo := [cell for cell in sweep.cells if not is_settled(sweep.place(cell))]:
         for cell in todo:
             if stop():
@@ -206,6 +207,8 @@ def work(
     gone: Callable[[], bool] | None,  # is who started this process gone? None on a cluster, which stops its tasks
 ) -> None:
     "What a worker runs."
+    from synthnb.studies.run import environment, stop_at_sigterm
+
     job = _Job(**told)
     folder = job.folder if Path(job.folder).is_dir() else "."
     with environment(**one_thread()), chdir(folder), stop_at_sigterm() if gone else nullcontext():
@@ -369,6 +372,8 @@ def run_sweep(
 ) -> Outcome:
     """Make what is missing of a sweep, then its table and report. Raises `KeyboardInterrupt` that says how far it is,
     and `RuntimeError` if all workers died."""
+    from synthnb.studies.run import environment, stop_at_sigterm
+
     if index is not None and not 0 <= index < len(sweep.cells):
         raise ValueError(f"there is no cell {index}: the sweep has the cells 0 to {len(sweep.cells) - 1}")
     part, lost = sweep if index is None else replace(sweep, cells=(sweep.cells[index],)), []

@@ -105,7 +105,7 @@ def draw_sweep(
     many = axes.rows.panel.nunique()
     if many > _PANELS:
         return None
-    arms = axes.along != "arm"  # are arms told apart by colour?
+    arms = axes.along != "arm"  # does each method have a colour?
     grid = sns.catplot(
         axes.rows,
         kind="point",

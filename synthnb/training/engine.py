@@ -18,7 +18,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from ..data import pick_device
+from ..core.devices import pick_device
 
 # %% ../../nbs/training/engine.ipynb #b12da836
 def _pick_precision(
