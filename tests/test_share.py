@@ -84,9 +84,9 @@ def folder(tmp_path_factory) -> Path:
     return fill(tmp_path_factory.mktemp("home") / "shards", 300)
 
 
-def export(folder, out, format, **options):
-    """An export that warns of nothing: the licence is said."""
-    about = About(licences={"generator": "mit"})
+def export(folder, out, format, licence="", **options):
+    """An export that warns of nothing: the generator's licence is said."""
+    about = About(licence=licence, licences={"generator": "mit"})
     return export_images(folder, out, format, about=about, progress=False, **options)
 
 

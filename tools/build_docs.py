@@ -7,6 +7,7 @@ the disk without network. What a page links to and what is no page itself, such 
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -15,7 +16,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
-from sphinx.cmd.build import build_main
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
@@ -171,9 +171,9 @@ def build(out: Path) -> list[Path]:
             lay_out(source, pages, stage)
         (stage / "index.md").write_text(index(listed, api_pages(stage)), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
-        if build_main(
-            ["-q", "-b", "html", "-c", str(ROOT / "tools/docs"), "-d", f"{stage}/.doctrees", str(stage), str(out)]
-        ):
+        # In a process of its own: Sphinx changes the signatures of the functions that it describes.
+        options = ["-q", "-b", "html", "-c", str(ROOT / "tools/docs"), "-d", f"{stage}/.doctrees"]
+        if subprocess.run([sys.executable, "-m", "sphinx", *options, str(stage), str(out)]).returncode:
             sys.exit("the site could not be built")
     return sorted(out.rglob("*.html"))
 
