@@ -30,6 +30,7 @@ from .data import ImageSet, check_size, join
 from .dualbn import convert, has_gap, is_dual
 from .models.classifiers import fresh, load_classifier, only_head, reset_blocks, reset_head
 from .train import TrainConfig, Watch, fit
+from .training.augmentation import TimmPolicy
 from .training.checkpoints import Checkpoint, History, stage_key
 from .training.prediction import READINGS, class_mean, predict
 
@@ -47,6 +48,7 @@ class Arm:
     dual: str = ""  # what synthetic images have of their own, a kind of `dualbn.convert`: norms ("auto") or a "token"
     scratch: bool = False  # random weights in place of the pre-trained ones
     probe: bool = False  # the last stage trains the head alone
+    strong: bool = False  # RandAugment and CutMix in the last stage
 
     def steps(self, stage1: int, stage2: int) -> tuple[int, int]:
         "Optimiser steps of this arm's two stages."
@@ -75,6 +77,9 @@ ARMS = {
     "bridged+mixup": Arm(stage1="synthetic", mixup=True),
     "bridged++": Arm(stage1="synthetic", mixup=True, new_head=True),
     "mixed_per_batch+token": Arm(last="per_batch", dual="token"),  # for vision transformers
+    "augmented": Arm(strong=True),  # what many would try before they generate images
+    "mixed_per_batch+augmented": Arm(last="per_batch", strong=True),
+    "bridged+augmented": Arm(stage1="synthetic", strong=True),
 }
 
 # %% ../nbs/08_bridge.ipynb #cac5e33f
@@ -92,6 +97,8 @@ class TransferConfig:
     steps: tuple[int, int] = (200, 200)  # optimiser steps of stage 1 and stage 2
     stage1_seed: int | None = None  # None: the seed of the run
     arm_mixup: float = 0.2  # alpha of methods with mixup; the training's own is for all methods
+    policy: str = "rand-m6-mstd0.5-inc1"  # RandAugment of timm for augmented methods, after the training's (PROPOSED)
+    cutmix: float = 1.0  # alpha of augmented methods (PROPOSED)
     synthetic_share: float = 0.5  # of a batch, for methods that mix within the batch
     model_args: dict | None = None  # for `load_classifier`
 
@@ -279,6 +286,16 @@ def _start(
     return (reset_blocks(net, spec.new_blocks, seed) if spec.new_blocks else net), found
 
 
+def _last_training(spec: Arm, config: TransferConfig) -> TrainConfig:
+    "How the last stage augments and mixes its images."
+    training = config.training
+    if spec.mixup and not spec.stage1:
+        training = replace(training, mixup=config.arm_mixup)
+    if spec.strong:
+        training = replace(training, augment=TimmPolicy(config.policy, training.augment), cutmix=config.cutmix)
+    return training
+
+
 def _last_sets(spec: Arm, real: ImageSet, synthetic: ImageSet | None, share: float) -> ImageSet | list[tuple]:
     "What the last stage trains on."
     if spec.last == "joined":
@@ -305,9 +322,8 @@ def train_arm(
     A classifier with dual norms keeps both branches, for `predict(read=...)`; `dualbn.strip` leaves the main one.
     """
     net, found = _start(spec, model, synthetic if spec.stage1 == "synthetic" else real, config, seed, runtime)
-    mixup = config.arm_mixup if spec.mixup and not spec.stage1 else config.training.mixup
-    marks, steps = (False, True) if spec.last == "per_batch" else (), spec.steps(*config.steps)[1]
-    training = replace(config.training, steps=steps, mixup=mixup, synthetic=marks)
+    marks = (False, True) if spec.last == "per_batch" else ()
+    training = replace(_last_training(spec, config), steps=spec.steps(*config.steps)[1], synthetic=marks)
     sets = _last_sets(spec, real, synthetic, config.synthetic_share)
     net = convert(net, spec.dual) if spec.dual else net
     with only_head(net) if spec.probe else nullcontext():

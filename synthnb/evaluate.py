@@ -111,6 +111,8 @@ class Baseline:
     shots: int
     correct: np.ndarray  # bool [N], one per test image
     per_class: float  # mean over classes
+    val_accuracy: float = math.nan  # share of the validation images that it is right about; nan where not measured
+    synthetic: int = 0  # synthetic images used
     steps_stage1: int = 0
     steps_stage2: int = 0
 
@@ -124,16 +126,12 @@ def pixel_baseline(
     test: LabelledImages,
     seed: int,
     shots: int | None = None,  # what the table calls their number; default: the images of the smallest class
+    val: LabelledImages | None = None,  # validation images
 ) -> Baseline:
     "The nearest of the few real images by raw pixels, as a row for `results_table`."
-    right = _nearest_neighbour(few, test)
-    return Baseline(
-        "nearest (pixels)",
-        seed,
-        min(few.per_class.values()) if shots is None else shots,
-        right,
-        class_mean(right, test.labels),
-    )
+    right, shots = _nearest_neighbour(few, test), min(few.per_class.values()) if shots is None else shots
+    seen = math.nan if val is None else float(_nearest_neighbour(few, val).mean())
+    return Baseline("nearest (pixels)", seed, shots, right, class_mean(right, test.labels), seen)
 
 # %% ../nbs/09_evaluate.ipynb #0908c5e1
 def _per_image(runs: Sequence) -> np.ndarray | None:
