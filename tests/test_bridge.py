@@ -22,7 +22,7 @@ from synthnb.data import LabelledImages, digits, few_shot, ordered
 from synthnb.datasets.listed import list_folder, save_folder
 from synthnb.glyphworld.world import folder
 from synthnb.train import TrainConfig, Watch, _domain_loss, with_recipe
-from synthnb.training.augmentation import ready
+from synthnb.training.augmentation import TimmPolicy, ready
 from synthnb.training.prediction import READINGS, predict
 
 torch.set_num_threads(1)
@@ -88,6 +88,27 @@ def test_a_recipes_mixup_is_for_all_arms(arm, alpha, monkeypatch):
         config = TransferConfig(with_recipe("from_scratch"), steps=(1, 1))
         train_arm(ARMS[arm], folder("cnn"), real, real, config, runtime=CPU)
     assert (told["mixup"], told["cutmix"]) == (alpha, 1.0)
+
+
+@pytest.mark.parametrize("arm", ["augmented", "mixed_per_batch+augmented", "bridged+augmented"])
+def test_strong_augmentation_is_of_the_last_stage_alone(arm, monkeypatch):
+    real, configs, fit = few_shot(digits()["train"], 2), [], bridge.fit
+
+    def look(model, sets, config, **settings):
+        configs.append(config)
+        return fit(model, sets, config, **settings)
+
+    monkeypatch.setattr(bridge, "fit", look)
+    config = TransferConfig(TrainConfig(batch_size=8), steps=(1, 1))
+    train_arm(ARMS[arm], folder("cnn"), real, real, config, runtime=CPU)
+    *first, last = configs
+    assert (last.augment, last.cutmix) == (TimmPolicy(config.policy, config.training.augment), 1.0)
+    assert [(one.augment, one.cutmix) for one in first] == [(config.training.augment, 0.0)] * ("bridged" in arm)
+    images = real.images[:4]
+    plain, strong = (
+        change(images, torch.Generator().manual_seed(0)) for change in (config.training.augment, last.augment)
+    )
+    assert strong.dtype == torch.uint8 and (strong.float() - plain).abs().mean() > 5
 
 
 def test_runs_of_other_sets_or_models_are_not_taken_for_one_that_was_made(tmp_path):
