@@ -58,6 +58,7 @@ class Comparison(_Strict):
     minus: list[Side] = Field(min_length=1)
     expect: Literal["above", "below"]
     unit: str = "points"  # points are shares times 100
+    primary: Literal["", "before", "after"] = ""  # the claim's verdict rests on it: fixed before its run, or after it
     experiment: str = ""  # another one than the claim's
     where: dict[
         str, Scalar | list[Scalar]
@@ -103,6 +104,8 @@ class Claims(_Strict):
                 raise ValueError(
                     f"{claim.name} names the source {', '.join(unknown)}; there is: {', '.join(self.sources)}"
                 )
+            if claim.compare and sum(bool(comparison.primary) for comparison in claim.compare) != 1:
+                raise ValueError(f"{claim.name} needs one primary comparison")
             if not all(comparison.experiment or claim.experiment for comparison in claim.compare):
                 raise ValueError(f"{claim.name} has a comparison without an experiment")
         return self
@@ -278,13 +281,12 @@ class Entry:
 def _expanded(claim: Claim) -> Iterator[Comparison]:
     "The comparisons of a claim, one for every value of `each`."
     for comparison in claim.compare:
-        for values in product(*comparison.each.values()):
+        for i, values in enumerate(product(*comparison.each.values())):
             more = dict(zip(comparison.each, values))
             what = ", ".join([comparison.what, *(f"{name} {value}" for name, value in more.items())])
             sides = {side: [one | more for one in getattr(comparison, side)] for side in ("plus", "minus")}
-            yield comparison.model_copy(
-                update=sides | {"what": what, "each": {}, "experiment": comparison.experiment or claim.experiment}
-            )
+            told = {"what": what, "each": {}, "experiment": comparison.experiment or claim.experiment}
+            yield comparison.model_copy(update=sides | told | ({"primary": ""} if i else {}))
 
 
 def _entry_for(claim: Claim, comparison: Comparison, runs: list[Run], withdrawn: Sequence[str] = ()) -> Entry:
@@ -385,7 +387,9 @@ fits it and has its arms is taken. The effect is the mean difference paired by s
 over seeds. *Reproduced*: the interval lies wholly on the side that the paper says.
 *Contradicted*: wholly on the other. *Inconclusive*: neither, or one value only, or all seeds trained on one \
 generated set, whose own luck no interval over seeds knows (the run says so).
-*Not run*: no committed run has it. An interval is for its comparison alone; nothing is corrected for their number.
+*Not run*: no committed run has it. An interval is for its comparison alone; nothing is corrected for their number, \
+and so a claim's verdict is that of one comparison alone,
+fixed before its run was made, or, where it says so, named after it.
 
 Marks say how well a fact of a paper is known here: SEEN in a primary source (mostly the abstract), SEEN-2 in a \
 secondary one, INFERRED from something seen. The papers' tables could not
@@ -397,6 +401,23 @@ _PAPERS = {"A": "Diversify, Don't Fine-Tune", "B": "Is Synthetic Image Useful fo
 def _counted(entries: list[Entry]) -> str:
     counts = Counter(entry.verdict for entry in entries)
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict])
+
+# %% ../../nbs/studies/ledger.ipynb #07819629
+def _primary(entries: list[Entry]) -> Entry:
+    "The entry of a claim on which its verdict rests; the only one where nothing is compared."
+    return next((entry for entry in entries if entry.comparison and entry.comparison.primary), entries[0])
+
+
+def _claim_line(claim: Claim, entries: list[Entry]) -> str:
+    "A claim's row in the table at the head."
+    first = _primary(entries)
+    what, fixed, unit = "-", "-", "points"
+    if compared := first.comparison:
+        what, fixed, unit = compared.what, f"{compared.primary} its run", compared.unit
+    effect = _effect_text(first.effect, unit)
+    cells = [claim.paper, f"[{claim.claim}](#{claim.name})", f"**{first.verdict}**", what, fixed, effect]
+    others = [entry for entry in entries if entry is not first]
+    return f"| {' | '.join([*cells, _counted(others) or '-', _printed(claim.number)])} |"
 
 # %% ../../nbs/studies/ledger.ipynb #e9623e3a
 def _claim_section(claim: Claim, entries: list[Entry], command: str, root: Path) -> list[str]:
@@ -434,14 +455,12 @@ def ledger_markdown(
     about = {name: of[0].claim for name, of in own.items()}
     lines = [
         _FACE,
-        f"{len(own)} claims, {len(entries)} comparisons: {_counted(entries)}.",
+        f"{len(own)} claims: {_counted([_primary(of) for of in own.values()])}. A claim's verdict is that of one "
+        f"comparison, its primary one; all {len(entries)} comparisons: {_counted(entries)}.",
         "",
-        "| paper | claim | comparisons | the paper's number |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {claim.paper} | [{claim.claim}](#{name}) | {_counted(own[name])} | {_printed(claim.number)} |"
-        for name, claim in about.items()
+        "| paper | claim | verdict | primary comparison | fixed | effect | the others | the paper's number |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_claim_line(claim, own[name]) for name, claim in about.items()),
     ]
     for paper, title in _PAPERS.items():
         lines += ["", f"## Paper {paper}: {title}", ""]
