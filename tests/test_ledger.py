@@ -33,6 +33,20 @@ def test_page_is_that_of_the_claims_and_the_committed_reports(should_be):
     assert PAGE.read_text(encoding="utf-8") == should_be, "run `synthnb ledger` and commit outputs/ledger.md"
 
 
+def test_a_claims_verdict_is_that_of_its_one_primary_comparison(should_be, tmp_path):
+    by_claim = {}
+    for entry in ledger_entries(ROOT):
+        by_claim.setdefault(entry.claim.name, []).append(entry)
+    for name, entries in by_claim.items():
+        line = next(line for line in should_be.splitlines() if f"](#{name}) |" in line)
+        first = [entry for entry in entries if entry.comparison and entry.comparison.primary] or entries
+        assert len(first) == 1 and f"| **{first[0].verdict}** |" in line, name
+    text = (EXPERIMENTS / "claims.yaml").read_text(encoding="utf-8")
+    (tmp_path / "claims.yaml").write_text(text.replace("primary: after", "primary: ''", 1), encoding="utf-8")
+    with pytest.raises(ValueError, match="label-ambiguity needs one primary comparison"):
+        load_claims(tmp_path / "claims.yaml")
+
+
 def test_git_knows_the_page():
     listed = subprocess.run(
         ["git", "ls-files", "outputs/ledger.md"], cwd=ROOT, capture_output=True, text=True, check=True
