@@ -38,6 +38,29 @@ def test_comments_docstrings_and_the_command_line_keep_every_stage(copy):
     assert keys(copy) == before
 
 
+@pytest.mark.parametrize(
+    "before, after, same",
+    [
+        ("def f(x, *, y=1): return x", "def f(x: int, *, y: int = 1) -> int: return x", True),
+        ("async def f(x): return x", "async def f(x: int) -> int: return x", True),
+        ("found = {}", "from collections.abc import Mapping\nfound: Mapping[str, int] = {}", True),
+        ("def f():\n    left = []", "def f():\n    last: int\n    left: list[int] = []", True),
+        ("class A:\n    def f(self): self.x = 1", "class A:\n    def f(self) -> None: self.x: int = 1", True),
+        ("class A:\n    x = 1", "class A:\n    x: int = 1", False),  # a field, if it is a dataclass
+        ("class A:\n    x: int = 1", "class A:\n    y: int = 1", False),
+        ("found = {}", "found: dict[str, int] = {1: 1}", False),
+        ("def f(x): return x", "def f(x: int) -> int: return -x", False),
+    ],
+)
+def test_types_keep_a_key_and_values_do_not(tmp_path, before, after, same):
+    hashes = []
+    for name, text in ("first", before), ("second", after):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "low.py").write_text(text)
+        hashes.append(code_hash("low", root=tmp_path / name))
+    assert (hashes[0] == hashes[1]) is same
+
+
 @pytest.mark.parametrize("name", ["core/streams", "generate", "images/denoise", "images/plan", "images/shards"])
 def test_changed_code_loses_the_images_that_it_draws(copy, name):
     before, file = keys(copy), (copy / name).with_suffix(".py")

@@ -28,30 +28,51 @@ def _imports(tree: ast.Module, own: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "synthnb"}
         elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "synthnb"):
-            base = ["synthnb", *home[: len(home) + 1 - node.level]] if node.level else []
-            base = ".".join([*base, *filter(None, [node.module])])
+            above = ["synthnb", *home[: len(home) + 1 - node.level]] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return {name.removeprefix("synthnb").strip(".") for name in found} - {""}
 
+# %% ../../nbs/core/code.ipynb #25670249
+class _Computing(ast.NodeTransformer):
+    """What code computes: without docstrings, the list of exported names and what only tells types.
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    "The code alone, in place: strings that stand by themselves and the list of exported names compute nothing."
-    for node in ast.walk(tree):
-        if isinstance(getattr(node, "body", None), list):
-            node.body = [one for one in node.body if not _is_text(one)]
-    tree.body = [node for node in tree.body if not (isinstance(node, ast.Assign) and _names(node) == ["__all__"])]
-    return tree
+    The annotations of a class stay: they are the fields of a dataclass.
+    """
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        fields = {i: one for i, one in enumerate(node.body) if isinstance(one, ast.AnnAssign)}
+        node.body = [fields.get(i) or self.visit(one) for i, one in enumerate(node.body)]
+        node.body = [one for one in node.body if one]
+        return node
 
-def _is_text(node: ast.AST) -> bool:
-    value = getattr(node, "value", None)
-    return isinstance(node, ast.Expr) and isinstance(value, ast.Constant) and isinstance(value.value, str)
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
 
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
 
-def _names(node: ast.Assign) -> list[str]:
-    return [getattr(target, "id", "") for target in node.targets]
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
 
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        return self.visit(ast.Assign([node.target], node.value)) if node.value else None
 
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        exports = [getattr(target, "id", "") for target in node.targets] == ["__all__"]
+        return None if exports else self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else self.generic_visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if node.module in ("typing", "collections.abc") else node
+
+# %% ../../nbs/core/code.ipynb #f09e0ad3
 def _file(name: str, root: Path) -> Path | None:
     "The file of a module or a package; None for what is neither."
     stem = root / name.replace(".", "/")
@@ -62,9 +83,9 @@ def _file(name: str, root: Path) -> Path | None:
 def _read(file: Path, own: str, changed: int) -> tuple[frozenset[str], str]:
     "What a module imports, and its code; read again where the file has `changed`."
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    return frozenset(_imports(tree, own)), ast.dump(_without_docstrings(tree))
+    return frozenset(_imports(tree, own)), ast.dump(_Computing().visit(tree))
 
-# %% ../../nbs/core/code.ipynb #f09e0ad3
+# %% ../../nbs/core/code.ipynb #501b7642
 def _modules_run(
     *modules: str,  # "images.shards"
     root: Path = _PACKAGE,
@@ -94,7 +115,7 @@ def code_hash(
     *modules: str,  # none: every module but the command line, which no result depends on
     root: Path = _PACKAGE,
 ) -> str:
-    "Twelve hex digits of the code that modules run, comments and docstrings aside."
+    "Twelve hex digits of the code that modules run, comments, docstrings and types aside."
     files = [file.relative_to(root).with_suffix("") for file in root.rglob("*.py") if not file.name.startswith("_")]
     names = modules or tuple(".".join(file.parts) for file in files if file.parts[0] != "cli")
     return hashlib.sha256(json.dumps(_modules_run(*names, root=root)).encode()).hexdigest()[:12]
