@@ -36,7 +36,7 @@ class Cost:
         return "\n  ".join([line, *(["assumed:", *self.assumed] if self.assumed else [])])
 
     def _room(self) -> str:
-        if self.free is None:
+        if self.bytes is None or self.free is None:
             return ""
         short = "" if self.bytes <= self.free else ", WHICH IS NOT ENOUGH"
         return f" ({self.free / 1e6:,.1f} MB are free{short})"

@@ -87,14 +87,15 @@ def mean_interval(
     level: float = 0.95,
 ) -> Interval:
     "Mean with Student's t interval over seeds; with one value the interval is nan."
-    values = np.asarray(values, dtype=float)
-    if not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"need one finite value per seed or more, got {values.tolist()}")
-    mean = float(values.mean())
-    if len(values) == 1:
+    array = np.asarray(values, dtype=float)
+    n = len(array)
+    if not n or not np.isfinite(array).all():
+        raise ValueError(f"need one finite value per seed or more, got {array.tolist()}")
+    mean = float(array.mean())
+    if n == 1:
         return Interval(mean, math.nan, math.nan, 1, level)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return Interval(mean, mean - half, mean + half, len(values), level)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n, level)
 
 # %% ../../nbs/core/intervals.ipynb #3ad9a493
 def bounded_interval(
@@ -124,18 +125,19 @@ def accuracy_interval(
     Below `LEAST_SEEDS` seeds, and where all values are equal, it has no ends.
     Raises `ValueError` for values outside of 0..1 and for fewer than one image.
     """
-    values = np.asarray(values, dtype=float)
-    if not len(values) or not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"need accuracies in 0..1, one per seed or more, got {values.tolist()}")
+    array = np.asarray(values, dtype=float)
+    n = len(array)
+    if not n or not ((array >= 0) & (array <= 1)).all():
+        raise ValueError(f"need accuracies in 0..1, one per seed or more, got {array.tolist()}")
     if images < 1:
         raise ValueError(f"an accuracy needs one test image or more, got {images}")
-    mean = float(values.mean())
-    if len(values) < LEAST_SEEDS or np.ptp(values) < 1e-9:
-        return Interval(mean, math.nan, math.nan, len(values), level)
-    found = mean_interval(logit((values * images + 0.5) / (images + 1)), level)
+    mean = float(array.mean())
+    if n < LEAST_SEEDS or np.ptp(array) < 1e-9:
+        return Interval(mean, math.nan, math.nan, n, level)
+    found = mean_interval(logit((array * images + 0.5) / (images + 1)), level)
     # near 0 and 1 the half image can move both ends past the mean
     low, high = min(mean, expit(found.low)), max(mean, expit(found.high))
-    return Interval(mean, float(low), float(high), len(values), level)
+    return Interval(mean, float(low), float(high), n, level)
 
 # %% ../../nbs/core/intervals.ipynb #134ad958
 def paired_difference(

@@ -19,12 +19,14 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter
+from matplotlib.transforms import Bbox
+from matplotlib.typing import RcKeyType
 
 # %% ../../nbs/core/plots.ipynb #bbc519bb
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#333333")
 _REFERENCE = "#777777"  # the method that others are compared with
 _VERDICTS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "inconclusive": _REFERENCE}
-_STYLE = {
+_STYLE: dict[RcKeyType, object] = {
     "axes.labelsize": 11,
     "axes.prop_cycle": cycler(color=_PALETTE),
     "axes.spines.right": False,
@@ -58,9 +60,14 @@ def _tick_labels(axis: Axes, which: str) -> list[Text]:
     return [label for place, label in pairs if low <= place <= high and label.get_text() and label.get_visible()]
 
 
+def _titles(axis: Axes) -> list[Text]:
+    "At the left, in the middle and at the right; those at the sides have no public name."
+    return [getattr(axis, name) for name in ("_left_title", "title", "_right_title")]
+
+
 def _texts(axis: Axes) -> list[Text]:
     "What can be read on and around one panel."
-    titles = [axis.title, axis._left_title, axis._right_title]
+    titles = _titles(axis)
     if not axis.axison:
         return [*titles, *axis.texts]
     legend = axis.get_legend()
@@ -83,7 +90,7 @@ def _touch(first: Text, second: Text) -> bool:
         return bool(first.get_window_extent().padded(-1).overlaps(second.get_window_extent().padded(-1)))
     slope = np.radians(first.get_rotation())
     across = np.subtract(*(text.get_transform().transform(text.get_position()) for text in (first, second)))
-    return abs(across @ [np.sin(slope), -np.cos(slope)]) < first.get_fontsize() * first.figure.dpi / 72
+    return abs(across @ [np.sin(slope), -np.cos(slope)]) < float(first.get_fontsize()) * first.figure.dpi / 72
 
 # %% ../../nbs/core/plots.ipynb #e71a2513
 def _wrap(text: Text, width: float) -> None:
@@ -110,9 +117,10 @@ def _put_apart(figure: Figure) -> None:
         _plain_logarithms(axis)
     figure.canvas.draw()
     for axis in figure.axes:
-        width = figure.bbox.width / (axis.get_subplotspec().get_gridspec().ncols if axis.get_subplotspec() else 1)
+        place = axis.get_subplotspec()
+        width = figure.bbox.width / (place.get_gridspec().ncols if place else 1)
         wide = max(axis.get_window_extent().width, 0.8 * width if len(figure.axes) == 1 else 0)
-        for text in (axis.title, axis._left_title, axis.xaxis.label):
+        for text in (*_titles(axis)[:2], axis.xaxis.label):
             _wrap(text, wide)
         labels = _tick_labels(axis, "x")
         boxes = [label.get_window_extent() for label in labels]
@@ -174,7 +182,8 @@ def _in_per_cent(
     for shape in axis.collections:
         if isinstance(shape, LineCollection | PolyCollection):
             for path in shape.get_paths():
-                path.vertices[:, column] = np.clip(path.vertices[:, column], 0, whole)
+                corners = np.asarray(path.vertices)  # the path's own array
+                corners[:, column] = np.clip(corners[:, column], 0, whole)
     own = axis.xaxis if along == "x" else axis.yaxis
     low, high = own.get_view_interval()
     room = 0.02 * whole  # for the half of a point that lies at the edge
@@ -186,7 +195,7 @@ def _name_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequ
     "Write a name beside each point, at the first of twelve places where it covers neither a name nor a point."
     axis.figure.canvas.draw()
     points, panel = axis.transData.transform(np.column_stack([x, y])), axis.get_window_extent()
-    taken = []
+    taken: list[Bbox] = []
     sides = [(side, right, up) for up in (4, -11, 10, 16, 24, -20) for side, right in (("left", 5), ("right", -5))]
     for place, name in zip(zip(x, y), names):
         text = axis.annotate(str(name), place, xytext=(5, 4), textcoords="offset points", fontsize=10)

@@ -57,8 +57,14 @@ def walk_tar(path: str | Path) -> Iterator[Member]:
     with tarfile.open(path, "r:") as opened:
         for member in opened:
             if member.isfile():
-                read = lambda member=member: opened.extractfile(member).read()
+                read = lambda member=member: _content(opened, member)
                 yield Member(member.name, member.offset_data, member.size, read)
+
+
+def _content(opened: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = opened.extractfile(member)
+    assert file is not None, "only a file has content"
+    return file.read()
 
 
 def read_at(path: str | Path, offset: int, size: int) -> bytes:

@@ -8,6 +8,7 @@ __all__ = ['Pool', 'usable_cores', 'one_thread', 'Stopped', 'finish_first', 'wor
 # %% ../../nbs/core/workers.ipynb #0f89d045
 import importlib
 import json
+import logging
 import os
 import platform
 import signal
@@ -40,7 +41,7 @@ class Pool:
 def usable_cores() -> int:
     "Cores that this process may run on."
     mine = psutil.Process()
-    return len(mine.cpu_affinity()) if hasattr(mine, "cpu_affinity") else os.cpu_count()  # macOS has none
+    return len(mine.cpu_affinity()) if hasattr(mine, "cpu_affinity") else os.cpu_count() or 1  # macOS has none
 
 
 def _own_gpu(number: int) -> dict[str, str]:
@@ -166,7 +167,9 @@ def _on_ray(work: str, told: dict, pool: Pool, asked: Callable[[], bool]) -> lis
         import ray
     except ImportError as error:
         raise ImportError("Ray is not installed: pip install 'synthnb[ray]'") from error
-    ray.init(pool.ray, include_dashboard=False, logging_level="warning", log_to_driver=False, ignore_reinit_error=True)
+    ray.init(
+        pool.ray, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False, ignore_reinit_error=True
+    )
     gpus = 1 if pool.gpu and ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_call)
     left, lost = [task.remote(work, told, None) for _ in range(pool.workers)], []
