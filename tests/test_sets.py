@@ -11,6 +11,7 @@ import pickle
 import pkgutil
 import tarfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -464,6 +465,14 @@ def test_folder_stays_on_disk(tmp_path):
         list_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="no set that can be opened"):
         list_set(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["pets", "imagenet", "mnist", "digits"])
+def test_a_path_with_the_name_of_a_known_set_is_a_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for opened in (list_set, partial(open_set, size=8)):
+        with pytest.raises(FileNotFoundError, match=f"'{name}' is no set that can be opened"):
+            opened(Path(name))
 
 
 # ---- subsets and reading

@@ -68,7 +68,7 @@ def _list_set(source: str | Path, root: str | Path | None, download: bool, compl
         if known and complete:
             check_complete(known[0], listed)
         return listed
-    if str(source) in NAMED:
+    if isinstance(source, str) and source in NAMED:
         return list_named(source, root, download, complete)
     folder = Path(source).expanduser()
     if not folder.is_dir() and not (folder.is_file() and folder.suffix.lower() in TABLES):
