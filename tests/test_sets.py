@@ -489,6 +489,18 @@ def test_copies_under_two_names_are_one_shot(tmp_path):
     assert set(fraction(train, 1 / 3).per_class.values()) == {2}
 
 
+def test_a_subset_is_taken_by_numbers_of_any_kind(tmp_path):
+    for name in ("cat", "dog"):
+        for i in range(3):
+            put(tmp_path / name / f"{i}.jpg", i)
+    listed = list_folder(tmp_path)["train"]
+    for data in (listed, load_images(listed, 8)):
+        for wanted in ([1, 5], range(1, 6, 4), torch.tensor([1, 5]), np.array([1, 5])):
+            assert data.subset(wanted).labels.tolist() == [0, 1]
+        assert not len(data.subset([])) and not len(data.subset(torch.tensor([], dtype=torch.int64)))
+    assert listed.subset(torch.tensor([1, 5])).items == ["cat/1.jpg", "dog/2.jpg"]
+
+
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     for name in ("cat", "dog"):
         put(tmp_path / name / "0.jpg", len(name))

@@ -51,10 +51,11 @@ class ListedImages(ImageSet):
 
     held = None  # they are read at the size that is asked for
 
-    def subset(self, indices: Sequence[int], name: str = "") -> "ListedImages":
+    def subset(self, indices: Sequence[int] | torch.Tensor, name: str = "") -> "ListedImages":
         "The images at `indices`, in that order; `classes` stays whole."
-        items, labels = [self.items[i] for i in indices], self.labels[list(indices)]
-        return replace(self, items=items, labels=labels, name=name or self.name)
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        items = [self.items[i] for i in indices.tolist()]
+        return replace(self, items=items, labels=self.labels[indices], name=name or self.name)
 
     def draw(self, wanted: Callable[[list[int]], Sequence[int]], seed: int) -> list[int]:
         "As many distinct images of each class as `wanted` makes of the numbers there are; only what is taken is read."
