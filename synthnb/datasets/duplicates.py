@@ -102,8 +102,8 @@ def _aligned(
         slope_y, slope_x = torch.gradient(over, spacing=2 / size, dim=(1, 2))
         slope_x, slope_y = slope_x / place[:, :1, None], slope_y / place[:, 2:3, None]
         contrast, brightness = over, torch.ones_like(over)
-        moves = [slope_x * x, slope_x, slope_y * y, slope_y, contrast, brightness]
-        moves = (torch.stack(moves, -1) * both[..., None]).flatten(1, 2)
+        moves = torch.stack([slope_x * x, slope_x, slope_y * y, slope_y, contrast, brightness], -1)
+        moves = (moves * both[..., None]).flatten(1, 2)
         square = moves.mT @ moves
         square = square + 1e-6 * square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(6)
         step = torch.linalg.solve(square, moves.mT @ ((a - over) * both).flatten(1)[..., None])[:, :4, 0]
@@ -116,9 +116,9 @@ def _is_copy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # float32 [K, 3
     "Pairs that agree, once they are aligned, as a whole and in their detail."
     found = torch.zeros(len(a), dtype=torch.bool)
     for part in torch.arange(len(a)).split(256):
-        small = [F.avg_pool2d(one[part][:, None], 2)[:, 0] for one in (a, b)]
-        over, both, place = _aligned(*small, torch.tensor([1.0, 0, 1, 0]).repeat(len(part), 1), 4)
-        near = _correlation(small[0], over, both) > 0.97
+        small_a, small_b = (F.avg_pool2d(one[part][:, None], 2)[:, 0] for one in (a, b))
+        over, both, place = _aligned(small_a, small_b, torch.tensor([1.0, 0, 1, 0]).repeat(len(part), 1), 4)
+        near = _correlation(small_a, over, both) > 0.97
         part, place = part[near], place[near]
         if len(part):
             over, both, _ = _aligned(a[part], b[part], place, 4)
@@ -143,7 +143,8 @@ def copied_pairs(
 
 def _candidates(left: torch.Tensor, turned: torch.Tensor, same: bool) -> set[tuple[int, int]]:
     "Of each image the three that come nearest in one of the eight symmetries."
-    candidates, rows = set(), max(1, 2**22 // turned.shape[1])
+    candidates: set[tuple[int, int]] = set()
+    rows = max(1, 2**22 // turned.shape[1])
     for start, part in zip(range(0, len(left), rows), left.split(rows)):
         best = torch.stack([part @ one.T for one in turned]).amax(0)
         if same:
@@ -198,7 +199,7 @@ def near_groups(
     _, of = connected_components(
         coo_array((np.ones(ends.shape[1]), ends), shape=(len(images), len(images))), directed=False
     )
-    groups = {}
+    groups: dict[int, list[int]] = {}
     for i, group in enumerate(of):
         groups.setdefault(group, []).append(i)
     return list(groups.values())

@@ -337,7 +337,7 @@ def _reasons(folder: _Folder, left_out: list[LeftOut]) -> str:
 # %% ../../nbs/datasets/folders.ipynb #65463a9f
 def _find_splits(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> dict[str, _Folder]:
     "The folders of train, val and test where those are on top; ValueError where they stand beside classes or twice."
-    held, splits = folder.holding(), {}
+    held, splits = folder.holding(), dict[str, _Folder]()
     word = {name: split_word(name) for name in folder.folders}
     others = [name for name in folder.folders if not word[name] and _bare(name) not in _UNLABELLED]
     named = {name: split for name, split in word.items() if split}
@@ -366,10 +366,10 @@ def _find_splits(root: Path, folder: _Folder, left_out: list[LeftOut], notes: li
 
 def _splits_below(folder: _Folder) -> dict[str, dict[str, list[str]]]:
     "Images by split and class of a folder that has the splits below each class; nothing for any other."
-    held, splits = folder.holding(), {}
+    held, splits = folder.holding(), dict[str, dict[str, list[str]]]()
     for name, one in held.items():
-        words = [split_word(inner) for inner in one.folders]
-        if one.images or None in words or len(set(words)) < len(words) or "train" not in words:
+        words = [split_word(inner) or "" for inner in one.folders]
+        if one.images or "" in words or len(set(words)) < len(words) or "train" not in words:
             return {}
         for inner, split in zip(one.folders.values(), words):
             splits.setdefault(split, {})[name] = inner.below()
@@ -386,7 +386,7 @@ def read_folder(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give a folder with one sub-folder of images per class")
-    left_out, notes = [], []
+    left_out, notes = list[LeftOut](), list[str]()
     top = scan(root, left_out)
     how, splits, own = _read_tree(root, _descend(top, left_out, notes), left_out, notes)
     return _laid_out(root, how, splits, left_out, [*notes, *frames_read(splits)], own)
@@ -468,7 +468,9 @@ def _laid_out(
                 )
         if len(keys) < len(splits[split]):
             check_classes(list(splits[split]))  # two folders of one name
-        own_files = [(path, label[key]) for key in sorted(keys, key=label.get) for path in splits[split][keys[key]]]
+        own_files = [
+            (path, label[key]) for key in sorted(keys, key=label.__getitem__) for path in splits[split][keys[key]]
+        ]
         listed[split] = own_files
     counts = (
         ", ".join(f"{len(files):,} {split}" for split, files in listed.items())

@@ -8,14 +8,24 @@ __all__ = ['show_images']
 # %% ../../nbs/datasets/grid.ipynb #a56b412e
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 
 # %% ../../nbs/datasets/grid.ipynb #0d18ee96
+class _Held(Protocol):  # a set in memory
+    @property
+    def images(self) -> torch.Tensor: ...
+    @property
+    def labels(self) -> torch.Tensor: ...
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+
 def show_images(
-    images: torch.Tensor,  # a set in memory, or uint8 [N, 3, H, W]
+    images: _Held | torch.Tensor,  # a set in memory, or uint8 [N, 3, H, W]
     titles: Sequence[str] | None = None,  # one per image; default: the class names of a set
     cols: int = 10,  # images per row
     limit: int = 60,  # at most this many are shown
@@ -23,18 +33,18 @@ def show_images(
     title: str = "",  # above the grid
 ) -> Figure:
     "A grid of thumbnails as a closed matplotlib figure, which a notebook displays once."
-    if not torch.is_tensor(images):
+    if not isinstance(images, torch.Tensor):
         titles = [images.classes[i] for i in images.labels.tolist()] if titles is None else titles
         images = images.images
-    images = images[:limit].permute(0, 2, 3, 1).cpu().numpy()
-    rows = math.ceil(len(images) / cols)
+    pixels = images[:limit].permute(0, 2, 3, 1).cpu().numpy()
+    rows = math.ceil(len(pixels) / cols)
     extra = 0.22 if titles is not None else 0.04
     fig, axes = plt.subplots(
         rows, cols, figsize=(cols * scale, rows * (scale + extra) + 0.3 * bool(title)), squeeze=False
     )
     for ax in axes.flat:
         ax.axis("off")
-    for i, (ax, image) in enumerate(zip(axes.flat, images)):
+    for i, (ax, image) in enumerate(zip(axes.flat, pixels)):
         ax.imshow(image, interpolation="nearest")
         if titles is not None:
             ax.set_title(str(titles[i])[:14].replace("$", r"\$"), fontsize=6, pad=2)  # $ would start mathtext

@@ -161,7 +161,7 @@ _FAR = re.compile(r"([A-Za-z]:)?/")  # a path of another machine, perhaps, with 
 
 def _places(root: Path, names: Sequence[str], images: list[str]) -> dict[str, str]:
     "Where each named file lies below a folder; those that lie nowhere, or in two places, are missing."
-    there, by_end = set(images), {}
+    there, by_end = set(images), dict[str, list[str]]()
     for path in images:
         for end in {
             path.rpartition("/")[2],
@@ -239,7 +239,7 @@ def _read_table(
             f"{path} needs a column of files ({_FILE_COLUMNS[0]}) and one of labels ({_LABEL_COLUMNS[0]}); "
             f"it has {few_names(map(str, table.columns), 8)}: name them so in the first line"
         )
-    root, left_out = path.parent, []
+    root, left_out = path.parent, list[LeftOut]()
     like = [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
     table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else "train"})
     images = scan(root, left_out).below()

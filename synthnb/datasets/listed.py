@@ -126,12 +126,17 @@ def _read_batches(
         first = next(order := iter(order), [])
         order, largest = chain([first], order), len(first)
     workers = fitting_workers(workers, largest * 3 * size * size)
-    read = {"num_workers": workers, "collate_fn": partial(_read_images, listed, size)}
-    # A loader without a generator takes a number of torch's: then whoever reads would change what is trained
-    read["generator"] = torch.Generator().manual_seed(seed or 0)
+    loader = partial(
+        DataLoader,
+        range(len(listed)),  # type: ignore[arg-type]  # a loader takes whatever has a length and can be indexed
+        num_workers=workers,
+        collate_fn=partial(_read_images, listed, size),
+        # without a generator it takes a number of torch's: then whoever reads would change what is trained
+        generator=torch.Generator().manual_seed(seed or 0),
+    )
     if order is not None:
-        return DataLoader(range(len(listed)), batch_sampler=order, **read)
-    return DataLoader(range(len(listed)), batch_size, shuffle=seed is not None, **read)
+        return loader(batch_sampler=order)
+    return loader(batch_size=batch_size, shuffle=seed is not None)
 
 
 def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -318,7 +323,8 @@ def list_shards(
 ) -> ListedImages:
     "All images of a folder of shards; ValueError names a tar that is damaged or has no labels."
     folder = Path(folder).expanduser()
-    items, labels, names = [], [], {}
+    items, labels = [], []
+    names: dict[int, str] = {}
     paths = sorted(folder.glob("*.tar"))
     for path in tqdm(paths, desc=f"listing {folder.name}", unit="tar", delay=5):  # a million images take minutes
         try:
@@ -334,8 +340,8 @@ def list_shards(
     if twice := [name for name, n in Counter(classes).items() if n > 1]:
         own = [i for i in sorted(names) if names[i] == twice[0]]
         raise ValueError(f"{folder}: labels disagree: {twice[0]!r} is the class of the labels {own}")
-    labels, fetch = torch.tensor(labels, dtype=torch.int64), partial(_tar_bytes, folder)
-    return ListedImages(items, labels, classes, fetch, folder.name)
+    fetch = partial(_tar_bytes, folder)
+    return ListedImages(items, torch.tensor(labels, dtype=torch.int64), classes, fetch, folder.name)
 
 # %% ../../nbs/datasets/listed.ipynb #5a8a6b6b
 def _samples(path: Path) -> dict[str, dict]:
@@ -356,8 +362,8 @@ def _samples(path: Path) -> dict[str, dict]:
         samples[key][what] = (member.offset, member.size) if what == "image" else json.loads(member.read())
     lacking = {key: sample for key, sample in samples.items() if len(sample) < 2}
     if lacking:
-        what = {key: "no record" if "image" in sample else "no image" for key, sample in lacking.items()}
-        told = ", ".join(f"{shown(key)} has {what[key]}" for key in list(lacking)[:5])
+        lack = {key: "no record" if "image" in sample else "no image" for key, sample in lacking.items()}
+        told = ", ".join(f"{shown(key)} has {lack[key]}" for key in list(lacking)[:5])
         raise ValueError(f"{len(lacking)} keys lack their partner: {told}: remove them from the tar, or make it again")
     return samples
 

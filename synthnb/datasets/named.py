@@ -10,12 +10,12 @@ __all__ = ['NAMED', 'DATA_FOLDER', 'NamedSet', 'usual_measure', 'prompt_name', '
 import hashlib
 import json
 import os
-import pkgutil
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -48,7 +48,7 @@ class NamedSet:
 
 NAMED = {
     name: NamedSet(**facts)
-    for name, facts in json.loads(pkgutil.get_data("synthnb.datasets", "named_sets.json")).items()
+    for name, facts in json.loads((resources.files("synthnb.datasets") / "named_sets.json").read_bytes()).items()
 }
 
 # %% ../../nbs/datasets/named.ipynb #b3e764e5
@@ -92,8 +92,8 @@ def imagenet_indices(
     "Which of the 1,000 classes a variant has: its accuracy is that of `logits[:, imagenet_indices(name)]`."
     if name not in ("imagenet-r", "imagenet-a"):
         return list(range(1000))
-    listed = pkgutil.get_data("timm.data", f"_info/{name.replace('-', '_')}_indices.txt")
-    return [int(index) for index in listed.split()]
+    listed = resources.files("timm.data") / "_info" / f"{name.replace('-', '_')}_indices.txt"
+    return [int(index) for index in listed.read_bytes().split()]
 
 # %% ../../nbs/datasets/named.ipynb #2fda6a00
 _Files = list[tuple[Path, int]]  # with labels
@@ -131,7 +131,8 @@ def _read_sun397(facts: NamedSet, root: Path, download: bool) -> tuple[list[str]
 # %% ../../nbs/datasets/named.ipynb #656e1e72
 def _read_caltech101(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, _Files]]:
     "Thirty images of each class to train with, the same ones everywhere."
-    home, splits = root / facts.where, {"train": [], "test": []}
+    home = root / facts.where
+    splits: dict[str, _Files] = {"train": [], "test": []}
     if not (home.is_dir() or download):
         raise FileNotFoundError(f"there is no folder {home}")  # torchvision would make one
     opened = torchvision_sets.Caltech101(root, download=download)
@@ -145,7 +146,7 @@ def _read_caltech101(facts: NamedSet, root: Path, download: bool) -> tuple[list[
 # %% ../../nbs/datasets/named.ipynb #fbe822d8
 def _read_dogs(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, _Files]]:
     "Lists as MATLAB files: paths below Images, and labels from 1."
-    home, splits, names = root / "stanford_dogs", {}, {}
+    home, splits, names = root / "stanford_dogs", {}, dict[int, str]()
     for split in ("train", "test"):
         lists = loadmat(home / f"{split}_list.mat", squeeze_me=True)
         splits[split] = [
@@ -162,7 +163,7 @@ def _read_cub(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], d
         name: dict(line.split() for line in (home / f"{name}.txt").read_text().splitlines())
         for name in ("classes", "images", "image_class_labels", "train_test_split")
     }
-    splits = {"train": [], "test": []}
+    splits: dict[str, _Files] = {"train": [], "test": []}
     for number, path in told["images"].items():
         split = "train" if told["train_test_split"][number] == "1" else "test"
         splits[split].append((home / "images" / path, int(told["image_class_labels"][number]) - 1))

@@ -76,14 +76,14 @@ def open_image(
         if least:
             image.draft(None, (least, least))
         sixteen = any("16" in str(tile.args) for tile in getattr(image, "tile", ()) or ())
-        image = ImageOps.exif_transpose(image)
-        if sixteen and image.mode in ("RGB", "RGBA") and (peak := max(top for _, top in image.getextrema()[:3])) < 16:
+        upright = ImageOps.exif_transpose(image)
+        if sixteen and upright.mode in ("RGB", "RGBA") and (peak := np.max(upright.getextrema()[:3])) < 16:
             warnings.warn(
                 f"a colour image of 16 bits a channel uses a part of them only and is nearly black ({peak} of 255 at "
                 f"most): "
                 f"save it with 8 bits a channel"
             )
-        return _over_white(_eight_bits(image) if image.mode.startswith(("I", "F")) else image)
+        return _over_white(_eight_bits(upright) if upright.mode.startswith(("I", "F")) else upright)
 
 # %% ../../nbs/datasets/pixels.ipynb #714cc8e5
 FITS = ("crop", "pad", "resize")
@@ -108,7 +108,8 @@ def square(
         return image.resize((size, size), Image.Resampling.BICUBIC)
     within = [max(1, round(side * size / max(image.size))) for side in image.size]
     canvas = Image.new("RGB", (size, size), "white")
-    canvas.paste(image.resize(within, Image.Resampling.BICUBIC), tuple((size - side) // 2 for side in within))
+    left, top = ((size - side) // 2 for side in within)
+    canvas.paste(image.resize(within, Image.Resampling.BICUBIC), (left, top))
     return canvas
 
 

@@ -144,7 +144,12 @@ def stream_folder(
         files += [(path, label) for path in taken]
     largest = 2 * min(batch_size, len(files)) * 3 * longest * longest  # bytes; most are at most twice as long as wide
     workers = fitting_workers(workers, largest)
-    loader = DataLoader(files, batch_size, collate_fn=partial(_read_batch, longest=longest), num_workers=workers)
+    loader: DataLoader = DataLoader(
+        files,  # type: ignore[arg-type]  # a loader takes whatever has a length and can be indexed
+        batch_size,
+        collate_fn=partial(_read_batch, longest=longest),
+        num_workers=workers,
+    )
     with tqdm(total=len(files), desc=f"reading {root.name}", unit="img", disable=not progress) as bar:
         for images, labels in loader:
             yield images, labels

@@ -34,7 +34,7 @@ class ReadOnce:
     "A test split that every finished classifier reads once."
 
     def __init__(self, data: LabelledImages):
-        self._data, self.readers = data, []
+        self._data, self.readers = data, list[str]()
 
     def read(self, reader: str) -> LabelledImages:  # such as "bridged, seed 0"
         "The split; RuntimeError if `reader` has had it before."

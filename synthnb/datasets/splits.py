@@ -27,7 +27,7 @@ def under_two_classes(
     where: Sequence[str],  # each image came from
 ) -> dict[str, str]:
     "Hashes of images that stand under two classes, and a word on each."
-    first, found = {}, {}
+    first, found = dict[str, int](), {}
     for i, (h, label) in enumerate(zip(hashes, labels)):
         j = first.setdefault(h, i)
         if labels[j] != label:
@@ -38,7 +38,7 @@ def under_two_classes(
 # %% ../../nbs/datasets/splits.ipynb #0426b0a5
 def _deal(groups: list[list[int]], n: int) -> list[int]:
     "Take groups out of the list, in its order, until `n` images are there; one that is too large only where none fits."
-    taken = []
+    taken: list[int] = []
     while groups and len(taken) < n:
         group = next((group for group in groups if len(taken) + len(group) <= n), None) or min(groups, key=len)
         groups.remove(group)
