@@ -106,7 +106,7 @@ def _open_database(path: Path, readonly: bool) -> sqlite3.Connection:
     "Connect to a cache file, a new one if need be. Raises `ValueError` for a file that is something else."
     if readonly and not path.is_file():
         raise FileNotFoundError(f"there is no answer cache {path}")
-    name = path
+    name: str | Path = path
     if readonly:  # a file at rest needs no right to write beside it
         at_rest = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
         name = f"{path.resolve().as_uri()}?mode=ro{at_rest}"

@@ -64,7 +64,7 @@ _CPU = torch.device("cpu")
 class Clip:
     "An open_clip model with its tokenizer, its own preprocessing, and its place."
 
-    model: nn.Module
+    model: open_clip.CLIP | open_clip.CustomTextCLIP
     tokenizer: Callable
     name: str  # a folder's own name, or open_clip's name and tag: for records, never a path
     device: torch.device = _CPU
@@ -237,8 +237,10 @@ def _key(ensemble: Sequence[str]) -> str:
 def _encode_ensembles(clip: Clip, ensembles: Sequence[Sequence[str]]) -> None:
     "Encode those that `clip.known` lacks, every text once."
     new = {_key(ensemble): ensemble for ensemble in ensembles if _key(ensemble) not in clip.known}
+    if not new:
+        return
     distinct = list(dict.fromkeys(text for ensemble in new.values() for text in ensemble))
-    place, table = {text: i for i, text in enumerate(distinct)}, clip.encode_texts(distinct) if distinct else None
+    place, table = {text: i for i, text in enumerate(distinct)}, clip.encode_texts(distinct)
     for key, ensemble in new.items():
         clip.known[key] = F.normalize(table[[place[text] for text in ensemble]].mean(0), dim=0)
 
@@ -281,7 +283,7 @@ def image_features(
     ValueError for wrong types and numbers that are not finite.
     """
     classes = _check_request(images, classes, images_per_class)
-    labels, small, kept = [], [], torch.zeros(len(classes), dtype=torch.int64)
+    labels, small, kept = list[torch.Tensor](), list[bytes](), torch.zeros(len(classes), dtype=torch.int64)
 
     def prepared() -> Iterator[torch.Tensor]:
         with tqdm(desc="image features", unit="img", disable=not progress) as bar:
@@ -298,17 +300,19 @@ def image_features(
     features = torch.cat(found) if found else torch.zeros(0, 1, dtype=dtype)
     if not features.isfinite().all():
         raise ValueError(f"{clip.name} gives features that are not finite in {clip.dtype}: try dtype='float32'")
-    labels = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
-    return ImageFeatures(features, labels, classes, tuple(small), clip.name, clip.fingerprint)
+    numbers = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
+    return ImageFeatures(features, numbers, classes, tuple(small), clip.name, clip.fingerprint)
 
 # %% ../../nbs/models/clip.ipynb #9d560b61
 def _check_request(
     images: ImageSet | Iterable, classes: Sequence[str] | None, per_class: int | None
 ) -> tuple[str, ...]:
     "The checked names of the classes; ValueError for classes or a number that do not fit the images."
-    if classes is None and not isinstance(images, ImageSet):
-        raise ValueError("a stream of images needs the names of its classes")
-    classes = check_names(images.classes if classes is None else classes)
+    if classes is None:
+        if not isinstance(images, ImageSet):
+            raise ValueError("a stream of images needs the names of its classes")
+        classes = images.classes
+    classes = check_names(classes)
     if isinstance(images, ImageSet) and len(images.classes) != len(classes):
         raise ValueError(f"{images} does not fit {len(classes)} class names")
     if per_class is not None and per_class < 1:
@@ -318,15 +322,15 @@ def _check_request(
 # %% ../../nbs/models/clip.ipynb #c49c9574
 def _check_batch(pixels: torch.Tensor | list, labels: torch.Tensor, classes: int) -> None:
     "ValueError for a batch of a stream that is not (uint8 images, labels)."
-    is_whole = torch.is_tensor(pixels)
-    for part in [pixels] if is_whole else pixels:
-        if part.dtype != torch.uint8 or part.ndim != (4 if is_whole else 3) or part.shape[-3] != 3:
+    parts, dims = ([pixels], 4) if isinstance(pixels, torch.Tensor) else (pixels, 3)
+    for part in parts:
+        if part.dtype != torch.uint8 or part.ndim != dims or part.shape[-3] != 3:
             got = f"{part.dtype} {list(part.shape)}"
             raise ValueError(f"a batch must hold uint8 images [B, 3, H, W], or a list of [3, H, W]; got {got}")
     is_number = labels.shape == (len(pixels),) and not labels.is_floating_point()
     if not is_number or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
-        got = labels.tolist()[:8]
-        raise ValueError(f"{len(pixels)} images need as many whole labels in 0..{classes - 1}, got {got}")
+        given = labels.tolist()[:8]
+        raise ValueError(f"{len(pixels)} images need as many whole labels in 0..{classes - 1}, got {given}")
 
 # %% ../../nbs/models/clip.ipynb #2c07781f
 def _batches(
@@ -357,7 +361,7 @@ def _batches(
 # %% ../../nbs/models/clip.ipynb #9a950d17
 def _rebatch(parts: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
     "The same rows in batches of `size`, the last one smaller."
-    waiting, count = [], 0
+    waiting, count = list[torch.Tensor](), 0
     for part in parts:
         waiting, count = waiting + [part], count + len(part)
         if count >= size:

@@ -9,9 +9,9 @@ __all__ = ['FAMILIES', 'call_parameters', 'call_arguments', 'call_pipeline', 'Fa
 # %% ../../nbs/models/families.ipynb #1413fd49
 import inspect
 import json
-import pkgutil
 import re
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,7 +202,8 @@ class Family:
         return max(parts) if "offload" in memory else sum(parts)
 
 
-FAMILIES = tuple(Family(**row) for row in json.loads(pkgutil.get_data("synthnb.models", "families.json"))["families"])
+_TABLE = json.loads((resources.files("synthnb.models") / "families.json").read_bytes())
+FAMILIES = tuple(Family(**row) for row in _TABLE["families"])
 
 # %% ../../nbs/models/families.ipynb #94232c83
 def family_of(

@@ -95,7 +95,7 @@ def _cached_files(repository: str) -> list[str]:
     return sorted({Path(*file.parts[1:]).as_posix() for file in files})
 
 # %% ../../nbs/models/hub.ipynb #30ab6f37
-def _chain_of(error: BaseException) -> Iterator[BaseException]:
+def _chain_of(error: BaseException | None) -> Iterator[BaseException]:
     "An exception, and those that led to it."
     while error is not None:
         yield error
@@ -181,7 +181,9 @@ def _by_errors(repository: str, errors: list[BaseException]) -> str:
         missing = f"it is not whole in the cache {constants.HF_HUB_CACHE}"
         unreachable = f"the hub could not be reached ({first_line(errors[-1])})"
         return f"{missing}, and {unreachable}: try again with a network, `hf download {repository}`"
-    unanswered = [error for error in errors if isinstance(error, HTTPError) and not hasattr(error, "response")]
+    unanswered: list[Exception] = [
+        error for error in errors if isinstance(error, HTTPError) and not hasattr(error, "response")
+    ]
     broken = unanswered or [error for error in errors if isinstance(error, ConnectionError | TimeoutError)]
     if broken and not constants.HF_HUB_OFFLINE:
         return f"the connection broke while it was fetched ({first_line(broken[0])}): {_start_again(repository)}"

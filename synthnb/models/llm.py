@@ -157,7 +157,7 @@ class Asking:
     schema: type[BaseModel]  # of an answer
     sampling: Sampling
     cache: AnswerCache
-    check: Callable[[Question, BaseModel], None] | None  # raises `ValueError` for what does not fit its question
+    check: Callable[[Question, BaseModel], object] | None  # raises `ValueError` for what does not fit its question
 
 
 def plan_jobs(
@@ -204,14 +204,15 @@ def check_askable(asking: Asking, jobs: list[Job]) -> None:
         except ValueError as error:
             wrong[question.about] = error
     if wrong:
-        about, error = next(iter(wrong.items()))
+        about, why = next(iter(wrong.items()))
         others = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
-        raise ValueError(f"the question about {about!r} cannot be asked: {error}{others}")
+        raise ValueError(f"the question about {about!r} cannot be asked: {why}{others}")
 
 # %% ../../nbs/models/llm.ipynb #53ef608d
 def ask_round(asking: Asking, jobs: list[Job], found: dict[str, Answer], bar: tqdm) -> list[Job]:
     "Ask for each job once and keep what comes; the jobs to be asked again."
     llm, again = asking.llm, []
+    assert not isinstance(llm, MissingLLM), "`check_askable` refuses it"
     for more in sorted({job.more for job in jobs}):
         group = [job for job in jobs if job.more == more]
         sampling = replace(asking.sampling, max_tokens=more * asking.sampling.max_tokens)
@@ -257,7 +258,7 @@ def ask(
     tries: int = 3,  # replies at most for one answer, in this run
     seed: int = 0,  # another seed gives other answers
     first: int = 0,  # number of the first sample: n=4, first=4 are the next four
-    check: Callable[[Question, BaseModel], None] | None = None,  # raises `ValueError` for what does not fit
+    check: Callable[[Question, BaseModel], object] | None = None,  # raises `ValueError` for what does not fit
     progress: bool = True,
 ) -> Answers:
     "Sampled, validated answers to all questions. Raises `ValueError` before any cost if a question cannot be asked."
@@ -305,7 +306,8 @@ def _estimate_calls(
     cache: AnswerCache | None = None,  # the mean of its answers by this model is used instead, if it has any
 ) -> _Estimate:
     "A dry run: nothing is asked, and no weights are opened."
+    answered: float = answer_tokens
     if cache is not None:
-        answer_tokens = mean_answer_tokens(cache, llm.name) or answer_tokens
+        answered = mean_answer_tokens(cache, llm.name) or answer_tokens
     calls, prompts = len(questions) * n, sum(llm.count_tokens(question.messages) for question in questions)
-    return _Estimate(calls, prompts * n, round(calls * answer_tokens), isinstance(llm, LocalLLM))
+    return _Estimate(calls, prompts * n, round(calls * answered), isinstance(llm, LocalLLM))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     TopPLogitsWarper,
 )
@@ -134,7 +135,7 @@ def _open_tokenizer(
     return _Found(source, commit, name, revision, config, tokenizer)
 
 # %% ../../nbs/models/local_llm.ipynb #080f7880
-def _load_weights(found: _Found, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+def _load_weights(found: _Found, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     "Open a causal LM from safetensors. Raises if a tensor is missing or has another shape."
     source = found.source
     transformers_logging.disable_progress_bar()
@@ -153,7 +154,7 @@ def _load_weights(found: _Found, device: torch.device, dtype: torch.dtype) -> to
     return model.eval().to(device)
 
 
-def _from_pretrained(source: str, *, dtype: torch.dtype, **where) -> tuple[torch.nn.Module, dict]:
+def _from_pretrained(source: str, *, dtype: torch.dtype, **where) -> tuple[PreTrainedModel, dict]:
     "A model and what transformers says about its loading."
     config = AutoConfig.from_pretrained(source, **where)
     causal = type(config) in AutoModelForCausalLM._model_mapping  # Mistral3 and others read images, too
@@ -161,7 +162,7 @@ def _from_pretrained(source: str, *, dtype: torch.dtype, **where) -> tuple[torch
     return kind.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True, **where)
 
 
-def _ends_and_padding(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+def _ends_and_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     "The tokens that end a reply, those of the tokenizer too, and nothing of how the model wants to be sampled."
     ends = model.generation_config.eos_token_id
     ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
@@ -183,7 +184,7 @@ class _RowSampler(LogitsProcessor):
         draws = [torch.rand(sampling.max_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         self.draws = torch.stack(draws).clamp(max=1 - 1e-6)  # [B, max_tokens]
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         "All but the drawn token get -inf; scores are [B, vocabulary]."
         kept = self.top_p(input_ids, scores.float() / self.temperature).softmax(-1).cumsum(-1)
         draw = self.draws[:, input_ids.shape[1] - self.start, None].to(kept.device)
@@ -215,7 +216,7 @@ class LocalLLM:
         return f"LocalLLM({self.name!r}, revision={self.revision[:12]!r}, device={str(self.device)!r})"
 
     @cached_property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> PreTrainedModel:
         "The weights, opened when they are first needed: cached answers never need them."
         return _load_weights(self.found, self.device, self.dtype)
 
@@ -227,7 +228,9 @@ class LocalLLM:
         "Raise `ValueError` for a chat that this model cannot answer."
         checked_tokens(self, messages, sampling)
 
-    def stream(self, chats: Chats, sampling: Sampling, seeds: Sequence[int], schema=None) -> Iterator[tuple]:
+    def stream(
+        self, chats: Chats, sampling: Sampling, seeds: Sequence[int], schema=None
+    ) -> Generator[tuple[int, Reply]]:
         "Pairs of a chat's number and its `Reply`, as they are ready; `schema` is for servers."
         return batched_replies(self, chats, sampling, seeds)
 
@@ -265,7 +268,7 @@ def checked_tokens(llm: LocalLLM, messages: Sequence[Message], sampling: Samplin
 # %% ../../nbs/models/local_llm.ipynb #8ec77088
 def batched_replies(
     llm: LocalLLM, chats: Chats, sampling: Sampling, seeds: Sequence[int]
-) -> Iterator[tuple[int, Reply]]:
+) -> Generator[tuple[int, Reply]]:
     "Replies in batches of similar length, longest prompts first."
     prompts = [checked_tokens(llm, chat, sampling) for chat in chats]
     left = sorted(range(len(chats)), key=lambda i: -len(prompts[i]))

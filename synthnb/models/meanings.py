@@ -163,7 +163,7 @@ def _read_mapping(source: Mapping | str | Path, what: str) -> tuple[Mapping, str
     if not path.is_file():
         raise FileNotFoundError(f"there is no {what} {path}")
     node, table = _read_yaml(path)
-    if table is None:
+    if node is None or table is None:
         return {}, str(path)
     if not isinstance(table, dict):
         kind = type(table).__name__
@@ -180,8 +180,8 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, object]:
         text = path.read_text(encoding="utf-8")
         return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1} ({error.problem})" if mark else ""
+        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+        line = f" in line {mark.line + 1} ({problem})" if mark else ""
         raise ValueError(f"{path} is not YAML{line}: write one `class: what it means` a line") from error
 
 # %% ../../nbs/models/meanings.ipynb #96687cb4
@@ -194,11 +194,12 @@ def table_candidates(
     `source` is a dictionary, a YAML file, or a CSV file with the columns class and phrase, and maybe looks and key.
     ValueError for a class that does not exist or a row that does not fit.
     """
+    table: Mapping
     if not isinstance(source, Mapping) and Path(source).suffix.lower() == ".csv":
         table, where = _read_csv(Path(source)), str(source)
     else:
         table, where = _read_mapping(source, "table of senses")
-    found = {}
+    found: dict[str, list[Candidate]] = {}
     for key, value in table.items():
         name = classes[find_class(key, classes, where)]
         rows = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
@@ -208,15 +209,18 @@ def table_candidates(
 # %% ../../nbs/models/meanings.ipynb #e8295908
 def _table_row(row: object, name: str, where: str) -> Candidate:
     "One meaning from a table."
-    row = {"phrase": row} if isinstance(row, str) else row
-    is_table = isinstance(row, Mapping) and set(row) <= {"phrase", "looks", "key"}
-    if not is_table or not all(isinstance(text, str) for text in row.values()):
+    told = {"phrase": row} if isinstance(row, str) else row
+    if (
+        not isinstance(told, Mapping)
+        or not set(told) <= {"phrase", "looks", "key"}
+        or not all(isinstance(text, str) for text in told.values())
+    ):
         raise ValueError(
             f"{where}: a meaning of {name!r} must be a phrase, or phrase, looks and key as text, got {row!r}"
         )
-    if not plain_text(row.get("phrase", "")):
+    if not plain_text(told.get("phrase", "")):
         raise ValueError(f"{where}: a meaning of {name!r} has no phrase")
-    return Candidate(**row)
+    return Candidate(**told)
 
 
 def _read_csv(path: Path) -> dict[str, list[dict[str, str]]]:

@@ -60,7 +60,7 @@ def check_classes(
 
     ValueError for a name that is empty, a duplicate (also by case or underscore), like a path, or unprintable.
     """
-    seen = {}
+    seen: dict[str, str] = {}
     for raw in names:
         name = unicodedata.normalize("NFC", raw)
         key = readable_name(name).casefold()
@@ -97,8 +97,10 @@ def class_names(
 ) -> tuple[str, ...]:
     "Class names without the ids or the numbering that stands in front of every one of them; see the rule above."
     for kind in (_ID, _NUMBER):
-        found = [kind.match(name) for name in raw]
-        if len(raw) < 2 or not all(found) or (kind is _NUMBER and not _is_numbering([match[1] for match in found])):
+        found = [match for name in raw if (match := kind.match(name))]
+        if len(raw) < 2 or len(found) < len(raw):
+            continue
+        if kind is _NUMBER and not _is_numbering([match[1] for match in found]):
             continue
         bare = [name[match.end() :] for name, match in zip(raw, found)]
         if len({readable_name(name).casefold() for name in bare}) == len(raw):
@@ -180,7 +182,7 @@ def refuse_unknown(
     if not unknown:
         return
     names = list(dict.fromkeys(name for some in unknown.values() for name in some))
-    taught = taught_names(next(iter(unknown)))
+    taught = taught_names(next(iter(unknown))) or ()
     near = {name: _near_names(name, taught) for name in names[:5]}
     told = "; ".join(f"near '{name}' are {', '.join(found)}" for name, found in near.items() if found)
     hint = f"The known names are {len(taught)}, such as {_listing(_samples(taught))}"

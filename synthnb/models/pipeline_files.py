@@ -109,8 +109,9 @@ def only_variant(folder: Path) -> str:
         return ""
     shared = sorted(set.intersection(*lacking))
     if len(shared) != 1:
-        there = ", ".join(sorted(set.union(*lacking)))
-        raise ValueError(f"{folder} holds no plain weights, but those of the variants {there}: say which by `variant`")
+        variants = ", ".join(sorted(set.union(*lacking)))
+        lacks = f"{folder} holds no plain weights, but those of the variants {variants}"
+        raise ValueError(f"{lacks}: say which by `variant`")
     return shared[0]
 
 # %% ../../nbs/models/pipeline_files.ipynb #5fc0442c

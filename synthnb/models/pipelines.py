@@ -43,7 +43,8 @@ def _check_weights(pipe: DiffusionPipeline) -> None:
     "Raise `ValueError` if a component got fewer tensors than it has parameters: the others would be random."
     for part, model in pipe.components.items():
         if isinstance(model, torch.nn.Module):
-            folder = Path(getattr(model, "name_or_path", "") or model.config._name_or_path or "nowhere")
+            place = getattr(model, "name_or_path", "") or getattr(model.config, "_name_or_path", "")
+            folder = Path(place or "nowhere")
             stored = set().union(*(tensor_names(f) for f in folder.glob("*.safetensors")))
             needed = len(list(model.parameters()))
             if stored and len(stored) < needed:
@@ -77,10 +78,10 @@ def _use_scheduler(
     options: dict | None = None,  # of its configuration: {"timestep_spacing": "trailing"}
 ) -> None:
     "Exchange the pipeline's scheduler. Raises `ValueError` for a scheduler or an option that diffusers does not have."
-    kind = getattr(diffusers, name, None) if name else type(pipe.scheduler)
-    if not (inspect.isclass(kind) and issubclass(kind, SchedulerMixin)):
-        known = ", ".join(sorted(n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")))
-        raise ValueError(f"diffusers has no scheduler {name!r}; it has: {known}")
+    kind: type[SchedulerMixin] | None = getattr(diffusers, name, None) if name else type(pipe.scheduler)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        names = ", ".join(sorted(n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")))
+        raise ValueError(f"diffusers has no scheduler {name!r}; it has: {names}")
     known = sorted(set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"})
     if unknown := sorted(set(options or {}) - set(known)):
         raise ValueError(f"{kind.__name__} has no option {unknown[0]!r}; it has: {', '.join(known)}")
@@ -163,8 +164,9 @@ def _is_large(part: str, value: object, libraries: set[str]) -> bool:
     "Is this entry of a model_index.json the denoiser, or a text encoder other than CLIP's, which are small?"
     if not re.fullmatch(r"(unet|transformer|text_encoder)(_\d)?", part):
         return False
-    known = isinstance(value, list) and len(value) == 2 and value[0] in libraries
-    return known and not str(value[1]).startswith("CLIP")
+    if not isinstance(value, list) or len(value) != 2 or value[0] not in libraries:
+        return False
+    return not str(value[1]).startswith("CLIP")
 
 
 def _four_bits(
@@ -398,7 +400,7 @@ def free_gpu(*models: object) -> None:
         elif isinstance(model, Clip):
             wake(model, "cpu")
         elif isinstance(own.get("model"), torch.nn.Module):  # nothing of a server's lies here
-            del model.model
+            del own["model"]
     clear_device_cache(garbage_collection=True)
 
 

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from json_repair import repair_json
 from pydantic import BaseModel, ValidationError
@@ -114,7 +115,10 @@ class Reply:
     thoughts: str = ""  # what a server parts from the text
 
 
-def in_order(numbered: Iterable[tuple[int, Reply | Exception]]) -> list[Reply | Exception]:
+_Reply = TypeVar("_Reply")
+
+
+def in_order(numbered: Iterable[tuple[int, _Reply]]) -> list[_Reply]:
     "Replies in the order of their chats."
     return [reply for _, reply in sorted(numbered, key=lambda pair: pair[0])]
 
@@ -312,7 +316,7 @@ def read_answer(
     reply: Reply,
     question: Question,
     schema: type[BaseModel],
-    check: Callable[[Question, BaseModel], None] | None = None,  # raises `ValueError` for what does not fit
+    check: Callable[[Question, BaseModel], object] | None = None,  # raises `ValueError` for what does not fit
 ) -> BaseModel:
     "The validated answer in a reply. Raises `ValueError` with one line that says what is wrong."
     if reply.finish == "refusal":

@@ -16,9 +16,10 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import asdict
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -36,6 +37,9 @@ from synthnb.models.questions import (
     sampling_of,
     strings,
 )
+
+if TYPE_CHECKING:  # it is imported where a server is asked
+    import openai
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +61,9 @@ class ServerLLM:
         self.base_url, self.name, self.revision, self.key_env = base_url, model, revision, key_env
         self.concurrency, self.timeout, self.tries = concurrency, timeout, tries
         check_server(self)
-        self.extra, self.taken, self.refused = check_extra(extra), set(), set()  # settings of requests, as far as known
-        self.suspected = Counter()  # settings without which a request went through that failed with 500
+        self.extra = check_extra(extra)
+        self.taken, self.refused = set[str](), set[str]()  # settings of requests, as far as known
+        self.suspected = Counter[str]()  # settings without which a request went through that failed with 500
 
     def __repr__(self) -> str:
         return f"ServerLLM({self.base_url!r}, {self.name!r})"
@@ -70,7 +75,9 @@ class ServerLLM:
     def check(self, messages: Sequence[Message], sampling: Sampling) -> None:
         "Nothing can be said before the server is asked."
 
-    def stream(self, chats: Chats, sampling: Sampling, seeds: Sequence[int], schema=None) -> Iterator[tuple]:
+    def stream(
+        self, chats: Chats, sampling: Sampling, seeds: Sequence[int], schema=None
+    ) -> Generator[tuple[int, Reply | Exception]]:
         "Pairs of a chat's number and its `Reply`, as they arrive; an exception stands for a chat without one."
         bodies = [request_body(self, chat, sampling, seed, schema) for chat, seed in zip(chats, seeds)]
         return stream_from_thread(lambda put: send_all(self, bodies, put))
@@ -146,7 +153,7 @@ def read_completion(completion) -> Reply:
     first = choices[0] if choices else None
     if (said := error_in(completion, first)) is not None:
         raise ErrorInside(said)
-    if getattr(first, "message", None) is None:
+    if first is None or getattr(first, "message", None) is None:
         raise ConnectionError(f"the body is not a chat completion: {str(completion)[:200]!r}")
     message, usage = first.message, completion.usage
     refusal = getattr(message, "refusal", None)
@@ -156,8 +163,8 @@ def read_completion(completion) -> Reply:
     text, thoughts = read_content(message.content)
     apart = [getattr(message, name, None) for name in ("reasoning_content", "reasoning", "thinking")]
     thoughts += "\n".join(strings([part for part in apart if part]))
-    counts = [getattr(usage, name, 0) or 0 for name in ("prompt_tokens", "completion_tokens")]
-    return Reply(text or refusal or "", finish, *counts, thoughts)
+    asked, answered = (getattr(usage, name, 0) or 0 for name in ("prompt_tokens", "completion_tokens"))
+    return Reply(text or refusal or "", finish, asked, answered, thoughts)
 
 # %% ../../nbs/models/server.ipynb #ca945327
 def read_content(content: object) -> tuple[str, str]:
@@ -212,7 +219,9 @@ def names_setting(words: str, name: str) -> bool:
     return re.search(pattern, words, re.IGNORECASE | re.DOTALL) is not None
 
 
-def settings_to_drop(llm: ServerLLM, body: dict, error: Exception, trial: frozenset[str]) -> list[frozenset[str]]:
+def settings_to_drop(
+    llm: ServerLLM, body: dict, error: "openai.APIStatusError | ErrorInside", trial: frozenset[str]
+) -> list[frozenset[str]]:
     """What else to leave out, one after the other.
 
     That is what the server names; at first also each setting by itself, and all. A server that echoes the request names
@@ -236,7 +245,7 @@ def settings_to_drop(llm: ServerLLM, body: dict, error: Exception, trial: frozen
 # %% ../../nbs/models/server.ipynb #40f70836
 async def post(llm: ServerLLM, client, body: dict) -> Reply:
     "One request, and if the server refuses a setting the same without it."
-    trials, tried, first = [frozenset()], set(), None
+    trials, tried, first = [frozenset[str]()], set(), None
     while trials:
         trial = trials.pop(0)
         tried.add(trial)
@@ -251,6 +260,7 @@ async def post(llm: ServerLLM, client, body: dict) -> Reply:
             continue
         settle(llm, body, trial, getattr(first, "status_code", None) == 500)
         return reply
+    assert first is not None, "the first trial was refused"
     raise first
 
 
@@ -270,7 +280,8 @@ class _ServerRefusal(RuntimeError):
 # %% ../../nbs/models/server.ipynb #66591674
 async def send(llm: ServerLLM, client, body: dict, key: str) -> Reply | Exception:
     "One request with its retries. A `_ServerRefusal` means that no other request would do better."
-    openai, failure = import_openai(), None
+    openai = import_openai()
+    failure: Exception
     retrying = AsyncRetrying(
         stop=stop_after_attempt(llm.tries),
         wait=wait_random_exponential(multiplier=0.5, max=20) + wait_exception(asked_to_wait),
@@ -282,7 +293,7 @@ async def send(llm: ServerLLM, client, body: dict, key: str) -> Reply | Exceptio
     except (openai.OpenAIError, ValueError, ConnectionError) as error:
         failure = error
     if getattr(failure, "code", None) == "content_filter":
-        return Reply(str(failure.message), "refusal", 0, 0)
+        return Reply(str(getattr(failure, "message", failure)), "refusal", 0, 0)
     # made outside `except`, or it would hold the client's exception and with it the key
     return plain_error(llm, failure, key)
 
@@ -336,7 +347,7 @@ def plain_error(llm: ServerLLM, error: Exception, key: str) -> Exception:
 async def send_all(llm: ServerLLM, bodies: list[dict], put: Callable) -> None:
     "Send requests side by side and put (number, reply or exception) for each."
     key = os.environ.get(llm.key_env, "").strip()
-    gate, failures = asyncio.Semaphore(llm.concurrency), []
+    gate, failures = asyncio.Semaphore(llm.concurrency), list[Exception]()
 
     async def one(i: int):
         async with gate:
@@ -358,12 +369,12 @@ async def send_all(llm: ServerLLM, bodies: list[dict], put: Callable) -> None:
         await asyncio.gather(*(one(i) for i in range(unknown, len(bodies))))
 
 # %% ../../nbs/models/server.ipynb #eb44cd50
-def stream_from_thread(work: Callable[[Callable], Awaitable]) -> Iterator:
+def stream_from_thread(work: Callable[[Callable], Coroutine]) -> Generator:
     """Yield what `work(put)` puts, from an event loop in a thread of its own.
 
     Leaving early, as Ctrl-C does, cancels the work.
     """
-    results, end = queue.SimpleQueue(), object()
+    results, end = queue.SimpleQueue[object](), object()
     loop = asyncio.new_event_loop()
     task = loop.create_task(work(results.put))
 

@@ -212,7 +212,7 @@ class Keeper:
     def start(self, run: Run) -> None:
         "Start the clock."
         self.before, self.sound = run.seconds, run.step  # losses before step `sound` are known to be numbers
-        self.start = self.saved = time.monotonic()
+        self.began = self.saved = time.monotonic()
 
     def due(self) -> bool:
         "Is it time for a checkpoint?"
@@ -221,8 +221,9 @@ class Keeper:
     def look(self, run: Run) -> None:
         "Raise `FloatingPointError` for a loss that is no number, and note the time."
         _check_finite(run.losses[self.sound : run.step], self.sound)
-        self.sound, run.seconds = run.step, self.before + time.monotonic() - self.start
+        self.sound, run.seconds = run.step, self.before + time.monotonic() - self.began
 
     def save(self, run: Run) -> None:
+        assert self.path is not None, "without a file no checkpoint is due"
         _save_run(run, self.path, self.settings)
         self.saved = time.monotonic()

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 
 import torch
 import xxhash
-from diffusers import DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .pipelines import pool_at_end
 
 # %% ../../nbs/models/tokens.ipynb #cb645340
-def text_models(pipe: DiffusionPipeline) -> list[tuple[PreTrainedTokenizerBase, nn.Module]]:
+def text_models(pipe: DiffusionPipeline) -> list[tuple[PreTrainedTokenizerBase, PreTrainedModel]]:
     """Tokenizer and text encoder pairs.
 
     Raises `ValueError` for a pipeline that is not a UNet Stable Diffusion, or whose latents are not plainly scaled.
@@ -101,7 +101,7 @@ def training_scheduler(pipe: DiffusionPipeline) -> DDPMScheduler:
     return scheduler
 
 # %% ../../nbs/models/tokens.ipynb #e585b518
-def _networks(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+def _networks(pipe: DiffusionPipeline) -> dict[str, ModelMixin | PreTrainedModel]:
     "What learns, draws or reads; a safety checker only looks at finished images."
     return {
         name: part
@@ -119,7 +119,7 @@ def _configuration(pipe: DiffusionPipeline) -> dict:
     Activations, the VAE's scaling, how text becomes tokens, and what noise the UNet was trained with, whichever sampler
     draws.
     """
-    said = {"pipeline": type(pipe).__name__}
+    said: dict[str, object] = {"pipeline": type(pipe).__name__}
     for name, part in _networks(pipe).items():
         known = part.config if isinstance(part.config, dict) else part.config.to_dict()
         said[name] = {key: value for key, value in known.items() if key[0] != "_" and key not in _NO_MATTER}
@@ -138,7 +138,7 @@ def fingerprint(pipe: DiffusionPipeline) -> str:
     for name, part in _networks(pipe).items():
         for key, tensor in [*part.named_parameters(), *part.named_buffers()]:
             digest.update(f"{name}.{key} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/models/tokens.ipynb #487a8f89

@@ -31,7 +31,7 @@ class Synset:
 @cache
 def wordnet() -> dict[str, Synset]:
     "The noun synsets of ImageNet-21k by id, as timm ships them; under WordNet's licence, see `WORDNET_NOTICE`."
-    found = {}
+    found: dict[str, Synset] = {}
     for subset in ("imagenet-22k", "imagenet-21k-goog", "imagenet-1k"):  # each lacks a few that the others have
         info = ImageNetInfo(subset)
         words, full = info.label_descriptions(as_dict=True), info.label_descriptions(detailed=True, as_dict=True)
