@@ -21,7 +21,7 @@ from .ideas import KINDS, Asking, Ideas
 from .request import PromptRequest
 
 # %% ../../nbs/prompts/cost.ipynb #838bb556
-_TYPICAL = {
+_TYPICAL: dict[str, Context | str] = {
     "contexts": Context(
         foreground="tall grass and wild flowers",
         background="a lake at the edge of a forest",
@@ -124,7 +124,8 @@ def estimate_cost(
     phrase, known, parts = next(iter(request.phrases.values())), {ideas.kind: ideas for ideas in measured}, []
     for kind, wanted in ideas_needed(request).items():
         shared, ideas, how = kind == "styles" and request.shared_styles, known.get(kind), asking
-        rounds, typical = math.ceil(wanted / (how.count * how.samples * accepted)), [_TYPICAL[kind]]
+        rounds: float = math.ceil(wanted / (how.count * how.samples * accepted))
+        typical = [_TYPICAL[kind]]
         if ideas:
             how = replace(asking, count=ideas.count, samples=ideas.samples)
             rounds, typical = _rounds(ideas, wanted), [idea.value for found in ideas.found.values() for idea in found]
@@ -132,5 +133,5 @@ def estimate_cost(
             parts.append(_cost_of(_Sample(llm, kind, phrase, how, typical), 1 if shared else classes, wanted, rounds))
     news = [] if len(known) == 2 else [f"{accepted:.0%} of the ideas are new"]
     assumed = (*(part.assumed for part in parts), *news, "no answer has to be asked again, none is cached")
-    sums = [sum(getattr(part, what) for part in parts) for what in ("calls", "asked", "answered")]
-    return Cost(classes, request.per_class, *sums, assumed)
+    calls, asked, answered = (sum(getattr(part, what) for part in parts) for what in ("calls", "asked", "answered"))
+    return Cost(classes, request.per_class, calls, asked, answered, assumed)

@@ -13,6 +13,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from pydantic import BaseModel, create_model
@@ -28,13 +29,16 @@ from .request import PromptRequest
 from .words import clean, clean_answer, same_words
 
 # %% ../../nbs/prompts/ideas.ipynb #0b2e4622
+_FIELDS: dict[str, Any] = dict.fromkeys(ASPECTS, (str, ...))  # a name among them could be an option of pydantic's
 _SCENE = create_model(
     "Scene",
     __doc__="One plausible photo in four aspects, a few words each; empty where nothing is remarkable.",
-    **dict.fromkeys(ASPECTS, (str, ...)),
+    **_FIELDS,
 )
 _ContextsAnswer = create_model(
-    "ScenesAnswer", __doc__="What the model answers to `scene_question`.", scenes=(list[_SCENE], ...)
+    "ScenesAnswer",
+    __doc__="What the model answers to `scene_question`.",
+    scenes=(list[_SCENE], ...),  # type: ignore[valid-type]  # a class that is made at run time
 )
 
 
@@ -115,7 +119,7 @@ def _answer_values(answer: BaseModel) -> list[Context] | list[str]:  # of a Cont
     "The contexts or styles of an answer, without its markup."
     if isinstance(answer, StylesAnswer):
         return [clean_answer(style) for style in answer.styles]
-    told = [{aspect: clean_answer(words) for aspect, words in scene} for scene in answer.scenes]
+    told = [{aspect: clean_answer(words) for aspect, words in scene} for scene in dict(answer)["scenes"]]
     return [Context(**aspects) for aspects in told]
 
 # %% ../../nbs/prompts/ideas.ipynb #8b89a971
@@ -244,7 +248,7 @@ def ask_ideas(
     for turn in itertools.count():
         hungry = {n: pool for n, pool in pools.items() if len(pool.ideas) < wanted and pool.idle < asking.patience}
         if not hungry:
-            return _finish(result, pools, request, asking.patience)
+            break
         answers = ask(
             llm,
             _questions(request, kind, asking, hungry, turn, turns),
@@ -254,11 +258,12 @@ def ask_ideas(
             seed=request.seed,
             sampling=asking.sampling,
             tries=asking.tries,
-            check=lambda question, answer: check_answer(answer, asking.count, asking.longest) and None,
+            check=lambda question, answer: check_answer(answer, asking.count, asking.longest),
             cache=cache,
             progress=progress,
         )
         _learn(result, hungry, answers, asking, clip)
+    return _finish(result, pools, request, asking.patience)
 
 # %% ../../nbs/prompts/ideas.ipynb #2a00cf58
 def _check_asking(llm: LocalLLM | ServerLLM | None, kind: str) -> None:
@@ -291,7 +296,7 @@ def _learn(result: Ideas, pools: dict[str, _Pool], answers: Answers, asking: Ask
     if failed and not found and not any(failure.reply for failure in failed):
         none = f"not one of {len(failed)} questions was answered ({failed[0].error})"
         raise ConnectionError(f"{none}: what came before is in the cache, so start again later")
-    shared, offered = "" in pools, defaultdict(list)  # a pool without a name is everybody's
+    shared, offered = "" in pools, defaultdict[str, list[Idea]](list)  # a pool without a name is everybody's
     for answer in found:  # in the order of the questions, whoever was answered first
         values = check_answer(answer.value, asking.count, asking.longest)
         offered["" if shared else answer.about] += [Idea(value, answer.key) for value in values]
@@ -313,7 +318,7 @@ def _learn(result: Ideas, pools: dict[str, _Pool], answers: Answers, asking: Ask
 def _finish(result: Ideas, pools: dict[str, _Pool], request: PromptRequest, patience: int) -> Ideas:
     "Fill in what was found and warn about what was not."
     for name in request.phrases:
-        pool = pools.get(name, pools.get(""))
+        pool = pools.get(name) or pools[""]
         result.found[name] = pool.ideas[: result.wanted]
         if "" in pools:  # everybody's: else each class would begin with the same one
             random.Random(f"{request.seed}/{KINDS[result.kind].word}/{name}").shuffle(result.found[name])

@@ -19,7 +19,7 @@ from .words import clean, same_words
 # %% ../../nbs/prompts/request.ipynb #55ab2990
 def _check_phrases(phrases: dict[str, str]) -> None:
     "Raise `ValueError` for classes without a phrase, and for two that would get the same prompts."
-    seen = {}
+    seen: dict[str, str] = {}
     for name, phrase in phrases.items():
         words = same_words(clean(phrase))
         if not name.strip() or not words:
