@@ -57,7 +57,7 @@ def _rank_classes(
         table, missing = scores.table.iloc[own.numpy()], int(failed.get(label, 0))
         row = _describe_class(table, missing, thumbs[own], features[own], blank, alike)
         far = _distance(None if real is None else real.of(label), features[own])
-        rows.append({"class": name} | row | far)
+        rows.append({"class": name, **row, **far})
     order = ["agreement", "probability"]
     return pd.DataFrame(rows).set_index("class").sort_values(order, kind="stable", na_position="first")
 
@@ -136,7 +136,7 @@ def make_board(
     low = scores.table[scores.table["class"].isin(table.index[:worst])]
     low = low.sort_values("clip_probability", kind="stable").groupby("class").head(images).sort_index()
     measured = low.set_index("id")
-    pictures = {name: [] for name in table.index[:worst]}
+    pictures: dict[str, list[Picture]] = {name: [] for name in table.index[:worst]}
     for content, record in stream_kept(scores.home.path, low[["id", "shard", "label", "class"]]):
         row = measured.loc[record["id"]]
         seen, probability = scores.choices[row.clip_label], float(row.clip_probability)

@@ -56,7 +56,7 @@ class Filters:
             raise ValueError(f"min_probability is {self.min_probability!r}; it must be a number or '1/N'")
 
     @classmethod
-    def named(cls, asked: dict[str, object]) -> "Filters":
+    def named(cls, asked: dict) -> "Filters":
         "Filters from a file of parameters; ValueError for a name that there is not, with the nearest."
         if odd := [name for name in asked if name not in cls.__dataclass_fields__]:
             raise ValueError(f"no filter {odd[0]!r}{did_you_mean(odd[0], cls.__dataclass_fields__)}")
@@ -341,7 +341,7 @@ def _kept_batches(
     pixels, labels = [], []
     for content, record in stream_kept(folder, kept):
         image = Image.open(io.BytesIO(content)).convert("RGB")
-        sized = image if resize is None else image.resize((resize, resize), Image.BICUBIC)
+        sized = image if resize is None else image.resize((resize, resize), Image.Resampling.BICUBIC)
         pixels.append(torch.from_numpy(np.array(sized)).permute(2, 0, 1))
         labels.append(record["label"])
         if len(pixels) == batch_size:

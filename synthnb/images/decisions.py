@@ -198,7 +198,8 @@ def agreement(
         index=pd.Index(["keep", "drop"], name="people"),
         columns=pd.Index(["keep", "drop"], name="filter"),
     )
-    return Agreement(len(both), same / len(both), float(low), float(high), float(kappa), *map(float, ends), table)
+    share, (kappa_low, kappa_high) = same / len(both), map(float, ends)
+    return Agreement(len(both), share, float(low), float(high), float(kappa), kappa_low, kappa_high, table)
 
 # %% ../../nbs/images/decisions.ipynb #6da07173
 def write_decisions(decisions: pd.DataFrame, path: str | Path) -> Path:

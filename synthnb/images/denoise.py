@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import BaseOutput
 
 from ..models.pipelines import pool_at_end
 
@@ -83,12 +84,10 @@ class TextTable:
     def __call__(self, prompts: Sequence[str], device: torch.device | str) -> _Text:
         "The embeddings of a batch."
         at, n = [self.rows[prompt] for prompt in prompts], len(prompts)
-        pooled = (
-            [None, None]
-            if self.asked_pooled is None
-            else [self.asked_pooled[at].to(device), self.avoided_pooled.expand(n, -1).to(device)]
-        )
-        return _Text(self.asked[at].to(device), self.avoided.expand(n, -1, -1).to(device), *pooled)
+        asked, avoided = self.asked[at].to(device), self.avoided.expand(n, -1, -1).to(device)
+        if self.asked_pooled is None or self.avoided_pooled is None:
+            return _Text(asked, avoided, None, None)
+        return _Text(asked, avoided, self.asked_pooled[at].to(device), self.avoided_pooled.expand(n, -1).to(device))
 
 # %% ../../nbs/images/denoise.ipynb #e77a8812
 @dataclass
@@ -132,7 +131,7 @@ def _decode_in_parts(
     return results
 
 # %% ../../nbs/images/denoise.ipynb #ccb242cf
-def _first(result: object, count: int) -> object:
+def _first(result: torch.Tensor | tuple | BaseOutput, count: int) -> torch.Tensor | tuple | BaseOutput:
     "The first rows of what a decoder gave: a tensor, a tuple of one, or an output with a `sample`."
     if isinstance(result, torch.Tensor):
         return result[:count]
@@ -172,7 +171,7 @@ def _conditions(
     side: int,  # pixels
 ) -> tuple[dict, dict]:
     "What the UNet is told without, and with guidance."
-    if text.asked_pooled is None:
+    if text.asked_pooled is None or text.avoided_pooled is None:
         return {"encoder_hidden_states": text.asked}, {"encoder_hidden_states": torch.cat([text.avoided, text.asked])}
     n, square = len(text.asked), (side, side)
     time_ids = pipe._get_add_time_ids(
@@ -267,7 +266,7 @@ class DenoisingLoop:
         if not 0 <= guided[0] <= guided[1] <= 1:
             raise ValueError(f"guided must be two shares of the steps, 0 <= from <= to <= 1, got {guided}")
         side = size or _own_side(pipe.unet.config.sample_size) * pipe.vae_scale_factor
-        self.settings = dict(steps=steps, guidance=guidance, guided=guided, side=side)
+        self.steps, self.guidance, self.guided, self.side = steps, guidance, guided, side
         self.pipe, self.unet, self.room = pipe, pipe.unet, room or Room(batch_size, decode_batch)
         if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
             pipe.vae.to(torch.float32)  # SDXL's decoder overflows in float16
@@ -279,7 +278,9 @@ class DenoisingLoop:
         "One image for each seed: pixels [B, 3, H, W] in 0..1, and which images the safety checker flagged."
 
         def draw(at: list[int]) -> tuple[torch.Tensor, list[bool]]:
-            latents = _denoise(self.pipe, self.unet, _rows(text, at), [seeds[i] for i in at], **self.settings)
+            rows, own_seeds = _rows(text, at), [seeds[i] for i in at]
+            settings = self.steps, self.guidance, self.guided, self.side
+            latents = _denoise(self.pipe, self.unet, rows, own_seeds, *settings)
             return _decode_latents(self.pipe, latents, self.room)
 
         return draw_in_batches(self.room, len(seeds), draw)
@@ -289,12 +290,10 @@ def _own_side(
     sample_size: int | Sequence[int],  # of a network's configuration; some hold a pair
 ) -> int:
     "Latents a side of a network's own square. Raises `ValueError` if it is not a square."
-    sides = {sample_size} if isinstance(sample_size, int) else set(sample_size)
-    if len(sides) != 1:
-        raise ValueError(
-            f"the generator's own size is {list(sample_size)} latents, which is not a square: give the plan a size"
-        )
-    return sides.pop()
+    sides = [sample_size] if isinstance(sample_size, int) else list(sample_size)
+    if len(set(sides)) != 1:
+        raise ValueError(f"the generator's own size is {sides} latents, which is not a square: give the plan a size")
+    return sides[0]
 
 # %% ../../nbs/images/denoise.ipynb #c8238635
 @torch.no_grad()
@@ -304,7 +303,7 @@ def draw_in_batches(
     draw: Callable[[list[int]], tuple[torch.Tensor, list[bool]]],  # indices -> pixels [B, 3, H, W], flags
 ) -> tuple[torch.Tensor, list[bool]]:
     "Batch after batch, all of one size, smaller ones where memory runs out."
-    pixels, flagged = [], []
+    pixels, flagged = list[torch.Tensor](), list[bool]()
     while (done := sum(map(len, pixels))) < count:
         at = [min(done + i, count - 1) for i in range(room.images)]  # the last row repeats
         try:
@@ -323,9 +322,5 @@ def draw_in_batches(
 
 
 def _rows(text: _Text, at: Sequence[int]) -> _Text:
-    return _Text(
-        *(
-            part if part is None else part[at]
-            for part in (text.asked, text.avoided, text.asked_pooled, text.avoided_pooled)
-        )
-    )
+    pooled = [None if part is None else part[at] for part in (text.asked_pooled, text.avoided_pooled)]
+    return _Text(text.asked[at], text.avoided[at], *pooled)

@@ -55,7 +55,7 @@ def _drawn_with(
     clip: str = "",  # what scores the images
     compiled: bool = False,  # by torch.compile, which moves pixels by about a level
     passed: dict | None = None,  # what else decided: the call's arguments, the LoRA, the ways to save memory
-) -> dict[str, object]:
+) -> dict:
     "What draws a folder's images, beside the plan: it has to stay the same for all of them."
     from synthnb.images.denoise import loop_of
     from synthnb.models.pipeline_files import generator_revision
@@ -137,14 +137,12 @@ def open_pipeline(
     return pipe
 
 # %% ../../nbs/images/drawer.ipynb #5f61b5ae
-def _what_was_passed(
-    pipe: "DiffusionPipeline", settings: Settings, memory: str = "auto", variant: str = ""
-) -> dict[str, object]:
+def _what_was_passed(pipe: "DiffusionPipeline", settings: Settings, memory: str = "auto", variant: str = "") -> dict:
     "What decides about pixels beside a plan's own columns: the arguments of the pipeline's call above all."
     from synthnb.generate import plan_call
     from synthnb.models.pipelines import lora_revision
 
-    passed: dict[str, object] = {"call": plan_call(pipe, pd.Series(settings.columns()))}
+    passed: dict = {"call": plan_call(pipe, pd.Series(settings.columns()))}
     if settings.lora:
         passed["lora"] = {"name": settings.lora, "weight": settings.lora_weight, "sha256": lora_revision(settings.lora)}
     if ways := "+".join(way for way in ("4bit", "tiled") if way in memory.split("+")):  # offloading moves no pixel
@@ -159,7 +157,7 @@ def open_drawer(
     settings: Settings,  # of the plan
     generator: str | Path,  # where its model lies
     drawing: Drawing,
-) -> tuple[dict[str, object], Draw]:  # from `_drawn_with`, and what draws
+) -> tuple[dict, Draw]:  # from `_drawn_with`, and what draws
     """What will draw a plan's rows, described and ready.
 
     Raises `ValueError` if the plan was made for another generator or style.

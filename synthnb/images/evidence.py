@@ -65,7 +65,7 @@ def show_evidence(
     for (c, note), (left, right) in zip(order, axes):
         _draw_bars(left, c, senses)
         right.axis("off")
-        if strip := [_square(_open_thumbnail(features, row)) for row in _shown(c, features, thumbs)]:
+        if strip := [_square(_open_jpeg(content)) for content in _thumbnails(c, features, thumbs)]:
             rest = np.full((48, 48 * (thumbs - len(strip)), 3), 255, np.uint8)
             right.imshow(np.concatenate([*strip, rest], 1))
         about = f"{c.images} image{'s' * (c.images != 1)}" + (f"; {note}" if note else "")
@@ -79,7 +79,7 @@ def show_evidence(
 # %% ../../nbs/images/evidence.ipynb #7839dc8f
 def _draw_bars(ax: plt.Axes, c: Resolution, senses: int) -> None:
     "Score bars of one class."
-    shown = [s for s in c.ranked if s.score is not None][:senses]
+    shown = [(s, s.score) for s in c.ranked if s.score is not None][:senses]
     ax.set_title(_short(f"{spoken_name(c.name)} → {c.phrase}", 70), fontsize=8, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=6)
@@ -87,25 +87,27 @@ def _draw_bars(ax: plt.Axes, c: Resolution, senses: int) -> None:
         ax.text(0.02, 0.5, _short(c.reason, 80), fontsize=7, transform=ax.transAxes)
         ax.set(xticks=[], yticks=[])
         return
-    top, lowest = shown[0].score, _lowest(shown)
+    (_, top), lowest = shown[0], _lowest([s for s, _ in shown])
     start = lowest - 0.15 * max(top - lowest, 0.01)
-    for i, s in enumerate(shown):
-        ax.barh(-i, s.score - start, left=start, color="C0" if s.candidate == c.chosen else "0.8")
-        if i and s.low is not None:
+    for i, (s, score) in enumerate(shown):
+        ax.barh(-i, score - start, left=start, color="C0" if s.candidate == c.chosen else "0.8")
+        if i and s.low is not None and s.high is not None:
             ax.plot([top - s.high, top - s.low], [-i, -i], color="k", lw=1.2)
     ax.axvline(top, color="k", lw=0.6, ls=":")
-    ax.set_yticks([-i for i in range(len(shown))], [_short(s.candidate.phrase, 34) for s in shown])
+    ax.set_yticks([-i for i in range(len(shown))], [_short(s.candidate.phrase, 34) for s, _ in shown])
 
 # %% ../../nbs/images/evidence.ipynb #5c21f62d
 def _lowest(scored: Sequence[Scored]) -> float:
     "The left end of bars and whiskers."
-    whiskers = [scored[0].score - s.high for s in scored[1:] if s.high is not None]
-    return min([s.score for s in scored] + whiskers)
+    scores = [s.score for s in scored if s.score is not None]
+    return min(scores + [scores[0] - s.high for s in scored[1:] if s.high is not None])
 
 # %% ../../nbs/images/evidence.ipynb #0da39a2f
-def _shown(c: Resolution, features: ImageFeatures | None, most: int) -> list[int]:
-    "The rows of the images that speak most for the choice and have a thumbnail."
-    return [row for row in c.evidence[:most] if features is not None and features.thumbnails[row]]
+def _thumbnails(c: Resolution, features: ImageFeatures | None, most: int) -> list[bytes]:
+    "JPEG files of the images that speak most for the choice, as far as they were kept."
+    if features is None:
+        return []
+    return [features.thumbnails[row] for row in c.evidence[:most] if features.thumbnails[row]]
 
 # %% ../../nbs/images/evidence.ipynb #70c74851
 def _short(text: str, limit: int) -> str:
@@ -113,8 +115,8 @@ def _short(text: str, limit: int) -> str:
     return (text if len(text) <= limit else text[: limit - 1] + "…").replace("$", r"\$")
 
 
-def _open_thumbnail(features: ImageFeatures, row: int) -> Image.Image:
-    return Image.open(io.BytesIO(features.thumbnails[row]), formats=["JPEG"])
+def _open_jpeg(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=["JPEG"])
 
 # %% ../../nbs/images/evidence.ipynb #b3222edb
 def _square(image: Image.Image, size: int = 48) -> np.ndarray:
@@ -186,7 +188,7 @@ _PAGE = jinja2.Environment(
 def _sense_rows(c: Resolution) -> list[dict]:
     "The meanings of one class for the page, with bars in per cent of their width."
     scored = [s for s in c.ranked if s.score is not None]
-    top, lowest = (scored[0].score, _lowest(scored)) if scored else (1.0, 0.0)
+    top, lowest = (scored[0].score or 0.0, _lowest(scored)) if scored else (1.0, 0.0)
     span = max(top - lowest, 0.01)
     start, end = lowest - 0.15 * span, top + 0.05 * span
     at = lambda score: round(100 * min(max((score - start) / (end - start), 0), 1), 2)
@@ -197,7 +199,7 @@ def _sense_rows(c: Resolution) -> list[dict]:
         row = dict(phrase=s.candidate.phrase, looks=s.candidate.looks, notes=notes, chosen=s.candidate == c.chosen)
         row |= dict(source=f"{s.candidate.source} {s.candidate.key}", width=at(s.score or 0), first=at(top))
         row |= dict(score="" if s.score is None else f"{s.score:.3f}", whisker=None, behind="")
-        if i and s.high is not None:
+        if i and s.low is not None and s.high is not None:
             left, right = at(top - s.high), at(top - s.low)
             row["whisker"] = left, round(right - left, 2)
             row["behind"] = f"behind by {s.behind:.3f} [{s.low:.3f}, {s.high:.3f}]"
@@ -211,7 +213,7 @@ def _card(c: Resolution, note: str, features: ImageFeatures | None, thumbs: int)
     name = spoken if spoken == plain_text(c.name) else f"{spoken} ({c.name})"
     settled = c.chosen.key if SYNSET_ID.fullmatch(c.chosen.key) else c.phrase
     line = f"{c.label}: {json.dumps(settled, ensure_ascii=False)}"
-    images = [base64.b64encode(features.thumbnails[row]).decode() for row in _shown(c, features, thumbs)]
+    images = [base64.b64encode(content).decode() for content in _thumbnails(c, features, thumbs)]
     about = dict(label=c.label, name=name, phrase=c.phrase, looks=looks, reason=c.reason, note=note)
     return about | dict(senses=_sense_rows(c), images=images, line=line)
 

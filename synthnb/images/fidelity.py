@@ -33,6 +33,7 @@ from ..core.intervals import bootstrap_mean
 from ..core.plots import drawing
 from ..data import ImageSet
 from .scores import ClassTexts
+from ..models.classifiers import TimmModel
 from ..models.clip import Clip, preprocess
 from ..prompts.measures import vendi_score
 
@@ -60,24 +61,25 @@ def _described(config: dict) -> str:
 
 # %% ../../nbs/images/fidelity.ipynb #9a6f2761
 def open_extractor(
-    model: Clip | nn.Module | str | Path,  # a CLIP, a timm model, or what `timm.create_model` takes: a name or a folder
+    model: Clip | TimmModel | str | Path,  # or what `timm.create_model` takes: a name or a folder
 ) -> Extractor:
     "Open a network to compare images in. ValueError for a model that says nothing about its preprocessing."
     if isinstance(model, Clip):
-        config = open_clip.get_model_preprocess_cfg(model.model)
+        clip, config = model, open_clip.get_model_preprocess_cfg(model.model)
         return Extractor(
-            f"CLIP {model.name} {model.fingerprint}",
+            f"CLIP {clip.name} {clip.fingerprint}",
             _described(config),
-            lambda images: model.encode_images(model.prepare(images)),
+            lambda images: clip.encode_images(clip.prepare(images)),
         )
+    network: TimmModel = model
     if isinstance(model, str | Path):
-        model = timm.create_model(f"local-dir:{model}" if Path(model).is_dir() else str(model), pretrained=True)
-    if not hasattr(model, "pretrained_cfg") or not hasattr(model, "forward_head"):
+        network = timm.create_model(f"local-dir:{model}" if Path(model).is_dir() else str(model), pretrained=True)
+    if not hasattr(network, "pretrained_cfg") or not hasattr(network, "forward_head"):
         raise ValueError(
-            f"{type(model).__name__} is no timm model, so its preprocessing is not known: "
+            f"{type(network).__name__} is no timm model, so its preprocessing is not known: "
             "pass an `Extractor` of your own"
         )
-    model, told = model.eval(), resolve_model_data_config(model)
+    network, told = network.eval(), resolve_model_data_config(network)
     config = {
         "size": told["input_size"][1:],
         "mean": told["mean"],
@@ -88,11 +90,11 @@ def open_extractor(
 
     @torch.inference_mode()
     def encode(images: torch.Tensor) -> torch.Tensor:
-        prepared = preprocess(images.to(next(model.parameters()).device), config)
-        return model.forward_head(model.forward_features(prepared), pre_logits=True).float().cpu()
+        prepared = preprocess(images.to(next(network.parameters()).device), config)
+        return network.forward_head(network.forward_features(prepared), pre_logits=True).float().cpu()
 
     return Extractor(
-        f"{model.pretrained_cfg.get('architecture', type(model).__name__)} {_weights_hash(model)}",
+        f"{network.pretrained_cfg.get('architecture', type(network).__name__)} {_weights_hash(network)}",
         _described(config),
         encode,
     )
@@ -212,7 +214,7 @@ def fid(
             "Take KID, which is unbiased"
         )
     identity = nn.Identity()
-    identity.num_features = real.shape[1]
+    identity.num_features = real.shape[1]  # type: ignore[assignment]  # a number, which the metric looks for
     metric, centre = FrechetInceptionDistance(feature=identity).set_dtype(torch.float64), real.double().mean(0)
     metric.update(real.double() - centre, real=True)  # the distance does not change, and fewer digits are lost
     metric.update(generated.double() - centre, real=False)
@@ -240,10 +242,10 @@ def _mean_estimate(
     seed: int = 0,
 ) -> Estimate:
     "A mean with its percentile bootstrap interval; without one for fewer than two values."
-    values = values.double().numpy()
-    if len(values) < 2:
-        return Estimate(float(values.mean()) if len(values) else math.nan)
-    found = bootstrap_mean(values, level, resamples, seed)
+    numbers = values.double().numpy()
+    if len(numbers) < 2:
+        return Estimate(float(numbers.mean()) if len(numbers) else math.nan)
+    found = bootstrap_mean(numbers, level, resamples, seed)
     return Estimate(found.mean, found.low, found.high)
 
 # %% ../../nbs/images/fidelity.ipynb #24db33e3
@@ -346,10 +348,9 @@ def measure(
     for label, name in [(None, "(all classes)"), *(enumerate(real.classes) if per_class else ())]:
         sides = real.of(label), generated.of(label)
         n = min(*map(len, sides), most)
-        cut = [_cut(side, n, seed) for side in sides]
-        rows += [
-            (name, what, *estimate, n, "") for what, estimate in _measure_one(*cut, k, level, resamples, seed).items()
-        ]
+        cut_real, cut_generated = (_cut(side, n, seed) for side in sides)
+        measured = _measure_one(cut_real, cut_generated, k, level, resamples, seed)
+        rows += [(name, what, *estimate, n, "") for what, estimate in measured.items()]
         if clip_score is not None:
             own = clip_score if label is None else clip_score[generated.labels == label]
             rows.append((name, "CLIP score", *_mean_estimate(own, level, seed=seed), len(own), ""))

@@ -54,7 +54,7 @@ def _read_facts(file: Path) -> dict:
         facts = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(facts, dict):
             return facts
-        error = f"a {type(facts).__name__} in place of names and values"
+        error: str | ValueError = f"a {type(facts).__name__} in place of names and values"
     except ValueError as broken:  # not UTF-8, too
         error = broken
     raise ValueError(
@@ -109,12 +109,12 @@ class ShardFolder:
         return _read_facts(self.own / "stats" / f"{name}.json")
 
     @property
-    def drawn_with(self) -> dict[str, object]:
+    def drawn_with(self) -> dict:
         "What has drawn the images; empty before the first one."
         return _read_facts(self.own / "drawn_with.json")
 
 # %% ../../nbs/images/folder.ipynb #447613f3
-def bind(folder: ShardFolder, made: dict[str, object]) -> None:
+def bind(folder: ShardFolder, made: dict) -> None:
     "Remember what draws a folder's images. Raises `ValueError` if that is not what has drawn the others."
     if not folder.drawn_with:
         with whole_file(folder.own / "drawn_with.json") as partial:

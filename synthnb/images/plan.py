@@ -9,7 +9,6 @@ __all__ = ['image_seed', 'class_slug', 'image_id', 'Settings', 'describe_changes
 # %% ../../nbs/images/plan.ipynb #ac6b8272
 import hashlib
 import json
-import math
 import os
 import re
 import unicodedata
@@ -83,15 +82,15 @@ class Settings:
     def columns(self) -> dict[str, object]:
         "The settings that stand in every row."
         low, high = self.guidance_interval
-        told = {name: getattr(self, name) for name in _SETTING_COLUMNS[:9]}
+        told = {name: getattr(self, name) for name in _FIRST_COLUMNS}
         told |= {"guidance_from": low, "guidance_until": high}
         # The last three only where used: older plans keep their hash.
         told |= {"scheduler_options": self.scheduler_options} if self.scheduler_options else {}
         return told | ({"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {})
 
 # %% ../../nbs/images/plan.ipynb #d419facf
-_SETTING_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype")
-_SETTING_COLUMNS += ("guidance_from", "guidance_until", "scheduler_options", "lora", "lora_weight")
+_FIRST_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype")
+_SETTING_COLUMNS = (*_FIRST_COLUMNS, "guidance_from", "guidance_until", "scheduler_options", "lora", "lora_weight")
 
 
 def _options_text(options: str | dict) -> str:
@@ -228,7 +227,7 @@ class _RowHash:
     "A hash of rows that come table by table."
 
     def __init__(self):
-        self.parts: dict[str, object] = {}
+        self.parts: dict[str, hashlib.blake2b] = {}
         self.settings: dict[str, set] = {}  # the same in every row, so not worth hashing row by row
 
     def _add(self, part: str, content: bytes | memoryview) -> None:
@@ -249,7 +248,7 @@ class _RowHash:
 
     def hexdigest(self) -> str:
         "Twelve hex digits."
-        parts = {part: digest.hexdigest() for part, digest in self.parts.items()}
+        parts: dict[str, str | list] = {part: digest.hexdigest() for part, digest in self.parts.items()}
         parts |= {name: sorted(values) for name, values in self.settings.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -294,6 +293,7 @@ def write_plan(
             writer.write_table(table, row_group_size=len(table))
             known.update(table)
             images += len(table)
+        assert writer is not None, "every plan has a row"
         classes = table["class"].chunk(0).dictionary.to_pylist()
         about = {"settings": asdict(chosen), "classes": classes, "images": images, "hash": known.hexdigest()}
         writer.add_key_value_metadata({"synthnb_plan": json.dumps(about, ensure_ascii=False)})
@@ -307,10 +307,10 @@ def write_plan(
     return Plan(path)
 
 # %% ../../nbs/images/plan.ipynb #6d313826
-def _numbers_in(key: str) -> tuple[int, float]:
-    "Label and index that an image's key names; an index beyond all images for what is no key."
+def _numbers_in(key: str) -> tuple[int, int] | None:
+    "Label and index that an image's key names; None for what is no key."
     found = re.fullmatch(r"(\d+)-[a-z0-9-]+-(\d+)", key)
-    return tuple(map(int, found.groups())) if found else (0, math.inf)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _open_plan(path: Path) -> tuple[pq.ParquetFile, dict]:
@@ -361,7 +361,7 @@ class Plan:
 
     def find(self, key: str) -> int:
         "The number of the row with this id, worked out from the id. Raises `KeyError` if there is none."
-        label, index, classes = *_numbers_in(key), len(self.classes)
+        (label, index), classes = _numbers_in(key) or (0, self.images), len(self.classes)  # no image has this index
         known = label < classes and index < self.images // classes
         if not known or image_id(label, self.classes[label], index) != key:
             raise KeyError(f"the plan {self.path.name} has no image {key!r}")

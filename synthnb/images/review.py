@@ -142,7 +142,7 @@ def _to_show(content: bytes, longest: int = 512) -> tuple[bytes, str]:
     "An image for the browser, made smaller if it is large, and its type."
     with Image.open(io.BytesIO(content)) as image:
         if max(image.size) <= longest:
-            return content, Image.MIME[image.format]
+            return content, Image.MIME[str(image.format)]
         image.draft("RGB", (longest, longest))
         small = image.convert("RGB")
         small.thumbnail((longest, longest))
@@ -163,10 +163,10 @@ class _Shown(anywidget.AnyWidget):
 
     _esm = Path(synthnb.__file__).parent / "images" / "review.js"
     _css = Path(synthnb.__file__).parent / "images" / "review.css"
-    cards = traitlets.List().tag(sync=True)  # of the page: id, class, prompt, image, type
+    cards: traitlets.List = traitlets.List().tag(sync=True)  # of the page: id, class, prompt, image, type
     states = traitlets.Dict().tag(sync=True)  # id -> decision and class, of the page
     counts = traitlets.Dict().tag(sync=True)  # of all images: total, and of each decision
-    classes = traitlets.List().tag(sync=True)  # that may be relabelled to
+    classes: traitlets.List = traitlets.List().tag(sync=True)  # that may be relabelled to
     page = traitlets.Int().tag(sync=True)
     pages = traitlets.Int().tag(sync=True)
     at = traitlets.Unicode().tag(sync=True)  # id of the image to stand on

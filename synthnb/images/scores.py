@@ -37,7 +37,7 @@ from ..models.wordnet import spoken_name
 # %% ../../nbs/images/scores.ipynb #2a21b17f
 def class_phrases(plan: Plan) -> dict[str, list[str]]:
     "The meanings of each class in a plan, in their order; the class's own name where it has none."
-    found = {name: {} for name in plan.classes}
+    found: dict[str, dict[str, None]] = {name: {} for name in plan.classes}
     for table in plan.tables(0, plan.images):
         pairs = table.select(["label", "sense"]).group_by(["label", "sense"], use_threads=False).aggregate([])
         for pair in pairs.to_pylist():
@@ -153,8 +153,8 @@ def _started(
     for path in tars:
         members = read_tar(path)
         while some := list(islice(members, batch_size)):
-            for shape, alike in groupby(some, key=lambda member: (member[1]["height"], member[1]["width"])):
-                alike = list(alike)
+            for shape, group in groupby(some, key=lambda member: (member[1]["height"], member[1]["width"])):
+                alike = list(group)
                 images = torch.empty(len(alike), 3, *shape, dtype=torch.uint8, pin_memory=pinned)
                 hashes = [threads.submit(_decode, path, *member, place) for member, place in zip(alike, images)]
                 yield path, images, hashes, [record for _, record in alike]
@@ -172,6 +172,7 @@ def _image_batches(
     """
     started = _started(tars, batch_size, threads, pinned)
     for batch, _ in pairwise(chain(started, [None])):
+        assert batch is not None, "None is the last one's successor alone"
         path, images, hashes, records = batch
         yield path, images, [digest.result() for digest in hashes], records
 
@@ -208,7 +209,7 @@ def _score_batch(
     for name, others in references.items():
         similarity, index = _nearest(thumbs, others)
         columns |= {f"{name}_similarity": similarity.numpy(), f"{name}_index": index.numpy()}
-    if seen is not None:
+    if seen is not None and texts is not None:
         cosines = texts.cosines(seen)
         own, probability = labels[:, None], (cosines * texts.scale).softmax(1)
         columns |= {
@@ -327,7 +328,7 @@ def _score_shards(
                 seen = _look(images, records, clip, known) if clip else None
                 parts.append(_score_batch(images, hashes, records, seen, **measuring))
                 bar.update(len(records))
-            if len(known) > begun:
+            if kept and len(known) > begun:
                 write_features(kept, known, tars[tar])
             with whole_file(place / f"{tar.stem}.parquet") as partial:
                 pq.write_table(pa.concat_tables(parts).replace_schema_metadata({"tar": tars[tar]}), partial)
@@ -377,7 +378,8 @@ def _all_phrases(plan: Plan, phrases: Mapping[str, Sequence[str] | str]) -> dict
     "What each class of a plan means. ValueError for a class without a phrase."
     if missing := [name for name in plan.classes if not phrases.get(name)]:
         raise ValueError(f"class {missing[0]!r} has no phrase that says what it means: phrases must name all classes")
-    return {name: [phrases[name]] if isinstance(phrases[name], str) else list(phrases[name]) for name in plan.classes}
+    told = {name: phrases[name] for name in plan.classes}
+    return {name: [phrase] if isinstance(phrase, str) else list(phrase) for name, phrase in told.items()}
 
 # %% ../../nbs/images/scores.ipynb #59cc336c
 def _load_scores(

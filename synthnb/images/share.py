@@ -104,7 +104,7 @@ def _parquet_schema(classes: Sequence[str]) -> pa.Schema:
 
 def _write_parquet(images: Iterator[tuple], out: Path, target: Path, classes: Sequence[str]) -> None:
     "Rows with the image inside, in groups that the hub's viewer can jump to."
-    schema, rows = _parquet_schema(classes), []
+    schema, rows = _parquet_schema(classes), list[dict]()
     with whole_file(target) as partial, pq.ParquetWriter(partial, schema) as writer:
 
         def flush():

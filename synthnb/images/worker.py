@@ -55,8 +55,7 @@ class Leases:
 
     def __init__(self, folder: Path, patience: float = 300.0, clock: Callable[[], float] = time.monotonic):
         self.folder, self.patience, self.clock = folder, patience, clock
-        # shard -> (last lease and its length), when that was first seen
-        self._seen: dict[str, tuple[tuple[str, int], float]] = {}
+        self._seen: dict[str, tuple[tuple[str, int], float]] = {}  # shard -> (last lease, its length), first seen when
 
     def _files(self, name: str) -> list[Path]:
         return sorted(self.folder.glob(f"{name}.[0-9]*"), key=lambda path: int(path.suffix[1:]))
@@ -70,6 +69,7 @@ class Leases:
         with suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
             file.write(json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n")
             return Lease(path)
+        return None
 
     def _has_run_out(self, name: str, path: Path) -> bool:
         try:
@@ -116,11 +116,12 @@ def _make_shard(
     piece: Piece,
     lease: Lease,
     draw: Callable[[pd.DataFrame], Iterator["DrawnBatch"]],  # rows -> finished batches
-    made: dict[str, object],  # from `drawer.drawn_with`
+    made: dict,  # from `drawer.drawn_with`
     stop: Callable[[], bool] = lambda: False,  # asked after every batch
 ) -> bool:  # whether it was this worker that published it
     "Draw and publish one shard; when anything goes wrong, leave nothing behind and raise."
-    start, versions, failed, seen, first_batch = time.monotonic(), library_versions(), [], {}, 0.0
+    start, versions, failed, first_batch = time.monotonic(), library_versions(), [], 0.0
+    seen: dict[str, np.ndarray] = {}
     partial = folder.own / "partial" / f"{lease.path.name}.tar"
     writer = ShardWriter(partial, made["format"], made["quality"])
     try:
@@ -164,7 +165,7 @@ def _seen(batch: "DrawnBatch") -> dict[str, np.ndarray]:
     return {batch.rows.id.iloc[i]: features for i, features in found.items() if i not in batch.failures}
 
 
-def _publish(folder: ShardFolder, name: str, partial: Path, facts: dict[str, object]) -> bool:
+def _publish(folder: ShardFolder, name: str, partial: Path, facts: dict) -> bool:
     "Sidecar first: a shard that is seen has one. False where somebody else was first."
     if name in folder.published():  # made twice, by us and by whoever took our lease for dead
         return False
@@ -192,7 +193,7 @@ def make_shards(
     folder: ShardFolder,
     pieces: Sequence[Piece],  # the part of the folder that is asked for
     draw: Callable[[pd.DataFrame], Iterator["DrawnBatch"]],  # rows -> finished batches
-    made: dict[str, object],  # from `drawer.drawn_with`
+    made: dict,  # from `drawer.drawn_with`
     *,
     patience: float = 300.0,  # seconds; longer than a batch takes
     hours: float | None = None,  # take no shard that would not be done by then

@@ -116,13 +116,14 @@ def make_records(batch: "DrawnBatch", made: dict, versions: dict) -> list[dict |
 def _image_entries(image: "torch.Tensor", record: dict, kind: str, quality: int) -> bytes:
     "An image and its provenance record as two files of a tar."
     content = encode_image(image, record, kind, quality)
+    file = f"{record['id']}.{SUFFIXES[kind]}"
     about = {
-        "file": f"{record['id']}.{SUFFIXES[kind]}",
+        "file": file,
         "height": image.shape[1],
         "width": image.shape[2],
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    return tar_entry(about["file"], content) + tar_entry(
+    return tar_entry(file, content) + tar_entry(
         f"{record['id']}.json", json.dumps(record | about, ensure_ascii=False).encode()
     )
 
@@ -132,13 +133,13 @@ class ShardWriter:
 
     def __init__(self, path: Path, kind: str = "jpeg", quality: int = 95, threads: int = 2):
         self.path, self.kind, self.quality, self.images, self.bytes = path, kind, quality, 0, 0
-        self._pending, self._file = deque(), open(path, "wb")  # noqa: SIM115 -- `finish` or `discard` closes it
+        self._pending, self._file = deque[Future](), open(path, "wb")  # noqa: SIM115 -- `finish`, `discard` close it
         self._hash, self._encoders, self._writer = hashlib.sha256(), ThreadPoolExecutor(threads), ThreadPoolExecutor(1)
 
     def add(self, images: "torch.Tensor", records: Sequence[dict | None]) -> None:
         "Add uint8 [B, 3, H, W]; images without a record are left out."
-        kept, how = [pair for pair in zip(images, records) if pair[1]], (self.kind, self.quality)
-        encoded = [self._encoders.submit(_image_entries, *pair, *how) for pair in kept]
+        kept = [(image, record) for image, record in zip(images, records) if record]
+        encoded = [self._encoders.submit(_image_entries, *pair, self.kind, self.quality) for pair in kept]
         self._pending.append(self._writer.submit(self._write_all, encoded))
         while len(self._pending) > 2:  # the disk is slower than the generator: wait, rather than fill the memory
             self._pending.popleft().result()
@@ -152,7 +153,7 @@ class ShardWriter:
         self.bytes += self._file.write(content)
         self._hash.update(content)
 
-    def finish(self) -> dict[str, object]:
+    def finish(self) -> dict:
         "Wait for the threads and bring the file to the disk; the sidecar's facts."
         while self._pending:
             self._pending.popleft().result()
