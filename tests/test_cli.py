@@ -78,6 +78,15 @@ def test_refused_parameters_exit_with_2_and_nothing_begins(tiny, tmp_path, monke
     )
 
 
+@pytest.mark.parametrize("base", ["3", "[1]", "words"])
+def test_a_base_that_is_no_mapping_is_named_whatever_is_given_beside_it(tiny, tmp_path, base):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(f"experiment: {tiny}\nbase: {base}\ngrid: {{shots: [1]}}")
+    for words in ([], ["-p", "shots=2"]):
+        done = CliRunner().invoke(app, ["doctor", str(grid), *words], prog_name="synthnb")
+        assert done.exit_code == 2 and "error: base must be a mapping of names to values" in done.output, done.output
+
+
 def test_what_fails_after_the_start_exits_with_1(tiny, tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text(f"experiment: {tiny}\ngrid: {{shots: [1]}}")

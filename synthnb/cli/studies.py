@@ -254,7 +254,9 @@ def _examined(
     if not is_grid:
         resolve_parameters(notebook, given)
         return notebook, place, given, how
-    spec |= {"base": (spec.get("base") or {}) | given} if given else {}
+    base = spec.get("base") or {}
+    if isinstance(base, dict):  # else `plan_sweep` says what is wrong with it
+        spec["base"] = base | given
     cells = [cell.parameters for cell in plan_sweep(notebook, spec, place).cells]
     return notebook, place, cells, f"a grid of {len(cells)} cells, as `synthnb sweep --dry-run` numbers them"
 
