@@ -9,6 +9,7 @@ __all__ = ['generate', 'verify', 'why', 'replay']
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -134,13 +135,13 @@ def generate(
     with before_start():
         part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
         place = _place(generator or told.settings.model, told)
-    how = dict(clip=locate(clip), clip_weights=clip_weights, compile=compile, memory=memory, variant=variant)
-    drawing = Drawing(style, device, kind, quality, **how)
+    how = Drawing(style, device, kind, quality, clip_weights=clip_weights, memory=memory, variant=variant)
+    how = replace(how, clip=locate(clip), compile=compile)
     if dry_run:
-        return typer.echo(estimate_cost(told, place, drawing, folder=out))
-    work = dict(pool=Pool(workers, ray), shards=part, budget=Budget(images, hours), patience=patience)
+        return typer.echo(estimate_cost(told, place, how, folder=out))
+    pool, budget = Pool(workers, ray), Budget(images, hours)
     with _stopped_drawing(out):
-        done = generate_shards(told, out, place, drawing=drawing, **work)
+        done = generate_shards(told, out, place, drawing=how, pool=pool, shards=part, budget=budget, patience=patience)
     typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
 
 # %% ../../nbs/cli/drawing.ipynb #0ef7fb10

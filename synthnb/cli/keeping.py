@@ -70,8 +70,8 @@ def _scores_and_board(
     alike = bool(splits) and splits["train"].classes == tuple(plan.classes)
     if model is not None and alike:
         _refuse_unseen(model, splits["train"], phrases)
-    copies = dict(train=splits.get("train"), test=splits.get("test"))
-    scores = score_images(folder, model, phrases=phrases, others=others, **copies)
+    train, test = splits.get("train"), splits.get("test")
+    scores = score_images(folder, model, phrases=phrases, others=others, train=train, test=test)
     if model is None:
         return scores, None
     return scores, make_board(scores, extract(open_extractor(model), splits["train"]) if alike else None)
@@ -239,7 +239,8 @@ def export(
     """Write a data set that others can open, with a card that says where it comes from. Starting again goes on."""
     from synthnb.images.share import About, export_images
 
-    stated = gather_parameters(None, licence_of or [], ("generator", "llm", "real"))
+    said = gather_parameters(None, licence_of or [], ("generator", "llm", "real"))
+    stated = {part: str(words) for part, words in said.items()}
     if dry_run:
         return typer.echo(_would_write(folder, out, format, kept))
     about = About(licence, title, llm, real, stated)

@@ -119,7 +119,7 @@ def refuse_cells(cells: list[dict]) -> None:
         look_at_study(cell)
 
 # %% ../../nbs/cli/looks.ipynb #057b7c67
-def is_folder(classes: list[str]) -> bool:
+def is_folder(classes: Sequence[str]) -> bool:
     "Or a table of files and labels."
     return len(classes) == 1 and Path(classes[0]).expanduser().exists()
 

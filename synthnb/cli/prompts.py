@@ -185,7 +185,9 @@ def _write_prompts(asked: _Asked, model, cache: Path, clip: tuple[str, str | Non
 # %% ../../nbs/cli/prompts.ipynb #3581c17c
 def _schedulers() -> list[str]:
     """The scheduler classes of diffusers, read from its source: importing it takes seconds."""
-    place = Path(find_spec("diffusers").origin).parent / "schedulers" / "__init__.py"
+    found = find_spec("diffusers")
+    assert found is not None and found.origin is not None, "this package requires diffusers"
+    place = Path(found.origin).parent / "schedulers" / "__init__.py"
     names = re.findall(r"\"(\w+Scheduler)\"", place.read_text(encoding="utf-8"))
     return sorted({name for name in names if not name.startswith("Flax")})
 

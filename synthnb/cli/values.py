@@ -54,13 +54,13 @@ def gather_parameters(
     texts: Collection[str] = (),  # names whose values are text: what is typed after them is taken as it is
 ) -> dict[str, object]:
     """Parameters of a run from a file and from `-p` pairs; raises ValueError on what is neither."""
-    parameters = {}
+    parameters: dict[str, object] = {}
     if file is not None:
         try:
             parameters = yaml.load(file.read_text(encoding="utf-8"), _PlainYaml) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f" in line {mark.line + 1} ({error.problem})" if mark else ""
+            mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+            where = f" in line {mark.line + 1} ({problem})" if mark else ""
             raise ValueError(f"{file} is not YAML{where}: write one `name: value` a line") from error
         if not isinstance(parameters, dict):
             raise ValueError(f"{file} holds a {type(parameters).__name__}; it should hold one `name: value` a line")

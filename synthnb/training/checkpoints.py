@@ -134,12 +134,13 @@ class Run:
 # %% ../../nbs/training/checkpoints.ipynb #d8f0b0d6
 def _randomness(chance: torch.Generator) -> dict[str, torch.Tensor]:
     "Where the random numbers are."
-    _, words, *rest = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
+    rest = [numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {f"random.cuda.{i}": state for i, state in enumerate(cuda)} | {
         "random.augment": chance.get_state(),
         "random.torch": torch.get_rng_state(),
-        "random.numpy": torch.tensor(words.astype(np.int64)),
+        "random.numpy": torch.tensor(numpy["state"]["key"].astype(np.int64)),
         "random.numpy_rest": torch.tensor(rest, dtype=torch.float64),
     }
 
@@ -161,7 +162,7 @@ def _part(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor
 
 def _set_optimiser(optimiser: torch.optim.Optimizer, entries: list[tuple[str, str, object]]) -> None:
     "Give an optimiser the state of `Run.optimiser_state`."
-    state = defaultdict(dict)
+    state = defaultdict[str, dict[str, object]](dict)
     for owner, name, value in entries:
         state[owner][name] = value
     numbers = sorted(int(owner[1:]) for owner in state if owner[0] == "g")

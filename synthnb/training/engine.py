@@ -126,7 +126,9 @@ def wrap(model: nn.Module, engine: Engine) -> nn.Module:
     if engine.accelerator:
         return engine.accelerator.prepare(model)
     backend = "inductor" if engine.compile is True else engine.compile
-    return torch.compile(model, dynamic=False, backend=backend) if backend else model
+    if not backend:
+        return model
+    return torch.compile(model, dynamic=False, backend=backend)  # type: ignore[return-value]  # a module, for a module
 
 
 def unwrap(net: nn.Module, engine: Engine) -> None:

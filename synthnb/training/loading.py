@@ -72,8 +72,11 @@ class Loader:
     ) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
         "Endless batches from step `first` on, images uint8 and labels of each set; `image_size` is for sets on disk."
         walks = [islice(walk, first, None) for walk in self.walks()]
-        reading = {"image_size": image_size, "workers": workers, "device": device}
-        return map(list, zip(*(data.batches(order=walk, **reading) for (data, _), walk in zip(self.sets, walks))))
+        read = [
+            data.batches(image_size=image_size, order=walk, workers=workers, device=device)
+            for (data, _), walk in zip(self.sets, walks)
+        ]
+        return map(list, zip(*read))
 
     def marks(self, synthetic: Sequence[bool]) -> torch.Tensor:
         "bool [B]: which images of each batch are synthetic; none of them where nothing is said of the sets."

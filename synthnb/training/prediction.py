@@ -116,6 +116,6 @@ def class_mean(
     labels: torch.Tensor,  # int64 [N]
 ) -> float:
     "Mean over the classes that there are of their accuracy."
-    labels = labels.cpu().numpy()
-    counts = np.bincount(labels)
-    return float((np.bincount(labels, right) / np.maximum(counts, 1))[counts > 0].mean())
+    numbers = labels.cpu().numpy()
+    counts = np.bincount(numbers)
+    return float((np.bincount(numbers, right) / np.maximum(counts, 1))[counts > 0].mean())
