@@ -140,9 +140,9 @@ def _conversation(
         question = context_question(_anything(chance, names), count, avoid)
         answer = _contexts(count, avoid, chance)
     else:
-        avoid = chance.sample(STYLE_PHRASES, shown)
+        known = chance.sample(STYLE_PHRASES, shown)
         about = _anything(chance, names)
-        question, answer = style_question(about, count, avoid), _styles(count, avoid, chance, world, about)
+        question, answer = style_question(about, count, known), _styles(count, known, chance, world, about)
     chat = list(question.messages)
     if chance.random() < 0.1:
         chat += _spoiled(answer, count, chance)
@@ -307,12 +307,12 @@ def _measure_llm(
     true = [(name, sense.phrase) for name in ambiguous for sense in world.named(name)]
     rows: dict[str, list[float]] = {}
     for seed in seeds:
-        once = dict(tries=1, seed=seed, progress=False)
-        senses = ask(llm, [sense_question(n) for n in ambiguous], SensesAnswer, **once)
+        once = partial(ask, llm, tries=1, seed=seed, progress=False)
+        senses = once([sense_question(n) for n in ambiguous], SensesAnswer)
         parts = {}
         for kind, how in KINDS.items():
-            parts[kind] = ask(llm, [how.question(p) for p in classes], how.answer, answers, check=_four, **once)
-        told = {a.about: {s.phrase for s in a.value.senses} for a in senses.found}
+            parts[kind] = once([how.question(p) for p in classes], how.answer, answers, check=_four)
+        told = {a.about: {s.phrase for s in a.value.senses} for a in senses.found if isinstance(a.value, SensesAnswer)}
         valid = sum(len(part.found) for part in (senses, *parts.values()))
         asked = valid + sum(len(part.failed) for part in (senses, *parts.values()))
         found = {
@@ -332,7 +332,7 @@ def _four(question: Question, answer: BaseModel) -> None:
 
 def _fewest(answers: Answers, kind: str, classes: list[str]) -> int:
     "Distinct ideas of the class that has fewest."
-    told = {name: set() for name in classes}
+    told: dict[str, set[str]] = {name: set() for name in classes}
     for answer in answers.found:
         told[answer.about] |= {str(entry) for entry in getattr(answer.value, KINDS[kind].word)}
     return min(map(len, told.values()))
@@ -353,7 +353,7 @@ def build(
     out = build_images(out, device, stages - {"llm"}, steps_scale, progress, world, start)
     if "llm" in stages:
         recipes, work = recipes_of("llm", steps_scale, start is not None), out / ".build"
-        make = partial(_make_llm, recipes, work, device, progress, WORLDS[world], start and Path(start))
+        make = partial(_make_llm, recipes, work, device, progress, WORLDS[world], Path(start) if start else None)
         run_stage("llm", recipes, make, out / "llm", work, device, world)
     for name in ("clip", "generator", "llm"):
         if (out / name).is_dir():
@@ -369,7 +369,9 @@ def _make_llm(
     vocabulary = 2400 if world is GLYPHS else 2800  # phrases are tokens
     tokenizer = _build_chat_tokenizer(_example_texts(recipes[0].pictures // 2, world=world), vocabulary)
     trained = start and _grow_llm(start / "llm", tokenizer)
-    _save_llm(_train_llm(tokenizer, *recipes, work, device, progress, world=world, start=trained), tokenizer, made)
+    form, names = recipes
+    llm = _train_llm(tokenizer, form, names, work, device, progress, world=world, start=trained)
+    _save_llm(llm, tokenizer, made)
 
 # %% ../../nbs/glyphworld/chat.ipynb #6f8644d8
 def _measure_again(

@@ -176,8 +176,9 @@ def train_loop(
     progress: bool = True,
 ) -> list[tuple[int, float]]:  # (step, loss), every fiftieth step of this run
     """Train one model; goes on from its checkpoint where there is one."""
-    adam = dict(betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, **adam)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=recipe.lr, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
+    )
     ema = AveragedModel(model, multi_avg_fn=_moving_average(recipe.ema))
     path, history, saved = work / f"{name}.safetensors", [], time.monotonic()
     first = _resume(path, model, ema, optimiser)

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,8 @@ def _held_out_corpora(world: World, n: int, seed: int) -> dict[str, Corpus]:
     "of things" are renders in the held-out hand, where the world has things.
     """
     rows = {"": torch.arange(len(SENSES)), " of things": torch.arange(len(SENSES), len(world.senses))}
-    how = dict(fonts=world.held_out, progress=False, world=world)
-    return {of: corpus(n, seed, senses=senses, **how) for of, senses in rows.items() if len(senses)}
+    drawn = partial(corpus, n, seed, fonts=world.held_out, progress=False, world=world)
+    return {of: drawn(senses=senses) for of, senses in rows.items() if len(senses)}
 
 
 def _measure_judge(judge: nn.Module, n: int = 2000, seed: int = 10) -> dict[str, float]:
@@ -251,7 +252,7 @@ def measure(
     progress: bool = True,
 ) -> pd.DataFrame:  # what, value, sd_over_seeds, seeds, pictures, bound
     """Measure the trained models; recognisers on held-out fonts, the generator by the judge."""
-    rows, shares = [], {}
+    rows, shares = [], dict[str, float]()
     if "generator" in parts:
         rows = _generator_rows(models, per_sense, per_name, seeds, device, progress)
     if "clip" in parts:

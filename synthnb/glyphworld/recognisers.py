@@ -36,8 +36,10 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1600) -> CLIPTokenizer:
     template = CLIPTokenizer().backend_tokenizer
     bpe.normalizer, bpe.pre_tokenizer = template.normalizer, template.pre_tokenizer
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    options = dict(end_of_word_suffix="</w>", show_progress=False, initial_alphabet=alphabet)
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, **options))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, end_of_word_suffix="</w>", show_progress=False, initial_alphabet=alphabet
+    )
+    bpe.train_from_iterator(texts, trainer)
     merges = _merges(bpe)
     # CLIP's order: bytes, bytes that end a word, merges, and the two specials last.
     letters = sorted(alphabet)
@@ -50,7 +52,7 @@ def build_tokenizer(texts: list[str], vocabulary: int = 1600) -> CLIPTokenizer:
 def _merges(backend: Tokenizer) -> list[tuple[str, str]]:
     """Pairs that a byte-pair tokenizer puts together, in their order."""
     pairs = json.loads(backend.to_str())["model"]["merges"]
-    return [tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" ")) for pair in pairs]
+    return [(left, right) for left, right in (pair.split(" ") if isinstance(pair, str) else pair for pair in pairs)]
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str], device: str = "cpu") -> torch.Tensor:
@@ -128,7 +130,7 @@ def _roughen(
     angle, wide, high, shear, right, down = drawn * (most - least) + least
     cos, sin, wide, high = angle.cos(), angle.sin(), wide.exp(), high.exp()
     theta = torch.stack([cos * wide, shear - sin * wide, right, sin * high, cos * high, down], 1).view(n, 2, 3)
-    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     rough = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     # light strokes bolder and dark ones thinner, or the other way round
     for first, (reach, sign) in enumerate(((3, 1), (3, -1), (5, 1), (5, -1))):
@@ -272,6 +274,7 @@ def save_classifier(name: str, model: nn.Module, out: Path, world: World = GLYPH
 
 def _pretrained_config(name: str, model: nn.Module, num_classes: int) -> dict:
     """What timm wants to know of a classifier that it opens."""
+    told: dict = model.pretrained_cfg  # type: ignore[assignment]  # timm puts it there
     return dict(
         input_size=[3, IMAGE_SIZE, IMAGE_SIZE],
         mean=[0.5] * 3,
@@ -280,8 +283,8 @@ def _pretrained_config(name: str, model: nn.Module, num_classes: int) -> dict:
         interpolation="bicubic",
         license="mit",
         # the deep stem's first convolution
-        first_conv=model.pretrained_cfg["first_conv"] if name == "vit" else "conv1.0",
-        classifier=model.pretrained_cfg["classifier"],
+        first_conv=told["first_conv"] if name == "vit" else "conv1.0",
+        classifier=told["classifier"],
         num_classes=num_classes,
     )
 

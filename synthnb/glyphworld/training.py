@@ -75,7 +75,7 @@ def run_stage(
 ) -> None:
     """Make one model, unless the same recipes have made it; go on from checkpoints of the same recipes."""
     own, *lessons = [asdict(recipe) for recipe in recipes]
-    plan = dict(recipe=own, lessons=dict(zip(LESSONS.get(stage, ()), lessons)))
+    plan: dict[str, object] = dict(recipe=own, lessons=dict(zip(LESSONS.get(stage, ()), lessons)))
     if world != "glyphs":
         plan["world"] = world
     done, begun, made = work / f"{stage}.json", work / f"{stage}.begun", work / f"made-{stage}"
@@ -150,9 +150,11 @@ def _make_image_model(stage: str, recipes: list[Recipe], site: _Site, made: Path
         train_vae(data, recipe, *site.how(), trained).half().save_pretrained(made)
     elif stage == "clip":
         model, tokenizer = grow_clip(start / "clip", data.texts) if start else (None, build_tokenizer(data.texts))
-        save_clip(train_clip(tokenizer, data, *recipes, *site.how(), model), tokenizer, made)
+        _, rough = recipes
+        save_clip(train_clip(tokenizer, data, recipe, rough, *site.how(), model), tokenizer, made)
     elif stage == "generator":
-        save_generator(_make_generator(site, data, *recipes), made)
+        _, lesson = recipes
+        save_generator(_make_generator(site, data, recipe, lesson), made)
     elif stage == "refine":
         save_generator(_make_refined(site, data, recipe), made)
     else:

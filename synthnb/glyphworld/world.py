@@ -7,7 +7,7 @@ __all__ = ['GLYPHS', 'WORLDS', 'ASPECTS', 'LEADS', 'MODELS', 'FROM_OUTSIDE', 'Wo
            'render', 'printed_digits', 'rendered_digits', 'captions', 'folder', 'show']
 
 # %% ../../nbs/glyphworld/world.ipynb #c049261b
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -93,7 +93,7 @@ class Scenes:
         return len(self.sense)
 
     def __getitem__(self, rows) -> "Scenes":
-        return Scenes(*(getattr(self, f.name)[rows] for f in fields(self) if f.name != "fonts"), fonts=self.fonts)
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "fonts"})
 
 # %% ../../nbs/glyphworld/world.ipynb #32046393
 def sample_styles(sense: torch.Tensor, generator: torch.Generator, world: World = GLYPHS) -> torch.Tensor:
@@ -139,7 +139,7 @@ def _warp_grid(scenes: Scenes, wobble: torch.Tensor, device) -> torch.Tensor:
     # On the way back from image to glyph: shift, rotate, shear and stretch.
     across = torch.stack([cos * stretch, -sin * stretch + shear, shift[:, 0]], 1)
     theta = torch.stack([across, torch.stack([sin, cos, shift[:, 1]], 1)], 1)
-    grid = F.affine_grid(theta.to(device), (b, 1, GLYPH_SIZE, GLYPH_SIZE), align_corners=False)
+    grid = F.affine_grid(theta.to(device), [b, 1, GLYPH_SIZE, GLYPH_SIZE], align_corners=False)
     knots = (scenes.u[:, 6:].repeat(1, 2)[:, :32].reshape(b, 2, 4, 4) - 0.5).to(device)
     smooth = F.interpolate(knots, size=GLYPH_SIZE, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     return grid + smooth * (wobble.to(device) * 4 / GLYPH_SIZE)[:, None, None, None]
@@ -302,7 +302,7 @@ def _caption(
     text = LEADS[rng.integers(len(LEADS))].format(subject, a=_article(subject))
     tail = [a for a in aspects if rng.random() < p_aspect]
     if rng.random() < p_style:
-        phrase = style.phrases[rng.integers(len(style.phrases))]
+        phrase: str | None = style.phrases[rng.integers(len(style.phrases))]
         if rng.random() < 0.3:
             text, phrase = f"{text} in the style of {phrase}", None
         tail = tail if phrase is None else [phrase] + tail
