@@ -5,6 +5,8 @@ cell is printed and leaves the file as it was. Cells that `nbdev_test` skips (`#
 keep the outputs they have; FLAGS="slow gpu" in the environment runs them too.
 """
 
+import base64
+import io
 import os
 import re
 import subprocess
@@ -16,6 +18,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRESS = re.compile(
@@ -64,6 +67,18 @@ def without_progress(outputs: list) -> list:
     return kept
 
 
+def in_256_colours(outputs: list) -> None:
+    """Store figures with a palette where that is smaller: git keeps every version of them."""
+    for output in outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            buffer = io.BytesIO()
+            image = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+            image.convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
+            smaller = base64.b64encode(buffer.getvalue()).decode()
+            data["image/png"] = min(data["image/png"], smaller, key=len)
+
+
 def run(path: Path) -> None:
     """Execute the notebook at `path` and put the executed, cleaned copy in its place."""
     os.environ.pop("MPLBACKEND", None)  # a shell that sets Agg, as tests do, would store a notebook without its figures
@@ -94,6 +109,7 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = without_progress(cell.outputs)
+            in_256_colours(cell.outputs)
     notebook.metadata.pop("widgets", None)
     partial = path.with_name(f"_partial-{path.name}")  # nbdev passes over names with an underscore
     try:
