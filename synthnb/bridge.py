@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ class Runtime:
     checkpoint_every: int = 0  # steps: a killed run goes on from there; 0 = from its last whole stage
     progress: bool = False
 
-    def fitting(self, file: Path | None = None) -> dict:
+    def fitting(self, file: str | Path | None = None) -> dict:
         "Arguments for `fit`; `file` is its checkpoint."
         checkpoint = Checkpoint(file, self.checkpoint_every) if file else None
         return {"device": self.device, "workers": self.workers, "progress": self.progress, "checkpoint": checkpoint}
@@ -216,7 +217,7 @@ def _check_run(
             order = "; only their order differs: `data.ordered` puts it right" if alike else ""
             raise ValueError(f"{data} and {real} have different classes: {data.classes} and {real.classes}{order}")
     _check_sizes(sets, image_size)
-    if ARMS[arm].last == "joined" and (real.held is None) != (synthetic.held is None):
+    if ARMS[arm].last == "joined" and synthetic is not None and (real.held is None) != (synthetic.held is None):
         raise ValueError(
             f"method {arm!r} joins {real} and {synthetic}, of which one is in memory and one on disk: make them alike"
         )
@@ -240,11 +241,11 @@ def _check_sizes(sets: Sequence[ImageSet], image_size: int) -> None:
 # %% ../nbs/08_bridge.ipynb #7c14ffa0
 def _measured(net: nn.Module, test: ImageSet, image_size: int, workers: int) -> dict:
     "What a classifier says of the test images; a dual network by each reading of its norms, too."
-    ask = {"image_size": image_size, "workers": workers}
-    said = predict(net, test, **ask)
+    ask = partial(predict, net, test, image_size=image_size, workers=workers)
+    said = ask()
     right, best = said.argmax(1) == test.labels, said.topk(min(5, said.shape[1])).indices == test.labels[:, None]
     readings = [name for name in READINGS if name != "adapted" or has_gap(net)] if is_dual(net) else []
-    guesses = {name: predict(net, test, read=name, **ask).argmax(1) for name in readings}
+    guesses = {name: ask(read=name).argmax(1) for name in readings}
     return {
         "correct": right.numpy(),
         "top5": best.any(1).float().mean().item() if said.shape[1] > 5 else math.nan,
@@ -298,11 +299,12 @@ def _last_training(spec: Arm, config: TransferConfig) -> TrainConfig:
 
 def _last_sets(spec: Arm, real: ImageSet, synthetic: ImageSet | None, share: float) -> ImageSet | list[tuple]:
     "What the last stage trains on."
+    if spec.last == "real":
+        return real
+    assert synthetic is not None, "`_check_run` has asked for it"
     if spec.last == "joined":
         return join([real, synthetic])
-    if spec.last == "per_batch":
-        return [(real, 1 - share), (synthetic, share)]
-    return synthetic if spec.last == "synthetic" else real
+    return synthetic if spec.last == "synthetic" else [(real, 1 - share), (synthetic, share)]
 
 # %% ../nbs/08_bridge.ipynb #83863278
 def train_arm(
@@ -321,7 +323,9 @@ def train_arm(
 
     A classifier with dual norms keeps both branches, for `predict(read=...)`; `dualbn.strip` leaves the main one.
     """
-    net, found = _start(spec, model, synthetic if spec.stage1 == "synthetic" else real, config, seed, runtime)
+    first = synthetic if spec.stage1 == "synthetic" else real
+    assert first is not None, "`_check_run` has asked for it"
+    net, found = _start(spec, model, first, config, seed, runtime)
     marks = (False, True) if spec.last == "per_batch" else ()
     training = replace(_last_training(spec, config), steps=spec.steps(*config.steps)[1], synthetic=marks)
     sets = _last_sets(spec, real, synthetic, config.synthetic_share)
@@ -348,23 +352,24 @@ def run_arm(
 
     Raises `ValueError` before any training if names, classes or sizes do not fit.
     """
-    start, spec, training = time.perf_counter(), ARMS.get(arm), config.training
+    start, training = time.perf_counter(), config.training
     if runtime.checkpoint_every and not runtime.store:
         raise ValueError(
             f"checkpoint_every is {runtime.checkpoint_every}, but there is no store to keep checkpoints in: "
             "name a folder"
         )
     _check_run(arm, real, synthetic, (test, watch.val), training.image_size)
+    spec, own = ARMS[arm], seed if config.stage1_seed is None else config.stage1_seed
     used = synthetic if spec.needs_synthetic else None
-    own = seed if config.stage1_seed is None else config.stage1_seed
     args = {"image_size": training.image_size} | (config.model_args or {})
     config = replace(config, stage1_seed=own, model_args=args)
     file = _run_file(spec, model, (real, used, test, watch.val), config, seed, watch, runtime.store)
     if file and file.is_file():
         return replace(_read_result(file), arm=arm)
-    checkpoint = file.with_suffix(".checkpoint") if runtime.checkpoint_every else None
-    how = {"seed": seed, "watch": watch, "checkpoint": checkpoint, "runtime": runtime}
-    net, history, found = train_arm(spec, model, real, used, config, **how)
+    checkpoint = file.with_suffix(".checkpoint") if file and runtime.checkpoint_every else None
+    net, history, found = train_arm(
+        spec, model, real, used, config, seed=seed, watch=watch, checkpoint=checkpoint, runtime=runtime
+    )
     told = _measured(net, test, training.image_size, runtime.workers)
     known = {"arm": arm, "seed": seed, "stage1_seed": own, "stage1_found": found}
     result = _result(spec, (real, used), config, history, known | told, time.perf_counter() - start)
@@ -376,7 +381,7 @@ def run_arm(
 def _run_file(
     spec: Arm,
     model: str | Path,
-    sets: tuple[ImageSet | None, ...],
+    sets: tuple[ImageSet, *tuple[ImageSet | None, ...]],  # the real images first
     config: TransferConfig,
     seed: int,
     watch: Watch,
@@ -385,7 +390,7 @@ def _run_file(
     "Where a run is kept: under all that its numbers depend on."
     if not store:
         return None
-    start = load_classifier(model, len(sets[0].classes), **config.model_args)
+    start = load_classifier(model, len(sets[0].classes), **(config.model_args or {}))
     every = watch.val_every, watch.record_every
     key = stage_key(start, sets, {"arm": asdict(spec), "config": config, "seed": seed, "every": every})
     return Path(store) / f"run-{key}.json"

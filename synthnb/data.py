@@ -36,7 +36,9 @@ class ImageSet(Protocol):
     labels: torch.Tensor  # int64 [N]
     classes: tuple[str, ...]  # class names, index = label
     name: str  # for messages and figures
-    held: tuple[int, int] | None  # height and width in memory; None: on disk, read at any size
+
+    @property
+    def held(self) -> tuple[int, int] | None: ...  # height and width in memory; None: on disk, read at any size
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,7 +92,8 @@ class LabelledImages(ImageSet):
 
     @property
     def held(self) -> tuple[int, int]:
-        return tuple(self.images.shape[2:])
+        height, width = self.images.shape[2:]
+        return height, width
 
     def subset(self, indices: Sequence[int] | torch.Tensor, name: str = "") -> "LabelledImages":
         "The images at `indices`, in that order; `classes` stays whole."
@@ -99,7 +102,7 @@ class LabelledImages(ImageSet):
 
     def draw(self, wanted: Callable[[list[int]], Sequence[int]], seed: int) -> list[int]:
         "As many distinct images of each class as `wanted` makes of the numbers there are; nested."
-        own = [{} for _ in self.classes]
+        own: list[dict[str, int]] = [{} for _ in self.classes]
         for i, (h, label) in enumerate(zip(content_hashes(self.images), self.labels.tolist())):
             own[label].setdefault(h, i)
         counts = wanted([len(found) for found in own])
@@ -166,7 +169,7 @@ def check_size(images: ImageSet, image_size: int) -> None:
 
 
 # How often a set's tensors had been written to, and its hash: a grid asks for the same few sets again and again
-_HASHED = WeakKeyDictionary()
+_HASHED: "WeakKeyDictionary[LabelledImages, tuple[tuple[int, ...], str]]" = WeakKeyDictionary()
 
 
 def _content_hash(data: LabelledImages) -> str:
@@ -197,7 +200,7 @@ def split_by_content(
         raise ValueError(f"{next(iter(odd.values()))}: remove one")
     if odd:
         warn(f"{data}: {len(odd)} images stand under two classes and are for training; {next(iter(odd.values()))}")
-    splits = {"train": [], "val": [], "test": []}
+    splits: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for label, name in enumerate(data.classes):
         own = (data.labels == label).nonzero().flatten().tolist()
         about = f"{data.name}: class {name!r}".lstrip(": ")

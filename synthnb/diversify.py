@@ -35,7 +35,7 @@ def _pool_of_rows(shares: dict[str, float], n: int) -> list[str]:
     "The pool of each of `n` rows: always the one that is furthest behind its share."
     check_shares(shares)
     part = {pool: share / sum(shares.values()) for pool, share in shares.items() if share}
-    counts, rows = Counter(), []
+    counts, rows = Counter[str](), []
     for i in range(n):
         rows.append(max(part, key=lambda pool: round(part[pool] * (i + 1) - counts[pool], 9)))
         counts[rows[-1]] += 1
@@ -77,7 +77,7 @@ def _context_of(row: dict) -> Context:
 
 def _merge(first: Sequence[Idea], more: Sequence[Idea]) -> list[Idea]:
     "The ideas of `first`, then those of `more` that say something else."
-    merged = {}
+    merged: dict[str, Idea] = {}
     for idea in (*first, *more):
         merged.setdefault(idea.text, idea)
     return list(merged.values())
@@ -86,16 +86,16 @@ def _merge(first: Sequence[Idea], more: Sequence[Idea]) -> list[Idea]:
 def _stocks(kept: Sequence[dict], contexts: list[Idea], styles: list[Idea]) -> tuple[_Stock, _Stock]:
     "Contexts and styles of a class after the rows that are there already."
     before = [Idea(_context_of(row), row["context_key"]) for row in kept if "CD" in row["pool"]]
-    contexts = _Stock(_merge(before, contexts))
+    context_stock = _Stock(_merge(before, contexts))
     before = [Idea(row["style"], row["style_key"]) for row in kept if "SD" in row["pool"]]
-    styles = _Stock(_merge(before, styles))
-    places = [{idea.text: i for i, idea in enumerate(stock.ideas)} for stock in (contexts, styles)]
+    style_stock = _Stock(_merge(before, styles))
+    places = [{idea.text: i for i, idea in enumerate(stock.ideas)} for stock in (context_stock, style_stock)]
     for row in kept:
         pool = row["pool"]
-        at = contexts.use(pool, places[0][_context_of(row).text]) if "CD" in pool else -1
+        at = context_stock.use(pool, places[0][_context_of(row).text]) if "CD" in pool else -1
         if "SD" in pool:
-            styles.use(pool, places[1][row["style"]], at)
-    return contexts, styles
+            style_stock.use(pool, places[1][row["style"]], at)
+    return context_stock, style_stock
 
 # %% ../nbs/03_diversify.ipynb #426a8cd4
 def _template_of(request: PromptRequest, name: str, i: int) -> str:
@@ -108,15 +108,16 @@ def _new_rows(
     request: PromptRequest, name: str, contexts: list[Idea], styles: list[Idea], kept: Sequence[dict] = ()
 ) -> list[dict]:
     "The rows of a class after those that are kept."
-    contexts, styles = _stocks(kept, contexts, styles)
-    have, rows = {"CD": contexts.ideas, "SD": styles.ideas}, []
+    context_stock, style_stock = _stocks(kept, contexts, styles)
+    have, rows = {"CD": context_stock.ideas, "SD": style_stock.ideas}, []
     for i, pool in enumerate(_pool_of_rows(request.pools, request.per_class)):
         if i < len(kept):
             continue
         pool = "x".join(part for part in pool.split("x") if have.get(part)) or "plain"
-        at = contexts.take(pool) if "CD" in pool else -1
-        context = contexts.ideas[at] if "CD" in pool else Idea(Context())
-        style = styles.ideas[styles.take(pool, at)] if "SD" in pool else Idea("")
+        at = context_stock.take(pool) if "CD" in pool else -1
+        context = context_stock.ideas[at] if "CD" in pool else Idea(Context())
+        style = style_stock.ideas[style_stock.take(pool, at)] if "SD" in pool else Idea("")
+        assert isinstance(context.value, Context), "styles lie in a stock of their own"
         row = {"index": i, "class": name, "phrase": clean(request.phrases[name]), "pool": pool}
         row |= {**asdict(context.value), "style": style.value, "context_key": context.key, "style_key": style.key}
         rows.append(row | {"template": _template_of(request, name, i)})
@@ -134,10 +135,10 @@ def _write_rows(rows: list[dict], request: PromptRequest, room: Room) -> pd.Data
     labels = {name: label for label, name in enumerate(request.phrases)}
     prompts = [_write_row(row, request, {}) for row in rows]
     for row, prompt, counts in zip(rows, prompts, room.count(prompts)):
-        lost = []
+        lost: list[str] = []
         if (counts > room.limits).any():
             parts = {part: row[part] for part in may_lose(row["template"], request.drop_order)}
-            prompt, lost = shorten(lambda kept, row=row: _write_row(row, request, kept), parts, room)
+            prompt, lost = shorten(lambda kept: _write_row(row, request, kept), parts, room)
             counts = room.count([prompt])[0]
         tokens = int(counts[np.argmin(room.limits - counts)]) if len(counts) else 0
         label, version = labels[row["class"]], template_version(row["template"])
@@ -213,7 +214,9 @@ def compose(
 # %% ../nbs/03_diversify.ipynb #94d38af8
 def _name_of(clip: Clip | None) -> str | None:
     "What a book calls a CLIP: no path of this machine."
-    return Path(clip.name).name if clip and Path(clip.name).is_dir() else clip and clip.name
+    if clip is None:
+        return None
+    return Path(clip.name).name if Path(clip.name).is_dir() else clip.name
 
 
 def write_prompts(

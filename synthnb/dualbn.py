@@ -23,6 +23,8 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .models.classifiers import TimmModel
+
 # %% ../nbs/06_dualbn.ipynb #2e03ab17
 @dataclass(frozen=True)
 class Split:
@@ -57,11 +59,11 @@ class Domain:
     split: Split | None = None
 
 # %% ../nbs/06_dualbn.ipynb #acfefcec
-def _processes(group: object = None) -> int:
+def _processes(group: "dist.ProcessGroup | None" = None) -> int:
     "How many processes train together; 1 where no group is initialised."
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
-
+# %% ../nbs/06_dualbn.ipynb #9bbb17f5
 class PooledBatchNorm(nn.SyncBatchNorm):
     """torch's SyncBatchNorm that also takes tensors of the CPU.
 
@@ -95,12 +97,13 @@ class PooledBatchNorm(nn.SyncBatchNorm):
 
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         "Move the running statistics towards those of a batch."
-        if not self.track_running_stats or self.running_mean is None:
+        known_mean, known_variance, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        if not self.track_running_stats or known_mean is None or known_variance is None or batches is None:
             return
-        self.num_batches_tracked.add_(1)
-        share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        batches.add_(1)
+        share = 1 / batches.item() if self.momentum is None else self.momentum
+        known_mean.lerp_(mean.to(known_mean.dtype), share)
+        known_variance.lerp_(variance.to(known_variance.dtype), share)
 
 # %% ../nbs/06_dualbn.ipynb #2ba71822
 @cache
@@ -165,6 +168,7 @@ class DomainToken(nn.Module):
     "Mixed into a patch embedding's class: adds `domain_token` to the patches of synthetic images."
 
     domain: Domain
+    domain_token: nn.Parameter
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out, split = super().forward(x), self.domain.split
@@ -212,22 +216,22 @@ def convert(
     if _processes() > 1 if sync is None else sync:
         model = convert_sync_batchnorm(model)  # timm's: torch's own loses the activation of `BatchNormAct2d`
         for layer in [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]:
-            layer.__class__ = pooled_class(type(layer))
-    for layer in [
+            layer.__class__ = pooled_class(type(layer))  # type: ignore[arg-type]  # a module's class is hashable
+    for norm in [
         m for m in model.modules() if isinstance(m, _BatchNorm if isinstance(found[0], _BatchNorm) else nn.LayerNorm)
     ]:
-        layer.aux = copy.deepcopy(layer)
-        layer.__class__, layer.domain = dual_class(type(layer)), domain
+        norm.aux = copy.deepcopy(norm)
+        norm.__class__, norm.domain = dual_class(type(norm)), domain  # type: ignore[assignment, arg-type]  # as above
     return model
 
 
-def _add_token(model: nn.Module, domain: Domain) -> nn.Module:
+def _add_token(model: TimmModel, domain: Domain) -> TimmModel:
     "A domain token in the patch embedding."
     if not (hasattr(model, "patch_embed") and hasattr(model, "embed_dim")):
         raise ValueError(f"{type(model).__name__} has no patch embedding that could take a domain token")
     embed, weight = model.patch_embed, next(model.parameters())
     embed.domain_token = nn.Parameter(torch.zeros(model.embed_dim, device=weight.device, dtype=weight.dtype))
-    embed.__class__, embed.domain = token_class(type(embed)), domain
+    embed.__class__, embed.domain = token_class(type(embed)), domain  # type: ignore[arg-type]  # as above
     return model
 
 # %% ../nbs/06_dualbn.ipynb #fd1128ea
@@ -268,6 +272,12 @@ def has_gap(model: nn.Module) -> bool:
     )
 
 
+def _statistics(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    "Mean and variance that a batch norm has tracked."
+    assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean.double(), norm.running_var.double() + norm.eps
+
+
 def gap(
     model: nn.Module,  # converted with batch norms
 ) -> pd.DataFrame:
@@ -279,13 +289,13 @@ def gap(
     rows = []
     for name, layer in model.named_modules():
         if isinstance(layer, Dual) and isinstance(layer, _BatchNorm) and layer.running_mean is not None:
-            (m, v), (m2, v2) = ((b.running_mean.double(), b.running_var.double() + b.eps) for b in (layer, layer.aux))
+            (m, v), (m2, v2) = _statistics(layer), _statistics(layer.aux)
             rows.append(
                 (name, float(((m - m2).abs() / ((v + v2) / 2).sqrt()).mean()), float((v / v2).log().abs().mean() / 2))
             )
     return pd.DataFrame(rows, columns=["layer", "mean", "deviation"])
 
-
+# %% ../nbs/06_dualbn.ipynb #374943d2
 def show_gap(
     gaps: Sequence[dict] | pd.DataFrame,  # rows of `gap` with their step, such as `History.gaps`
 ) -> plt.Figure:

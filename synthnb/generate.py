@@ -33,8 +33,10 @@ def plan_call(
     "What the pipeline is called with for the rows of a plan. Raises `ValueError` for settings that have no effect."
     family, known = family_of(first.model, type(pipe).__name__), call_parameters(pipe)
     extra = {name: value for name, value in (family.call if family else {}).items() if name in known}
-    settings = dict(steps=int(first.steps), guidance=float(first.guidance), size=int(first["size"]))
-    return extra | call_arguments(pipe, **settings, negative_prompt=first.negative_prompt)
+    steps, guidance, size = int(first.steps), float(first.guidance), int(first["size"])
+    return extra | call_arguments(
+        pipe, steps=steps, guidance=guidance, size=size, negative_prompt=first.negative_prompt
+    )
 
 # %% ../nbs/04_generate.ipynb #0580951d
 class _Drawer:
@@ -47,12 +49,18 @@ class _Drawer:
         room: Room,  # what memory has room for; `images` is the batch size
     ):
         first = rows.iloc[0]
-        self.pipe, self.room, self.loop, self.call = pipe, room, None, plan_call(pipe, first)
+        self.pipe, self.room, self.call = pipe, room, plan_call(pipe, first)
+        self.loop: DenoisingLoop | None = None
         if loop_of(pipe) == "denoise":
-            settings = dict(steps=int(first.steps), guidance=float(first.guidance), size=int(first["size"]))
-            guided = (first.guidance_from, first.guidance_until)
             self.table = TextTable(pipe, list(rows.prompt), first.negative_prompt, room.images)
-            self.loop = DenoisingLoop(pipe, **settings, guided=guided, room=room)
+            self.loop = DenoisingLoop(
+                pipe,
+                steps=int(first.steps),
+                guidance=float(first.guidance),
+                guided=(first.guidance_from, first.guidance_until),
+                size=int(first["size"]),
+                room=room,
+            )
 
     def __call__(self, prompts: list[str], seeds: list[int]) -> tuple[torch.Tensor, list[bool]]:
         if self.loop:
@@ -138,7 +146,7 @@ def _draw_batch(
     draw: _Drawer, rows: pd.DataFrame, batch_size: int, resize: int | None, retries: int, score: Callable | None
 ) -> DrawnBatch:
     "One batch, with its faulty rows drawn again."
-    images, scores, attempts = [None] * len(rows), {}, [0] * len(rows)
+    images, scores, attempts = dict[int, torch.Tensor](), dict[int, dict](), [0] * len(rows)
     faults = dict.fromkeys(range(len(rows)), "")
     for attempt in range(retries + 1):
         todo = list(faults)
@@ -151,7 +159,8 @@ def _draw_batch(
         faults = {todo[i]: reason for i, reason in _find_faults(pixels, flagged).items()}
         if not faults:
             break
-    return DrawnBatch(rows, torch.stack(images), attempts, faults, draw.room.images, scores)
+    drawn = torch.stack([images[i] for i in range(len(rows))])
+    return DrawnBatch(rows, drawn, attempts, faults, draw.room.images, scores)
 
 # %% ../nbs/04_generate.ipynb #3d643ea9
 Score = Callable[[torch.Tensor, pd.DataFrame], list[dict]]  # pixels on the device and their rows -> a score of each
@@ -182,7 +191,7 @@ class ClipScore:
     "The cosine of each image and its text, for `draw_batches`; each distinct text is encoded once."
 
     def __init__(self, clip: Clip, template: str = "a photo of {text}"):
-        self.clip, self.template, self.known = clip, template, {}
+        self.clip, self.template, self.known = clip, template, dict[str, torch.Tensor]()
 
     def __call__(
         self,
@@ -219,7 +228,7 @@ def generate(
     progress: bool = True,
 ) -> LabelledImages:
     "Draw every row of a plan. Raises `RuntimeError` naming the rows that stayed blank, NaN or flagged."
-    images, faults = [], {}
+    images, faults = [], dict[str, str]()
     size = max(1, min(batch_size, len(plan)))
     with tqdm(total=len(plan), desc="images", unit="img", disable=not progress) as bar:
         for batch in draw_batches(pipe, plan, batch_size=size, resize=resize, retries=retries):
@@ -246,4 +255,4 @@ def contact_sheet(
         mine = images.images[images.labels == label][:per_class].permute(0, 2, 3, 1).numpy()
         sheet[label, : len(mine)] = mine
     flat = sheet.transpose(0, 2, 1, 3, 4).reshape(rows * height, per_class * width, 3)
-    return Image.fromarray(flat).resize((per_class * width * scale, rows * height * scale), Image.NEAREST)
+    return Image.fromarray(flat).resize((per_class * width * scale, rows * height * scale), Image.Resampling.NEAREST)

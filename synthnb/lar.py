@@ -94,8 +94,17 @@ def llm_candidates(
     "What an LLM says each name can mean. A name whose answers all failed has no candidates; `Answers.report` says why."
     names = {name: spoken_name(name) for name in check_names(classes)}
     questions = [sense_question(spoken, most) for spoken in dict.fromkeys(names.values())]
-    options = dict(sampling=sampling, cache=cache, seed=seed, check=check_senses, progress=progress)
-    answers = ask(llm, questions, SensesAnswer, n, **options)
+    answers = ask(
+        llm,
+        questions,
+        SensesAnswer,
+        n,
+        sampling=sampling,
+        cache=cache,
+        seed=seed,
+        check=check_senses,
+        progress=progress,
+    )
     told = defaultdict(list)
     for answer in answers.found:
         told[answer.about].append(answer)
@@ -144,14 +153,16 @@ def merge_candidates(
 # %% ../nbs/02_lar.ipynb #b50374e7
 def _merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, threshold: float = 1) -> list[Candidate]:
     "Each candidate goes into the first kept one that says the same, or stays."
-    kept = {}  # place in `candidates` -> candidate
+    kept: dict[int, Candidate] = {}  # place in `candidates` -> candidate
     for i, candidate in enumerate(candidates):
         for j, first in kept.items():
             if len({key for key in first.keys | candidate.keys if SYNSET_ID.fullmatch(key)}) > 1:
                 continue  # two synsets are two meanings, however alike CLIP finds their words
-            same = same_phrase(first.phrase) == same_phrase(candidate.phrase)
-            if same or (cosines is not None and cosines[i, j] >= threshold):
-                kept[j] = _absorb(first, candidate, 1.0 if same else round(float(cosines[i, j]), 4))
+            if same_phrase(first.phrase) == same_phrase(candidate.phrase):
+                kept[j] = _absorb(first, candidate, 1.0)
+                break
+            if cosines is not None and cosines[i, j] >= threshold:
+                kept[j] = _absorb(first, candidate, round(float(cosines[i, j]), 4))
                 break
         else:
             kept[i] = candidate
@@ -272,8 +283,9 @@ def resolve(
         own = cosines.get(name, np.zeros((len(features.rows[label]), 0), np.float32))
         case = _Case(label, name, some, own, features.rows[label].tolist(), settled.get(label))
         found.append(_decide(case, _rank(case, cut[name], level, seed), level))
-    about = dict(clip=clip.name, templates=tuple(templates), level=level, score=SCORE)
-    return Resolutions(method="LAR", classes=tuple(found), **about)
+    return Resolutions(
+        method="LAR", classes=tuple(found), clip=clip.name, templates=tuple(templates), level=level, score=SCORE
+    )
 
 # %% ../nbs/02_lar.ipynb #50f3c00a
 @dataclass(frozen=True)
@@ -348,13 +360,24 @@ def _decide(case: _Case, ranked: tuple[Scored, ...], level: float) -> Resolution
     decided, reason = _verdict(ranked, images, level)
     chosen = first.candidate if first else Candidate(phrase=spoken_name(case.name), source="name")
     if case.override is not None:
-        chosen, decided = _find_candidate(case.candidates, case.override), True
+        override = _find_candidate(case.candidates, case.override)
+        assert override is not None, "`_with_override` has put it there"
+        chosen, decided = override, True
         alone = [s.candidate.phrase for s in ranked if images and s.candidate.source != "override"]
         reason = f"override {case.override!r}" + (f"; the images alone put {alone[0]!r} first" if alone else "")
     lead = dict(low=first.low, high=first.high, margin=ranked[1].behind) if first and len(ranked) > 1 else {}
-    about = dict(label=case.label, name=case.name, images=images, override=case.override)
-    result = dict(chosen=chosen, decided=decided, reason=reason, ranked=ranked, evidence=_speaking(case, chosen))
-    return Resolution(**about, **result, **lead)
+    return Resolution(
+        label=case.label,
+        name=case.name,
+        images=images,
+        override=case.override,
+        chosen=chosen,
+        decided=decided,
+        reason=reason,
+        ranked=ranked,
+        evidence=_speaking(case, chosen),
+        **lead,
+    )
 
 # %% ../nbs/02_lar.ipynb #3f5d2ce8
 def _speaking(case: _Case, chosen: Candidate, most: int = 12) -> tuple[int, ...]:

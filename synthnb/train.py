@@ -123,7 +123,7 @@ def _train(
     synthetic, pieces = loader.marks(config.synthetic), engine.pieces(loader.counts)
     optimiser.zero_grad(set_to_none=True)
     for step in range(run.history.steps + 1, config.steps + 1):
-        rate, shown = optimiser.param_groups[0]["lr"], []
+        rate, measured = optimiser.param_groups[0]["lr"], []
         x, targets, labels = ready(next(batches), model, augment, mix, run.chance)
         for i, piece in enumerate(pieces, 1):
             # Backward inside of `domains`, too: gradient checkpointing asks the layers once more
@@ -132,8 +132,8 @@ def _train(
                     logits = net(x[piece])
                 loss = _domain_loss(logits.float(), targets[piece], synthetic[piece], config.synthetic_weight)
                 engine.backward(loss)
-            shown.append(torch.stack([loss.detach(), (logits.argmax(1) == labels[piece]).float().mean()]))
-        shown = torch.stack(shown).mean(0)
+            measured.append(torch.stack([loss.detach(), (logits.argmax(1) == labels[piece]).float().mean()]))
+        shown = torch.stack(measured).mean(0)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf)
         if not torch.isfinite(shown[0] + norm):
             raise FloatingPointError(
@@ -197,7 +197,7 @@ def _note(
         loss, accuracy = engine.mean(torch.stack(run.recent).mean(0)).tolist()
         history.records.append({"step": step, "lr": rate, "loss": loss, "accuracy": accuracy})
         run.recent = []
-    if measured:
+    if watch.val is not None and measured:
         history.records[-1]["val_accuracy"] = share_right(run.finished, watch.val, config.image_size, workers)
     if (last or step % max(1, config.steps // 5) == 0) and has_gap(run.model):
         history.gaps += gap(run.model).assign(step=step).to_dict("records")

@@ -8,14 +8,14 @@ __all__ = ['shuffled', 'under_two_classes', 'deal']
 # %% ../../nbs/datasets/splits.ipynb #bc46f0b1
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from .duplicates import near_groups
 
 # %% ../../nbs/datasets/splits.ipynb #842b20ba
-def shuffled(hashes: Sequence[str], seed: int) -> list[str]:
+def shuffled(hashes: Iterable[str], seed: int) -> list[str]:
     "The distinct hashes in an order drawn by `seed`."
     return sorted(set(hashes), key=lambda h: hashlib.sha256(f"{seed}:{h}".encode()).digest())
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from tqdm import tqdm
@@ -157,7 +158,7 @@ class Asking:
     schema: type[BaseModel]  # of an answer
     sampling: Sampling
     cache: AnswerCache
-    check: Callable[[Question, BaseModel], object] | None  # raises `ValueError` for what does not fit its question
+    check: Callable[[Question, Any], object] | None  # raises `ValueError` for what does not fit its question
 
 
 def plan_jobs(
@@ -258,7 +259,7 @@ def ask(
     tries: int = 3,  # replies at most for one answer, in this run
     seed: int = 0,  # another seed gives other answers
     first: int = 0,  # number of the first sample: n=4, first=4 are the next four
-    check: Callable[[Question, BaseModel], object] | None = None,  # raises `ValueError` for what does not fit
+    check: Callable[[Question, Any], object] | None = None,  # raises `ValueError` for what does not fit
     progress: bool = True,
 ) -> Answers:
     "Sampled, validated answers to all questions. Raises `ValueError` before any cost if a question cannot be asked."

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from json_repair import repair_json
 from pydantic import BaseModel, ValidationError
@@ -316,7 +316,7 @@ def read_answer(
     reply: Reply,
     question: Question,
     schema: type[BaseModel],
-    check: Callable[[Question, BaseModel], object] | None = None,  # raises `ValueError` for what does not fit
+    check: Callable[[Question, Any], object] | None = None,  # raises `ValueError` for what does not fit
 ) -> BaseModel:
     "The validated answer in a reply. Raises `ValueError` with one line that says what is wrong."
     if reply.finish == "refusal":

@@ -229,7 +229,7 @@ class Ideas:
 
 # %% ../../nbs/prompts/ideas.ipynb #039b00ff
 def ask_ideas(
-    llm: LocalLLM | ServerLLM,
+    llm: LocalLLM | ServerLLM | None,  # None is refused
     request: PromptRequest,  # whose classes are asked about
     kind: str,  # "contexts" or "styles"
     wanted: int,  # distinct ones of each class
@@ -240,7 +240,7 @@ def ask_ideas(
     progress: bool = True,
 ) -> Ideas:
     "Ask until every class has `wanted` distinct ideas or has run dry, which the result and a warning say."
-    _check_asking(llm, kind)
+    llm = _check_asking(llm, kind)
     shared = kind == "styles" and request.shared_styles  # one pool for all classes, which take turns in the questions
     pools = {name: _Pool() for name in ([""] if shared else request.phrases)}
     result = Ideas(kind, wanted, {}, count=asking.count, samples=asking.samples)
@@ -266,12 +266,13 @@ def ask_ideas(
     return _finish(result, pools, request, asking.patience)
 
 # %% ../../nbs/prompts/ideas.ipynb #2a00cf58
-def _check_asking(llm: LocalLLM | ServerLLM | None, kind: str) -> None:
-    "Raise `ValueError` for what cannot be asked."
+def _check_asking(llm: LocalLLM | ServerLLM | None, kind: str) -> LocalLLM | ServerLLM:
+    "The model; `ValueError` for what cannot be asked."
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it must be {' or '.join(KINDS)}")
     if llm is None:
         raise ValueError(f"{kind} need a model to ask: give one, or ask for none")
+    return llm
 
 # %% ../../nbs/prompts/ideas.ipynb #25803080
 def _questions(
