@@ -105,6 +105,12 @@ GOOD = [
 ]
 
 
+@pytest.mark.parametrize("line", ["a = 1", "shots: int", "a.b: int = 1", "a[0]: int = 1", "print(1)"])
+def test_a_line_that_is_no_parameter_is_named(line):
+    with pytest.raises(ValueError, match="line 2 of the parameters cell is not of the form"):
+        read_parameters(f"seed: int = 0\n{line}")
+
+
 def test_no_good_file_is_refused(tmp_path):
     declared, file = read_parameters(DECLARED), tmp_path / "p.yaml"
     for text in GOOD:

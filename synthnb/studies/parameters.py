@@ -39,7 +39,7 @@ def read_parameters(source: str) -> dict[str, Parameter]:
     "The annotated assignments of a cell, by name. Raises `ValueError` for a line without an annotation."
     found, lines = {}, source.splitlines()
     for node in ast.parse(source).body:
-        if not isinstance(node, ast.AnnAssign):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
             raise ValueError(f"line {node.lineno} of the parameters cell is not of the form `name: type = default`")
         comment = re.search(r"#\s*([^#]*)$", lines[node.end_lineno - 1][node.end_col_offset :])
         found[node.target.id] = Parameter(
