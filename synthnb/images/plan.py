@@ -226,7 +226,7 @@ def _to_frame(table: pa.Table) -> pd.DataFrame:
 class _RowHash:
     "A hash of rows that come table by table."
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parts: dict[str, hashlib.blake2b] = {}
         self.settings: dict[str, set] = {}  # the same in every row, so not worth hashing row by row
 

@@ -10,12 +10,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from ..diversify import ideas_needed
-from ..models.local_llm import LocalLLM
-from ..models.server import ServerLLM
+from ..models.questions import Message
 from .grammar import Context
 from .ideas import KINDS, Asking, Ideas
 from .request import PromptRequest
@@ -61,11 +61,15 @@ def _rounds(ideas: Ideas, wanted: int) -> float:
     return float(np.mean(needed))
 
 # %% ../../nbs/prompts/cost.ipynb #f1b8af03
+class _Counter(Protocol):  # a chat model, or what counts like one
+    def count_tokens(self, messages: Sequence[Message]) -> int: ...
+
+
 @dataclass(frozen=True)
 class _Sample:
     "Questions and answers of the usual length, for counting their tokens."
 
-    llm: LocalLLM | ServerLLM
+    llm: _Counter
     kind: str
     phrase: str
     asking: Asking
@@ -110,7 +114,7 @@ def _cost_of(sample: _Sample, askers: int, wanted: int, rounds: float) -> _Part:
 
 # %% ../../nbs/prompts/cost.ipynb #d3392002
 def estimate_cost(
-    llm: LocalLLM | ServerLLM,  # counts the tokens; it is not asked
+    llm: _Counter,  # is not asked
     request: PromptRequest = PromptRequest(TYPICAL_CLASS, 200),  # its first phrase stands for all of them
     classes: int = 1000,
     asking: Asking = Asking(),

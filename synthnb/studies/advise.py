@@ -102,7 +102,8 @@ class Probe:
 
     def steps(self, full: tuple[int, int]) -> tuple[int, int]:
         "Optimiser steps of the two stages, of as many in a full run."
-        return tuple(max(1, math.ceil(self.effort * n)) for n in full)
+        first, last = (max(1, math.ceil(self.effort * n)) for n in full)
+        return first, last
 
 
 def advise(
@@ -158,13 +159,13 @@ def _advice_table(accuracies: dict[str, list[float]], images: int, level: float)
 _POWERS = np.linspace(0, 4, 41)
 
 
-def _progress(volumes: Sequence[float], smallest: float) -> np.ndarray:
+def _progress(volumes: Sequence[float] | np.ndarray, smallest: float) -> np.ndarray:
     "float64 [powers, volumes]: how far each volume has come on the curve of each power, 0 at the smallest."
     log = np.log(np.asarray(volumes, dtype=float) / smallest)
     return np.stack([log if power == 0 else -np.expm1(-power * log) / power for power in _POWERS])
 
 
-def _fit(means: np.ndarray, volumes: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _fit(means: np.ndarray, volumes: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Start, rise and number of the power, each [N], of the curves nearest to `means` [N, volumes]."
     come = _progress(volumes, volumes[0])
     centred, level = come - come.mean(1, keepdims=True), means.mean(1)
@@ -175,7 +176,9 @@ def _fit(means: np.ndarray, volumes: Sequence[float]) -> tuple[np.ndarray, np.nd
     return level - rise * come.mean(1)[power], rise, power
 
 
-def _curve(fitted: tuple[np.ndarray, np.ndarray, np.ndarray], volumes: Sequence[float], smallest: float) -> np.ndarray:
+def _curve(
+    fitted: tuple[np.ndarray, np.ndarray, np.ndarray], volumes: Sequence[float] | np.ndarray, smallest: float
+) -> np.ndarray:
     "float64 [N, volumes]: the curves at any volumes."
     start, rise, power = fitted
     return start[:, None] + rise[:, None] * _progress(volumes, smallest)[power]
@@ -227,7 +230,7 @@ def _by_volume(rows: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/studies/advise.ipynb #c86df0b8
 def _foretold(
-    values: np.ndarray, volumes: np.ndarray, asked: Sequence[float], resamples: int, seed: int
+    values: np.ndarray, volumes: np.ndarray, asked: Sequence[float] | np.ndarray, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     "The curve at the volumes `asked`, and [resamples, asked] that would do as well; nan for one seed."
     drawn = _draw_means(values, resamples, seed) if len(values) > 1 else np.full((2, len(volumes)), math.nan)

@@ -22,7 +22,7 @@ from ..core.intervals import Verdict, judge
 from ..data import LabelledImages
 from ..evaluate import Baseline, pixel_baseline
 from ..images.fidelity import Extractor, Features, extract, open_extractor
-from ..models.classifiers import evaluation_view, load_classifier, normalise
+from ..models.classifiers import TimmModel, evaluation_view, load_classifier, normalise
 from ..models.clip import Clip, text_features
 from ..models.meanings import Candidate
 from ..models.wordnet import spoken_name
@@ -30,11 +30,11 @@ from ..training.prediction import class_mean
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576
 def _frozen_extractor(
-    classifier: str | Path | nn.Module,  # shipped, a timm id or folder, or an open network
+    classifier: str | Path | TimmModel,  # shipped, a timm id or folder, or an open network
     image_size: int,  # pixels per side that it sees
 ) -> Extractor:
     "The features that a classifier has before its last layer, for `images.fidelity.extract`."
-    net = (
+    net: TimmModel = (
         classifier if isinstance(classifier, nn.Module) else load_classifier(classifier, image_size=image_size)
     ).eval()
 

@@ -44,6 +44,11 @@ class Seen:
     sha256: str = ""
     grey: np.ndarray | None = None  # uint8 [64, 64]
 
+    @property
+    def contrast(self) -> float:
+        "Standard deviation of its grey levels."
+        return 0.0 if self.grey is None else float(self.grey.std())
+
 
 def _why_unreadable(error: Exception) -> str:
     "In words, without names of classes, numbers of the system and places in memory."
@@ -62,7 +67,7 @@ def look_at(file: Path) -> Seen:
         if not content:
             return Seen("an empty file")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            kind, (width, height) = image.format, image.size
+            kind, (width, height) = image.format or "", image.size
             frames, clear = getattr(image, "n_frames", 1), image.has_transparency_data
             bits = 32 if image.mode == "F" else 8
             if image.mode.startswith("I"):
@@ -198,7 +203,7 @@ def _odd(seen: dict[str, Seen]) -> list[Finding]:
     "Files that cannot be read, and images that hardly can be right."
     bad = [f"{path}: {one.error}" for path, one in seen.items() if one.error]
     good = {path: one for path, one in seen.items() if not one.error}
-    blank = [path for path, one in good.items() if one.grey.std() < 1]
+    blank = [path for path, one in good.items() if one.contrast < 1]
     tiny, long = [], []
     for path, one in good.items():
         short, wide = sorted((one.width, one.height))
@@ -217,7 +222,7 @@ _MOST = 20_000  # images that are compared each with each; of more, equal files 
 
 def _near(seen: dict[str, Seen], paths: Sequence[str], most: int) -> list[list[str]] | None:
     "Groups of images that are nearly the same, mirrored, turned or cut a little; None if there are more than `most`."
-    good = [path for path in paths if not seen[path].error and seen[path].grey.std() >= 1]
+    good = [path for path in paths if not seen[path].error and seen[path].contrast >= 1]
     if len(good) > most:
         return None
     if len(good) < 2:
@@ -226,14 +231,15 @@ def _near(seen: dict[str, Seen], paths: Sequence[str], most: int) -> list[list[s
 
     from synthnb.datasets.duplicates import near_groups
 
-    images = torch.from_numpy(np.stack([seen[path].grey for path in good]))[:, None].expand(-1, 3, -1, -1)
+    greys = [grey for path in good if (grey := seen[path].grey) is not None]
+    images = torch.from_numpy(np.stack(greys))[:, None].expand(-1, 3, -1, -1)
     groups = [[good[i] for i in group] for group in near_groups(images) if len(group) > 1]
     return [group for group in groups if len({seen[path].sha256 for path in group}) > 1]
 
 
 def _equal(seen: dict[str, Seen], paths: Sequence[str]) -> list[list[str]]:
     "Groups of files with the same content."
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for path in paths:
         groups.setdefault(seen[path].sha256 or path, []).append(path)
     return [group for group in groups.values() if len(group) > 1]
@@ -246,7 +252,8 @@ def _group_findings(
     what: str, groups: Sequence[Sequence[str]], place: dict[str, tuple[str, int]], near: bool
 ) -> list[Finding]:
     "Findings about groups of copies, by where they stand."
-    apart, found = {where: [] for where in _WHERE}, []
+    found: list[Finding] = []
+    apart: dict[str, list[Sequence[str]]] = {where: [] for where in _WHERE}
     for group in groups:
         splits, labels = ({place[path][i] for path in group} for i in (0, 1))
         apart[_WHERE[0] if len(splits) > 1 else _WHERE[1] if len(labels) > 1 else _WHERE[2]].append(group)
@@ -274,7 +281,7 @@ def _too_few_apart(layout: Layout, near: Sequence[Sequence[str]]) -> list[Findin
     if layout.own_splits:
         return []
     of = {path: number for number, group in enumerate(near) for path in group}
-    apart = {}
+    apart: dict[int, set[int | str]] = {}
     for path, label in layout.splits["train"]:
         apart.setdefault(label, set()).add(of.get(path, path))
     few = [f"{layout.classes[label]}: {len(found)}" for label, found in sorted(apart.items()) if len(found) < 3]

@@ -98,7 +98,7 @@ class _Cell:
 
 def _resolved(notebook: Path, cells: list[dict]) -> tuple[list[dict], list[Finding]]:
     "All parameters of each cell, and a finding for each thing that is unknown or cannot be."
-    resolved, wrong = [], {}
+    resolved, wrong = [], dict[str, list[int]]()
     for number, given in enumerate(cells):
         try:
             parameters = resolve_parameters(notebook, given)[1]
@@ -140,7 +140,7 @@ def _check_names(cells: list[_Cell], root: str | Path | None) -> list[Finding]:
 
 def _check_tokens(cells: list[_Cell]) -> list[Finding]:
     "What `check_token` finds, each thing once."
-    found = {}
+    found: dict[Finding, list[int]] = {}
     for number, cell in enumerate(cells):
         if told := check_token(cell.parameters):
             found.setdefault(told, []).append(number)
@@ -158,7 +158,7 @@ class _Machine:
 
 def _check_gpus(cells: list[_Cell]) -> list[Finding]:
     "What `check_gpu` finds for each device and generator."
-    machines = {}
+    machines: dict[tuple[str, str], _Machine] = {}
     for number, cell in enumerate(cells):
         asked = cell.parameters.get("device", "auto"), cell.parameters.get("generator", "")
         machine = machines.setdefault(asked, _Machine(cell.parameters))
@@ -174,7 +174,7 @@ def _check_images(cells: list[_Cell], outputs: Path, measure: bool) -> list[Find
     "Disk and time of all images; those that cells share are drawn once."
     if "generator" not in cells[0].parameters:
         return [Finding("unknown", "time", "this experiment draws no images; its time was not estimated")]
-    plans = {}
+    plans: dict[str, tuple[dict, Size]] = {}
     for cell in cells:
         key = plan_key(cell.parameters, count_images(cell.parameters, cell.size))
         plans.setdefault(key, (cell.parameters, cell.size))
@@ -208,7 +208,7 @@ def examine(
     if wrong:
         return wrong
     names = {name for one in asked for name in one}
-    cells = [_Cell(one, list(dict.fromkeys(_needs_of(one, root and str(root))))) for one in resolved]
+    cells = [_Cell(one, list(dict.fromkeys(_needs_of(one, str(root) if root else None)))) for one in resolved]
     found, cells = _look(cells)
     return [
         Finding("ok", "parameters", f"all {len(names)} are known to {notebook.stem} and of its types"),

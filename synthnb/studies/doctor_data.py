@@ -52,8 +52,8 @@ def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
     if (meant := meant_set(source, root)) == "digits":
         return _DIGITS_FOUND
     if source in TARGETS:
-        target, splits = TARGETS[source], open_target(source, root=data_root(root))
-        return Finding("ok", "data", f"{target.title}: installed"), Size(len(target.classes), len(splits["train"]))
+        target, opened = TARGETS[source], open_target(source, root=data_root(root))
+        return Finding("ok", "data", f"{target.title}: installed"), Size(len(target.classes), len(opened["train"]))
     if source.startswith("hf:"):
         return _check_hub_set(source[3:].partition("#")[0]), Size()
     named = NAMED.get(source)

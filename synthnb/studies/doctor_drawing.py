@@ -92,7 +92,7 @@ _LEARNING = ("style_steps", "token_batch")  # who has one of these draws with a 
 # %% ../../nbs/studies/doctor_drawing.ipynb #4498b472
 def plan_key(parameters: dict, images: int | None) -> str:
     "What the images of a run depend on; runs with the same draw them once."
-    aside = (*_TRAINING, *_VOLUME, "seeds")
+    aside: tuple[str, ...] = (*_TRAINING, *_VOLUME, "seeds")
     if set(_LEARNING) & set(parameters):
         aside = ("device", "threads", "near_duplicates")
     drawn_from = {name: value for name, value in parameters.items() if name not in aside}
@@ -178,7 +178,7 @@ def _measured_cost(parameters: dict, place: str, images: int, classes: int) -> C
 # %% ../../nbs/studies/doctor_drawing.ipynb #e4508f21
 def _cost_here(settings: dict, images: int, classes: int, measure: bool) -> Cost:
     "Seconds and bytes as measured here; else bytes by the pixels of an image, as far as they are known."
-    model, counts = settings["generator"], {"images": images}
+    model, counts = settings["generator"], {"images": float(images)}
     folder = folder_of(model)
     if folder and folder.is_dir() and measure:
         small = size_of(folder.rglob("*.safetensors")) < 2e8
@@ -248,10 +248,10 @@ def check_drawing(
             why = "the parameters do not say how many images will be drawn"
         of = f", for {len(unclear)} of {len(told)} plans" if len(told) > 1 else ""
         yield Finding("unknown", "disk and time", why + of)
-    known = [one for one in told if one[2] is not None]
+    known = [(parameters, classes, images) for parameters, classes, images in told if images is not None]
     if not known:
         return
-    together = {}  # plans of the same rate: settings -> images, classes
+    together: dict[str, tuple[int, int]] = {}  # plans of the same rate: settings -> images, classes
     for parameters, classes, images in known:
         settings = json.dumps({name: parameters[name] for name in _RATE if name in parameters})
         before = together.get(settings, (0, 0))

@@ -8,8 +8,8 @@ __all__ = ['describe_gpus', 'check_hours']
 # %% ../../nbs/studies/doctor_hours.ipynb #9402ab2d
 import math
 import time
+from collections.abc import Mapping, Sequence
 from functools import cache
-from types import SimpleNamespace
 
 from . import doctor_machine
 from .doctor_data import Size
@@ -47,13 +47,14 @@ def _prompt_tokens(parameters: dict, classes: int) -> int:
     from synthnb.prompts.cost import TYPICAL_CLASS, estimate_cost  # torch and transformers
     from synthnb.prompts.request import PromptRequest
 
-    def count(messages: list[dict]) -> int:
+    class Guess:
         "About four letters are a token, and a message has four more."
-        return sum(4 + math.ceil(len(message["content"]) / 4) for message in messages)
 
-    counted = SimpleNamespace(name=parameters["llm"], count_tokens=count)
+        def count_tokens(self, messages: Sequence[Mapping[str, str]]) -> int:
+            return sum(4 + math.ceil(len(message["content"]) / 4) for message in messages)
+
     request = PromptRequest(TYPICAL_CLASS, parameters.get("prompts_per_class", 30))
-    return estimate_cost(counted, request, classes).answer_tokens
+    return estimate_cost(Guess(), request, classes).answer_tokens
 
 # %% ../../nbs/studies/doctor_hours.ipynb #34ad895a
 @cache
@@ -162,7 +163,7 @@ def _training_rate(classifier: str, size: int, batch: int, device: str) -> float
     from synthnb.train import TrainConfig, fit
 
     pixels = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
-    images = LabelledImages(pixels, torch.arange(batch) % 2, ["a", "b"])
+    images = LabelledImages(pixels, torch.arange(batch) % 2, ("a", "b"))
     if is_folder(classifier):
         net = load_classifier(locate(classifier), 2, image_size=size)
     else:

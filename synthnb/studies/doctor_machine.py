@@ -61,7 +61,7 @@ def _held_bytes(
     memory: str = "auto",  # see `generate.check_memory`
 ) -> float:
     "Bytes of a generator's weights that are on the GPU at once."
-    parts = {}
+    parts: dict[Path, float] = {}
     for file in files:
         try:
             kind = str(json.loads((file.parent / "config.json").read_text(encoding="utf-8")).get("architectures", ""))

@@ -137,9 +137,8 @@ def llm_weights(folder: Path) -> list[Path]:
 
 def weights_here(what: str, model: str, parameters: dict) -> list[Path]:
     "The weights that opening a generator or llm would read; none if it is not here, or not whole."
-    folder, checks = folder_of(model), {"llm": llm_weights, "generator": None}
-    checks["generator"] = generator_weights(model, parameters.get("generator_variant", ""))
-    check = whole_weights if is_shipped(model) else checks[what]
+    folder, of_generator = folder_of(model), generator_weights(model, parameters.get("generator_variant", ""))
+    check = whole_weights if is_shipped(model) else {"llm": llm_weights, "generator": of_generator}[what]
     try:
         return check(folder) if folder else []
     except (OSError, ValueError):

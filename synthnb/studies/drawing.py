@@ -30,7 +30,8 @@ from .stages import stage
 # %% ../../nbs/studies/drawing.ipynb #01a85420
 def run_answers() -> AnswerCache:
     "The chat model's answers in this run's folder; in memory, where a notebook is run by hand."
-    return AnswerCache(run_folder() / "answers.sqlite" if run_folder() else ":memory:")
+    folder = run_folder()
+    return AnswerCache(folder / "answers.sqlite" if folder else ":memory:")
 
 # %% ../../nbs/studies/drawing.ipynb #cc980c7a
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def write_study_prompts(
     with closing(run_answers()) as answers:
         place = chat.llm if chat.llm_url else locate(chat.llm)
         model = open_llm(place, chat.llm_url or None, extra=chat.llm_extra)
-        request = PromptRequest(phrases, per_class, 30 * contexts, 10 * styles, looks=looks)
+        request = PromptRequest(phrases, per_class, 30 * contexts, 10 * styles, looks=looks or {})
         book = write_prompts(model, request, generator=locate(generator), cache=answers, progress=False)
         return prompts_by_class(book)
 

@@ -91,7 +91,8 @@ def exchange_rate(
     `ValueError` where seeds differ or one number of real images was measured.
     """
     shots, reference, method = _aligned(rows, arm, against, real)
-    places = np.linspace(*np.log(shots[[0, -1]].astype(float)), _GRID)
+    first, last = np.log(shots[[0, -1]].astype(float))
+    places = np.linspace(first, last, _GRID)
     curves = np.stack([_real_curve(shots, own)(places) for own in reference])  # [seeds, GRID]
     mean, target = curves.mean(0), method.mean()
     best = float(np.exp(np.interp(target, mean, places))) - real
@@ -123,7 +124,8 @@ def show_exchange(
     Returns a closed matplotlib figure."""
     shots, reference, method = _aligned(rows, arm, against, found.real)
     figure, axis = plt.subplots(figsize=(5.5, 2.8), layout="constrained")
-    places = np.linspace(*np.log(shots[[0, -1]].astype(float)), 200)
+    first, last = np.log(shots[[0, -1]].astype(float))
+    places = np.linspace(first, last, 200)
     for own in reference:
         axis.plot(shots, 100 * own, ".", color="0.75")
     mean = np.mean([_real_curve(shots, own)(places) for own in reference], 0)

@@ -83,11 +83,11 @@ def check_params(
         return None
     declared = read_parameters(declaring[-1])
     injected = [
-        node.targets[0].id
+        target.id
         for source in cells
         if source.startswith("# Parameters\n")
         for node in ast.parse(source).body
-        if isinstance(node, ast.Assign)
+        if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name)
     ]
     check_parameters(declared, {name: scope[name] for name in [*declared, *injected]})
     refuse_before_start({name: scope[name] for name in declared})

@@ -199,7 +199,7 @@ def _picked(run: Run, side: Side, withdrawn: Sequence[str]) -> tuple[pd.DataFram
     ):
         raise _NoRows(f"the numbers of {bad[0]} were wrong (CHANGELOG) and are withdrawn")
     wanted = {"table": "rows", "column": "value"} | side
-    frame, column = _table_of(run, wanted.pop("table")), wanted.pop("column")
+    frame, column = _table_of(run, str(wanted.pop("table"))), str(wanted.pop("column"))
     for name, value in wanted.items():
         frame = frame[frame[name] == value] if name in frame else frame[:0]
     if not len(frame) or column not in frame:
@@ -246,16 +246,17 @@ def _effect_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) 
     if any("best_over" in side for side in comparison.plus):
         return _spread_in(run, comparison, withdrawn)
     sides = [[_side_values(run, side, withdrawn) for side in group] for group in (comparison.plus, comparison.minus)]
-    seeds = {tuple(sorted(values)) for group in sides for values in group if None not in values}
+    with_seeds = [values for group in sides for values in group if None not in values]
+    seeds = {tuple(sorted(seed for seed in values if seed is not None)) for values in with_seeds}
     if len(seeds) > 1:
         raise ValueError(f"{run.folder}: the sides of {comparison.what!r} have different seeds: {sorted(seeds)}")
-    sums = [
-        {seed: sum(values.get(seed, values.get(None)) for values in group) for seed in next(iter(seeds), [None])}
-        for group in sides
-    ]
-    if not all(math.isfinite(value) for group in sums for value in group.values()):
+    own = next(iter(seeds), (0,))  # 0: all are numbers without seeds
+    plus, minus = (
+        {seed: sum(values[seed if seed in values else None] for values in group) for seed in own} for group in sides
+    )
+    if not all(math.isfinite(value) for value in (*plus.values(), *minus.values())):
         return Interval(math.nan, math.nan, math.nan, 0)  # an arm that never got there
-    return paired_difference(*sums)
+    return paired_difference(plus, minus)
 
 # %% ../../nbs/studies/ledger.ipynb #df49300e
 def _verdict_of(
@@ -369,7 +370,7 @@ def _entry_line(entry: Entry, root: Path) -> str:
         at = entry.run.folder.relative_to(root / "outputs").as_posix()
         run = f"[{at}]({at}/report.ipynb)" + (f": {entry.note}" if entry.note else "")
     if entry.effect:
-        seeds = entry.effect.n
+        seeds = str(entry.effect.n)
     effect = _effect_text(entry.effect, comparison.unit)
     return f"| {comparison.what} | {comparison.expect} 0 | {effect} | {seeds} | **{entry.verdict}** | {run} |"
 

@@ -41,7 +41,8 @@ def read_parameters(source: str) -> dict[str, Parameter]:
     for node in ast.parse(source).body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
             raise ValueError(f"line {node.lineno} of the parameters cell is not of the form `name: type = default`")
-        comment = re.search(r"#\s*([^#]*)$", lines[node.end_lineno - 1][node.end_col_offset :])
+        last = lines[(node.end_lineno or node.lineno) - 1]
+        comment = re.search(r"#\s*([^#]*)$", last[node.end_col_offset :])
         found[node.target.id] = Parameter(
             node.target.id,
             ast.unparse(node.annotation),
@@ -174,13 +175,11 @@ def _table_keys(module: str, table: str) -> list[str]:
     "The keys of a table of this package, without importing its module."
     source = (Path(synthnb.__file__).parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     for node in ast.parse(source).body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if any(isinstance(target, ast.Name) and target.id == table for target in targets) and isinstance(
-            node.value, ast.Dict
-        ):
-            return [key.value for key in node.value.keys]
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Dict):
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id == table for target in targets):
+            return [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
     raise LookupError(f"{module} has no table {table}")
 
 
@@ -210,8 +209,9 @@ def _many(value: object) -> list:
 # %% ../../nbs/studies/parameters.ipynb #e3d2f161
 def _is_too_small(name: str, value: object) -> bool:
     "Is `value` a number below what the parameter may be? NaN is."
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and not (value > 0 if name in _POSITIVE else value >= 0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return not (value > 0 if name in _POSITIVE else value >= 0)
 
 
 def wrong_values(parameters: Mapping[str, object]) -> list[str]:
@@ -232,7 +232,8 @@ def wrong_values(parameters: Mapping[str, object]) -> list[str]:
         told += [f"parameter {name} is {one}: it must be {least}" for one in small]
     if (device := parameters.get("device")) is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)):
         told.append(f"parameter device is '{device}': it may be auto, cpu, mps, cuda or cuda:1")
-    if why := wrong_fields(parameters.get("llm_extra") or {}):
+    extra = parameters.get("llm_extra")
+    if isinstance(extra, Mapping) and (why := wrong_fields(extra)):
         told.append(f"parameter llm_extra: {why}")
     return told
 
@@ -329,9 +330,7 @@ def _shipped_classes(name: str) -> tuple[str, ...] | None:
 def asked_models(parameters: Mapping[str, object]) -> dict[str, str]:
     "Parameter -> model, for the models whose answers depend on what a class is called."
     found = {
-        name: parameters[name]
-        for name in ("generator", "llm", "clip")
-        if isinstance(parameters.get(name), str) and parameters[name]
+        name: model for name in ("generator", "llm", "clip") if isinstance(model := parameters.get(name), str) and model
     }
     if parameters.get("llm_url") or parameters.get("template"):
         found.pop("llm", None)  # a server's, or none is asked
@@ -343,8 +342,9 @@ def asked_models(parameters: Mapping[str, object]) -> dict[str, str]:
 def class_words(parameters: Mapping[str, object], classes: tuple[str, ...] | list[str]) -> dict[str, list[str]]:
     """Class name -> what models will be asked for: what the file `senses` says, else the name as `meaning` puts it,
     else the name."""
-    meaning = parameters.get("meaning") if isinstance(parameters.get("meaning"), str) else "{class}"
-    words = {name: [meaning.replace("{class}", readable_name(name))] for name in classes}
+    meaning = parameters.get("meaning")
+    said = meaning if isinstance(meaning, str) else "{class}"
+    words = {name: [said.replace("{class}", readable_name(name))] for name in classes}
     senses = parameters.get("senses")
     if isinstance(senses, str) and senses and Path(senses).is_file():
         try:
@@ -375,12 +375,13 @@ def refuse_study(
     option: str = "-p {}",  # how a parameter is given
 ) -> None:
     "Raise `ValueError` with everything that can be known to be wrong without a kernel and without a model's library."
-    told = wrong_values(parameters)
+    told, given = wrong_values(parameters), parameters.get("data_root")
+    place = root or (given if isinstance(given, str | Path) else None)
     for name in DATA:
         told += [
             f"parameter {name}: {why}"
             for one in _many(parameters.get(name, ""))
-            if isinstance(one, str) and (why := _missing_set(one, root or parameters.get("data_root")))
+            if isinstance(one, str) and (why := _missing_set(one, place))
         ]
     for name in ("generator", "llm", "clip", "classifier"):
         model = parameters.get(name)

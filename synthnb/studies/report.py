@@ -9,12 +9,16 @@ __all__ = ['report', 'headline_of', 'as_records', 'points_headline']
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from IPython.display import Markdown, display
 
 # %% ../../nbs/studies/report.ipynb #1493eab0
 from .folder import run_folder, write_json
+
+if TYPE_CHECKING:  # scipy, which a report need not wait for
+    from synthnb.core.intervals import Interval
 
 # %% ../../nbs/studies/report.ipynb #a6e7a0a3
 def report(
@@ -97,7 +101,7 @@ def _without_nan(value: object) -> object:
 # %% ../../nbs/studies/report.ipynb #5863b52f
 def points_headline(
     what: str,
-    gain: object,  # a `core.intervals.Interval`, a difference of shares
+    gain: "Interval",  # a difference of shares
 ) -> dict:
     "The headline of `report` for a difference in points."
     return {"what": what, "value": 100 * gain.mean, "low": 100 * gain.low, "high": 100 * gain.high, "unit": "points"}

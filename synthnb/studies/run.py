@@ -179,7 +179,7 @@ class _Terminal:
 # %% ../../nbs/studies/run.ipynb #a67e2cf0
 def _section_lines(notebook: nbformat.NotebookNode, screen: TextIO):
     "A hook for nbclient that prints `[2/6 0:41] Section` when the first code cell of a section starts."
-    sections, started, shown = [], time.monotonic(), set()
+    sections, started, shown = list[str](), time.monotonic(), set[str]()
     for cell in notebook.cells:
         title = re.match(r"##\s+(.*)", cell.source) if cell.cell_type == "markdown" else None
         sections.append(title[1] if title else sections[-1] if sections else "Parameters and imports")

@@ -70,7 +70,8 @@ def best_to_worst(
             f"got {settings} settings, {(~np.isfinite(x)).sum()} values missing"
         )
     ends = _spread_ends(x, level) if seeds > 1 else (means.max() - means.min(), math.nan, math.nan)
-    return Spread(means.idxmax(), means.idxmin(), Interval(*map(float, ends), seeds, level))
+    mean, low, high = map(float, ends)
+    return Spread(means.idxmax(), means.idxmin(), Interval(mean, low, high, seeds, level))
 
 
 @cache

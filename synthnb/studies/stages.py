@@ -10,7 +10,6 @@ import atexit
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -26,8 +25,8 @@ from .folder import STAGES, run_folder, write_json
 @cache
 def stages_folder() -> Path:
     "Where the stages of all runs lie; in a kernel that belongs to no run, a folder that goes with it."
-    if run_folder():
-        folder = run_folder().parents[1] / "stages"
+    if own := run_folder():
+        folder = own.parents[1] / "stages"
         folder.mkdir(exist_ok=True)
         return folder
     folder = Path(tempfile.mkdtemp(prefix="synthnb-stages-"))
@@ -43,14 +42,16 @@ def _is_there(path: Path) -> bool:
     while _making:
         _making.pop().release()
     lock = FileLock(path.with_name(f".{path.name}.lock"))
-    for attempt in range(sys.maxsize):
+    waiting = False
+    while True:
         if path.exists():
             return True
         try:
             lock.acquire(timeout=0.1)
         except Timeout:
-            if not attempt:
+            if not waiting:
                 print(f"waiting for {path.name}, which another run is making")
+            waiting = True
             continue
         if path.exists():  # made while we were taking the lock
             lock.release()
@@ -94,7 +95,7 @@ def noted_stages(folder: Path) -> list[dict]:
     "What a run's kernel has noted about its stages: each by name, and whether it was there when first asked for."
     file = folder / STAGES
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    first = {}
+    first: dict[str, dict] = {}
     for note in (json.loads(line) for line in lines if line.endswith("}")):
         first.setdefault(note["stage"], note)  # asked again, our own is found
     return list(first.values())

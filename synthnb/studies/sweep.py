@@ -125,7 +125,7 @@ def plan_sweep(
     name: str = "",  # of its folder in <outputs>/sweeps; the experiment's if not given
 ) -> Sweep:
     "The cells of a grid, checked. Raises one `ValueError` that lists what is wrong with which cell."
-    notebook, cells, problems = Path(notebook), {}, {}
+    notebook, cells, problems = Path(notebook), dict[str, Cell](), dict[str, list[int]]()
     for number, parameters in enumerate(_expand_grid(spec)):
         try:
             given, resolved = resolve_parameters(notebook, parameters)

@@ -6,9 +6,9 @@
 __all__ = ['show_volumes', 'show_gains']
 
 # %% ../../nbs/studies/volumes.ipynb #278d6c16
+import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core.intervals import mean_interval
@@ -22,7 +22,7 @@ def _shape(panels: int) -> dict:
     return {"rows": rows, "columns": columns, "size": (3.2 * columns, 2.7 * rows), "share": "x"}
 
 
-def _finish(axes: list[Axes], places: list[str], xlabel: str, ylabel: str, title: str) -> None:
+def _finish(axes: np.ndarray, places: list[str], xlabel: str, ylabel: str, title: str) -> None:
     "Name the panels; the first one has the legend, and those without test images are empty."
     for axis, where in zip(axes, places):
         axis.set(xlabel=xlabel, ylabel=ylabel, title=f"{title}{where}")
