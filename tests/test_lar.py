@@ -219,3 +219,117 @@ def test_merging_says_what_went_where_and_keeps_the_key(clip):
     ]
     strict = lar.merge_candidates(told, mine, clip=clip, templates=TEMPLATES, threshold=1)["three"]
     assert len(strict) == 3
+
+
+def right(found) -> int:
+    "How many digits mean their arabic digit."
+    return sum(c.phrase == f"arabic digit {c.name}" for c in found.classes)
+
+
+def one_scan(clip, scans, seed: int, images: int = 1):
+    return image_features(clip, few_shot(scans, images, seed), progress=False)
+
+
+def test_names_together_right_what_one_image_gets_wrong(clip, scans):
+    draws, senses = [one_scan(clip, scans, seed) for seed in range(8)], senses_of(scans.classes)
+    alone = [resolve(clip, one, senses, None, TEMPLATES) for one in draws]
+    joint = [resolve(clip, one, senses, None, TEMPLATES, together=True) for one in draws]
+    assert sum(map(right, joint)) >= 77 and sum(map(right, alone)) <= 68, "of 80; the seeds chose nothing"
+    for before, after in zip(alone, joint):
+        assert before.method == "LAR" and after.method == "LAR together" and not any(c.turned for c in before.classes)
+        for a, b in zip(before.classes, after.classes):
+            assert a.ranked == b.ranked and not b.decided, "the evidence is what it was, and one image decides nothing"
+            assert b.turned == (a.phrase != b.phrase) and (repr(a.phrase) in b.reason) == b.turned
+            assert b.evidence == a.evidence and (b.turned or a == b)
+
+
+def test_names_alone_are_the_default(clip, scans):
+    features, senses = one_scan(clip, scans, 0), senses_of(scans.classes)
+    assert resolve(clip, features, senses, None, TEMPLATES) == resolve(
+        clip, features, senses, None, TEMPLATES, together=False
+    )
+
+
+def world_of_two(clip, names, groups, seed: int, images: int = 1):
+    "Renders of the senses that these groups have of these names, in fonts that CLIP has never seen."
+    from synthnb.studies.naming import rendered_names
+
+    return image_features(clip, rendered_names(dict(zip(names, groups)), images, seed), progress=False)
+
+
+@pytest.mark.parametrize("groups", [("arabic digit", "circled digit"), ("roman numeral", "circled digit")])
+def test_a_mixed_data_set_is_left_as_it_is(clip, groups):
+    names = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    meant = [f"{groups[i % 2]} {name}" for i, name in enumerate(names)]
+    for seed in range(3):
+        features = world_of_two(clip, names, meant, seed)
+        alone, joint = (
+            resolve(clip, features, senses_of(names), None, TEMPLATES, together=rule) for rule in (False, True)
+        )
+        assert [c.phrase for c in alone.classes] == meant, "one render each is enough for this"
+        assert joint.phrases == alone.phrases and joint.classes == alone.classes
+
+
+def test_joint_choice_is_the_same_in_any_order_of_classes(clip, scans):
+    for seed in (0, 1, 5):
+        few = few_shot(scans, 1, seed)
+        turn = torch.randperm(10, generator=torch.Generator().manual_seed(seed))
+        there = image_features(
+            clip, [(few.images, turn[few.labels])], [scans.classes[i] for i in turn.argsort()], progress=False
+        )
+        here = resolve(clip, one_scan(clip, scans, seed), senses_of(scans.classes), None, TEMPLATES, together=True)
+        turned = resolve(clip, there, senses_of(there.classes), None, TEMPLATES, together=True)
+        again = resolve(clip, one_scan(clip, scans, seed), senses_of(scans.classes), None, TEMPLATES, together=True)
+        assert there.classes != scans.classes and turned.phrases == here.phrases and again == here
+
+
+def test_what_is_settled_stays_and_speaks_for_the_others(clip, scans):
+    features, senses = one_scan(clip, scans, 0), senses_of(scans.classes)
+    settled = {name: f"roman numeral {name}" for name in scans.classes if name not in ("zero", "seven")}
+    free, told = (resolve(clip, features, senses, words, TEMPLATES, together=True) for words in (None, settled))
+    assert right(free) == 10 and free["seven"].turned
+    assert told.phrases == {"zero": "arabic digit zero", "seven": "roman numeral seven"} | settled
+    assert all(told[name].decided and not told[name].turned for name in settled)
+    lone = senses | {name: [c for c in senses[name] if c.phrase == phrase] for name, phrase in settled.items()}
+    only = resolve(clip, features, lone, None, TEMPLATES, together=True)  # the only candidate says as much
+    assert only.phrases == told.phrases and all(only[name].decided for name in settled)
+
+
+def test_what_images_decide_is_not_turned(clip, scans):
+    for seed in range(3):
+        features = one_scan(clip, scans, seed, 8)
+        alone, joint = (
+            resolve(clip, features, senses_of(scans.classes), None, TEMPLATES, together=rule) for rule in (False, True)
+        )
+        assert sum(c.decided for c in alone.classes) >= 5
+        assert all(a == b for a, b in zip(alone.classes, joint.classes) if a.decided)
+
+
+def test_classes_without_images_or_meanings_take_no_part(clip, scans):
+    few = few_shot(scans, 1, 0)
+    kept = few.labels < 8
+    features = image_features(clip, [(few.images[kept], few.labels[kept])], [*scans.classes, "thing"], progress=False)
+    found = resolve(clip, features, senses_of(scans.classes), {"thing": "a hand"}, TEMPLATES, together=True)
+    assert [found[name].chosen.source for name in ("eight", "nine", "thing")] == ["name", "name", "override"]
+    assert right(found) == 8
+    alone = image_features(clip, [(few.images[:1], [0])], ["three"], progress=False)
+    assert (
+        resolve(clip, alone, senses_of(["three"]), None, TEMPLATES, together=True).classes
+        == resolve(clip, alone, senses_of(["three"]), None, TEMPLATES).classes
+    ), "a single name has no company"
+
+
+def test_two_classes_are_not_drawn_to_one_meaning():
+    rng = np.random.default_rng(0)
+    unit = lambda rows: rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    sign, pound, sharp, dollar = unit(rng.normal(1, 1, (4, 32)))
+    texts = {"hash": np.stack([sign, sharp]), "pound": np.stack([pound, sign]), "dollar": dollar[None]}
+    scores = {"hash": np.array([0.3, 0.1]), "pound": np.array([0.3, 0.29]), "dollar": np.array([0.3])}
+    assert lar.choose_together(scores, texts, dict.fromkeys(texts, 1), pull=1) == {"hash": 0, "pound": 0, "dollar": 0}
+
+
+def test_the_usual_meaning_wins_where_images_say_nothing():
+    texts = {name: np.eye(8)[2 * i : 2 * i + 2] for i, name in enumerate("abc")}
+    even = {name: np.array([0.3, 0.3 + 1e-4]) for name in texts}
+    assert set(lar.choose_together(even, texts, dict.fromkeys(texts, 1)).values()) == {0}
+    assert set(lar.choose_together(even, texts, dict.fromkeys(texts, 1), prior=0).values()) == {1}

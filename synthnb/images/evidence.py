@@ -39,6 +39,7 @@ def _attention_order(resolutions: Resolutions) -> list[tuple[Resolution, str]]:
         others = [name for name in phrases[same_phrase(c.phrase)] if name != c.name]
         twins = [name for name in spoken[same_name(spoken_name(c.name))] if name != c.name]
         notes = ["undecided"] if not c.decided else []
+        notes += ["turned by the other names"] * c.turned
         notes += [f"same meaning as class {plain_text(name, 40)!r}" for name in others[:1]]
         notes += [f"same name as class {name}" for name in twins[:1]] + ["override"] * (c.override is not None)
         kind = 0 if not c.decided else 1 if others or twins else 2 if c.override is not None else 3

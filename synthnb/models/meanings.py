@@ -302,6 +302,7 @@ class Resolution(BaseModel):
     high: float | None = None
     ranked: tuple[Scored, ...] = ()  # best first
     override: str | None = None  # what the override file says
+    turned: bool = False  # the other names' meanings speak for it, its images alone for another: `lar.choose_together`
     evidence: tuple[int, ...] = ()  # rows of the features whose images speak most for the choice
 
     @property
@@ -314,7 +315,7 @@ class Resolutions(BaseModel):
     "The meanings of all classes, index = label."
 
     model_config = ConfigDict(frozen=True)
-    method: str  # "LAR" or the baseline
+    method: str  # "LAR", "LAR together" or the baseline
     classes: tuple[Resolution, ...]
     clip: str = ""
     templates: tuple[str, ...] = ()
