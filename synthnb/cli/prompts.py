@@ -30,6 +30,7 @@ class _Asked:
     out: Path  # the book
     senses: Path | None  # YAML: class name -> what it means
     templates: tuple[str, ...]  # how a meaning is put to CLIP
+    together: bool  # do undecided names explain each other?
     seed: int
 
 
@@ -69,7 +70,7 @@ def _find_phrases(asked: _Asked, llm, clip, cache) -> tuple[dict[str, str], set[
     features = _seen(clip, asked.classes[0])
     free_gpu(clip)  # one large model at a time: CLIP reads texts on the CPU while the chat model answers
     found, answers = resolve_names(
-        llm, clip, features, asked.senses, list(asked.templates), cache=cache, seed=asked.seed
+        llm, clip, features, asked.senses, list(asked.templates), together=asked.together, cache=cache, seed=asked.seed
     )
     if answers.failed:
         typer.echo(answers.report(), err=True)
@@ -108,6 +109,12 @@ _Template = Annotated[
         "ensemble.  [default: a photo of a {phrase}]"
     ),
 ]
+_Together = Annotated[
+    bool,
+    typer.Option(
+        "--together", help="Let undecided names explain each other: proposed here, its weights chosen in glyphworld."
+    ),
+]
 _Llm = Annotated[str, typer.Option(help="Chat model: shipped, a folder, a hub id, or what --llm-url calls it.")]
 _LlmUrl = Annotated[str | None, typer.Option(help="An OpenAI-compatible server, http://127.0.0.1:8000/v1.")]
 _LlmTokens = Annotated[
@@ -134,6 +141,7 @@ def prompts(
     out: _Out = Path("prompts.jsonl"),
     senses: _Senses = None,
     template: _Template = None,
+    together: _Together = False,
     llm: _Llm = "glyphworld/llm",
     llm_url: _LlmUrl = None,
     llm_tokens: _LlmTokens = 0,
@@ -147,7 +155,8 @@ def prompts(
 ) -> None:
     """Write diverse prompts for classes: what each name means, in many contexts and styles."""
 
-    asked = _Asked(tuple(classes), n, out, senses, tuple(template or ["a photo of a {phrase}"]), seed)
+    put = tuple(template or ["a photo of a {phrase}"])
+    asked = _Asked(tuple(classes), n, out, senses, put, together, seed)
     words = _refuse_asked(asked, {} if llm_url else {"llm": llm}, clip)
     from synthnb.models.llm import open_llm
     from synthnb.prompts.cost import TYPICAL_CLASS, estimate_cost
