@@ -1,11 +1,15 @@
 """Files that take long are begun first, so that none of them is what one worker runs alone at the end."""
 
 import atexit
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 
 import pytest
+import warm_python
 
 LONG = (
     "test_cases",
@@ -22,8 +26,22 @@ def pytest_configure(config):
     if "SYNTHNB_CACHE" not in os.environ:  # what checks of images remember stays out of the home of who tests
         os.environ["SYNTHNB_CACHE"] = tempfile.mkdtemp(prefix="synthnb-cache-")
         atexit.register(shutil.rmtree, os.environ["SYNTHNB_CACHE"], ignore_errors=True)
+    if sys.platform == "linux" and not hasattr(config, "workerinput"):  # one for all workers of pytest-xdist
+        start_warm_python()
     if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist, which would begin with the files of most tests
         config.option.loadscopereorder = False
+
+
+def start_warm_python():
+    """Costs nothing until a test asks for the first fork; ends with this process, whatever ends it."""
+    home = tempfile.mkdtemp(prefix="synthnb-warm-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    command = [sys.executable, warm_python.__file__, "--serve", f"{home}/socket"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert server.stdout.readline() == b"ready\n"
+    atexit.register(server.wait)
+    atexit.register(server.stdin.close)
+    os.environ[warm_python.SERVER] = f"{home}/socket"
 
 
 def pytest_collection_modifyitems(items):
@@ -43,3 +61,14 @@ def scans():
     from synthnb.data import digits
 
     return digits(32)["train"]
+
+
+@pytest.fixture
+def warm_kernels(tmp_path_factory, monkeypatch):
+    """Kernels of notebooks are forks that have imported the model libraries already."""
+    home = tmp_path_factory.mktemp("jupyter")
+    (home / "kernels/python3").mkdir(parents=True)
+    command = [sys.executable, warm_python.__file__, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (home / "kernels/python3/kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(home))

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 
 CASES = sorted(path for path in (Path(__file__).parent / "cases").glob("*.py") if not path.name.startswith("_"))
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_case(path):
-    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([sys.executable, warm_python.__file__, path], capture_output=True, text=True, timeout=900)
     if done.returncode == 2:
         pytest.skip(done.stdout.strip().splitlines()[-1])
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"

@@ -22,22 +22,11 @@ HERE = Path(tempfile.mkdtemp(prefix="synthnb-case-"))
 atexit.register(shutil.rmtree, HERE, ignore_errors=True)
 atexit.register(os.chdir, Path.home())  # runs first: a folder that is the working directory cannot always be removed
 os.chdir(HERE)
-os.environ.update(
-    {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(HERE / ".hf"),
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "DIFFUSERS_VERBOSITY": "error",
-        "HF_HUB_VERBOSITY": "error",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "MPLBACKEND": "Agg",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "PYTHONUTF8": "1",
-        "COLUMNS": "200",
-    }
-)
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import warm_python  # noqa: E402
+
+os.environ.update(warm_python.SETTINGS | {"PYTHONUTF8": "1", "COLUMNS": "200"})
+os.environ["HF_HOME"] = warm_python.model_cache() if warm_python.SERVER in os.environ else str(HERE / ".hf")
 _wrong = []
 
 
@@ -84,7 +73,13 @@ def attempt(call) -> Outcome:
 def synthnb(*words: object, timeout: float = 600, folder: Path | None = None) -> Outcome:
     "Run the command line in a process of its own."
     run = subprocess.run(
-        [sys.executable, "-c", "from synthnb.cli import app; app(prog_name='synthnb')", *map(str, words)],
+        [
+            sys.executable,
+            warm_python.__file__,
+            "-c",
+            "from synthnb.cli import app; app(prog_name='synthnb')",
+            *map(str, words),
+        ],
         cwd=folder,
         text=True,
         encoding="utf-8",

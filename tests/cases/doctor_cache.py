@@ -10,11 +10,12 @@ github.com/huggingface/optimum/pull/2470
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
-from _case import HERE, attempt, check, done
+from _case import attempt, check, done
 
 from synthnb.glyphworld import world as glyphworld
 from synthnb.models.pipelines import load_generator
@@ -26,7 +27,7 @@ WEIGHTS = sum(file.stat().st_size for file in SHIPPED.rglob("*.safetensors"))
 
 def cached(model: str, without: str = "", beside: dict[str, int] | None = None) -> None:
     "Put a model into the cache as the library leaves it: its files, and the list of what the repository has."
-    home = HERE / ".hf/hub" / f"models--{model.replace('/', '--')}"
+    home = Path(os.environ["HF_HOME"]) / "hub" / f"models--{model.replace('/', '--')}"
     for file in (file for file in SHIPPED.rglob("*") if file.is_file()):
         name = file.relative_to(SHIPPED).as_posix()
         if not without or without not in name:
@@ -71,7 +72,7 @@ check(
 )
 
 cached("somebody/both")  # fetched by a plain download of all files: the same weights lie there twice
-snapshot = HERE / ".hf/hub/models--somebody--both/snapshots" / COMMIT
+snapshot = Path(os.environ["HF_HOME"]) / "hub/models--somebody--both/snapshots" / COMMIT
 shutil.copyfile(
     SHIPPED / "unet/diffusion_pytorch_model.safetensors", snapshot / "unet/diffusion_pytorch_model.fp16.safetensors"
 )
