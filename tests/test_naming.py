@@ -20,6 +20,7 @@ from synthnb.studies.naming import imagenet_ambiguous
 from synthnb.studies.run import run
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 
 
 def test_imagenets_ambiguous_names_can_be_scored(clip):

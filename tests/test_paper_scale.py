@@ -42,6 +42,7 @@ from synthnb.studies.sweep import plan_sweep
 from synthnb.training.prediction import READINGS
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "nbs" / "experiments"
 PAPER = EXPERIMENTS / "params" / "paper"
 GRIDS = sorted(PAPER.glob("*.grid.yaml"))
