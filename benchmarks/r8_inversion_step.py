@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from synthnb.data import LabelledImages
-from synthnb.dsi import _denoising_loss, reading, style_prompts
+from synthnb.dsi import denoising_loss, reading, style_prompts
 from synthnb.glyphworld.world import folder
 from synthnb.models.latents import draw_step, encode_images
 from synthnb.models.pipelines import _compile_parts, load_generator
@@ -143,7 +143,7 @@ class Ours:
         self.open.__enter__()
 
     def step(self, draw) -> float:
-        loss = _denoising_loss(self.pipe, self.scheduler, self.latents, self.ids, draw)
+        loss = denoising_loss(self.pipe, self.scheduler, self.latents, self.ids, draw)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()

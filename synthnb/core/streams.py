@@ -26,6 +26,7 @@ PURPOSES = {
     "noise": "dropout, drop-path and mixup",
     "few-shot": "which few real images a run sees",
     "generated set": "the noise that a set of generated images starts from",
+    "adapter": "weights of a LoRA before it learns",
     "probe": "an advisor's short runs",
     "probe images": "the validation images it judges by",
     "shift": "noise and textures of the test sets out of domain",

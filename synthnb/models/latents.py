@@ -95,9 +95,9 @@ def check_request(
         if not value > 0:
             raise ValueError(f"{name} is {value}; it must be above 0")
     if not len(images):
-        raise ValueError(f"{images} holds no images to learn a style from")
+        raise ValueError(f"{images} holds no images to learn from")
     if missing := [name for name, n in images.per_class.items() if n and name not in phrases]:
         raise ValueError(f"{images} has images of {missing[0]!r}, but `phrases` does not say what it means")
     if pipe.unet.dtype == torch.float16:
-        instead = "open the generator with dtype='bfloat16' or 'float32' to learn a style"
+        instead = "open the generator with dtype='bfloat16' or 'float32' to learn"
         raise ValueError(f"gradients vanish in float16: {instead}")
