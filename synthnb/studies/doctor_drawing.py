@@ -43,12 +43,15 @@ def count_images(parameters: dict, size: Size) -> int | None:
         return None
     # beside a guidance of its own, a list is for a part of the images
     scales = 1 if "guidance" in parameters else len(parameters.get("guidances", [1]))
-    kinds = len(parameters.get("rungs") or parameters.get("prompts") or [1])  # of prompts, each with its own images
+    asked = (parameters.get(name) for name in ("rungs", "prompts", "sources"))
+    kinds = len(next(filter(None, asked), [1]))  # of prompts or sources, each with its own images
     if {"names", "images_per_class"} <= set(parameters):  # rungs at the smallest volume
         each += (len(parameters["names"]) - 1) * min(parameters["images_per_class"])
     sets = 1  # of generated images, see `drawing.set_of_seed`
     if "image_sets" in parameters:
         sets = parameters["image_sets"] or len(parameters["seeds"])
+    elif "sources" in parameters:  # each seed fine-tunes on real images of its own
+        sets = len(parameters["seeds"])
     return each * scales * kinds * sets * size.classes or None
 
 
