@@ -23,6 +23,7 @@ from PIL import Image
 
 # %% ../../nbs/images/board.ipynb #edbaa9c4
 from ..core.files import whole_file
+from ..core.stylesheet import STYLE
 from .curate import stream_kept
 from .fidelity import Features, kid, share_estimate
 from .scores import Scores, first_alike
@@ -194,20 +195,19 @@ def show_board(
     return figure
 
 # %% ../../nbs/images/board.ipynb #aa90e187
-_STYLE = """body { font: 15px/1.4 system-ui, sans-serif; color: #222 }
-body { max-width: 75em; margin: 2em auto; padding: 0 1em }
-section { border-top: 1px solid #ccc; padding: .8em 0; overflow-wrap: anywhere }
-h2 { font-size: 1.1em; margin: 0 } small { color: #666 }
-figure { display: inline-block; width: 13em; margin: .4em .8em .4em 0; vertical-align: top; font-size: .8em }
-figure img { height: 96px; image-rendering: pixelated } table { border-collapse: collapse }
-td, th { padding: .15em .8em .15em 0; text-align: right; font-size: .9em }
-td:first-child, th:first-child { text-align: left }
-.bar { display: inline-block; height: .8em; background: #3b7dd8 }"""
+_PAGE_STYLE = """
+section { border-top: 1px solid var(--line); padding: .8em 0; overflow-wrap: anywhere } h2 { margin: 0 }
+figure { display: inline-block; width: 13em; max-width: 45%; margin: .4em .8em .4em 0; vertical-align: top;
+font-size: .8em }
+figure img { height: 96px; max-width: 100%; object-fit: contain; image-rendering: pixelated }
+td, th { text-align: right; font-variant-numeric: tabular-nums } td:first-child, th:first-child { text-align: left }
+.bar { display: inline-block; height: .8em; background: var(--equivalent) }"""
 
 _PAGE = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
 ).from_string("""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>{{ style }}</style></head><body>
 <h1>{{ title }}</h1>
@@ -222,10 +222,10 @@ is the mean cosine distance of CLIP features, distance is KID to real images in 
 </section>
 {% endfor %}
 <h2>All classes</h2>
-<table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
+<div class="scroll"><table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}
 <td><span class="bar" style="width:{{ row.width }}px"></span></td></tr>
-{% endfor %}</table></body></html>
+{% endfor %}</table></div></body></html>
 """)
 
 # %% ../../nbs/images/board.ipynb #e82b1479
@@ -246,7 +246,7 @@ def _board_html(board: Board, title: str = "Can it draw this?") -> str:
     rows = [_page_row(name, row, heads) for name, row in board.table.iterrows()]
     columns = ["class", *(head for head, _ in heads.values()), ""]
     cards = [_card(board, name) for name in board.pictures]
-    about = dict(title=title, style=_STYLE, generator=board.generator, clip=board.clip)
+    about = dict(title=title, style=STYLE + _PAGE_STYLE, generator=board.generator, clip=board.clip)
     return _PAGE.render(cards=cards, rows=rows, columns=columns, **about)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 # %% ../../nbs/images/evidence.ipynb #37558fde
 from ..core.files import whole_file
+from ..core.stylesheet import STYLE
 from ..models.clip import ImageFeatures
 from ..models.meanings import Resolution, Resolutions, Scored
 from ..models.names import plain_text, same_name, same_phrase
@@ -130,23 +131,23 @@ def _square(image: Image.Image, size: int = 48) -> np.ndarray:
     return np.asarray(box)
 
 # %% ../../nbs/images/evidence.ipynb #7fb1f307
-_STYLE = """body { font: 15px/1.4 system-ui, sans-serif; color: #222 }
-body { max-width: 70em; margin: 2em auto; padding: 0 1em }
-section { border-top: 1px solid #ccc; padding: .8em 0; overflow-wrap: anywhere } h2 { font-size: 1.1em; margin: 0 }
-table { border-collapse: collapse; width: 100% }
-td, th { padding: .15em .6em .15em 0; text-align: left; vertical-align: top; font-size: .9em }
-.bar { position: relative; height: 1.1em; width: 22em; background: #f3f3f3 }
-.bar div { position: absolute; top: 0; height: 100%; background: #bbb }
-.chosen .bar div.value { background: #3b7dd8 } .chosen td { font-weight: 600 }
-.bar div.whisker { top: 45%; height: 2px; background: #000 }
-.bar div.first { width: 0; border-left: 1px dotted #000; background: none }
-.note { background: #fff3cd; padding: 0 .4em } small { color: #666 }
+_PAGE_STYLE = """
+section { border-top: 1px solid var(--line); padding: .8em 0; overflow-wrap: anywhere } h2 { margin: 0 }
+table { width: 100% } th, td { border: 0; padding: .15em .6em .15em 0 }
+.bar { position: relative; height: 1.1em; width: min(22em, 30vw); background: var(--tint) }
+.bar div { position: absolute; top: 0; height: 100%; background: var(--line) }
+.chosen .bar div.value { background: var(--equivalent) } .chosen td { font-weight: 600 }
+.bar div.whisker { top: 45%; height: 2px; background: var(--ink) }
+.bar div.first { width: 0; border-left: 1px dotted var(--ink); background: none }
+.note { background: var(--tint); color: var(--unfinished); padding: 0 .4em }
 td:last-child { white-space: nowrap } img { height: 64px; image-rendering: pixelated; margin: 2px }
-pre { white-space: pre-wrap; font-size: .75em; color: #666 }"""
+pre { white-space: pre-wrap; font-size: .75em; color: var(--soft) }
+@media (max-width: 40rem) { td:nth-child(2) { display: none } td:last-child { white-space: normal } }"""
 
 # %% ../../nbs/images/evidence.ipynb #3acaf19d
 _HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <style>{{ style }}</style></head><body>
 <h1>{{ title }}</h1>
@@ -239,7 +240,9 @@ def _evidence_html(
     about = {key: getattr(resolutions, key) for key in ("method", "clip", "templates", "score")}
     notice = WORDNET_NOTICE if any(map(_shows_wordnet, resolutions.classes)) else ""
     cards = [_card(c, note, features, thumbs) for c, note in order]
-    about |= dict(title=title, style=_STYLE, counts=counts, level=f"{resolutions.level:.0%}", notice=notice)
+    about |= dict(
+        title=title, style=STYLE + _PAGE_STYLE, counts=counts, level=f"{resolutions.level:.0%}", notice=notice
+    )
     return _PAGE.render(cards=cards, **about)
 
 # %% ../../nbs/images/evidence.ipynb #dac45a38

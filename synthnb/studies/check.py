@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core.files import whole_file
+from ..core.stylesheet import STYLE
 from ..datasets.folders import Layout, shown
 from ..datasets.layout import read_layout
 from ..datasets.pixels import check_fit, open_image
@@ -147,16 +148,11 @@ section > b { display: inline-block }
 section > b::first-letter, section > div.told::first-letter { text-transform: uppercase } .badge { float: right;
 font-weight: 600; font-size: .8rem } .badge.ok { color: var(--done) }
 .badge.look { color: var(--unfinished) } .badge.refused { color: var(--failed) } details { margin-top: .4rem }
-summary { cursor: pointer; color: var(--link) }
 li { margin: .15rem 0 } .groups { display: flex; flex-wrap: wrap; gap: .75rem; margin: .5rem 0 }
 .group { display: flex; flex-wrap: wrap; gap: .5rem; padding: .5rem; border: 1px solid var(--line);
 border-radius: .5rem } figure { margin: 0; width: 7rem; font-size: .75rem }
 figure img { width: 7rem; height: 7rem; object-fit: contain; background: var(--tint); border-radius: .3rem;
-display: block } .scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem } th, td { padding: .3rem .8rem; text-align: left;
-border-top: 1px solid var(--line) }
-td.n { text-align: right; font-variant-numeric: tabular-nums } tr:first-child > th { border-top: 0;
-color: var(--soft) } .verdict { font-size: 1.1rem }
+display: block } .verdict { font-size: 1.1rem }
 """
 
 # %% ../../nbs/studies/check.ipynb #2ea7362d
@@ -179,8 +175,8 @@ more groups</summary><ul>{% for group in one.groups[shown_groups:] %}<li>{{ grou
 {% for file in one.files %}<li>{{ file }}
 {% endfor %}</ul></details>{% endif %}</section>{% endfor %}
 {% if counts %}<h2>Images of each class</h2><section class="scroll"><table><tr><th>class{% for split in splits %}
-<th>{{ split }}{% endfor %}</tr>
-{% for row in counts %}<tr><td>{{ row[0] }}{% for n in row[1:] %}<td class="n">{{ n }}{% endfor %}</tr>
+<th class="number">{{ split }}{% endfor %}</tr>
+{% for row in counts %}<tr><td>{{ row[0] }}{% for n in row[1:] %}<td class="number">{{ n }}{% endfor %}</tr>
 {% endfor %}</table></section>{% endif %}</html>"""
 
 # %% ../../nbs/studies/check.ipynb #c2e37087
@@ -203,8 +199,6 @@ def check_page(check: Check) -> str:
     "The page, in one file; nothing in it is fetched."
     from jinja2 import Environment
     from markupsafe import Markup, escape
-
-    from synthnb.studies.sweep_page import STYLE
 
     layout = check.layout
     looks = sum(one.state == "look" for one in check.findings)

@@ -17,9 +17,9 @@ from filelock import FileLock
 from jinja2 import Environment
 
 from ..core.files import whole_file
+from ..core.stylesheet import STYLE
 from .folder import status
 from .report import headline_of
-from .sweep_page import STYLE
 
 # %% ../../nbs/studies/index.ipynb #05ad2f32
 _ASIDE = ("stages", "sweeps")  # folders beside the experiments

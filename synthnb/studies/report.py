@@ -16,6 +16,7 @@ from IPython.display import Markdown, display
 
 # %% ../../nbs/studies/report.ipynb #1493eab0
 from .folder import run_folder, write_json
+from .verdict import as_record, make_outcomes
 
 if TYPE_CHECKING:  # scipy, which a report need not wait for
     from synthnb.core.intervals import Interval
@@ -49,6 +50,7 @@ def report(
         name: as_records(value) if isinstance(value, pd.DataFrame) else _without_nan(value)
         for name, value in extra.items()
     }
+    content["verdicts"] = [as_record(outcome) for outcome in make_outcomes(content)]
     json.dumps(content, allow_nan=False)  # what cannot be written is found in a smoke run too, which has no folder
     if folder := run_folder():
         _write_report(folder, content, figures or {}, tables or {})
