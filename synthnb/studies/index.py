@@ -20,6 +20,7 @@ from ..core.files import whole_file
 from ..core.stylesheet import STYLE
 from .folder import status
 from .report import headline_of
+from .verdict import early_faults, is_of_methods, verdict_line
 
 # %% ../../nbs/studies/index.ipynb #05ad2f32
 _ASIDE = ("stages", "sweeps")  # folders beside the experiments
@@ -32,11 +33,6 @@ def _facts(file: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
-
-
-_FAULTY = (
-    "0.0.1",
-)  # versions whose first runs, with one generated set for all seeds, had faults of method and statistics
 
 
 def find_runs(outputs: Path) -> list[Path]:
@@ -62,10 +58,9 @@ def _describe_run(folder: Path) -> dict:
     found, facts, results = status(folder), _facts(folder / "run.json"), {}
     if found == "DONE":
         results = _facts(folder / "results.json")
-        told = headline_of(results)
-        version = facts.get("versions", {}).get("synthnb", "")
-        if version in _FAULTY and "generated_sets" not in results:
-            told += f". Made by an early synthnb {version}: CHANGELOG says which of its numbers are wrong"
+        told = verdict_line(results).replace("`", "") if is_of_methods(results) else headline_of(results)
+        if faults := early_faults(results, facts):
+            told += f". {faults}"
     elif found == "FAILED":
         told = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip()
     else:

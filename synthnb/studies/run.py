@@ -47,8 +47,9 @@ from synthnb.studies.folder import (
     sole_writer,
     write_json,
 )
-from .page import about_run, fit_report, mask_secrets, star_out, tidy, write_html
+from .page import about_run, fit_report, mask_secrets, star_out, tidy
 from .parameters import resolve_parameters
+from .report_page import write_html
 from .stages import noted_stages
 
 # %% ../../nbs/studies/run.ipynb #bfca2767
@@ -225,7 +226,7 @@ def run(
         try:
             with nullcontext(sys.stderr) if progress else open(os.devnull, "w") as screen:
                 _execute(notebook, given, folder, screen, timeout)
-            _publish(folder, record)
+            _publish(folder, record | _told_last(start), notebook)
             _finish(folder, "DONE", record, start)
             shutil.rmtree(folder / FINISHED, ignore_errors=True)
         except BaseException as error:
@@ -315,7 +316,7 @@ def _papermill_view(notebook: Path, parameters: dict[str, object]) -> nbformat.N
     return node
 
 # %% ../../nbs/studies/run.ipynb #aa69b737
-def _publish(folder: Path, record: dict) -> None:
+def _publish(folder: Path, record: dict, source: Path) -> None:
     "Turn the executed copy into the report. Raises `RunFailed` if the notebook reported nothing."
     partial = folder / "report.partial.ipynb"
     if not (folder / "results.json").is_file():
@@ -323,7 +324,9 @@ def _publish(folder: Path, record: dict) -> None:
     notebook = fit_report(tidy(nbformat.read(partial, as_version=4), record["experiment"]))
     notebook.cells.append(nbformat.v4.new_markdown_cell(about_run(record, noted_stages(folder))))
     nbformat.write(notebook, partial)
-    write_html(notebook, folder / "report.html", record["experiment"])
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    page = folder / "report.html"
+    write_html(notebook, page, record["experiment"], source=source, record=record, results=results)
     with open(partial, "rb") as written:
         os.fsync(written.fileno())
     os.replace(partial, folder / "report.ipynb")
@@ -368,15 +371,14 @@ def _keep_failed(folder: Path, name: str) -> None:
         partial.unlink()
 
 # %% ../../nbs/studies/run.ipynb #b05a4c8b
+def _told_last(start: float) -> dict:
+    "What is known of a run when it ends: its time, and the machine."
+    return {"seconds": round(time.monotonic() - start, 1), "machine": _machine()}
+
+
 def _finish(folder: Path, marker: str, record: dict, start: float, line: str = "") -> None:
     "Write `run.json`, take keys out of all files, and write the marker last of all."
-    facts = {
-        "state": marker,
-        "seconds": round(time.monotonic() - start, 1),
-        "stages": noted_stages(folder),
-        "machine": _machine(),
-        "error": line,
-    }
+    facts = {"state": marker, "stages": noted_stages(folder), "error": line} | _told_last(start)
     with suppress(OSError) if marker == "FAILED" else nullcontext():  # a failure is marked on a full disk, too
         write_json(folder / "run.json", record | facts)
         (folder / STAGES).unlink(missing_ok=True)

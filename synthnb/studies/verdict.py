@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'HELP', 'Outcome', 'as_record', 'Line', 'Comparison', 'comparisons', 'real_images', 'advice', 'certainty',
-           'make_outcomes', 'outcomes']
+           'make_outcomes', 'outcomes', 'is_of_methods', 'verdict_line', 'how_sure', 'early_faults']
 
 # %% ../../nbs/studies/verdict.ipynb #7546dea3
 import math
@@ -173,9 +173,9 @@ def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand b
             f"Nothing is shown: with {given}, {best} is {points} from {rival}, and {gain.n} seed(s) give no interval."
         )
     points += f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    alone = f"{rival}, the best method without them"
+    alone = f"{rival}, the best method without generated images"
     told = {
-        "better": f"Use generated images: with {given}, {best} gains {points} over {alone}.",
+        "better": f"Use generated images: with {given}, {best} gains {points} over {rival}, the best one without.",
         "worse": f"Do not use generated images: with {given}, {best} is {points} from {alone}.",
         "equivalent": f"Generated images change nothing: with {given}, {best} is equivalent to {alone}: {points}.",
         "inconclusive": f"Not decided: with {given}, {best} is not significantly different from {alone}: {points}.",
@@ -237,7 +237,7 @@ def _from_headline(results: Mapping) -> list[Outcome]:
         verdict = {1: "better", -1: "worse", 0: "inconclusive"}[side]
     return [Outcome(told["what"], told["what"], told["value"], ends, told.get("unit") or "", verdict)]
 
-# %% ../../nbs/studies/verdict.ipynb #38bacffe
+
 def outcomes(
     results: Mapping,  # of a `results.json`, of any age
 ) -> list[Outcome]:
@@ -245,3 +245,40 @@ def outcomes(
     if "verdicts" not in results:
         return make_outcomes(results)
     return [Outcome(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in results["verdicts"]]
+
+# %% ../../nbs/studies/verdict.ipynb #1b2a436a
+def is_of_methods(results: Mapping) -> bool:
+    "Does a run ask whether generated images help?"
+    return bool(found := outcomes(results)) and found[0].claim == HELP and bool(comparisons(results))
+
+
+def verdict_line(
+    results: Mapping,  # of a `results.json`, of any age
+) -> str:  # Markdown
+    "The verdict of a run in a sentence; the first line of its conclusion where it has no number."
+    if is_of_methods(results):
+        return advice(comparisons(results)[0])
+    if found := outcomes(results):
+        word = "" if found[0].verdict == "measured" else f": {found[0].verdict}"
+        return f"{found[0].claim}: {found[0].effect_text}{word}"
+    first = next((line for line in results.get("conclusion", "").splitlines() if line.strip()), "")
+    return re.sub(r"\*\*|^\s*[-#]+\s+", "", first).strip()
+
+
+def how_sure(results: Mapping) -> str:
+    "What stands behind the sentence of `verdict_line`."
+    if is_of_methods(results):
+        return certainty(comparisons(results)[0])
+    interval = [one.interval for one in outcomes(results)[:1] if one.interval]
+    return "95 % interval over seeds." if interval else ""
+
+
+_FAULTY = ("0.0.1",)  # versions whose first runs, with one generated set for all seeds, had faults of method
+
+
+def early_faults(results: Mapping, record: Mapping) -> str:
+    "What to know of a run of an early version; nothing for others."
+    version = record.get("versions", {}).get("synthnb", "")
+    if version not in _FAULTY or "generated_sets" in results:
+        return ""
+    return f"Made by an early synthnb {version}: CHANGELOG says which of its numbers are wrong"
