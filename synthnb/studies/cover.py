@@ -71,7 +71,10 @@ def _placed(value: float, low: float, high: float) -> str:
 
 def _order(lines: tuple[Line, ...]) -> list[Line]:
     "Methods with a gain, those with generated images first, the largest gain first."
-    return sorted((line for line in lines if line.gain), key=lambda line: (not line.generated, -line.gain.mean))
+    return sorted(
+        (line for line in lines if line.gain.mean == line.gain.mean),
+        key=lambda line: (not line.generated, -line.gain.mean),
+    )
 
 
 def _gain_row(line: Line, y: int, low: float, high: float, best: bool) -> list[str]:

@@ -59,7 +59,7 @@ class Line:
 
     method: str
     accuracy: float  # mean over seeds
-    gain: Interval | None  # difference paired by seed; None for the reference itself
+    gain: Interval  # difference paired by seed; not a number for the reference itself
     verdict: str
     generated: bool  # does it use generated images?
     smallest: float = math.nan  # difference that would be seen
@@ -74,6 +74,7 @@ class Comparison:
     best: str  # the best method with them
     by_validation: bool  # was it chosen by validation images? Otherwise by the test images
     corrected: bool  # do verdicts count how many methods were compared? Not in tables of early versions
+    single: bool  # were both methods chosen by validation images, so that theirs is one comparison?
     lines: tuple[Line, ...]
 
     @property
@@ -95,8 +96,8 @@ def _is_generated(row: Mapping, sets_known: bool) -> bool:
 
 def _stored(row: Mapping) -> tuple[Interval, str, float]:
     "Gain, verdict and smallest difference as the table has them; older tables have no verdict."
-    ends = (math.nan if row.get(name) is None else row[name] for name in ("gain_low", "gain_high"))
-    gain = Interval(row["gain"], *ends, row["seeds"])
+    low, high = (math.nan if row.get(name) is None else row[name] for name in ("gain_low", "gain_high"))
+    gain = Interval(row["gain"], low, high, row["seeds"])
     by_side = {1: "better", -1: "worse", 0: "inconclusive"}[gain.side]
     return gain, row.get("verdict") or by_side, row.get("smallest") or math.nan
 
@@ -123,7 +124,10 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     reference = next((row for row in rows if row["gain"] is None and not kinds[row["arm"]]), None)
     if reference is None or not any(kinds.values()):
         return None
+    told = (results.get("answers") or {}).get(f"{shots or 'all'}")
     rival = max((row for row in rows if not kinds[row["arm"]]), key=lambda row: row["accuracy"])
+    if told:
+        rival = next(row for row in rows if row["arm"] == told["alternative"])
     known = {row["arm"]: _stored(row) for row in rows if row["gain"] is not None}
     others = [row["arm"] for row in rows if row["arm"] != rival["arm"] and kinds[row["arm"]]]
     if rival is not reference and all(row.get("seeds_at") for row in rows):
@@ -134,16 +138,18 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     with_gain = [row for row in rows if kinds[row["arm"]] and row["arm"] in known]
     if not with_gain:
         return None
-    chosen = results.get("best_by_validation")
+    chosen = told["method"] if told else results.get("best_by_validation")
     by_validation = chosen in [row["arm"] for row in with_gain]
-    best = chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["arm"]
+    best = str(chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["arm"])
+    if told:
+        known[best] = (known[best][0], told["verdict"], known[best][2])
     corrected = rival is not reference or all("verdict" in row for row in rows)
-    nothing = (None, "", math.nan)
+    nothing = (Interval(math.nan, math.nan, math.nan, 0), "", math.nan)
     lines = []
     for row in rows:
         gain, verdict, smallest = known.get(row["arm"], nothing)
         lines.append(Line(row["arm"], row["accuracy"], gain, verdict, kinds[row["arm"]], smallest))
-    return Comparison(shots, rival["arm"], best, by_validation, corrected, tuple(lines))
+    return Comparison(shots, rival["arm"], best, by_validation, corrected, bool(told), tuple(lines))
 
 
 def comparisons(
@@ -187,7 +193,9 @@ def certainty(comparison: Comparison) -> str:
     "How sure a verdict is: seeds, methods, how the best was chosen, and what would have been seen."
     line = comparison.winner
     told = f"95 % interval over {line.gain.n} seeds, paired"
-    if comparison.methods > 1:
+    if comparison.single:
+        told += "; both methods were chosen by validation images"
+    elif comparison.methods > 1:
         picked = "validation images" if comparison.by_validation else "test accuracy, which overstates its gain"
         told += f"; verdict {'' if comparison.corrected else 'not '}corrected for the number of methods"
         told += f"; the best of {comparison.methods} was chosen by {picked}"
@@ -217,7 +225,7 @@ def _from_table(compared: list[Comparison]) -> list[Outcome]:
             HELP,
             f"{one.best} - {one.against}, {real_images(one.shots)}",
             100 * one.winner.gain.mean,
-            None if one.winner.gain.is_empty else tuple(100 * end for end in one.winner.gain.ends),
+            None if one.winner.gain.is_empty else (100 * one.winner.gain.low, 100 * one.winner.gain.high),
             "points",
             "inconclusive" if one.winner.gain.is_empty else one.winner.verdict,
             one.winner.gain.n,
@@ -233,7 +241,8 @@ def _from_headline(results: Mapping) -> list[Outcome]:
     whole = None not in (told["low"], told["high"]) and not math.isnan(told["low"])
     ends, verdict = (told["low"], told["high"]) if whole else None, "measured"
     if _DIFFERENCE.search(told["what"]):
-        side = Interval(told["value"], *(ends or (math.nan, math.nan)), 0).side
+        low, high = ends or (math.nan, math.nan)
+        side = Interval(told["value"], low, high, 0).side
         verdict = {1: "better", -1: "worse", 0: "inconclusive"}[side]
     return [Outcome(told["what"], told["what"], told["value"], ends, told.get("unit") or "", verdict)]
 
