@@ -59,7 +59,7 @@ class Arm:
     def needs_synthetic(self) -> bool:
         return self.stage1 == "synthetic" or self.last != "real"
 
-
+# %% ../nbs/08_bridge.ipynb #03edbb9c
 ARMS = {
     "vanilla": Arm(all_steps=False),
     "vanilla_matched": Arm(),

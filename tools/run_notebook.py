@@ -22,8 +22,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRESS = re.compile(
-    r"\d+%\|.*\||\d+it \[|TqdmWarning|notebook_tqdm"
-)  # tqdm's bars, and its complaint about missing widgets
+    r"\d+%\|.*\||\d+it \[|TqdmWarning|notebook_tqdm|torch\.jit\.script` is deprecated|^  warnings\.warn\($"
+)  # tqdm's bars, its complaint about missing widgets, and what diffusers' import says
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 

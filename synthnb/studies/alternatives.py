@@ -156,7 +156,7 @@ _ADVICE = {
 
 _ENOUGH = 3  # seeds: two agree easily
 
-
+# %% ../../nbs/studies/alternatives.ipynb #0a54110c
 @dataclass(frozen=True)
 class Answer:
     "The best method with synthetic images against the best without, on the test split, paired by seed."
@@ -197,7 +197,7 @@ class Answer:
             f"the best without them ({gain}; both chosen on validation images)."
         )
 
-
+# %% ../../nbs/studies/alternatives.ipynb #55441d82
 def answer(
     results: Sequence,  # runs of one number of real images, such as `ArmResult` and `Baseline`
     margin: float = 0.01,  # a difference smaller than this is none

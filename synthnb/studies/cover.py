@@ -51,8 +51,14 @@ METHODS = {
     "bridged++": "generated images first, with mixup; real ones after, with a new head (paper B)",
     "nearest (pixels)": "no training: the class of the nearest real image, by pixels",
     "nearest (features)": "no training: the class of the nearest real image, by the network's features",
-    "frozen features": "the real images alone; a linear classifier on the network's features",
-    "CLIP by names": "no real image: the class whose name CLIP finds nearest",
+    "frozen": "the real images alone; a linear classifier on the network's features",
+    "frozen+synthetic": "real and generated images, both kinds weighing the same; a linear classifier on the features",
+    "clip_probe": "the real images alone; a linear classifier on CLIP's features",
+    "clip_probe+synthetic": "real and generated images, both kinds weighing the same; a linear classifier on CLIP's",
+    "clip_zero_shot": "no image: the class whose meaning CLIP finds nearest",
+    "augmented": "the real images alone, with RandAugment and CutMix",
+    "mixed_per_batch+augmented": "half of every batch is generated; with RandAugment and CutMix",
+    "bridged+augmented": "generated images first; real ones after, with RandAugment and CutMix",
 }
 
 

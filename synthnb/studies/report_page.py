@@ -116,6 +116,7 @@ th, td { overflow-wrap: normal } td code { white-space: nowrap }
 @media print { nav, details.code { display: none } img.drawing { filter: none } }
 """
 
+# %% ../../nbs/studies/report_page.ipynb #b4efef03
 _TEMPLATE = """{%- extends 'display_priority.j2' -%}
 {%- block header -%}
 <!doctype html><html lang="en"><head><meta charset="utf-8">

@@ -50,7 +50,7 @@ def as_record(outcome: Outcome) -> dict:
 
 # %% ../../nbs/studies/verdict.ipynb #072514e9
 # Names of methods without generated images, for runs from before the table said how many generated sets there are
-_REAL_ALONE = re.compile(r"vanilla|real only|nearest|from_scratch|linear_probe|frozen|CLIP")
+_REAL_ALONE = re.compile(r"vanilla|real only|nearest|from_scratch|linear_probe|frozen|clip_|augmented")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
         lines.append(Line(row["arm"], row["accuracy"], gain, verdict, kinds[row["arm"]], smallest))
     return Comparison(shots, rival["arm"], best, by_validation, corrected, bool(told), tuple(lines))
 
-
+# %% ../../nbs/studies/verdict.ipynb #90241af8
 def comparisons(
     results: Mapping,  # of a `results.json`
 ) -> list[Comparison]:  # one for each number of real images; none for a study of something else
@@ -246,7 +246,7 @@ def _from_headline(results: Mapping) -> list[Outcome]:
         verdict = {1: "better", -1: "worse", 0: "inconclusive"}[side]
     return [Outcome(told["what"], told["what"], told["value"], ends, told.get("unit") or "", verdict)]
 
-
+# %% ../../nbs/studies/verdict.ipynb #6267f246
 def outcomes(
     results: Mapping,  # of a `results.json`, of any age
 ) -> list[Outcome]:
