@@ -116,7 +116,7 @@ th, td { overflow-wrap: normal } td code { white-space: nowrap }
 @media print { nav, details.code { display: none } img.drawing { filter: none } }
 """
 
-# %% ../../nbs/studies/report_page.ipynb #b4efef03
+# %% ../../nbs/studies/report_page.ipynb #3881058f
 _TEMPLATE = """{%- extends 'display_priority.j2' -%}
 {%- block header -%}
 <!doctype html><html lang="en"><head><meta charset="utf-8">

@@ -50,7 +50,7 @@ def as_record(outcome: Outcome) -> dict:
 
 # %% ../../nbs/studies/verdict.ipynb #072514e9
 # Names of methods without generated images, for runs from before the table said how many generated sets there are
-_REAL_ALONE = re.compile(r"vanilla|real only|nearest|from_scratch|linear_probe|frozen|clip_|augmented")
+_REAL_ALONE = re.compile(r"vanilla|real only|nearest|from_scratch|linear_probe|frozen|CLIP")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Line:
 
     method: str
     accuracy: float  # mean over seeds
-    gain: Interval  # difference paired by seed; not a number for the reference itself
+    gain: Interval | None  # difference paired by seed; None for the reference itself
     verdict: str
     generated: bool  # does it use generated images?
     smallest: float = math.nan  # difference that would be seen
@@ -73,8 +73,8 @@ class Comparison:
     against: str  # the best method without generated images
     best: str  # the best method with them
     by_validation: bool  # was it chosen by validation images? Otherwise by the test images
+    answered: bool  # were both chosen by validation images, by `studies.alternatives.answer`?
     corrected: bool  # do verdicts count how many methods were compared? Not in tables of early versions
-    single: bool  # were both methods chosen by validation images, so that theirs is one comparison?
     lines: tuple[Line, ...]
 
     @property
@@ -96,8 +96,8 @@ def _is_generated(row: Mapping, sets_known: bool) -> bool:
 
 def _stored(row: Mapping) -> tuple[Interval, str, float]:
     "Gain, verdict and smallest difference as the table has them; older tables have no verdict."
-    low, high = (math.nan if row.get(name) is None else row[name] for name in ("gain_low", "gain_high"))
-    gain = Interval(row["gain"], low, high, row["seeds"])
+    ends = (math.nan if row.get(name) is None else row[name] for name in ("gain_low", "gain_high"))
+    gain = Interval(row["gain"], *ends, row["seeds"])
     by_side = {1: "better", -1: "worse", 0: "inconclusive"}[gain.side]
     return gain, row.get("verdict") or by_side, row.get("smallest") or math.nan
 
@@ -117,6 +117,17 @@ def _against(rows: Sequence[Mapping], rival: Mapping, names: Sequence[str]) -> d
     }
 
 # %% ../../nbs/studies/verdict.ipynb #d53e2c0a
+def _answer_at(shots: int, results: Mapping) -> Mapping | None:
+    "What `studies.alternatives.answer` said at a number of real images; None for runs that did not ask it."
+    return (results.get("answers") or {}).get(f"{shots or 'all'}") or results.get("answer")
+
+
+def _answered(told: Mapping) -> tuple[Interval, str, float]:
+    "Gain, verdict and smallest difference of an answer, whose verdict counts the choice of test images as well."
+    ends = (told.get(name, math.nan) for name in ("low", "high"))
+    return Interval(told["gain"] / 100, *(end / 100 for end in ends), told["seeds"]), told["verdict"], math.nan
+
+# %% ../../nbs/studies/verdict.ipynb #e51f911b
 def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Comparison | None:
     "The methods at one number of real images; None where there are none of both kinds."
     sets_known = any(row.get("sets") for row in results["summary"])
@@ -124,10 +135,10 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     reference = next((row for row in rows if row["gain"] is None and not kinds[row["arm"]]), None)
     if reference is None or not any(kinds.values()):
         return None
-    told = (results.get("answers") or {}).get(f"{shots or 'all'}")
-    rival = max((row for row in rows if not kinds[row["arm"]]), key=lambda row: row["accuracy"])
-    if told:
-        rival = next(row for row in rows if row["arm"] == told["alternative"])
+    told, by_name = _answer_at(shots, results), {row["arm"]: row for row in rows}
+    told = told if told and {told["method"], told["alternative"]} <= set(by_name) else None
+    alone = (row for row in rows if not kinds[row["arm"]])
+    rival = by_name[told["alternative"]] if told else max(alone, key=lambda row: row["accuracy"])
     known = {row["arm"]: _stored(row) for row in rows if row["gain"] is not None}
     others = [row["arm"] for row in rows if row["arm"] != rival["arm"] and kinds[row["arm"]]]
     if rival is not reference and all(row.get("seeds_at") for row in rows):
@@ -135,23 +146,26 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
         known = _against(rows, rival, others) | _against(rows, rival, rest)
     else:
         rival = reference
+    if told and rival["arm"] == told["alternative"]:
+        kinds[told["method"]] = True
+        known[told["method"]] = _answered(told)
+    else:
+        told = None
     with_gain = [row for row in rows if kinds[row["arm"]] and row["arm"] in known]
     if not with_gain:
         return None
     chosen = told["method"] if told else results.get("best_by_validation")
     by_validation = chosen in [row["arm"] for row in with_gain]
-    best = str(chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["arm"])
-    if told:
-        known[best] = (known[best][0], told["verdict"], known[best][2])
+    best = chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["arm"]
     corrected = rival is not reference or all("verdict" in row for row in rows)
-    nothing = (Interval(math.nan, math.nan, math.nan, 0), "", math.nan)
+    nothing = (None, "", math.nan)
     lines = []
     for row in rows:
         gain, verdict, smallest = known.get(row["arm"], nothing)
         lines.append(Line(row["arm"], row["accuracy"], gain, verdict, kinds[row["arm"]], smallest))
-    return Comparison(shots, rival["arm"], best, by_validation, corrected, bool(told), tuple(lines))
+    return Comparison(shots, rival["arm"], best, by_validation, bool(told), corrected, tuple(lines))
 
-# %% ../../nbs/studies/verdict.ipynb #90241af8
+# %% ../../nbs/studies/verdict.ipynb #0c799576
 def comparisons(
     results: Mapping,  # of a `results.json`
 ) -> list[Comparison]:  # one for each number of real images; none for a study of something else
@@ -193,8 +207,8 @@ def certainty(comparison: Comparison) -> str:
     "How sure a verdict is: seeds, methods, how the best was chosen, and what would have been seen."
     line = comparison.winner
     told = f"95 % interval over {line.gain.n} seeds, paired"
-    if comparison.single:
-        told += "; both methods were chosen by validation images"
+    if comparison.answered:
+        told += "; both methods were chosen on validation images"
     elif comparison.methods > 1:
         picked = "validation images" if comparison.by_validation else "test accuracy, which overstates its gain"
         told += f"; verdict {'' if comparison.corrected else 'not '}corrected for the number of methods"
@@ -225,7 +239,7 @@ def _from_table(compared: list[Comparison]) -> list[Outcome]:
             HELP,
             f"{one.best} - {one.against}, {real_images(one.shots)}",
             100 * one.winner.gain.mean,
-            None if one.winner.gain.is_empty else (100 * one.winner.gain.low, 100 * one.winner.gain.high),
+            None if one.winner.gain.is_empty else tuple(100 * end for end in one.winner.gain.ends),
             "points",
             "inconclusive" if one.winner.gain.is_empty else one.winner.verdict,
             one.winner.gain.n,
@@ -241,12 +255,11 @@ def _from_headline(results: Mapping) -> list[Outcome]:
     whole = None not in (told["low"], told["high"]) and not math.isnan(told["low"])
     ends, verdict = (told["low"], told["high"]) if whole else None, "measured"
     if _DIFFERENCE.search(told["what"]):
-        low, high = ends or (math.nan, math.nan)
-        side = Interval(told["value"], low, high, 0).side
+        side = Interval(told["value"], *(ends or (math.nan, math.nan)), 0).side
         verdict = {1: "better", -1: "worse", 0: "inconclusive"}[side]
     return [Outcome(told["what"], told["what"], told["value"], ends, told.get("unit") or "", verdict)]
 
-# %% ../../nbs/studies/verdict.ipynb #6267f246
+# %% ../../nbs/studies/verdict.ipynb #18e48bf7
 def outcomes(
     results: Mapping,  # of a `results.json`, of any age
 ) -> list[Outcome]:
