@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Scalar', 'Side', 'Known', 'Comparison', 'Claim', 'Claims', 'load_claims', 'Run', 'Entry', 'ledger_entries',
-           'ledger_markdown', 'write_ledger']
+           'claim_lines', 'find_claim', 'glyphworld_file', 'paper_lines', 'ledger_markdown', 'write_ledger']
 
 # %% ../../nbs/studies/ledger.ipynb #c07e3497
 import json
@@ -23,7 +23,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..core.files import whole_file
+from ..core.files import did_you_mean, whole_file
 from ..core.intervals import Interval, paired_difference
 from .doctor import guess_experiment
 from .folder import state
@@ -373,6 +373,58 @@ def _entry_line(entry: Entry, root: Path) -> str:
         seeds = str(entry.effect.n)
     effect = _effect_text(entry.effect, comparison.unit)
     return f"| {comparison.what} | {comparison.expect} 0 | {effect} | {seeds} | **{entry.verdict}** | {run} |"
+
+# %% ../../nbs/studies/ledger.ipynb #2b7dd37c
+def claim_lines(
+    root: Path,  # of the checkout
+) -> list[str]:
+    "Each claim with the verdict and effect of its primary comparison, and the verdicts of the others."
+    lines, own = [], {}
+    for entry in ledger_entries(root):
+        own.setdefault(entry.claim.name, []).append(entry)
+    for name, entries in own.items():
+        first, about = _primary(entries), entries[0].claim
+        others = _counted([entry for entry in entries if entry is not first])
+        lines += [f"{name} (paper {about.paper}): {first.verdict}{f'; others: {others}' if others else ''}"]
+        lines.append(f"    {about.claim}")
+        if first.comparison and first.effect:
+            lines.append(f"    {first.comparison.what}: {_effect_text(first.effect, first.comparison.unit)}")
+    return [*lines, "all of it in glyphworld; `synthnb claim NAME` runs one, outputs/ledger.md has every comparison"]
+
+# %% ../../nbs/studies/ledger.ipynb #6b365602
+def find_claim(root: Path, name: str) -> Claim:
+    "The claim of that name. ValueError for one that there is not."
+    known = {claim.name: claim for claim in load_claims(root / "nbs/experiments/claims.yaml").claims}
+    if name not in known:
+        raise ValueError(f"there is no claim {name!r}{did_you_mean(name, known)}; `synthnb claims` lists them")
+    return known[name]
+
+
+def glyphworld_file(root: Path, claim: Claim) -> Path:
+    """The settings of a claim's experiment in glyphworld, of which the committed run with its effect comes first.
+
+    ValueError for a claim that no experiment here asks."""
+    folder = root / "nbs/experiments/params/glyphworld"
+    files = sorted(folder.glob("*.yaml"), key=lambda file: (file.stem != claim.experiment, file.name))
+    fits = [file for file in files if file.stem.startswith(claim.experiment)] if claim.experiment else []
+    if not fits:
+        raise ValueError(f"no experiment here asks {claim.name!r}; --paper says what it would take")
+    return fits[0]
+
+
+def paper_lines(root: Path, claim: Claim) -> list[str]:
+    "The command of a claim at its paper's scale, and how to know its cost before it is paid."
+    command = _command_for(claim, _paper_commands(root)).partition("`")[2].partition("`")[0]
+    if not command:
+        return [f"{claim.name}: no settings at the paper's scale are known"]
+    file = command.split(" ")[-1]
+    doctor = f"`synthnb doctor {file}` says what is missing on this machine, and estimates hours, disk and memory"
+    return [claim.claim, command, *_costs_in(root / file), doctor]
+
+
+def _costs_in(file: Path) -> list[str]:
+    "What a file of parameters says of hours and memory, a line for each size of GPU."
+    return re.findall(r"^# +(\d+ GB \(.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
 
 # %% ../../nbs/studies/ledger.ipynb #dfab1bc0
 _FACE = """# Ledger of claims
