@@ -152,6 +152,7 @@ def known_to_git() -> frozenset[str]:
     "path",
     [
         ROOT / "README.md",
+        ROOT / "llms.txt",
         ROOT / "benchmarks/README.md",
         ROOT / "synthnb/weights/MODEL_CARD.md",
         ROOT / "outputs/ledger.md",
@@ -163,7 +164,7 @@ def known_to_git() -> frozenset[str]:
 def test_relative_links_lead_to_files_in_git(path):
     texts = (
         [path.read_text(encoding="utf-8")]
-        if path.suffix == ".md"
+        if path.suffix in (".md", ".txt")
         else [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
     )
     links = [
@@ -178,6 +179,13 @@ def test_relative_links_lead_to_files_in_git(path):
         if (path.parent / unquote(link)).resolve().relative_to(ROOT).as_posix() not in known_to_git()
     ]
     assert not missing
+
+
+def test_llms_txt_names_every_guide_and_commands_that_exist():
+    text = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    assert [guide.name for guide in GUIDES if f"guides/{guide.name}" not in text] == []
+    named = set(re.findall(r"`synthnb ([a-z]+)", text))
+    assert named and named <= set(get_command(app).commands)
 
 
 # ---- the architecture

@@ -1,4 +1,4 @@
-"""The README shows the committed report, links to files that exist, and its Python runs."""
+"""The README shows the committed report in one screen and a half; Python and numbers of the guides are right."""
 
 import json
 import re
@@ -23,6 +23,41 @@ def test_results_are_those_of_the_committed_report():
     assert done.returncode == 0, done.stderr
 
 
+def test_it_is_one_screen_and_a_half_and_answers_early():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 700
+    early = re.sub(r"<!-- results.*/results -->", "", text, flags=re.DOTALL)
+    early = " ".join(early.split()[:320])
+    for told in ("better classifier", "whether", "Not shown", "Stable Diffusion", "make report", "11 minutes", "7 GB"):
+        assert told in early, told
+    assert re.search(r"For your images\s+```sh\s+synthnb check", text), "one's own images begin with a check"
+
+
+def test_the_run_it_shows_can_be_chosen():
+    """The table is made of any run of methods: here of one with three seeds and one number of real images."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import update_readme
+
+    readme = "a\n<!-- results -->\nold\n<!-- /results -->\nb"
+    run = ROOT / "outputs/quickstart/2ae7e9a1b26e"
+    new, figure = update_readme.updated(readme, run)
+    assert new.startswith("a\n<!-- results outputs/quickstart/2ae7e9a1b26e -->") and new.endswith(
+        "<!-- /results -->\nb"
+    )
+    assert (
+        "`bridged++`" in new and "+5.6 [+1.1, +10.0] inconclusive" in new and "2ae7e9a1b26e/figures/beside.png" in new
+    )
+    assert "bridged++" in figure and update_readme.updated(new) == (new, figure), "the marker keeps the run"
+
+
+def test_findings_have_a_figure_or_a_table_each():
+    text = (ROOT / "nbs/guides/results.md").read_text(encoding="utf-8")
+    parts = text.partition("## Findings")[2].partition("\n## ")[0].split("\n### ")[1:]
+    assert len(parts) > 4 and not [
+        part[:40] for part in parts if "](../../outputs" not in part and "\n|---" not in part
+    ]
+
+
 def test_links_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
@@ -30,7 +65,8 @@ def test_links_lead_somewhere():
 
 
 def test_the_python_in_it_runs(tmp_path, monkeypatch, capsys):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    guide = (ROOT / "nbs/guides/your_data.md").read_text(encoding="utf-8").partition("## From Python")[2]
+    code = re.search(r"```python\n(.*?)```", guide, re.DOTALL)[1]
     for told, small in {
         "224": "32",
         '"resnet50.a1_in1k"': repr(str(folder("cnn"))),
@@ -38,7 +74,7 @@ def test_the_python_in_it_runs(tmp_path, monkeypatch, capsys):
         ", 4, seed)": ", 2, seed)",
         "(0, 1, 2)": "(0, 1)",
     }.items():
-        assert told in code, f"{told} is no longer what the README says"
+        assert told in code, f"{told} is no longer what the guide says"
         code = code.replace(told, small)
     torch.set_num_threads(1)
     scans = digits()
@@ -70,7 +106,10 @@ def test_intervals_of_the_findings_stand_in_the_ledger_or_a_report():
         (ROOT / "outputs/ledger.md").read_text(encoding="utf-8")
         + "".join(json.loads((ROOT / path).read_text(encoding="utf-8"))["conclusion"] for path in tracked)
     )
-    findings = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Results and limits")[2]
+    worth = r"are worth ([\d.]+) more real images per class \[([\d.]+), ([\d.]+)\]"  # as the notebook printed it
+    exchange = (ROOT / "nbs/studies/exchange.ipynb").read_text(encoding="utf-8")
+    known += "".join(f"+{mean} [+{low}, +{high}]" for mean, low, high in re.findall(worth, exchange))
+    findings = (ROOT / "nbs/guides/results.md").read_text(encoding="utf-8").partition("## Findings")[2]
     told = re.findall(r"([+-]?\d+\.\d) \[([+-]?\d+\.\d), ([+-]?\d+\.\d)\]", plain(findings))
     signed = lambda mean, low, high: f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
     missing = [

@@ -1,10 +1,12 @@
-"""Write the results of the committed comparison of methods into README.md: `python tools/update_readme.py [--check]`.
+"""Write the results of a committed comparison of methods into README.md: `python tools/update_readme.py [--check]`.
 
-Numbers are never typed: everything between the two markers comes from results.json and run.json of the newest finished
-run under outputs/bridge_study that git knows, has several numbers of real images, and gave each seed a generated set of
-its own.
+Numbers are never typed: the block between the two markers and nbs/guides/figures/gains.svg come from results.json and
+run.json of one run. Which run: the folder that the marker names (`<!-- results outputs/EXPERIMENT/RUN -->`; `--run
+FOLDER` writes it there), else the newest finished run of bridge_study that git knows, has several numbers of real
+images, and gave each seed a generated set of its own.
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -12,8 +14,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
-SHOWN = (1, 4)  # real images of each class
+sys.path.insert(0, str(ROOT))
+from synthnb.studies.cover import explain, gains_file  # noqa: E402
+from synthnb.studies.verdict import Comparison, advice, comparisons, real_images  # noqa: E402
+
+BLOCK = re.compile(r"<!-- results(?: (\S+))? -->\n.*?<!-- /results -->", re.DOTALL)
+FIGURE = ROOT / "nbs/guides/figures/gains.svg"
+IMAGES = "nbs/guides/figures/images.png"  # of tools/draw_front.py, for a run that kept no images of its own
+SHOWN = 2  # numbers of real images in the table
 
 
 def told(run: Path) -> tuple[dict, dict]:
@@ -24,9 +32,8 @@ def told(run: Path) -> tuple[dict, dict]:
 def is_fit(run: Path) -> bool:
     """Does the run show what the table needs?"""
     results, record = told(run)
-    return results.get("generated_sets", 0) >= len(record["parameters"]["seeds"]) and set(SHOWN) <= set(
-        record["parameters"]["shots"]
-    )
+    shots = [n for n in record["parameters"]["shots"] if n]
+    return results.get("generated_sets", 0) >= len(record["parameters"]["seeds"]) and len(shots) >= SHOWN
 
 
 def committed_run() -> Path:
@@ -40,55 +47,63 @@ def committed_run() -> Path:
     return max(runs, key=lambda run: told(run)[1]["started"])
 
 
-def cells(row: dict) -> list[str]:
-    """Accuracy, and the paired difference with its verdict, as a table shows them."""
-    accuracy = f"{100 * row['accuracy']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-    if row["gain"] is None:
-        return [accuracy, "-"]
-    return [
-        accuracy,
-        f"{100 * row['gain']:+.1f} [{100 * row['gain_low']:+.1f}, {100 * row['gain_high']:+.1f}] {row['verdict']}",
-    ]
+def cell(comparison: Comparison, method: str) -> str:
+    """The paired gain of a method with its verdict, as a table shows it."""
+    line = next((line for line in comparison.lines if line.method == method), None)
+    if line is None or line.gain is None:
+        return "0" if method == comparison.against else "-"
+    return f"{line.gain.points} {line.verdict}"
 
 
-def results_block(run: Path) -> str:
-    """Picture, table and the sentence that says what was measured where."""
+def results_block(run: Path) -> tuple[str, str]:
+    """Figure and images, verdict, table, and the sentence that says what was measured where; and the figure itself."""
     results, record = told(run)
-    at, parameters, machine = run.relative_to(ROOT), record["parameters"], record["machine"]
-    rows = {n: {row["arm"]: row for row in results["summary"] if row["shots"] == n} for n in SHOWN}
-    heads = [f"{what}, {n} real image{'s' * (n > 1)}" for n in SHOWN for what in ("accuracy", "difference")]
+    compared = [one for one in comparisons(results) if one.shots][:SHOWN]
+    at, parameters, machine = run.relative_to(ROOT).as_posix(), record["parameters"], record["machine"]
+    own = run / "figures/beside.png"
+    images = own.relative_to(ROOT).as_posix() if own.is_file() else IMAGES
     lines = [
-        f"![paired gains over real images, and accuracies]({at}/figures/shots.png)",
+        f"![paired gains of each method]({FIGURE.relative_to(ROOT).as_posix()})",
+        f"![real images beside generated ones]({images})",
         "",
-        f"**glyphworld**, {parameters['images_per_class']} generated images of each class, {len(parameters['seeds'])} seeds, each with generated images of "
-        f"its own: accuracy on the untouched test split in %, and the difference in points, paired by seed, to training on the real images alone for as many "
-        f"steps; 95 % intervals, verdicts corrected for the methods of a table. {record['seconds'] / 60:.0f} minutes on {machine['cores']} busy cores "
-        f"({machine['device']}). [The report]({at}/report.ipynb).",
+        f"**{advice(compared[0])}**",
         "",
-        f"| method | {' | '.join(heads)} |",
-        f"|{'---|' * (len(heads) + 1)}",
+        f"Gains in points of accuracy, paired by seed, on the untouched test split of `{parameters['real_data']}`: "
+        f"{parameters['images_per_class']} generated images per class, {len(parameters['seeds'])} seeds, 95 % intervals, "
+        f"verdicts corrected for the methods of a table; {record['seconds'] / 60:.0f} minutes on {machine['cores']} busy "
+        f"cores ({machine['device']}). [The report]({at}/report.ipynb).",
+        "",
+        f"| method | trains on | {' | '.join(real_images(one.shots) for one in compared)} |",
+        f"|{'---|' * (len(compared) + 2)}",
     ]
     lines += [
-        f"| {' | '.join([f'`{arm}`', *cells(row), *cells(rows[SHOWN[1]][arm])])} |"
-        for arm, row in rows[SHOWN[0]].items()
+        f"| `{line.method}` | {explain(line.method)} | {' | '.join(cell(one, line.method) for one in compared)} |"
+        for line in compared[0].lines
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", gains_file(compared[0])
 
 
-def updated(readme: str) -> str:
-    """The README with today's results; exits if it has no place for them."""
-    if not BLOCK.search(readme):
+def updated(readme: str, run: Path | None = None) -> tuple[str, str]:
+    """The README with today's results, and its figure; exits if it has no place for them."""
+    if not (found := BLOCK.search(readme)):
         sys.exit("README.md has no <!-- results --> ... <!-- /results --> block")
-    block = results_block(committed_run())
-    return BLOCK.sub(lambda found: found[1] + block + found[2], readme)
+    named = run.resolve().relative_to(ROOT).as_posix() if run else found[1]
+    block, figure = results_block(ROOT / named if named else committed_run())
+    head = f"<!-- results {named} -->" if named else "<!-- results -->"
+    return BLOCK.sub(lambda _: f"{head}\n{block}<!-- /results -->", readme), figure
 
 
 if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--check", action="store_true", help="write nothing; status 1 if the README is not so")
+    arguments.add_argument("--run", type=Path, help="show this run from now on")
+    given = arguments.parse_args()
     path = ROOT / "README.md"
     now = path.read_text(encoding="utf-8")
-    new = updated(now)
-    if "--check" in sys.argv[1:]:
-        sys.exit(
-            0 if new == now else "README.md does not show the committed results: run python tools/update_readme.py"
-        )
+    new, drawn = updated(now, given.run)
+    if given.check:
+        same = new == now and FIGURE.is_file() and FIGURE.read_text(encoding="utf-8") == drawn
+        sys.exit(0 if same else "README.md does not show the committed results: run python tools/update_readme.py")
     path.write_text(new, encoding="utf-8")
+    FIGURE.parent.mkdir(exist_ok=True)
+    FIGURE.write_text(drawn, encoding="utf-8")
