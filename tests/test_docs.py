@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import re
 import shlex
 import subprocess
@@ -90,6 +91,18 @@ def test_every_public_name_is_in_the_api_index_with_its_parameters(site):
 def test_reports_are_pages_made_of_their_notebooks(site):
     reports = [path for path in (ROOT / "outputs").glob("*/*/report.ipynb") if (path.parent / "DONE").is_file()]
     assert reports and all(site[0] / path.relative_to(ROOT).with_suffix(".html") in site[1] for path in reports)
+
+
+def test_the_sidebar_leads_to_every_page_and_marks_its_own(site):
+    folder = site[0]
+    named = {folder / build_docs.page_of(source) for part in build_docs.parts().values() for source in part}
+    named |= set((folder / "api").glob("*.html"))
+    for page in named | {folder / "index.html", folder / "genindex.html"}:
+        tree = page.read_text(encoding="utf-8").partition('<div class="main">')[0]
+        found = re.findall(r'<li class="toctree-l1( current current-page)?"><a class="[^"]*" href="([^"]*)">', tree)
+        assert [bool(mark) for mark, _ in found].count(True) == (page in named), page
+        assert {page if link == "#" else Path(os.path.normpath(page.parent / link)) for _, link in found} == named, page
+        assert all((link == "#") == bool(mark) for mark, link in found), page
 
 
 def test_pages_fetch_nothing_from_elsewhere(site):
