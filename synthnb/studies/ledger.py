@@ -379,7 +379,8 @@ def claim_lines(
     root: Path,  # of the checkout
 ) -> list[str]:
     "Each claim with the verdict and effect of its primary comparison, and the verdicts of the others."
-    lines, own = [], {}
+    lines: list[str] = []
+    own: dict[str, list[Entry]] = {}
     for entry in ledger_entries(root):
         own.setdefault(entry.claim.name, []).append(entry)
     for name, entries in own.items():

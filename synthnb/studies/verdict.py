@@ -50,7 +50,7 @@ def as_record(outcome: Outcome) -> dict:
 
 # %% ../../nbs/studies/verdict.ipynb #072514e9
 # Names of methods without generated images, for runs from before the table said how many generated sets there are
-_REAL_ALONE = re.compile(r"vanilla|real only|nearest|from_scratch|linear_probe|frozen|CLIP")
+_REAL_ALONE = re.compile(r"vanilla|real only|nearest|from_scratch|linear_probe|frozen|clip_|CLIP|augmented")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Line:
 
     method: str
     accuracy: float  # mean over seeds
-    gain: Interval | None  # difference paired by seed; None for the reference itself
+    gain: Interval  # difference paired by seed; not a number for the reference itself
     verdict: str
     generated: bool  # does it use generated images?
     smallest: float = math.nan  # difference that would be seen
@@ -96,8 +96,8 @@ def _is_generated(row: Mapping, sets_known: bool) -> bool:
 
 def _stored(row: Mapping) -> tuple[Interval, str, float]:
     "Gain, verdict and smallest difference as the table has them; older tables have no verdict."
-    ends = (math.nan if row.get(name) is None else row[name] for name in ("gain_low", "gain_high"))
-    gain = Interval(row["gain"], *ends, row["seeds"])
+    low, high = (math.nan if row.get(name) is None else row[name] for name in ("gain_low", "gain_high"))
+    gain = Interval(row["gain"], low, high, row["seeds"])
     by_side = {1: "better", -1: "worse", 0: "inconclusive"}[gain.side]
     return gain, row.get("verdict") or by_side, row.get("smallest") or math.nan
 
@@ -124,8 +124,8 @@ def _answer_at(shots: int, results: Mapping) -> Mapping | None:
 
 def _answered(told: Mapping) -> tuple[Interval, str, float]:
     "Gain, verdict and smallest difference of an answer, whose verdict counts the choice of test images as well."
-    ends = (told.get(name, math.nan) for name in ("low", "high"))
-    return Interval(told["gain"] / 100, *(end / 100 for end in ends), told["seeds"]), told["verdict"], math.nan
+    low, high = (told.get(name, math.nan) / 100 for name in ("low", "high"))
+    return Interval(told["gain"] / 100, low, high, told["seeds"]), told["verdict"], math.nan
 
 # %% ../../nbs/studies/verdict.ipynb #e51f911b
 def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Comparison | None:
@@ -156,9 +156,9 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
         return None
     chosen = told["method"] if told else results.get("best_by_validation")
     by_validation = chosen in [row["arm"] for row in with_gain]
-    best = chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["arm"]
+    best = str(chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["arm"])
     corrected = rival is not reference or all("verdict" in row for row in rows)
-    nothing = (None, "", math.nan)
+    nothing = (Interval(math.nan, math.nan, math.nan, 0), "", math.nan)
     lines = []
     for row in rows:
         gain, verdict, smallest = known.get(row["arm"], nothing)
@@ -239,7 +239,7 @@ def _from_table(compared: list[Comparison]) -> list[Outcome]:
             HELP,
             f"{one.best} - {one.against}, {real_images(one.shots)}",
             100 * one.winner.gain.mean,
-            None if one.winner.gain.is_empty else tuple(100 * end for end in one.winner.gain.ends),
+            None if one.winner.gain.is_empty else (100 * one.winner.gain.low, 100 * one.winner.gain.high),
             "points",
             "inconclusive" if one.winner.gain.is_empty else one.winner.verdict,
             one.winner.gain.n,
@@ -255,7 +255,8 @@ def _from_headline(results: Mapping) -> list[Outcome]:
     whole = None not in (told["low"], told["high"]) and not math.isnan(told["low"])
     ends, verdict = (told["low"], told["high"]) if whole else None, "measured"
     if _DIFFERENCE.search(told["what"]):
-        side = Interval(told["value"], *(ends or (math.nan, math.nan)), 0).side
+        low, high = ends or (math.nan, math.nan)
+        side = Interval(told["value"], low, high, 0).side
         verdict = {1: "better", -1: "worse", 0: "inconclusive"}[side]
     return [Outcome(told["what"], told["what"], told["value"], ends, told.get("unit") or "", verdict)]
 
