@@ -1,6 +1,6 @@
 """Draw the images that README shows beside its figure: `python tools/draw_front.py`, half a minute on two cores.
 
-Real scans of each digit, and images of the shipped generator for what the bridging study asks of it, `arabic digit` and
+MNIST's scans of each digit, and images of the shipped generator for what the bridging study asks of it, `arabic digit` and
 the name. A judge that was trained apart from the generator looks at every image; what it takes for another meaning is
 marked with a red frame.
 """
@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from synthnb.core.plots import bare, drawing  # noqa: E402
-from synthnb.data import digits  # noqa: E402
+from synthnb.datasets.targets import open_target  # noqa: E402
 from synthnb.glyphworld.recognisers import judged, load_judge, world_of  # noqa: E402
 from synthnb.glyphworld.world import folder  # noqa: E402
 from synthnb.models.pipelines import load_generator  # noqa: E402
@@ -23,7 +23,7 @@ STYLES = ("in white chalk on a blackboard", "a neon sign at night", "printed in 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    real = digits(32)["train"]
+    real = open_target("mnist", 32)["train"]
     pipe = load_generator(folder("generator"), device="cpu")
     pipe.set_progress_bar_config(disable=True)
     judge, names = load_judge(folder("judge")), real.classes

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from synthnb.studies.cover import explain, gains_file  # noqa: E402
+from synthnb.studies.cover import gains_file  # noqa: E402
 from synthnb.studies.verdict import Comparison, advice, comparisons, real_images  # noqa: E402
 
 BLOCK = re.compile(r"<!-- results(?: (\S+))? -->\n.*?<!-- /results -->", re.DOTALL)
@@ -48,11 +48,12 @@ def committed_run() -> Path:
 
 
 def cell(comparison: Comparison, method: str) -> str:
-    """The paired gain of a method with its verdict, as a table shows it."""
+    """Accuracy of a method, and its paired gain with the verdict, as a table shows them."""
     line = next((line for line in comparison.lines if line.method == method), None)
-    if line is None or line.gain is None:
-        return "0" if method == comparison.against else "-"
-    return f"{line.gain.points} {line.verdict}"
+    if line is None:
+        return "-"
+    gain = "**0**" if method == comparison.against else f"{line.gain.points} {line.verdict}"
+    return f"{100 * line.accuracy:.1f} %" + (f", {gain}" if "nan" not in gain else "")
 
 
 def results_block(run: Path) -> tuple[str, str]:
@@ -68,17 +69,19 @@ def results_block(run: Path) -> tuple[str, str]:
         "",
         f"**{advice(compared[0])}**",
         "",
-        f"Gains in points of accuracy, paired by seed, on the untouched test split of `{parameters['real_data']}`: "
-        f"{parameters['images_per_class']} generated images per class, {len(parameters['seeds'])} seeds, 95 % intervals, "
-        f"verdicts corrected for the methods of a table; {record['seconds'] / 60:.0f} minutes on {machine['cores']} busy "
-        f"cores ({machine['device']}). [The report]({at}/report.ipynb).",
+        f"Accuracy, and points from **0**, the best method without generated images, paired by seed, on the untouched "
+        f"test split of `{parameters['real_data']}`, "
+        f"classifier `{parameters['classifier']}`: {parameters['images_per_class']} generated images per class, "
+        f"{len(parameters['seeds'])} seeds, 95 % intervals, "
+        f"{record['seconds'] / 60:.0f} minutes on {machine['cores']} busy "
+        f"cores ({machine['device']}). [Report]({at}/report.ipynb); methods: [trained](nbs/08_bridge.ipynb), "
+        "[the others](nbs/studies/alternatives.ipynb).",
         "",
-        f"| method | trains on | {' | '.join(real_images(one.shots) for one in compared)} |",
-        f"|{'---|' * (len(compared) + 2)}",
+        f"| method | {' | '.join(real_images(one.shots) for one in compared)} |",
+        f"|{'---|' * (len(compared) + 1)}",
     ]
     lines += [
-        f"| `{line.method}` | {explain(line.method)} | {' | '.join(cell(one, line.method) for one in compared)} |"
-        for line in compared[0].lines
+        f"| `{line.method}` | {' | '.join(cell(one, line.method) for one in compared)} |" for line in compared[0].lines
     ]
     return "\n".join(lines) + "\n", gains_file(compared[0])
 
