@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from synthnb.core.files import tensor_names
 from synthnb.data import digits, few_shot
@@ -141,13 +142,12 @@ def test_what_would_mean_nothing_is_refused(pipe, few, phrases, change, told):
 
 
 def test_pipelines_that_cannot_are_refused(few, phrases):
-    class Other:
-        pass
-
-    with pytest.raises(ValueError, match="Other is not supported: a LoRA can be learned for Stable Diffusion"):
-        lora(Other(), few, phrases)
-    with pytest.raises(ValueError, match="no image to image for Other"):
-        image_to_image(Other(), few, plan_of(phrases))
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    other = DDPMPipeline(UNet2DModel(sample_size=8, norm_num_groups=4, **blocks), DDPMScheduler())
+    with pytest.raises(ValueError, match="DDPMPipeline is not supported: a LoRA can be learned for Stable Diffusion"):
+        lora(other, few, phrases)
+    with pytest.raises(ValueError, match="no image to image for DDPMPipeline"):
+        image_to_image(other, few, plan_of(phrases))
     half = load_generator(folder("generator"), "cpu", "float16")
     with pytest.raises(ValueError, match="gradients vanish in float16"):
         lora(half, few, phrases)
