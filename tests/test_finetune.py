@@ -229,3 +229,10 @@ def test_a_class_name_of_several_tokens_starts_from_the_initializer(pipe, few, p
     asked = dict(zip(odd, prompts.values()))
     found = draw_source("class_tokens", pipe, images, named, asked, 1, HOW)
     assert found.images.per_class == dict.fromkeys(odd, 1)
+
+
+def test_tokens_leave_the_precision_of_a_generator(few, phrases, prompts):
+    half = load_generator(folder("generator"), "cpu", "bfloat16")
+    draw_source("class_tokens", half, few, phrases, prompts, 1, HOW)
+    kinds = {name: part.dtype for name, part in half.components.items() if isinstance(part, torch.nn.Module)}
+    assert set(kinds.values()) == {torch.bfloat16}, kinds

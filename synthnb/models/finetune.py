@@ -313,7 +313,8 @@ def _class_tokens(
     styles = invert_classes(pipe, images, starts, folder, config, progress=False)
     parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     copies = {part: copy.deepcopy(pipe.components[part]) for part in parts if pipe.components.get(part) is not None}
-    own = type(pipe).from_pipe(pipe, torch_dtype=None, **copies)
+    with quiet_loading():
+        own = type(pipe).from_pipe(pipe, dtype=pipe.dtype, **copies)  # without one, shared parts become float32
     own.set_progress_bar_config(disable=True)
     for style in styles.values():
         add_style(own, style)

@@ -62,12 +62,14 @@ def quiet_loading():
     "Hide the libraries' loading bars and remarks; downloads still show their bars, errors are still errors."
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, theirs = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        diffusers_logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(theirs)
         diffusers_logging.enable_progress_bar()
         transformers_logging.enable_progress_bar()
 
