@@ -49,7 +49,6 @@ from synthnb.studies.folder import (
 )
 from .page import about_run, fit_report, mask_secrets, star_out, tidy
 from .parameters import resolve_parameters
-from .report_page import write_html
 from .stages import noted_stages
 
 # %% ../../nbs/studies/run.ipynb #bfca2767
@@ -318,6 +317,8 @@ def _papermill_view(notebook: Path, parameters: dict[str, object]) -> nbformat.N
 # %% ../../nbs/studies/run.ipynb #aa69b737
 def _publish(folder: Path, record: dict, source: Path) -> None:
     "Turn the executed copy into the report. Raises `RunFailed` if the notebook reported nothing."
+    from synthnb.studies.report_page import write_html  # plots, which nothing needs before the run is done
+
     partial = folder / "report.partial.ipynb"
     if not (folder / "results.json").is_file():
         raise RunFailed("the notebook ran to its end but never called report(...)")
