@@ -181,7 +181,7 @@ def _measured_cost(parameters: dict, place: str, images: int, classes: int) -> C
 # %% ../../nbs/studies/doctor_drawing.ipynb #e4508f21
 def _cost_here(settings: dict, images: int, classes: int, measure: bool) -> Cost:
     "Seconds and bytes as measured here; else bytes by the pixels of an image, as far as they are known."
-    model, counts = settings["generator"], {"images": float(images)}
+    model, counts = settings["generator"], dict[str, float](images=images)
     folder = folder_of(model)
     if folder and folder.is_dir() and measure:
         small = size_of(folder.rglob("*.safetensors")) < 2e8
