@@ -680,7 +680,7 @@ def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
         workers=0,
     )
     assert (
-        [row["arm"] for row in found["rows"]] == ["LAR, 1 image"]
+        [row["arm"] for row in found["rows"]] == ["LAR, 1 image", "LAR together, 1 image"]
         and found["candidates"] > 2 * len(synsets)
         and found["glyphworld"] is False
     )
