@@ -2643,6 +2643,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'synthnb.studies.ledger._entry_line': ( 'studies/ledger.html#_entry_line',
                                                                                 'synthnb/studies/ledger.py'),
                                         'synthnb.studies.ledger._expanded': ('studies/ledger.html#_expanded', 'synthnb/studies/ledger.py'),
+                                        'synthnb.studies.ledger._meets': ('studies/ledger.html#_meets', 'synthnb/studies/ledger.py'),
                                         'synthnb.studies.ledger._open_run': ('studies/ledger.html#_open_run', 'synthnb/studies/ledger.py'),
                                         'synthnb.studies.ledger._paper_commands': ( 'studies/ledger.html#_paper_commands',
                                                                                     'synthnb/studies/ledger.py'),

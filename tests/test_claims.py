@@ -44,7 +44,11 @@ def test_a_claim_is_run_by_its_experiment_here(monkeypatch):
     status, text = says("claim", "label-ambiguity", "--dry-run")
     assert status == 0 and "run lar_benchmark -f nbs/experiments/params/glyphworld/lar_benchmark.yaml" in text
     assert "nothing was started" in text
-    assert all(glyphworld_file(ROOT, claim).is_file() for claim in CLAIMS if claim.compare and claim.experiment)
+    files = {claim.name: glyphworld_file(ROOT, claim) for claim in CLAIMS if claim.compare}
+    assert all(file.is_file() for _, file in files.values())
+    assert (files["low-data"][0], files["low-data"][1].stem) == ("bridge_study", "bridge_mnist"), (
+        "the primary's settings"
+    )
 
 
 def test_at_paper_scale_command_and_cost_are_printed(monkeypatch):

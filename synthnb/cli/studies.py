@@ -359,15 +359,15 @@ def claim(name: _Claim, paper: _Paper = False, dry_run: _DryRun = False) -> None
     with before_start():
         root = checkout()
         found = find_claim(root, name)
-        file = None if paper else glyphworld_file(root, found)
-    if file is None:
-        return typer.echo("\n".join(paper_lines(root, found)))
-    typer.echo(f"{found.claim}\nsynthnb run {found.experiment} -f {file.relative_to(root)}", err=True)
-    run(found.experiment, file, dry_run=dry_run)
+        if paper:
+            return typer.echo("\n".join(paper_lines(root, found)))
+        experiment, file = glyphworld_file(root, found)
+    typer.echo(f"{found.claim}\nsynthnb run {experiment} -f {file.relative_to(root)}", err=True)
+    run(experiment, file, dry_run=dry_run)
     if not dry_run:
         from synthnb.studies.folder import run_id
 
-        notebook, place, _, _, resolved = _asked(found.experiment, file, [])
+        notebook, place, _, _, resolved = _asked(experiment, file, [])
         typer.echo(_verdict_in(place / notebook.stem / run_id(notebook, resolved)))
 
 # %% ../../nbs/cli/studies.ipynb #e2977105

@@ -27,6 +27,7 @@ from ..core.files import did_you_mean, whole_file
 from ..core.intervals import Interval, paired_difference
 from .doctor import guess_experiment
 from .folder import state
+from .parameters import declared_parameters
 from .spread import best_to_worst
 
 # %% ../../nbs/studies/ledger.ipynb #d7afffc5
@@ -121,6 +122,11 @@ def load_claims(
         raise ValueError(f"{file}: {error}") from error
 
 # %% ../../nbs/studies/ledger.ipynb #9c257281
+def _meets(given: dict, where: dict) -> bool:
+    "Do parameters fulfil conditions? A list holds alternatives."
+    return all(given.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in where.items())
+
+
 @dataclass(frozen=True)
 class Run:
     "A finished run."
@@ -136,10 +142,7 @@ class Run:
 
     def meets(self, where: dict) -> bool:
         "Do its parameters fulfil the conditions?"
-        given = self.record["parameters"]
-        return all(
-            given.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in where.items()
-        )
+        return _meets(self.record["parameters"], where)
 
 
 def _open_run(folder: Path) -> Run:
@@ -401,16 +404,24 @@ def find_claim(root: Path, name: str) -> Claim:
     return known[name]
 
 
-def glyphworld_file(root: Path, claim: Claim) -> Path:
-    """The settings of a claim's experiment in glyphworld, of which the committed run with its effect comes first.
+def glyphworld_file(root: Path, claim: Claim) -> tuple[str, Path]:
+    """The experiment of a claim's primary comparison, and its settings here that meet the comparison's conditions.
 
     ValueError for a claim that no experiment here asks."""
-    folder = root / "nbs/experiments/params/glyphworld"
-    files = sorted(folder.glob("*.yaml"), key=lambda file: (file.stem != claim.experiment, file.name))
-    fits = [file for file in files if file.stem.startswith(claim.experiment)] if claim.experiment else []
-    if not fits:
-        raise ValueError(f"no experiment here asks {claim.name!r}; --paper says what it would take")
-    return fits[0]
+    first = next((comparison for comparison in claim.compare if comparison.primary), None)
+    experiment = (first.experiment if first else "") or claim.experiment
+    files = sorted(
+        (root / "nbs/experiments/params/glyphworld").glob("*.yaml"),
+        key=lambda file: (file.stem != experiment, not file.stem.startswith(experiment), file.name),
+    )
+    if first:
+        declared = declared_parameters(root / f"nbs/experiments/{experiment}.ipynb")
+        defaults = {name: parameter.default for name, parameter in declared.items()}
+        for file in files:
+            given = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if set(given) <= set(defaults) and _meets(defaults | given, first.where):
+                return experiment, file
+    raise ValueError(f"no experiment here asks {claim.name!r}; --paper says what it would take")
 
 
 def paper_lines(root: Path, claim: Claim) -> list[str]:
