@@ -15,6 +15,13 @@ WARM, COLD = [sys.executable, warm_python.__file__], [sys.executable]
 LOADED = "import sys; print('torch' in sys.modules)"
 
 
+@pytest.fixture(autouse=True)
+def as_the_server_began(monkeypatch):
+    """Commands tested in this process may have left variables that libraries read, which start python anew."""
+    for name in warm_python.read_at_import(os.environ):
+        monkeypatch.delenv(name)
+
+
 def both(*arguments, **options):
     """What `python` and a fork come to."""
     run = lambda python: subprocess.run([*python, *arguments], capture_output=True, text=True, **options)
