@@ -171,6 +171,7 @@ def test_paper_scale_says_what_is_unknown(tmp_path, monkeypatch):
         ("dsi_study", 100),
         ("volume_study", 5400),
         ("diversify_or_finetune", 1440),
+        ("protocol_audit", 8000),
     ],
 )
 def test_images_of_all_volumes_and_guidance_scales_are_counted(experiment, images):

@@ -49,10 +49,12 @@ GRIDS = sorted(PAPER.glob("*.grid.yaml"))
 SINGLE = sorted(set(PAPER.glob("*.yaml")) - set(GRIDS))
 STUDIES = (
     "bridge_study",
+    "diversify_or_finetune",
     "dsi_study",
     "guidance_study",
     "lar_benchmark",
     "prompt_ladder",
+    "protocol_audit",
     "quickstart",
     "transfer_volume",
     "volume_study",
@@ -474,6 +476,46 @@ def test_prompt_ladder_runs_to_the_end(here, monkeypatch):
         row["rung"] for row in found["images"]
     ] == rungs
     assert list(found["meanings"]) == ["club", "star", "three"] and found["glyphworld"] is False
+
+
+def test_protocol_audit_runs_to_the_end(here, monkeypatch):
+    found = results(
+        "protocol_audit.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        meaning="{class}",
+        classifier="./resnet18",
+        rates=[0.01, 0.03],
+        look_every=1,
+        denoising_steps=2,
+        strength=0.9,
+    )
+    assert {(row["arm"], row["lr"] in (0.01, 0.03)) for row in found["rows"]} == {
+        ("vanilla_matched", True),
+        ("bridged", True),
+    }
+    assert len({row["rule"] for row in found["rows"]}) == 7 and found["glyphworld"] is False
+
+
+def test_diversify_or_finetune_runs_to_the_end(here, monkeypatch):
+    found = results(
+        "diversify_or_finetune.yaml",
+        here,
+        monkeypatch,
+        real_data="mine",
+        meaning="{class}",
+        classifier="./resnet18",
+        volumes=[1, 2],
+        shots=1,
+        denoising_steps=2,
+        lora_steps=1,
+        lora_batch=2,
+        class_steps=1,
+        token_batch=2,
+    )
+    sources = gather_parameters(PAPER / "diversify_or_finetune.yaml", [])["sources"]
+    assert {row["arm"] for row in found["rows"]} >= set(sources) and found["glyphworld"] is False
 
 
 def test_volume_study_runs_to_the_end(here, monkeypatch):

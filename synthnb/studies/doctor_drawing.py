@@ -52,6 +52,8 @@ def count_images(parameters: dict, size: Size) -> int | None:
         sets = parameters["image_sets"] or len(parameters["seeds"])
     elif "sources" in parameters:  # each seed fine-tunes on real images of its own
         sets = len(parameters["seeds"])
+    if "strength" in parameters and "sources" not in parameters:  # the audit: as many again, from test images
+        return each * size.classes * (sets + len(parameters["seeds"])) or None
     return each * scales * kinds * sets * size.classes or None
 
 
@@ -64,6 +66,10 @@ _TRAINING = (
     "classifier",
     "from_scratch",
     "methods",
+    "method",
+    "rates",
+    "look_every",
+    "copied",
     "norms",
     "recipe",
     "advisor",

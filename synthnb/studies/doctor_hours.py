@@ -33,6 +33,8 @@ def _training_images(parameters: dict) -> int:
         volumes = many("images_per_class", "guidances") if listed else 1
         first = parameters["stage1_steps"] * many("stage1_seeds" if "stage1_seeds" in parameters else "seeds")
         second = parameters["stage2_steps"] * many("seeds", "shots", "methods")
+        if "rates" in parameters:  # the audit: two methods, once for each rate and for each of five rules
+            first, second = (steps * 2 * (many("rates") + 5) for steps in (first, second))
         return batch * (first + second) * volumes
     if isinstance(parameters.get("steps"), int):
         trainings = many("seeds", "norms", "prompts", "rungs", "volumes", "images_per_class", "methods")
