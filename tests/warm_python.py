@@ -106,6 +106,7 @@ def become(wanted: dict, streams: list[int]) -> None:
     import atexit
     import random
     import runpy
+    import signal
     import threading
     import traceback
     import types
@@ -117,6 +118,7 @@ def become(wanted: dict, streams: list[int]) -> None:
         os.dup2(stream, number)
     os.closerange(3, 256)
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs as a shell's job in the background ignores it
     os.chdir(wanted["folder"])
     missing = os.environ.keys() - wanted["environment"].keys() - read_at_import(os.environ).keys()
     for name in missing:
