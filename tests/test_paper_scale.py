@@ -356,6 +356,7 @@ def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
         "threads": 1,
         "seeds": [0],
         "image_size": 32,
+        "keep_size": 40,
         "batch_size": 8,
         "images_per_class": 1,
         "denoising_steps": 1,
