@@ -19,7 +19,7 @@ from importlib.metadata import version
 
 import torch
 
-from synthnb.bridge import Runtime, TransferConfig, run_arm
+from synthnb.bridge import Runtime, TransferConfig, run_method
 from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.glyphworld.world import folder, rendered_digits
 from synthnb.train import TrainConfig
@@ -40,7 +40,9 @@ def grid(steps: tuple[int, int], real: dict, volumes: list[LabelledImages], stor
         for shots in SHOTS:
             for seed in SEEDS:
                 few = few_shot(real["train"], shots, seed)
-                run = run_arm("bridged", folder("cnn"), few, synthetic, real["test"], config, seed=seed, runtime=place)
+                run = run_method(
+                    "bridged", folder("cnn"), few, synthetic, real["test"], config, seed=seed, runtime=place
+                )
                 right.append(run.correct.tolist())
     return time.process_time() - start, right
 

@@ -22,6 +22,7 @@ from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
 from .core.intervals import Interval, accuracy_interval, bootstrap_mean, judge, seen_from, wilson
+from .core.renamed import current_names, takes_old_names
 from .data import LabelledImages
 from .training.prediction import class_mean
 
@@ -91,7 +92,7 @@ def bootstrap_accuracy(
     return bootstrap_mean(per_image, level, resamples, seed)
 
 # %% ../nbs/09_evaluate.ipynb #f1f567bb
-_COLUMNS = ("shots", "arm", "seed", "accuracy", "steps_stage1", "steps_stage2")
+_COLUMNS = ("shots", "method", "seed", "accuracy", "steps_stage1", "steps_stage2")
 _NOTHING = {
     "gain": math.nan,
     "gain_low": math.nan,
@@ -102,11 +103,12 @@ _NOTHING = {
 }
 
 
+@takes_old_names
 @dataclass(frozen=True)
 class Baseline:
     "What needs no training reaches with one seed; it stands in the same table as the methods."
 
-    arm: str
+    method: str
     seed: int
     shots: int
     correct: np.ndarray  # bool [N], one per test image
@@ -156,13 +158,13 @@ def _sets(runs: Sequence) -> str:
 # %% ../nbs/09_evaluate.ipynb #bf3619e8
 def _gains(runs: dict[str, list], against: str, level: float, margin: float) -> dict[str, dict]:
     "Paired difference and verdict of each method that ran with the seeds of the reference."
-    by_seed = {arm: {run.seed: run.accuracy for run in own} for arm, own in runs.items()}
+    by_seed = {method: {run.seed: run.accuracy for run in own} for method, own in runs.items()}
     rival = by_seed.get(against, {})
-    fits = [arm for arm in runs if arm != against and set(by_seed[arm]) == set(rival)]
-    differences = {arm: [by_seed[arm][seed] - rival[seed] for seed in sorted(rival)] for arm in fits}
-    errors = {arm: _test_error(runs[arm], runs[against]) for arm in fits}
+    fits = [method for method in runs if method != against and set(by_seed[method]) == set(rival)]
+    differences = {method: [by_seed[method][seed] - rival[seed] for seed in sorted(rival)] for method in fits}
+    errors = {method: _test_error(runs[method], runs[against]) for method in fits}
     return {
-        arm: {
+        method: {
             "gain": found.gain.mean,
             "gain_low": found.gain.low,
             "gain_high": found.gain.high,
@@ -170,41 +172,42 @@ def _gains(runs: dict[str, list], against: str, level: float, margin: float) -> 
             "smallest": found.smallest,
             "more_seeds": math.nan if found.more_seeds is None else found.more_seeds,
         }
-        for arm, found in judge(differences, errors, margin=margin, level=level).items()
+        for method, found in judge(differences, errors, margin=margin, level=level).items()
     }
 
 # %% ../nbs/09_evaluate.ipynb #8db61cb6
 def results_table(
-    results: Sequence,  # runs such as `ArmResult` or `Baseline`, see below
+    results: Sequence,  # runs such as `MethodResult` or `Baseline`, see below
     against: str = "vanilla_matched",  # reference method of the differences
     level: float = 0.95,
     margin: float = 0.01,  # methods whose accuracies differ by less are equivalent
 ) -> pd.DataFrame:
     """One row for each method and number of real images, in order of appearance; shares in 0..1.
 
-    A run has arm, seed, shots, accuracy, steps_stage1, steps_stage2 and, if kept, correct, per_class, image_set.
+    A run has method, seed, shots, accuracy, steps_stage1, steps_stage2 and, if kept, correct, per_class, image_set.
     accuracy, low, high: mean over seeds and its interval (none below five seeds); seeds_at: the accuracy of each seed;
     per_class: mean over classes; gain, gain_low, gain_high: paired difference to the reference;
     verdict, smallest, more_seeds: of `intervals.judge`, corrected for the methods with as many real images;
     sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice.
     """
+    results = current_names(results)
     runs = pd.DataFrame([{key: getattr(run, key) for key in _COLUMNS} for run in results])
-    if (again := runs[runs.duplicated(["shots", "arm", "seed"])]).size:
+    if (again := runs[runs.duplicated(["shots", "method", "seed"])]).size:
         raise ValueError(
-            f"method {again.arm.iloc[0]!r} has seed {again.seed.iloc[0]} twice with {again.shots.iloc[0]} shots"
+            f"method {again.method.iloc[0]!r} has seed {again.seed.iloc[0]} twice with {again.shots.iloc[0]} shots"
         )
     grouped: dict[int, dict[str, list]] = {}
     for run in results:
-        grouped.setdefault(run.shots, {}).setdefault(run.arm, []).append(run)
-    judged = {shots: _gains(by_arm, against, level, margin) for shots, by_arm in grouped.items()}
+        grouped.setdefault(run.shots, {}).setdefault(run.method, []).append(run)
+    judged = {shots: _gains(by_method, against, level, margin) for shots, by_method in grouped.items()}
     rows = []
-    for shots, arm in runs[["shots", "arm"]].drop_duplicates().itertuples(index=False):
-        own = sorted(grouped[shots][arm], key=lambda run: run.seed)
+    for shots, method in runs[["shots", "method"]].drop_duplicates().itertuples(index=False):
+        own = sorted(grouped[shots][method], key=lambda run: run.seed)
         kept = _per_image(own)
         found = accuracy_interval([run.accuracy for run in own], len(kept), level) if kept is not None else None
         row = {
             "shots": shots,
-            "arm": arm,
+            "method": method,
             "accuracy": float(np.mean([run.accuracy for run in own])),
             "low": found.low if found else math.nan,
             "high": found.high if found else math.nan,
@@ -212,7 +215,7 @@ def results_table(
             "seeds_at": [run.accuracy for run in own],
             "per_class": float(np.mean([getattr(run, "per_class", math.nan) for run in own])),
         }
-        rows.append(row | judged[shots].get(arm, _NOTHING) | {"sets": _sets(own)} | _steps(own, grouped[shots]))
+        rows.append(row | judged[shots].get(method, _NOTHING) | {"sets": _sets(own)} | _steps(own, grouped[shots]))
     return pd.DataFrame(rows)
 
 # %% ../nbs/09_evaluate.ipynb #317fd30a
@@ -240,6 +243,7 @@ def readable_table(
             f" ({', '.join(f'{100 * value:.1f}' for value in row.seeds_at)})" if row.seeds > 1 else ""
         )
 
+    table = current_names(table)
     rows = list(table.itertuples())
     gains = [
         "" if math.isnan(row.gain) else Interval(row.gain, row.gain_low, row.gain_high, row.seeds).points
@@ -249,7 +253,7 @@ def readable_table(
         "accuracy %": [accuracy(row) for row in rows],
         "per class %": [f"{100 * row.per_class:.1f}" if row.per_class == row.per_class else "" for row in rows],
     }
-    return table[["shots", "arm"]].assign(
+    return table[["shots", "method"]].assign(
         **texts,
         **{"paired gain": gains, "verdict": table.verdict, "seeds": table.seeds, "generated sets": table.sets},
         **{name: table[name] for name in ("steps", "equal steps")},
@@ -262,9 +266,9 @@ def verdicts(
 ) -> list[str]:
     "A line of Markdown for each method: what it reaches, its paired gain, and the verdict."
     lines = []
-    for row in table.itertuples():
+    for row in current_names(table).itertuples():
         line, gain = (
-            f"- `{row.arm}` reaches {row.accuracy:.1%}",
+            f"- `{row.method}` reaches {row.accuracy:.1%}",
             Interval(row.gain, row.gain_low, row.gain_high, row.seeds),
         )
         if gain.mean == gain.mean and gain.is_empty:
@@ -289,12 +293,13 @@ def verdicts(
 
 # %% ../nbs/09_evaluate.ipynb #4a38b453
 def show_results(
-    results: Sequence,  # runs with arm and accuracy, such as ArmResult
+    results: Sequence,  # runs with method and accuracy, such as MethodResult
     table: pd.DataFrame,  # of `results_table`, of one number of real images
     title: str = "",
     against: str = "vanilla_matched",  # the reference method of the table
 ) -> Figure:
     "Paired gains with their intervals, and beside them the seeds' accuracies as points: a closed matplotlib figure."
+    results, table = current_names(results), current_names(table)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.35 * len(table) + 1.2), sharey=True, width_ratios=(3, 2))
     places, gains = np.arange(len(table)), 100 * table[["gain", "gain_low", "gain_high"]].to_numpy()
     colours = table.verdict.map({"better": "C2", "worse": "C3", "equivalent": "C0"}).fillna("0.5")
@@ -307,9 +312,12 @@ def show_results(
         xlabel=f"points against {against}, 95 %\ngreen better, red worse, blue equivalent, grey inconclusive",
         yticks=places,
     )
-    left.set_yticklabels(table.arm, parse_math=False)
+    left.set_yticklabels(table.method, parse_math=False)
     right.scatter(
-        [100 * run.accuracy for run in results], [list(table.arm).index(run.arm) for run in results], color="0.6", s=14
+        [100 * run.accuracy for run in results],
+        [list(table.method).index(run.method) for run in results],
+        color="0.6",
+        s=14,
     )
     right.scatter(100 * table.accuracy, places, color="k", marker="|", s=90)
     right.set(xlabel="accuracy in %: seeds, and their mean", xlim=(None, min(101, right.get_xlim()[1])))
@@ -322,37 +330,45 @@ def show_results(
 
 # %% ../nbs/09_evaluate.ipynb #00d97f3c
 def best_by_validation(
-    results: Sequence,  # runs with arm and val_accuracy, such as ArmResult
+    results: Sequence,  # runs with method and val_accuracy, such as MethodResult
     besides: str = "vanilla_matched",  # the reference, which is not looked for
 ) -> str:
     """The method with the highest mean accuracy on the validation images, which no table shows.
 
     So nothing is chosen by test images. ValueError without validation images."""
     means = pd.DataFrame(
-        [(run.arm, getattr(run, "val_accuracy", math.nan)) for run in results if run.arm != besides],
-        columns=["arm", "value"],
+        [
+            (run.method, getattr(run, "val_accuracy", math.nan))
+            for run in current_names(results)
+            if run.method != besides
+        ],
+        columns=["method", "value"],
     )
-    means = means.groupby("arm", sort=False).value.mean().dropna()
+    means = means.groupby("method", sort=False).value.mean().dropna()
     if means.empty:
-        raise ValueError("no method was measured on validation images: give run_arm(val=...)")
+        raise ValueError("no method was measured on validation images: give run_method(val=...)")
     return str(means.idxmax())
 
 # %% ../nbs/09_evaluate.ipynb #51a4a4bf
+@takes_old_names
 def gain_by_class(
-    results: Sequence,  # runs with arm, seed and correct, such as ArmResult; one number of shots
+    results: Sequence,  # runs with method, seed and correct, such as MethodResult; one number of shots
     data: LabelledImages,  # the test set
-    arm: str,
+    method: str,
     against: str = "vanilla_matched",
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Accuracy of two methods and their difference with a bootstrap interval over test images.
 
     The first row is of all classes, then one row per class follows, the largest gain first."""
-    runs = {name: {run.seed: run.correct for run in results if run.arm == name} for name in (arm, against)}
-    if set(runs[arm]) != set(runs[against]) or not runs[arm]:
-        seeds = f"{sorted(runs[arm])} and {sorted(runs[against])}"
-        raise ValueError(f"{arm!r} and {against!r} need runs with the same seeds, got {seeds}")
-    share, before = (np.mean(list(own.values()), axis=0) for own in (runs[arm], runs[against]))
+    runs = {
+        name: {run.seed: run.correct for run in current_names(results) if run.method == name}
+        for name in (method, against)
+    }
+    if set(runs[method]) != set(runs[against]) or not runs[method]:
+        seeds = f"{sorted(runs[method])} and {sorted(runs[against])}"
+        raise ValueError(f"{method!r} and {against!r} need runs with the same seeds, got {seeds}")
+    share, before = (np.mean(list(own.values()), axis=0) for own in (runs[method], runs[against]))
     labels, rows = data.labels.numpy(), []
     if len(share) != len(labels):
         raise ValueError(f"{len(share)} judgements for {data}: both must be of the same images")

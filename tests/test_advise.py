@@ -26,7 +26,7 @@ RISING = rows({25: [0.60, 0.71, 0.66], 50: [0.66, 0.76, 0.73], 100: [0.72, 0.82,
 
 
 def test_order_of_rows_and_other_columns_do_not_matter():
-    mixed = RISING.sample(frac=1, random_state=0).assign(arm="bridged", steps=200)
+    mixed = RISING.sample(frac=1, random_state=0).assign(method="bridged", steps=200)
     assert str(more_helps(mixed)) == str(more_helps(RISING)) and str(more_helps(RISING)).startswith(
         "go on: by the curve, 300 images of a class"
     )
@@ -101,12 +101,14 @@ def test_refused(wrong, told):
         more_helps(wrong)
 
 
-def test_a_baseline_is_no_arm_that_beat_the_advice():
+def test_a_baseline_is_no_method_that_beat_the_advice():
     "A report said that the advisor's pick was not the best method, which was `nearest (pixels)`."
-    probe = Advice(pd.DataFrame({"arm": ["bridged", "vanilla"], "run": [True, False]}).set_index("arm"), (1, 1), 1, 0.0)
+    probe = Advice(
+        pd.DataFrame({"method": ["bridged", "vanilla"], "run": [True, False]}).set_index("method"), (1, 1), 1, 0.0
+    )
     table = pd.DataFrame(
         {
-            "arm": ["vanilla", "bridged", "nearest (pixels)"],
+            "method": ["vanilla", "bridged", "nearest (pixels)"],
             "accuracy": [0.5, 0.6, 0.9],
             "steps": ["0 + 20", "10 + 10", "none"],
         }

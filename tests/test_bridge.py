@@ -1,4 +1,4 @@
-"""Arms at their edges: a kill in either stage, what a run is known by, and recipes."""
+"""Methods at their edges: a kill in either stage, what a run is known by, and recipes."""
 
 import os
 import re
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from synthnb import bridge
-from synthnb.bridge import ARMS, Runtime, TransferConfig, run_arm, train_arm
+from synthnb.bridge import METHODS, Runtime, TransferConfig, run_method, train_method
 from synthnb.core.streams import PURPOSES
 from synthnb.data import LabelledImages, digits, few_shot, ordered
 from synthnb.datasets.listed import list_folder, save_folder
@@ -31,12 +31,12 @@ CPU = Runtime(device="cpu")
 CHILD = textwrap.dedent("""
     import sys, torch
     torch.set_num_threads(1)
-    from synthnb.bridge import Runtime, TransferConfig, run_arm
+    from synthnb.bridge import Runtime, TransferConfig, run_method
     from synthnb.train import TrainConfig
     from synthnb.data import digits, few_shot
     from synthnb.glyphworld.world import folder
     real = digits()
-    run_arm("bridged++", folder("cnn"), few_shot(real["train"], 2),
+    run_method("bridged++", folder("cnn"), few_shot(real["train"], 2),
             few_shot(real["train"], 4, seed=5), real["val"], CONFIG,
             runtime=Runtime(device="cpu", store=sys.argv[1], checkpoint_every=2))
 """).replace("CONFIG", "TransferConfig(TrainConfig(batch_size=16, lr=2e-3), steps=(40, 40))")
@@ -50,7 +50,7 @@ def pair() -> tuple:
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    return run_arm("bridged++", folder("cnn"), *pair(), CONFIG, runtime=CPU).correct.tolist()
+    return run_method("bridged++", folder("cnn"), *pair(), CONFIG, runtime=CPU).correct.tolist()
 
 
 @pytest.mark.parametrize("stage", ["stage1", "run"])
@@ -66,14 +66,14 @@ def test_killed_in_a_stage_it_goes_on_from_there(stage, undisturbed, tmp_path, m
     taken = []
     monkeypatch.setattr("synthnb.train._domain_loss", lambda *given: taken.append(1) or _domain_loss(*given))
     kept = Runtime(device="cpu", store=tmp_path, checkpoint_every=2)
-    again = run_arm("bridged++", folder("cnn"), *pair(), CONFIG, runtime=kept)
+    again = run_method("bridged++", folder("cnn"), *pair(), CONFIG, runtime=kept)
     assert again.correct.tolist() == undisturbed and again.stage1_found == (stage == "run")
     assert len(taken) < {"stage1": 80, "run": 40}[stage], "steps before the checkpoint are not taken twice"
     assert not list(tmp_path.glob("*.checkpoint"))
 
 
-@pytest.mark.parametrize("arm, alpha", [("vanilla", 0.1), ("mixed_per_batch", 0.1), ("vanilla+mixup", 0.2)])
-def test_a_recipes_mixup_is_for_all_arms(arm, alpha, monkeypatch):
+@pytest.mark.parametrize("method, alpha", [("vanilla", 0.1), ("mixed_per_batch", 0.1), ("vanilla+mixup", 0.2)])
+def test_a_recipes_mixup_is_for_all_methods(method, alpha, monkeypatch):
     real, told = few_shot(digits()["train"], 2), {}
 
     class Enough(Exception):
@@ -86,12 +86,12 @@ def test_a_recipes_mixup_is_for_all_arms(arm, alpha, monkeypatch):
     monkeypatch.setattr(bridge, "fit", look)
     with pytest.raises(Enough):
         config = TransferConfig(with_recipe("from_scratch"), steps=(1, 1))
-        train_arm(ARMS[arm], folder("cnn"), real, real, config, runtime=CPU)
+        train_method(METHODS[method], folder("cnn"), real, real, config, runtime=CPU)
     assert (told["mixup"], told["cutmix"]) == (alpha, 1.0)
 
 
-@pytest.mark.parametrize("arm", ["augmented", "mixed_per_batch+augmented", "bridged+augmented"])
-def test_strong_augmentation_is_of_the_last_stage_alone(arm, monkeypatch):
+@pytest.mark.parametrize("method", ["augmented", "mixed_per_batch+augmented", "bridged+augmented"])
+def test_strong_augmentation_is_of_the_last_stage_alone(method, monkeypatch):
     real, configs, fit = few_shot(digits()["train"], 2), [], bridge.fit
 
     def look(model, sets, config, **settings):
@@ -100,10 +100,10 @@ def test_strong_augmentation_is_of_the_last_stage_alone(arm, monkeypatch):
 
     monkeypatch.setattr(bridge, "fit", look)
     config = TransferConfig(TrainConfig(batch_size=8), steps=(1, 1))
-    train_arm(ARMS[arm], folder("cnn"), real, real, config, runtime=CPU)
+    train_method(METHODS[method], folder("cnn"), real, real, config, runtime=CPU)
     *first, last = configs
     assert (last.augment, last.cutmix) == (TimmPolicy(config.policy, config.training.augment), 1.0)
-    assert [(one.augment, one.cutmix) for one in first] == [(config.training.augment, 0.0)] * ("bridged" in arm)
+    assert [(one.augment, one.cutmix) for one in first] == [(config.training.augment, 0.0)] * ("bridged" in method)
     images = real.images[:4]
     plain, strong = (
         change(images, torch.Generator().manual_seed(0)) for change in (config.training.augment, last.augment)
@@ -120,7 +120,7 @@ def test_runs_of_other_sets_or_models_are_not_taken_for_one_that_was_made(tmp_pa
     first, second = (list_folder(tmp_path / name)["train"] for name in "ab")
     assert list(first.items) == list(second.items), "the same names, other images"
     found = lambda real, test, config=config: (
-        run_arm("vanilla", folder("cnn"), real, None, test, config, runtime=kept).found
+        run_method("vanilla", folder("cnn"), real, None, test, config, runtime=kept).found
     )
     assert [found(first, first) for _ in range(2)] == [False, True]
     assert not found(second, first)
@@ -133,11 +133,11 @@ def test_a_validation_set_in_another_order_is_refused():
     real = digits()
     few, val = few_shot(real["train"], 2), ordered(real["val"], real["val"].classes[::-1])
     with pytest.raises(ValueError, match="only their order differs"):
-        run_arm("vanilla", folder("cnn"), few, None, real["test"], CONFIG, watch=Watch(val), runtime=CPU)
+        run_method("vanilla", folder("cnn"), few, None, real["test"], CONFIG, watch=Watch(val), runtime=CPU)
 
 
-@pytest.mark.parametrize("arm", ["bridged+new_head", "bridged++", "bridged+new_block", "vanilla+new_head"])
-def test_a_new_head_begins_with_chance(arm, monkeypatch):
+@pytest.mark.parametrize("method", ["bridged+new_head", "bridged++", "bridged+new_block", "vanilla+new_head"])
+def test_a_new_head_begins_with_chance(method, monkeypatch):
     "It was the head that stage 1 began with: untrained it read 99 % of what stage 1 had learned."
     real, begun, fit = few_shot(digits()["train"], 20), [], bridge.fit
 
@@ -148,7 +148,7 @@ def test_a_new_head_begins_with_chance(arm, monkeypatch):
     monkeypatch.setattr(bridge, "fit", look)
     config = TransferConfig(TrainConfig(batch_size=32, lr=2e-3), steps=(60, 1))
     for seed in range(5):
-        train_arm(ARMS[arm], folder("cnn"), real, real, config, seed=seed, runtime=CPU)
+        train_method(METHODS[method], folder("cnn"), real, real, config, seed=seed, runtime=CPU)
     after = sum(begun[1::2]) / 5
     assert after < 0.22, f"accuracy at step 0 of stage 2 is {after:.0%}, chance is 10 %"
 
@@ -164,7 +164,7 @@ def test_two_stages_on_the_same_images_take_different_batches(monkeypatch):
 
     monkeypatch.setattr("synthnb.train.ready", look)
     config = TransferConfig(TrainConfig(batch_size=16), steps=(5, 5))
-    train_arm(ARMS["vanilla+new_head"], folder("cnn"), few, None, config, runtime=CPU)
+    train_method(METHODS["vanilla+new_head"], folder("cnn"), few, None, config, runtime=CPU)
     first, second = taken[:5], taken[5:]
     assert len(second) == 5 and all(a[0] != b[0] and not torch.equal(a[1], b[1]) for a, b in zip(first, second))
 
@@ -189,17 +189,17 @@ def test_a_dual_network_keeps_both_branches_and_is_read_in_four_ways():
     real = digits()
     few = few_shot(real["train"], 20)
     other = LabelledImages(255 - few.images, few.labels, few.classes, "inverted")
-    config, arm = TransferConfig(TrainConfig(batch_size=32, lr=2e-3), steps=(0, 80)), "mixed_per_batch+dual"
-    net, *_ = train_arm(replace(ARMS[arm], scratch=True), folder("cnn"), few, other, config, runtime=CPU)
+    config, method = TransferConfig(TrainConfig(batch_size=32, lr=2e-3), steps=(0, 80)), "mixed_per_batch+dual"
+    net, *_ = train_method(replace(METHODS[method], scratch=True), folder("cnn"), few, other, config, runtime=CPU)
     share = lambda images, read: (predict(net, images, read=read).argmax(1) == real["val"].labels).float().mean().item()
     negatives = 255 - real["val"].images
     assert share(real["val"].images, "main") > share(real["val"].images, "auxiliary") + 0.1
     assert share(negatives, "auxiliary") > share(negatives, "main") + 0.3, (
         "what the inverted images teach sits in the auxiliary branch"
     )
-    measured = lambda arm, steps: run_arm(
-        arm, folder("cnn"), few, other, real["val"], replace(config, steps=steps), runtime=CPU
+    measured = lambda method, steps: run_method(
+        method, folder("cnn"), few, other, real["val"], replace(config, steps=steps), runtime=CPU
     )
-    run = measured(arm, (0, 80))
+    run = measured(method, (0, 80))
     assert list(run.readings) == list(READINGS) and abs(run.readings["main"] - run.accuracy) < 1e-6
     assert measured("mixed_per_batch", (0, 1)).readings == {}

@@ -80,25 +80,29 @@ def test_conditions_are_parameters_of_their_experiments():
             assert set(comparison.where) <= set(declared), f"{claim.name}: {comparison.what}"
 
 
-def test_every_arm_is_named_by_its_experiment():
-    """A misspelt arm would be `not run` for ever: what no committed run has must stand in the notebook or in `ARMS`."""
-    from synthnb.bridge import ARMS
+def test_every_method_is_named_by_its_experiment():
+    """A misspelt method would be `not run` for ever.
+
+    What no committed run has must stand in the notebook or in `METHODS`."""
+    from synthnb.bridge import METHODS
 
     entries = [entry for entry in ledger_entries(ROOT) if entry.comparison and entry.effect is None]
     sources = {path.stem: path.read_text(encoding="utf-8") for path in EXPERIMENTS.glob("*.ipynb")}
     for entry in entries:
         for side in [*entry.comparison.plus, *entry.comparison.minus]:
-            if "arm" not in side:  # of another table
-                continue
-            arm, source = str(side["arm"]), sources[entry.comparison.experiment]
-            parts = [
-                part for part in re.split(r", (?:\d+ images)?", arm) if part
-            ]  # "diverse, dual" and "LAR, 8 images" are put together there
-            assert arm in ARMS or all(part in source for part in parts), f"{entry.claim.name}: {arm}"
+            text = sources[entry.comparison.experiment]
+            for named in (str(side[column]) for column in ("method", "source") if column in side):
+                # "diverse, dual" and "LAR, 8 images" are put together there
+                parts = [part for part in re.split(r", (?:\d+ images)?", named) if part]
+                assert named in METHODS or all(part in text for part in parts), f"{entry.claim.name}: {named}"
 
 
 def made_up(values: dict[str, list[float]], where: Path, **parameters) -> Run:
-    rows = [{"arm": arm, "seed": seed, "value": value} for arm, own in values.items() for seed, value in enumerate(own)]
+    rows = [
+        {"method": method, "seed": seed, "value": value}
+        for method, own in values.items()
+        for seed, value in enumerate(own)
+    ]
     return Run(
         where / "outputs/bridge_study/made-up",
         {"parameters": parameters},
@@ -118,7 +122,7 @@ def made_up(values: dict[str, list[float]], where: Path, **parameters) -> Run:
 )
 def test_interval_decides(tmp_path, values, verdict):
     comparison = Comparison(
-        what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study"
+        what="x", plus=[{"method": "a"}], minus=[{"method": "b"}], expect="above", experiment="bridge_study"
     )
     assert _entry_for(CLAIMS[0], comparison, [made_up(values, tmp_path)]).verdict == verdict
 
@@ -132,8 +136,8 @@ def test_newer_run_counts_only_if_it_meets_the_conditions(tmp_path):
     ]
     comparison = Comparison(
         what="x",
-        plus=[{"arm": "a"}],
-        minus=[{"arm": "b"}],
+        plus=[{"method": "a"}],
+        minus=[{"method": "b"}],
         expect="above",
         experiment="bridge_study",
         where={"classifier": "cnn"},
@@ -147,17 +151,21 @@ def test_newer_run_counts_only_if_it_meets_the_conditions(tmp_path):
 
 def test_other_seeds_are_an_error_and_a_missing_end_is_no_number(tmp_path):
     run = made_up({"a": [0.9, 0.9], "b": [0.1]}, tmp_path)
-    pair = Comparison(what="x", plus=[{"arm": "a"}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study")
+    pair = Comparison(
+        what="x", plus=[{"method": "a"}], minus=[{"method": "b"}], expect="above", experiment="bridge_study"
+    )
     with pytest.raises(ValueError, match="different seeds"):
         _entry_for(CLAIMS[0], pair, [run])
-    never = pair.model_copy(update={"plus": [{"table": "time", "arm": "b"}], "minus": [{"table": "time", "arm": "a"}]})
+    never = pair.model_copy(
+        update={"plus": [{"table": "time", "method": "b"}], "minus": [{"table": "time", "method": "a"}]}
+    )
     assert _entry_for(CLAIMS[0], never, [run]).verdict == "inconclusive"
 
 
 BEST = Comparison(
     what="x",
-    plus=[{"arm": "a", "best_over": "scale"}],
-    minus=[{"table": "margin", "arm": "hardly"}],
+    plus=[{"method": "a", "best_over": "scale"}],
+    minus=[{"table": "margin", "method": "hardly"}],
     expect="below",
     experiment="bridge_study",
 )
@@ -165,7 +173,7 @@ BEST = Comparison(
 
 def at_scales(values: dict[float, list[float]], where: Path, hardly: float = 0.03) -> Run:
     rows = [
-        {"arm": "a", "scale": scale, "seed": seed, "value": value}
+        {"method": "a", "scale": scale, "seed": seed, "value": value}
         for scale, own in values.items()
         for seed, value in enumerate(own)
     ]
@@ -194,14 +202,14 @@ def test_best_less_worst_has_one_side_and_one_row_a_seed(tmp_path):
     run = at_scales({1: [0.8, 0.8], 2: [0.7, 0.7]}, tmp_path)
     assert _entry_for(CLAIMS[0], BEST, [run]).effect.mean == pytest.approx(0.07)
     with pytest.raises(ValueError, match="one plus side"):
-        _entry_for(CLAIMS[0], BEST.model_copy(update={"minus": [{"arm": "a", "scale": 1}]}), [run])
+        _entry_for(CLAIMS[0], BEST.model_copy(update={"minus": [{"method": "a", "scale": 1}]}), [run])
     run.results["rows"].append(run.results["rows"][0])
     with pytest.raises(ValueError, match="several rows of a seed at one scale"):
         _entry_for(CLAIMS[0], BEST, [run])
 
 
 @pytest.mark.parametrize(
-    "arm, sets, verdict, told",
+    "method, sets, verdict, told",
     [
         ("a", 3, "reproduced", ""),
         ("a", 1, "inconclusive", "one generated set for all seeds"),
@@ -211,10 +219,12 @@ def test_best_less_worst_has_one_side_and_one_row_a_seed(tmp_path):
         ("bridged", 1, "inconclusive", "one generated set"),
     ],
 )
-def test_seeds_that_share_a_generated_set_decide_nothing(tmp_path, arm, sets, verdict, told):
-    run = made_up({arm: [0.8, 0.9, 0.85], "b": [0.7, 0.81, 0.74]}, tmp_path, seeds=[0, 1, 2])
+def test_seeds_that_share_a_generated_set_decide_nothing(tmp_path, method, sets, verdict, told):
+    run = made_up({method: [0.8, 0.9, 0.85], "b": [0.7, 0.81, 0.74]}, tmp_path, seeds=[0, 1, 2])
     run.results["generated_sets"] = sets
-    pair = Comparison(what="x", plus=[{"arm": arm}], minus=[{"arm": "b"}], expect="above", experiment="bridge_study")
+    pair = Comparison(
+        what="x", plus=[{"method": method}], minus=[{"method": "b"}], expect="above", experiment="bridge_study"
+    )
     found = _entry_for(CLAIMS[0], pair, [run], ["bridged++"])
     assert found.verdict == verdict and told in found.note
     assert _entry_for(CLAIMS[0], pair.model_copy(update={"generated": False}), [run]).verdict == "reproduced"

@@ -61,9 +61,9 @@ def test_benchmark_of_imagenets_ambiguous_names(tmp_path):
     )
     folder = run(Path(__file__).parents[1] / "nbs/experiments/lar_benchmark.ipynb", asked, tmp_path / "outputs")
     results = json.loads((folder / "results.json").read_text())
-    by_arm = {row["arm"]: row["accuracy"] for row in results["summary"]}
-    assert results["candidates"] == table.senses.sum() and 0 <= by_arm["LAR, 1 image"] <= 1
-    assert abs(by_arm["guess"] - (1 / table.senses).mean()) < 1e-6
+    by_method = {row["method"]: row["accuracy"] for row in results["summary"]}
+    assert results["candidates"] == table.senses.sum() and 0 <= by_method["LAR, 1 image"] <= 1
+    assert abs(by_method["guess"] - (1 / table.senses).mean()) < 1e-6
     assert "WordNet" in (folder / "senses.html").read_text()
 
 

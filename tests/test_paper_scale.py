@@ -378,7 +378,7 @@ def test_bridge_study_runs_to_the_end(here, monkeypatch):
     )
     rows = found["rows"]
     methods = gather_parameters(PAPER / "bridge_study.yaml", [])["methods"]
-    assert {(row["arm"], row["shots"]) for row in rows} == {(arm, n) for arm in methods for n in (1, 0)}
+    assert {(row["method"], row["shots"]) for row in rows} == {(method, n) for method in methods for n in (1, 0)}
     assert (
         all(0 <= row["value"] <= 1 for row in rows)
         and len(found["leep"]) == 2
@@ -400,7 +400,7 @@ def test_quickstart_runs_to_the_end(here, monkeypatch):
         style_steps=1,
         prompts_per_class=1,
     )
-    assert {row["arm"] for row in found["rows"]} >= {"vanilla_matched", "bridged++", "mixed_per_batch+dual"}
+    assert {row["method"] for row in found["rows"]} >= {"vanilla_matched", "bridged++", "mixed_per_batch+dual"}
     assert list(found["phrases"]) == ["club", "star", "three"] and found["style"] and found["glyphworld"] is False
 
 
@@ -418,11 +418,11 @@ def test_transfer_volume_runs_to_the_end(here, monkeypatch):
         seeds=[1],
     )
     methods = gather_parameters(PAPER / "transfer_volume.yaml", [])["methods"]
-    assert {(row["arm"], row["shots"], row["volume"]) for row in found["rows"]} == {
-        *((arm, k, n) for arm in methods for k in (1, 0) for n in volumes),
+    assert {(row["method"], row["shots"], row["volume"]) for row in found["rows"]} == {
+        *((method, k, n) for method in methods for k in (1, 0) for n in volumes),
         *(("vanilla_matched", k, 0) for k in (1, 0)),
     }
-    assert len({row["steps"] for row in found["rows"]}) == 1, "all arms take the same steps"
+    assert len({row["steps"] for row in found["rows"]}) == 1, "all methods take the same steps"
     assert (
         all(row["stage1_seed"] == row["seed"] for row in found["rows"])
         and "more images for `bridged++`?" in found["conclusion"]
@@ -449,9 +449,9 @@ def test_guidance_study_runs_to_the_end(here, monkeypatch):
         guidances=scales,
         images_per_class=2,
     )
-    assert {(row["arm"], row["guidance"]) for row in found["rows"]} == {
+    assert {(row["method"], row["guidance"]) for row in found["rows"]} == {
         ("vanilla_matched", None),
-        *((arm, scale) for arm in ("bridged", "bridged++", "synthetic_only") for scale in scales),
+        *((method, scale) for method in ("bridged", "bridged++", "synthetic_only") for scale in scales),
     }
     assert found["margin"] == {"hardly": 0.03} and "headline" not in found, "one seed says nothing of best and worst"
     plans = {path.name for path in (here / "outputs" / "stages").glob("*.parquet")}
@@ -473,7 +473,7 @@ def test_prompt_ladder_runs_to_the_end(here, monkeypatch):
         images_per_class=2,
     )
     rungs = gather_parameters(PAPER / "prompt_ladder.yaml", [])["rungs"]
-    assert {row["arm"] for row in found["rows"]} == {"real only", *rungs} and [
+    assert {row["source"] for row in found["rows"]} == {"real only", *rungs} and [
         row["rung"] for row in found["images"]
     ] == rungs
     assert list(found["meanings"]) == ["club", "star", "three"] and found["glyphworld"] is False
@@ -523,12 +523,12 @@ def test_volume_study_runs_to_the_end(here, monkeypatch):
     found = results(
         "volume_study.yaml", here, monkeypatch, real_data="mine", classifier="./resnet18", volumes=[0, 1], steps=1
     )
-    arms = {f"{kind}, {norm}" for kind in ("naive", "diverse") for norm in ("shared", "dual")}
-    arms |= {f"{kind}, dual, {read}" for kind in ("naive", "diverse") for read in READINGS if read != "main"}
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
+    methods = {f"{kind}, {norm}" for kind in ("naive", "diverse") for norm in ("shared", "dual")}
+    methods |= {f"{kind}, dual, {read}" for kind in ("naive", "diverse") for read in READINGS if read != "main"}
+    assert {(row["method"], row["volume"]) for row in found["rows"]} == {
         ("real only", 0),
         ("real only, half batches", 0),
-        *((arm, 1) for arm in arms),
+        *((method, 1) for method in methods),
     }
     assert {row["test"] for row in found["rows"]} == {"in domain", "inverted", "textured", "corrupted"} and found[
         "glyphworld"
@@ -557,7 +557,7 @@ def test_imagenet_study_runs_to_the_end(here, monkeypatch):
         lar_images=1,
     )  # so few that nobody can tell whether a random CLIP knows the names
     read = [name for name in READINGS if name != "main"]
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
+    assert {(row["method"], row["volume"]) for row in found["rows"]} == {
         ("real only", 0),
         ("real only, half batches", 0),
         *product(("shared", "dual", *(f"dual, {name}" for name in read)), (1, 2)),
@@ -586,7 +586,7 @@ def test_volume_long_tail_runs_to_the_end(here, monkeypatch):
         volumes=[0, 1],
         steps=1,
     )
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
+    assert {(row["method"], row["volume"]) for row in found["rows"]} == {
         ("real only", 0),
         ("real only, half batches", 0),
         ("naive, shared", 1),
@@ -612,7 +612,7 @@ def test_volume_vit_runs_to_the_end(here, monkeypatch):
         volumes=[0, 1],
         steps=1,
     )
-    assert {(row["arm"], row["volume"]) for row in found["rows"]} == {
+    assert {(row["method"], row["volume"]) for row in found["rows"]} == {
         ("real only", 0),
         ("real only, half batches", 0),
         *((f"diverse, {norm}", 1) for norm in ("shared", "dual", "token")),
@@ -638,7 +638,7 @@ def test_dsi_study_runs_to_the_end(here, monkeypatch):
         train_steps=[1, 1],
         train_batch=8,
     )
-    assert {"DSI", "untrained", "no style", "a token a class"} <= {row["arm"] for row in found["rows"]} and found[
+    assert {"DSI", "untrained", "no style", "a token a class"} <= {row["method"] for row in found["rows"]} and found[
         "glyphworld"
     ] is False
 
@@ -653,8 +653,8 @@ def test_a_cell_of_bridge_transfer_runs_to_the_end(here, monkeypatch):
         shots=[1, 0],
         curve_every=1,
     )
-    assert {(row["arm"], row["shots"]) for row in found["rows"]} == {
-        (arm, n) for arm in cells_of(PAPER / "bridge_transfer.grid.yaml")[0]["methods"] for n in (1, 0)
+    assert {(row["method"], row["shots"]) for row in found["rows"]} == {
+        (method, n) for method in cells_of(PAPER / "bridge_transfer.grid.yaml")[0]["methods"] for n in (1, 0)
     }
 
 
@@ -668,7 +668,9 @@ def test_a_cell_of_bridge_transfer_with_a_transformer_runs_to_the_end(here, monk
         shots=[1],
         curve_every=1,
     )
-    assert {row["arm"] for row in found["rows"]} == set(cells_of(PAPER / "bridge_transfer_vit.grid.yaml")[0]["methods"])
+    assert {row["method"] for row in found["rows"]} == set(
+        cells_of(PAPER / "bridge_transfer_vit.grid.yaml")[0]["methods"]
+    )
 
 
 def test_a_cell_of_transfer_volume_sets_runs_to_the_end(here, monkeypatch):
@@ -703,7 +705,7 @@ def test_a_cell_of_dsi_sets_runs_to_the_end(here, monkeypatch):
         train_steps=[1, 1],
         train_batch=8,
     )
-    assert {"DSI", "untrained", "no style"} <= {row["arm"] for row in found["rows"]}
+    assert {"DSI", "untrained", "no style"} <= {row["method"] for row in found["rows"]}
 
 
 def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
@@ -723,7 +725,7 @@ def test_lar_imagenet_runs_to_the_end(here, monkeypatch):
         workers=0,
     )
     assert (
-        [row["arm"] for row in found["rows"]] == ["LAR, 1 image", "LAR together, 1 image"]
+        [row["method"] for row in found["rows"]] == ["LAR, 1 image", "LAR together, 1 image"]
         and found["candidates"] > 2 * len(synsets)
         and found["glyphworld"] is False
     )

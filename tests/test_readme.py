@@ -92,7 +92,7 @@ def test_the_python_in_it_runs(tmp_path, monkeypatch, capsys):
     exec(code, {})
     told = capsys.readouterr().out
     assert [
-        arm for arm in ("vanilla_matched", "mixed_per_batch+dual", "bridged++") if arm not in told
+        method for method in ("vanilla_matched", "mixed_per_batch+dual", "bridged++") if method not in told
     ] == [] and "NO" not in told
 
 

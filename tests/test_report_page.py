@@ -12,6 +12,7 @@ from synthnb.core.stylesheet import STYLE
 from synthnb.images.board import _PAGE_STYLE as BOARD_STYLE
 from synthnb.images.evidence import _PAGE_STYLE as EVIDENCE_STYLE
 from synthnb.studies.check import _PAGE_STYLE as CHECK_STYLE
+from synthnb.studies.folder import read_results
 from synthnb.studies.index import _STYLE as INDEX_STYLE
 from synthnb.studies.report_page import make_page
 from synthnb.studies.verdict import comparisons, outcomes
@@ -106,10 +107,17 @@ def test_every_committed_run_is_read():
 
 def test_a_stronger_method_without_generated_images_is_the_one_to_beat():
     run = next(run for run in RUNS if run.parent.name == "bridge_study")
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    results = read_results(run)
     before = comparisons(results)[0]
-    fake = {"arm": "frozen features", "sets": "", "verdict": "better", "gain": 0.2, "gain_low": 0.1, "gain_high": 0.3}
-    row = next(row for row in results["summary"] if row["arm"] == before.best)
+    fake = {
+        "method": "frozen features",
+        "sets": "",
+        "verdict": "better",
+        "gain": 0.2,
+        "gain_low": 0.1,
+        "gain_high": 0.3,
+    }
+    row = next(row for row in results["summary"] if row["method"] == before.best)
     high = [value + 0.05 + 0.001 * i for i, value in enumerate(row["seeds_at"])]
     fake = row | fake | {"seeds_at": high, "accuracy": sum(high) / len(high)}
     after = comparisons(results | {"summary": [*results["summary"], fake]})[0]

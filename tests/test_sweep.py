@@ -27,7 +27,7 @@ with open(folder.parents[2] / "made.txt", "a") as made:
     made.write(f"{shots} {seed} {os.environ.get('OMP_NUM_THREADS')}\\n")
 assert shots != 13, "unlucky"
 time.sleep(pause)
-rows = [{"arm": "a", "seed": seed, "value": 0.5 + 0.01 * shots + 0.01 * seed, "steps": 1}]
+rows = [{"method": "a", "seed": seed, "value": 0.5 + 0.01 * shots + 0.01 * seed, "steps": 1}]
 (folder / "results.json").write_text(json.dumps({"rows": rows, "summary": [], "conclusion": "it ran"}))"""
 STAGE = """import os, time
 from synthnb.studies.stages import stage

@@ -329,11 +329,10 @@ def report_again(run: _RunFolder) -> None:
 
 def _verdict_in(folder: Path) -> str:
     """What a finished run says, and how sure that is."""
-    import json
-
+    from synthnb.studies.folder import read_results
     from synthnb.studies.verdict import how_sure, verdict_line
 
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_results(folder)
     return "\n".join(filter(None, (verdict_line(results), how_sure(results)))).replace("`", "")
 
 # %% ../../nbs/cli/studies.ipynb #67552eb1

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..bridge import Runtime, TransferConfig, run_arm
+from ..bridge import Runtime, TransferConfig, run_method
 from ..core.intervals import Interval, accuracy_interval, bounded_interval
+from ..core.renamed import current_names, takes_old_names
 from ..core.streams import stream
 from ..data import ImageSet, few_shot
 
@@ -58,7 +59,7 @@ class Advice:
 
     @property
     def run(self) -> list[str]:
-        "Arms worth a full run, the best of the probe first."
+        "Methods worth a full run, the best of the probe first."
         return self.table.index[self.table.run].tolist()
 
     def __str__(self) -> str:
@@ -75,19 +76,20 @@ class Advice:
 
         `table` is that of `results_table`: the full runs, with one number of shots.
         """
+        table = current_names(table)
         ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no method
-        (best, *others), ended = self.run, ran.set_index("arm").accuracy.sort_values(ascending=False, kind="stable")
-        named, first = ", ".join(f"`{arm}`" for arm in others), ended.index[0]
+        (best, *others), ended = self.run, ran.set_index("method").accuracy.sort_values(ascending=False, kind="stable")
+        named, first = ", ".join(f"`{method}`" for method in others), ended.index[0]
         beside = f" (not significantly different from it: {named})" if others else ""
         told = f"- The advisor's pick, `{best}`{beside},"
         if best not in ended:
-            told += f" was not run in full, where `{first}` was the best arm"
+            told += f" was not run in full, where `{first}` was the best method"
         elif ended[best] == ended.max():
             told += " was the best method of the full runs"
         else:
             told += f" was not the best method of the full runs, which was `{first}` ({ended.max():.1%})"
-        ends = [f"`{arm}` {value:.1%}" for arm, value in ended.items() if arm in self.table.index]
-        ends += [f"`{arm}` not run" for arm in self.table.index if arm not in ended]
+        ends = [f"`{method}` {value:.1%}" for method, value in ended.items() if method in self.table.index]
+        ends += [f"`{method}` not run" for method in self.table.index if method not in ended]
         return f"{told}; the methods that it compared ended: {', '.join(ends)}."
 
 # %% ../../nbs/studies/advise.ipynb #83a5b4b0
@@ -106,6 +108,7 @@ class Probe:
         return first, last
 
 
+@takes_old_names
 def advise(
     model: str | Path,  # pre-trained classifier, for `load_classifier`
     real: ImageSet,  # the few real images
@@ -113,14 +116,14 @@ def advise(
     val: ImageSet,  # to judge by; some images of each class are looked at
     config: TransferConfig = TransferConfig(),  # of a full run
     *,
-    arms: Sequence[str] = ("vanilla_matched", "mixed_per_batch", "bridged"),  # names in ARMS
+    methods: Sequence[str] = ("vanilla_matched", "mixed_per_batch", "bridged"),  # names in METHODS
     probe: Probe = Probe(),
     runtime: Runtime = Runtime(),
 ) -> Advice:
     "Probe methods and say which to run in full; ValueError for fewer than two methods or seeds."
-    if len(arms) < 2 or len(probe.seeds) < 2:
+    if len(methods) < 2 or len(probe.seeds) < 2:
         raise ValueError(
-            f"a comparison needs two methods and two seeds or more, got {list(arms)} and {list(probe.seeds)}"
+            f"a comparison needs two methods and two seeds or more, got {list(methods)} and {list(probe.seeds)}"
         )
     if not 0 < probe.effort <= 1:
         raise ValueError(f"effort must be above 0 and at most 1, got {probe.effort}")
@@ -128,9 +131,9 @@ def advise(
     few = min(probe.images_per_class, *val.per_class.values())
     judged = few_shot(val, few, seed=stream(0, "probe images"))
     draws = [stream(seed, "probe") for seed in probe.seeds]
-    run = lambda arm, seed: run_arm(arm, model, real, synthetic, judged, short, seed=seed, runtime=runtime)
-    runs = {arm: [run(arm, seed) for seed in draws] for arm in arms}
-    accuracies = {arm: [one.accuracy for one in own] for arm, own in runs.items()}
+    run = lambda method, seed: run_method(method, model, real, synthetic, judged, short, seed=seed, runtime=runtime)
+    runs = {method: [run(method, seed) for seed in draws] for method in methods}
+    accuracies = {method: [one.accuracy for one in own] for method, own in runs.items()}
     seconds = sum(one.seconds for own in runs.values() for one in own)
     return Advice(_advice_table(accuracies, len(judged), probe.level), short.steps, len(judged), seconds)
 
@@ -139,11 +142,11 @@ def _advice_table(accuracies: dict[str, list[float]], images: int, level: float)
     "What `Advice.table` holds, the best method first."
     gaps, half = _behind_best(np.array(list(accuracies.values())), level)
     rows = []
-    for (arm, own), gap in zip(accuracies.items(), gaps.tolist()):
+    for (method, own), gap in zip(accuracies.items(), gaps.tolist()):
         found = accuracy_interval(own, images, level)
         rows.append(
             {
-                "arm": arm,
+                "method": method,
                 "accuracy": found.mean,
                 "low": found.low,
                 "high": found.high,
@@ -153,7 +156,7 @@ def _advice_table(accuracies: dict[str, list[float]], images: int, level: float)
                 "run": gap == 0 or gap + half >= 0,
             }
         )
-    return pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable").set_index("arm")
+    return pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable").set_index("method")
 
 # %% ../../nbs/studies/advise.ipynb #869bc9aa
 _POWERS = np.linspace(0, 4, 41)

@@ -19,6 +19,7 @@ from sklearn.preprocessing import Normalizer
 from torch import nn
 
 from ..core.intervals import Verdict, judge
+from ..core.renamed import current_names
 from ..data import LabelledImages
 from ..evaluate import Baseline, pixel_baseline
 from ..images.fidelity import Extractor, Features, extract, open_extractor
@@ -52,7 +53,7 @@ _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # inverse ones of the probe's regularis
 
 def _row(method: str, said: np.ndarray, test: Features, **known) -> Baseline:
     right = said == test.labels.numpy()
-    return Baseline(arm=method, correct=right, per_class=class_mean(right, test.labels), **known)
+    return Baseline(method=method, correct=right, per_class=class_mean(right, test.labels), **known)
 
 
 def frozen(
@@ -199,18 +200,19 @@ class Answer:
 
 # %% ../../nbs/studies/alternatives.ipynb #55441d82
 def answer(
-    results: Sequence,  # runs of one number of real images, such as `ArmResult` and `Baseline`
+    results: Sequence,  # runs of one number of real images, such as `MethodResult` and `Baseline`
     margin: float = 0.01,  # a difference smaller than this is none
 ) -> Answer:
     """Whether generated images are worth using.
 
     ValueError where no method with, or none without, synthetic images was measured on validation images."""
+    results = current_names(results)
     chosen: list[list] = []
     for kind, wanted in (("with", True), ("without", False)):
         runs: dict[str, list] = {}
         for run in results:
             if (run.synthetic > 0) == wanted and not math.isnan(run.val_accuracy):
-                runs.setdefault(run.arm, []).append(run)
+                runs.setdefault(run.method, []).append(run)
         if not runs:
             raise ValueError(f"no method {kind} synthetic images was measured on validation images")
         most = max(map(len, runs.values()))
@@ -218,7 +220,7 @@ def answer(
         chosen.append(max(whole, key=lambda own: np.mean([run.val_accuracy for run in own])))
     best, other = ({run.seed: run for run in own} for own in chosen)
     if best.keys() != other.keys():
-        raise ValueError(f"{chosen[0][0].arm} and {chosen[1][0].arm} need the same seeds")
+        raise ValueError(f"{chosen[0][0].method} and {chosen[1][0].method} need the same seeds")
     gains = [best[seed].accuracy - other[seed].accuracy for seed in sorted(best)]
     images = [np.mean([run.correct for run in own], axis=0) for own in chosen]
     error = float((images[0] - images[1]).std(ddof=1) / math.sqrt(len(images[0])))
@@ -226,4 +228,4 @@ def answer(
     if len(gains) < _ENOUGH:
         found = replace(found, name="inconclusive")
     reached = [float(np.mean([run.accuracy for run in own])) for own in chosen]
-    return Answer(chosen[0][0].arm, chosen[1][0].arm, reached[0], reached[1], found)
+    return Answer(chosen[0][0].method, chosen[1][0].method, reached[0], reached[1], found)

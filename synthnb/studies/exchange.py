@@ -18,6 +18,7 @@ from scipy.interpolate import PchipInterpolator
 from sklearn.isotonic import IsotonicRegression
 
 from ..core.intervals import LEAST_SEEDS
+from ..core.renamed import current_names, takes_old_names
 
 # %% ../../nbs/studies/exchange.ipynb #47104b61
 def _real_curve(
@@ -62,24 +63,26 @@ class Exchange:
         return f"{start}, are worth {self.worth:.1f} more real images per class [{low}, {high}]"
 
 # %% ../../nbs/studies/exchange.ipynb #03872a27
-def _aligned(rows: pd.DataFrame, arm: str, against: str, real: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _aligned(rows: pd.DataFrame, method: str, against: str, real: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers of real images, the reference's accuracies [seeds, numbers], and the method's [seeds].
 
     ValueError where seeds differ."""
-    reference = rows[rows.arm == against].pivot(index="seed", columns="shots", values="value").sort_index(axis=1)
-    method = rows[(rows.arm == arm) & (rows.shots == real)].set_index("seed").value
-    if method.empty or reference.empty:
-        raise ValueError(f"no rows of {arm!r} with {real} real images, or none of {against!r}")
-    if {*method.index} != {*reference.index} or reference.isna().any(axis=None):
-        raise ValueError(f"{arm!r} and {against!r} need the same seeds at every number of real images")
+    rows = current_names(rows)
+    reference = rows[rows.method == against].pivot(index="seed", columns="shots", values="value").sort_index(axis=1)
+    reached = rows[(rows.method == method) & (rows.shots == real)].set_index("seed").value
+    if reached.empty or reference.empty:
+        raise ValueError(f"no rows of {method!r} with {real} real images, or none of {against!r}")
+    if {*reached.index} != {*reference.index} or reference.isna().any(axis=None):
+        raise ValueError(f"{method!r} and {against!r} need the same seeds at every number of real images")
     if reference.shape[1] < 2:
         raise ValueError(f"{against!r} was measured with one number of real images: a curve needs two or more")
-    return reference.columns.to_numpy(), reference.to_numpy(), method.loc[reference.index].to_numpy()
+    return reference.columns.to_numpy(), reference.to_numpy(), reached.loc[reference.index].to_numpy()
 
 # %% ../../nbs/studies/exchange.ipynb #432e5a0e
+@takes_old_names
 def exchange_rate(
-    rows: pd.DataFrame,  # arm, shots (real images of each class), seed, value (accuracy in 0..1)
-    arm: str,  # the method with synthetic images
+    rows: pd.DataFrame,  # method, shots (real images of each class), seed, value (accuracy in 0..1)
+    method: str,  # the method with synthetic images
     real: int,  # real images of each class beside them
     synthetic: int,  # synthetic images of each class
     against: str = "vanilla_matched",  # the method without them, measured over several numbers of real images
@@ -90,19 +93,19 @@ def exchange_rate(
     The interval inverts a paired t-test over seeds and has open ends where it leaves the measured numbers. Raises
     `ValueError` where seeds differ or one number of real images was measured.
     """
-    shots, reference, method = _aligned(rows, arm, against, real)
+    shots, reference, reached = _aligned(rows, method, against, real)
     first, last = np.log(shots[[0, -1]].astype(float))
     places = np.linspace(first, last, _GRID)
     curves = np.stack([_real_curve(shots, own)(places) for own in reference])  # [seeds, GRID]
-    mean, target = curves.mean(0), method.mean()
+    mean, target = curves.mean(0), reached.mean()
     best = float(np.exp(np.interp(target, mean, places))) - real
     if not mean[0] <= target <= mean[-1]:
         best = math.inf if target > mean[-1] else -math.inf
     low = high = math.nan
-    if len(method) >= LEAST_SEEDS:
-        gap = method[:, None] - curves
-        error = gap.std(0, ddof=1) / math.sqrt(len(method))
-        may = abs(gap.mean(0)) <= stats.t.ppf((1 + level) / 2, len(method) - 1) * error
+    if len(reached) >= LEAST_SEEDS:
+        gap = reached[:, None] - curves
+        error = gap.std(0, ddof=1) / math.sqrt(len(reached))
+        may = abs(gap.mean(0)) <= stats.t.ppf((1 + level) / 2, len(reached) - 1) * error
         inside = np.flatnonzero(may)
         first, last = (
             (inside[0], inside[-1]) if len(inside) else (_GRID - 1, 0)
@@ -112,17 +115,18 @@ def exchange_rate(
     return Exchange(real, synthetic, best, low, high, int(shots[-1]))
 
 # %% ../../nbs/studies/exchange.ipynb #3ae9aa59
+@takes_old_names
 def show_exchange(
     rows: pd.DataFrame,  # as for `exchange_rate`
     found: Exchange,
-    arm: str,
+    method: str,
     against: str = "vanilla_matched",
     title: str = "",
 ) -> Figure:
     """The curve of real images, the accuracy with synthetic ones, and the way from one to the other.
 
     Returns a closed matplotlib figure."""
-    shots, reference, method = _aligned(rows, arm, against, found.real)
+    shots, reference, reached = _aligned(rows, method, against, found.real)
     figure, axis = plt.subplots(figsize=(5.5, 2.8), layout="constrained")
     first, last = np.log(shots[[0, -1]].astype(float))
     places = np.linspace(first, last, 200)
@@ -130,16 +134,20 @@ def show_exchange(
         axis.plot(shots, 100 * own, ".", color="0.75")
     mean = np.mean([_real_curve(shots, own)(places) for own in reference], 0)
     axis.plot(np.exp(places), 100 * mean, color="C0", label=f"real images alone ({against})")
-    axis.plot([found.real] * len(method), 100 * method, ".", color="0.75")
+    axis.plot([found.real] * len(reached), 100 * reached, ".", color="0.75")
     axis.plot(
-        found.real, 100 * method.mean(), "o", color="C2", label=f"{arm}, {found.synthetic} synthetic images per class"
+        found.real,
+        100 * reached.mean(),
+        "o",
+        color="C2",
+        label=f"{method}, {found.synthetic} synthetic images per class",
     )
     if math.isfinite(found.worth):
         ends = found.real, found.real + found.worth
         axis.annotate(
             "",
-            (ends[1], 100 * method.mean()),
-            (ends[0], 100 * method.mean()),
+            (ends[1], 100 * reached.mean()),
+            (ends[0], 100 * reached.mean()),
             arrowprops={"arrowstyle": "->", "color": "C2"},
         )
     axis.set(xscale="log", xlabel="real images per class", ylabel="accuracy in %", title=title)

@@ -17,6 +17,7 @@ from filelock import FileLock
 from jinja2 import Environment
 
 from ..core.files import whole_file
+from ..core.renamed import current_names
 from ..core.stylesheet import STYLE
 from .folder import status
 from .report import headline_of
@@ -57,7 +58,7 @@ def _describe_run(folder: Path) -> dict:
     "What the index shows of a run; a number only if the run is done."
     found, facts, results = status(folder), _facts(folder / "run.json"), {}
     if found == "DONE":
-        results = _facts(folder / "results.json")
+        results = current_names(_facts(folder / "results.json"))
         told = verdict_line(results).replace("`", "") if is_of_methods(results) else headline_of(results)
         if faults := early_faults(results, facts):
             told += f". {faults}"

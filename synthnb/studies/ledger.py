@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..core.files import did_you_mean, whole_file
 from ..core.intervals import Interval, paired_difference
+from ..core.renamed import current_names, current_settings
 from .doctor import guess_experiment
-from .folder import state
+from .folder import read_record, read_results, state
 from .parameters import declared_parameters
 from .spread import best_to_worst
 
@@ -55,15 +56,14 @@ class Comparison(_Strict):
     conditions and has their rows."""
 
     what: str
-    plus: list[Side] = Field(min_length=1)
-    minus: list[Side] = Field(min_length=1)
+    plus: Annotated[list[Side], BeforeValidator(current_names)] = Field(min_length=1)
+    minus: Annotated[list[Side], BeforeValidator(current_names)] = Field(min_length=1)
     expect: Literal["above", "below"]
     unit: str = "points"  # points are shares times 100
     primary: Literal["", "before", "after"] = ""  # the claim's verdict rests on it: fixed before its run, or after it
     experiment: str = ""  # another one than the claim's
-    where: dict[
-        str, Scalar | list[Scalar]
-    ] = {}  # parameters of the run; a list holds alternatives, null stands for a parameter it does not have
+    # parameters of the run; a list holds alternatives, null stands for a parameter it does not have
+    where: Annotated[dict[str, Scalar | list[Scalar]], BeforeValidator(current_settings)] = {}
     each: dict[str, list[Scalar]] = {}  # one comparison for every value, which all sides share
     generated: bool = (
         True  # do the sides rest on generated images? Then each seed needs a generated set of its own for a verdict
@@ -147,9 +147,7 @@ class Run:
 
 def _open_run(folder: Path) -> Run:
     "A run by its folder."
-    return Run(
-        folder, *(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("run", "results"))
-    )
+    return Run(folder, read_record(folder), read_results(folder))
 
 
 def _committed_runs(
@@ -188,17 +186,17 @@ def _table_of(run: Run, name: str) -> pd.DataFrame:
     if isinstance(content, list):
         return pd.DataFrame(content)
     if isinstance(content, dict):
-        return pd.DataFrame({"arm": list(content), "value": list(content.values())})
+        return pd.DataFrame({"method": list(content), "value": list(content.values())})
     file = run.folder / f"{name}.csv"
     if not file.is_file():
         raise _NoRows(f"no table {name}")
-    return pd.read_csv(file)
+    return current_names(pd.read_csv(file))
 
 
 def _picked(run: Run, side: Side, withdrawn: Sequence[str]) -> tuple[pd.DataFrame, str]:
     "The rows of a side and the column of its values; raises `_NoRows` if there are none or they were withdrawn."
     if run.one_set and (
-        bad := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("arm", "")))]
+        bad := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("method", "")))]
     ):
         raise _NoRows(f"the numbers of {bad[0]} were wrong (CHANGELOG) and are withdrawn")
     wanted = {"table": "rows", "column": "value"} | side
@@ -258,7 +256,7 @@ def _effect_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) 
         {seed: sum(values[seed if seed in values else None] for values in group) for seed in own} for group in sides
     )
     if not all(math.isfinite(value) for value in (*plus.values(), *minus.values())):
-        return Interval(math.nan, math.nan, math.nan, 0)  # an arm that never got there
+        return Interval(math.nan, math.nan, math.nan, 0)  # a method that never got there
     return paired_difference(plus, minus)
 
 # %% ../../nbs/studies/ledger.ipynb #df49300e
@@ -296,7 +294,7 @@ def _expanded(claim: Claim) -> Iterator[Comparison]:
 def _entry_for(claim: Claim, comparison: Comparison, runs: list[Run], withdrawn: Sequence[str] = ()) -> Entry:
     "What the committed runs say to a comparison."
     without = None
-    for run in _runs_of(runs, comparison.experiment, comparison.where):  # a run of other arms hides no older one
+    for run in _runs_of(runs, comparison.experiment, comparison.where):  # a run of other methods hides no older one
         try:
             effect = _effect_in(run, comparison, withdrawn)
         except _NoRows as missing:
@@ -448,7 +446,7 @@ size of things and are not comparable to them.
 
 Made by `synthnb ledger` from [claims.yaml](../nbs/experiments/claims.yaml) and the committed reports; do not edit \
 it. For each comparison the newest finished run that is committed,
-fits it and has its arms is taken. The effect is the mean difference paired by seed with Student's 95 % interval \
+fits it and has its methods is taken. The effect is the mean difference paired by seed with Student's 95 % interval \
 over seeds. *Reproduced*: the interval lies wholly on the side that the paper says.
 *Contradicted*: wholly on the other. *Inconclusive*: neither, or one value only, or all seeds trained on one \
 generated set, whose own luck no interval over seeds knows (the run says so).

@@ -21,6 +21,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 import synthnb
+from ..core.renamed import current_settings
 from ..datasets.layout import read_layout
 from ..models.names import FROM_IMAGENET, SHIPPED, model_folder, readable_name, refuse_unknown
 
@@ -82,7 +83,7 @@ def _yaml_hint(value: object, wanted: str = "") -> str:
 def check_parameters(declared: dict[str, Parameter], given: dict[str, object]) -> dict[str, object]:
     "The given values, typed. Raises one `ValueError` that lists everything wrong with names and values."
     problems, values = [], {}
-    for name, value in given.items():
+    for name, value in current_settings(given, declared).items():
         if name not in declared:
             near = difflib.get_close_matches(str(name), declared, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(declared)}"
@@ -142,7 +143,7 @@ def locate(model: str) -> str:
 
 # %% ../../nbs/studies/parameters.ipynb #468c8ae5
 _TABLES = {
-    "methods": ("bridge", "ARMS"),
+    "methods": ("bridge", "METHODS"),
     "norms": ("bridge", "NORMS"),
     "recipe": ("train", "RECIPES"),
 }  # parameter -> module and table of its values

@@ -15,6 +15,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 # %% ../../nbs/studies/report.ipynb #1493eab0
+from ..core.renamed import current_names
 from .folder import run_folder, write_json
 from .verdict import as_record, make_outcomes
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:  # scipy, which a report need not wait for
 
 # %% ../../nbs/studies/report.ipynb #a6e7a0a3
 def report(
-    rows: pd.DataFrame,  # tidy: one row per arm and seed, with columns arm, seed, value, steps and any others
+    rows: pd.DataFrame,  # tidy: one row per method and seed, with columns method, seed, value, steps and any others
     *,
-    summary: pd.DataFrame,  # one row per arm, with its interval
+    summary: pd.DataFrame,  # one row per method, with its interval
     conclusion: str,  # Markdown, made from the numbers
     shown: pd.DataFrame | None = None,  # the summary as a reader wants it; None shows it as it is
     figures: dict | None = None,  # name -> matplotlib figure or PIL image, saved as figures/<name>.png
@@ -34,7 +35,8 @@ def report(
     **extra: object,  # anything else for results.json, DataFrames too
 ) -> None:
     "Show an experiment's result and write it to `results.json`. Raises `ValueError` for rows that are not tidy."
-    missing = {"arm", "seed", "value", "steps"} - set(rows.columns)
+    rows, summary = current_names(rows), current_names(summary)
+    missing = {"method", "seed", "value", "steps"} - set(rows.columns)
     if missing:
         raise ValueError(f"rows lack the columns {sorted(missing)}")
     _check_headline(headline)
@@ -50,6 +52,7 @@ def report(
         name: as_records(value) if isinstance(value, pd.DataFrame) else _without_nan(value)
         for name, value in extra.items()
     }
+    content = current_names(content)
     content["verdicts"] = [as_record(outcome) for outcome in make_outcomes(content)]
     json.dumps(content, allow_nan=False)  # what cannot be written is found in a smoke run too, which has no folder
     if folder := run_folder():
@@ -72,7 +75,7 @@ def _write_report(folder: Path, content: dict, figures: dict, tables: dict) -> N
         save = getattr(figure, "savefig", None) or figure.save
         save(folder / "figures" / f"{name}.png")
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+        current_names(table).to_csv(folder / f"{name}.csv", index=False)
     write_json(folder / "results.json", content)
 
 # %% ../../nbs/studies/report.ipynb #14475170

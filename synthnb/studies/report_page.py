@@ -9,7 +9,6 @@ __all__ = ['readable_html', 'write_html', 'make_page']
 import base64
 import copy
 import io
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -26,15 +25,17 @@ from pygments.formatters import HtmlFormatter
 
 # %% ../../nbs/studies/report_page.ipynb #0c564a49
 from ..core.files import whole_file
+from ..core.renamed import COLUMNS
 from ..core.stylesheet import STYLE
 from .cover import COVER_STYLE, cover_html, methods_html
 from .experiment import parameter_table
+from .folder import read_record, read_results
 from .parameters import read_parameters
 
 # %% ../../nbs/studies/report_page.ipynb #4ba40985
 _NUMBER = re.compile(r"[<~]?[+\-−]?\d[\d,.]*(e[+-]?\d+)?( ?%)?( ?[\[(].*[\])])?|-|inf|nan|")
 _WORDS = {"True": "yes", "False": "no", "None": "-", "nan": "-", "NaN": "-"}
-_HEADS = {"arm": "method", "shots": "real images"}
+_HEADS = {**COLUMNS, "shots": "real images"}
 
 
 def _align(table) -> None:
@@ -268,7 +269,7 @@ def make_page(
     missing = [name for name in ("report.ipynb", "results.json", "run.json") if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} holds no finished run: there is no {missing[0]}")
-    record, results = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "results.json"))
+    record, results = read_record(folder), read_results(folder)
     checkout = next((parent for parent in folder.resolve().parents if (parent / "nbs/experiments").is_dir()), None)
     source = checkout / "nbs/experiments" / f"{record['experiment']}.ipynb" if checkout else None
     path = Path(out) if out else folder / "report.html"

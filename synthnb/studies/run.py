@@ -8,7 +8,6 @@ __all__ = ['environment', 'stop_at_sigterm', 'RunFailed', 'run']
 # %% ../../nbs/studies/run.ipynb #414f4bbd
 import errno
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -42,6 +41,7 @@ from synthnb.studies.folder import (
     bring_back,
     is_settled,
     open_run_folder,
+    read_results,
     run_id,
     set_aside,
     sole_writer,
@@ -325,7 +325,7 @@ def _publish(folder: Path, record: dict, source: Path) -> None:
     notebook = fit_report(tidy(nbformat.read(partial, as_version=4), record["experiment"]))
     notebook.cells.append(nbformat.v4.new_markdown_cell(about_run(record, noted_stages(folder))))
     nbformat.write(notebook, partial)
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_results(folder)
     page = folder / "report.html"
     write_html(notebook, page, record["experiment"], source=source, record=record, results=results)
     with open(partial, "rb") as written:

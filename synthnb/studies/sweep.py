@@ -23,6 +23,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from ..core.files import whole_file
+from ..core.renamed import current_names
 from ..core.workers import Pool, one_thread, refresh, run_workers
 from .folder import Busy, is_settled, run_id, state, write_json
 from .parameters import resolve_parameters
@@ -224,7 +225,7 @@ def _gather(sweep: Sweep) -> pd.DataFrame:
         if state(folder) == "DONE":
             resolved = _facts(folder / "run.json").get("parameters", {})
             about = {"cell": number, "run": cell.run} | {f"param.{name}": resolved.get(name) for name in names}
-            rows += [about | row | about for row in _facts(folder / "results.json").get("rows", [])]
+            rows += [about | row | about for row in current_names(_facts(folder / "results.json")).get("rows", [])]
     return _uniform(pd.DataFrame(rows))
 
 

@@ -13,15 +13,16 @@ import pandas as pd
 from jinja2 import Environment
 
 # %% ../../nbs/studies/sweep_page.ipynb #efaf71de
+from ..core.renamed import current_names
 from ..core.stylesheet import STYLE
 
 # %% ../../nbs/studies/sweep_page.ipynb #b3967d74
 def _settings(table: pd.DataFrame, varied: list[str]) -> tuple[list[str], list[str]]:
-    "Columns that tell one setting from another, seeds and arms aside: parameters, and what the rows say in words."
+    "Columns that tell one setting from another, seeds and methods aside: parameters, and what the rows say in words."
     text = [
         name
         for name in table
-        if name not in ("run", "arm") and not name.startswith("param.") and pd.api.types.is_string_dtype(table[name])
+        if name not in ("run", "method") and not name.startswith("param.") and pd.api.types.is_string_dtype(table[name])
     ]
     return [f"param.{name}" for name in varied if name not in ("seed", "seeds")], text
 
@@ -30,13 +31,14 @@ def summarise(
     table: pd.DataFrame,  # from `sweep`
     varied: list[str],  # names of the parameters that differ
 ) -> pd.DataFrame:
-    "Mean and 95 % interval over seeds for each arm of each setting."
+    "Mean and 95 % interval over seeds for each method of each setting."
     from synthnb.core.intervals import bounded_interval  # seconds, which workers need not wait for
 
     if table.empty:
         return table
+    table = current_names(table)
     given, said = _settings(table, varied)
-    keys, rows = [*given, "arm", *said], []
+    keys, rows = [*given, "method", *said], []
     for key, group in table.dropna(subset=["value"]).groupby(keys, dropna=False, sort=False):
         found = bounded_interval(group.value)
         rows.append(dict(zip(keys, key)) | {"value": found.mean, "low": found.low, "high": found.high, "n": found.n})
@@ -79,7 +81,7 @@ def _arrange(known: pd.DataFrame, varied: list[str]) -> _Axes:
 
     given, said = _settings(known, varied)
     settings = [name for name in [*given, *said] if known[name].nunique(dropna=False) > 1]
-    along = max(settings, key=lambda name: (numbers(name), known[name].nunique()), default="arm")
+    along = max(settings, key=lambda name: (numbers(name), known[name].nunique()), default="method")
     values = known[along].drop_duplicates().tolist()
     order = [_short(value) for value in (sorted(values) if numbers(along) else values)]
     others = [name for name in settings if name != along]
@@ -98,26 +100,26 @@ def draw_sweep(
     varied: list[str],  # names of the parameters that differ
     title: str = "",
 ):  # a figure of matplotlib; None where nothing is done yet, or too much for one figure
-    "Mean and 95 % interval over seeds of each arm, over the parameters that differ."
+    "Mean and 95 % interval over seeds of each method, over the parameters that differ."
     import seaborn as sns  # a second, which workers need not wait for
     from matplotlib import pyplot as plt
 
-    if table.empty or (known := table.dropna(subset=["value"])).empty:
+    if table.empty or (known := current_names(table).dropna(subset=["value"])).empty:
         return None
     axes = _arrange(known, varied)
     many = axes.rows.panel.nunique()
     if many > _PANELS:
         return None
-    arms = axes.along != "arm"  # does each method have a colour?
+    methods = axes.along != "method"  # does each method have a colour?
     grid = sns.catplot(
         axes.rows,
         kind="point",
         x=axes.along,
         y="value",
-        hue="arm" if arms else None,
+        hue="method" if methods else None,
         order=axes.order,
         errorbar=_interval,
-        dodge=0.3 if arms and known.arm.nunique() > 1 else False,
+        dodge=0.3 if methods and known.method.nunique() > 1 else False,
         height=3,
         aspect=1.3,
         linewidth=1,
@@ -143,7 +145,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <p class="soft">{{ counts }}{% if has_table %} All rows: <a href="table.parquet">table.parquet</a>.{% endif %}
 {% if base %} Same for all cells: <code>{{ base }}</code>{% endif %}</p>
 {% if figure %}<p><img src="{{ figure }}"
-  alt="Mean value of each arm with its 95 % interval, over the parameters that differ"></p>{% endif %}
+  alt="Mean value of each method with its 95 % interval, over the parameters that differ"></p>{% endif %}
 {% if summary %}<h2>Means over seeds, with 95 % intervals</h2><div class="scroll"><table>
 <tr>{% for name in columns %}<th>{{ name }}{% endfor %}<th class="number">value<th class="number">seeds</tr>
 {% for row in summary %}<tr>{% for value in row.setting %}<td>{{ value }}{% endfor %}

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 # %% ../../nbs/studies/verdict.ipynb #b20f2e51
 from ..core.intervals import Interval, judge, seen_from
+from ..core.renamed import current_names
 
 # %% ../../nbs/studies/verdict.ipynb #b0a48fe5
 VERDICTS = ("better", "worse", "equivalent", "inconclusive", "measured")  # the last: a value, no difference
@@ -89,9 +90,9 @@ class Comparison:
 # %% ../../nbs/studies/verdict.ipynb #020f0d80
 def _is_generated(row: Mapping, sets_known: bool) -> bool:
     "Does a row of a summary use generated images?"
-    if re.search("synthetic|generated", row["arm"]):
+    if re.search("synthetic|generated", row["method"]):
         return True
-    return bool(row.get("sets")) if sets_known else not _REAL_ALONE.match(row["arm"])
+    return bool(row.get("sets")) if sets_known else not _REAL_ALONE.match(row["method"])
 
 
 def _stored(row: Mapping) -> tuple[Interval, str, float]:
@@ -105,9 +106,9 @@ def _stored(row: Mapping) -> tuple[Interval, str, float]:
 def _against(rows: Sequence[Mapping], rival: Mapping, names: Sequence[str]) -> dict[str, tuple[Interval, str, float]]:
     "Gain, verdict and smallest difference of each method against another reference than the table's."
     differences = {
-        row["arm"]: [own - other for own, other in zip(row["seeds_at"], rival["seeds_at"], strict=True)]
+        row["method"]: [own - other for own, other in zip(row["seeds_at"], rival["seeds_at"], strict=True)]
         for row in rows
-        if row["arm"] in names and len(row["seeds_at"]) == len(rival["seeds_at"])
+        if row["method"] in names and len(row["seeds_at"]) == len(rival["seeds_at"])
     }
     found = judge(differences)
     # Which images are right is not kept, so nothing is known of other test images: no methods are called equivalent
@@ -131,47 +132,48 @@ def _answered(told: Mapping) -> tuple[Interval, str, float]:
 def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Comparison | None:
     "The methods at one number of real images; None where there are none of both kinds."
     sets_known = any(row.get("sets") for row in results["summary"])
-    kinds = {row["arm"]: _is_generated(row, sets_known) for row in rows}
-    reference = next((row for row in rows if row["gain"] is None and not kinds[row["arm"]]), None)
+    kinds = {row["method"]: _is_generated(row, sets_known) for row in rows}
+    reference = next((row for row in rows if row["gain"] is None and not kinds[row["method"]]), None)
     if reference is None or not any(kinds.values()):
         return None
-    told, by_name = _answer_at(shots, results), {row["arm"]: row for row in rows}
+    told, by_name = _answer_at(shots, results), {row["method"]: row for row in rows}
     told = told if told and {told["method"], told["alternative"]} <= set(by_name) else None
-    alone = (row for row in rows if not kinds[row["arm"]])
+    alone = (row for row in rows if not kinds[row["method"]])
     rival = by_name[told["alternative"]] if told else max(alone, key=lambda row: row["accuracy"])
-    known = {row["arm"]: _stored(row) for row in rows if row["gain"] is not None}
-    others = [row["arm"] for row in rows if row["arm"] != rival["arm"] and kinds[row["arm"]]]
+    known = {row["method"]: _stored(row) for row in rows if row["gain"] is not None}
+    others = [row["method"] for row in rows if row["method"] != rival["method"] and kinds[row["method"]]]
     if rival is not reference and all(row.get("seeds_at") for row in rows):
-        rest = [row["arm"] for row in rows if row["arm"] != rival["arm"] and not kinds[row["arm"]]]
+        rest = [row["method"] for row in rows if row["method"] != rival["method"] and not kinds[row["method"]]]
         known = _against(rows, rival, others) | _against(rows, rival, rest)
     else:
         rival = reference
-    if told and rival["arm"] == told["alternative"]:
+    if told and rival["method"] == told["alternative"]:
         kinds[told["method"]] = True
         known[told["method"]] = _answered(told)
     else:
         told = None
-    with_gain = [row for row in rows if kinds[row["arm"]] and row["arm"] in known]
+    with_gain = [row for row in rows if kinds[row["method"]] and row["method"] in known]
     if not with_gain:
         return None
     chosen = told["method"] if told else results.get("best_by_validation")
-    by_validation = chosen in [row["arm"] for row in with_gain]
-    best = str(chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["arm"])
+    by_validation = chosen in [row["method"] for row in with_gain]
+    best = str(chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["method"])
     corrected = rival is not reference or all("verdict" in row for row in rows)
     nothing = (Interval(math.nan, math.nan, math.nan, 0), "", math.nan)
     lines = []
     for row in rows:
-        gain, verdict, smallest = known.get(row["arm"], nothing)
-        lines.append(Line(row["arm"], row["accuracy"], gain, verdict, kinds[row["arm"]], smallest))
-    return Comparison(shots, rival["arm"], best, by_validation, bool(told), corrected, tuple(lines))
+        gain, verdict, smallest = known.get(row["method"], nothing)
+        lines.append(Line(row["method"], row["accuracy"], gain, verdict, kinds[row["method"]], smallest))
+    return Comparison(shots, rival["method"], best, by_validation, bool(told), corrected, tuple(lines))
 
 # %% ../../nbs/studies/verdict.ipynb #0c799576
 def comparisons(
     results: Mapping,  # of a `results.json`
 ) -> list[Comparison]:  # one for each number of real images; none for a study of something else
     "The methods of a study beside its best method without generated images."
+    results = current_names(results)
     rows = results.get("summary") or []
-    if not all({"shots", "arm", "accuracy", "gain", "seeds"} <= set(row) for row in rows):
+    if not all({"shots", "method", "accuracy", "gain", "seeds"} <= set(row) for row in rows):
         return []
     shots = list(dict.fromkeys(row["shots"] for row in rows))
     found = (_compare_at(n, [row for row in rows if row["shots"] == n], results) for n in shots)

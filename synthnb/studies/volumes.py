@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ..core.intervals import mean_interval
 from ..core.plots import drawing
+from ..core.renamed import current_names
 
 # %% ../../nbs/studies/volumes.ipynb #7cf5c55a
 def _shape(panels: int) -> dict:
@@ -32,35 +33,37 @@ def _finish(axes: np.ndarray, places: list[str], xlabel: str, ylabel: str, title
 
 # %% ../../nbs/studies/volumes.ipynb #067526b6
 def show_volumes(
-    rows: pd.DataFrame,  # arm, volume (0: no synthetic images), test, value; means are drawn over what else there is
+    rows: pd.DataFrame,  # method, volume (0: no synthetic images), test, value; means are drawn over what else there is
     xlabel: str,
     title: str = "",  # before the name of the test images
 ) -> Figure:
     "Accuracy over volume as a closed matplotlib figure."
-    places, level = list(rows.test.unique()), list(rows[rows.volume == 0].arm.unique())
-    style = {"x": "volume", "y": "value", "hue": "arm", "marker": "o", "errorbar": None}
+    rows = current_names(rows)
+    places, level = list(rows.test.unique()), list(rows[rows.volume == 0].method.unique())
+    style = {"x": "volume", "y": "value", "hue": "method", "marker": "o", "errorbar": None}
     with drawing(**_shape(len(places))) as (figure, axes):
         for axis, where in zip(axes, places):
             part = rows[rows.test == where]
             sns.lineplot(part[part.volume > 0], ax=axis, legend=axis is axes[0], **style)
             for i, what in enumerate(level):
-                mean = part[part.arm == what].value.mean()
+                mean = part[part.method == what].value.mean()
                 axis.axhline(mean, color="0.5", linestyle=(":", "--", "-.")[i % 3], label=what)
         _finish(axes, places, xlabel, "test accuracy", title)
     return figure
 
 # %% ../../nbs/studies/volumes.ipynb #ba2e3b87
 def show_gains(
-    rows: pd.DataFrame,  # arm, volume, test, seed, value
+    rows: pd.DataFrame,  # method, volume, test, seed, value
     xlabel: str,
     title: str = "",  # before the name of the test images
     against: str = "real only",  # the method that gains are paired with, at volume 0
 ) -> Figure:
     "Paired gains in points over volume with their 95 % intervals as a closed matplotlib figure."
-    base = rows[rows.arm == against].set_index(["test", "seed"]).value
+    rows = current_names(rows)
+    base = rows[rows.method == against].set_index(["test", "seed"]).value
     gains = rows[rows.volume > 0]
     gains = gains.assign(gain=[100 * (row.value - base[row.test, row.seed]) for row in gains.itertuples()])
-    style = {"x": "volume", "y": "gain", "hue": "arm", "dodge": 0.3, "linewidth": 1, "markersize": 4}
+    style = {"x": "volume", "y": "gain", "hue": "method", "dodge": 0.3, "linewidth": 1, "markersize": 4}
     style["errorbar"] = lambda values: mean_interval(values).ends
     places = list(rows.test.unique())
     with drawing(**_shape(len(places))) as (figure, axes):
