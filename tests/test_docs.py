@@ -201,6 +201,23 @@ def test_llms_txt_names_every_guide_and_commands_that_exist():
     assert named and named <= set(get_command(app).commands)
 
 
+def test_guides_are_read_in_four_screens():
+    """But for the lists that a tool writes: a reader looks a module up there."""
+    long = {}
+    for guide in GUIDES:
+        text = guide.read_text(encoding="utf-8")
+        if guide != update_architecture.PAGE and (len(text.split()) > 1100 or len(text.splitlines()) > 200):
+            long[guide.name] = len(text.split()), len(text.splitlines())
+    assert not long
+
+
+def test_architecture_answers_the_five_change_requests():
+    text = (ROOT / "nbs/guides/architecture.md").read_text(encoding="utf-8").partition("## Change requests")[2]
+    for wanted in ("a new method", "a named data set", "a filter", "another score", "a new family of generators"):
+        row = re.search(rf"^\| {wanted}.*$", text, re.MULTILINE)
+        assert row and re.search(r"\]\(\.\./|`synthnb/", row[0]), f"{wanted}: no file is named"
+
+
 # ---- the architecture
 
 

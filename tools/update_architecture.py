@@ -1,4 +1,4 @@
-"""Write the lists of notebooks into nbs/guides/architecture.md: `python tools/update_architecture.py [--check]`.
+"""Write the lists of notebooks into nbs/guides/modules.md: `python tools/update_architecture.py [--check]`.
 
 Everything between the two markers comes from the notebooks and modules themselves: title lines, and what each imports.
 """
@@ -13,7 +13,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
-PAGE = NBS / "guides/architecture.md"
+PAGE = NBS / "guides/modules.md"
 BLOCK = re.compile(r"(<!-- notebooks -->\n).*?(<!-- /notebooks -->)", re.DOTALL)
 LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["synthnb"]["layers"]
 FOLDERS = ("core", "models", "datasets", "prompts", "images", "training", "studies", "cli", "glyphworld")
