@@ -30,7 +30,16 @@ ROOMS = {
     "cli": "cli: the command line, by subject",
     "glyphworld": "glyphworld: the embedded world",
 }
-FIRST = ("your_data", "results", "gpu", "cluster", "architecture", "modules")  # in the order of reading; others follow
+FIRST = (
+    "your_data",
+    "results",
+    "experiments",
+    "gpu",
+    "generators",
+    "cluster",
+    "architecture",
+    "modules",
+)  # in the order of reading; others follow
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 

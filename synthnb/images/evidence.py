@@ -140,7 +140,8 @@ table { width: 100% } th, td { border: 0; padding: .15em .6em .15em 0 }
 .bar div.whisker { top: 45%; height: 2px; background: var(--ink) }
 .bar div.first { width: 0; border-left: 1px dotted var(--ink); background: none }
 .note { background: var(--tint); color: var(--unfinished); padding: 0 .4em }
-td:last-child { white-space: nowrap } img { height: 64px; image-rendering: pixelated; margin: 2px }
+td:last-child { white-space: nowrap } td:nth-child(2) { overflow-wrap: break-word }
+img { height: 64px; image-rendering: pixelated; margin: 2px }
 pre { white-space: pre-wrap; font-size: .75em; color: var(--soft) }
 @media (max-width: 40rem) { td:nth-child(2) { display: none } td:last-child { white-space: normal } }"""
 

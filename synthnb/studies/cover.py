@@ -209,7 +209,8 @@ COVER_STYLE = """
   border-radius: .5rem } figcaption { font-size: .85rem; color: var(--soft) }
 .first img { display: block; max-width: 100%; max-height: 24rem; margin: 0 auto .4rem }
 .caveats { padding: .6rem 1rem .6rem 2rem; margin: .6rem 0; background: var(--tint); border-radius: .5rem }
-.gains { display: block } .key { white-space: nowrap } .key b { font-size: 1.2em; line-height: 0 }
+.gains { display: block } .gains text { paint-order: stroke; stroke: var(--card); stroke-width: .3em }
+.key { white-space: nowrap } .key b { font-size: 1.2em; line-height: 0 }
 @media (max-width: 40rem) { .cover .verdict { font-size: 1.15rem } .first { grid-template-columns: minmax(0, 1fr) }
   .cover > p { font-size: .85rem; margin: .4rem 0 } .first img { max-height: 15rem } }
 """
