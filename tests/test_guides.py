@@ -98,7 +98,8 @@ def test_downloads_would_be_taken_by_the_hub():
         line for guide in GUIDES for block in blocks(guide) for line in block.code.replace("\\\n", " ").splitlines()
     ]
     found = [shlex.split(line)[2:] for line in lines if line.startswith("hf download ")]
-    command = hub.get_command(click.Context(hub), "download")  # loads what is behind the name
+    command = hub.get_command(click.Context(hub), "download")
+    command = getattr(command, "materialize", lambda: command)()  # newer versions of the hub load it when it is called
     for call in found:
         given = command.make_context("download", call).params
         assert given["repo_id"].count("/") == 1
