@@ -27,7 +27,7 @@ def draw(run: Path) -> None:
             page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(page_file.as_uri())
             image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            image.quantize(40, dither=Image.Dither.NONE).save(FIGURES / name, optimize=True)
+            image.quantize(32, dither=Image.Dither.NONE).save(FIGURES / name, optimize=True)
             print(FIGURES / name, (FIGURES / name).stat().st_size)
         chromium.close()
 
