@@ -20,6 +20,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transform import center_crop_or_pad
+from open_clip.transformer import ResidualAttentionBlock, Transformer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -74,6 +75,7 @@ class Clip:
 
     def __post_init__(self):
         self.model = self.model.to(self.device, self.dtype).eval().requires_grad_(False)
+        _words_first(self.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -95,6 +97,16 @@ class Clip:
         batches = (list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size))
         tokens = [self.tokenizer(batch).to(self.device) for batch in batches]
         return torch.cat([F.normalize(self.model.encode_text(part).float(), dim=-1).cpu() for part in tokens])
+
+# %% ../../nbs/models/clip.ipynb #c687d0e6
+def _words_first(model: nn.Module) -> None:
+    "Let an open_clip text tower compute [words, texts, width]; its input and output stay [texts, words, width]."
+    tower = getattr(getattr(model, "text", model), "transformer", None)
+    # Blocks of other kinds, and towers of transformers, multiply whole batches as they are
+    if isinstance(tower, Transformer) and all(type(block) is ResidualAttentionBlock for block in tower.resblocks):
+        tower.batch_first = False
+        for block in tower.resblocks:
+            block.attn.batch_first = False
 
 # %% ../../nbs/models/clip.ipynb #fc1e0353
 def _fingerprint(model: nn.Module, dtype: torch.dtype) -> str:
