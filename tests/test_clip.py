@@ -11,10 +11,12 @@ import weakref
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from lar_cases import TEMPLATES, noise, senses_of
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
@@ -152,6 +154,56 @@ def test_features_know_a_clip_by_more_than_its_weights(clip):
     assert other(lambda model: model.visual.preprocess_cfg.update(mean=(0.5, 0.4, 0.5))) != clip.fingerprint
     assert other(lambda model: setattr(model.transformer.resblocks[0].mlp, "gelu", torch.nn.SiLU())) != clip.fingerprint
     assert other(lambda model: model.logit_scale.data.add_(1)) != clip.fingerprint
+
+
+def text_tower(kind, **changes) -> torch.nn.Module:
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "head_width": 32}
+    text = {"context_length": 12, "vocab_size": 99, "width": 64, "heads": 2, "layers": 2} | changes
+    return kind(embed_dim=32, vision_cfg=vision, text_cfg=text).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("dtype, allowed", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    "kind, changes",
+    [
+        (open_clip.CLIP, {}),
+        (open_clip.CustomTextCLIP, {}),
+        (open_clip.CustomTextCLIP, {"embed_cls": True, "context_length": 11}),  # as CoCa's: a mask for each text
+        (open_clip.CustomTextCLIP, {"no_causal_mask": True, "pool_type": "last"}),  # as SigLIP's
+        (open_clip.CustomTextCLIP, {"block_type": "custom", "qk_norm": True}),  # blocks of another kind
+    ],
+)
+def test_a_text_tower_multiplies_all_words_at_once(kind, changes, dtype, allowed):
+    untouched = text_tower(kind, **changes)
+    ids = torch.randint(1, 99, (5, changes.get("context_length", 12)))
+    wrapped = clip_module.Clip(copy.deepcopy(untouched), lambda texts: ids, "random", dtype=dtype)
+    expected, texts = torch.nn.functional.normalize(untouched.encode_text(ids), dim=-1), list("abcde")
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        found = wrapped.encode_texts(texts)
+    assert (found - expected).abs().max() < allowed
+    assert torch.equal(found, wrapped.encode_texts(texts)) and found.shape == (5, 32)
+    # A product by words is `bmm`, and copies the weights of a layer for every word
+    assert "aten::bmm" not in {event.key for event in seen.key_averages()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_has_a_causal_mask_of_the_weights_type(dtype, monkeypatch):
+    ids = torch.randint(1, 99, (5, 12))
+    wrapped = clip_module.Clip(text_tower(open_clip.CLIP), lambda texts: ids, "random", dtype=dtype)
+    attention, masks = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(query, key, value, attn_mask=None, *rest):
+        masks.append(attn_mask)
+        assert query.shape == (5, 2, 12, 32) and query.dtype == dtype
+        return attention(query, key, value, attn_mask, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    wrapped.encode_texts(list("abcde"))
+    later = torch.ones(12, 12, dtype=torch.bool).triu(1)
+    assert len(masks) == 2 and all(mask.dtype == dtype for mask in masks)
+    assert all(torch.equal(mask.reshape(12, 12) == -torch.inf, later) for mask in masks)
+    assert all((mask.reshape(12, 12)[~later] == 0).all() for mask in masks)
 
 
 def activations(clip) -> set[str]:
