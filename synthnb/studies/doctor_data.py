@@ -9,6 +9,7 @@ __all__ = ['Size', 'check_set', 'check_classes_known', 'check_shared_memory']
 import importlib.util
 import os
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,10 @@ from typing import NamedTuple
 from huggingface_hub import constants
 
 from ..core.files import free_bytes
-from ..models.names import KNOWN_NAMES, model_folder, refuse_unknown
+from ..datasets.folders import shown
+from ..datasets.known import NAMED, TARGETS, VAL_SHARE, check_place, data_root, has_files, meant_set
+from ..datasets.layout import FRACTIONS, read_layout
+from ..models.names import KNOWN_NAMES, check_classes, model_folder, refuse_unknown
 from .doctor_findings import Finding
 from .doctor_models import GATED
 from .parameters import asked_models, class_words, folder_class_names, real_source
@@ -33,7 +37,7 @@ _DIGITS_FOUND = Finding("ok", "data", "digits come with scikit-learn"), Size(10,
 
 
 def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Size]:
-    "A data set, looked for where `named.data_root` says, and its size."
+    "A data set, looked for where `known.data_root` says, and its size."
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found, size = _check_listed(source, root)
@@ -43,36 +47,52 @@ def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Siz
 # %% ../../nbs/studies/doctor_data.ipynb #c4930ec9
 def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
     "A data set; what its listing has to say comes as warnings."
-    if source == "digits" and not Path(source).is_dir():
-        return _DIGITS_FOUND
-    from synthnb.datasets.named import NAMED, data_root  # torch and torchvision
-    from synthnb.datasets.sets import VAL_SHARE, list_set, meant_set
-    from synthnb.datasets.targets import TARGETS, open_target
-
     if (meant := meant_set(source, root)) == "digits":
         return _DIGITS_FOUND
-    if source in TARGETS:
-        target, opened = TARGETS[source], open_target(source, root=data_root(root))
-        return Finding("ok", "data", f"{target.title}: installed"), Size(len(target.classes), len(opened["train"]))
+    if meant in TARGETS:
+        return _check_target(str(meant), root)
     if source.startswith("hf:"):
         return _check_hub_set(source[3:].partition("#")[0]), Size()
-    named = NAMED.get(source)
+    named = NAMED.get(str(meant))
     try:
-        splits = list_set(meant, root)
+        classes, counts = _listing(meant, root)
     except (OSError, ValueError) as error:
         size = Size(named.classes, round((1 - VAL_SHARE) * named.train)) if named else Size()
         return Finding("missing", "data", str(error).splitlines()[0]), size
-    counts = ", ".join(f"{len(one):,} {split}" for split, one in splits.items())
-    classes = len(next(iter(splits.values())).classes)
-    size = Size(classes, round(_kept(splits, bool(named)) * len(splits.get("train", ()))))
-    return Finding("ok", "data", f"{source}: {classes} classes, {counts}; files were listed, not opened"), size
+    told = ", ".join(f"{many:,} {split}" for split, many in counts.items())
+    size = Size(len(classes), round(_kept(counts, bool(named)) * counts.get("train", 0)))
+    return Finding("ok", "data", f"{source}: {len(classes)} classes, {told}; files were listed, not opened"), size
 
 
-def _kept(splits: dict, named: bool) -> float:
+def _check_target(name: str, root: str | Path | None) -> tuple[Finding, Size]:
+    "A set that comes with the package, and whose full set may lie on this machine."
+    target, many = TARGETS[name], TARGETS[name].train
+    if target.whole and (data_root(root) / target.whole).is_dir():
+        from synthnb.datasets.targets import open_target  # torch and torchvision
+
+        many = len(open_target(name, root=data_root(root))["train"])
+    return Finding("ok", "data", f"{target.title}: installed"), Size(len(target.classes), many)
+
+# %% ../../nbs/studies/doctor_data.ipynb #bc7ebcf0
+def _listing(meant: str | Path, root: str | Path | None) -> tuple[tuple[str, ...], dict[str, int]]:
+    "Classes, and how many images each split has; raises what `sets.list_set` raises. Folders are listed without torch."
+    folder = Path(meant).expanduser()
+    known = isinstance(meant, str) and (meant in NAMED or meant.startswith("hf:"))
+    if not known and has_files(folder):
+        layout = read_layout(folder)
+        if told := layout.told():
+            warnings.warn(f"{shown(folder)}: {told}")
+        return check_classes(layout.classes), {split: len(files) for split, files in layout.splits.items()}
+    if not known:
+        check_place(folder, meant)
+    from synthnb.datasets.sets import list_set  # torch and torchvision
+
+    splits = list_set(meant, root)
+    return next(iter(splits.values())).classes, {split: len(one) for split, one in splits.items()}
+
+
+def _kept(splits: Collection[str], named: bool) -> float:
     "Share of the training images that `sets.open_set` leaves after those for validation and test."
-    from synthnb.datasets.layout import FRACTIONS  # torch and torchvision
-    from synthnb.datasets.sets import VAL_SHARE
-
     if "val" in splits:
         return 1.0
     if named:
@@ -102,10 +122,8 @@ def _class_names_of(source: str, root: str | Path | None = None) -> tuple[str, .
         return ()  # the shipped models were made for them
     if names := folder_class_names(source):
         return names
-    from synthnb.datasets.sets import list_set  # torch and torchvision
-
     try:
-        return next(iter(list_set(source, root).values())).classes
+        return _listing(meant_set(source, root), root)[0]
     except (OSError, ValueError, ImportError):  # said by `check_set`
         return ()
 

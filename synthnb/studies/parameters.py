@@ -250,7 +250,7 @@ def _missing_set(source: str, root: str | Path | None = None) -> str:
         not source
         or source.startswith("hf:")
         or Path(source).expanduser().is_dir()
-        or source in (here := ("digits", *_table_keys("datasets.targets", "TARGETS")))
+        or source in (here := ("digits", *_table_keys("datasets.known", "TARGETS")))
     ):
         return ""
     sets, place = _known_sets(), Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
@@ -313,9 +313,9 @@ def folder_class_names(source: str | Path) -> tuple[str, ...] | None:
 
 # %% ../../nbs/studies/parameters.ipynb #6830cc34
 def _shipped_classes(name: str) -> tuple[str, ...] | None:
-    "The classes of a set of `targets.TARGETS` that spells them out there, without importing its module."
+    "The classes of a set of `known.TARGETS` that spells them out there, without importing its module."
     for node in ast.walk(
-        ast.parse((Path(synthnb.__file__).parent / "datasets" / "targets.py").read_text(encoding="utf-8"))
+        ast.parse((Path(synthnb.__file__).parent / "datasets" / "known.py").read_text(encoding="utf-8"))
     ):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values):

@@ -16,9 +16,9 @@ from contextlib import chdir, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -27,8 +27,9 @@ from ..core.renamed import current_names
 from ..core.workers import Pool, one_thread, refresh, run_workers
 from .folder import Busy, is_settled, run_id, state, write_json
 from .parameters import resolve_parameters
-from .report import headline_of
-from .sweep_page import draw_sweep, sweep_page
+
+if TYPE_CHECKING:  # planning needs none of it, and importing it takes a second
+    import pandas as pd
 
 # %% ../../nbs/studies/sweep.ipynb #62c6f520
 _GRID_KEYS = ("experiment", "base", "grid", "exclude", "include")
@@ -216,8 +217,10 @@ def work(
         work_through(job.sweep(), gone or (lambda: False), job.timeout)
 
 # %% ../../nbs/studies/sweep.ipynb #740e7a38
-def _gather(sweep: Sweep) -> pd.DataFrame:
+def _gather(sweep: Sweep) -> "pd.DataFrame":
     "The tidy rows of all finished cells, with their parameters."
+    import pandas as pd
+
     names = list(dict.fromkeys(name for cell in sweep.cells for name in cell.parameters))
     rows = []
     for number, cell in enumerate(sweep.cells):
@@ -229,7 +232,7 @@ def _gather(sweep: Sweep) -> pd.DataFrame:
     return _uniform(pd.DataFrame(rows))
 
 
-def _uniform(table: pd.DataFrame) -> pd.DataFrame:
+def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
     "Columns of one type each, as a file of columns needs them: lists and mixtures become text."
     for name in table:
         kinds = {type(value) for value in table[name].dropna()}
@@ -243,6 +246,8 @@ def _uniform(table: pd.DataFrame) -> pd.DataFrame:
 # %% ../../nbs/studies/sweep.ipynb #d7a3c571
 def _shown_cell(sweep: Sweep, cell: Cell) -> dict:
     "A cell for the page."
+    from synthnb.studies.report import headline_of
+
     folder, found = sweep.place(cell), state(sweep.place(cell))
     page = {"DONE": "report.html", "FAILED": "failed.ipynb"}.get(found, "")
     told = {
@@ -261,8 +266,10 @@ def _shown_cell(sweep: Sweep, cell: Cell) -> dict:
 _FIGURE = "figure.png"  # of a sweep, beside its report
 
 # %% ../../nbs/studies/sweep.ipynb #22d370e7
-def _sweep_html(sweep: Sweep, table: pd.DataFrame) -> str:
+def _sweep_html(sweep: Sweep, table: "pd.DataFrame") -> str:
     "The report of what is there."
+    from synthnb.studies.sweep_page import sweep_page
+
     return sweep_page(
         table,
         sweep.varied,
@@ -305,8 +312,10 @@ class Outcome:
         )
 
 
-def _publish_figure(sweep: Sweep, table: pd.DataFrame) -> None:
+def _publish_figure(sweep: Sweep, table: "pd.DataFrame") -> None:
     "Draw what is done; take an earlier figure away where nothing is."
+    from synthnb.studies.sweep_page import draw_sweep
+
     done = next((cell for cell in sweep.cells if state(sweep.place(cell)) == "DONE"), None)
     used = _facts(sweep.place(done) / "run.json").get("parameters", {}).values() if done else ()
     world = "glyphworld: " if any(str(value).startswith("glyphworld/") for value in used) else ""
