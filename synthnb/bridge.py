@@ -356,8 +356,7 @@ def run_method(
 ) -> MethodResult:
     """Train by one method and measure it, or find the run in the store.
 
-    Raises `ValueError` before any training if names, classes or sizes do not fit.
-    """
+    Raises `ValueError` before any training if names, classes or sizes do not fit."""
     start, training = time.perf_counter(), config.training
     if runtime.checkpoint_every and not runtime.store:
         raise ValueError(

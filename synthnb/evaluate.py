@@ -188,8 +188,7 @@ def results_table(
     accuracy, low, high: mean over seeds and its interval (none below five seeds); seeds_at: the accuracy of each seed;
     per_class: mean over classes; gain, gain_low, gain_high: paired difference to the reference;
     verdict, smallest, more_seeds: of `intervals.judge`, corrected for the methods with as many real images;
-    sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice.
-    """
+    sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice."""
     results = current_names(results)
     runs = pd.DataFrame([{key: getattr(run, key) for key in _COLUMNS} for run in results])
     if (again := runs[runs.duplicated(["shots", "method", "seed"])]).size:

@@ -74,8 +74,7 @@ class Advice:
     def outcome(self, table: pd.DataFrame) -> str:
         """A line of Markdown: whether the probe's best method was the best of the full runs, by their means.
 
-        `table` is that of `results_table`: the full runs, with one number of shots.
-        """
+        `table` is that of `results_table`: the full runs, with one number of shots."""
         table = current_names(table)
         ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no method
         (best, *others), ended = self.run, ran.set_index("method").accuracy.sort_values(ascending=False, kind="stable")

@@ -123,9 +123,7 @@ def show_exchange(
     against: str = "vanilla_matched",
     title: str = "",
 ) -> Figure:
-    """The curve of real images, the accuracy with synthetic ones, and the way from one to the other.
-
-    Returns a closed matplotlib figure."""
+    "The curve of real images, the accuracy with synthetic ones and the way between, as a closed matplotlib figure."
     shots, reference, reached = _aligned(rows, method, against, found.real)
     figure, axis = plt.subplots(figsize=(5.5, 2.8), layout="constrained")
     first, last = np.log(shots[[0, -1]].astype(float))
