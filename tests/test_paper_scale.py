@@ -492,7 +492,7 @@ def test_protocol_audit_runs_to_the_end(here, monkeypatch):
         denoising_steps=2,
         strength=0.9,
     )
-    assert {(row["arm"], row["lr"] in (0.01, 0.03)) for row in found["rows"]} == {
+    assert {(row["method"], row["lr"] in (0.01, 0.03)) for row in found["rows"]} == {
         ("vanilla_matched", True),
         ("bridged", True),
     }
@@ -516,7 +516,7 @@ def test_diversify_or_finetune_runs_to_the_end(here, monkeypatch):
         token_batch=2,
     )
     sources = gather_parameters(PAPER / "diversify_or_finetune.yaml", [])["sources"]
-    assert {row["arm"] for row in found["rows"]} >= set(sources) and found["glyphworld"] is False
+    assert {row["source"] for row in found["rows"]} >= set(sources) and found["glyphworld"] is False
 
 
 def test_volume_study_runs_to_the_end(here, monkeypatch):
