@@ -400,7 +400,7 @@ def _run_file(
     key = stage_key(start, sets, {"method": asdict(spec), "config": config, "seed": seed, "every": every})
     return Path(store) / f"run-{key}.json"
 
-
+# %% ../nbs/08_bridge.ipynb #5e1d0a7c
 def _result(
     spec: Method,
     sets: tuple[ImageSet, ImageSet | None],
