@@ -102,3 +102,21 @@ def test_without_a_gpu_it_says_what_to_do(script):
         [sys.executable, script], capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     )
     assert run.returncode == 1 and "no GPU here: --small" in run.stderr
+
+
+def test_the_training_step_script_runs_at_a_small_size():
+    run = subprocess.run(
+        [sys.executable, FOLDER / "r12_training_step.py", "--small"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    steps = re.findall(
+        r"^R12 (.+), (\d+) px, batch 8, (\w+): fit ([\d.]+) ms a step, ([\d.]+)x of plain .* ([\d.]+)x of the floor",
+        run.stdout,
+        re.MULTILINE,
+    )
+    assert {(name, size) for name, size, *_ in steps} == {("shipped CNN", "32"), ("EfficientNet-Lite0", "64")}
+    assert {kind for _, _, kind, *_ in steps} >= {"float32"}
+    assert all(float(number) > 0 for *_, ms, ratio, floor in steps for number in (ms, ratio, floor))

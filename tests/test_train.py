@@ -40,6 +40,7 @@ from synthnb.models.classifiers import (
 from synthnb.train import TrainConfig, Watch, _domain_loss, fit
 from synthnb.training.augmentation import TimmPolicy, random_affine, random_resized_crop
 from synthnb.training.checkpoints import Checkpoint, History, stage_key
+from synthnb.training.engine import open_engine
 from synthnb.training.prediction import predict
 
 torch.set_num_threads(1)
@@ -440,6 +441,15 @@ def test_half_precision_is_autocast_with_float32_weights(scans):
     assert torch.equal(weights(asked), weights(exact)), "auto is float32 on a CPU"
     assert {p.dtype for p in half.parameters()} == {torch.float32}
     assert 0 < abs(rough.records[-1]["loss"] - told.records[-1]["loss"]) < 0.005, "the same steps, in fewer digits"
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_cpu_trains_in_float32_whatever_instructions_it_has(able, monkeypatch):
+    # Instructions do not decide: depthwise convolutions take twice as long in bfloat16 on a CPU that has them
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: able)
+    assert open_engine("cpu", "auto").precision == "no"
+    assert open_engine("cpu", "bf16").precision == "bf16", "but what is asked for is done"
 
 
 def test_a_compiled_network_takes_the_steps_of_a_plain_one(scans, inverted):
