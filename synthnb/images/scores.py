@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from scipy.spatial import KDTree
 from torchcodec.decoders import decode_image
 from tqdm import tqdm
 
@@ -103,28 +104,74 @@ def _nearest(
             best[rows], at[rows] = torch.where(better, value, best[rows]), torch.where(better, index + start, at[rows])
     return best, at
 
+# %% ../../nbs/images/scores.ipynb #f6c2f035
+_Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # places of later images, of those that stay, similarities
+
+
+def _by_tiles(thumbs: torch.Tensor, own: torch.Tensor, end: int, tile: int = 4096) -> Iterator[_Found]:
+    "Of each image from `end` on the most similar one of `own`."
+    left = thumbs[own].float()
+    for start in range(end, len(thumbs), tile) if len(own) else ():
+        right = thumbs[start : start + tile].float()
+        value, index = (right @ left.T).max(1)
+        yield torch.arange(start, start + len(right)), own[index], value
+
+
+def _projected(thumbs: torch.Tensor, directions: int = 12) -> np.ndarray:  # float32 [N, directions]
+    "Thumbnails in the directions in which they vary most, at right angles, so that no two come to lie further apart."
+    sample = thumbs[:: max(1, len(thumbs) // 4096)].float()
+    basis = torch.linalg.eigh(sample.T.cov())[1][:, -directions:]
+    return torch.cat([part.float() @ basis for part in thumbs.split(4096)]).numpy()
+
+
+def _tree(thumbs: torch.Tensor, alike: float) -> tuple[KDTree, np.ndarray, np.ndarray, float] | None:
+    "Of projections, those, which images are in it, and how far apart alike ones may lie; None where it would not help."
+    lengths = torch.cat([part.float().norm(dim=1) for part in thumbs.split(4096)])
+    rows = (lengths * lengths.max() >= alike - 1e-6).nonzero().flatten().numpy()  # a blank one is alike to none
+    if alike <= 0.5 or not len(rows):
+        return None
+    points = _projected(thumbs)
+    radius = float((2 * (lengths.max().double() ** 2 - alike)).clamp(min=0).sqrt()) + 1e-3  # and what rounding adds
+    tree = KDTree(points[rows], balanced_tree=False)
+    near = tree.query_ball_point(points[rows[:: max(1, len(rows) // 256)]], radius, return_length=True)
+    return (tree, points, rows, radius) if np.median(near) < len(rows) / 400 else None
+
+# %% ../../nbs/images/scores.ipynb #9b9e6865
+def _by_tree(thumbs: torch.Tensor, own: torch.Tensor, end: int, tree, points, rows, radius) -> Iterator[_Found]:
+    "Of the images from `end` on that may be alike to one of `own` the most similar one, several times for some."
+    for some in own[np.isin(own.numpy(), rows)].split(64):
+        balls = tree.query_ball_point(points[some.numpy()], radius)
+        left = some.repeat_interleave(torch.tensor([len(ball) for ball in balls]))
+        right = torch.from_numpy(rows[np.concatenate(balls).astype(np.int64)])
+        left, right = left[right >= end], right[right >= end]
+        for a, b in zip(left.split(2**15), right.split(2**15)):
+            value = (thumbs[a].float() * thumbs[b].float()).sum(1)
+            order = np.lexsort((a.numpy(), -value.numpy(), b.numpy()))
+            first = torch.from_numpy(order[np.diff(b.numpy()[order], prepend=-1) > 0])
+            yield b[first], a[first], value[first]
+
 
 def first_alike(
     thumbs: torch.Tensor,  # [N, D] of unit length, in the order in which they are taken
     alike: float = 0.997,  # similarity from which two images are one
     progress: bool = False,
+    least: int = 8192,  # images from which a tree is quicker
 ) -> torch.Tensor:  # int64 [N]: an earlier one that stays and is nearly the same; -1 for those that stay
     "Go through the images and leave out each that is nearly the same as one that stays: no two that stay are alike."
-    found, stay, count = torch.full((len(thumbs),), -1), torch.empty(len(thumbs), thumbs.shape[1]), 0
-    places = torch.empty(len(thumbs), dtype=torch.int64)
+    best, found = torch.full((len(thumbs),), -torch.inf), torch.full((len(thumbs),), -1)
+    index = _tree(thumbs, alike) if len(thumbs) >= least else None
     for start in tqdm(range(0, len(thumbs), 1024), desc="near-duplicates", disable=not progress):
         part = thumbs[start : start + 1024].float()
-        similarity, index = _nearest(part, stay[:count])
-        old = similarity >= alike
-        new = torch.full((len(part),), -1).masked_scatter(old, places[index[old]])
+        end = start + len(part)
+        new = found[start:end]  # alike to those of earlier blocks
         pairs = (part @ part.T >= alike).tril(-1)
         for i in pairs.any(1).nonzero().flatten().tolist():  # few: most rows of a block are alike to none
             if new[i] < 0 and len(earlier := (pairs[i] & (new == -1)).nonzero()):
                 new[i] = start + earlier[0, 0]
-        found[start : start + len(part)] = new
-        own = (new < 0).nonzero().flatten()
-        stay[count : count + len(own)], places[count : count + len(own)] = part[own], own + start
-        count += len(own)
+        own = (new < 0).nonzero().flatten() + start
+        for later, stays, value in _by_tree(thumbs, own, end, *index) if index else _by_tiles(thumbs, own, end):
+            better = (value >= alike) & (value > best[later])
+            best[later[better]], found[later[better]] = value[better], stays[better]
     return found
 
 # %% ../../nbs/images/scores.ipynb #ba71bf5a
