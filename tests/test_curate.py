@@ -30,6 +30,7 @@ from synthnb.images.scores import (
     _nearest,
     _pixel_statistics,
     _reference_thumbnails,
+    _tree,
     class_phrases,
     class_texts,
     first_alike,
@@ -309,6 +310,37 @@ def test_of_those_that_stay_no_two_are_alike_and_all_others_are_alike_to_one(sca
 def test_a_collapsed_set_needs_no_memory_for_its_pairs():
     same = torch.nn.functional.normalize(torch.ones(5000, 8))
     assert first_alike(same).tolist() == [-1] + [0] * 4999
+
+
+@pytest.mark.parametrize("kind", ["smooth", "clusters", "equal", "blank", "one motif"])
+@pytest.mark.parametrize("alike", [0.997, 0.98])
+def test_a_tree_finds_what_comparing_all_with_all_finds(kind, alike):
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)
+    unit = torch.nn.functional.normalize
+    falls = 1 / (1 + torch.arange(256.0))  # of most directions little is left, as in photographs
+    thumbs = unit(draw(3000, 256) * falls)
+    if kind == "smooth":  # each tenth is a copy
+        thumbs[::10] = unit(thumbs[1::10] + 0.002 * draw(300, 256))
+    elif kind == "clusters":
+        thumbs = unit(thumbs[torch.arange(3000) % 200] + torch.linspace(0, 0.006, 3000)[:, None] * draw(3000, 256))
+    elif kind == "equal":
+        thumbs[500:2900] = thumbs[7]
+    elif kind == "blank":
+        thumbs[::3] = 0
+    else:
+        thumbs = unit(thumbs[:1] + 0.004 * draw(3000, 256))
+    thumbs = thumbs.half()  # as they are stored
+    if (index := _tree(thumbs, alike)) is None:
+        assert kind in ("equal", "one motif", "clusters"), "a tree should help here"
+    found = first_alike(thumbs, alike, least=0)
+    assert torch.equal(found, first_alike(thumbs, alike, least=len(thumbs) + 1))
+    similar, stay, expected = thumbs.float() @ thumbs.float().T >= alike, [], []
+    for i in range(len(thumbs)):
+        expected.append(bool(similar[i, stay].any()))
+        stay += [] if expected[-1] else [i]
+    assert (found >= 0).tolist() == expected
+    assert index is None or (found >= 0).any() or kind == "blank"
 
 
 # ---- filters
