@@ -120,3 +120,10 @@ def test_the_training_step_script_runs_at_a_small_size():
     assert {(name, size) for name, size, *_ in steps} == {("shipped CNN", "32"), ("EfficientNet-Lite0", "64")}
     assert {kind for _, _, kind, *_ in steps} >= {"float32"}
     assert all(float(number) > 0 for *_, ms, ratio, floor in steps for number in (ms, ratio, floor))
+
+
+def test_the_scripts_for_starts_and_near_duplicates_run_at_a_small_size():
+    for script in ("start_up.py", "near_duplicates.py"):
+        run = subprocess.run([sys.executable, FOLDER / script, "--small"], capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert "s CPU" in run.stdout and "MISSED" not in run.stdout
