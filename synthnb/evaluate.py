@@ -202,14 +202,13 @@ def results_table(
     rows = []
     for shots, method in runs[["shots", "method"]].drop_duplicates().itertuples(index=False):
         own = sorted(grouped[shots][method], key=lambda run: run.seed)
-        kept = _per_image(own)
-        found = accuracy_interval([run.accuracy for run in own], len(kept), level) if kept is not None else None
+        found = accuracy_interval([run.accuracy for run in own], level)
         row = {
             "shots": shots,
             "method": method,
             "accuracy": float(np.mean([run.accuracy for run in own])),
-            "low": found.low if found else math.nan,
-            "high": found.high if found else math.nan,
+            "low": found.low,
+            "high": found.high,
             "seeds": len(own),
             "seeds_at": [run.accuracy for run in own],
             "per_class": float(np.mean([getattr(run, "per_class", math.nan) for run in own])),

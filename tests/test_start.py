@@ -49,8 +49,11 @@ def home(tmp_path_factory):
     place = tmp_path_factory.mktemp("start")
     plan = plan_of(place / "plan.parquet", DIGITS[:2], 2)
     shard_images(place / "shards", plan, torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8))
-    rows = [dict.fromkeys(COLUMNS, "") | {"id": f"{i:04d}-000000", "label": i, "class": name, "phrase": name, "pool": "base"}
-            | {"prompt": f"a photo of a {name}", "tokens": 6} for i, name in enumerate(DIGITS[:2])]  # fmt: skip
+    blank = dict.fromkeys(COLUMNS, "") | {"pool": "base", "tokens": 6}
+    rows = [
+        blank | {"id": f"{i:04d}-000000", "label": i, "class": name, "phrase": name, "prompt": f"a photo of a {name}"}
+        for i, name in enumerate(DIGITS[:2])
+    ]
     save_book(pd.DataFrame(rows), place / "book.jsonl")
     return place
 

@@ -117,27 +117,23 @@ LEAST_SEEDS = 5  # of an interval for an accuracy
 
 def accuracy_interval(
     values: Sequence[float],  # accuracies in 0..1, one per seed
-    images: int,  # of the test split
     level: float = 0.95,
 ) -> Interval:
-    """Mean accuracy with Student's t interval on logits, which never leaves 0..1.
+    """Mean accuracy with Student's t interval, carried over to logits by the delta method: it never leaves 0..1.
 
-    Below `LEAST_SEEDS` seeds, and where all values are equal, it has no ends.
-    Raises `ValueError` for values outside of 0..1 and for fewer than one image.
+    It holds the mean, and far from 0 and 1 it is Student's own. Below `LEAST_SEEDS` seeds, and where all values are
+    equal, it has no ends. Raises `ValueError` for values outside of 0..1.
     """
     array = np.asarray(values, dtype=float)
     n = len(array)
     if not n or not ((array >= 0) & (array <= 1)).all():
         raise ValueError(f"need accuracies in 0..1, one per seed or more, got {array.tolist()}")
-    if images < 1:
-        raise ValueError(f"an accuracy needs one test image or more, got {images}")
-    mean = float(array.mean())
+    found = mean_interval(array, level)
+    mean = found.mean
     if n < LEAST_SEEDS or np.ptp(array) < 1e-9:
-        return Interval(mean, math.nan, math.nan, n, level)
-    found = mean_interval(logit((array * images + 0.5) / (images + 1)), level)
-    # near 0 and 1 the half image can move both ends past the mean
-    low, high = min(mean, expit(found.low)), max(mean, expit(found.high))
-    return Interval(mean, float(low), float(high), n, level)
+        return replace(found, low=math.nan, high=math.nan)
+    half = (found.high - mean) / (mean * (1 - mean))
+    return replace(found, low=float(expit(logit(mean) - half)), high=float(expit(logit(mean) + half)))
 
 # %% ../../nbs/core/intervals.ipynb #134ad958
 def paired_difference(

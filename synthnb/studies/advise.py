@@ -134,15 +134,15 @@ def advise(
     runs = {method: [run(method, seed) for seed in draws] for method in methods}
     accuracies = {method: [one.accuracy for one in own] for method, own in runs.items()}
     seconds = sum(one.seconds for own in runs.values() for one in own)
-    return Advice(_advice_table(accuracies, len(judged), probe.level), short.steps, len(judged), seconds)
+    return Advice(_advice_table(accuracies, probe.level), short.steps, len(judged), seconds)
 
 # %% ../../nbs/studies/advise.ipynb #4a921247
-def _advice_table(accuracies: dict[str, list[float]], images: int, level: float) -> pd.DataFrame:
+def _advice_table(accuracies: dict[str, list[float]], level: float) -> pd.DataFrame:
     "What `Advice.table` holds, the best method first."
     gaps, half = _behind_best(np.array(list(accuracies.values())), level)
     rows = []
     for (method, own), gap in zip(accuracies.items(), gaps.tolist()):
-        found = accuracy_interval(own, images, level)
+        found = accuracy_interval(own, level)
         rows.append(
             {
                 "method": method,
