@@ -128,7 +128,7 @@ def accuracy_interval(
     n = len(array)
     if not n or not ((array >= 0) & (array <= 1)).all():
         raise ValueError(f"need accuracies in 0..1, one per seed or more, got {array.tolist()}")
-    found = mean_interval(array, level)
+    found = mean_interval(array.tolist(), level)
     mean = found.mean
     if n < LEAST_SEEDS or np.ptp(array) < 1e-9:
         return replace(found, low=math.nan, high=math.nan)
