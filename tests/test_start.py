@@ -82,7 +82,7 @@ def test_a_doctor_that_measures_nothing_imports_no_torch(home, source):
 
 def test_a_grid_is_looked_at_without_torch(home):
     grid = home / "grid.yaml"
-    grid.write_text("experiment: quickstart\nbase: {real_data: mnist}\ngrid: {seed: [0, 1]}\n")
+    grid.write_text("experiment: quickstart\nbase: {real_data: mnist}\ngrid: {seeds: [[0], [1]]}\n")
     assert imported("doctor", grid, "--no-measure") == []
 
 

@@ -122,6 +122,8 @@ def _class_names_of(source: str, root: str | Path | None = None) -> tuple[str, .
         return ()  # the shipped models were made for them
     if names := folder_class_names(source):
         return names
+    if source.startswith("hf:") and _check_hub_set(source[3:].partition("#")[0]).state == "missing":
+        return ()  # listing it would fetch it
     try:
         return _listing(meant_set(source, root), root)[0]
     except (OSError, ValueError, ImportError):  # said by `check_set`
