@@ -139,7 +139,8 @@ def _tree(thumbs: torch.Tensor, alike: float) -> tuple[KDTree, np.ndarray, np.nd
 # %% ../../nbs/images/scores.ipynb #9b9e6865
 def _by_tree(thumbs: torch.Tensor, own: torch.Tensor, end: int, tree, points, rows, radius) -> Iterator[_Found]:
     "Of the images from `end` on that may be alike to one of `own` the most similar one, several times for some."
-    for some in own[np.isin(own.numpy(), rows)].split(64):
+    at = np.searchsorted(rows, own.numpy()).clip(max=len(rows) - 1)
+    for some in own[torch.from_numpy(rows[at] == own.numpy())].split(64):  # those that are in the tree
         balls = tree.query_ball_point(points[some.numpy()], radius)
         left = some.repeat_interleave(torch.tensor([len(ball) for ball in balls]))
         right = torch.from_numpy(rows[np.concatenate(balls).astype(np.int64)])
