@@ -346,6 +346,10 @@ def here(tmp_path_factory) -> Path:
     return place
 
 
+# photographs of one's own in three classes, and a network that is here
+MINE = {"real_data": "mine", "classifier": "./resnet18"}
+
+
 def results(file: str, here: Path, monkeypatch, **minimal) -> dict:
     "A file's values (of a grid: its first cell), but few images and steps, and models that are here."
     monkeypatch.chdir(here)
@@ -392,8 +396,7 @@ def test_quickstart_runs_to_the_end(here, monkeypatch):
         "quickstart.yaml",
         here,
         monkeypatch,
-        real_data="mine",
-        classifier="./resnet18",
+        **MINE,
         clip="./clip",
         clip_weights="",
         shots=2,
@@ -407,15 +410,7 @@ def test_quickstart_runs_to_the_end(here, monkeypatch):
 def test_transfer_volume_runs_to_the_end(here, monkeypatch):
     volumes = [1, 2, 3]
     found = results(
-        "transfer_volume.yaml",
-        here,
-        monkeypatch,
-        real_data="mine",
-        classifier="./resnet18",
-        llm="",
-        shots=[1, 0],
-        images_per_class=volumes,
-        seeds=[1],
+        "transfer_volume.yaml", here, monkeypatch, **MINE, llm="", shots=[1, 0], images_per_class=volumes, seeds=[1]
     )
     methods = gather_parameters(PAPER / "transfer_volume.yaml", [])["methods"]
     assert {(row["method"], row["shots"], row["volume"]) for row in found["rows"]} == {
@@ -463,8 +458,7 @@ def test_prompt_ladder_runs_to_the_end(here, monkeypatch):
         "prompt_ladder.yaml",
         here,
         monkeypatch,
-        real_data="mine",
-        classifier="./resnet18",
+        **MINE,
         clip="./clip",
         clip_weights="",
         shots=2,
@@ -484,9 +478,8 @@ def test_protocol_audit_runs_to_the_end(here, monkeypatch):
         "protocol_audit.yaml",
         here,
         monkeypatch,
-        real_data="mine",
+        **MINE,
         meaning="{class}",
-        classifier="./resnet18",
         rates=[0.01, 0.03],
         look_every=1,
         denoising_steps=2,
@@ -504,9 +497,8 @@ def test_diversify_or_finetune_runs_to_the_end(here, monkeypatch):
         "diversify_or_finetune.yaml",
         here,
         monkeypatch,
-        real_data="mine",
+        **MINE,
         meaning="{class}",
-        classifier="./resnet18",
         volumes=[1, 2],
         shots=1,
         denoising_steps=2,
@@ -576,15 +568,7 @@ def test_imagenet_study_runs_to_the_end(here, monkeypatch):
 
 def test_volume_long_tail_runs_to_the_end(here, monkeypatch):
     found = results(
-        "volume_long_tail.yaml",
-        here,
-        monkeypatch,
-        real_data="mine",
-        classifier="./resnet18",
-        imbalance=3,
-        prompts=["naive"],
-        volumes=[0, 1],
-        steps=1,
+        "volume_long_tail.yaml", here, monkeypatch, **MINE, imbalance=3, prompts=["naive"], volumes=[0, 1], steps=1
     )
     assert {(row["method"], row["volume"]) for row in found["rows"]} == {
         ("real only", 0),
@@ -625,8 +609,7 @@ def test_dsi_study_runs_to_the_end(here, monkeypatch):
         "dsi_study.yaml",
         here,
         monkeypatch,
-        real_data="mine",
-        classifier="./resnet18",
+        **MINE,
         named_styles=["a snapshot", "a close-up"],
         guidances=[2.0],
         shots=[1],
@@ -674,15 +657,7 @@ def test_a_cell_of_bridge_transfer_with_a_transformer_runs_to_the_end(here, monk
 
 
 def test_a_cell_of_transfer_volume_sets_runs_to_the_end(here, monkeypatch):
-    found = results(
-        "transfer_volume_sets.grid.yaml",
-        here,
-        monkeypatch,
-        real_data="mine",
-        classifier="./resnet18",
-        shots=[0],
-        images_per_class=[1, 2, 3],
-    )
+    found = results("transfer_volume_sets.grid.yaml", here, monkeypatch, **MINE, shots=[0], images_per_class=[1, 2, 3])
     assert {row["volume"] for row in found["rows"]} == {0, 1, 2, 3}
 
 
