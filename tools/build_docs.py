@@ -130,9 +130,15 @@ def lay_out(source: Path, pages: set[Path], stage: Path) -> None:
         nbformat.write(notebook, place)
 
 
+def source_of(module: str) -> str:
+    """The text of a module of the package."""
+    return (ROOT / "synthnb" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+
+
 def api_pages(stage: Path) -> list[str]:
-    """A page for each module of the package; their names."""
-    modules = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["synthnb"]["layers"]
+    """A page for each module of the package that has public names; their names."""
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["synthnb"]["layers"]
+    modules = [name for name in layers if "\n__all__ = []\n" not in source_of(name)]
     order = sorted(modules, key=lambda name: ("." in name, name.split(".")[0] if "." in name else ""))
     (stage / "api").mkdir()
     for name in order:
