@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Score', 'plan_call', 'find_faults', 'DrawnBatch', 'row_seeds', 'draw_batches', 'ClipScore', 'generate',
-           'contact_sheet']
+           'contact_sheet', 'show_beside']
 
 # %% ../nbs/04_generate.ipynb #59db042d
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +17,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from diffusers import DiffusionPipeline
+from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
+from .core.plots import bare, drawing
 from .data import LabelledImages
 from .images.denoise import DenoisingLoop, Room, TextTable, decoding_in_parts, draw_in_batches, loop_of
 from .images.plan import image_seed
@@ -257,3 +259,27 @@ def contact_sheet(
         sheet[label, : len(mine)] = mine
     flat = sheet.transpose(0, 2, 1, 3, 4).reshape(rows * height, per_class * width, 3)
     return Image.fromarray(flat).resize((per_class * width * scale, rows * height * scale), Image.Resampling.NEAREST)
+
+# %% ../nbs/04_generate.ipynb #c0c7a677
+def show_beside(
+    real: LabelledImages,
+    synthetic: LabelledImages,  # of the same classes and size
+    per_class: tuple[int, int] = (4, 8),  # images of each class, real and synthetic, at most
+    classes: int = 10,  # rows, the first classes
+    doubtful: Sequence[str] = (),  # classes whose meaning is open
+    title: str = "",
+) -> Figure:
+    "Real images at the left, synthetic ones at the right, a row for each class."
+    columns = [min(most, int(data.labels.bincount().max())) for most, data in zip(per_class, (real, synthetic))]
+    names = real.classes[:classes]
+    size = (0.45 * sum(columns) + 2.2, 0.45 * len(names) + 0.8)
+    with drawing(1, 2, size=size, widths=columns, dpi=80, title=title) as (figure, axes):
+        for ax, data, n, what in zip(axes, (real, synthetic), columns, ("real", "synthetic")):
+            ax.imshow(contact_sheet(data, per_class=n, scale=1, classes=len(names)), interpolation="nearest")
+            bare(ax)
+            ax.set_title(what)
+        labels = [f"{name}: meaning open" if name in doubtful else name for name in names]
+        axes[0].set_yticks([(row + 0.5) * real.images.shape[-2] for row in range(len(names))], labels)
+    for name, label in zip(names, axes[0].get_yticklabels()):
+        label.set_color("C3" if name in doubtful else "0.3")
+    return figure
