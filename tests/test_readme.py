@@ -21,6 +21,10 @@ def test_results_are_those_of_the_committed_report():
         [sys.executable, "tools/update_readme.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = json.loads((ROOT / re.search(r"<!-- results (\S+) -->", readme)[1] / "run.json").read_text())["parameters"]
+    told = "the real images\nare MNIST's, and the classifier was pre-trained on ImageNet's photographs"
+    assert told in readme and shown["real_data"] == "mnist" and shown["classifier"].startswith("imagenet/")
 
 
 def test_it_is_one_screen_and_a_half_and_answers_early():
@@ -38,7 +42,7 @@ def test_the_run_it_shows_can_be_chosen():
     sys.path.insert(0, str(ROOT / "tools"))
     import update_readme
 
-    readme = "a\n<!-- results -->\nold\n<!-- /results -->\nb"
+    readme = "a\n<!-- results outputs/bridge_study/other -->\nold\n<!-- /results -->\nb"
     run = ROOT / "outputs/quickstart/2ae7e9a1b26e"
     new, figure = update_readme.updated(readme, run)
     assert new.startswith("a\n<!-- results outputs/quickstart/2ae7e9a1b26e -->") and new.endswith(

@@ -1,15 +1,13 @@
 """Write the results of a committed comparison of methods into README.md: `python tools/update_readme.py [--check]`.
 
 Numbers are never typed: the block between the two markers and nbs/guides/figures/gains.svg come from results.json and
-run.json of one run. Which run: the folder that the marker names (`<!-- results outputs/EXPERIMENT/RUN -->`; `--run
-FOLDER` writes it there), else the newest finished run of bridge_study that git knows, has several numbers of real
-images, and gave each seed a generated set of its own.
+run.json of the run that the marker names (`<!-- results outputs/EXPERIMENT/RUN -->`; `--run FOLDER` writes it there): the
+text around the block speaks of its data and its network, so a newer run never takes its place by itself.
 """
 
 import argparse
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 from synthnb.studies.cover import gains_file  # noqa: E402
 from synthnb.studies.verdict import Comparison, advice, comparisons, real_images  # noqa: E402
 
-BLOCK = re.compile(r"<!-- results(?: (\S+))? -->\n.*?<!-- /results -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- results (\S+) -->\n.*?<!-- /results -->", re.DOTALL)
 FIGURE = ROOT / "nbs/guides/figures/gains.svg"
 IMAGES = "nbs/guides/figures/images.png"  # of tools/draw_front.py, for a run that kept no images of its own
 SHOWN = 2  # numbers of real images in the table
@@ -27,24 +25,6 @@ SHOWN = 2  # numbers of real images in the table
 def told(run: Path) -> tuple[dict, dict]:
     """results.json and run.json."""
     return tuple(json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("results", "run"))
-
-
-def is_fit(run: Path) -> bool:
-    """Does the run show what the table needs?"""
-    results, record = told(run)
-    shots = [n for n in record["parameters"]["shots"] if n]
-    return results.get("generated_sets", 0) >= len(record["parameters"]["seeds"]) and len(shots) >= SHOWN
-
-
-def committed_run() -> Path:
-    """The newest run among the files of this checkout that git tracks."""
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "outputs/bridge_study/*/DONE"], capture_output=True, text=True, check=True
-    )
-    runs = [run for run in (ROOT / Path(line).parent for line in listed.stdout.splitlines()) if is_fit(run)]
-    if not runs:
-        sys.exit("no such run is committed: run bridge_study, then git add -f outputs/bridge_study/<run>")
-    return max(runs, key=lambda run: told(run)[1]["started"])
 
 
 def cell(comparison: Comparison, method: str) -> str:
@@ -89,11 +69,10 @@ def results_block(run: Path) -> tuple[str, str]:
 def updated(readme: str, run: Path | None = None) -> tuple[str, str]:
     """The README with today's results, and its figure; exits if it has no place for them."""
     if not (found := BLOCK.search(readme)):
-        sys.exit("README.md has no <!-- results --> ... <!-- /results --> block")
+        sys.exit("README.md has no <!-- results outputs/EXPERIMENT/RUN --> ... <!-- /results --> block")
     named = run.resolve().relative_to(ROOT).as_posix() if run else found[1]
-    block, figure = results_block(ROOT / named if named else committed_run())
-    head = f"<!-- results {named} -->" if named else "<!-- results -->"
-    return BLOCK.sub(lambda _: f"{head}\n{block}<!-- /results -->", readme), figure
+    block, figure = results_block(ROOT / named)
+    return BLOCK.sub(lambda _: f"<!-- results {named} -->\n{block}<!-- /results -->", readme), figure
 
 
 if __name__ == "__main__":
