@@ -15,7 +15,7 @@ STYLE = """
   --better: #35c79a; --worse: #ff9d5c; --equivalent: #6cb6f0; --inconclusive: #a3adb8 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 76rem; padding: 1.5rem 1.25rem 4rem; font: 16px/1.5 system-ui, sans-serif;
-  color: var(--ink); background: var(--paper) }
+  color: var(--ink); background: var(--paper); overflow-wrap: anywhere }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .25rem } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 a { color: var(--link) } .soft, small { color: var(--soft) } small { font-size: .85em }
 code { font: .875em ui-monospace, monospace; overflow-wrap: anywhere }
@@ -23,7 +23,7 @@ code { font: .875em ui-monospace, monospace; overflow-wrap: anywhere }
   .state.DONE { color: var(--done) } .state.FAILED { color: var(--failed) }
 .state.UNFINISHED, .state.RUNNING { color: var(--unfinished) }
 details > summary { cursor: pointer; color: var(--link) }
-.scroll { overflow-x: auto; max-width: 100% }
+.scroll { overflow-x: auto; max-width: 100%; overflow-wrap: break-word }
 table { border-collapse: collapse; font-size: .9rem }
 th, td { padding: .35rem .75rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line) }
 tr:first-child > th { border-top: 0; color: var(--soft); font-weight: 600 }

@@ -1,0 +1,83 @@
+"""Pages of check, meanings, the board and a sweep with names that are too long for a phone: nothing sticks out."""
+
+import re
+
+import pandas as pd
+import pytest
+import torch
+from lar_cases import noise
+from PIL import Image
+from shard_images import plan_of, shard_images
+from test_index import browser  # noqa: F401  (a fixture)
+
+from synthnb.data import digits
+from synthnb.glyphworld import world as glyphworld
+from synthnb.images.board import make_board, write_board
+from synthnb.images.evidence import write_evidence
+from synthnb.images.scores import score_images
+from synthnb.lar import resolve
+from synthnb.models.clip import image_features
+from synthnb.models.meanings import Candidate
+from synthnb.studies.check import check_images, write_check
+from synthnb.studies.sweep_page import sweep_page
+
+torch.set_num_threads(1)
+LONG = ("Donaudampfschifffahrtselektrizitaetenhauptbetriebswerkbauunterbeamtengesellschaft", "w" * 100, "a b c " * 20)
+NAMES = tuple(name.strip() for name in LONG)
+
+
+def check(place):
+    scans = digits(32)["train"]
+    for i, name in enumerate(NAMES):
+        home = place / "images" / name
+        home.mkdir(parents=True)
+        for j in range(12):
+            pixels = scans.images[scans.labels == i][j].permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(home / f"{'long-' * 20}{j}.png")
+        (home / f"{'broken-' * 20}.png").write_bytes(b"no image")
+    return write_check(check_images(place / "images", 32), place / "check.html")
+
+
+def senses(place, clip):
+    candidates = {name: [Candidate(phrase=f"{name} {i}", looks=name * 3) for i in range(2)] for name in NAMES}
+    features = image_features(clip, [(noise(24), [0, 1, 2] * 8)], NAMES, progress=False)
+    found = resolve(clip, features, candidates, {}, ["{phrase}"])
+    return write_evidence(found, place / "senses.html", features, title="W" * 90)
+
+
+def board(place, clip):
+    images = glyphworld.render(glyphworld.sample_scenes(3 * 8, torch.Generator().manual_seed(0)))
+    plan = plan_of(place / "plan.parquet", NAMES, 8, **{name: name * 4 for name in NAMES})
+    scores = score_images(shard_images(place / "shards", plan, images).path, clip, progress=False)
+    return write_board(make_board(scores), place / "board.html", "W" * 90)
+
+
+def sweep(place):
+    varied = [f"a_parameter_with_quite_a_long_name_{i}" for i in range(6)]
+    rows = [{f"param.{name}": "v" * 30 for name in varied} | {"method": "m" * 60, "value": i / 10} for i in range(4)]
+    cells = [{"values": ["v" * 60] * 6, "state": "FAILED", "told": "e" * 200, "link": ""}]
+    about = dict(name="W" * 90, counts="4 of 5", base={"k" * 80: "v" * 200}, figure="")
+    page = place / "sweep.html"
+    page.write_text(sweep_page(pd.DataFrame(rows), varied, cells, **about), encoding="utf-8")
+    return page
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, clip):
+    place = tmp_path_factory.mktemp("pages")
+    return [check(place), senses(place, clip), board(place, clip), sweep(place)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 768, 390])
+def test_nothing_sticks_out(browser, pages, width, scheme):  # noqa: F811
+    for path in pages:
+        page = browser.new_page()
+        page.set_viewport_size({"width": width, "height": 844})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width, path.name
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 380) == (scheme == "dark"), path.name
+        page.screenshot(path=path.with_name(f"{path.stem}-{width}-{scheme}.png"))
+        page.close()
