@@ -2131,6 +2131,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'synthnb.prompts.book._problem': ('prompts/book.html#_problem', 'synthnb/prompts/book.py'),
                                       'synthnb.prompts.book.check_begin': ('prompts/book.html#check_begin', 'synthnb/prompts/book.py'),
                                       'synthnb.prompts.book.check_suffix': ('prompts/book.html#check_suffix', 'synthnb/prompts/book.py'),
+                                      'synthnb.prompts.book.in_turn': ('prompts/book.html#in_turn', 'synthnb/prompts/book.py'),
                                       'synthnb.prompts.book.load_book': ('prompts/book.html#load_book', 'synthnb/prompts/book.py'),
                                       'synthnb.prompts.book.prompts_by_class': ( 'prompts/book.html#prompts_by_class',
                                                                                  'synthnb/prompts/book.py'),

@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -401,8 +402,13 @@ def test_quickstart_runs_to_the_end(here, monkeypatch):
         clip_weights="",
         shots=2,
         style_steps=1,
-        prompts_per_class=1,
+        prompts_per_class=2,
+        token_and_styles="half",
     )
+    [written] = (here / "outputs/quickstart").glob("*/prompts.csv")
+    book = pd.read_csv(written, keep_default_na=False)
+    assert book.prompt.str.contains("<style>").tolist() == [True, False] * 3, "the token in every other prompt"
+    assert not (book.prompt.str.contains("<style>") & (book["style"] != "")).any(), "no prompt has both"
     assert {row["method"] for row in found["rows"]} >= {"vanilla_matched", "bridged++", "mixed_per_batch+dual"}
     assert list(found["phrases"]) == ["club", "star", "three"] and found["style"] and found["glyphworld"] is False
 
