@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from synthnb.cli.commands import app
-from synthnb.studies.ledger import Entry, claim_lines, glyphworld_file, load_claims, paper_lines
+from synthnb.studies.claims import Entry, glyphworld_file, load_claims
+from synthnb.studies.ledger import claim_lines, paper_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 CLAIMS = load_claims(ROOT / "nbs/experiments/claims.yaml").claims

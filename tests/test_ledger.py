@@ -6,16 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from synthnb.studies.ledger import (
-    _VERDICTS,
-    Comparison,
-    Run,
-    _entry_for,
-    _expanded,
-    ledger_entries,
-    ledger_markdown,
-    load_claims,
-)
+from synthnb.studies.claims import VERDICTS, Comparison, Run, _entry_for, _expanded, ledger_entries, load_claims
+from synthnb.studies.ledger import ledger_markdown
 from synthnb.studies.parameters import declared_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +62,7 @@ def test_commands_name_files_that_exist(should_be):
 
 def test_verdicts_and_effects_are_not_typed():
     said = (EXPERIMENTS / "claims.yaml").read_text().split("\nclaims:\n")[1]
-    assert not [word for word in _VERDICTS if word in said], "a verdict is computed"
+    assert not [word for word in VERDICTS if word in said], "a verdict is computed"
 
 
 def test_conditions_are_parameters_of_their_experiments():

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import synthnb
 from synthnb.bridge import METHODS, Method, MethodResult, TransferConfig, run_method
 from synthnb.evaluate import Baseline, best_by_validation, results_table
+from synthnb.studies.claims import load_claims
 from synthnb.studies.cover import cover_html, exchange_of, methods_html
 from synthnb.studies.exchange import exchange_rate
 from synthnb.studies.folder import RUN_FOLDER, read_record, read_results
-from synthnb.studies.ledger import load_claims
 from synthnb.studies.report import report
 from synthnb.studies.sweep_page import summarise
 from synthnb.studies.verdict import comparisons, is_of_methods, outcomes, verdict_line

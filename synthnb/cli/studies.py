@@ -353,7 +353,8 @@ _Paper = Annotated[bool, typer.Option("--paper", help="Print the command at the 
 @app.command()
 def claim(name: _Claim, paper: _Paper = False, dry_run: _DryRun = False) -> None:
     """Run the experiment of one claim here, in glyphworld; print its verdict and its report's path."""
-    from synthnb.studies.ledger import find_claim, glyphworld_file, paper_lines
+    from synthnb.studies.claims import find_claim, glyphworld_file
+    from synthnb.studies.ledger import paper_lines
 
     with before_start():
         root = checkout()
