@@ -197,6 +197,26 @@ def test_statistics_that_are_not_kept_have_no_gap():
         gap(convert(nn.Sequential(nn.BatchNorm2d(4, track_running_stats=False))))
 
 
+def test_a_batch_that_cannot_be_told_apart_is_refused():
+    dual, x = convert(build("resnet10t")).train(), torch.zeros(8, 3, 64, 64)
+    with pytest.raises(RuntimeError, match="dual norms is trained inside of"):
+        dual(x)
+    with pytest.raises(RuntimeError, match="domain token is trained inside of"):
+        convert(build("vit_tiny_patch16_224"), "token").train()(x)
+    with pytest.raises(ValueError, match="8 images, but `domains` was told of 4"), domains(dual, HALF[:4]):
+        dual(x)
+    with pytest.raises(ValueError, match="leaves a branch with one"), domains(dual, torch.arange(8) == 7):
+        dual(x)
+    with pytest.raises(ValueError, match=r"must be bool \[B\]"), domains(dual, HALF.int()):
+        dual(x)
+    with pytest.raises(ValueError, match="has dual norms already"):
+        convert(dual)
+    with pytest.raises(ValueError, match="unknown kind 'groupnorm'"):
+        convert(build("resnet10t"), "groupnorm")
+    with pytest.raises(ValueError, match="no patch embedding"):
+        convert(build("resnet10t"), "token")
+
+
 def test_syncbn_on_request():
     dual = convert(build("resnet10t"), sync=True)
     assert (
