@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
@@ -20,7 +21,6 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .core.plots import drawing
 from .models.classifiers import TimmModel
 from .training.pooled_norm import is_pooled, pool_norms, processes
 
@@ -246,13 +246,16 @@ def show_gap(
     gaps: Sequence[dict] | pd.DataFrame,  # rows of `gap` with their step, such as `History.gaps`
 ) -> Figure:
     "The gap of every layer over training, a line for each step, as a closed matplotlib figure."
+    # Not `core.plots`: stored trainings would depend on the style of its figures
     told = pd.DataFrame(gaps)
     told["place"] = told.groupby("step").cumcount()
     labels = {"mean": "means apart, in deviations", "deviation": "deviations apart, |log ratio|"}
-    with drawing(1, 2, size=(9, 2.6), share="x") as (figure, axes):
-        for axis, (column, label) in zip(axes, labels.items()):
-            sns.lineplot(told, x="place", y=column, hue="step", palette="viridis", legend="full", ax=axis)
-            axis.set(xlabel="layer, from the input", ylabel=label)
-        axes[0].legend_.remove()
-        sns.move_legend(axes[1], "center left", bbox_to_anchor=(1, 0.5), title="step")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
+    for axis, (column, label) in zip(axes, labels.items()):
+        sns.lineplot(told, x="place", y=column, hue="step", palette="viridis", legend="full", ax=axis)
+        axis.set(xlabel="layer, from the input", ylabel=label)
+    axes[0].legend_.remove()
+    sns.move_legend(axes[1], "center left", bbox_to_anchor=(1, 0.5), title="step", frameon=False)
+    sns.despine(figure)
+    plt.close(figure)
     return figure
