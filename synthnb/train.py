@@ -9,6 +9,7 @@ __all__ = ['RECIPES', 'TrainConfig', 'Watch', 'with_recipe', 'fit']
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,7 +54,7 @@ class TrainConfig:
     precision: str = "auto"  # "bf16": forward passes in bfloat16; "no": float32; "auto": bf16 on GPUs that have it
     compile: bool | str = False  # torch.compile, by a backend's name: a minute at the first step; for long runs on GPUs
 
-
+# %% ../nbs/07_train.ipynb #539057fe
 @dataclass(frozen=True)
 class Watch:
     "What is looked at along the way; it changes no weight."
@@ -62,26 +63,19 @@ class Watch:
     val_every: int = 0  # and after so many steps; 0 = only at the end
     record_every: int = 10  # steps between records of loss and accuracy
 
-# %% ../nbs/07_train.ipynb #539057fe
+# %% ../nbs/07_train.ipynb #bd356cdc
 RECIPES = {
     # Paper A: ImageNet, real and synthetic images half and half in every batch
     "from_scratch": TrainConfig(
-        opt="lamb",
-        lr=8e-3,
-        weight_decay=0.02,
-        batch_size=2048,
-        mixup=0.1,
-        cutmix=1.0,
-        augment=random_resized_crop,
-        clip_grad=1.0,
+        batch_size=2048, opt="lamb", lr=8e-3, weight_decay=0.02, mixup=0.1, cutmix=1.0, augment=random_resized_crop
     ),
     # Paper B: both stages of bridged transfer
     "fine_tuning": TrainConfig(
-        opt="sgd", lr=1e-2, weight_decay=5e-4, batch_size=64, augment=random_resized_crop, clip_grad=0
+        batch_size=64, opt="sgd", lr=1e-2, weight_decay=5e-4, clip_grad=0, augment=random_resized_crop
     ),
 }
 
-
+# %% ../nbs/07_train.ipynb #e838e105
 def with_recipe(
     recipe: str,  # a name of `RECIPES`; "" takes the defaults of `TrainConfig`
     **own,  # fields of `TrainConfig` that win over the recipe's
@@ -98,12 +92,7 @@ def _domain_loss(
     synthetic: torch.Tensor,  # bool [B]
     weight: float,  # of the synthetic images
 ) -> torch.Tensor:
-    """Weighted mean of the real images' cross-entropy and the synthetic ones', each averaged over its own.
-
-    Paper A's objective as inferred (real + weight * synthetic) over the sum of the weights: so a step is as long as
-    that of a batch of one kind, and methods are on equal terms under optimisers that do not hide the length of a
-    gradient (SGD).
-    """
+    "Weighted mean of the real images' cross-entropy and the synthetic ones', each averaged over its own."
     losses, count = F.cross_entropy(logits, targets, reduction="none"), int(synthetic.sum())
     if count in (0, len(synthetic)):
         return losses.mean()
@@ -117,14 +106,10 @@ def _train(
 ) -> Iterator[tuple[float, torch.Tensor]]:
     "Take the steps that are left; yields the rate of each one, and the loss and accuracy [2] of its batch."
     model, optimiser = run.model, run.optimiser
-    batches = loader.batches(engine.device, run.history.steps, config.read_size or config.image_size, workers)
-    augment = sized(config.augment, config.image_size)
-    mix = mixing(config.mixup, config.cutmix, config.label_smoothing, len(loader.classes))
     synthetic, pieces = loader.marks(config.synthetic), engine.pieces(loader.counts)
     optimiser.zero_grad(set_to_none=True)
-    for step in range(run.history.steps + 1, config.steps + 1):
+    for step, (x, targets, labels) in _batches(run, loader, config, engine, workers):
         rate, measured = optimiser.param_groups[0]["lr"], []
-        x, targets, labels = ready(next(batches), model, augment, mix, run.chance)
         for i, piece in enumerate(pieces, 1):
             # Backward inside of `domains`, too: gradient checkpointing asks the layers once more
             with engine.gathering(net, last=i == len(pieces)), domains(model, synthetic[piece]):
@@ -135,12 +120,7 @@ def _train(
             measured.append(torch.stack([loss.detach(), (logits.argmax(1) == labels[piece]).float().mean()]))
         shown = torch.stack(measured).mean(0)
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf)
-        if not torch.isfinite(shown[0] + norm):
-            raise FloatingPointError(
-                f"step {step} of {config.steps}: loss {shown[0]:.4g}, gradient norm {norm:.4g} at rate {rate:.3g}. "
-                "Lower lr, lengthen the warm-up, "
-                f"or look at the weights and at the images of this batch: {loader.taken(step)}"
-            )
+        _check_finite(shown[0], norm, rate, f"step {step} of {config.steps}", loader.taken(step))
         optimiser.step()
         run.schedule.step_update(step)
         optimiser.zero_grad(set_to_none=True)
@@ -150,59 +130,26 @@ def _train(
         yield rate, shown
 
 # %% ../nbs/07_train.ipynb #ab85cc4f
-def _check(model: nn.Module, loader: Loader, config: TrainConfig, watch: Watch = Watch()) -> None:
-    "ValueError for anything that would stop or spoil a run."
-    sets, counts = [data for data, _ in loader.sets], loader.counts
-    if watch.val is not None:
-        check_size(watch.val, config.image_size)
-    if config.steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {config.steps}")
-    if sum(counts) < 2:
-        raise ValueError("batch norm needs two images in a batch: raise batch_size")
-    if (config.mixup > 0 or config.cutmix > 0) and any(n % 2 for n in counts):
-        raise ValueError(f"mixup pairs the images of each set's part of the batch, which must be even, got {counts}")
-    for data in sets:
-        check_size(data, config.image_size)
-        if not len(data):
-            raise ValueError(f"{data} is empty: there is nothing to train on")
-        if data.classes != sets[0].classes:
-            raise ValueError(f"{sets[0]} and {data} have different classes: one head cannot serve both")
-    classes = len(sets[0].classes)
-    if (heads := getattr(model, "num_classes", classes)) != classes:
-        raise ValueError(f"the model has {heads} classes and {sets[0]} has {classes}: use reset_head")
-    if is_dual(model) and not config.synthetic:
-        raise ValueError("the model has dual norms: say which of the sets are synthetic, synthetic=[False, True]")
-    if config.synthetic and len(config.synthetic) != len(sets):
-        raise ValueError(f"synthetic has {len(config.synthetic)} values for {len(sets)} sets")
+def _batches(
+    run: Run, loader: Loader, config: TrainConfig, engine: Engine, workers: int
+) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+    "The number of each step that is left, and its images [B, C, H, W], targets [B, classes] and labels [B]."
+    batches = loader.batches(engine.device, run.history.steps, config.read_size or config.image_size, workers)
+    augment = sized(config.augment, config.image_size)
+    mix = mixing(config.mixup, config.cutmix, config.label_smoothing, len(loader.classes))
+    for step in range(run.history.steps + 1, config.steps + 1):
+        yield step, ready(next(batches), run.model, augment, mix, run.chance)
+
+# %% ../nbs/07_train.ipynb #843f1524
+def _check_finite(loss: torch.Tensor, norm: torch.Tensor, rate: float, step: str, images: str) -> None:
+    "FloatingPointError that names step and images where loss or gradient is not finite."
+    if not torch.isfinite(loss + norm):
+        raise FloatingPointError(
+            f"{step}: loss {loss:.4g}, gradient norm {norm:.4g} at rate {rate:.3g}. "
+            f"Lower lr, lengthen the warm-up, or look at the weights and at the images of this batch: {images}"
+        )
 
 # %% ../nbs/07_train.ipynb #01ad11d9
-def _begin(model: nn.Module, config: TrainConfig, seed: int) -> Run:
-    "A run before its first step."
-    optimiser = make_optimiser(model, config.opt, config.lr, config.weight_decay)
-    schedule = make_schedule(optimiser, config.sched, config.steps, config.warmup)
-    average = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema else None
-    chance = torch.Generator().manual_seed(stream(seed, "augmentation"))
-    return Run(model, average, optimiser, schedule, chance)
-
-
-def _note(
-    run: Run, rate: float, shown: torch.Tensor, config: TrainConfig, engine: Engine, watch: Watch, workers: int
-) -> None:
-    "Write down what is due after a step."
-    history, step, last = run.history, run.history.steps, run.history.steps == config.steps
-    history.images += config.batch_size
-    run.recent.append(shown)
-    measured = watch.val is not None and (last or (bool(watch.val_every) and step % watch.val_every == 0))
-    if measured or last or step % watch.record_every == 0:
-        loss, accuracy = engine.mean(torch.stack(run.recent).mean(0)).tolist()
-        history.records.append({"step": step, "lr": rate, "loss": loss, "accuracy": accuracy})
-        run.recent = []
-    if watch.val is not None and measured:
-        history.records[-1]["val_accuracy"] = share_right(run.finished, watch.val, config.image_size, workers)
-    if (last or step % max(1, config.steps // 5) == 0) and has_gap(run.model):
-        history.gaps += gap(run.model).assign(step=step).to_dict("records")
-
-# %% ../nbs/07_train.ipynb #45a1049e
 def fit(
     model: nn.Module,  # moved to the device and trained in place
     sets: ImageSet | Sequence[tuple[ImageSet, float]],  # one set, or each of several with its share of the batch
@@ -226,24 +173,94 @@ def fit(
     with seeded(stream(seed, "noise")):
         if checkpoint:
             checkpoint.resume(run, key)
-        size, history = config.batch_size, run.history
+        history = run.history
         if engine.rank:  # dropout of its own; NumPy's numbers, which mix the whole batch, are those of all
             torch.manual_seed(stream(seed, "noise", engine.rank, history.steps))
-        began, bar = time.perf_counter() - history.seconds, {"total": size * config.steps, "initial": history.images}
-        with tqdm(desc="training", unit="img", disable=not progress, **bar) as bar:
+        with _clock(history, config, progress) as tick:
             for rate, shown in _train(run, net, loader, config, engine, workers):
                 _note(run, rate, shown, config, engine, watch, workers)
-                bar.update(size)
-                history.seconds = time.perf_counter() - began
+                tick()
                 if checkpoint and engine.writes and checkpoint.due(history.steps, config.steps):
                     checkpoint.keep(run, key)
     unwrap(net, engine)
     if run.average:
         model.load_state_dict(run.average.module.state_dict())
-    return run.history
+    return history
+
+# %% ../nbs/07_train.ipynb #45a1049e
+def _begin(model: nn.Module, config: TrainConfig, seed: int) -> Run:
+    "A run before its first step."
+    optimiser = make_optimiser(model, config.opt, config.lr, config.weight_decay)
+    schedule = make_schedule(optimiser, config.sched, config.steps, config.warmup)
+    average = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema else None
+    chance = torch.Generator().manual_seed(stream(seed, "augmentation"))
+    return Run(model, average, optimiser, schedule, chance)
+
+# %% ../nbs/07_train.ipynb #9ee01e77
+def _note(
+    run: Run, rate: float, shown: torch.Tensor, config: TrainConfig, engine: Engine, watch: Watch, workers: int
+) -> None:
+    "Write down what is due after a step."
+    history, step, last = run.history, run.history.steps, run.history.steps == config.steps
+    history.images += config.batch_size
+    run.recent.append(shown)
+    measured = watch.val is not None and (last or (bool(watch.val_every) and step % watch.val_every == 0))
+    if measured or last or step % watch.record_every == 0:
+        loss, accuracy = engine.mean(torch.stack(run.recent).mean(0)).tolist()
+        history.records.append({"step": step, "lr": rate, "loss": loss, "accuracy": accuracy})
+        run.recent = []
+    if watch.val is not None and measured:
+        history.records[-1]["val_accuracy"] = share_right(run.finished, watch.val, config.image_size, workers)
+    if (last or step % max(1, config.steps // 5) == 0) and has_gap(run.model):
+        history.gaps += gap(run.model).assign(step=step).to_dict("records")
+
+# %% ../nbs/07_train.ipynb #f45075b9
+@contextmanager
+def _clock(history: History, config: TrainConfig, progress: bool) -> Iterator[Callable[[], None]]:
+    "What to call after each step: it moves a progress bar, and counts the seconds of all parts of a run."
+    size, began = config.batch_size, time.perf_counter() - history.seconds
+    bar = tqdm(desc="training", unit="img", total=size * config.steps, initial=history.images, disable=not progress)
+
+    def tick() -> None:
+        bar.update(size)
+        history.seconds = time.perf_counter() - began
+
+    with bar:
+        yield tick
 
 # %% ../nbs/07_train.ipynb #ccf34807
 def _key(model: nn.Module, loader: Loader, config: TrainConfig) -> str:
     "What a checkpoint is known by: all that decides which weights come out."
     images, shares = zip(*loader.sets)
     return stage_key(model, images, {"shares": shares, "seed": loader.seed, "config": config})
+
+# %% ../nbs/07_train.ipynb #abc1c829
+def _check(model: nn.Module, loader: Loader, config: TrainConfig, watch: Watch = Watch()) -> None:
+    "ValueError for anything that would stop or spoil a run."
+    counts = loader.counts
+    if watch.val is not None:
+        check_size(watch.val, config.image_size)
+    if config.steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {config.steps}")
+    if sum(counts) < 2:
+        raise ValueError("batch norm needs two images in a batch: raise batch_size")
+    if (config.mixup > 0 or config.cutmix > 0) and any(n % 2 for n in counts):
+        raise ValueError(f"mixup pairs the images of each set's part of the batch, which must be even, got {counts}")
+    _check_sets(model, [data for data, _ in loader.sets], config)
+
+# %% ../nbs/07_train.ipynb #99d498f8
+def _check_sets(model: nn.Module, sets: Sequence[ImageSet], config: TrainConfig) -> None:
+    "ValueError where sets, head and norms do not fit each other."
+    for data in sets:
+        check_size(data, config.image_size)
+        if not len(data):
+            raise ValueError(f"{data} is empty: there is nothing to train on")
+        if data.classes != sets[0].classes:
+            raise ValueError(f"{sets[0]} and {data} have different classes: one head cannot serve both")
+    classes = len(sets[0].classes)
+    if (heads := getattr(model, "num_classes", classes)) != classes:
+        raise ValueError(f"the model has {heads} classes and {sets[0]} has {classes}: use reset_head")
+    if is_dual(model) and not config.synthetic:
+        raise ValueError("the model has dual norms: say which of the sets are synthetic, synthetic=[False, True]")
+    if config.synthetic and len(config.synthetic) != len(sets):
+        raise ValueError(f"synthetic has {len(config.synthetic)} values for {len(sets)} sets")

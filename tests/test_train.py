@@ -9,6 +9,7 @@ import textwrap
 import time
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,12 +22,13 @@ from PIL import Image
 from processes import in_two_processes
 from safetensors import safe_open
 from safetensors.torch import load_file
+from timm.layers import convert_splitbn_model
 from torch.nn.functional import cross_entropy
 
 from synthnb.core.streams import stream
 from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.datasets.listed import list_folder, save_folder
-from synthnb.dualbn import convert
+from synthnb.dualbn import convert, strip
 from synthnb.glyphworld.world import folder
 from synthnb.models.classifiers import (
     evaluation_view,
@@ -41,6 +43,7 @@ from synthnb.train import TrainConfig, Watch, _domain_loss, fit
 from synthnb.training.augmentation import TimmPolicy, random_affine, random_resized_crop
 from synthnb.training.checkpoints import Checkpoint, History, stage_key
 from synthnb.training.engine import open_engine
+from synthnb.training.loading import Loader
 from synthnb.training.prediction import predict
 
 torch.set_num_threads(1)
@@ -299,6 +302,56 @@ def test_two_steps_are_those_of_a_loop_written_out(scans, inverted):
         assert record["loss"] == pytest.approx(loss.item(), rel=1e-5)
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-4, atol=1e-6)
     assert [record["lr"] for record in history.records] == [2e-3, pytest.approx(1e-3)], "half of a cosine"
+
+
+def test_a_step_with_dual_norms_is_that_of_timms_split_batch_norm(scans, inverted):
+    ours, theirs = convert(cnn()), convert_splitbn_model(cnn(), 2).train()
+    options = {
+        "opt": "sgd",
+        "weight_decay": 0,
+        "warmup": 0,
+        "augment": None,
+        "clip_grad": 0,
+        "synthetic": [False, True],
+    }
+    train(ours, [(scans, 1), (inverted, 1)], steps=1, synthetic_weight=0.5, **options, **HOW)
+    parts = next(Loader([(scans, 1), (inverted, 1)], 16, 0).batches(torch.device("cpu")))
+    logits = theirs(normalise(theirs, torch.cat([images for images, _ in parts]))).split(8)
+    real, synthetic = (cross_entropy(said, labels) for said, (_, labels) in zip(logits, parts))
+    ((real + 0.5 * synthetic) / 1.5).backward()
+    torch.optim.SGD(theirs.parameters(), lr=HOW["lr"], momentum=0.9, nesterov=True).step()
+    for name, value in strip(ours).state_dict().items():
+        torch.testing.assert_close(value, theirs.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_crop_of_the_whole_image_is_resizing(scans):
+    "Images may be larger than the network sees them: crops are taken from all of their pixels."
+    pixels = torch.nn.functional.interpolate(scans.images, (48, 48), mode="bilinear", antialias=True)
+    large, options = LabelledImages(pixels, scans.labels, scans.classes, "larger"), {"steps": 3, "image_size": 32}
+    whole = partial(random_resized_crop, size=32, scale=(1, 1), ratio=(1, 1), flip=0)
+    first, second = (train(cnn(), large, augment=how, **options, **HOW).records for how in (whole, None))
+    assert [row["loss"] for row in first] == pytest.approx([row["loss"] for row in second], abs=1e-3)
+    net = cnn()
+    train(net, large, augment=random_resized_crop, **options, **HOW)
+    with torch.inference_mode():
+        seen = net.eval()(normalise(net, evaluation_view(net, large.images, 32))).softmax(1)
+    torch.testing.assert_close(predict(net, large, image_size=32), seen, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "told, why",
+    [
+        ({"steps": 0}, "steps must be 1 or more"),
+        ({"batch_size": 6, "mixup": 0.2}, r"must be even, got \[3, 3\]"),
+        ({"synthetic": [True]}, "1 values for 2 sets"),
+        ({"net": lambda: load_classifier(folder("cnn"))}, "use reset_head"),
+        ({"net": lambda: convert(cnn())}, "say which of the sets are synthetic"),
+    ],
+)
+def test_what_would_spoil_a_run_is_refused(scans, told, why):
+    net, options = told.get("net", cnn)(), {key: value for key, value in told.items() if key != "net"}
+    with pytest.raises(ValueError, match=why):
+        train(net, [(scans, 1), (scans, 1)], **HOW | {"steps": 1} | options)
 
 
 def test_every_field_of_a_configuration_decides_what_a_checkpoint_belongs_to(scans):
