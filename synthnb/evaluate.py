@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
-from .core.intervals import Interval, accuracy_interval, bootstrap_mean, judge, seen_from, wilson
+from .core.intervals import Interval, accuracy_interval, bootstrap_mean, image_error, judge, seen_from, wilson
 from .core.renamed import current_names, takes_old_names
 from .data import LabelledImages
 from .training.prediction import class_mean
@@ -136,16 +136,14 @@ def pixel_baseline(
     return Baseline("nearest (pixels)", seed, shots, right, class_mean(right, test.labels), seen)
 
 # %% ../nbs/09_evaluate.ipynb #0908c5e1
-def _per_image(runs: Sequence) -> np.ndarray | None:
-    "float [N]: the share of the seeds that are right about each test image; None where it was not kept."
-    kept = [run.correct for run in runs if getattr(run, "correct", None) is not None]
-    return np.mean(kept, axis=0) if len(kept) == len(runs) else None
-
-
 def _test_error(runs: Sequence, rival: Sequence) -> float:
     "Standard error of a difference by the choice of the test images; 0 where single images were not kept."
-    own, others = _per_image(runs), _per_image(rival)
-    return 0.0 if own is None or others is None else float((own - others).std(ddof=1) / math.sqrt(len(own)))
+    own, others = ({run.seed: getattr(run, "correct", None) for run in some} for some in (runs, rival))
+    pairs = [(right, others.get(seed)) for seed, right in own.items()]
+    if own.keys() != others.keys() or any(right is None for pair in pairs for right in pair):
+        return 0.0
+    mine, theirs = np.array(pairs, dtype=float).swapaxes(0, 1)
+    return image_error(mine - theirs)
 
 
 def _sets(runs: Sequence) -> str:
@@ -186,8 +184,9 @@ def results_table(
 
     A run has method, seed, shots, accuracy, steps_stage1, steps_stage2 and, if kept, correct, per_class, image_set.
     accuracy, low, high: mean over seeds and its interval (none below five seeds); seeds_at: the accuracy of each seed;
-    per_class: mean over classes; gain, gain_low, gain_high: paired difference to the reference;
-    verdict, smallest, more_seeds: of `intervals.judge`, corrected for the methods with as many real images;
+    per_class: mean over classes; gain, gain_low, gain_high: paired difference to the reference, whose interval counts
+    seeds and test images; verdict, smallest, more_seeds: of `intervals.judge`, corrected for the methods with as many
+    real images; test_errors: of the difference to each other method, by the choice of the test images;
     sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice."""
     results = current_names(results)
     runs = pd.DataFrame([{key: getattr(run, key) for key in _COLUMNS} for run in results])
@@ -213,7 +212,9 @@ def results_table(
             "seeds_at": [run.accuracy for run in own],
             "per_class": float(np.mean([getattr(run, "per_class", math.nan) for run in own])),
         }
-        rows.append(row | judged[shots].get(method, _NOTHING) | {"sets": _sets(own)} | _steps(own, grouped[shots]))
+        rivals = {name: _test_error(own, runs) for name, runs in grouped[shots].items() if name != method}
+        row |= judged[shots].get(method, _NOTHING) | {"test_errors": rivals, "sets": _sets(own)}
+        rows.append(row | _steps(own, grouped[shots]))
     return pd.DataFrame(rows)
 
 # %% ../nbs/09_evaluate.ipynb #317fd30a

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 # %% ../../nbs/core/intervals.ipynb #9d9e00ab
@@ -147,6 +148,26 @@ def paired_difference(
     return mean_interval([a[seed] - b[seed] for seed in sorted(a)], level)
 
 # %% ../../nbs/core/intervals.ipynb #eb18a1c6
+def image_error(
+    differences: np.ndarray,  # [seeds, images]: right or wrong with one method minus the same with another
+) -> float:
+    "Standard error of a mean difference by the choice of the test images."
+    seeds, images = differences.shape
+    means = differences.mean(0)
+    variance = means.var(ddof=1) / images
+    if seeds > 1:  # what is left of a two-way layout stands in the variance over seeds as well
+        left = differences - means - differences.mean(1, keepdims=True) + means.mean()
+        variance -= (left**2).sum() / ((seeds - 1) * (images - 1)) / (seeds * images)
+    return math.sqrt(max(0.0, variance))
+
+
+def _uncertainty(deviation: float, n: int | np.ndarray, test_error: float) -> tuple[np.ndarray, np.ndarray]:
+    "Standard error by seeds and test images, and its degrees of freedom (Satterthwaite; test images are many)."
+    seeds = np.square(deviation) / n
+    both = seeds + test_error**2
+    return np.sqrt(both), (n - 1) * np.square(both / seeds)
+
+# %% ../../nbs/core/intervals.ipynb #634efe14
 _VERDICTS = ("better", "worse", "equivalent", "inconclusive")
 
 
@@ -155,10 +176,10 @@ class Verdict:
     "What the seeds say of one method against the reference."
 
     name: str  # of `_VERDICTS`
-    gain: Interval  # paired difference, with the interval of this comparison alone
+    gain: Interval  # paired difference; its interval counts seeds and test images, for this comparison alone
     p: float  # of no difference, corrected for the methods of the table; nan for one seed
     margin: float  # within which methods count as equivalent
-    # The smallest difference that would be seen in about four of five repetitions (seven of ten with three seeds);
+    # The smallest difference that four of five such studies would see, if their spread is that of this one;
     smallest: float  # nan for one seed
     # Seeds that would settle an inconclusive comparison if mean and spread stay;
     more_seeds: int | None  # None if no number up to `_FORESEEN` would
@@ -184,14 +205,7 @@ def seen_from(smallest: float) -> str:
 
 _FORESEEN = 1000  # seeds
 
-
-def _t_test(values: Sequence[float]) -> float:
-    "P-value of a mean of zero, two-sided."
-    return float(
-        2 * stats.t.sf(abs(np.mean(values)) * math.sqrt(len(values)) / np.std(values, ddof=1), len(values) - 1)
-    )
-
-# %% ../../nbs/core/intervals.ipynb #1f211887
+# %% ../../nbs/core/intervals.ipynb #5c24cd69
 def _holm(p: np.ndarray) -> np.ndarray:
     "P-values corrected for their number by Holm's method; nan stays nan."
     out, order, worst = np.full(len(p), math.nan), np.argsort(p), 0.0
@@ -200,29 +214,32 @@ def _holm(p: np.ndarray) -> np.ndarray:
         worst = out[at] = max(worst, min(1.0, (len(order) - i) * p[at]))
     return out
 
+# %% ../../nbs/core/intervals.ipynb #3497a3c4
+def _is_equivalent(mean: float, error: np.ndarray, freedom: np.ndarray, margin: float, level: float) -> np.ndarray:
+    "Do two one-sided tests place the difference within the margin?"
+    return abs(mean) + stats.t.ppf(level, freedom) * error < margin
 
-def _is_equivalent(
-    mean: float, deviation: float, n: int | np.ndarray, margin: float, level: float, test_error: float
-) -> bool | np.ndarray:
-    "Do two one-sided tests place the difference within the margin, on other test images, too?"
-    return abs(mean) + stats.t.ppf(level, n - 1) * np.hypot(deviation / np.sqrt(n), test_error) < margin
 
-# %% ../../nbs/core/intervals.ipynb #634efe14
+def _smallest(error: float, freedom: float, methods: int, level: float, power: float) -> float:
+    "The difference that a t test, corrected for so many methods, sees with this power."
+    bar = stats.t.ppf(1 - (1 - level) / 2 / methods, freedom)
+    return error * brentq(lambda far: stats.nct.sf(bar, freedom, far) - power, 0, 10 * bar)
+
+
 def _more_seeds(
     mean: float, deviation: float, n: int, methods: int, margin: float, level: float, test_error: float
 ) -> int | None:
     "Further seeds that would settle a comparison if mean and deviation stay."
     total = np.arange(n + 1, _FORESEEN + 1)
-    differs = abs(mean) > stats.t.ppf(1 - (1 - level) / 2 / methods, total - 1) * deviation / np.sqrt(total)
-    alike = _is_equivalent(mean, deviation, total, margin, level, test_error)
-    settled = np.flatnonzero(differs | alike)
+    error, freedom = _uncertainty(deviation, total, test_error)
+    differs = abs(mean) > stats.t.ppf(1 - (1 - level) / 2 / methods, freedom) * error
+    settled = np.flatnonzero(differs | _is_equivalent(mean, error, freedom, margin, level))
     return int(total[settled[0]] - n) if len(settled) else None
 
-# %% ../../nbs/core/intervals.ipynb #5c24cd69
+# %% ../../nbs/core/intervals.ipynb #74da647c
 def judge(
     differences: Mapping[str, Sequence[float]],  # by method: accuracy minus the reference's, one per seed
-    # by method: standard error of its difference by the choice of the test images
-    test_errors: Mapping[str, float] | None = None,
+    test_errors: Mapping[str, float] | None = None,  # by method: `image_error` of its difference; 0: not known
     *,
     margin: float = 0.01,  # methods closer than this are equivalent
     level: float = 0.95,
@@ -230,28 +247,29 @@ def judge(
 ) -> dict[str, Verdict]:
     """One verdict for each method of a table, all compared with one reference.
 
-    Better and worse by paired t tests, corrected by Holm's method for the methods of the table.
-    Equivalent by two one-sided tests that count the choice of the test images as well: on a few images all
-    seeds agree easily.
-    Seeds that all give the same difference give no verdict: few equal values are not certainty.
+    Better and worse by paired t tests over seeds and test images, corrected by Holm's method for the methods of the
+    table; equivalent by two one-sided tests. Seeds that all give the same difference give no verdict: few equal values
+    are not certainty.
     """
     gains = {name: mean_interval(values, level) for name, values in differences.items()}
-    telling = {name: not gain.is_empty for name, gain in gains.items()}
-    p = _holm(np.array([_t_test(differences[name]) if telling[name] else math.nan for name in differences]))
-    methods, found = max(1, sum(telling.values())), {}
-    for (name, gain), corrected in zip(gains.items(), p):
-        if not telling[name]:
+    telling = [name for name, gain in gains.items() if not gain.is_empty]
+    spread = {name: float(np.std(differences[name], ddof=1)) for name in telling}
+    errors = {name: (test_errors or {}).get(name, 0.0) for name in telling}
+    known = {name: _uncertainty(spread[name], gains[name].n, errors[name]) for name in telling}
+    alone = [2 * stats.t.sf(abs(gains[name].mean) / error, freedom) for name, (error, freedom) in known.items()]
+    corrected, found = dict(zip(telling, _holm(np.array(alone)))), {}
+    for name, gain in gains.items():
+        if name not in known:
             found[name] = Verdict("inconclusive", gain, math.nan, margin, math.nan, None)
             continue
-        n, deviation = gain.n, float(np.std(differences[name], ddof=1))
-        test_error = (test_errors or {}).get(name, 0.0)
-        error = math.hypot(deviation / math.sqrt(n), test_error)
-        smallest = (stats.t.ppf(1 - (1 - level) / 2 / methods, n - 1) + stats.t.ppf(power, n - 1)) * error
+        error, freedom = known[name]
+        half = float(stats.t.ppf((1 + level) / 2, freedom) * error)
+        gain = replace(gain, low=gain.mean - half, high=gain.mean + half)
         said, more = "better" if gain.mean > 0 else "worse", None
-        if corrected >= 1 - level:
-            equal = _is_equivalent(gain.mean, deviation, n, margin, level, test_error)
-            said = "equivalent" if equal else "inconclusive"
+        if corrected[name] >= 1 - level:
+            said = "equivalent" if _is_equivalent(gain.mean, error, freedom, margin, level) else "inconclusive"
         if said == "inconclusive":
-            more = _more_seeds(gain.mean, deviation, n, methods, margin, level, test_error)
-        found[name] = Verdict(said, gain, float(corrected), margin, float(smallest), more)
+            more = _more_seeds(gain.mean, spread[name], gain.n, len(telling), margin, level, errors[name])
+        smallest = _smallest(float(error), float(freedom), len(telling), level, power)
+        found[name] = Verdict(said, gain, float(corrected[name]), margin, smallest, more)
     return found

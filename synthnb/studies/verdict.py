@@ -75,6 +75,7 @@ class Comparison:
     by_validation: bool  # was it chosen by validation images? Otherwise by the test images
     answered: bool  # were both chosen by validation images, by `studies.alternatives.answer`?
     corrected: bool  # do verdicts count how many methods were compared? Not in tables of early versions
+    images_counted: bool  # do intervals count the choice of test images? Not in tables of early versions
     lines: tuple[Line, ...]
 
     @property
@@ -109,11 +110,11 @@ def _against(rows: Sequence[Mapping], rival: Mapping, names: Sequence[str]) -> d
         for row in rows
         if row["method"] in names and len(row["seeds_at"]) == len(rival["seeds_at"])
     }
-    found = judge(differences)
-    # Which images are right is not kept, so nothing is known of other test images: no methods are called equivalent
+    errors = {row["method"]: (row.get("test_errors") or {}).get(rival["method"], 0.0) for row in rows}
+    # Tables of early versions say nothing of other test images: none of their methods are called equivalent
     return {
-        name: (one.gain, "inconclusive" if one.name == "equivalent" else one.name, one.smallest)
-        for name, one in found.items()
+        name: (one.gain, "inconclusive" if one.name == "equivalent" and not errors[name] else one.name, one.smallest)
+        for name, one in judge(differences, errors).items()
     }
 
 # %% ../../nbs/studies/verdict.ipynb #d53e2c0a
@@ -123,7 +124,7 @@ def _answer_at(shots: int, results: Mapping) -> Mapping | None:
 
 
 def _answered(told: Mapping) -> tuple[Interval, str, float]:
-    "Gain, verdict and smallest difference of an answer, whose verdict counts the choice of test images as well."
+    "Gain, verdict and smallest difference of an answer."
     low, high = (told.get(name, math.nan) / 100 for name in ("low", "high"))
     return Interval(told["gain"] / 100, low, high, told["seeds"]), told["verdict"], math.nan
 
@@ -140,10 +141,8 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     alone = (row for row in rows if not kinds[row["method"]])
     rival = by_name[told["alternative"]] if told else max(alone, key=lambda row: row["accuracy"])
     known = {row["method"]: _stored(row) for row in rows if row["gain"] is not None}
-    others = [row["method"] for row in rows if row["method"] != rival["method"] and kinds[row["method"]]]
     if rival is not reference and all(row.get("seeds_at") for row in rows):
-        rest = [row["method"] for row in rows if row["method"] != rival["method"] and not kinds[row["method"]]]
-        known = _against(rows, rival, others) | _against(rows, rival, rest)
+        known = _against(rows, rival, [row["method"] for row in rows if row is not rival])
     else:
         rival = reference
     if told and rival["method"] == told["alternative"]:
@@ -163,7 +162,8 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     for row in rows:
         gain, verdict, smallest = known.get(row["method"], nothing)
         lines.append(Line(row["method"], row["accuracy"], gain, verdict, kinds[row["method"]], smallest))
-    return Comparison(shots, rival["method"], best, by_validation, bool(told), corrected, tuple(lines))
+    counted = all("test_errors" in row for row in rows)
+    return Comparison(shots, rival["method"], best, by_validation, bool(told), corrected, counted, tuple(lines))
 
 # %% ../../nbs/studies/verdict.ipynb #0c799576
 def comparisons(
@@ -207,9 +207,11 @@ def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand b
 def certainty(comparison: Comparison) -> str:
     "How sure a verdict is: seeds, methods, how the best was chosen, and what would have been seen."
     line = comparison.winner
-    told = f"95 % interval over {line.gain.n} seeds, paired"
+    images = "and the choice of test images" if comparison.images_counted else "on these test images alone"
+    told = f"95 % interval over {line.gain.n} seeds {images}, paired"
     if comparison.answered:
-        told += "; both methods were chosen on validation images"
+        others = " of the other seeds" if comparison.images_counted else ""
+        told += f"; for each seed both methods were chosen on validation images{others}"
     elif comparison.methods > 1:
         picked = "validation images" if comparison.by_validation else "test accuracy, which overstates its gain"
         told += f"; verdict {'' if comparison.corrected else 'not '}corrected for the number of methods"
