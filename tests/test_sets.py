@@ -589,6 +589,54 @@ def test_sides_of_different_sizes_are_compared(scans):
         check_splits({"synthetic": small, "test": scans["test"]})
 
 
+def with_copies(scans: torch.Tensor) -> torch.Tensor:
+    """Scans, of which the first 120 are copies of others: mirrored, turned, dimmed, with noise, or cut; and images of
+    one colour, rings and crosses, which are their own mirror images."""
+    cut = torch.nn.functional.interpolate(scans[80:120, :, 1:, 1:].float(), 32, mode="bilinear")
+    noise = torch.randn(scans[60:80].shape, generator=torch.Generator().manual_seed(0))
+    changed = [
+        scans[:20].flip(-1),
+        scans[20:40].rot90(1, (2, 3)),
+        (scans[40:60] * 0.9).byte(),
+        (scans[60:80] + noise).clamp(0, 255).byte(),
+        cut.round().byte(),
+    ]
+    line = torch.linspace(-1, 1, 32)
+    ring = ((line[:, None] ** 2 + line**2).sqrt() - 0.6).abs() < 0.2
+    cross = (line[:, None].abs() < 0.2) | (line.abs() < 0.2)
+    shapes = torch.stack([200 * ring, 180 * cross, 0 * ring, 90 + 0 * ring]).byte()[:, None].expand(-1, 3, -1, -1)
+    return torch.cat([*changed, shapes, shapes[2:], scans[200:500]])
+
+
+def test_large_sets_are_compared_by_trees_with_the_same_result(scans, monkeypatch):
+    """The tree loses no pair that is alike, and of the copies none of these."""
+    images = {split: with_copies(scans[split].images) for split in scans}
+    images["test"] = torch.cat([with_copies(scans["train"].images[:300]), images["test"]])
+    images["val"][-60:] = images["val"][-1]  # a motif that is there many times
+    kind, classes = type(scans["test"]), scans["test"].classes
+    sets = {split: kind(some, torch.zeros(len(some), dtype=torch.int64), classes) for split, some in images.items()}
+
+    def told(**how):
+        with pytest.raises(ValueError, match="share images") as error:
+            check_splits(sets, **how)
+        return str(error.value)
+
+    pairs = [(sets[a].images, sets[b].images) for a, b in (("train", "test"), ("test", "train"), ("val", "val"))]
+    alone = [near_pairs(a, b, alike, copies=False) for a, b in pairs for alike in (0.997, 0.9)]
+    before = [near_pairs(a, b) for a, b in pairs], told(), told(alike=0.99)
+    assert len(before[0][0]) > 100 and "train & test" in before[1]
+    monkeypatch.setattr("synthnb.datasets.duplicates._ALL", 0)
+    for found, expected in zip(
+        (near_pairs(a, b, alike, copies=False) for a, b in pairs for alike in (0.997, 0.9)), alone
+    ):
+        assert torch.equal(found, expected)
+    for (a, b), expected in zip(pairs, before[0]):
+        assert torch.equal(near_pairs(a, b), expected)
+    assert (told(), told(alike=0.99)) == before[1:]
+    blank = torch.full((3, 3, 32, 32), 200, dtype=torch.uint8)
+    assert len(near_pairs(blank, blank)) == len(near_pairs(blank, scans["test"].images)) == 0
+
+
 # ---- all means all, and what is kept of an image
 
 

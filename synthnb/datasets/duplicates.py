@@ -7,12 +7,14 @@ __all__ = ['content_hashes']
 
 # %% ../../nbs/datasets/duplicates.ipynb #d0c4decf
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 # %% ../../nbs/datasets/duplicates.ipynb #505aa307
 def content_hashes(
@@ -173,20 +175,167 @@ def _verified(
     return torch.cat([found, found.flip(1)]) if same else found
 
 
+def _near_all(a: torch.Tensor, b: torch.Tensor, alike: float) -> torch.Tensor:  # int64 [K, 2]
+    "Pairs whose thumbnails are alike, all compared with all."
+    left, right = thumbnails(a), thumbnails(b).T
+    found = [
+        (part @ right >= alike).nonzero() + torch.tensor([start, 0])
+        for start, part in zip(range(0, len(left), 1024), left.split(1024))
+    ]
+    return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
+
+# %% ../../nbs/datasets/duplicates.ipynb #2d1bb45d
+_ALL, _LONG = 2**28, 2**16  # pairs, and images of one side, that are compared all with all
+_NEAR = 8  # images of a larger set that may be copies of one, in each symmetry
+_TURNS = torch.arange(256).view(1, 16, 16)  # where each value of a thumbnail is taken from in each symmetry
+
+
+def widest_directions(
+    thumbs: torch.Tensor,  # [N, D] of unit length
+    directions: int = 12,
+) -> torch.Tensor:  # float32 [D, directions], at right angles, so that no two thumbnails come to lie further apart
+    "In which thumbnails vary most."
+    sample = thumbs[:: max(1, len(thumbs) // 4096)].float()
+    return torch.linalg.eigh(sample.T.cov())[1][:, -directions:]
+
+
+def projected(thumbs: torch.Tensor, basis: torch.Tensor) -> np.ndarray:  # float32 [N, directions]
+    "Thumbnails in some directions."
+    return torch.cat([part.float() @ basis for part in thumbs.split(4096)]).numpy()
+
+
+def _half_thumbnails(images: torch.Tensor) -> torch.Tensor:  # float16 [N, 256]
+    "Half the memory, and as near as 0.001."
+    thumbs = torch.empty(len(images), 256, dtype=torch.half)
+    for part, place in zip(images.split(1024), thumbs.split(1024)):
+        place.copy_(thumbnails(part))
+    return thumbs
+
+# %% ../../nbs/datasets/duplicates.ipynb #98ce10e7
+def _near_by_tree(few: torch.Tensor, many: torch.Tensor, alike: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    "Indices of thumbnails that may be alike, a part at a time; each pair that is alike is among them."
+    basis = widest_directions(many)
+    (of_few, left), (of_many, right) = ((rows, projected(thumbs[rows], basis)) for rows, thumbs in _filled(few, many))
+    if not len(left) or not len(right):
+        return
+    tree, radius, crowded = KDTree(right, balanced_tree=False), (2 * max(0, 1 - alike)) ** 0.5 + 0.005, []
+    order = KDTree(left, balanced_tree=False).indices  # neighbours together
+    for part in np.array_split(order, -(-len(order) // 1024)):
+        own = KDTree(left[part])
+        if own.count_neighbors(tree, radius) > len(part) * len(right) / 400:  # a product of matrices is faster
+            crowded.append(part)
+            continue
+        pairs = own.sparse_distance_matrix(tree, radius, output_type="ndarray")
+        yield of_few[part[pairs["i"]]], of_many[pairs["j"]]
+    for part in torch.from_numpy(np.concatenate(crowded)).split(4096) if crowded else ():
+        rows = few[of_few[part]].float()
+        for start, others in zip(range(0, len(many), 4096), many.split(4096)):
+            i, j = (rows @ others.float().T >= alike - 0.005).nonzero().T
+            yield of_few[part[i]], j + start
+
+
+def _filled(*sides: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    "Rows of the thumbnails that are not blank, and the thumbnails."
+    return [((thumbs != 0).any(1).nonzero().flatten(), thumbs) for thumbs in sides]
+
+
+def _near_of_many(a: torch.Tensor, b: torch.Tensor, alike: float) -> torch.Tensor:  # int64 [K, 2]
+    "As `_near_all`, by a tree."
+    if len(a) < len(b):
+        return _near_of_many(b, a, alike).flip(1)
+    found = [torch.zeros(0, 2, dtype=torch.int64)]
+    many = _half_thumbnails(a)
+    for right, left in _near_by_tree(many if a is b else _half_thumbnails(b), many, alike):
+        for i, j in zip(left.split(2**13), right.split(2**13)):
+            rows, others = (images[at] for images, at in ((a, i), (b, j)))
+            found.append(torch.stack([i, j], 1)[(thumbnails(rows) * thumbnails(others)).sum(1) >= alike])
+    return torch.cat(found)
+
+# %% ../../nbs/datasets/duplicates.ipynb #6f58788f
+def _best_three(at: torch.Tensor, similar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "Of each row of candidates [B, K], some of them named twice, the most similar three above 0.7: rows and candidates."
+    similar, order = similar.sort(1, descending=True)
+    at, by_name = at.gather(1, order).sort(dim=1, stable=True)
+    similar = similar.gather(1, by_name)
+    similar[:, 1:][at[:, 1:] == at[:, :-1]] = -1
+    value, best = similar.topk(min(3, similar.shape[1]), 1)
+    rows, column = (value > 0.7).nonzero().T
+    return rows, at[rows, best[rows, column]]
+
+
+def _nearest_of_few(
+    left: torch.Tensor, right: torch.Tensor, tree: KDTree, turned: np.ndarray, same: bool
+) -> Iterator[torch.Tensor]:
+    "Pairs [K, 2] of each of `right` with the three most similar of those of `left` that it is near, however turned."
+    turns, ranks = _symmetries(_TURNS).flatten(1), [*range(1, 1 + min(_NEAR, len(left)))]
+    for j in torch.arange(len(right)).split(1024):
+        near = torch.from_numpy(tree.query(turned[:, j.numpy()], ranks)[1])
+        own = right[j].float()[:, turns].transpose(0, 1)
+        similar = torch.stack([(left[rank].float() * own).sum(-1) for rank in near.unbind(-1)], -1)
+        similar[(near == j[:, None]) & same] = 0
+        rows, i = _best_three(near.transpose(0, 1).flatten(1), similar.transpose(0, 1).flatten(1))
+        yield torch.stack([i, j[rows]], 1)
+
+
+def _nearest_of_many(
+    left: torch.Tensor, right: torch.Tensor, tree: KDTree, points: np.ndarray, same: bool
+) -> Iterator[torch.Tensor]:
+    "The same of each of `left` with those of `right`, whose eight symmetries are in the tree one after another."
+    turns, ranks = _symmetries(_TURNS).flatten(1), [*range(1, 1 + min(_NEAR, 8 * len(right)))]
+    for i in torch.arange(len(left)).split(1024):
+        at = torch.from_numpy(tree.query(points[i.numpy()], ranks)[1])
+        kind, near = at // len(right), at % len(right)
+        similar = (right[near].float().gather(2, turns[kind]) * left[i].float()[:, None]).sum(-1)
+        similar[(near == i[:, None]) & same] = 0
+        rows, j = _best_three(near, similar)
+        yield torch.stack([i[rows], j], 1)
+
+# %% ../../nbs/datasets/duplicates.ipynb #54e09d11
+def _candidates_of_many(a: torch.Tensor, b: torch.Tensor, same: bool) -> torch.Tensor:  # int64 [K, 2]
+    "Of each thumbnail the three that come nearest among those that are near in a few directions."
+    (of_a, left), (of_b, right) = ((rows, thumbs[rows]) for rows, thumbs in _filled(a, b))
+    if not len(left) or not len(right):
+        return torch.zeros(0, 2, dtype=torch.int64)
+    basis, turns = widest_directions(left, 8), _symmetries(_TURNS).flatten(1)
+    points = projected(left, basis)
+    turned = np.stack([projected(right, basis[turn.argsort()]) for turn in turns])  # of right[:, turn]
+    found = [*_nearest_of_few(left, right, KDTree(points, balanced_tree=False), turned, same)]
+    found += _nearest_of_many(left, right, KDTree(turned.reshape(-1, 8), balanced_tree=False), points, same)
+    i, j = torch.cat(found).T
+    return torch.stack([of_a[i], of_b[j]], 1)
+
+
+def _copied_of_many(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # int64 [K, 2]
+    "As `copied_pairs`, among images that are near in a few directions; a few thumbnails at a time are held in full."
+    same, left = a is b, _half_thumbnails(a)
+    candidates = _candidates_of_many(left, left if same else _half_thumbnails(b), same)
+    listed = (candidates.sort(1).values if same else candidates).unique(dim=0)
+    found = [torch.zeros(0, 2, dtype=torch.int64)]
+    for part in listed.split(4096):
+        (i, of_i), (j, of_j) = (side.unique(return_inverse=True) for side in part.T)
+        some, others = a[i], b[j]
+        turned = _symmetries(thumbnails(others).view(-1, 16, 16)).flatten(2)
+        pairs = set(zip(of_i.tolist(), of_j.tolist()))
+        copies = _verified(_grey(some, 32), _grey(others, 32), thumbnails(some), turned, pairs, False)
+        found.append(torch.stack([i[copies[:, 0]], j[copies[:, 1]]], 1))
+    whole = torch.cat(found)
+    return torch.cat([whole, whole.flip(1)]) if same else whole
+
+# %% ../../nbs/datasets/duplicates.ipynb #ed270707
 def near_pairs(
     a: torch.Tensor,  # uint8 [N, 3, H, W]
     b: torch.Tensor,  # uint8 [M, 3, H, W]
     alike: float = 0.997,  # correlation from which two images are one
     copies: bool = True,  # those that are mirrored, turned or cut at the rim, too, see `copied_pairs`
 ) -> torch.Tensor:  # int64 [K, 2]
-    "Indices into `a` and `b` of images that are nearly the same."
-    left, right = thumbnails(a), thumbnails(b).T
-    found = [
-        (part @ right >= alike).nonzero() + torch.tensor([start, 0])
-        for start, part in zip(range(0, len(left), 1024), left.split(1024))
-    ]
-    found += [copied_pairs(a, b)] if copies else []
-    return torch.cat(found).unique(dim=0) if found else torch.zeros(0, 2, dtype=torch.int64)
+    """Indices into `a` and `b` of images that are nearly the same.
+
+    In large sets a tree finds the same pairs; of the copies that are mirrored, turned or cut it may miss a few."""
+    many = alike > 0.5 and (len(a) * len(b) > _ALL or max(len(a), len(b)) > _LONG)
+    found = [_near_of_many(a, b, alike) if many else _near_all(a, b, alike)]
+    if copies:
+        found.append(_copied_of_many(a, b) if many else copied_pairs(a, b))
+    return torch.cat(found).unique(dim=0)
 
 # %% ../../nbs/datasets/duplicates.ipynb #86b0b651
 def near_groups(

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..core.files import whole_file
 from ..core.workers import usable_cores
 from ..data import ImageSet
-from ..datasets.duplicates import cache_sized, content_hashes, thumbnails
+from ..datasets.duplicates import cache_sized, content_hashes, projected, thumbnails, widest_directions
 from .features import features_file, read_features, write_features
 from .folder import ShardFolder, read_tar
 from .plan import Plan
@@ -117,20 +117,13 @@ def _by_tiles(thumbs: torch.Tensor, own: torch.Tensor, end: int, tile: int = 409
         yield torch.arange(start, start + len(right)), own[index], value
 
 
-def _projected(thumbs: torch.Tensor, directions: int = 12) -> np.ndarray:  # float32 [N, directions]
-    "Thumbnails in the directions in which they vary most, at right angles, so that no two come to lie further apart."
-    sample = thumbs[:: max(1, len(thumbs) // 4096)].float()
-    basis = torch.linalg.eigh(sample.T.cov())[1][:, -directions:]
-    return torch.cat([part.float() @ basis for part in thumbs.split(4096)]).numpy()
-
-
 def _tree(thumbs: torch.Tensor, alike: float) -> tuple[KDTree, np.ndarray, np.ndarray, float] | None:
     "Of projections, those, which images are in it, and how far apart alike ones may lie; None where it would not help."
     lengths = torch.cat([part.float().norm(dim=1) for part in thumbs.split(4096)])
     rows = (lengths * lengths.max() >= alike - 1e-6).nonzero().flatten().numpy()  # a blank one is alike to none
     if alike <= 0.5 or not len(rows):
         return None
-    points = _projected(thumbs)
+    points = projected(thumbs, widest_directions(thumbs))
     radius = float((2 * (lengths.max().double() ** 2 - alike)).clamp(min=0).sqrt()) + 1e-3  # and what rounding adds
     tree = KDTree(points[rows], balanced_tree=False)
     near = tree.query_ball_point(points[rows[:: max(1, len(rows) // 256)]], radius, return_length=True)
