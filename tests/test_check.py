@@ -24,6 +24,7 @@ from synthnb.datasets.layout import read_layout
 from synthnb.datasets.listed import _read_batches, list_folder, load_images
 from synthnb.datasets.pixels import open_image, read_image
 from synthnb.datasets.reading import image_folder, stream_folder
+from synthnb.studies import check_reading as reading
 from synthnb.studies.check import check_images, check_page
 from synthnb.studies.check_reading import smallest_gain
 
@@ -279,3 +280,23 @@ def test_check_names_what_a_run_would_refuse(tmp_path):
 def test_the_smallest_gain_falls_with_the_test_set():
     gains = [smallest_gain(n) for n in (0, 1, 30, 100, 1000, 100_000)]
     assert gains[:2] == [1, 1] and gains == sorted(gains, reverse=True) and gains[4] == pytest.approx(0.028, abs=1e-3)
+
+
+def test_a_large_set_keeps_no_pixels_and_finds_equal_files(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        file = tmp_path / f"set/{'ab'[i % 2]}/{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(file)
+    shutil.copy(tmp_path / "set/a/0.png", tmp_path / "set/a/again.png")
+    layout = read_layout(tmp_path / "set")
+    small = reading.look_at_all(layout, 2, False)
+    assert list(small) == [path for path, _ in layout.splits["train"]] and all(
+        one.grey is not None for one in small.values()
+    )
+    monkeypatch.setattr(reading, "_MOST", 20)
+    large = reading.look_at_all(layout, 2, False)
+    assert [one.contrast for one in large.values()] == [one.contrast for one in small.values()]
+    assert all(one.grey is None for one in large.values())
+    told = [one for one in reading.findings_of(layout, large, 32, "crop") if one.what == "copies"]
+    assert told[0].groups == [["a/0.png", "a/again.png"]] and "by the content of their files only" in told[-1].told

@@ -223,9 +223,9 @@ def check_page(check: Check) -> str:
 
 def _images(check: Check) -> dict[str, str]:
     "The small images of the groups that are shown."
-    places = {shown(path): check.layout.root / path for path in check.seen} if check.layout else {}
-    wanted = [path for one in check.findings for group in one.groups[:_GROUPS] for path in group[:6]]
-    return {path: _small_image(places[path]) for path in wanted}
+    wanted = {path for one in check.findings for group in one.groups[:_GROUPS] for path in group[:6]}
+    places = {name: path for path in check.seen if (name := shown(path)) in wanted}
+    return {name: _small_image(check.layout.root / path) for name, path in places.items()} if check.layout else {}
 
 
 def _counts(layout: Layout) -> list[tuple]:

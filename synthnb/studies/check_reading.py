@@ -29,7 +29,7 @@ from ..datasets.layout import FRACTIONS, read_layout
 from ..datasets.pixels import FORMATS, bits_of, open_image, part_kept
 
 # %% ../../nbs/studies/check_reading.ipynb #cf6776c9
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Seen:
     "What one file is."
 
@@ -41,12 +41,8 @@ class Seen:
     clear: bool = False  # has transparent pixels
     frames: int = 1
     sha256: str = ""
-    grey: np.ndarray | None = None  # uint8 [64, 64]
-
-    @property
-    def contrast(self) -> float:
-        "Standard deviation of its grey levels."
-        return 0.0 if self.grey is None else float(self.grey.std())
+    contrast: float = 0.0  # standard deviation of its grey levels
+    grey: np.ndarray | None = None  # uint8 [64, 64], of sets that are compared each with each
 
 
 def _why_unreadable(error: Exception) -> str:
@@ -59,8 +55,11 @@ def _why_unreadable(error: Exception) -> str:
     return (told.strip() or "cannot be read").splitlines()[0][:200]
 
 # %% ../../nbs/studies/check_reading.ipynb #d64e8d5e
-def look_at(file: Path) -> Seen:
-    "Open a file as a run would; a large JPEG at a fraction of its size."
+_MOST = 20_000  # images that are compared each with each; of more, equal files only are found
+
+
+def look_at(file: Path, keep: bool = True) -> Seen:
+    "Open a file as a run would; a large JPEG at a fraction of its size. `keep` its grey levels, 4 KB."
     try:
         content = file.read_bytes()
         if not content:
@@ -75,17 +74,26 @@ def look_at(file: Path) -> Seen:
         if (opened.width > opened.height) != (width > height):  # made upright
             width, height = height, width
         grey = np.asarray(opened.convert("L").resize((64, 64), Image.Resampling.BICUBIC))
-        return Seen("", width, height, kind, bits, clear, frames, hashlib.sha256(content).hexdigest(), grey)
+        facts = (width, height, kind, bits, clear, frames, hashlib.sha256(content).hexdigest(), float(grey.std()))
+        return Seen("", *facts, grey if keep else None)
     except Exception as error:  # Pillow raises many kinds
         return Seen(_why_unreadable(error))
 
 
 def look_at_all(layout: Layout, threads: int, progress: bool) -> dict[str, Seen]:
     "All images of a layout, each opened once."
-    paths = [path for files in layout.splits.values() for path, _ in files]
-    with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(look_at, [layout.root / path for path in paths])
-        return dict(zip(paths, tqdm(found, total=len(paths), desc="looking", unit="img", disable=not progress)))
+    paths, keep = [path for files in layout.splits.values() for path, _ in files], layout.images <= _MOST
+    seen: dict[str, Seen] = {}
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(paths), desc="looking", unit="img", disable=not progress) as bar,
+    ):
+        for start in range(0, len(paths), 4096):  # what waits for a thread takes more memory than what is found
+            part = paths[start : start + 4096]
+            for path, one in zip(part, pool.map(lambda path: look_at(layout.root / path, keep), part)):
+                seen[path] = one
+                bar.update()
+    return seen
 
 # %% ../../nbs/studies/check_reading.ipynb #d005b259
 def smallest_gain(
@@ -216,13 +224,10 @@ def _odd(seen: dict[str, Seen]) -> list[Finding]:
     return found + _told("shape", len(long), "look", told, long)
 
 # %% ../../nbs/studies/check_reading.ipynb #45899831
-_MOST = 20_000  # images that are compared each with each; of more, equal files only are found
-
-
 def _near(seen: dict[str, Seen], paths: Sequence[str], most: int) -> list[list[str]] | None:
     "Groups of images that are nearly the same, mirrored, turned or cut a little; None if there are more than `most`."
     good = [path for path in paths if not seen[path].error and seen[path].contrast >= 1]
-    if len(good) > most:
+    if len(good) > most or any(seen[path].grey is None for path in good):
         return None
     if len(good) < 2:
         return []
@@ -331,17 +336,17 @@ def first_findings(layout: Layout, size: int, fit: str, progress: bool) -> list[
 # %% ../../nbs/studies/check_reading.ipynb #3f023f49
 def _notes(layout: Layout, size: int, fit: str) -> Path:
     "The file that remembers what was found about these very files."
-    rows = []
+    code, root = code_hash("studies.check_reading"), str(layout.root.absolute())
+    digest = hashlib.sha256(json.dumps([root, layout.classes, layout.notes, size, fit, code]).encode())
     for split, files in layout.splits.items():
         for path, label in files:
-            about = (layout.root / path).stat()
-            rows.append((split, path, label, about.st_size, about.st_mtime_ns))
-    left_out = [asdict(one) for one in layout.left_out]
-    code = code_hash("studies.check_reading")
-    told = [str(layout.root.absolute()), layout.classes, rows, left_out, layout.notes, size, fit, code]
+            about = os.stat(f"{root}/{path}")
+            digest.update(json.dumps([split, path, label, about.st_size, about.st_mtime_ns]).encode())
+    for one in layout.left_out:
+        digest.update(json.dumps([one.path, one.reason, one.silent]).encode())
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnb"
     home = Path(os.environ.get("SYNTHNB_CACHE") or usual)
-    return home / "checks" / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]}.json"
+    return home / "checks" / f"{digest.hexdigest()[:24]}.json"
 
 
 def remember(layout: Layout, size: int, fit: str, findings: Sequence[Finding]) -> None:
