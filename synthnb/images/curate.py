@@ -139,7 +139,7 @@ def _duplicates(
     if alike >= 1:
         return rows[same], first[same], same[same]
     rest = rows[~same]
-    near = first_alike(scores.tensor("thumbnail")[torch.from_numpy(rest)], alike, progress).numpy()
+    near = first_alike(scores.tensor("thumbnail", rest), alike, progress).numpy()
     gone = near >= 0
     return (
         np.concatenate([rows[same], rest[gone]]),

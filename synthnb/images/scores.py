@@ -306,9 +306,18 @@ class Scores:
     def tensor(
         self,
         column: str,  # "thumbnail" or "features"
+        rows: np.ndarray | None = None,  # of the table, ascending; None: all
     ) -> torch.Tensor:  # float16 [N, D]
         "Thumbnails or CLIP features, a row an image. ValueError if there are none."
-        return torch.from_numpy(np.concatenate([_rows_of(self, file, column) for file in self.files]))
+        rows = np.arange(len(self.table)) if rows is None else rows
+        found, first = None, 0
+        for file in self.files:  # into one array: a list of parts would need the memory twice
+            part = _rows_of(self, file, column)
+            found = np.empty((len(rows), part.shape[1]), np.float16) if found is None else found
+            start, end = np.searchsorted(rows, [first, first + len(part)])
+            found[start:end] = part[rows[start:end] - first]
+            first += len(part)
+        return torch.from_numpy(found)
 
     def never_drawn(self) -> pd.DataFrame:  # id, label, reason
         "Rows of the plan that failed to be drawn, as their shards' sidecars say."
