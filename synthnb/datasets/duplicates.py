@@ -185,7 +185,7 @@ def _near_all(a: torch.Tensor, b: torch.Tensor, alike: float) -> torch.Tensor:  
     return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
 
 # %% ../../nbs/datasets/duplicates.ipynb #2d1bb45d
-_ALL, _LONG = 2**28, 2**16  # pairs, and images of one side, that are compared all with all
+_ALL, _LONG = 2**29, 2**16  # pairs, and images of one side, that are compared all with all
 _NEAR = 8  # images of a larger set that may be copies of one, in each symmetry
 _TURNS = torch.arange(256).view(1, 16, 16)  # where each value of a thumbnail is taken from in each symmetry
 
