@@ -12,15 +12,17 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from synthnb import bridge
-from synthnb.bridge import METHODS, Runtime, TransferConfig, run_method, train_method
+from synthnb.bridge import METHODS, Runtime, TransferConfig, check_methods, run_method, stage1_model, train_method
 from synthnb.core.streams import PURPOSES
 from synthnb.data import LabelledImages, digits, few_shot, ordered
-from synthnb.datasets.listed import list_folder, save_folder
-from synthnb.glyphworld.world import folder
+from synthnb.datasets.listed import ListedImages, list_folder, save_folder
+from synthnb.glyphworld.world import folder, rendered_digits
 from synthnb.train import TrainConfig, Watch, _domain_loss, with_recipe
 from synthnb.training.augmentation import TimmPolicy, ready
 from synthnb.training.prediction import READINGS, predict
@@ -203,3 +205,119 @@ def test_a_dual_network_keeps_both_branches_and_is_read_in_four_ways():
     run = measured(method, (0, 80))
     assert list(run.readings) == list(READINGS) and abs(run.readings["main"] - run.accuracy) < 1e-6
     assert measured("mixed_per_batch", (0, 1)).readings == {}
+
+
+@pytest.fixture(scope="module")
+def digits_and_renders():
+    real = digits()
+    rendered = LabelledImages(*rendered_digits(400), real["train"].classes, "rendered digits")
+    return {"real": few_shot(real["train"], 1), "synthetic": rendered, "test": real["test"], "val": real["val"]}
+
+
+@pytest.fixture(scope="module")
+def in_files(digits_and_renders, tmp_path_factory):
+    home = tmp_path_factory.mktemp("sets")
+    paths = {name: home / name for name in digits_and_renders}
+    return {name: on_disk(data, paths[name]) for name, data in digits_and_renders.items()}
+
+
+def on_disk(data: LabelledImages, home: Path) -> ListedImages:
+    "The same images, in the same order."
+    home.mkdir()
+    files = [home / f"{i}.png" for i in range(len(data))]
+    for image, file in zip(data.images, files):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    return ListedImages(files, data.labels, data.classes, Path.read_bytes, f"{data.name} in files")
+
+
+SHORT = TransferConfig(steps=(6, 6))
+AT32 = replace(SHORT, training=TrainConfig(image_size=32))
+
+
+@pytest.mark.parametrize("method", ["mixed", "mixed_per_batch+dual", "bridged++"])
+def test_sets_on_disk_train_the_same_classifier(method, digits_and_renders, in_files):
+    "To the last prediction; they are read at `image_size`, batch by batch."
+    runs = []
+    for sets, config in ((digits_and_renders, SHORT), (in_files, AT32)):
+        given, watch = {name: data for name, data in sets.items() if name != "val"}, Watch(sets["val"])
+        run = run_method(method, folder("cnn"), **given, config=config, watch=watch, runtime=CPU)
+        runs.append((run.correct.tolist(), run.val_accuracy))
+    assert runs[0] == runs[1]
+
+
+def test_few_images_in_memory_and_many_on_disk_train_together(digits_and_renders, in_files):
+    few, test = digits_and_renders["real"], digits_and_renders["test"]
+    runs = [
+        run_method("mixed_per_batch", folder("cnn"), few, synthetic, test, config, runtime=CPU).correct.tolist()
+        for synthetic, config in ((in_files["synthetic"], AT32), (digits_and_renders["synthetic"], SHORT))
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_sets_on_disk_that_cannot_be_read_at_one_size_are_refused(digits_and_renders, in_files):
+    few, test = digits_and_renders["real"], digits_and_renders["test"]
+    run = lambda method, config: run_method(method, folder("cnn"), few, in_files["synthetic"], test, config)
+    with pytest.raises(ValueError, match="give image_size"):
+        run("bridged", SHORT)
+    with pytest.raises(ValueError, match="fewer than image_size=64"):
+        run("bridged", TransferConfig(TrainConfig(image_size=64)))
+    with pytest.raises(ValueError, match="make them alike"):
+        run("mixed", AT32)
+
+
+@pytest.mark.parametrize(
+    "names, why",
+    [
+        (["briged"], "did you mean 'bridged'"),
+        (["bridged", "bridged"], "different names"),
+        ([], "different names"),
+        (["bridged"], "must have vanilla_matched"),
+    ],
+)
+def test_lists_of_methods_that_cannot_be_compared_are_refused(names, why):
+    with pytest.raises(ValueError, match=why):
+        check_methods(names, always=["vanilla_matched"])
+
+
+def test_runs_that_cannot_work_are_refused_before_they_cost_anything(digits_and_renders, monkeypatch):
+    few, synthetic, test, _ = digits_and_renders.values()
+    monkeypatch.setattr(bridge, "fit", lambda *given, **more: pytest.fail("it trained"))
+    run = lambda method, *given, **more: run_method(method, folder("cnn"), *given, **more)
+    with pytest.raises(ValueError, match="did you mean 'bridged'"):
+        run("briged", few, synthetic, test)
+    with pytest.raises(ValueError, match="needs synthetic images"):
+        run("mixed", few, None, test)
+    with pytest.raises(ValueError, match="no store to keep checkpoints in"):
+        run("vanilla", few, None, test, runtime=Runtime(checkpoint_every=5))
+    with pytest.raises(ValueError, match="different image sizes"):
+        run("mixed", few, synthetic, digits(16)["test"])
+    with pytest.raises(ValueError, match="no images of 'zero'"):
+        run("vanilla", few.subset((few.labels > 0).nonzero().flatten()), None, test)
+    with pytest.raises(ValueError, match="no patch embedding"):
+        run("mixed_per_batch+token", few, synthetic, test)
+
+
+def test_damaged_stage_1_weights_are_named(digits_and_renders, tmp_path):
+    few, config = digits_and_renders["real"], TrainConfig(steps=1, batch_size=8)
+    kept = Runtime(device="cpu", store=tmp_path)
+    stage1_model(folder("cnn"), few, config, runtime=kept)
+    [file] = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged"):
+        stage1_model(folder("cnn"), few, config, runtime=kept)
+
+
+def test_gaps_come_with_a_run_of_dual_batch_norms_alone(digits_and_renders):
+    few, synthetic, test, _ = digits_and_renders.values()
+    config = TransferConfig(TrainConfig(batch_size=8), steps=(5, 5))
+    run = lambda name, method: run_method(method, folder(name), few, synthetic, test, config, runtime=CPU)
+    assert {row["step"] for row in run("cnn", "mixed_per_batch+dual").gaps} == {2, 4, 6, 8, 10}
+    assert run("vit", "mixed_per_batch+dual").gaps == run("vit", "mixed_per_batch+token").gaps == []
+
+
+def test_a_result_has_accuracies_that_fit_each_other(digits_and_renders):
+    few, _, test, _ = digits_and_renders.values()
+    result = run_method("vanilla", folder("cnn"), few, None, test, SHORT, runtime=CPU)
+    by_hand = np.mean([result.correct[test.labels.numpy() == i].mean() for i in range(10)])
+    assert result.accuracy == result.correct.mean() and result.per_class == pytest.approx(by_hand, abs=1e-6)
+    assert result.top5 >= result.accuracy and 0 <= result.calibration <= 1
