@@ -4,29 +4,36 @@
 
 # %% auto #0
 __all__ = ['correct', 'accuracy', 'per_class_accuracy', 'bootstrap_accuracy', 'Baseline', 'pixel_baseline', 'results_table',
-           'readable_table', 'verdicts', 'show_results', 'best_by_validation', 'gain_by_class', 'calibration_error',
-           'calibration_floor', 'leep', 'steps_to_reach']
+           'readable_table', 'verdicts', 'show_results', 'best_by_validation', 'gain_by_class']
 
 # %% ../nbs/09_evaluate.ipynb #8c69f117
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
-from .core.intervals import Interval, accuracy_interval, bootstrap_mean, image_error, judge, seen_from, wilson
+from synthnb.core.intervals import (
+    Interval,
+    Verdict,
+    accuracy_interval,
+    bootstrap_mean,
+    image_error,
+    judge,
+    seen_from,
+    wilson,
+)
+from .core.plots import VERDICT_COLOURS, drawing
 from .core.renamed import current_names, takes_old_names
 from .data import LabelledImages
 from .training.prediction import class_mean
 
-# %% ../nbs/09_evaluate.ipynb #6bfbe097
+# %% ../nbs/09_evaluate.ipynb #f056b839
 def correct(
     probabilities: torch.Tensor,  # [N, C], or logits
     labels: torch.Tensor,  # int64 [N]
@@ -39,7 +46,7 @@ def correct(
         raise ValueError(f"top must lie in 1..{probabilities.shape[1]}, got {top}")
     return (probabilities.topk(top, dim=1).indices == labels.cpu()[:, None]).any(1).numpy()
 
-
+# %% ../nbs/09_evaluate.ipynb #95bc9b5b
 def accuracy(
     probabilities: torch.Tensor,  # [N, C], or logits
     labels: torch.Tensor,  # int64 [N]
@@ -48,35 +55,21 @@ def accuracy(
     "Share of images classified rightly, 0..1."
     return float(correct(probabilities, labels, top).mean())
 
-# %% ../nbs/09_evaluate.ipynb #4de48915
-def _nearest_neighbour(
-    train: LabelledImages,
-    test: LabelledImages,  # of the same classes and size
-) -> np.ndarray:  # bool [N]
-    "Whether each test image is classified rightly by the nearest training image in pixel space."
-    if train.classes != test.classes or train.images.shape[1:] != test.images.shape[1:]:
-        raise ValueError(f"{train} and {test} differ in classes or image size")
-    flat = [data.images.flatten(1).numpy().astype(np.float32) for data in (train, test)]
-    return KNeighborsClassifier(1).fit(flat[0], train.labels.numpy()).predict(flat[1]) == test.labels.numpy()
-
-# %% ../nbs/09_evaluate.ipynb #0b83608e
+# %% ../nbs/09_evaluate.ipynb #6bfbe097
 def per_class_accuracy(
     right: np.ndarray,  # bool [N], from `correct`
     data: LabelledImages,  # the test set
     level: float = 0.95,
 ) -> pd.DataFrame:
     "One row per class: images, accuracy and Wilson's interval; classes without images are left out."
-    labels = data.labels.numpy()
+    labels, rows = data.labels.numpy(), []
     if len(right) != len(labels):
         raise ValueError(f"{len(right)} judgements for {data}: both must be of the same images")
-    rows = [
-        (name, wilson(int(right[labels == i].sum()), int((labels == i).sum()), level))
-        for i, name in enumerate(data.classes)
-        if (labels == i).any()
-    ]
-    return pd.DataFrame(
-        [(name, v.n, v.mean, v.low, v.high) for name, v in rows], columns=["class", "images", "accuracy", "low", "high"]
-    )
+    for i, name in enumerate(data.classes):
+        if (own := right[labels == i]).size:
+            found = wilson(int(own.sum()), len(own), level)
+            rows.append((name, found.n, found.mean, found.low, found.high))
+    return pd.DataFrame(rows, columns=["class", "images", "accuracy", "low", "high"])
 
 # %% ../nbs/09_evaluate.ipynb #5bd0c275
 def bootstrap_accuracy(
@@ -91,18 +84,18 @@ def bootstrap_accuracy(
         raise ValueError(f"a bootstrap needs two test images or more, got {len(per_image)}")
     return bootstrap_mean(per_image, level, resamples, seed)
 
-# %% ../nbs/09_evaluate.ipynb #f1f567bb
-_COLUMNS = ("shots", "method", "seed", "accuracy", "steps_stage1", "steps_stage2")
-_NOTHING = {
-    "gain": math.nan,
-    "gain_low": math.nan,
-    "gain_high": math.nan,
-    "verdict": "",
-    "smallest": math.nan,
-    "more_seeds": math.nan,
-}
+# %% ../nbs/09_evaluate.ipynb #4de48915
+def _nearest_neighbour(
+    train: LabelledImages,
+    test: LabelledImages,  # of the same classes and size
+) -> np.ndarray:  # bool [N]
+    "Whether each test image is classified rightly by the nearest training image in pixel space."
+    if train.classes != test.classes or train.images.shape[1:] != test.images.shape[1:]:
+        raise ValueError(f"{train} and {test} differ in classes or image size")
+    flat = [data.images.flatten(1).numpy().astype(np.float32) for data in (train, test)]
+    return KNeighborsClassifier(1).fit(flat[0], train.labels.numpy()).predict(flat[1]) == test.labels.numpy()
 
-
+# %% ../nbs/09_evaluate.ipynb #0b83608e
 @takes_old_names
 @dataclass(frozen=True)
 class Baseline:
@@ -122,7 +115,7 @@ class Baseline:
     def accuracy(self) -> float:
         return float(self.correct.mean())
 
-
+# %% ../nbs/09_evaluate.ipynb #0d108d38
 def pixel_baseline(
     few: LabelledImages,  # the few real images of a seed
     test: LabelledImages,
@@ -135,45 +128,7 @@ def pixel_baseline(
     seen = math.nan if val is None else float(_nearest_neighbour(few, val).mean())
     return Baseline("nearest (pixels)", seed, shots, right, class_mean(right, test.labels), seen)
 
-# %% ../nbs/09_evaluate.ipynb #0908c5e1
-def _test_error(runs: Sequence, rival: Sequence) -> float:
-    "Standard error of a difference by the choice of the test images; 0 where single images were not kept."
-    own, others = ({run.seed: getattr(run, "correct", None) for run in some} for some in (runs, rival))
-    pairs = [(right, others.get(seed)) for seed, right in own.items()]
-    if own.keys() != others.keys() or any(right is None for pair in pairs for right in pair):
-        return 0.0
-    mine, theirs = np.array(pairs, dtype=float).swapaxes(0, 1)
-    return image_error(mine - theirs)
-
-
-def _sets(runs: Sequence) -> str:
-    "How many generated sets stand behind the seeds of a method."
-    used = [getattr(run, "image_set", "") for run in runs]
-    if not any(used):
-        return ""
-    return "one a seed" if len(set(used)) == len(used) else f"{len(set(used))} for {len(used)} seeds"
-
-# %% ../nbs/09_evaluate.ipynb #bf3619e8
-def _gains(runs: dict[str, list], against: str, level: float, margin: float) -> dict[str, dict]:
-    "Paired difference and verdict of each method that ran with the seeds of the reference."
-    by_seed = {method: {run.seed: run.accuracy for run in own} for method, own in runs.items()}
-    rival = by_seed.get(against, {})
-    fits = [method for method in runs if method != against and set(by_seed[method]) == set(rival)]
-    differences = {method: [by_seed[method][seed] - rival[seed] for seed in sorted(rival)] for method in fits}
-    errors = {method: _test_error(runs[method], runs[against]) for method in fits}
-    return {
-        method: {
-            "gain": found.gain.mean,
-            "gain_low": found.gain.low,
-            "gain_high": found.gain.high,
-            "verdict": found.name,
-            "smallest": found.smallest,
-            "more_seeds": math.nan if found.more_seeds is None else found.more_seeds,
-        }
-        for method, found in judge(differences, errors, margin=margin, level=level).items()
-    }
-
-# %% ../nbs/09_evaluate.ipynb #8db61cb6
+# %% ../nbs/09_evaluate.ipynb #6dcbbc67
 def results_table(
     results: Sequence,  # runs such as `MethodResult` or `Baseline`, see below
     against: str = "vanilla_matched",  # reference method of the differences
@@ -189,33 +144,77 @@ def results_table(
     real images; test_errors: of the difference to each other method, by the choice of the test images;
     sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice."""
     results = current_names(results)
-    runs = pd.DataFrame([{key: getattr(run, key) for key in _COLUMNS} for run in results])
-    if (again := runs[runs.duplicated(["shots", "method", "seed"])]).size:
-        raise ValueError(
-            f"method {again.method.iloc[0]!r} has seed {again.seed.iloc[0]} twice with {again.shots.iloc[0]} shots"
-        )
-    grouped: dict[int, dict[str, list]] = {}
-    for run in results:
-        grouped.setdefault(run.shots, {}).setdefault(run.method, []).append(run)
+    grouped = _by_shots(results)
     judged = {shots: _gains(by_method, against, level, margin) for shots, by_method in grouped.items()}
     rows = []
-    for shots, method in runs[["shots", "method"]].drop_duplicates().itertuples(index=False):
+    for shots, method in dict.fromkeys((run.shots, run.method) for run in results):
         own = sorted(grouped[shots][method], key=lambda run: run.seed)
-        found = accuracy_interval([run.accuracy for run in own], level)
-        row = {
-            "shots": shots,
-            "method": method,
-            "accuracy": float(np.mean([run.accuracy for run in own])),
-            "low": found.low,
-            "high": found.high,
-            "seeds": len(own),
-            "seeds_at": [run.accuracy for run in own],
-            "per_class": float(np.mean([getattr(run, "per_class", math.nan) for run in own])),
-        }
+        compared = {**judged[shots].get(method, _NOTHING)}
         rivals = {name: _test_error(own, runs) for name, runs in grouped[shots].items() if name != method}
-        row |= judged[shots].get(method, _NOTHING) | {"test_errors": rivals, "sets": _sets(own)}
-        rows.append(row | _steps(own, grouped[shots]))
+        compared |= {"test_errors": rivals, "sets": _sets(own)}
+        rows.append(_reached(own, level) | compared | _steps(own, grouped[shots]))
     return pd.DataFrame(rows)
+
+# %% ../nbs/09_evaluate.ipynb #fd86c587
+def _by_shots(results: Sequence) -> dict[int, dict[str, list]]:
+    "The runs by number of real images and method; ValueError for a seed that comes twice."
+    grouped: dict[int, dict[str, list]] = {}
+    for run in results:
+        own = grouped.setdefault(run.shots, {}).setdefault(run.method, [])
+        if any(run.seed == other.seed for other in own):
+            raise ValueError(f"method {run.method!r} has seed {run.seed} twice with {run.shots} shots")
+        own.append(run)
+    return grouped
+
+# %% ../nbs/09_evaluate.ipynb #e50065fd
+def _reached(own: Sequence, level: float) -> dict:
+    "What the seeds of one method reach."
+    shares, per_class = [run.accuracy for run in own], [getattr(run, "per_class", math.nan) for run in own]
+    found = accuracy_interval(shares, level)
+    told = dict(shots=own[0].shots, method=own[0].method, accuracy=float(np.mean(shares)))
+    told |= dict(low=found.low, high=found.high, seeds=len(own), seeds_at=shares)
+    return told | dict(per_class=float(np.mean(per_class)))
+
+# %% ../nbs/09_evaluate.ipynb #0ac52f44
+_NOTHING = dict(
+    gain=math.nan, gain_low=math.nan, gain_high=math.nan, verdict="", smallest=math.nan, more_seeds=math.nan
+)
+
+
+def _gains(runs: dict[str, list], against: str, level: float, margin: float) -> dict[str, dict]:
+    "Paired difference and verdict of each method that ran with the seeds of the reference."
+    by_seed = {method: {run.seed: run.accuracy for run in own} for method, own in runs.items()}
+    rival = by_seed.get(against, {})
+    fits = [method for method in runs if method != against and set(by_seed[method]) == set(rival)]
+    differences = {method: [by_seed[method][seed] - rival[seed] for seed in sorted(rival)] for method in fits}
+    errors = {method: _test_error(runs[method], runs[against]) for method in fits}
+    found = judge(differences, errors, margin=margin, level=level)
+    return {method: _compared(one) for method, one in found.items()}
+
+
+def _compared(found: Verdict) -> dict:
+    "A verdict as columns of the table."
+    more = math.nan if found.more_seeds is None else found.more_seeds
+    ends = dict(gain=found.gain.mean, gain_low=found.gain.low, gain_high=found.gain.high)
+    return ends | dict(verdict=found.name, smallest=found.smallest, more_seeds=more)
+
+# %% ../nbs/09_evaluate.ipynb #aecb17fc
+def _test_error(runs: Sequence, rival: Sequence) -> float:
+    "Standard error of a difference by the choice of the test images; 0 where single images were not kept."
+    own, others = ({run.seed: getattr(run, "correct", None) for run in some} for some in (runs, rival))
+    pairs = [(right, others.get(seed)) for seed, right in own.items()]
+    if own.keys() != others.keys() or any(right is None for pair in pairs for right in pair):
+        return 0.0
+    mine, theirs = np.array(pairs, dtype=float).swapaxes(0, 1)
+    return image_error(mine - theirs)
+
+# %% ../nbs/09_evaluate.ipynb #ea2ad4d5
+def _sets(runs: Sequence) -> str:
+    "How many generated sets stand behind the seeds of a method."
+    used = [getattr(run, "image_set", "") for run in runs]
+    if not any(used):
+        return ""
+    return "one a seed" if len(set(used)) == len(used) else f"{len(set(used))} for {len(used)} seeds"
 
 # %% ../nbs/09_evaluate.ipynb #317fd30a
 def _steps(own: list, others: dict[str, list]) -> dict[str, str]:
@@ -227,70 +226,66 @@ def _steps(own: list, others: dict[str, list]) -> dict[str, str]:
     even = "yes" if all(total(run) == usual for run in own) else f"NO: {total(own[0])} against {usual}"
     return {"steps": f"{own[0].steps_stage1} + {own[0].steps_stage2}", "equal steps": even}
 
-# %% ../nbs/09_evaluate.ipynb #0e43d64a
+# %% ../nbs/09_evaluate.ipynb #c37c3b25
 def readable_table(
     table: pd.DataFrame,  # of `results_table`
 ) -> pd.DataFrame:
     """The table as text in per cent: intervals in square brackets.
 
     Single seeds stand in round brackets where they are too few for an interval."""
-
-    def accuracy(row) -> str:
-        if not math.isnan(row.low):
-            return f"{100 * row.accuracy:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-        return f"{100 * row.accuracy:.1f}" + (
-            f" ({', '.join(f'{100 * value:.1f}' for value in row.seeds_at)})" if row.seeds > 1 else ""
-        )
-
     table = current_names(table)
     rows = list(table.itertuples())
-    gains = [
-        "" if math.isnan(row.gain) else Interval(row.gain, row.gain_low, row.gain_high, row.seeds).points
-        for row in rows
-    ]
-    texts = {
-        "accuracy %": [accuracy(row) for row in rows],
-        "per class %": [f"{100 * row.per_class:.1f}" if row.per_class == row.per_class else "" for row in rows],
-    }
     return table[["shots", "method"]].assign(
-        **texts,
-        **{"paired gain": gains, "verdict": table.verdict, "seeds": table.seeds, "generated sets": table.sets},
+        **{
+            "accuracy %": [_accuracy_text(row) for row in rows],
+            "per class %": ["" if math.isnan(row.per_class) else f"{100 * row.per_class:.1f}" for row in rows],
+            "paired gain": ["" if math.isnan(row.gain) else _gain(row).points for row in rows],
+        },
+        **{"verdict": table.verdict, "seeds": table.seeds, "generated sets": table.sets},
         **{name: table[name] for name in ("steps", "equal steps")},
     )
 
-# %% ../nbs/09_evaluate.ipynb #0220741b
+# %% ../nbs/09_evaluate.ipynb #24a37879
+def _gain(row: tuple) -> Interval:
+    "The paired gain of a row of the table."
+    return Interval(row.gain, row.gain_low, row.gain_high, row.seeds)  # type: ignore[attr-defined]
+
+# %% ../nbs/09_evaluate.ipynb #7618dd1f
+def _accuracy_text(row: tuple) -> str:
+    "60.0 [57.2, 62.7], or below five seeds 60.0 (58.0, 62.0)."
+    mean, low, high, seeds = (getattr(row, name) for name in ("accuracy", "low", "high", "seeds_at"))
+    if not math.isnan(low):
+        return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * mean:.1f}" + (f" ({', '.join(f'{100 * value:.1f}' for value in seeds)})" if len(seeds) > 1 else "")
+
+# %% ../nbs/09_evaluate.ipynb #62c4fdf6
 def verdicts(
     table: pd.DataFrame,  # of `results_table`
     against: str = "vanilla_matched",  # the reference method it was made with
 ) -> list[str]:
     "A line of Markdown for each method: what it reaches, its paired gain, and the verdict."
-    lines = []
-    for row in current_names(table).itertuples():
-        line, gain = (
-            f"- `{row.method}` reaches {row.accuracy:.1%}",
-            Interval(row.gain, row.gain_low, row.gain_high, row.seeds),
-        )
-        if gain.mean == gain.mean and gain.is_empty:
-            seeds = f"each of {row.seeds} seeds" if row.seeds > 1 else "one seed"
-            line += f", {100 * row.gain:+.1f} points against `{against}` in {seeds}, which is no interval"
-        elif gain.mean == gain.mean:  # it was compared
-            line += f", {gain.points} points against `{against}` over {row.seeds} seeds: {row.verdict}"
-            line += f"; {seen_from(row.smallest)}" if row.verdict == "inconclusive" else ""
-            settled = row.seeds + row.more_seeds
-            line += (
-                f", and a study of {settled:.0f} seeds would settle it if mean and spread stay"
-                if settled == settled
-                else ""
-            )
-            line += (
-                f" (generated sets: {row.sets}, so their own luck is not in the interval)"
-                if row.sets not in ("", "one a seed")
-                else ""
-            )
-        lines.append(f"{line}.")
-    return lines
+    rows = current_names(table).itertuples()
+    return [f"- `{row.method}` reaches {row.accuracy:.1%}{_in_words(row, against)}." for row in rows]
 
-# %% ../nbs/09_evaluate.ipynb #4a38b453
+# %% ../nbs/09_evaluate.ipynb #bf2b78e4
+def _in_words(row: tuple, against: str) -> str:
+    "The gain of a method and what follows from it; nothing for a method that was not compared."
+    gain, told = _gain(row), row._asdict()  # type: ignore[attr-defined]
+    name, seeds, more = told["verdict"], told["seeds"], told["more_seeds"]
+    if math.isnan(gain.mean):
+        return ""
+    if gain.is_empty:
+        where = f"each of {seeds} seeds" if seeds > 1 else "one seed"
+        return f", {100 * gain.mean:+.1f} points against `{against}` in {where}, which is no interval"
+    words = f", {gain.points} points against `{against}` over {seeds} seeds: {name}"
+    words += f"; {seen_from(told['smallest'])}" if name == "inconclusive" else ""
+    if not math.isnan(more):
+        words += f", and a study of {seeds + more:.0f} seeds would settle it if mean and spread stay"
+    if told["sets"] not in ("", "one a seed"):
+        words += f" (generated sets: {told['sets']}, so their own luck is not in the interval)"
+    return words
+
+# %% ../nbs/09_evaluate.ipynb #0220741b
 def show_results(
     results: Sequence,  # runs with method and accuracy, such as MethodResult
     table: pd.DataFrame,  # of `results_table`, of one number of real images
@@ -299,35 +294,29 @@ def show_results(
 ) -> Figure:
     "Paired gains with their intervals, and beside them the seeds' accuracies as points: a closed matplotlib figure."
     results, table = current_names(results), current_names(table)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.35 * len(table) + 1.2), sharey=True, width_ratios=(3, 2))
-    places, gains = np.arange(len(table)), 100 * table[["gain", "gain_low", "gain_high"]].to_numpy()
-    colours = table.verdict.map({"better": "C2", "worse": "C3", "equivalent": "C0"}).fillna("0.5")
-    for place, (gain, low, high), colour in zip(places, gains, colours):
-        if low == low:
-            left.plot([low, high], [place, place], color=colour, linewidth=2)
-        left.plot([gain], [place], "o", color=colour)
-    left.axvline(0, color="0.7", linewidth=1, zorder=0)
-    left.set(
-        xlabel=f"points against {against}, 95 %\ngreen better, red worse, blue equivalent, grey inconclusive",
-        yticks=places,
-    )
-    left.set_yticklabels(table.method, parse_math=False)
-    right.scatter(
-        [100 * run.accuracy for run in results],
-        [list(table.method).index(run.method) for run in results],
-        color="0.6",
-        s=14,
-    )
-    right.scatter(100 * table.accuracy, places, color="k", marker="|", s=90)
-    right.set(xlabel="accuracy in %: seeds, and their mean", xlim=(None, min(101, right.get_xlim()[1])))
-    left.invert_yaxis()
-    figure.suptitle(title, parse_math=False, fontsize=10)
-    sns.despine(figure)
-    figure.tight_layout()
-    plt.close(figure)
+    size, places = (9, 0.35 * len(table) + 1.2), list(table.method)
+    with drawing(1, 2, size=size, title=title, share="y", widths=(3, 2)) as (figure, (left, right)):
+        _show_gains(left, table)
+        left.set(xlabel=f"points against {against}, 95 %\ngreen better, red worse,\nblue equivalent, grey inconclusive")
+        left.set_yticks(range(len(places)), places)
+        left.axvline(0, color="0.7", linewidth=1, zorder=0)
+        left.invert_yaxis()
+        shares = [100 * run.accuracy for run in results]
+        right.scatter(shares, [places.index(run.method) for run in results], color="0.6", s=14)
+        right.scatter(100 * table.accuracy, range(len(places)), color="k", marker="|", s=90)
+        right.set(xlabel="accuracy in %: seeds, and their mean", xlim=(None, min(101, right.get_xlim()[1])))
     return figure
 
-# %% ../nbs/09_evaluate.ipynb #00d97f3c
+# %% ../nbs/09_evaluate.ipynb #4a38b453
+def _show_gains(axis: Axes, table: pd.DataFrame) -> None:
+    "A point and an interval for each method, in the colour of its verdict; no gain is beyond 100 points."
+    gains = 100 * table[["gain", "gain_low", "gain_high"]].to_numpy(float).clip(-1, 1)
+    colours = table.verdict.map(VERDICT_COLOURS).fillna("0.5")
+    for place, (gain, low, high), colour in zip(range(len(gains)), gains, colours):
+        axis.plot([low, high], [place, place], color=colour, linewidth=2)
+        axis.plot([gain], [place], "o", color=colour)
+
+# %% ../nbs/09_evaluate.ipynb #0ce4ea98
 def best_by_validation(
     results: Sequence,  # runs with method and val_accuracy, such as MethodResult
     besides: str = "vanilla_matched",  # the reference, which is not looked for
@@ -335,15 +324,10 @@ def best_by_validation(
     """The method with the highest mean accuracy on the validation images, which no table shows.
 
     So nothing is chosen by test images. ValueError without validation images."""
-    means = pd.DataFrame(
-        [
-            (run.method, getattr(run, "val_accuracy", math.nan))
-            for run in current_names(results)
-            if run.method != besides
-        ],
-        columns=["method", "value"],
-    )
-    means = means.groupby("method", sort=False).value.mean().dropna()
+    runs = [run for run in current_names(results) if run.method != besides]
+    values = [getattr(run, "val_accuracy", math.nan) for run in runs]
+    table = pd.DataFrame({"method": [run.method for run in runs], "value": values})
+    means = table.groupby("method", sort=False).value.mean().dropna()
     if means.empty:
         raise ValueError("no method was measured on validation images: give run_method(val=...)")
     return str(means.idxmax())
@@ -360,14 +344,7 @@ def gain_by_class(
     """Accuracy of two methods and their difference with a bootstrap interval over test images.
 
     The first row is of all classes, then one row per class follows, the largest gain first."""
-    runs = {
-        name: {run.seed: run.correct for run in current_names(results) if run.method == name}
-        for name in (method, against)
-    }
-    if set(runs[method]) != set(runs[against]) or not runs[method]:
-        seeds = f"{sorted(runs[method])} and {sorted(runs[against])}"
-        raise ValueError(f"{method!r} and {against!r} need runs with the same seeds, got {seeds}")
-    share, before = (np.mean(list(own.values()), axis=0) for own in (runs[method], runs[against]))
+    share, before = _shares_right(current_names(results), method, against)
     labels, rows = data.labels.numpy(), []
     if len(share) != len(labels):
         raise ValueError(f"{len(share)} judgements for {data}: both must be of the same images")
@@ -379,90 +356,11 @@ def gain_by_class(
     table = pd.DataFrame(rows, columns=["class", "images", "before", "accuracy", "gain", "low", "high"])
     return pd.concat([table[:1], table[1:].sort_values("gain", ascending=False, kind="stable")], ignore_index=True)
 
-# %% ../nbs/09_evaluate.ipynb #a373adf6
-from torchmetrics.functional.classification import binary_calibration_error
 
-
-def _confidence(probabilities: torch.Tensor) -> torch.Tensor:
-    "float32 [N]: the probability of each predicted class; ValueError for logits."
-    if (
-        not torch.allclose(probabilities.sum(1).float(), torch.ones(len(probabilities)), atol=1e-3)
-        or probabilities.min() < 0
-    ):
-        raise ValueError("calibration needs probabilities, rows that sum to 1: give logits.softmax(1)")
-    return probabilities.max(1).values.float().clamp(max=1)  # torchmetrics takes anything above 1 for logits
-
-
-def calibration_error(
-    probabilities: torch.Tensor,  # [N, C]
-    labels: torch.Tensor,  # int64 [N]
-    bins: int = 15,  # of equal width
-    level: float = 0.95,
-    resamples: int = 400,
-    seed: int = 0,
-) -> Interval:
-    """Expected calibration error (torchmetrics) with a basic-bootstrap interval over test images, cut at 0.
-
-    The interval holds the truth less often than `level` says, see below."""
-    right, confidence = correct(probabilities, labels), _confidence(probabilities)
-
-    def error(right: np.ndarray, confidence: np.ndarray) -> float:
-        return binary_calibration_error(
-            torch.from_numpy(confidence), torch.from_numpy(right).long(), bins, validate_args=False
-        ).item()
-
-    samples = (right, confidence.numpy())
-    ends = stats.bootstrap(
-        samples,
-        error,
-        paired=True,
-        vectorized=False,
-        confidence_level=level,
-        n_resamples=resamples,
-        method="basic",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(error(*samples), max(0.0, float(ends.low)), max(0.0, float(ends.high)), len(right), level)
-
-# %% ../nbs/09_evaluate.ipynb #6a47b023
-def calibration_floor(
-    probabilities: torch.Tensor,  # [N, C]
-    bins: int = 15,
-    draws: int = 100,
-    seed: int = 0,
-) -> float:
-    """The calibration error to expect by chance.
-
-    It is that of a classifier which is right exactly as often as these probabilities say."""
-    confidence, chance = _confidence(probabilities), torch.Generator().manual_seed(seed)
-    errors = [
-        binary_calibration_error(confidence, torch.bernoulli(confidence, generator=chance).long(), bins)
-        for _ in range(draws)
-    ]
-    return float(torch.stack(errors).mean())
-
-# %% ../nbs/09_evaluate.ipynb #785145e8
-def leep(
-    probabilities: torch.Tensor,  # [N, Z]: what the network gives its own classes on target images
-    labels: torch.Tensor,  # int64 [N]: target classes
-) -> float:
-    "Mean log-likelihood of the target labels, 0 at best: LEEP (https://arxiv.org/abs/2002.12462)."
-    if len(probabilities) != len(labels) or not len(labels):
-        raise ValueError(f"{len(probabilities)} rows of probabilities for {len(labels)} labels: give one row per image")
-    theta = probabilities.double()
-    joint = torch.zeros(int(labels.max()) + 1, theta.shape[1], dtype=torch.float64).index_add_(0, labels, theta) / len(
-        labels
-    )
-    seen = joint.sum(0) > 0
-    conditional = joint[:, seen] / joint[:, seen].sum(0)  # P(y | z)
-    return (conditional[labels] * theta[:, seen]).sum(1).log().mean().item()
-
-
-def steps_to_reach(
-    curve: pd.DataFrame,  # `History.frame` of a run with `val_every`
-    accuracy: float,  # on validation images
-) -> int | None:
-    "The first measured step at which validation accuracy is reached; None if it never is."
-    measured = curve.dropna(subset="val_accuracy")
-    reached = measured[measured.val_accuracy >= accuracy]
-    return int(reached.step.iloc[0]) if len(reached) else None
+def _shares_right(runs: Sequence, method: str, against: str) -> list[np.ndarray]:
+    "For each of two methods float [N]: the share of its seeds that are right about an image."
+    by_seed = [{run.seed: run.correct for run in runs if run.method == name} for name in (method, against)]
+    if set(by_seed[0]) != set(by_seed[1]) or not by_seed[0]:
+        seeds = " and ".join(str(sorted(own)) for own in by_seed)
+        raise ValueError(f"{method!r} and {against!r} need runs with the same seeds, got {seeds}")
+    return [np.mean(list(own.values()), axis=0) for own in by_seed]

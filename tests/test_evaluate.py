@@ -1,6 +1,8 @@
-"""Calibration: by hand, against torchmetrics' multi-class function, and whether the interval holds the truth."""
+"""Calibration by hand, against torchmetrics and against the truth; accuracies and tables of methods at their edges."""
 
+import math
 import os
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -9,7 +11,21 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from synthnb.evaluate import calibration_error, calibration_floor
+from synthnb.data import digits, few_shot
+from synthnb.evaluate import (
+    accuracy,
+    best_by_validation,
+    bootstrap_accuracy,
+    correct,
+    gain_by_class,
+    per_class_accuracy,
+    pixel_baseline,
+    readable_table,
+    results_table,
+    show_results,
+    verdicts,
+)
+from synthnb.studies.calibration import calibration_error, calibration_floor
 
 torch.set_num_threads(1)
 
@@ -76,3 +92,119 @@ def test_logits_are_refused(function):
     for logits in (torch.tensor([[4.0, 0.1], [0.2, 3.0]]), torch.tensor([[1.5, -0.5], [0.5, 0.5]])):
         with pytest.raises(ValueError, match=r"softmax\(1\)"):
             function(logits)
+
+
+# ---- accuracies and the table of methods
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return digits(8)
+
+
+def runs_of(method: str, accuracies: list[float], steps: tuple[int, int], **more) -> list[SimpleNamespace]:
+    "Made-up runs on 600 test images."
+    more |= dict(method=method, shots=1, steps_stage1=steps[0], steps_stage2=steps[1])
+    right = lambda share: np.arange(600) < share * 600
+    return [SimpleNamespace(seed=i, accuracy=v, correct=right(v), **more) for i, v in enumerate(accuracies)]
+
+
+@pytest.fixture(scope="module")
+def three_seeds():
+    runs = runs_of("vanilla", [0.40, 0.50, 0.60], (0, 100)) + runs_of("vanilla_matched", [0.45, 0.56, 0.64], (0, 200))
+    return runs + runs_of("bridged", [0.50, 0.60, 0.70], (100, 100))
+
+
+def test_an_image_is_right_where_its_label_is_among_the_likeliest():
+    said, labels = torch.tensor([[0.1, 0.9, 0.0], [0.8, 0.2, 0.0]]), torch.tensor([1, 1])
+    assert correct(said, labels).tolist() == [True, False] and accuracy(said, labels, top=2) == 1
+    with pytest.raises(ValueError, match="2 rows of probabilities for 1"):
+        accuracy(said, labels[1:])
+    with pytest.raises(ValueError, match=r"top must lie in 1\.\.3, got 4"):
+        correct(said, labels, top=4)
+
+
+def test_sets_that_differ_are_not_compared_by_pixels(scans):
+    few = few_shot(scans["train"], 1)
+    assert pixel_baseline(few, few, 0).accuracy == 1
+    with pytest.raises(ValueError, match="differ in classes"):
+        pixel_baseline(few, digits(16)["test"], 0)
+
+
+def test_judgements_of_other_images_are_refused(scans):
+    with pytest.raises(ValueError, match="both must be of the same images"):
+        per_class_accuracy(np.ones(3, bool), scans["test"])
+    with pytest.raises(ValueError, match="two test images or more"):
+        bootstrap_accuracy(np.ones(1, bool))
+
+
+def test_three_seeds_have_a_verdict_and_no_interval_of_an_accuracy(three_seeds):
+    table = results_table(three_seeds)
+    assert table.gain[2] == pytest.approx(0.05) and table.verdict[2] == "better"
+    assert table.seeds_at[2] == [0.5, 0.6, 0.7] and math.isnan(table.low[2])
+    assert table["equal steps"].tolist() == ["NO: 100 against 200", "yes", "yes"]
+    columns = (
+        "shots method accuracy low high seeds seeds_at per_class gain gain_low gain_high verdict smallest more_seeds"
+    )
+    assert list(table) == [*columns.split(), "sets", "steps", "equal steps"]
+    assert readable_table(table)["accuracy %"].tolist()[2] == "60.0 (50.0, 60.0, 70.0)"
+    with pytest.raises(ValueError, match="method 'bridged' has seed 2 twice with 1 shots"):
+        results_table(three_seeds + three_seeds[-1:])
+
+
+def test_rows_come_in_the_order_of_the_runs(three_seeds):
+    other = [SimpleNamespace(**vars(run) | {"shots": 4}) for run in three_seeds]
+    mixed = [run for pair in zip(three_seeds, other) for run in pair]
+    rows = results_table(mixed)[["shots", "method"]].values.tolist()
+    assert rows == [[k, name] for name in ("vanilla", "vanilla_matched", "bridged") for k in (1, 4)]
+
+
+def test_one_seed_is_a_point():
+    table = results_table(runs_of("vanilla", [0.4], (0, 100)))
+    assert table.low.isna().all() and readable_table(table)["accuracy %"].tolist() == ["40.0"]
+    assert verdicts(table) == ["- `vanilla` reaches 40.0%."]
+
+
+def test_verdicts_in_words(three_seeds):
+    table = results_table(three_seeds)
+    assert verdicts(table)[1:] == [
+        "- `vanilla_matched` reaches 55.0%.",
+        "- `bridged` reaches 60.0%, +5.0 [+2.5, +7.5] points against `vanilla_matched` over 3 seeds: better.",
+    ]
+    assert "[+nan" not in str(verdicts(table.assign(gain_low=math.nan, gain_high=math.nan)))
+    same = runs_of("vanilla_matched", [0.25, 0.5], (0, 200)) + runs_of("bridged", [0.5, 0.75], (100, 100))
+    level = results_table(same)
+    level.loc[1, "gain_high"] += 1e-16  # as floating point has it
+    said = "+25.0 points against `vanilla_matched` in each of 2 seeds, which is no interval"
+    assert verdicts(level)[1] == f"- `bridged` reaches 62.5%, {said}."
+
+
+def test_settings_are_chosen_by_validation_images(three_seeds):
+    told = (("vanilla_matched", 0.9), ("mixed", 0.7), ("bridged", 0.8), ("bridged", 0.7))
+    runs = [SimpleNamespace(method=method, val_accuracy=value) for method, value in told]
+    assert best_by_validation(runs) == "bridged"
+    with pytest.raises(ValueError, match="no method was measured"):
+        best_by_validation(three_seeds)
+
+
+def test_no_drawn_gain_is_beyond_100_points(three_seeds):
+    wild = runs_of("vanilla_matched", [0.1, 0.9], (0, 200)) + runs_of("bridged", [0.9, 0.2], (100, 100))
+    table = results_table(wild)
+    assert table.gain_low.min() < -1, "Student's t knows no limits"
+    left = show_results(wild, table).axes[0]
+    drawn = np.concatenate([line.get_xdata() for line in left.lines])
+    assert np.nanmin(drawn) >= -100 and np.nanmax(drawn) <= 100
+
+
+def test_gains_by_class(scans):
+    labels = scans["test"].labels.numpy()
+    told = (("vanilla_matched", 0, [1, 2]), ("vanilla_matched", 1, [2]), ("bridged", 0, [3]), ("bridged", 1, []))
+    runs = [SimpleNamespace(method=name, seed=seed, correct=~np.isin(labels, wrong)) for name, seed, wrong in told]
+    gains = gain_by_class(runs, scans["test"], "bridged")
+    order = [scans["test"].classes[i] for i in (2, 1, 0, 4, 5, 6, 7, 8, 9, 3)]
+    assert gains["class"].tolist() == ["(all classes)", *order]
+    assert gains.gain[1:].tolist() == [1, 0.5, 0, 0, 0, 0, 0, 0, 0, -0.5]
+    own, others = (np.mean([run.correct.mean() for run in some]) for some in (runs[2:], runs[:2]))
+    assert gains.gain[0] == pytest.approx(own - others) and gains.low[0] < gains.gain[0] < gains.high[0]
+    with pytest.raises(ValueError, match="the same seeds"):
+        gain_by_class(runs[:3], scans["test"], "bridged")

@@ -28,10 +28,11 @@ from synthnb.datasets.shifts import (
     show_severities,
     textured,
 )
-from synthnb.evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct
+from synthnb.evaluate import bootstrap_accuracy, correct
 from synthnb.glyphworld.drawing import FONTS, HELD_OUT_FONTS
 from synthnb.glyphworld.world import folder, printed_digits
 from synthnb.models.classifiers import load_classifier
+from synthnb.studies.calibration import calibration_error, calibration_floor
 from synthnb.train import TrainConfig, fit
 from synthnb.training.prediction import predict
 

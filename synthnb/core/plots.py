@@ -25,7 +25,6 @@ from matplotlib.typing import RcKeyType
 # %% ../../nbs/core/plots.ipynb #bbc519bb
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#333333")
 _REFERENCE = "#777777"  # the method that others are compared with
-_VERDICTS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "inconclusive": _REFERENCE}
 _STYLE: dict[RcKeyType, object] = {
     "axes.labelsize": 11,
     "axes.prop_cycle": cycler(color=_PALETTE),
@@ -50,6 +49,9 @@ def _colours(names: Sequence[str], reference: str = "") -> dict[str, str]:
     others = [name for name in dict.fromkeys(names) if name != reference]
     found = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(others)}
     return {name: found.get(name, _REFERENCE) for name in dict.fromkeys(names)}
+
+# %% ../../nbs/core/plots.ipynb #32fe1053
+VERDICT_COLOURS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "inconclusive": _REFERENCE}
 
 # %% ../../nbs/core/plots.ipynb #07dcdb62
 def _tick_labels(axis: Axes, which: str) -> list[Text]:

@@ -26,7 +26,8 @@ from ..core.files import did_you_mean
 from ..core.intervals import Interval, wilson
 from ..core.streams import seeded, stream
 from ..data import LabelledImages
-from ..evaluate import bootstrap_accuracy, calibration_error, calibration_floor, correct, per_class_accuracy
+from ..evaluate import bootstrap_accuracy, correct, per_class_accuracy
+from ..studies.calibration import calibration_error, calibration_floor
 from ..training.prediction import predict
 
 # %% ../../nbs/datasets/shifts.ipynb #e1c45113
