@@ -146,7 +146,7 @@ def test_three_seeds_have_a_verdict_and_no_interval_of_an_accuracy(three_seeds):
     columns = (
         "shots method accuracy low high seeds seeds_at per_class gain gain_low gain_high verdict smallest more_seeds"
     )
-    assert list(table) == [*columns.split(), "sets", "steps", "equal steps"]
+    assert list(table) == [*columns.split(), "test_errors", "sets", "steps", "equal steps"]
     assert readable_table(table)["accuracy %"].tolist()[2] == "60.0 (50.0, 60.0, 70.0)"
     with pytest.raises(ValueError, match="method 'bridged' has seed 2 twice with 1 shots"):
         results_table(three_seeds + three_seeds[-1:])
