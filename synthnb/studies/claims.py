@@ -56,7 +56,7 @@ class Comparison(_Strict):
     minus: Annotated[list[Side], BeforeValidator(current_names)] = Field(min_length=1)
     expect: Literal["above", "below"]
     unit: str = "points"  # points are shares times 100
-    primary: Literal["", "before", "after"] = ""  # the claim's verdict rests on it: fixed before its run, or after it
+    primary: Literal["", "before", "during", "after"] = ""  # the claim's verdict rests on it; when it was fixed
     experiment: str = ""  # another one than the claim's
     # parameters of the run; a list holds alternatives, null stands for a parameter it does not have
     where: Annotated[dict[str, Scalar | list[Scalar]], BeforeValidator(current_settings)] = {}

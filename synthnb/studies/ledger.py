@@ -115,18 +115,21 @@ world, never about ImageNet or the ten sets of photographs. The papers' numbers 
 size of things and are not comparable to them.
 
 Made by `synthnb ledger` from [claims.yaml](../nbs/experiments/claims.yaml) and the committed reports; do not edit \
-it. For each comparison the newest finished run that is committed,
-fits it and has its methods is taken. The effect is the mean difference paired by seed with Student's 95 % interval \
-over seeds. *Reproduced*: the interval lies wholly on the side that the paper says.
-*Contradicted*: wholly on the other. *Inconclusive*: neither, or one value only, or all seeds trained on one \
-generated set, whose own luck no interval over seeds knows (the run says so).
-*Not run*: no committed run has it. An interval is for its comparison alone; nothing is corrected for their number, \
-and so a claim's verdict is that of one comparison alone,
-fixed before its run was made, or, where it says so, named after it.
+it. For each comparison the newest finished run that is committed, fits it and has its methods is taken. The effect is \
+the mean difference paired by seed with Student's 95 % interval over seeds, on the test images of that run: other test \
+images would add to it.
 
-Marks say how well a fact of a paper is known here: SEEN in a primary source (mostly the abstract), SEEN-2 in a \
-secondary one, INFERRED from something seen. The papers' tables could not
-be read, so many numbers are unknown.
+- *Reproduced*: the interval lies wholly on the side that the paper says. *Contradicted*: wholly on the other.
+- *Inconclusive*: neither, or one value only. Also where all seeds trained on one generated set (the run says so): \
+another set might say something else, and no interval over seeds knows.
+- *Not run*: no committed run has it.
+
+An interval is for its comparison alone; nothing is corrected for their number. So a claim's verdict is that of one \
+comparison alone. *Fixed* says when it was named: before its run; during the first run with its settings, before \
+anybody had looked at a result; or after it.
+
+Marks say how well a fact of a paper is known here: SEEN in the paper, its abstract or a public summary of it, SEEN-2 \
+in reviews, INFERRED from something seen. The papers' tables could not be read, so many numbers are unknown.
 """
 _PAPERS = {"A": "Diversify, Don't Fine-Tune", "B": "Is Synthetic Image Useful for Transfer Learning?"}
 
