@@ -173,6 +173,14 @@ def test_experiment_defines_nothing_reusable(path):
     ]
 
 
+def test_every_committed_report_is_listed():
+    listed = (ROOT / "nbs/guides/experiments.md").read_text(encoding="utf-8")
+    found = subprocess.run(
+        ["git", "ls-files", "outputs/*/report.ipynb"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert [report for report in found.stdout.split() if report not in listed] == []
+
+
 @each(EXPERIMENTS)
 def test_experiment_says_how_long_it_takes(path):
     first = nbformat.read(path, as_version=4).cells[0].source

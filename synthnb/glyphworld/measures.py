@@ -344,8 +344,8 @@ def _card_text(
 _GLYPHS_AND_DRAWINGS = "glyphs and openly licensed drawings (`THIRD_PARTY.txt`)"
 _CARD_HEAD = (
     "Trained from scratch on rendered {what} (`synthnb glyphworld build`, notebook `nbs/glyphworld/training.ipynb`). "
-    "A testbed: never a claim about photographs. MIT licence. The fonts are matplotlib's own; no handwriting was seen "
-    "by any model."
+    "A testbed: never a claim about photographs. MIT licence. The fonts are matplotlib's own; no model was trained on "
+    "handwriting, but CLIP's last step was chosen on validation scans."
 )
 _CARD_MADE = (
     "Minutes are those of the last start, where training was broken off and resumed; a stage's include its lessons "
