@@ -127,3 +127,18 @@ def test_the_scripts_for_starts_and_near_duplicates_run_at_a_small_size():
         run = subprocess.run([sys.executable, FOLDER / script, "--small"], capture_output=True, text=True)
         assert run.returncode == 0, run.stdout + run.stderr
         assert "s CPU" in run.stdout and "MISSED" not in run.stdout
+
+
+def test_the_million_script_runs_at_a_small_size():
+    run = subprocess.run(
+        [sys.executable, FOLDER / "million.py", "--small"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    sizes = re.findall(
+        r"^(\w+) ([\d,]+) images: [\d.]+ s CPU, \d+ us an image.*; peak [\d,]+ MiB$", run.stdout, re.MULTILINE
+    )
+    assert sizes == [(what, count) for what in ("curate", "leaks", "check") for count in ("500", "2,000")]
+    assert run.stdout.count("4 of 4 planted found") == 2
