@@ -12,7 +12,7 @@ from scipy import stats
 
 from synthnb import lar
 from synthnb.data import few_shot
-from synthnb.glyphworld.signs import _senses_named
+from synthnb.glyphworld.signs import SENSES, _senses_named
 from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
@@ -333,3 +333,43 @@ def test_the_usual_meaning_wins_where_images_say_nothing():
     even = {name: np.array([0.3, 0.3 + 1e-4]) for name in texts}
     assert set(lar.choose_together(even, texts, dict.fromkeys(texts, 1)).values()) == {0}
     assert set(lar.choose_together(even, texts, dict.fromkeys(texts, 1), prior=0).values()) == {1}
+
+
+def test_no_two_senses_of_the_world_are_merged_and_two_synsets_stay_two(clip):
+    senses = {"all": [Candidate(phrase=sense.phrase) for sense in SENSES]}
+    assert len(lar.merge_candidates(senses, clip=clip)["all"]) == len(SENSES)
+    cranes = lar.wordnet_candidates(["n02012849", "doodad3000"])
+    assert cranes["doodad3000"] == []
+    assert len(lar.merge_candidates(cranes, clip=clip, threshold=0.01)["n02012849"]) == 2
+    with pytest.raises(ValueError, match=r"threshold is a cosine in 0\.\.1"):
+        lar.merge_candidates(cranes, threshold=1.5)
+
+
+def test_a_score_of_subsets_is_that_of_their_images():
+    cosines = np.random.default_rng(0).normal(0.3, 0.1, (5, 3)).astype(np.float32)
+    inside = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 1]], np.float32)
+    assert np.allclose(lar.score(cosines, inside), [cosines[0], cosines[[0, 1, 4]].mean(0)], atol=1e-6)
+
+
+def test_what_cannot_be_meant_is_refused(clip, scans):
+    images = scans.images[scans.labels == 3][:6]
+    features = image_features(clip, [(images, [0] * 5 + [1])], ["three", "lone"], progress=False)
+    senses = senses_of(["three"]) | {"lone": senses_of(["three"])["three"][:1]}
+    assert resolve(clip, features, {}).phrases["lone"] == "lone", "without candidates the name stays"
+    assert resolve(clip, features, senses, {0: "n02012849"}, TEMPLATES)["three"].chosen.key == "n02012849"
+    for candidates, overrides, why in (
+        (senses, {"thre": "x"}, "nearest is 'three'"),
+        ({"four": []}, None, "no class of these images"),
+        ({"three": ["die face three"]}, None, "`table_candidates` makes them"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            resolve(clip, features, candidates, overrides)
+
+
+@pytest.mark.parametrize(
+    "phrases, why", [([], "is empty"), (["bird", " \n"], "sense 2"), (["Crane", "a crane"], "two senses")]
+)
+def test_an_answer_of_no_use_says_why(phrases, why):
+    answer = lar.SensesAnswer(senses=[lar.SenseAnswer(phrase=phrase, looks="") for phrase in phrases])
+    with pytest.raises(ValueError, match=why):
+        lar.check_senses(lar.sense_question("crane"), answer)
