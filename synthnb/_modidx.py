@@ -1385,6 +1385,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'synthnb.images.scores._by_tree': ('images/scores.html#_by_tree', 'synthnb/images/scores.py'),
                                        'synthnb.images.scores._decode': ('images/scores.html#_decode', 'synthnb/images/scores.py'),
                                        'synthnb.images.scores._digest': ('images/scores.html#_digest', 'synthnb/images/scores.py'),
+                                       'synthnb.images.scores._gathered': ('images/scores.html#_gathered', 'synthnb/images/scores.py'),
                                        'synthnb.images.scores._identity': ('images/scores.html#_identity', 'synthnb/images/scores.py'),
                                        'synthnb.images.scores._image_batches': ( 'images/scores.html#_image_batches',
                                                                                  'synthnb/images/scores.py'),

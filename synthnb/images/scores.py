@@ -310,20 +310,26 @@ class Scores:
     ) -> torch.Tensor:  # float16 [N, D]
         "Thumbnails or CLIP features, a row an image. ValueError if there are none."
         rows = np.arange(len(self.table)) if rows is None else rows
-        found, first = None, 0
-        for file in self.files:  # into one array: a list of parts would need the memory twice
-            part = _rows_of(self, file, column)
-            found = np.empty((len(rows), part.shape[1]), np.float16) if found is None else found
-            start, end = np.searchsorted(rows, [first, first + len(part)])
-            found[start:end] = part[rows[start:end] - first]
-            first += len(part)
-        return torch.from_numpy(found)
+        return torch.from_numpy(_gathered(self, column, rows))
 
     def never_drawn(self) -> pd.DataFrame:  # id, label, reason
         "Rows of the plan that failed to be drawn, as their shards' sidecars say."
         failed = [failure for facts in self.sidecars.values() for failure in facts.get("failed", ())]
         rows = [(f["id"], self.home.plan.find(f["id"]) % len(self.classes), f["reason"]) for f in failed]
         return pd.DataFrame(rows, columns=["id", "label", "reason"])
+
+# %% ../../nbs/images/scores.ipynb #4303c863
+def _gathered(scores: Scores, column: str, rows: np.ndarray) -> np.ndarray:
+    "float16 [N, D]: so many rows of a column, in one array; a list of parts would need the memory twice."
+    first = 0
+    for file in scores.files:
+        part = _rows_of(scores, file, column)
+        if not first:
+            found = np.empty((len(rows), part.shape[1]), np.float16)
+        start, end = np.searchsorted(rows, [first, first + len(part)])
+        found[start:end] = part[rows[start:end] - first]
+        first += len(part)
+    return found
 
 # %% ../../nbs/images/scores.ipynb #72f0e0e6
 def _rows_of(scores: Scores, file: Path, column: str) -> np.ndarray:
