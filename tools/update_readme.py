@@ -49,13 +49,12 @@ def results_block(run: Path) -> tuple[str, str]:
         "",
         f"**{advice(compared[0])}**",
         "",
-        f"Accuracy, and points from **0**, the best method without generated images, paired by seed, on the untouched "
-        f"test split of `{parameters['real_data']}`, "
-        f"classifier `{parameters['classifier']}`: {parameters['images_per_class']} generated images per class, "
-        f"{len(parameters['seeds'])} seeds, 95 % intervals, "
-        f"{record['seconds'] / 60:.0f} minutes on {machine['cores']} busy "
-        f"cores ({machine['device']}). [Report]({at}/report.ipynb); methods: [trained](nbs/08_bridge.ipynb), "
-        "[the others](nbs/studies/alternatives.ipynb).",
+        f"Accuracy, and points from **0**, the best method without generated images: paired by seed, 95 % intervals "
+        f"over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for the methods of a column. "
+        f"`{parameters['real_data']}`, classifier `{parameters['classifier']}`, {parameters['images_per_class']} "
+        f"generated images per class, {len(parameters['seeds'])} seeds, {record['seconds'] / 60:.0f} minutes on "
+        f"{machine['cores']} busy cores ({machine['device']}). [Report]({at}/report.ipynb); methods: "
+        "[trained](nbs/08_bridge.ipynb), [the others](nbs/studies/alternatives.ipynb).",
         "",
         f"| method | {' | '.join(real_images(one.shots) for one in compared)} |",
         f"|{'---|' * (len(compared) + 1)}",
