@@ -34,7 +34,10 @@ def book(classes: int, prompts: int) -> pd.DataFrame:
             "pool": "CD+SD",
             "context_key": f"{label * prompts + i:024x}",
             "style_key": f"{i:024x}",
-            "prompt": f"a photo of a class {label}, a kind of thing, in scene number {i} at dusk, seen from the side, in the style of print {i % 17}",
+            "prompt": (
+                f"a photo of a class {label}, a kind of thing, in scene number {i} at dusk, seen from the side, "
+                f"in the style of print {i % 17}"
+            ),
         }
         for label in range(classes)
         for i in range(prompts)
@@ -50,7 +53,8 @@ def main() -> int:
     arguments = parser.parse_args()
     pa.set_cpu_count(1)
     print(
-        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, pyarrow {pa.__version__}, one thread"
+        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"pyarrow {pa.__version__}, one thread"
     )
     prompts = book(arguments.classes, arguments.prompts)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,13 +72,15 @@ def main() -> int:
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(
-            f"{plan}: {cpu:.1f} s CPU, {wall:.1f} s wall, at most {peak / 2**20:.0f} MiB resident, {path.stat().st_size / 2**20:.0f} MiB on disk"
+            f"{plan}: {cpu:.1f} s CPU, {wall:.1f} s wall, at most {peak / 2**20:.0f} MiB resident, "
+            f"{path.stat().st_size / 2**20:.0f} MiB on disk"
         )
         start = time.perf_counter()
         rows = Plan(path).shard(plan.shards // 2)
         print(f"open the file and read {len(rows)} rows of one shard: {1000 * (time.perf_counter() - start):.0f} ms")
     print(
-        f"bars: {SECONDS:.0f} s of CPU, {BYTES / 2**20:.0f} MiB resident: {'met' if (met := cpu <= SECONDS and peak <= BYTES) else 'MISSED'}"
+        f"bars: {SECONDS:.0f} s of CPU, {BYTES / 2**20:.0f} MiB resident: "
+        f"{'met' if (met := cpu <= SECONDS and peak <= BYTES) else 'MISSED'}"
     )
     return 0 if met else 1
 

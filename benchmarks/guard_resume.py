@@ -36,7 +36,8 @@ def measure(images: int, shard_size: int, folder: Path) -> bool:
     seconds = time.perf_counter() - start
     assert len(missing) == 3
     print(
-        f"{len(plan):,} rows in {plan.shards:,} shards of {shard_size}: {missing[0]}, ... found missing after {seconds:.2f} s"
+        f"{len(plan):,} rows in {plan.shards:,} shards of {shard_size}: "
+        f"{missing[0]}, ... found missing after {seconds:.2f} s"
     )
     return seconds <= SECONDS
 

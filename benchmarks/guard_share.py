@@ -97,7 +97,8 @@ def main() -> None:
             )
             images, cpu, wall, mib = map(float, done.stdout.split())
             print(
-                f"{what}: {images:,.0f} images, {cpu:.1f} s of CPU ({images / cpu:,.0f} a second), {wall:.1f} s in all, {mib:.0f} MiB",
+                f"{what}: {images:,.0f} images, {cpu:.1f} s of CPU ({images / cpu:,.0f} a second), "
+                f"{wall:.1f} s in all, {mib:.0f} MiB",
                 flush=True,
             )
             failed += [what] if mib > LIMIT_MIB else []

@@ -157,7 +157,8 @@ def main() -> int:
     device, card = ("cuda", torch.cuda.get_device_name()) if gpu else ("cpu", platform.machine())
     size, batch, steps, rounds = (64, 8, 1, 2) if asked.small else (224, asked.batch, asked.steps, asked.rounds)
     print(
-        f"{card}, torch {torch.__version__}, timm {timm.__version__}, batch {batch} of {size} px{', small models' if asked.small else ''}"
+        f"{card}, torch {torch.__version__}, timm {timm.__version__}, "
+        f"batch {batch} of {size} px{', small models' if asked.small else ''}"
     )
     torch.manual_seed(0)
     below = []

@@ -142,7 +142,8 @@ def main() -> int:
                 share = f", {rate / floor:.0%} of the floor of {floor}, bar {bar}" if judged and bar else ""
                 what = f"{side} px, from memory" if row == "H4" else f"{size} px, from JPEG shards"
                 print(
-                    f"{row} {name} on {card}, {what}: {rate:.0f} images a second, {rate / theirs:.1f}x of one by one ({theirs:.0f}){share}",
+                    f"{row} {name} on {card}, {what}: {rate:.0f} images a second, "
+                    f"{rate / theirs:.1f}x of one by one ({theirs:.0f}){share}",
                     flush=True,
                 )
                 below += [f"{row} {name}"] if judged and rate < bar else []

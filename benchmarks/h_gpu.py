@@ -179,7 +179,8 @@ def rates_of(pipe, names: list[str], batch: int, batches: int, steps: int, round
             else rate_of_inversion(pipe, 4, steps, rounds)
         )
         print(
-            f"{name} on {label}: {rates[name]:.2f} {describe(name, 'H100' in label or 'H200' in label)}, after a first turn of {first:.0f} s",
+            f"{name} on {label}: {rates[name]:.2f} {describe(name, 'H100' in label or 'H200' in label)}, "
+            f"after a first turn of {first:.0f} s",
             flush=True,
         )
     return rates
@@ -210,7 +211,8 @@ def main() -> int:
     judged = gpu and not asked.small and ("H200" in card or "H100" in card)
     batch, batches, steps, rounds = (2, 1, 5, 1) if asked.small else (asked.batch, 2, 100, asked.rounds)
     print(
-        f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, {'a tiny architecture' if asked.small else 'SD 1.5 architecture, 512 px'}, batch {batch}"
+        f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, "
+        f"{'a tiny architecture' if asked.small else 'SD 1.5 architecture, 512 px'}, batch {batch}"
     )
     pipe = build(asked.small, device, torch.bfloat16 if gpu else torch.float32)
     pipe.tiny_decoder = AutoencoderTiny().to(pipe.device, pipe.dtype)
@@ -225,7 +227,8 @@ def main() -> int:
         ways["compiled"] = rates_of(pipe, names, batch, batches, steps, rounds, f"{card}, compiled")
     for way, rates in ways.items():
         print(
-            f"H1 on {card}, {way}: {rates['H1'] / naive:.2f}x of one by one ({naive:.2f} images a second; bar 4.5x on a GPU)"
+            f"H1 on {card}, {way}: {rates['H1'] / naive:.2f}x of one by one "
+            f"({naive:.2f} images a second; bar 4.5x on a GPU)"
         )
     below = [
         name

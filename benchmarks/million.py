@@ -4,8 +4,8 @@
 [--small]`; protocol: benchmarks/README.md. Each size of each runs in a process of its own, with its peak of memory.
 
 - curate: from stored scores to the kept list: open them, filter by contrast, CLIP's choice and percentile, look for
-  near-duplicates, write the list. The plan is real; the scores are random, the thumbnails those of `near_duplicates.py`,
-  a tenth of them planted copies. Rejects are not copied, as there are no images.
+  near-duplicates, write the list. The plan is real; the scores are random, the thumbnails those of
+  `near_duplicates.py`, a tenth of them planted copies. Rejects are not copied, as there are no images.
 - leaks: `check_splits` of 80 % train, 10 % val and 10 % test, 16 px, of smooth random fields with 1 in 100 of val and
   test planted: equal to a training image but for a little noise, half of those mirrored. All of them must be found.
 - check: `check_images` of JPEG files of 32 px in 100 folders, smooth fields, each file another one. Making them is not

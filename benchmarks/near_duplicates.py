@@ -90,8 +90,8 @@ def main() -> int:
         each.append(seconds / count)
         told = f", all with all {before:.2f} s, {before / seconds:.2f}x" if before == before else ""
         print(
-            f"{count:,} thumbnails: {seconds:.2f} s CPU, {1e6 * each[-1]:.0f} us an image{told}; {found:,.0f} left out, "
-            f"{planted:,.0f} planted; peak {peak / 2**20:,.0f} MiB",
+            f"{count:,} thumbnails: {seconds:.2f} s CPU, {1e6 * each[-1]:.0f} us an image{told}; "
+            f"{found:,.0f} left out, {planted:,.0f} planted; peak {peak / 2**20:,.0f} MiB",
             flush=True,
         )
     growth, times = each[-1] / each[0], counts[-1] // counts[0]

@@ -80,12 +80,14 @@ def measure(files: list[bytes], rounds: int) -> bool:
         turned.append(reference / timed(lambda: resident(data, random_affine)))
         per = 1000 / len(files)
         print(
-            f"round {i or 'warm-up'}: reference {reference * per:.2f} ms/image CPU, ours {ours * per:.2f}, ratio {ratios[-1]:.1f}; turned {turned[-1]:.1f}",
+            f"round {i or 'warm-up'}: reference {reference * per:.2f} ms/image CPU, ours {ours * per:.2f}, "
+            f"ratio {ratios[-1]:.1f}; turned {turned[-1]:.1f}",
             flush=True,
         )
     ratio = statistics.median(ratios[1:])
     print(
-        f"R10: {ratio:.1f}x, bar {BAR:.0f}x (aim {AIM:.0f}x): {'met' if ratio >= BAR else 'MISSED'}; turned and shifted {statistics.median(turned[1:]):.1f}x"
+        f"R10: {ratio:.1f}x, bar {BAR:.0f}x (aim {AIM:.0f}x): {'met' if ratio >= BAR else 'MISSED'}; "
+        f"turned and shifted {statistics.median(turned[1:]):.1f}x"
     )
     return ratio >= BAR
 
@@ -97,7 +99,8 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        f"{platform.processor() or platform.machine()}, torch {version('torch')}, torchvision {version('torchvision')}, Pillow {version('pillow')}"
+        f"{platform.processor() or platform.machine()}, torch {version('torch')}, "
+        f"torchvision {version('torchvision')}, Pillow {version('pillow')}"
     )
     files = photographs(arguments.images // BATCH * BATCH)
     return 0 if measure(files, arguments.rounds) else 1

@@ -109,7 +109,8 @@ def compare(name: str, folder: Path, max_tokens: int, rounds: int) -> float:
         AutoTokenizer.from_pretrained(folder),
     )
     print(
-        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {PROMPTS} chats, up to {max_tokens} new tokens"
+        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {PROMPTS} chats, "
+        f"up to {max_tokens} new tokens"
     )
     reference = lambda: one_by_one(model, tokenizer, chats, max_tokens)
     ours = lambda: [
@@ -123,7 +124,8 @@ def compare(name: str, folder: Path, max_tokens: int, rounds: int) -> float:
         assert texts_r == texts_o
         ratios.append(cpu_r / cpu_o)
         print(
-            f"  round {i}: one by one {cpu_r:6.2f} s CPU {wall_r:6.2f} s wall, together {cpu_o:6.2f} s CPU {wall_o:6.2f} s wall, {ratios[-1]:5.2f}x"
+            f"  round {i}: one by one {cpu_r:6.2f} s CPU {wall_r:6.2f} s wall, "
+            f"together {cpu_o:6.2f} s CPU {wall_o:6.2f} s wall, {ratios[-1]:5.2f}x"
         )
     print(f"  median {statistics.median(ratios):.2f}x (bar {BAR}x, target {TARGET}x)", flush=True)
     return statistics.median(ratios)
@@ -139,8 +141,8 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, one thread"
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, one thread"
     )
     with tempfile.TemporaryDirectory() as folder:
         random_llm(Path(folder), width=256, layers=4)

@@ -129,7 +129,8 @@ def floor(model: nn.Module, x: torch.Tensor, kind: str) -> float:
     total = sum(map(max, needs))
     bound = sum(max(need) for need in needs if need[1] > need[0]) / total
     print(
-        f"  floor {total * 1e3:.1f} ms: {sum(flop for _, flop, _ in layers) / 1e9:.2f} GFLOP at {rate / 1e9:.0f} GFLOP/s, "
+        f"  floor {total * 1e3:.1f} ms: "
+        f"{sum(flop for _, flop, _ in layers) / 1e9:.2f} GFLOP at {rate / 1e9:.0f} GFLOP/s, "
         f"{sum(moved for *_, moved in layers) * wide / 1e9:.2f} GB at {bandwidth / 1e9:.1f} GB/s; "
         f"{bound:.0%} of it in layers that wait for memory",
         flush=True,
@@ -175,7 +176,8 @@ def measure(name: str, model: nn.Module, size: int, kind: str, asked: argparse.N
     moved = statistics.median(ours / theirs for ours, theirs in zip(times["fit, moved"], times["plain"]))
     step = statistics.median(times["fit"])
     print(
-        f"R12 {name}, {size} px, batch {batch}, {str(TYPES[kind]).removeprefix('torch.')}: fit {step * 1e3:.1f} ms a step, "
+        f"R12 {name}, {size} px, batch {batch}, {str(TYPES[kind]).removeprefix('torch.')}: "
+        f"fit {step * 1e3:.1f} ms a step, "
         f"{against:.3f}x of plain ({moved:.3f}x with random_affine), {step / least:.2f}x of the floor; "
         f"losses differ by {apart:.0e}"
     )

@@ -120,7 +120,8 @@ def compare(bar: str, model: str, images: int, steps: int, batch: int, rounds: i
     own = open_model(model, compiled=fast).to(FAST if fast else torch.float32)  # the same weights
     loop = DenoisingLoop(own, steps=steps, guidance=2.0, guided=GUIDED if fast else (0.0, 1.0), batch_size=batch)
     print(
-        f"{bar}, {model}: {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M parameters, {images} images, {steps} steps, batch {batch}, {str(FAST if fast else torch.float32).removeprefix('torch.')}"
+        f"{bar}, {model}: {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M parameters, {images} images, "
+        f"{steps} steps, batch {batch}, {str(FAST if fast else torch.float32).removeprefix('torch.')}"
     )
     ratios = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -131,14 +132,15 @@ def compare(bar: str, model: str, images: int, steps: int, batch: int, rounds: i
         if not fast and apart.max() > 1:
             sys.exit(f"the images are up to {apart.max()} levels apart, so there is nothing to compare")
         print(
-            f"  images: at most {apart.max()} levels apart, {apart.float().mean():.2f} in the mean; first time {first:.1f} s"
-            + (", compiling included" if fast else "")
+            f"  images: at most {apart.max()} levels apart, {apart.float().mean():.2f} in the mean; "
+            f"first time {first:.1f} s" + (", compiling included" if fast else "")
         )
         for i in range(rounds):
             (cpu_r, wall_r, _), (cpu_o, wall_o, _) = timed(reference), timed(ours)
             ratios.append(cpu_r / cpu_o)
             print(
-                f"  round {i}: one by one {cpu_r:6.2f} s CPU {wall_r:6.2f} s wall, together {cpu_o:6.2f} s CPU {wall_o:6.2f} s wall, {ratios[-1]:5.2f}x",
+                f"  round {i}: one by one {cpu_r:6.2f} s CPU {wall_r:6.2f} s wall, "
+                f"together {cpu_o:6.2f} s CPU {wall_o:6.2f} s wall, {ratios[-1]:5.2f}x",
                 flush=True,
             )
     print(f"  median {statistics.median(ratios):.2f}x (bar {BARS[bar][0]}x, target {BARS[bar][1]}x)", flush=True)
@@ -156,7 +158,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}, {platform.processor() or platform.machine()}, one thread"
+        f"torch {torch.__version__}, diffusers {diffusers.__version__}, {platform.processor() or platform.machine()}, "
+        f"one thread"
     )
     slow = [
         (bar, model)

@@ -96,7 +96,8 @@ def sink_ratio(count: int, rounds: int, made: dict) -> float:
                 assert apart < 2 and hashlib.sha256(content).hexdigest() == record["sha256"]
         ratios.append(reference / ours)
         print(
-            f"sink round {i or 'warm-up'}: PNG files {1000 * reference / count:.2f} ms/image CPU, shard {1000 * ours / count:.2f}, ratio {ratios[-1]:.1f}",
+            f"sink round {i or 'warm-up'}: PNG files {1000 * reference / count:.2f} ms/image CPU, "
+            f"shard {1000 * ours / count:.2f}, ratio {ratios[-1]:.1f}",
             flush=True,
         )
     return statistics.median(ratios[1:])
@@ -127,7 +128,8 @@ def loop_ratio(rounds: int, pipe, made: dict) -> float:
             assert home.sidecar("000000")["images"] == 128
         ratios.append(ours / reference)
         print(
-            f"loop round {i or 'warm-up'}: thrown away {1000 * reference / 128:.1f} ms/image CPU, published {1000 * ours / 128:.1f}, ratio {ratios[-1]:.3f}",
+            f"loop round {i or 'warm-up'}: thrown away {1000 * reference / 128:.1f} ms/image CPU, "
+            f"published {1000 * ours / 128:.1f}, ratio {ratios[-1]:.3f}",
             flush=True,
         )
     return statistics.median(ratios[1:])
@@ -149,7 +151,8 @@ def main() -> int:
     made = _drawn_with(pipe, glyphworld.folder("generator"))
     sink, loop = sink_ratio(arguments.images, arguments.rounds, made), loop_ratio(arguments.rounds, pipe, made)
     print(
-        f"R3 sink {sink:.1f}x cheaper, bar {SINK_BAR}x; loop {loop:.3f}x, bar {LOOP_BAR}x: {'met' if (met := sink >= SINK_BAR and loop <= LOOP_BAR) else 'MISSED'}"
+        f"R3 sink {sink:.1f}x cheaper, bar {SINK_BAR}x; loop {loop:.3f}x, bar {LOOP_BAR}x: "
+        f"{'met' if (met := sink >= SINK_BAR and loop <= LOOP_BAR) else 'MISSED'}"
     )
     return 0 if met else 1
 

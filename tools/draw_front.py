@@ -1,8 +1,8 @@
 """Draw the images that README shows beside its figure: `python tools/draw_front.py`, half a minute on two cores.
 
-MNIST's scans of each digit, and images of the shipped generator for what the bridging study asks of it, `arabic digit` and
-the name. A judge that was trained apart from the generator looks at every image; what it takes for another meaning is
-marked with a red frame.
+MNIST's scans of each digit, and images of the shipped generator for what the bridging study asks of it, `arabic digit`
+and the name. A judge that was trained apart from the generator looks at every image; what it takes for another meaning
+is marked with a red frame.
 """
 
 import sys

@@ -69,7 +69,10 @@ def render_svg(folder: Path, name: str) -> Image.Image | None:
     if drawn is None:
         return None
     width, height = (drawn.get(side, icons.get(side, 16)) for side in ("width", "height"))
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}">{drawn["body"]}</svg>'
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width} {height}">{drawn["body"]}</svg>'
+    )
     return Image.open(
         io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg.replace("currentColor", "#000"), width=256, height=256)))
     )
@@ -141,7 +144,8 @@ def main(root: Path) -> None:
         credits=np.array(json.dumps(credits)),
     )
     print(
-        f"{len(things)} drawings of {len(THINGS)} things by {len(HANDS)} hands, {_SHAPES.stat().st_size / 1e3:.0f} kB: {_SHAPES.name}"
+        f"{len(things)} drawings of {len(THINGS)} things by {len(HANDS)} hands, "
+        f"{_SHAPES.stat().st_size / 1e3:.0f} kB: {_SHAPES.name}"
     )
 
 

@@ -2,7 +2,7 @@
 of clothes.
 
     python tools/make_targets.py silhouettes FOLDER   # FOLDER: PyPI's animal-mnist 0.4, unpacked
-    python tools/make_targets.py fashion FOLDER       # FOLDER: the IDX files of Fashion-MNIST, as Debian's dataset-fashion-mnist has them
+    python tools/make_targets.py fashion FOLDER       # FOLDER: IDX files, as in Debian's dataset-fashion-mnist
 
 Of images that are the same or nearly the same one stays; of those that stand under two classes none. The splits are
 drawn here, once, by content, and are part of the file.
@@ -98,7 +98,8 @@ def without_copies(data: LabelledImages, least: float, moved: bool = False) -> L
         members.setdefault(number, []).append(i)
     kept = [rows[0] for rows in members.values() if len(set(data.labels[rows].tolist())) == 1]
     print(
-        f"{data.name}: {len(data)} images, {len(kept)} after taking out copies; the largest group had {max(map(len, members.values()))}"
+        f"{data.name}: {len(data)} images, {len(kept)} after taking out copies; "
+        f"the largest group had {max(map(len, members.values()))}"
     )
     return data.subset(kept)
 

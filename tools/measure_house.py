@@ -146,7 +146,10 @@ def table() -> list[tuple[str, str]]:
         told.append(
             (
                 f"code cells of {kind}",
-                f"{len(lines)}; lines: median {statistics.median(lines):.0f}, nine of ten at most {quartile(lines, 0.9)}, most {max(lines)}",
+                (
+                    f"{len(lines)}; lines: median {statistics.median(lines):.0f}, "
+                    f"nine of ten at most {quartile(lines, 0.9)}, most {max(lines)}"
+                ),
             )
         )
     told += [

@@ -1,9 +1,9 @@
 """The record: fewest minutes of CPU to an accuracy on MNIST with one real image per class: `python tools/record.py`.
 
-This file is always the record's way; the table in nbs/guides/results.md says who held it before. From class names and one
-real image of each class to predictions of all test images: images of the generator, and a probe of CLIP's features that
-learns from both. Each seed has its own real images and its own generated set. Minutes are CPU time of all threads, after
-imports and without the time that reading MNIST takes.
+This file is always the record's way; the table in nbs/guides/results.md says who held it before. From class names and
+one real image of each class to predictions of all test images: images of the generator, and a probe of CLIP's features
+that learns from both. Each seed has its own real images and its own generated set. Minutes are CPU time of all
+threads, after imports and without the time that reading MNIST takes.
 """
 
 import argparse

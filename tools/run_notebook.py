@@ -119,7 +119,8 @@ def run(path: Path) -> None:
     finally:
         partial.unlink(missing_ok=True)
     print(
-        f"{path.name}: {len(notebook.cells)} cells, {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e3:.0f} KB",
+        f"{path.name}: {len(notebook.cells)} cells, {time.perf_counter() - start:.1f} s, "
+        f"{path.stat().st_size / 1e3:.0f} KB",
         flush=True,
     )
 

@@ -1,8 +1,8 @@
 """Write the results of a committed comparison of methods into README.md: `python tools/update_readme.py [--check]`.
 
 Numbers are never typed: the block between the two markers and nbs/guides/figures/gains.svg come from results.json and
-run.json of the run that the marker names (`<!-- results outputs/EXPERIMENT/RUN -->`; `--run FOLDER` writes it there): the
-text around the block speaks of its data and its network, so a newer run never takes its place by itself.
+run.json of the run that the marker names (`<!-- results outputs/EXPERIMENT/RUN -->`; `--run FOLDER` writes it there):
+the text around the block speaks of its data and its network, so a newer run never takes its place by itself.
 """
 
 import argparse
