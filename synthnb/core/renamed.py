@@ -53,7 +53,9 @@ def current_names(
         new = _BESIDE if _NEW in old else _NEW
         return table.rename(columns={_OLD: new}).rename_axis(index=lambda name: new if name == _OLD else name)
     if isinstance(table, Mapping):
-        return {name: current_names(part) if isinstance(part, list) else part for name, part in table.items()}  # type: ignore
+        return {  # type: ignore
+            name: current_names(part) if isinstance(part, list) else part for name, part in table.items()
+        }
     return [_item(one) for one in table] if isinstance(table, list | tuple) else table  # type: ignore
 
 # %% ../../nbs/core/renamed.ipynb #9d7f7cae
