@@ -43,6 +43,9 @@ def results_block(run: Path) -> tuple[str, str]:
     at, parameters, machine = run.relative_to(ROOT).as_posix(), record["parameters"], record["machine"]
     own = run / "figures/beside.png"
     images = own.relative_to(ROOT).as_posix() if own.is_file() else IMAGES
+    took = f"{record['seconds'] / 60:.0f} minutes on {machine['cores']} busy cores ({machine['device']})"
+    if any(stage["found"] for stage in record.get("stages", ())):  # what an earlier start had made took no time
+        took = f"{machine['cores']} cores ({machine['device']})"
     lines = [
         f"![paired gains of each method]({FIGURE.relative_to(ROOT).as_posix()})",
         f"![real images beside generated ones]({images})",
@@ -52,8 +55,7 @@ def results_block(run: Path) -> tuple[str, str]:
         f"Accuracy, and points from **0**, the best method without generated images: paired by seed, 95 % intervals "
         f"over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for the methods of a column. "
         f"`{parameters['real_data']}`, classifier `{parameters['classifier']}`, {parameters['images_per_class']} "
-        f"generated images per class, {len(parameters['seeds'])} seeds, {record['seconds'] / 60:.0f} minutes on "
-        f"{machine['cores']} busy cores ({machine['device']}). [Report]({at}/report.ipynb); methods: "
+        f"generated images per class, {len(parameters['seeds'])} seeds, {took}. [Report]({at}/report.ipynb); methods: "
         "[trained](nbs/08_bridge.ipynb), [the others](nbs/studies/alternatives.ipynb).",
         "",
         f"| method | {' | '.join(real_images(one.shots) for one in compared)} |",
