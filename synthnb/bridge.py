@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .core.files import did_you_mean, whole_file
+from .core.files import check_chosen, whole_file
 from .core.renamed import old_import, takes_old_names
 from .core.streams import stream
 from .data import ImageSet, check_size, join
@@ -296,11 +296,7 @@ def check_methods(
     always: Sequence[str] = (),  # names that may not be missing
 ) -> None:
     "ValueError for unknown or repeated names, for none at all, or where one of `always` is missing."
-    for name in names:
-        if name not in METHODS:
-            raise ValueError(f"no method {name!r}{did_you_mean(name, METHODS)}")
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"methods must be a list of different names, got {list(names)}")
+    check_chosen(names, METHODS, "method")
     if missing := [name for name in always if name not in names]:
         raise ValueError(f"the methods must have {missing[0]}, which others are compared with; got {list(names)}")
 

@@ -21,7 +21,6 @@ from pydantic import BaseModel
 from .core.subsets import exact_interval
 from .models.answers import AnswerCache, MissingLLM
 from .models.clip import Clip, ImageFeatures, overlong, text_features
-from .models.company import choose_together
 from .models.known import check_names_known, refuse_unknown_classes
 from .models.llm import Answers, ask
 from .models.local_llm import LocalLLM
@@ -41,6 +40,7 @@ from .models.merging import merge
 from .models.names import plain_text, same_phrase, unknown_names
 from .models.questions import Question, Sampling, json_question
 from .models.server import ServerLLM
+from .models.together import choose_together
 from .models.wordnet import spoken_name, synsets_named
 
 # %% ../nbs/02_lar.ipynb #5f9622b9

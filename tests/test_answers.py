@@ -12,12 +12,14 @@ from synthnb.studies.verdict import comparisons
 @pytest.mark.parametrize("images", [36, 600, 2000])
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_equal_methods_are_not_told_apart_by_the_test_images(images, seeds):
-    "Where two disagree about 6 % of the images with every seed, one was called better in 26 to 74 % of studies."
-    rng, wrong = np.random.default_rng(images), 0
+    "Where two disagree about 6 % of the images with every seed, one was better or worse in 6 to 85 % of studies."
+    rng, found = np.random.default_rng(images), []
     for _ in range(400):
         apart = rng.choice([1, -1, 0], images, p=[0.03, 0.03, 0.94]) * (rng.random((seeds, images)) < 0.97)
-        wrong += judge({"a": apart.mean(1)}, {"a": image_error(apart)})["a"].name in ("better", "worse")
-    assert wrong / 400 < 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+        said = [judge({"a": apart.mean(1)}, {"a": error})["a"].name for error in (image_error(apart), 0)]
+        found.append([name in ("better", "worse") for name in said])
+    now, before = np.mean(found, axis=0)
+    assert now < 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5 and now < before
 
 
 def rows(method, share, seen, synthetic, images=4000, seeds=5, rng=np.random.default_rng(0)):

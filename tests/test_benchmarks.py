@@ -14,35 +14,29 @@ SCRIPT, TRAINING, CLIP, CURATION = (
 )
 
 
+def small(script: Path) -> str:
+    """What a script prints in its small form, on one thread and without a GPU."""
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run([sys.executable, script, "--small"], capture_output=True, text=True, env=alone)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
 def test_the_gpu_script_runs_at_a_small_size():
-    run = subprocess.run(
-        [sys.executable, SCRIPT, "--small"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert run.returncode == 0, run.stderr
+    told = small(SCRIPT)
     rates = dict(
-        re.findall(r"^(H\d\w?(?: tiny decoder)?) on \S+, as it comes: ([\d.]+) \w+ a second", run.stdout, re.MULTILINE)
+        re.findall(r"^(H\d\w?(?: tiny decoder)?) on \S+, as it comes: ([\d.]+) \w+ a second", told, re.MULTILINE)
     )
     assert set(rates) == {"H1", "H1b", "H1c", "H1c tiny decoder", "H5"} and all(
         float(rate) > 0 for rate in rates.values()
     )
     assert float(rates["H1b"]) > float(rates["H1"]), "28 passes of the network in place of 100"
-    assert "floor" not in run.stdout, "a CPU has no share of a GPU's floor"
+    assert "floor" not in told, "a CPU has no share of a GPU's floor"
 
 
 def test_the_training_script_runs_at_a_small_size():
-    run = subprocess.run(
-        [sys.executable, TRAINING, "--small"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert run.returncode == 0, run.stderr
-    rates = re.findall(
-        r"^(H\d) (\w+) on \S+, ([^:]+): ([\d.]+) images a second, [\d.]+ of plain", run.stdout, re.MULTILINE
-    )
+    told = small(TRAINING)
+    rates = re.findall(r"^(H\d) (\w+) on \S+, ([^:]+): ([\d.]+) images a second, [\d.]+ of plain", told, re.MULTILINE)
     assert {(row, model) for row, model, *_ in rates} == {
         ("H2", "resnet10t"),
         ("H3", "vit_tiny_patch16_224"),
@@ -57,40 +51,24 @@ def test_the_training_script_runs_at_a_small_size():
         "fit",
         "fit, eager",
     }
-    assert all(float(rate) > 0 for *_, rate in rates) and "floor" not in run.stdout, (
-        "a CPU has no share of a GPU's floor"
-    )
+    assert all(float(rate) > 0 for *_, rate in rates) and "floor" not in told, "a CPU has no share of a GPU's floor"
 
 
 def test_the_clip_script_runs_at_a_small_size():
-    run = subprocess.run(
-        [sys.executable, CLIP, "--small"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    told = small(CLIP)
     rates = dict(
-        re.findall(
-            r"^(H4b?) glyphworld on \S+, .*: (\d+) images a second, [\d.]+x of one by one", run.stdout, re.MULTILINE
-        )
+        re.findall(r"^(H4b?) glyphworld on \S+, .*: (\d+) images a second, [\d.]+x of one by one", told, re.MULTILINE)
     )
-    assert set(rates) == {"H4", "H4b"} and all(int(rate) > 0 for rate in rates.values()) and "floor" not in run.stdout
+    assert set(rates) == {"H4", "H4b"} and all(int(rate) > 0 for rate in rates.values()) and "floor" not in told
 
 
 def test_the_curation_script_runs_at_a_small_size():
-    run = subprocess.run(
-        [sys.executable, CURATION, "--small"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    ratios = dict(re.findall(r"^([^:\n]+): ([\d.]+)x$", run.stdout, re.MULTILINE))
+    told = small(CURATION)
+    ratios = dict(re.findall(r"^([^:\n]+): ([\d.]+)x$", told, re.MULTILINE))
     assert set(ratios) == {"scores, glyphworld's CLIP", "near-duplicates", "measures"} and all(
         float(ratio) > 0 for ratio in ratios.values()
     )
-    peaks = re.findall(r"^(\w+) 200 images: [\d.]+ s CPU, peak (\d+) MiB$", run.stdout, re.MULTILINE)
+    peaks = re.findall(r"^(\w+) 200 images: [\d.]+ s CPU, peak (\d+) MiB$", told, re.MULTILINE)
     assert [what for what, _ in peaks] == ["score", "curate", "measure"] and all(
         50 < int(size) < 4000 for _, size in peaks
     )
@@ -105,16 +83,10 @@ def test_without_a_gpu_it_says_what_to_do(script):
 
 
 def test_the_training_step_script_runs_at_a_small_size():
-    run = subprocess.run(
-        [sys.executable, FOLDER / "r12_training_step.py", "--small"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    told = small(FOLDER / "r12_training_step.py")
     steps = re.findall(
         r"^R12 (.+), (\d+) px, batch 8, (\w+): fit ([\d.]+) ms a step, ([\d.]+)x of plain .* ([\d.]+)x of the floor",
-        run.stdout,
+        told,
         re.MULTILINE,
     )
     assert {(name, size) for name, size, *_ in steps} == {("shipped CNN", "32"), ("EfficientNet-Lite0", "64")}
@@ -124,21 +96,12 @@ def test_the_training_step_script_runs_at_a_small_size():
 
 def test_the_scripts_for_starts_and_near_duplicates_run_at_a_small_size():
     for script in ("start_up.py", "near_duplicates.py"):
-        run = subprocess.run([sys.executable, FOLDER / script, "--small"], capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert "s CPU" in run.stdout and "MISSED" not in run.stdout
+        told = small(FOLDER / script)
+        assert "s CPU" in told and "MISSED" not in told
 
 
 def test_the_million_script_runs_at_a_small_size():
-    run = subprocess.run(
-        [sys.executable, FOLDER / "million.py", "--small"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    sizes = re.findall(
-        r"^(\w+) ([\d,]+) images: [\d.]+ s CPU, \d+ us an image.*; peak [\d,]+ MiB$", run.stdout, re.MULTILINE
-    )
+    told = small(FOLDER / "million.py")
+    sizes = re.findall(r"^(\w+) ([\d,]+) images: [\d.]+ s CPU, \d+ us an image.*; peak [\d,]+ MiB$", told, re.MULTILINE)
     assert sizes == [(what, count) for what in ("curate", "leaks", "check") for count in ("500", "2,000")]
-    assert run.stdout.count("4 of 4 planted found") == 2
+    assert told.count("4 of 4 planted found") == 2

@@ -53,13 +53,7 @@ def thumbnails(
     size: int = 16,
 ) -> torch.Tensor:  # float32 [N, size * size]
     "Grey thumbnails of mean 0 and length 1: the product of two is their correlation. A blank one is all 0."
-    grey = torch.cat(
-        [
-            F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True)
-            for part in cache_sized(images)
-        ]
-    )
-    flat = grey.flatten(1)
+    flat = _grey(images, size).flatten(1)
     flat = flat - flat.mean(1, keepdim=True)
     return torch.where(flat.norm(dim=1, keepdim=True) < size * 0.5, 0, F.normalize(flat))  # half a grey level
 

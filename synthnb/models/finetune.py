@@ -26,7 +26,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 from tqdm import tqdm
 
-from ..core.files import did_you_mean
+from ..core.files import check_chosen
 from ..core.streams import seeded, stream
 from ..data import LabelledImages
 from ..dsi import InvertConfig, denoising_loss, invert_classes, learn, reading
@@ -274,11 +274,7 @@ SOURCES = {
 
 def check_sources(names: Sequence[str]) -> None:
     "ValueError for unknown or repeated sources, or for none."
-    for name in names:
-        if name not in SOURCES:
-            raise ValueError(f"no source {name!r}{did_you_mean(name, SOURCES)}")
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"sources must be a list of different names, got {list(names)}")
+    check_chosen(names, SOURCES, "source")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -266,7 +266,7 @@ def _verdict_of(
 # %% ../../nbs/studies/claims.ipynb #26d26c2d
 @dataclass(frozen=True)
 class Entry:
-    "One line of the ledger: a comparison and what came of it."
+    "One line of the ledger: a comparison and its result."
 
     claim: Claim
     comparison: Comparison | None
