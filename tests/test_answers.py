@@ -65,3 +65,16 @@ def test_a_lucky_seed_does_not_choose_the_method_that_it_is_counted_for():
             share = 0.9 if method == seed else 0.5
             lucky.append(Baseline(f"with {method}", seed, 1, np.arange(1000) < 1000 * share, share, share, 80))
     assert answer(plain + lucky).verdict.gain.mean == 0
+
+
+@pytest.mark.parametrize("seeds, verdict", [(2, "inconclusive"), (5, "better")])
+def test_an_answer_of_an_older_run_has_the_interval_of_today(seeds, verdict):
+    "The sentence kept the stored interval while the table under it was computed anew; two seeds never answer."
+    every = rows("vanilla_matched", 0.5, 0.5, 0, seeds=seeds) + rows("with", 0.9, 0.9, 80, seeds=seeds)
+    told = answer(every)
+    assert told.verdict.name == verdict
+    summary = [{k: v if v == v else None for k, v in r.items()} for r in results_table(every).to_dict("records")]
+    older = told.record | {"low": -99.0, "high": 99.0}
+    line = comparisons({"summary": summary, "answers": {"1": older}})[0].winner
+    assert line.verdict == verdict
+    assert (line.gain.low == pytest.approx(told.verdict.gain.low)) == (seeds == 5)

@@ -161,11 +161,14 @@ def image_error(
     return math.sqrt(max(0.0, variance))
 
 
-def _uncertainty(deviation: float, n: int | np.ndarray, test_error: float) -> tuple[np.ndarray, np.ndarray]:
-    "Standard error by seeds and test images, and its degrees of freedom (Satterthwaite; test images are many)."
-    seeds = np.square(deviation) / n
-    both = seeds + test_error**2
-    return np.sqrt(both), (n - 1) * np.square(both / seeds)
+def _reach(
+    tail: float,  # probability on each side
+    deviation: float,  # between seeds
+    n: int | np.ndarray,  # seeds
+    test_error: float,  # see `image_error`
+) -> np.ndarray:
+    "How far a mean may lie from the truth, by seeds and by test images (which are many)."
+    return np.hypot(stats.t.isf(tail, n - 1) * deviation / np.sqrt(n), stats.norm.isf(tail) * test_error)
 
 # %% ../../nbs/core/intervals.ipynb #634efe14
 _VERDICTS = ("better", "worse", "equivalent", "inconclusive")
@@ -215,28 +218,42 @@ def _holm(p: np.ndarray) -> np.ndarray:
     return out
 
 # %% ../../nbs/core/intervals.ipynb #3497a3c4
-def _is_equivalent(mean: float, error: np.ndarray, freedom: np.ndarray, margin: float, level: float) -> np.ndarray:
+def _p_value(mean: float, deviation: float, n: int, test_error: float) -> float:
+    "Of no difference, two-sided: twice the tail whose reach is the mean."
+    if not test_error:
+        return float(2 * stats.t.sf(abs(mean) / deviation * math.sqrt(n), n - 1))
+    over = lambda power: float(_reach(10**power, deviation, n, test_error)) - abs(mean)
+    least = -15.0
+    return 2 * 10 ** (brentq(over, least, math.log10(0.5)) if over(least) > 0 else least)
+
+
+def _is_equivalent(
+    mean: float, deviation: float, n: int | np.ndarray, margin: float, level: float, test_error: float
+) -> np.ndarray:
     "Do two one-sided tests place the difference within the margin?"
-    return abs(mean) + stats.t.ppf(level, freedom) * error < margin
+    return abs(mean) + _reach(1 - level, deviation, n, test_error) < margin
 
 
-def _smallest(error: float, freedom: float, methods: int, level: float, power: float) -> float:
-    "The difference that a t test, corrected for so many methods, sees with this power."
-    bar = stats.t.ppf(1 - (1 - level) / 2 / methods, freedom)
-    return error * brentq(lambda far: stats.nct.sf(bar, freedom, far) - power, 0, 10 * bar)
+_SPREADS = (np.arange(400) + 0.5) / 400  # of the deviation that a study may find
 
 
+def _smallest(deviation: float, n: int, methods: int, level: float, power: float, test_error: float) -> float:
+    "The difference that so many seeds and images see with this power, if they deviate as here."
+    found = deviation * np.sqrt(stats.chi2.ppf(_SPREADS, n - 1) / (n - 1))
+    bars, error = _reach((1 - level) / 2 / methods, found, n, test_error), np.hypot(deviation / n**0.5, test_error)
+    return float(brentq(lambda far: stats.norm.sf((bars - far) / error).mean() - power, 0, bars.max() + 9 * error))
+
+# %% ../../nbs/core/intervals.ipynb #74da647c
 def _more_seeds(
     mean: float, deviation: float, n: int, methods: int, margin: float, level: float, test_error: float
 ) -> int | None:
     "Further seeds that would settle a comparison if mean and deviation stay."
     total = np.arange(n + 1, _FORESEEN + 1)
-    error, freedom = _uncertainty(deviation, total, test_error)
-    differs = abs(mean) > stats.t.ppf(1 - (1 - level) / 2 / methods, freedom) * error
-    settled = np.flatnonzero(differs | _is_equivalent(mean, error, freedom, margin, level))
+    differs = abs(mean) > _reach((1 - level) / 2 / methods, deviation, total, test_error)
+    settled = np.flatnonzero(differs | _is_equivalent(mean, deviation, total, margin, level, test_error))
     return int(total[settled[0]] - n) if len(settled) else None
 
-# %% ../../nbs/core/intervals.ipynb #74da647c
+# %% ../../nbs/core/intervals.ipynb #21c4ae88
 def judge(
     differences: Mapping[str, Sequence[float]],  # by method: accuracy minus the reference's, one per seed
     test_errors: Mapping[str, float] | None = None,  # by method: `image_error` of its difference; 0: not known
@@ -253,23 +270,23 @@ def judge(
     """
     gains = {name: mean_interval(values, level) for name, values in differences.items()}
     telling = [name for name, gain in gains.items() if not gain.is_empty]
-    spread = {name: float(np.std(differences[name], ddof=1)) for name in telling}
+    known = {name: (float(np.std(differences[name], ddof=1)), gains[name].n) for name in telling}
     errors = {name: (test_errors or {}).get(name, 0.0) for name in telling}
-    known = {name: _uncertainty(spread[name], gains[name].n, errors[name]) for name in telling}
-    alone = [2 * stats.t.sf(abs(gains[name].mean) / error, freedom) for name, (error, freedom) in known.items()]
+    alone = [_p_value(gains[name].mean, *known[name], errors[name]) for name in telling]
     corrected, found = dict(zip(telling, _holm(np.array(alone)))), {}
     for name, gain in gains.items():
         if name not in known:
             found[name] = Verdict("inconclusive", gain, math.nan, margin, math.nan, None)
             continue
-        error, freedom = known[name]
-        half = float(stats.t.ppf((1 + level) / 2, freedom) * error)
+        (deviation, n), error, more = known[name], errors[name], None
+        half = float(_reach((1 - level) / 2, deviation, n, error))
         gain = replace(gain, low=gain.mean - half, high=gain.mean + half)
-        said, more = "better" if gain.mean > 0 else "worse", None
+        said = "better" if gain.mean > 0 else "worse"
         if corrected[name] >= 1 - level:
-            said = "equivalent" if _is_equivalent(gain.mean, error, freedom, margin, level) else "inconclusive"
+            equal = _is_equivalent(gain.mean, deviation, n, margin, level, error)
+            said = "equivalent" if equal else "inconclusive"
         if said == "inconclusive":
-            more = _more_seeds(gain.mean, spread[name], gain.n, len(telling), margin, level, errors[name])
-        smallest = _smallest(float(error), float(freedom), len(telling), level, power)
+            more = _more_seeds(gain.mean, deviation, n, len(telling), margin, level, error)
+        smallest = _smallest(deviation, n, len(telling), level, power, error)
         found[name] = Verdict(said, gain, float(corrected[name]), margin, smallest, more)
     return found

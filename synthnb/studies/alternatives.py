@@ -28,6 +28,7 @@ from ..models.classifiers import TimmModel, evaluation_view, load_classifier, no
 from ..models.clip import Clip, text_features
 from ..models.meanings import Candidate
 from ..models.wordnet import spoken_name
+from .verdict import ENOUGH
 from ..training.prediction import class_mean
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576
@@ -155,9 +156,6 @@ _ADVICE = {
     "inconclusive": "Not decided",
 }
 
-
-_ENOUGH = 3  # seeds: two agree easily
-
 # %% ../../nbs/studies/alternatives.ipynb #0a54110c
 @dataclass(frozen=True)
 class Answer:
@@ -217,7 +215,7 @@ def answer(
     images = image_error(np.stack([own.correct.astype(float) - other.correct for own, other in pairs]))
     gains = [own.accuracy - other.accuracy for own, other in pairs]
     found = judge({"best": gains}, {"best": images}, margin=margin)["best"]
-    if len(gains) < _ENOUGH:
+    if len(gains) < ENOUGH:
         found = replace(found, name="inconclusive")
     reached = [float(np.mean([run.accuracy for run in own])) for own in zip(*pairs)]
     return Answer(sides[0].best(), sides[1].best(), reached[0], reached[1], found)
