@@ -23,6 +23,9 @@ LONG = (
 
 
 def pytest_configure(config):
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # two threads that wait for each other leave the cores to others
     if "SYNTHNB_CACHE" not in os.environ:  # what checks of images remember stays out of the home of who tests
         os.environ["SYNTHNB_CACHE"] = tempfile.mkdtemp(prefix="synthnb-cache-")
         atexit.register(shutil.rmtree, os.environ["SYNTHNB_CACHE"], ignore_errors=True)
@@ -63,12 +66,18 @@ def scans():
     return digits(32)["train"]
 
 
-@pytest.fixture
-def warm_kernels(tmp_path_factory, monkeypatch):
-    """Kernels of notebooks are forks that have imported the model libraries already."""
+@pytest.fixture(scope="session")
+def warm_jupyter(tmp_path_factory) -> str:
+    """A JUPYTER_PATH whose kernels are forks that have imported the model libraries already."""
     home = tmp_path_factory.mktemp("jupyter")
     (home / "kernels/python3").mkdir(parents=True)
     command = [sys.executable, warm_python.__file__, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": command, "display_name": "Python 3", "language": "python"}
     (home / "kernels/python3/kernel.json").write_text(json.dumps(spec))
-    monkeypatch.setenv("JUPYTER_PATH", str(home))
+    return str(home)
+
+
+@pytest.fixture
+def warm_kernels(warm_jupyter, monkeypatch):
+    """Kernels of notebooks are those of `warm_jupyter`."""
+    monkeypatch.setenv("JUPYTER_PATH", warm_jupyter)

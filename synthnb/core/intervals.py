@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
-from scipy.special import expit, logit
+from scipy.special import chdtri, expit, logit, ndtr, ndtri, stdtr, stdtrit
 
 # %% ../../nbs/core/intervals.ipynb #9d9e00ab
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def mean_interval(
     mean = float(array.mean())
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1, level)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + level) / 2) * array.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, n, level)
 
 # %% ../../nbs/core/intervals.ipynb #3ad9a493
@@ -168,7 +168,7 @@ def _reach(
     test_error: float,  # see `image_error`
 ) -> np.ndarray:
     "How far a mean may lie from the truth, by seeds and by test images (which are many)."
-    return np.hypot(stats.t.isf(tail, n - 1) * deviation / np.sqrt(n), stats.norm.isf(tail) * test_error)
+    return np.hypot(stdtrit(n - 1, tail) * deviation / np.sqrt(n), ndtri(tail) * test_error)
 
 # %% ../../nbs/core/intervals.ipynb #634efe14
 _VERDICTS = ("better", "worse", "equivalent", "inconclusive")
@@ -221,7 +221,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
 def _p_value(mean: float, deviation: float, n: int, test_error: float) -> float:
     "Of no difference, two-sided: twice the tail whose reach is the mean."
     if not test_error:
-        return float(2 * stats.t.sf(abs(mean) / deviation * math.sqrt(n), n - 1))
+        return float(2 * stdtr(n - 1, -abs(mean) / deviation * math.sqrt(n)))
     over = lambda power: float(_reach(10**power, deviation, n, test_error)) - abs(mean)
     least = -15.0
     return 2 * 10 ** (brentq(over, least, math.log10(0.5)) if over(least) > 0 else least)
@@ -239,9 +239,9 @@ _SPREADS = (np.arange(400) + 0.5) / 400  # of the deviation that a study may fin
 
 def _smallest(deviation: float, n: int, methods: int, level: float, power: float, test_error: float) -> float:
     "The difference that so many seeds and images see with this power, if they deviate as here."
-    found = deviation * np.sqrt(stats.chi2.ppf(_SPREADS, n - 1) / (n - 1))
+    found = deviation * np.sqrt(chdtri(n - 1, _SPREADS) / (n - 1))
     bars, error = _reach((1 - level) / 2 / methods, found, n, test_error), np.hypot(deviation / n**0.5, test_error)
-    return float(brentq(lambda far: stats.norm.sf((bars - far) / error).mean() - power, 0, bars.max() + 9 * error))
+    return float(brentq(lambda far: ndtr((far - bars) / error).mean() - power, 0, bars.max() + 9 * error))
 
 # %% ../../nbs/core/intervals.ipynb #74da647c
 def _more_seeds(
