@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -218,3 +220,26 @@ def test_a_cluster_that_loses_a_node_loses_no_cell(tmp_path):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def write_whether_alone(told, gone):
+    """What the worker of `test_a_worker_knows...` runs."""
+    Path(told["place"]).write_text(str(gone()))
+
+
+def test_a_worker_knows_that_its_sweep_was_killed_while_it_imported(tmp_path):
+    "It took for its parent whoever had adopted it by then, and worked on alone."
+    job = f"""
+import os, signal, sys
+from pathlib import Path
+from synthnb.core.workers import _start
+told = {{"place": {str(tmp_path / "said")!r}}}
+worker = _start("test_sweep:write_whether_alone", told, Path("log"), dict(os.environ))
+worker.send_signal(signal.SIGSTOP)
+os.system(f"(sleep 1; kill -CONT {{worker.pid}}) &")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    assert subprocess.run([sys.executable, "-c", job], cwd=tmp_path, env=env).returncode == -signal.SIGKILL
+    wait_for((tmp_path / "said").exists)
+    wait_for(lambda: (tmp_path / "said").read_text() == "True", seconds=5)

@@ -103,7 +103,7 @@ def _call(work: str, told: dict, gone: Callable[[], bool] | None) -> None:
 
 def work_alone() -> None:
     "What a worker process runs: its job comes as JSON."
-    (work, told), parent = json.loads(sys.stdin.read()), os.getppid()
+    work, told, parent = json.loads(sys.stdin.read())  # who may have been killed before this process could look
     try:
         _call(work, told, lambda: os.getppid() != parent)
     except KeyboardInterrupt:
@@ -115,7 +115,7 @@ def _start(work: str, told: dict, log: Path, variables: dict[str, str]) -> subpr
     command = [sys.executable, "-c", "from synthnb.core.workers import work_alone; work_alone()"]
     # a pipe holds some 64 kB: we would wait for each worker to read the rest
     with open(log, "wb") as said, tempfile.TemporaryFile("w+", encoding="utf-8") as job:
-        json.dump([work, told], job)
+        json.dump([work, told, os.getpid()], job)
         job.seek(0)
         return subprocess.Popen(command, stdin=job, stdout=said, stderr=said, env=variables, start_new_session=True)
 
