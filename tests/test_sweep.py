@@ -108,10 +108,19 @@ def is_worker(process):
     return False
 
 
+# A cell that goes on when two have begun: on a busy machine one could end before another worker's kernel is there
+TOGETHER = WORK.replace(
+    "time.sleep(pause)",
+    """until = time.monotonic() + 90
+while len((folder.parents[2] / "made.txt").read_text().splitlines()) < 2 and time.monotonic() < until:
+    time.sleep(0.05)
+time.sleep(pause)""",
+)
+
+
 def test_a_killed_worker_is_made_up_for_and_named(tmp_path):
-    planned = plan_sweep(
-        experiment(tmp_path), {"base": {"pause": 1.5}, "grid": {"shots": [1, 2, 3]}}, tmp_path / "outputs"
-    )
+    work = experiment(tmp_path, TOGETHER)
+    planned = plan_sweep(work, {"base": {"pause": 3.0}, "grid": {"shots": [1, 2, 3]}}, tmp_path / "outputs")
 
     def kill_one():
         wait_for(lambda: sum(_is_running(planned.place(cell)) for cell in planned.cells) == 2)
