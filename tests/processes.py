@@ -1,12 +1,14 @@
-"""A script in two processes of torch.distributed, for tests of what has to agree between them."""
+"""What tests with several processes share: a script in two of torch.distributed, and patience with Ray."""
 
 import os
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,3 +42,17 @@ def in_two_processes(script: str, folder: Path, seconds: float = 240) -> None:
         for child in children:
             child.kill()
             child.wait()
+
+
+def patiently(start, tries: int = 6):
+    """What `start` returns. Ray gives its own agent 15 seconds, whatever is set: a busy machine tries again."""
+    before = set(psutil.Process().children(recursive=True))
+    for left in reversed(range(tries)):
+        try:
+            return start()
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+        for process in set(psutil.Process().children(recursive=True)) - before:  # what the failed try left running
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 from diffusers import (
@@ -36,6 +35,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from processes import patiently
 from tiny_models import tiny_vae
 from transformers import (
     CLIPTextConfig,
@@ -478,20 +478,6 @@ def owners(leases: Path) -> set[int]:
     """Processes that took a shard first."""
     told = map(read_or_nothing, leases.glob("*.0"))
     return {json.loads(text.splitlines()[0])["pid"] for text in told if text}
-
-
-def patiently(start, tries: int = 6):
-    """What `start` returns. Ray gives its own agent 15 seconds, whatever is set: a busy machine tries again."""
-    before = set(psutil.Process().children(recursive=True))
-    for left in reversed(range(tries)):
-        try:
-            return start()
-        except Exception as error:
-            if not left or "timed out during startup" not in str(error):
-                raise
-        for process in set(psutil.Process().children(recursive=True)) - before:  # what the failed try left running
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
 
 
 def test_a_cluster_that_loses_a_node_loses_no_image(plan, pipe, whole, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 from PIL import Image
+from processes import patiently
 
 from synthnb.cli import app
 from synthnb.studies.folder import _is_running, state
@@ -31,12 +32,18 @@ assert shots != 13, "unlucky"
 time.sleep(pause)
 rows = [{"method": "a", "seed": seed, "value": 0.5 + 0.01 * shots + 0.01 * seed, "steps": 1}]
 (folder / "results.json").write_text(json.dumps({"rows": rows, "summary": [], "conclusion": "it ran"}))"""
-STAGE = """import os, time
+STAGE = """import os, pathlib, time
 from synthnb.studies.stages import stage
+begun = pathlib.Path(os.environ["SYNTHNB_RUN_FOLDER"]).parents[2] / "begun.txt"
+with open(begun, "a") as lines:
+    lines.write("a cell\\n")
 style = stage("style.txt", seed=seed)
 if not style.exists():
     with open(style.parents[2] / "styles.txt", "a") as styles:
         styles.write("made\\n")
+    until = time.monotonic() + 90
+    while len(begun.read_text().splitlines()) < 2 and time.monotonic() < until:
+        time.sleep(0.05)  # until the other cell asks for it, too
     time.sleep(3)
     style.write_text("learned")
 assert style.read_text() == "learned"
@@ -123,7 +130,7 @@ def test_a_killed_worker_is_made_up_for_and_named(tmp_path):
     planned = plan_sweep(work, {"base": {"pause": 3.0}, "grid": {"shots": [1, 2, 3]}}, tmp_path / "outputs")
 
     def kill_one():
-        wait_for(lambda: sum(_is_running(planned.place(cell)) for cell in planned.cells) == 2)
+        wait_for(lambda: len(made(tmp_path)) == 2)
         next(child for child in psutil.Process().children() if is_worker(child)).kill()
 
     with ThreadPoolExecutor(1) as pool:
@@ -211,9 +218,10 @@ def test_an_array_of_jobs_gathers_the_same_table(tmp_path):
 
 def test_a_cluster_that_loses_a_node_loses_no_cell(tmp_path):
     ray, cluster_utils = pytest.importorskip("ray"), pytest.importorskip("ray.cluster_utils")
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1)
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = patiently(lambda: cluster_utils.Cluster(initialize_head=True, head_node_args=head))
     try:
+        second = patiently(lambda: cluster.add_node(num_cpus=1))
         ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
         planned = plan_sweep(
             experiment(tmp_path), {"base": {"pause": 2.0}, "grid": {"shots": [1, 13, 2, 3, 4]}}, tmp_path / "outputs"
