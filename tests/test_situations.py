@@ -97,7 +97,7 @@ TABLE = [
     ("transparency and deep pixels", [*CHECK, "kinds"], 0, ("which become white", "1 of 16 bits", None)),
     ("a class of copies", [*CHECK, "copies"], 1, ("if copies count once", "square: 1", "add others")),
     ("a folder of images that is not there", [*CHECK, "nowhere"], 2, ("does not exist", "nowhere", "--help")),
-    ("prompts for a table", ["prompts", "flat/unicode.csv", "--dry-run"], 0, ("2 classes x 20 prompts", "LLM calls", None)),
+    ("prompts for a table", ["prompts", "flat/unicode.csv", "--dry-run"], 0, ("2 classes, 40 prompts", "LLM calls", None)),
     ("a grid on a damaged folder", ["sweep", "damage.yaml", "--dry-run"], 2, ("cannot be read", "eight/empty.png: an empty file", "repair or remove")),
     # names
     ("names that the shipped models were never taught", ["prompts", "cat", "dog"], 2, ("never taught 'cat' and 'dog'", "glyphworld/llm", "--generator, --clip and --llm")),
@@ -117,7 +117,7 @@ TABLE = [
     ("a name from right to left stays", ["prompts", "three", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"], 2,
      ("never taught", "'\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645'", "--llm")),
     ("a number in front of one name stays", ["prompts", "911.porsche", "three"], 2, ("never taught", "'911.porsche'", "--llm")),
-    ("unknown names with a known meaning", ["prompts", "cat", "dog", "--senses", "meanings.yaml", "--dry-run"], 0, ("2 classes x 20 prompts", "LLM calls", None)),
+    ("unknown names with a known meaning", ["prompts", "cat", "dog", "--senses", "meanings.yaml", "--dry-run"], 0, ("2 classes, 40 prompts", "LLM calls", None)),
     ("meanings of a class that is not there", ["prompts", "three", "eight", "--senses", "meanings.yaml"], 1, ("no class 'cat'", "meanings.yaml", "the nearest is")),
     ("meanings that are no YAML", ["prompts", "three", "eight", "--senses", "bad.yaml"], 1, ("is not YAML", "bad.yaml is not YAML in line 2", "write one `class: what it means` a line")),
     # arguments of run, sweep and doctor

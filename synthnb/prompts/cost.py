@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ..core.costs import Cost
 from ..diversify import ideas_needed
 from ..models.questions import Message
 from .grammar import Context
@@ -32,22 +33,7 @@ _TYPICAL: dict[str, Context | str] = {
 }
 TYPICAL_CLASS = {"crane": "crane bird"}  # stands for all classes where their phrases are not known yet
 
-
-@dataclass(frozen=True)
-class Cost:
-    "What a book of prompts will cost, and on which assumptions."
-
-    classes: int
-    per_class: int
-    calls: int  # replies of the chat model
-    prompt_tokens: int  # in the questions
-    answer_tokens: int  # in the replies
-    assumed: tuple[str, ...]
-
-    def __str__(self) -> str:
-        asked = f"{self.calls:,} LLM calls, {self.prompt_tokens:,} tokens asked, {self.answer_tokens:,} answered"
-        head = f"{self.classes:,} classes x {self.per_class:,} prompts: {asked}"
-        return "\n  ".join([head, "assumed:", *self.assumed])
+CALLS, ASKED, ANSWERED = "LLM calls", "tokens asked", "tokens answered"  # what is counted
 
 # %% ../../nbs/prompts/cost.ipynb #8c9ff201
 def _rounds(ideas: Ideas, wanted: int) -> float:
@@ -88,17 +74,7 @@ class _Sample:
         return float(np.mean(counts))
 
 # %% ../../nbs/prompts/cost.ipynb #2de5346d
-@dataclass(frozen=True)
-class _Part:
-    "The cost of one kind of ideas."
-
-    calls: int
-    asked: int  # tokens
-    answered: int  # tokens
-    assumed: str
-
-
-def _cost_of(sample: _Sample, askers: int, wanted: int, rounds: float) -> _Part:
+def _cost_of(sample: _Sample, askers: int, wanted: int, rounds: float) -> Cost:
     "The cost of contexts or of styles; `askers` is the number of classes, or 1 where all share them."
     count, samples, examples = sample.asking.count, sample.asking.samples, sample.asking.examples
     first, later = round(sample.tokens(0, 0)), round(sample.tokens(examples, 0))
@@ -110,7 +86,7 @@ def _cost_of(sample: _Sample, askers: int, wanted: int, rounds: float) -> _Part:
         f"{sample.kind}: {wanted} {of} in {rounds:.1f} rounds of {samples} answers with {count} each; "
         f"a question has {first} tokens, {later} with {examples} examples, an answer {answered}"
     )
-    return _Part(calls, asked, calls * answered, assumed)
+    return Cost({CALLS: calls, ASKED: asked, ANSWERED: calls * answered}, assumed=(assumed,))
 
 # %% ../../nbs/prompts/cost.ipynb #d3392002
 def estimate_cost(
@@ -125,7 +101,8 @@ def estimate_cost(
     "Calls and tokens that `write_prompts` would need without its cache, each answer valid at the first try."
     if classes < 1 or not 0 < accepted <= 1:
         raise ValueError(f"classes ({classes}) must be at least 1, accepted ({accepted}) in (0, 1]")
-    phrase, known, parts = next(iter(request.phrases.values())), {ideas.kind: ideas for ideas in measured}, []
+    phrase, known = next(iter(request.phrases.values())), {ideas.kind: ideas for ideas in measured}
+    cost = Cost({"classes": classes, "prompts": classes * request.per_class, CALLS: 0, ASKED: 0, ANSWERED: 0})
     for kind, wanted in ideas_needed(request).items():
         shared, ideas, how = kind == "styles" and request.shared_styles, known.get(kind), asking
         rounds: float = math.ceil(wanted / (how.count * how.samples * accepted))
@@ -134,8 +111,6 @@ def estimate_cost(
             how = replace(asking, count=ideas.count, samples=ideas.samples)
             rounds, typical = _rounds(ideas, wanted), [idea.value for found in ideas.found.values() for idea in found]
         if wanted:
-            parts.append(_cost_of(_Sample(llm, kind, phrase, how, typical), 1 if shared else classes, wanted, rounds))
+            cost += _cost_of(_Sample(llm, kind, phrase, how, typical), 1 if shared else classes, wanted, rounds)
     news = [] if len(known) == 2 else [f"{accepted:.0%} of the ideas are new"]
-    assumed = (*(part.assumed for part in parts), *news, "no answer has to be asked again, none is cached")
-    calls, asked, answered = (sum(getattr(part, what) for part in parts) for what in ("calls", "asked", "answered"))
-    return Cost(classes, request.per_class, calls, asked, answered, assumed)
+    return cost + Cost(assumed=(*news, "no answer has to be asked again, none is cached"))

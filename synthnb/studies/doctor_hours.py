@@ -46,7 +46,7 @@ def _prompt_tokens(parameters: dict, classes: int) -> int:
     "Tokens that a chat model writes for the prompts of a run; 0 where none does."
     if not parameters.get("llm") or not classes or parameters.get("template"):
         return 0
-    from synthnb.prompts.cost import TYPICAL_CLASS, estimate_cost  # torch and transformers
+    from synthnb.prompts.cost import ANSWERED, TYPICAL_CLASS, estimate_cost  # torch and transformers
     from synthnb.prompts.request import PromptRequest
 
     class Guess:
@@ -56,7 +56,7 @@ def _prompt_tokens(parameters: dict, classes: int) -> int:
             return sum(4 + math.ceil(len(message["content"]) / 4) for message in messages)
 
     request = PromptRequest(TYPICAL_CLASS, parameters.get("prompts_per_class", 30))
-    return estimate_cost(Guess(), request, classes).answer_tokens
+    return round(estimate_cost(Guess(), request, classes).counts[ANSWERED])
 
 # %% ../../nbs/studies/doctor_hours.ipynb #34ad895a
 @cache
