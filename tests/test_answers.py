@@ -6,7 +6,7 @@ import pytest
 from synthnb.core.intervals import image_error, judge
 from synthnb.evaluate import Baseline, results_table
 from synthnb.studies.alternatives import answer
-from synthnb.studies.verdict import comparisons
+from synthnb.studies.verdict import certainty, comparisons
 
 
 @pytest.mark.parametrize("images", [36, 600, 2000])
@@ -78,3 +78,45 @@ def test_an_answer_of_an_older_run_has_the_interval_of_today(seeds, verdict):
     line = comparisons({"summary": summary, "answers": {"1": older}})[0].winner
     assert line.verdict == verdict
     assert (line.gain.low == pytest.approx(told.verdict.gain.low)) == (seeds == 5)
+
+
+def as_stored(runs) -> list[dict]:
+    """The summary of a run's results.json."""
+    return [{k: v if v == v else None for k, v in row.items()} for row in results_table(runs).to_dict("records")]
+
+
+def test_a_row_keeps_its_own_gain_where_seeds_chose_other_methods():
+    "The table had the accuracy of one method beside the gain of whichever the seeds had chosen."
+    base = rows("vanilla_matched", 0.5, 0.5, 0)
+    first, second = rows("a", 0.6, 0.6, 80), rows("b", 0.7, 0.6, 80)
+    second = [Baseline(r.method, r.seed, 1, r.correct, r.accuracy, 0.9 if r.seed == 0 else 0.55, 80) for r in second]
+    told = answer(base + first + second)
+    [found] = comparisons({"summary": as_stored(base + first + second), "answers": {"1": told.record}})
+    own = np.mean([r.accuracy for r in (first if told.best == "a" else second)]) - np.mean([r.accuracy for r in base])
+    assert found.row.gain.mean == pytest.approx(own) and found.winner.gain.mean == pytest.approx(told.verdict.gain.mean)
+    assert abs(found.row.gain.mean - found.winner.gain.mean) > 0.01
+    assert found.winner.accuracy == pytest.approx(told.accuracy) and found.row.accuracy != found.winner.accuracy
+    assert f"over all of them `{told.best}` is {100 * own:+.1f} points" in certainty(found)
+
+
+def test_methods_with_other_seeds_are_not_paired_by_their_place():
+    base, same = rows("vanilla_matched", 0.5, 0.5, 0), rows("a", 0.6, 0.6, 80)
+    other = [Baseline("b", r.seed + 10, 1, r.correct, r.accuracy, 0.4, 80) for r in rows("b", 0.9, 0.4, 80)]
+    told = answer(base + same).record
+    [found] = comparisons({"summary": as_stored(base + same + other), "answers": {"1": told}})
+    assert {line.method for line in found.lines if line.gain.n} == {"a"} and found.images_counted is False
+
+
+def test_unknown_errors_of_test_images_are_not_counted():
+    summary = as_stored(rows("vanilla_matched", 0.5, 0.5, 0) + rows("a", 0.6, 0.6, 80))
+    for nothing in ({}, None, {"vanilla_matched": 0.0, "a": 0.0}):
+        [found] = comparisons({"summary": [row | {"test_errors": nothing} for row in summary]})
+        assert not found.images_counted and "on these test images alone" in certainty(found)
+
+
+def test_seeds_that_agree_by_accident_are_no_certainty():
+    assert judge({"a": [0.1, 0.1, 0.1, 0.1 + 1e-10]})["a"].name == "inconclusive"
+    for error in (float("nan"), None, 0.0):
+        assert judge({"a": [0.1] * 5}, {"a": error})["a"].name == "inconclusive"
+    told = judge({"a": [0.1] * 5}, {"a": 0.01})["a"]
+    assert told.name == "better" and told.gain.high - told.gain.low == pytest.approx(2 * 1.959964 * 0.01, rel=1e-5)

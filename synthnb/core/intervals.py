@@ -43,7 +43,7 @@ class Interval:
     @property
     def is_empty(self) -> bool:
         "Whether there is no interval, or none to speak of: where all values happen to be equal, its ends are."
-        return math.isnan(self.low) or math.isclose(self.low, self.high, rel_tol=1e-9, abs_tol=1e-12)
+        return math.isnan(self.low) or math.isclose(self.low, self.high, rel_tol=1e-9, abs_tol=1e-8)
 
     @property
     def side(self) -> int:
@@ -269,9 +269,10 @@ def judge(
     are not certainty.
     """
     gains = {name: mean_interval(values, level) for name, values in differences.items()}
-    telling = [name for name, gain in gains.items() if not gain.is_empty]
+    errors = {name: float(np.nan_to_num((test_errors or {}).get(name) or 0.0, posinf=0.0)) for name in gains}
+    # Equal values show no spread of seeds: without the test images' there is nothing to judge by
+    telling = [name for name, gain in gains.items() if gain.n > 1 and (not gain.is_empty or errors[name] > 0)]
     known = {name: (float(np.std(differences[name], ddof=1)), gains[name].n) for name in telling}
-    errors = {name: (test_errors or {}).get(name, 0.0) for name in telling}
     alone = [_p_value(gains[name].mean, *known[name], errors[name]) for name in telling]
     corrected, found = dict(zip(telling, _holm(np.array(alone)))), {}
     for name, gain in gains.items():

@@ -74,14 +74,20 @@ class Comparison:
     against: str  # the best method without generated images
     best: str  # the best method with them
     by_validation: bool  # was it chosen by validation images? Otherwise by the test images
-    answered: bool  # were both chosen by validation images, by `studies.alternatives.answer`?
     corrected: bool  # do verdicts count how many methods were compared? Not in tables of early versions
     images_counted: bool  # do intervals count the choice of test images? Not in tables of early versions
-    lines: tuple[Line, ...]
+    lines: tuple[Line, ...]  # of the table
+    answer: Line | None  # of `studies.alternatives.answer`: both methods chosen by validation images, seed by seed
+
+    @property
+    def row(self) -> Line:
+        "The best method's line in the table."
+        return next(line for line in self.lines if line.method == self.best)
 
     @property
     def winner(self) -> Line:
-        return next(line for line in self.lines if line.method == self.best)
+        "What the study says: its answer, else the best method's line."
+        return self.answer or self.row
 
     @property
     def methods(self) -> int:
@@ -124,14 +130,23 @@ def _answer_at(shots: int, results: Mapping) -> Mapping | None:
     return (results.get("answers") or {}).get(f"{shots or 'all'}") or results.get("answer")
 
 
-def _answered(told: Mapping, rows: Sequence[Mapping], rival: Mapping) -> tuple[Interval, str, float]:
-    "Gain, verdict and smallest difference of an answer: from the table, where all seeds chose the same two methods."
+def _answered(told: Mapping, rows: Sequence[Mapping], rival: Mapping) -> Line:
+    "An answer, with the interval of today where all seeds chose the same two methods."
+    row = next(row for row in rows if row["method"] == told["method"])
+    low, high = (told.get(name, math.nan) / 100 for name in ("low", "high"))
+    found = Interval(told["gain"] / 100, low, high, told["seeds"]), told["verdict"], math.nan
     if told["seeds"] >= ENOUGH and all(row.get("seeds_at") and "test_errors" in row for row in rows):
         pair = _against(rows, rival, [told["method"]]).get(told["method"])
         if pair and math.isclose(100 * pair[0].mean, told["gain"], abs_tol=1e-6):
-            return pair
-    low, high = (told.get(name, math.nan) / 100 for name in ("low", "high"))
-    return Interval(told["gain"] / 100, low, high, told["seeds"]), told["verdict"], math.nan
+            found = pair
+    gain, verdict, smallest = found
+    accuracy = told["accuracy"] / 100 if "accuracy" in told else row["accuracy"]
+    return Line(told["method"], accuracy, gain, verdict, True, smallest)
+
+
+def _counts_images(rows: Sequence[Mapping]) -> bool:
+    "Does a table know how far other test images would move its differences?"
+    return any(any((row.get("test_errors") or {}).values()) for row in rows)
 
 # %% ../../nbs/studies/verdict.ipynb #e51f911b
 def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Comparison | None:
@@ -146,20 +161,20 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     alone = (row for row in rows if not kinds[row["method"]])
     rival = by_name[told["alternative"]] if told else max(alone, key=lambda row: row["accuracy"])
     known = {row["method"]: _stored(row) for row in rows if row["gain"] is not None}
-    counted = all("test_errors" in row for row in rows)
+    counted = _counts_images(rows)
     if (counted or rival is not reference) and all(row.get("seeds_at") for row in rows):
-        known = _against(rows, rival, [row["method"] for row in rows if row is not rival])
+        # A method without a gain has other seeds than the table's reference
+        asked = [row for row in rows if row is not rival and (row is reference or row["gain"] is not None)]
+        known = _against(rows, rival, [row["method"] for row in asked])
     else:
         rival = reference
-    if told and rival["method"] == told["alternative"]:
-        kinds[told["method"]] = True
-        known[told["method"]] = _answered(told, rows, rival)
-    else:
-        told = None
+    answer = _answered(told, rows, rival) if told and rival["method"] == told["alternative"] else None
+    if answer:
+        kinds[answer.method] = True
     with_gain = [row for row in rows if kinds[row["method"]] and row["method"] in known]
     if not with_gain:
         return None
-    chosen = told["method"] if told else results.get("best_by_validation")
+    chosen = answer.method if answer else results.get("best_by_validation")
     by_validation = chosen in [row["method"] for row in with_gain]
     best = str(chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["method"])
     corrected = rival is not reference or all("verdict" in row for row in rows)
@@ -168,7 +183,7 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     for row in rows:
         gain, verdict, smallest = known.get(row["method"], nothing)
         lines.append(Line(row["method"], row["accuracy"], gain, verdict, kinds[row["method"]], smallest))
-    return Comparison(shots, rival["method"], best, by_validation, bool(told), corrected, counted, tuple(lines))
+    return Comparison(shots, rival["method"], best, by_validation, corrected, counted, tuple(lines), answer)
 
 # %% ../../nbs/studies/verdict.ipynb #0c799576
 def comparisons(
@@ -214,9 +229,12 @@ def certainty(comparison: Comparison) -> str:
     line = comparison.winner
     images = "and the choice of test images" if comparison.images_counted else "on these test images alone"
     told = f"95 % interval over {line.gain.n} seeds {images}, paired"
-    if comparison.answered:
+    if comparison.answer:
         others = " of the other seeds" if comparison.images_counted else ""
         told += f"; for each seed both methods were chosen on validation images{others}"
+        if abs(comparison.row.gain.mean - line.gain.mean) > 5e-4:
+            own = f"{100 * comparison.row.gain.mean:+.1f} points from `{comparison.against}`"
+            told += f"; not all seeds chose the same two: over all of them `{line.method}` is {own}"
     elif comparison.methods > 1:
         picked = "validation images" if comparison.by_validation else "test accuracy, which overstates its gain"
         told += f"; verdict {'' if comparison.corrected else 'not '}corrected for the number of methods"
