@@ -33,7 +33,7 @@ def cell(comparison: Comparison, method: str) -> str:
     if line is None:
         return "-"
     gain = "**0**" if method == comparison.against else f"{line.gain.points} {line.verdict}"
-    return f"{100 * line.accuracy:.1f} %" + (f", {gain}" if "nan" not in gain else "")
+    return f"{100 * line.accuracy:.1f}" + (f", {gain}" if "nan" not in gain else "")
 
 
 def results_block(run: Path) -> tuple[str, str]:
@@ -52,8 +52,9 @@ def results_block(run: Path) -> tuple[str, str]:
         "",
         f"**{advice(compared[0])}**",
         "",
-        f"Accuracy, and points from **0**, the best method without generated images: paired by seed, 95 % intervals "
-        f"over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for the methods of a column. "
+        f"Accuracy in %, and its difference from **0**, the best method without generated images: paired by seed, 95 % "
+        f"intervals over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for the methods of "
+        "a column. "
         f"`{parameters['real_data']}`, classifier `{parameters['classifier']}`, {parameters['images_per_class']} "
         f"generated images per class, {len(parameters['seeds'])} seeds, {took}. [Report]({at}/report.ipynb); methods: "
         "[trained](nbs/08_bridge.ipynb), [the others](nbs/studies/alternatives.ipynb).",
