@@ -32,7 +32,9 @@ test: $(READY) ## what CI runs: notebooks clean, modules in sync, format, lint, 
 	@$(BIN)/python tools/check_sync.py
 	@$(LINT)
 	@$(BIN)/python tools/measure_house.py
+	@echo "notebooks, from $$(date +%T)"
 	@$(TESTING) $(BIN)/nbdev_test --n_workers 2 --do_print
+	@echo "tests, from $$(date +%T)"
 	@$(TESTING) $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --durations=10 tests
 
 nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=nbs/02_lar.ipynb
