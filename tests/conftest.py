@@ -23,9 +23,8 @@ LONG = (
 
 
 def pytest_configure(config):
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # two threads that wait for each other leave the cores to others
+    # Two threads that wait for each other leave the cores to others
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "SYNTHNB_CACHE" not in os.environ:  # what checks of images remember stays out of the home of who tests
         os.environ["SYNTHNB_CACHE"] = tempfile.mkdtemp(prefix="synthnb-cache-")
         atexit.register(shutil.rmtree, os.environ["SYNTHNB_CACHE"], ignore_errors=True)

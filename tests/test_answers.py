@@ -29,6 +29,11 @@ def rows(method, share, seen, synthetic, images=4000, seeds=5, rng=np.random.def
     ]
 
 
+def as_stored(runs) -> list[dict]:
+    """The summary of a run's results.json."""
+    return [{k: v if v == v else None for k, v in row.items()} for row in results_table(runs).to_dict("records")]
+
+
 def test_another_reference_asks_as_many_questions():
     "Methods with and without generated images were corrected apart, so a rival seemed significantly worse."
     base = rows("vanilla_matched", 0.76, 0.7, 0)
@@ -37,9 +42,7 @@ def test_another_reference_asks_as_many_questions():
     best = rows("clip_probe", 0.80, 0.8, 0)
     every = [row for own in (base, best, *others, *drawn) for row in own]
     told = answer(every)
-    summary = results_table(every).to_dict("records")
-    results = {"summary": summary, "answers": {"1": told.record}}
-    [found] = comparisons(results | {"summary": [{k: v if v == v else None for k, v in r.items()} for r in summary]})
+    [found] = comparisons({"summary": as_stored(every), "answers": {"1": told.record}})
     assert (found.against, found.images_counted) == ("clip_probe", True)
     asked = {line.method: line for line in found.lines if line.method not in ("clip_probe", told.best)}
     runs = {run.method: [] for run in every}
@@ -73,16 +76,10 @@ def test_an_answer_of_an_older_run_has_the_interval_of_today(seeds, verdict):
     every = rows("vanilla_matched", 0.5, 0.5, 0, seeds=seeds) + rows("with", 0.9, 0.9, 80, seeds=seeds)
     told = answer(every)
     assert told.verdict.name == verdict
-    summary = [{k: v if v == v else None for k, v in r.items()} for r in results_table(every).to_dict("records")]
     older = told.record | {"low": -99.0, "high": 99.0}
-    line = comparisons({"summary": summary, "answers": {"1": older}})[0].winner
+    line = comparisons({"summary": as_stored(every), "answers": {"1": older}})[0].winner
     assert line.verdict == verdict
     assert (line.gain.low == pytest.approx(told.verdict.gain.low)) == (seeds == 5)
-
-
-def as_stored(runs) -> list[dict]:
-    """The summary of a run's results.json."""
-    return [{k: v if v == v else None for k, v in row.items()} for row in results_table(runs).to_dict("records")]
 
 
 def test_a_row_keeps_its_own_gain_where_seeds_chose_other_methods():

@@ -22,6 +22,7 @@ from test_docs import GUIDES, ROOT, commands
 WALK = ("your_data", "cluster", "gpu")  # in this order: cluster goes on with the prompts of your_data
 REASONS = ("needs a ", "needs GPUs", "needs Slurm", "needs the ", "needs another index", "fetches ")
 # Numbers that depend on how a machine rounds, in a pattern: those with decimals, and how many images CLIP judges how
+# (these are compared, see `kept`)
 ROUNDED = r"(\\[+-])?\d+\\\.\d|\d+(?=\\ of\\ \d+\\ images\\ are\\ kept)|(?<=another\\ class:\\ )\d+"
 
 
@@ -73,6 +74,11 @@ def walked(tmp_path_factory, warm_jupyter) -> dict[str, list[tuple[Block, int, s
     return done
 
 
+def kept(text: str) -> list[int]:
+    """How many images are kept, wherever a text says it."""
+    return [int(number) for number in re.findall(r"(\d+) of \d+ images are kept", text)]
+
+
 @pytest.mark.parametrize("name", WALK)
 def test_commands_print_what_the_guide_says(walked, name):
     for block, status, printed, errors in walked[name]:
@@ -84,6 +90,8 @@ def test_commands_print_what_the_guide_says(walked, name):
                 re.sub(ROUNDED, lambda number: r"[+-]?\d+" + r"[.]\d" * ("." in number[0]), part) for part in parts
             ]
             assert re.fullmatch(".*".join(parts), printed.strip(), re.DOTALL), f"{block.code}\n{printed}"
+            for said, is_so in zip(kept(block.output), kept(printed), strict=True):
+                assert abs(said - is_so) <= 3, f"{block.code}\n{printed}"
 
 
 def test_jobs_of_slurm_are_complete_and_fit_their_plan():

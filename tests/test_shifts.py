@@ -2,7 +2,6 @@
 
 import math
 import os
-from itertools import pairwise
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,7 +16,7 @@ from torchvision.transforms import v2
 
 from synthnb.core.intervals import wilson
 from synthnb.core.streams import seeded
-from synthnb.data import DIGITS, LabelledImages, digits, few_shot
+from synthnb.data import DIGITS, LabelledImages, digits, few_shot, join
 from synthnb.datasets.shifts import (
     _SEVERITIES,
     CORRUPTIONS,
@@ -194,15 +193,12 @@ def chance_of(more, less) -> float:
 
 @pytest.mark.parametrize("kind", ["gaussian_noise", "shot_noise", "impulse_noise", "brightness", "contrast"])
 def test_accuracy_falls_with_severity(kind, model, real):
-    right = [
-        correct(predict(model, corrupt(real["val"], kind, severity)), real["val"].labels)
-        for severity in (0, *_SEVERITIES)
-    ]
-    shares = [round(float(known.mean()), 3) for known in right]
+    seen = join([real["val"], real["test"]])  # three points are lost surely, which validation alone is too few for
+    right = [correct(predict(model, corrupt(seen, kind, severity)), seen.labels) for severity in (0, *_SEVERITIES)]
+    shares = [round(float(known.mean()), 4) for known in right]
     assert shares[0] > 0.9 and chance_of(right[0], right[-1]) < 1e-3, shares
-    assert all(chance_of(more, less) > 0.01 for less, more in pairwise(right)), (
-        f"more damage, higher accuracy: {shares}"
-    )
+    assert kind == "brightness" or shares[-1] < shares[0] - 0.05, shares  # which costs three points
+    assert max(np.diff(shares)) <= 0.01, f"more damage, higher accuracy: {shares}"
 
 
 def test_shifted_sets_are_harder(frame, model, real):

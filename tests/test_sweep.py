@@ -32,7 +32,15 @@ assert shots != 13, "unlucky"
 time.sleep(pause)
 rows = [{"method": "a", "seed": seed, "value": 0.5 + 0.01 * shots + 0.01 * seed, "steps": 1}]
 (folder / "results.json").write_text(json.dumps({"rows": rows, "summary": [], "conclusion": "it ran"}))"""
-STAGE = """import os, pathlib, time
+TWO = """import time
+def wait_for_two(file):
+    until = time.monotonic() + 90
+    while len(file.read_text().splitlines()) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+"""
+STAGE = (
+    TWO
+    + """import os, pathlib
 from synthnb.studies.stages import stage
 begun = pathlib.Path(os.environ["SYNTHNB_RUN_FOLDER"]).parents[2] / "begun.txt"
 with open(begun, "a") as lines:
@@ -41,13 +49,12 @@ style = stage("style.txt", seed=seed)
 if not style.exists():
     with open(style.parents[2] / "styles.txt", "a") as styles:
         styles.write("made\\n")
-    until = time.monotonic() + 90
-    while len(begun.read_text().splitlines()) < 2 and time.monotonic() < until:
-        time.sleep(0.05)  # until the other cell asks for it, too
+    wait_for_two(begun)  # until the other cell asks for it, too
     time.sleep(3)
     style.write_text("learned")
 assert style.read_text() == "learned"
 """
+)
 FORK = multiprocessing.get_context("fork")  # what is imported once need not be imported for every process
 
 
@@ -116,13 +123,7 @@ def is_worker(process):
 
 
 # A cell that goes on when two have begun: on a busy machine one could end before another worker's kernel is there
-TOGETHER = WORK.replace(
-    "time.sleep(pause)",
-    """until = time.monotonic() + 90
-while len((folder.parents[2] / "made.txt").read_text().splitlines()) < 2 and time.monotonic() < until:
-    time.sleep(0.05)
-time.sleep(pause)""",
-)
+TOGETHER = TWO + WORK.replace("time.sleep(pause)", 'wait_for_two(folder.parents[2] / "made.txt")\ntime.sleep(pause)')
 
 
 def test_a_killed_worker_is_made_up_for_and_named(tmp_path):

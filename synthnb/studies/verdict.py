@@ -130,23 +130,23 @@ def _answer_at(shots: int, results: Mapping) -> Mapping | None:
     return (results.get("answers") or {}).get(f"{shots or 'all'}") or results.get("answer")
 
 
+def _counts_images(rows: Sequence[Mapping]) -> bool:
+    "Does a table know how far other test images would move its differences?"
+    return any(any((row.get("test_errors") or {}).values()) for row in rows)
+
+
 def _answered(told: Mapping, rows: Sequence[Mapping], rival: Mapping) -> Line:
     "An answer, with the interval of today where all seeds chose the same two methods."
     row = next(row for row in rows if row["method"] == told["method"])
     low, high = (told.get(name, math.nan) / 100 for name in ("low", "high"))
     found = Interval(told["gain"] / 100, low, high, told["seeds"]), told["verdict"], math.nan
-    if told["seeds"] >= ENOUGH and all(row.get("seeds_at") and "test_errors" in row for row in rows):
+    if told["seeds"] >= ENOUGH and _counts_images(rows) and all(row.get("seeds_at") for row in rows):
         pair = _against(rows, rival, [told["method"]]).get(told["method"])
         if pair and math.isclose(100 * pair[0].mean, told["gain"], abs_tol=1e-6):
             found = pair
     gain, verdict, smallest = found
     accuracy = told["accuracy"] / 100 if "accuracy" in told else row["accuracy"]
     return Line(told["method"], accuracy, gain, verdict, True, smallest)
-
-
-def _counts_images(rows: Sequence[Mapping]) -> bool:
-    "Does a table know how far other test images would move its differences?"
-    return any(any((row.get("test_errors") or {}).values()) for row in rows)
 
 # %% ../../nbs/studies/verdict.ipynb #e51f911b
 def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Comparison | None:
