@@ -199,6 +199,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'synthnb.core.plots._touch': ('core/plots.html#_touch', 'synthnb/core/plots.py'),
                                     'synthnb.core.plots._wrap': ('core/plots.html#_wrap', 'synthnb/core/plots.py'),
                                     'synthnb.core.plots.bare': ('core/plots.html#bare', 'synthnb/core/plots.py'),
+                                    'synthnb.core.plots.dodge': ('core/plots.html#dodge', 'synthnb/core/plots.py'),
                                     'synthnb.core.plots.drawing': ('core/plots.html#drawing', 'synthnb/core/plots.py')},
             'synthnb.core.renamed': { 'synthnb.core.renamed._Run': ('core/renamed.html#_run', 'synthnb/core/renamed.py'),
                                       'synthnb.core.renamed._Run.__getattr__': ( 'core/renamed.html#_run.__getattr__',

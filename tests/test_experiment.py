@@ -150,6 +150,19 @@ def test_experiments_check_their_parameters_where_papermill_is_called_directly(p
     assert declared_parameters(path)
 
 
+@pytest.mark.parametrize(
+    "name, fewest",
+    [
+        ("bridge_study", {"methods": ["vanilla_matched", "bridged"], "shots": [1], "seeds": [0, 1]}),
+        ("diversify_or_finetune", {"sources": ["prompts"], "methods": ["bridged"]}),
+    ],
+)
+def test_a_single_method_has_its_figure(tmp_path, warm_kernels, name, fewest):
+    """seaborn divides by the number of colours less one: studies of one method ended there, trained for nothing."""
+    folder = run(ROOT / "nbs" / "experiments" / f"{name}.ipynb", fewest, tmp_path, progress=False)
+    assert state(folder) == "DONE" and list((folder / "figures").iterdir())
+
+
 def test_a_notebook_without_one_parameters_cell_is_refused(tmp_path):
     node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("shots = 1")])
     nbformat.write(node, tmp_path / "e.ipynb")

@@ -104,6 +104,8 @@ def draw_sweep(
     import seaborn as sns  # a second, which workers need not wait for
     from matplotlib import pyplot as plt
 
+    from synthnb.core.plots import dodge
+
     if table.empty or (known := current_names(table).dropna(subset=["value"])).empty:
         return None
     axes = _arrange(known, varied)
@@ -119,7 +121,7 @@ def draw_sweep(
         hue="method" if methods else None,
         order=axes.order,
         errorbar=_interval,
-        dodge=0.3 if methods and known.method.nunique() > 1 else False,
+        dodge=dodge(known.method.dropna(), 0.3) if methods else False,
         height=3,
         aspect=1.3,
         linewidth=1,

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ..core.intervals import mean_interval
-from ..core.plots import drawing
+from ..core.plots import dodge, drawing
 from ..core.renamed import current_names
 
 # %% ../../nbs/studies/volumes.ipynb #7cf5c55a
@@ -63,12 +63,12 @@ def show_gains(
     base = rows[rows.method == against].set_index(["test", "seed"]).value
     gains = rows[rows.volume > 0]
     gains = gains.assign(gain=[100 * (row.value - base[row.test, row.seed]) for row in gains.itertuples()])
-    style = {"x": "volume", "y": "gain", "hue": "method", "dodge": 0.3, "linewidth": 1, "markersize": 4}
-    style["errorbar"] = lambda values: mean_interval(values).ends
+    style = {"x": "volume", "y": "gain", "hue": "method", "linewidth": 1, "markersize": 4}
+    beside = {"errorbar": lambda values: mean_interval(values).ends, "dodge": dodge(gains.method, 0.3)}
     places = list(rows.test.unique())
     with drawing(**_shape(len(places))) as (figure, axes):
         for axis, where in zip(axes, places):
-            sns.pointplot(gains[gains.test == where], ax=axis, legend=axis is axes[0], **style)
+            sns.pointplot(gains[gains.test == where], ax=axis, legend=axis is axes[0], **style, **beside)
             axis.axhline(0, color="0.7", linewidth=1, zorder=0)
         _finish(axes, places, xlabel, f"points above {against}", title)
     return figure
