@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TimmModel', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'load_classifier', 'save_classifier', 'normalise',
-           'evaluated_size', 'evaluation_view']
+           'evaluation_view']
 
 # %% ../../nbs/models/classifiers.ipynb #418ac421
 import difflib
@@ -270,7 +270,7 @@ def evaluated_size(
     "Pixels per side that an image has before its middle is cut out."
     return math.floor(image_size / ((getattr(model, "pretrained_cfg", None) or {}).get("crop_pct") or 1))
 
-
+# %% ../../nbs/models/classifiers.ipynb #862d97f7
 def evaluation_view(
     model: TimmModel,
     images: torch.Tensor,  # uint8 [B, 3, H, W]
