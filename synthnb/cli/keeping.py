@@ -42,10 +42,10 @@ def _filters(agree, min_probability, min_percentile, blank, copies):  # `curate.
 
 
 def _decisions(file: Path | None):  # a table
-    """People's decisions, all as text."""
-    import pandas as pd
+    """People's decisions; lines without a reviewer are the file's."""
+    from synthnb.images.decisions import read_decisions
 
-    return pd.read_csv(file, dtype=str, keep_default_na=False) if file else None
+    return read_decisions(file, reviewer=file.name) if file else None
 
 # %% ../../nbs/cli/keeping.ipynb #3fc6267f
 def _scores_and_board(

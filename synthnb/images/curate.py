@@ -96,7 +96,9 @@ def _needs(scores: Scores, column: str, why: str) -> pd.Series:
     "A column of the scores; ValueError says what to score with."
     if column not in scores.table:
         given = column.split("_")[0]
-        source = {"clip": "a CLIP", "test": "the test images", "train": "the training images"}[given]
+        source = {"clip": "a CLIP", "test": "the test images", "train": "the training images"}.get(given)
+        if not source:
+            raise ValueError(f"the filter {why} reads {column!r}, which `score_images` does not measure")
         raise ValueError(
             f"the filter {why} needs {source}, and these scores were made without: score the images with {given}=..."
         )

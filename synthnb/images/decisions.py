@@ -19,8 +19,6 @@ import pandas as pd
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from ..core.files import whole_file
-
 # %% ../../nbs/images/decisions.ipynb #36b88215
 SAID = ("accept", "reject", "relabel")
 DECISION_COLUMNS = ["id", "decision", "class", "reviewer", "time"]
@@ -201,14 +199,6 @@ def agreement(
     return Agreement(len(both), share, float(low), float(high), float(kappa), kappa_low, kappa_high, table)
 
 # %% ../../nbs/images/decisions.ipynb #6da07173
-def write_decisions(decisions: pd.DataFrame, path: str | Path) -> Path:
-    "Decisions as a CSV file, whole or not at all."
-    path = Path(path)
-    with whole_file(path) as partial:
-        check_decisions(decisions).to_csv(partial, index=False)
-    return path
-
-
 def read_decisions(
     path: str | Path,  # CSV
     classes: Sequence[str] = (),  # this and the next as in `check_decisions`
@@ -219,17 +209,3 @@ def read_decisions(
         return check_decisions(pd.read_csv(path, dtype=str, keep_default_na=False), classes, reviewer)
     except ValueError as error:  # pandas' own errors for what is no CSV are of this kind too
         raise ValueError(f"{path}: {error}") from error
-
-# %% ../../nbs/images/decisions.ipynb #58292900
-def add_decisions(
-    decisions: Decisions,
-    table: pd.DataFrame,  # from elsewhere, see `check_decisions`
-    reviewer: str = "",  # of lines that name nobody
-) -> int:
-    "Take in decisions from elsewhere, with who said them and when; how many were new."
-    told = check_decisions(table, reviewer=reviewer)
-    known = set(decisions.table()[DECISION_COLUMNS[:4]].itertuples(index=False, name=None))
-    new = told[[row not in known for row in told[DECISION_COLUMNS[:4]].itertuples(index=False, name=None)]]
-    for (who, time), rows in new.groupby(["reviewer", "time"], sort=False):
-        decisions.say(rows[["id", "decision", "class"]].itertuples(index=False, name=None), who, time)
-    return len(new)

@@ -225,12 +225,6 @@ def malformed_tries(cache: AnswerCache, key: str) -> int:
     "Malformed replies of earlier runs to a question that has no answer yet."
     return query(cache, "SELECT ifnull(max(attempt), -1) + 1 FROM malformed WHERE key = ?", key)[0][0]
 
-
-def mean_answer_tokens(cache: AnswerCache, model: str) -> float | None:
-    "Tokens of a model's answers in the mean; None where it has none."
-    of_model = "WHERE json_extract(request, '$.model') = ? AND answer_tokens > 0"
-    return query(cache, f"SELECT avg(answer_tokens) FROM answers {of_model}", model)[0][0]
-
 # %% ../../nbs/models/answers.ipynb #fb0b2438
 def cached_llm(cache: AnswerCache, name: str | None = None) -> MissingLLM:
     "A stand-in for the model whose answers a cache holds, to replay them without it."

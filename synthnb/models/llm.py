@@ -16,14 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from synthnb.models.answers import (
-    AnswerCache,
-    MissingLLM,
-    describe_request,
-    malformed_tries,
-    mean_answer_tokens,
-    request_key,
-)
+from .answers import AnswerCache, MissingLLM, describe_request, malformed_tries, request_key
 from .local_llm import LocalLLM
 from synthnb.models.questions import (
     AGAIN,
@@ -98,11 +91,6 @@ class Answers:
                 f"  answer: {reply[:300]!r}{cut}",
             ]
         return "\n".join(lines + ([f"and {len(self.failed) - most} more"] if len(self.failed) > most else []))
-
-    def raise_failed(self) -> None:
-        "Raise `RuntimeError` with the report if anything failed."
-        if self.failed:
-            raise RuntimeError(self.report())
 
 # %% ../../nbs/models/llm.ipynb #1896c874
 @dataclass
@@ -283,32 +271,3 @@ def ask(
 def _failure(job: Job, last: Job) -> Failure:
     "Why an answer failed; `last` is the job that was asked for it, where a question stands twice."
     return Failure(job.question.about, job.sample, job.question.messages, last.bad, last.error, last.tries)
-
-# %% ../../nbs/models/llm.ipynb #b755c71c
-@dataclass(frozen=True)
-class _Estimate:
-    "What a call of `ask` would cost if no answer is malformed."
-
-    calls: int
-    prompt_tokens: int
-    answer_tokens: int
-    counted: bool  # by the model's tokenizer, or guessed from the number of bytes
-
-    def __str__(self) -> str:
-        prompts = f"{'' if self.counted else 'about '}{self.prompt_tokens:,} tokens of prompts"
-        return f"{self.calls:,} calls, {prompts}, about {self.answer_tokens:,} tokens of answers"
-
-
-def _estimate_calls(
-    llm: LocalLLM | ServerLLM,
-    questions: list[Question],
-    n: int = 1,  # samples of each
-    answer_tokens: int = 200,  # guess for one answer; PROPOSED
-    cache: AnswerCache | None = None,  # the mean of its answers by this model is used instead, if it has any
-) -> _Estimate:
-    "A dry run: nothing is asked, and no weights are opened."
-    answered: float = answer_tokens
-    if cache is not None:
-        answered = mean_answer_tokens(cache, llm.name) or answer_tokens
-    calls, prompts = len(questions) * n, sum(llm.count_tokens(question.messages) for question in questions)
-    return _Estimate(calls, prompts * n, round(calls * answered), isinstance(llm, LocalLLM))
