@@ -282,7 +282,7 @@ def _in_words(row: tuple, against: str) -> str:
     if not math.isnan(more):
         words += f", and a study of {seeds + more:.0f} seeds would settle it if mean and spread stay"
     if told["sets"] not in ("", "one a seed"):
-        words += f" (generated sets: {told['sets']}, so their own luck is not in the interval)"
+        words += f" (generated sets: {told['sets']}, so the interval leaves out their random draws)"
     return words
 
 # %% ../nbs/09_evaluate.ipynb #0220741b
@@ -329,7 +329,7 @@ def best_by_validation(
     table = pd.DataFrame({"method": [run.method for run in runs], "value": values})
     means = table.groupby("method", sort=False).value.mean().dropna()
     if means.empty:
-        raise ValueError("no method was measured on validation images: give run_method(val=...)")
+        raise ValueError("no method was measured on validation images: give run_method(..., watch=Watch(val))")
     return str(means.idxmax())
 
 # %% ../nbs/09_evaluate.ipynb #51a4a4bf
