@@ -2,14 +2,14 @@
 
 import torch
 
-from synthnb.glyphworld.signs import _senses_named
+from synthnb.glyphworld.signs import senses_named
 from synthnb.models.meanings import Candidate
 
 TEMPLATES = ("a photo of a {phrase}",)
 
 
 def senses_of(names) -> dict[str, list[Candidate]]:
-    return {name: [Candidate(phrase=s.phrase, key=s.key) for s in _senses_named(name)] for name in names}
+    return {name: [Candidate(phrase=s.phrase, key=s.key) for s in senses_named(name)] for name in names}
 
 
 def noise(images: int, seed: int = 0) -> torch.Tensor:

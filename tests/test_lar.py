@@ -12,7 +12,7 @@ from scipy import stats
 
 from synthnb import lar
 from synthnb.data import few_shot
-from synthnb.glyphworld.signs import SENSES, _senses_named
+from synthnb.glyphworld.signs import SENSES, senses_named
 from synthnb.glyphworld.world import folder
 from synthnb.images import evidence
 from synthnb.lar import resolve
@@ -199,7 +199,7 @@ def test_llm_candidates_trace_to_their_answers_and_replay_without_the_llm(tmp_pa
     names = ["three", "star", "king"]
     cache = AnswerCache(tmp_path / "answers.sqlite")
     told, answers = lar.llm_candidates(open_llm(folder("llm"), device="cpu"), names, n=2, cache=cache, progress=False)
-    assert not answers.failed and {s.phrase for s in _senses_named("star")} <= {c.phrase for c in told["star"]}
+    assert not answers.failed and {s.phrase for s in senses_named("star")} <= {c.phrase for c in told["star"]}
     keys = set(cache.table()["key"])
     assert all(c.answers and set(c.answers) <= keys and c.source == "llm" for some in told.values() for c in some)
     again, replayed = lar.llm_candidates(cached_llm(cache), names, n=2, cache=cache, progress=False)

@@ -118,7 +118,7 @@ SENSE_INDEX: dict[str, int] = {sense.phrase: i for i, sense in enumerate(SENSES)
 IS_DIGIT = tuple(sense.group in ("arabic digit", "roman numeral", "die face", "circled digit") for sense in SENSES)
 
 
-def _senses_named(
+def senses_named(
     name: str,  # an everyday name, "three"
 ) -> list[Sense]:
     """Every sense that people call by this name."""

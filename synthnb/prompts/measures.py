@@ -43,7 +43,7 @@ def vendi_score(features: torch.Tensor) -> float:  # unit features [N, D]
     return torch.exp(-torch.special.xlogy(values, values).sum()).item()
 
 # %% ../../nbs/prompts/measures.ipynb #14be57a5
-def _pool_prompts(
+def pool_prompts(
     book: pd.DataFrame,
     each: int,  # prompts of each pool
     naive: bool = True,  # with the bare class name as a pool of its own, before the others
@@ -70,7 +70,7 @@ def diversity(
     each, rows = each or int(book.groupby(["class", "pool"]).size().min()), []
     if each < 2:
         raise ValueError("some class has a single prompt in some pool: diversity needs two or more")
-    for pool, prompts in _pool_prompts(book, each).items():
+    for pool, prompts in pool_prompts(book, each).items():
         measured = []
         for texts in prompts.values():
             features = clip.encode_texts(texts)
@@ -96,12 +96,12 @@ def show_pools(
     shape = (width * scale + 0.9, len(classes) * scale + 0.45)
     figure, axes = plt.subplots(len(classes), len(pools), figsize=shape, squeeze=False, layout="constrained")
     for name, mine, line in zip(classes, rows, axes):
+        top = name == classes[0]
         for i, (pool, axis) in enumerate(zip(pools, line)):
             axis.imshow(torch.cat([*mine[i * each : (i + 1) * each]], 2).permute(1, 2, 0), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            if line is axes[0]:
-                axis.set_title(pool, fontsize=8, pad=3)
+            axis.set_title(pool if top else "", fontsize=8, pad=3)
         line[0].set_ylabel(name[:14].replace("$", r"\$"), fontsize=8, rotation=0, ha="right", va="center")
     figure.suptitle(title, fontsize=8)
     plt.close(figure)

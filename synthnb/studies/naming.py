@@ -22,7 +22,7 @@ from timm.data import ImageNetInfo
 from ..data import LabelledImages
 from ..datasets.named import imagenet_names
 from ..glyphworld.drawing import HELD_OUT_FONTS, glyph_bank
-from ..glyphworld.signs import SENSE_INDEX, SENSES, _senses_named
+from ..glyphworld.signs import SENSE_INDEX, SENSES, senses_named
 from ..glyphworld.world import render, sample_scenes
 from synthnb.models.meanings import (
     Candidate,
@@ -175,7 +175,7 @@ def drawn_senses(names: Sequence[str], seed: int) -> dict[str, str]:  # class na
     rng = np.random.default_rng((seed, 31))
     meant: dict[str, str] = {}
     while len(set(meant.values())) < len(names):
-        meant = {name: str(rng.choice([s.phrase for s in _senses_named(name)])) for name in names}
+        meant = {name: str(rng.choice([s.phrase for s in senses_named(name)])) for name in names}
     return meant
 
 # %% ../../nbs/studies/naming.ipynb #95652ed5
