@@ -38,6 +38,7 @@ from .training.results import MethodResult, measure, read_result, write_result
 class Method:
     "One way from pre-trained weights to a classifier of the target."
 
+    about: str  # in a line, for reports
     stage1: str = ""  # trains on "synthetic" or "real" images first; "" has no stage 1
     last: str = "real"  # then on "real", "synthetic", both "joined" to one set, or both with fixed shares "per_batch"
     all_steps: bool = True  # without a stage 1 its steps are added to the last stage
@@ -59,26 +60,41 @@ class Method:
 
 # %% ../nbs/08_bridge.ipynb #03edbb9c
 METHODS = {
-    "vanilla": Method(all_steps=False),
-    "vanilla_matched": Method(),
-    "vanilla+mixup": Method(mixup=True),
-    "vanilla+new_head": Method(stage1="real", new_head=True),
-    "from_scratch": Method(scratch=True),
-    "linear_probe": Method(probe=True),
-    "synthetic_only": Method(last="synthetic"),
-    "mixed": Method(last="joined"),
-    "mixed+mixup": Method(last="joined", mixup=True),
-    "mixed_per_batch": Method(last="per_batch"),
-    "mixed_per_batch+dual": Method(last="per_batch", dual="auto"),
-    "bridged": Method(stage1="synthetic"),
-    "bridged+new_head": Method(stage1="synthetic", new_head=True),
-    "bridged+new_block": Method(stage1="synthetic", new_blocks=1),
-    "bridged+mixup": Method(stage1="synthetic", mixup=True),
-    "bridged++": Method(stage1="synthetic", mixup=True, new_head=True),
-    "mixed_per_batch+token": Method(last="per_batch", dual="token"),  # for vision transformers
-    "augmented": Method(strong=True),  # what many would try before they generate images
-    "mixed_per_batch+augmented": Method(last="per_batch", strong=True),
-    "bridged+augmented": Method(stage1="synthetic", strong=True),
+    "vanilla": Method("the real images alone", all_steps=False),
+    "vanilla_matched": Method("the real images alone, for as many steps as methods with two stages take"),
+    "vanilla+mixup": Method("the real images alone, with mixup", mixup=True),
+    "vanilla+new_head": Method("the real images twice, the second time with a new head", stage1="real", new_head=True),
+    "from_scratch": Method("the real images alone, from random weights", scratch=True),
+    "linear_probe": Method("the real images alone; only the last layer learns", probe=True),
+    "synthetic_only": Method("the generated images alone", last="synthetic"),
+    "mixed": Method("real and generated images pooled in one set", last="joined"),
+    "mixed+mixup": Method("real and generated images pooled in one set, with mixup", last="joined", mixup=True),
+    "mixed_per_batch": Method("half of each batch is real, half generated", last="per_batch"),
+    "mixed_per_batch+dual": Method(
+        "half of each batch is generated, with norms of its own (paper A)", last="per_batch", dual="auto"
+    ),
+    "bridged": Method("generated images first, real ones after (paper B)", stage1="synthetic"),
+    "bridged+new_head": Method("generated images first; a new head; real ones", stage1="synthetic", new_head=True),
+    "bridged+new_block": Method(
+        "generated images first; a new last block and head; real ones", stage1="synthetic", new_blocks=1
+    ),
+    "bridged+mixup": Method("generated images first, with mixup; real ones after", stage1="synthetic", mixup=True),
+    "bridged++": Method(
+        "generated images first, with mixup; a new head; real ones (paper B)",
+        stage1="synthetic",
+        mixup=True,
+        new_head=True,
+    ),
+    "mixed_per_batch+token": Method(
+        "half of each batch is generated, with a token of its own", last="per_batch", dual="token"
+    ),
+    "augmented": Method("the real images alone, with RandAugment and CutMix", strong=True),
+    "mixed_per_batch+augmented": Method(
+        "half of each batch is generated; RandAugment and CutMix", last="per_batch", strong=True
+    ),
+    "bridged+augmented": Method(
+        "generated images first; real ones with RandAugment and CutMix", stage1="synthetic", strong=True
+    ),
 }
 
 # %% ../nbs/08_bridge.ipynb #cac5e33f
@@ -129,7 +145,7 @@ def stage1_model(
 ) -> tuple[nn.Module, bool]:  # the model, and whether it was found in the store
     "A classifier fine-tuned on one set of images, found again in the store if it was made before."
     net, own = load_classifier(model, len(images.classes), seed=seed, **(model_args or {})), stream(seed, "stage 1")
-    key = stage_key(net, [images], {"training": training, "seed": own}) if runtime.store else ""
+    key = stage_key(net, [images], {"training": training, "seed": own}, "bridge") if runtime.store else ""
     file = Path(runtime.store) / f"stage1-{key}.safetensors" if runtime.store else None
     if file and file.exists():
         _read_weights(net, file)
@@ -270,7 +286,8 @@ def _run_file(
         return None
     start = load_classifier(model, len(sets[0].classes), **(config.model_args or {}))
     every = watch.val_every, watch.record_every
-    key = stage_key(start, sets, {"method": asdict(spec), "config": config, "seed": seed, "every": every})
+    settings = {"method": asdict(replace(spec, about="")), "config": config, "seed": seed, "every": every}
+    key = stage_key(start, sets, settings, "bridge")
     return Path(store) / f"run-{key}.json"
 
 # %% ../nbs/08_bridge.ipynb #5e1d0a7c

@@ -47,9 +47,9 @@ class TrainConfig:
     mixup: float = 0.0  # alpha of its Beta distribution; 0 = off
     cutmix: float = 0.0  # likewise
     label_smoothing: float = 0.0  # probability that is spread over all classes
-    synthetic: Sequence[bool] = ()  # which of the sets are synthetic: their norms are the auxiliary ones
-    synthetic_weight: float = 1.0  # of their loss, which is one of its own
-    image_size: int = 0  # pixels per side that the network sees; 0 = as images in memory are
+    synthetic: tuple[bool, ...] = ()  # which of the sets are synthetic: their norms are the auxiliary ones
+    synthetic_weight: float = 1.0  # of the synthetic images' loss beside the real images' loss
+    image_size: int = 0  # pixels per side that the network sees; 0: the size of images in memory
     read_size: int = 0  # pixels per side that sets on disk are read at, for crops; 0 = `image_size`
     precision: str = "auto"  # "bf16": forward passes in bfloat16; "no": float32; "auto": bf16 on GPUs that have it
     compile: bool | str = False  # torch.compile, by a backend's name: a minute at the first step; for long runs on GPUs
@@ -138,7 +138,7 @@ def _batches(
     augment = sized(config.augment, config.image_size)
     mix = mixing(config.mixup, config.cutmix, config.label_smoothing, len(loader.classes))
     for step in range(run.history.steps + 1, config.steps + 1):
-        yield step, ready(next(batches), run.model, augment, mix, run.chance)
+        yield step, ready(next(batches), run.model, augment, mix, run.random)
 
 # %% ../nbs/07_train.ipynb #843f1524
 def _check_finite(loss: torch.Tensor, norm: torch.Tensor, rate: float, step: str, images: str) -> None:
@@ -193,8 +193,8 @@ def _begin(model: nn.Module, config: TrainConfig, seed: int) -> Run:
     optimiser = make_optimiser(model, config.opt, config.lr, config.weight_decay)
     schedule = make_schedule(optimiser, config.sched, config.steps, config.warmup)
     average = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema else None
-    chance = torch.Generator().manual_seed(stream(seed, "augmentation"))
-    return Run(model, average, optimiser, schedule, chance)
+    random = torch.Generator().manual_seed(stream(seed, "augmentation"))
+    return Run(model, average, optimiser, schedule, random)
 
 # %% ../nbs/07_train.ipynb #9ee01e77
 def _note(
@@ -261,6 +261,6 @@ def _check_sets(model: nn.Module, sets: Sequence[ImageSet], config: TrainConfig)
     if (heads := getattr(model, "num_classes", classes)) != classes:
         raise ValueError(f"the model has {heads} classes and {sets[0]} has {classes}: use reset_head")
     if is_dual(model) and not config.synthetic:
-        raise ValueError("the model has dual norms: say which of the sets are synthetic, synthetic=[False, True]")
+        raise ValueError("the model has dual norms: say which of the sets are synthetic, synthetic=(False, True)")
     if config.synthetic and len(config.synthetic) != len(sets):
         raise ValueError(f"synthetic has {len(config.synthetic)} values for {len(sets)} sets")

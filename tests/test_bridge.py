@@ -19,11 +19,13 @@ from PIL import Image
 
 from synthnb import bridge
 from synthnb.bridge import METHODS, Runtime, TransferConfig, check_methods, run_method, stage1_model, train_method
+from synthnb.core.code import _modules_run
 from synthnb.core.streams import PURPOSES
 from synthnb.data import LabelledImages, digits, few_shot, ordered
 from synthnb.datasets.listed import ListedImages, list_folder, save_folder
 from synthnb.glyphworld.world import folder, rendered_digits
 from synthnb.train import TrainConfig, Watch, _domain_loss, with_recipe
+from synthnb.training import checkpoints
 from synthnb.training.augmentation import TimmPolicy, ready
 from synthnb.training.prediction import READINGS, predict
 
@@ -129,6 +131,17 @@ def test_runs_of_other_sets_or_models_are_not_taken_for_one_that_was_made(tmp_pa
     assert not found(first, second)
     assert not found(first, first, replace(config, model_args={"drop_rate": 0.5}))
     assert not found(first, first, replace(config, training=replace(config.training, lr=1e-3)))
+
+
+def test_a_run_is_known_by_all_code_that_it_runs(tmp_path, monkeypatch):
+    """`bridge` chooses sets, shares and heads, `training.results` measures: a change there had found old results."""
+    asked = []
+    monkeypatch.setattr(checkpoints, "code_hash", lambda *modules: asked.append(modules) or "code")
+    short, few = replace(CONFIG, steps=(1, 1)), few_shot(digits()["train"], 1)
+    run_method("bridged", folder("cnn"), few, few, few, short, runtime=Runtime("cpu", store=tmp_path))
+    kinds = {file.name.split("-")[0] for file in tmp_path.iterdir()}
+    assert len(asked) == len(kinds) == 2, "the run and its stage 1"
+    assert all({"bridge", "train", "training.results"} <= set(_modules_run(*modules)) for modules in asked)
 
 
 def test_a_validation_set_in_another_order_is_refused():

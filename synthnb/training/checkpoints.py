@@ -63,6 +63,7 @@ def stage_key(
     model: nn.Module,  # before its training
     sets: Sequence[ImageSet | None],
     settings: Mapping[str, object],  # of the training; a configuration's fields all count
+    module: str = "train",  # of this package: its code counts, and that of all modules that it imports
 ) -> str:
     "Twenty hex digits of starting weights, image sets, settings and the code that computes."
     digest = hashlib.sha256()
@@ -72,7 +73,7 @@ def stage_key(
     config = getattr(model, "pretrained_cfg", None) or {}
     told = [getattr(model, "_model_args", None), config.get("mean"), config.get("std")]  # no weights, and they decide
     prints = [None if data is None else data.fingerprint() for data in sets]
-    rest = [prints, told, dict(settings), code_hash("train"), torch.__version__, timm.__version__]
+    rest = [prints, told, dict(settings), code_hash(module), torch.__version__, timm.__version__]
     digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:20]
 
@@ -102,7 +103,7 @@ class Run:
     average: ModelEmaV3 | None
     optimiser: torch.optim.Optimizer
     schedule: Scheduler  # follows from the step, so no checkpoint holds it
-    chance: torch.Generator  # of augmentation
+    random: torch.Generator  # of augmentation
     history: History = field(default_factory=History)
     recent: list[torch.Tensor] = field(default_factory=list)  # loss and accuracy of the steps since the last record
 
@@ -187,7 +188,7 @@ class Checkpoint:
     def keep(self, run: Run, key: str) -> None:
         "Write the file, whole or not at all."
         Path(self.file).parent.mkdir(parents=True, exist_ok=True)
-        tensors = run.tensors() | _randomness(run.chance)
+        tensors = run.tensors() | _randomness(run.random)
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with whole_file(self.file) as beside:
             save_file(tensors, beside, {"key": key, "facts": json.dumps(run.facts())})
@@ -218,4 +219,4 @@ def _restore(run: Run, tensors: dict[str, torch.Tensor], facts: dict) -> None:
     _set_optimiser(run.optimiser, entries + facts["optimiser"])
     recent = tensors.get("recent", torch.empty(0)).to(next(run.model.parameters()).device)
     run.history, run.recent = History(**facts["history"]), list(recent)
-    _set_randomness(run.chance, tensors)
+    _set_randomness(run.random, tensors)
