@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-LINT = $(BIN)/ruff format --no-cache --check -q nbs tests tools benchmarks && $(BIN)/ruff check --no-cache -q nbs tests tools benchmarks && $(BIN)/mypy
+STYLE = $(BIN)/ruff format --no-cache --check -q nbs tests tools benchmarks && $(BIN)/ruff check --no-cache -q nbs tests tools benchmarks && $(BIN)/ruff check --no-cache -q --select F401 synthnb
+LINT = $(STYLE) && $(BIN)/mypy
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -19,11 +20,11 @@ report: $(READY) ## the main job: class names and a few real scans -> outputs/qu
 	@$(BIN)/synthnb run quickstart -f nbs/experiments/params/glyphworld/quickstart.yaml $(ARGS)
 
 check: $(READY) ## the quick part of the tests: clean, in sync, format, lint, types, imports, the rules of the repository
-	@$(BIN)/python tools/check_sync.py
-	@$(LINT)
-	@$(BIN)/python tools/update_architecture.py --check
-	@$(BIN)/python tools/update_readme.py --check
-	@$(TESTING) $(BIN)/python -m pytest -q -n 2 tests/test_imports.py tests/test_repo.py tests/test_readme.py
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/python tools/check_sync.py; $(STYLE) || exit 1; \
+	$(BIN)/python tools/update_architecture.py --check; $(BIN)/python tools/update_readme.py --check; \
+	$(TESTING) $(BIN)/python -m pytest -q -n 2 tests/test_imports.py tests/test_repo.py tests/test_readme.py tests/test_changelog.py; \
+	wait $$types
 
 lint: $(READY) ## format, lint and types alone
 	@$(LINT)

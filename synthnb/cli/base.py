@@ -111,7 +111,7 @@ class ExperimentCommand(PairedParameters):
     def format_epilog(self, ctx, formatter):
         from synthnb.studies.parameters import declared_parameters
 
-        folder, found = checkout() / "nbs/experiments", []
+        folder, found = checkout() / "nbs/experiments", list[Path]()
         for word in ctx.meta.get("words", ()):
             if not word.startswith("-") and not found:
                 found = [

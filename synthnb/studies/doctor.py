@@ -14,7 +14,7 @@ from pathlib import Path
 from . import doctor_machine
 from .doctor_data import Size, check_classes_known, check_set, check_shared_memory
 from .doctor_drawing import check_drawing, check_token, count_images, plan_key
-from .doctor_findings import Finding, diagnosis, in_cells
+from .doctor_findings import Finding, in_cells
 from .doctor_hours import check_hours, describe_gpus
 from .doctor_machine import check_gpu, memory_needs
 from .doctor_models import MODELS
