@@ -317,6 +317,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'synthnb/datasets/duplicates.py'),
                                              'synthnb.datasets.duplicates.cache_sized': ( 'datasets/duplicates.html#cache_sized',
                                                                                           'synthnb/datasets/duplicates.py'),
+                                             'synthnb.datasets.duplicates.check_in_memory': ( 'datasets/duplicates.html#check_in_memory',
+                                                                                              'synthnb/datasets/duplicates.py'),
                                              'synthnb.datasets.duplicates.content_hashes': ( 'datasets/duplicates.html#content_hashes',
                                                                                              'synthnb/datasets/duplicates.py'),
                                              'synthnb.datasets.duplicates.copied_pairs': ( 'datasets/duplicates.html#copied_pairs',

@@ -30,7 +30,7 @@ from torchvision.datasets import FakeData, Flowers102
 from synthnb.data import ImageSet, LabelledImages, few_shot, few_shots, fraction, join
 from synthnb.datasets.duplicates import content_hashes, copied_pairs, near_pairs
 from synthnb.datasets.known import NamedSet
-from synthnb.datasets.listed import _read_batches, list_folder, list_hub, list_shards, load_images
+from synthnb.datasets.listed import _read_batches, list_folder, list_hub, list_shards, load_images, save_folder
 from synthnb.datasets.named import NAMED, _files_of, imagenet_indices, imagenet_names, list_named, prompt_name
 from synthnb.datasets.reading import memory_limit
 from synthnb.datasets.sets import _train_and_val, check_splits, list_set, open_set, without_near
@@ -608,6 +608,24 @@ def test_planted_copies_stop_a_run(scans):
     assert torch.equal(without_near(planted, [scans["test"]]).images, scans["train"].images)
     with pytest.raises(ValueError, match=r"train & test +897 & 897 +897"):
         check_splits({"train": scans["train"], "test": scans["train"]}, allowed=10_000)
+
+
+def test_a_set_on_disk_is_refused_where_pixels_are_compared(scans, tmp_path):
+    few = {split: few_shot(one, 2) for split, one in scans.items()}
+    on_disk = list_folder(save_folder(few, tmp_path / "scans"))
+    how = r"stays on disk.*load_images\(it, size\)"
+    for mixed in (on_disk, few | {"test": on_disk["test"]}):
+        with pytest.raises(ValueError, match=how):
+            check_splits(mixed)
+        with pytest.raises(ValueError, match=how):
+            without_near(mixed["train"], [mixed["test"]])
+        with pytest.raises(ValueError, match=how):
+            save_folder(mixed, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    read = {split: load_images(one, 32) for split, one in on_disk.items()}
+    assert not check_splits(read)["the same"].any() and len(without_near(read["train"], [read["test"]])) == len(
+        few["train"]
+    )
 
 
 def test_sides_of_different_sizes_are_compared(scans):
