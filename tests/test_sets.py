@@ -29,6 +29,7 @@ from torchvision.datasets import FakeData, Flowers102
 
 from synthnb.data import ImageSet, LabelledImages, few_shot, few_shots, fraction, join
 from synthnb.datasets.duplicates import content_hashes, copied_pairs, near_pairs
+from synthnb.datasets.grid import show_images
 from synthnb.datasets.known import NamedSet
 from synthnb.datasets.listed import _read_batches, list_folder, list_hub, list_shards, load_images, save_folder
 from synthnb.datasets.named import NAMED, _files_of, imagenet_indices, imagenet_names, list_named, prompt_name
@@ -621,6 +622,8 @@ def test_a_set_on_disk_is_refused_where_pixels_are_compared(scans, tmp_path):
             without_near(mixed["train"], [mixed["test"]])
         with pytest.raises(ValueError, match=how):
             save_folder(mixed, tmp_path / "copy")
+        with pytest.raises(ValueError, match=how):
+            show_images(mixed["test"])
     assert not (tmp_path / "copy").exists()
     read = {split: load_images(one, 32) for split, one in on_disk.items()}
     assert not check_splits(read)["the same"].any() and len(without_near(read["train"], [read["test"]])) == len(

@@ -33,7 +33,7 @@ def check_in_memory(
     sets: Iterable,  # `ImageSet`s
 ) -> None:
     "ValueError for a set that stays on disk, where pixels are asked for."
-    if listed := [data for data in sets if data.held is None]:
+    if listed := [data for data in sets if getattr(data, "held", True) is None]:
         raise ValueError(
             f"{listed[0]} stays on disk, and its pixels are needed: read it into memory with "
             f"`synthnb.datasets.listed.load_images(it, size)`, a large one after `few_shot` or `fraction`"
