@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from synthnb.studies.claims import VERDICTS, Comparison, Run, _entry_for, _expanded, ledger_entries, load_claims
+from synthnb.studies.claims import VERDICTS, Comparison, Run, _entry_for, expanded, ledger_entries, load_claims
 from synthnb.studies.ledger import ledger_markdown
 from synthnb.studies.parameters import declared_parameters
 
@@ -67,7 +67,7 @@ def test_verdicts_and_effects_are_not_typed():
 
 def test_conditions_are_parameters_of_their_experiments():
     for claim in CLAIMS:
-        for comparison in _expanded(claim):
+        for comparison in expanded(claim):
             declared = declared_parameters(EXPERIMENTS / f"{comparison.experiment}.ipynb")
             assert set(comparison.where) <= set(declared), f"{claim.name}: {comparison.what}"
 
@@ -204,7 +204,7 @@ def test_best_less_worst_has_one_side_and_one_row_a_seed(tmp_path):
     "method, sets, verdict, told",
     [
         ("a", 3, "reproduced", ""),
-        ("a", 1, "inconclusive", "one generated set for all seeds"),
+        ("a", 1, "inconclusive", "one generated set for all seeds: not judged"),
         ("bridged++", 1, "not run", "withdrawn"),
         ("bridged++", 3, "reproduced", ""),
         ("bridged++, 150 synthetic", 1, "not run", "withdrawn"),

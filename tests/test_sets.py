@@ -25,12 +25,14 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 from timm.data import ImageNetInfo
-from torchvision.datasets import Flowers102
+from torchvision.datasets import FakeData, Flowers102
 
 from synthnb.data import ImageSet, LabelledImages, few_shot, few_shots, fraction, join
 from synthnb.datasets.duplicates import content_hashes, copied_pairs, near_pairs
-from synthnb.datasets.listed import _read_batches, list_folder, list_hub, list_shards, load_images
-from synthnb.datasets.named import NAMED, imagenet_indices, imagenet_names, list_named, prompt_name
+from synthnb.datasets.grid import show_images
+from synthnb.datasets.known import NamedSet
+from synthnb.datasets.listed import _read_batches, list_folder, list_hub, list_shards, load_images, save_folder
+from synthnb.datasets.named import NAMED, _files_of, imagenet_indices, imagenet_names, list_named, prompt_name
 from synthnb.datasets.reading import memory_limit
 from synthnb.datasets.sets import _train_and_val, check_splits, list_set, open_set, without_near
 from synthnb.images import shards
@@ -216,6 +218,32 @@ def test_original_in_miniature(make, tmp_path, tiny_flowers):
         assert len({hashlib.sha256(image.numpy().tobytes()).digest() for image in images.images}) == len(one)
     with pytest.raises(ValueError, match=f"not {NAMED[name].test}"):
         list_named(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind, home, splits, names",
+    [
+        ("Country211", "country211", {"train": "train", "val": "valid", "test": "test"}, ("AD", "ZW")),
+        ("RenderedSST2", "rendered-sst2", {"train": "train", "val": "val", "test": "test"}, ("negative", "positive")),
+    ],
+)
+def test_what_torchvision_reads_is_a_line_of_the_table(tmp_path, monkeypatch, kind, home, splits, names):
+    """Folders of classes, and pairs of files and labels, in torchvision's own layout."""
+    for s, split in enumerate(splits):
+        for i in range(4):  # RenderedSST2 reads .png alone
+            put(tmp_path / home / (split if split != "val" else "valid") / names[i % 2] / f"{s}{i}.png", 10 * s + i)
+    line = NamedSet(kind, 2, 8, 4, home, ("an address", "another"), torchvision=kind, splits=splits)
+    monkeypatch.setitem(NAMED, home, line)
+    listed = list_named(home, tmp_path)
+    assert {split: len(one) for split, one in listed.items()} == {"train": 4, "val": 4, "test": 4}
+    for one in listed.values():
+        assert one.classes == names and load_images(one, 8).held == (8, 8)
+        assert [Path(item).parent.name for item in one.items] == [names[label] for label in one.labels.tolist()]
+
+
+def test_a_set_that_torchvision_keeps_otherwise_says_what_to_do():
+    with pytest.raises(ValueError, match=r"FakeData does not say the files .* `_READERS` of synthnb.datasets.named"):
+        _files_of(FakeData(2))
 
 
 def test_labels_are_those_of_the_annotations(tmp_path):
@@ -581,6 +609,26 @@ def test_planted_copies_stop_a_run(scans):
     assert torch.equal(without_near(planted, [scans["test"]]).images, scans["train"].images)
     with pytest.raises(ValueError, match=r"train & test +897 & 897 +897"):
         check_splits({"train": scans["train"], "test": scans["train"]}, allowed=10_000)
+
+
+def test_a_set_on_disk_is_refused_where_pixels_are_compared(scans, tmp_path):
+    few = {split: few_shot(one, 2) for split, one in scans.items()}
+    on_disk = list_folder(save_folder(few, tmp_path / "scans"))
+    how = r"stays on disk.*load_images\(it, size\)"
+    for mixed in (on_disk, few | {"test": on_disk["test"]}):
+        with pytest.raises(ValueError, match=how):
+            check_splits(mixed)
+        with pytest.raises(ValueError, match=how):
+            without_near(mixed["train"], [mixed["test"]])
+        with pytest.raises(ValueError, match=how):
+            save_folder(mixed, tmp_path / "copy")
+        with pytest.raises(ValueError, match=how):
+            show_images(mixed["test"])
+    assert not (tmp_path / "copy").exists()
+    read = {split: load_images(one, 32) for split, one in on_disk.items()}
+    assert not check_splits(read)["the same"].any() and len(without_near(read["train"], [read["test"]])) == len(
+        few["train"]
+    )
 
 
 def test_sides_of_different_sizes_are_compared(scans):

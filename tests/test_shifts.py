@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from synthnb.core.intervals import wilson
 from synthnb.core.streams import seeded
 from synthnb.data import DIGITS, LabelledImages, digits, few_shot, join
+from synthnb.datasets.listed import list_folder, save_folder
 from synthnb.datasets.shifts import (
     _SEVERITIES,
     CORRUPTIONS,
@@ -46,6 +47,14 @@ SHIFTS = {"inverted": inverted, "textured": textured} | {
 @pytest.fixture(scope="module")
 def real():
     return digits()
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_set_on_disk_is_refused(real, tmp_path, name):
+    some = few_shot(real["val"], 1)
+    on_disk = list_folder(save_folder({"train": some, "test": some}, tmp_path / "scans"))["test"]
+    with pytest.raises(ValueError, match=r"stays on disk.*load_images\(it, size\)"):
+        SHIFTS[name](on_disk)
 
 
 @pytest.fixture(scope="module")

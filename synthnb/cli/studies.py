@@ -352,9 +352,10 @@ _Paper = Annotated[bool, typer.Option("--paper", help="Print the command at the 
 
 @app.command()
 def claim(name: _Claim, paper: _Paper = False, dry_run: _DryRun = False) -> None:
-    """Run the experiment of one claim here, in glyphworld; print its verdict and its report's path."""
+    """Run the experiment of one claim here, in glyphworld; print what it says of the claim, and its report's path."""
     from synthnb.studies.claims import find_claim, glyphworld_file
-    from synthnb.studies.ledger import paper_lines
+    from synthnb.studies.folder import run_id
+    from synthnb.studies.ledger import before_lines, paper_lines, run_lines
 
     with before_start():
         root = checkout()
@@ -362,13 +363,17 @@ def claim(name: _Claim, paper: _Paper = False, dry_run: _DryRun = False) -> None
         if paper:
             return typer.echo("\n".join(paper_lines(root, found)))
         experiment, file = glyphworld_file(root, found)
-    typer.echo(f"{found.claim}\nsynthnb run {experiment} -f {file.relative_to(root)}", err=True)
+    notebook, place, _, _, resolved = _asked(experiment, file, [])
+    told = [
+        found.claim,
+        f"synthnb run {experiment} -f {file.relative_to(root)}",
+        *before_lines(root, experiment, resolved),
+    ]
+    typer.echo("\n".join(told), err=True)
     run(experiment, file, dry_run=dry_run)
     if not dry_run:
-        from synthnb.studies.folder import run_id
-
-        notebook, place, _, _, resolved = _asked(experiment, file, [])
-        typer.echo(_verdict_in(place / notebook.stem / run_id(notebook, resolved)))
+        folder = place / notebook.stem / run_id(notebook, resolved)
+        typer.echo("\n".join(run_lines(root, found, folder)))
 
 # %% ../../nbs/cli/studies.ipynb #e2977105
 _Check = Annotated[bool, typer.Option("--check", help="Write nothing; status 1 if the page is not what it should be.")]

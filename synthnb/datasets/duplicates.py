@@ -7,7 +7,7 @@ __all__ = ['content_hashes']
 
 # %% ../../nbs/datasets/duplicates.ipynb #d0c4decf
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -27,6 +27,17 @@ def content_hashes(
         digest.update(image)  # other threads go on meanwhile
         digests.append(digest.hexdigest())
     return digests
+
+# %% ../../nbs/datasets/duplicates.ipynb #a66b2e14
+def check_in_memory(
+    sets: Iterable,  # `ImageSet`s
+) -> None:
+    "ValueError for a set that stays on disk, where pixels are asked for."
+    if listed := [data for data in sets if getattr(data, "held", True) is None]:
+        raise ValueError(
+            f"{listed[0]} stays on disk, and its pixels are needed: read it into memory with "
+            f"`synthnb.datasets.listed.load_images(it, size)`, a large one after `few_shot` or `fraction`"
+        )
 
 # %% ../../nbs/datasets/duplicates.ipynb #c6694b24
 def cache_sized(

@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 
+from .duplicates import check_in_memory
+
 # %% ../../nbs/datasets/grid.ipynb #0d18ee96
 class _Held(Protocol):  # a set in memory
     @property
@@ -34,6 +36,7 @@ def show_images(
 ) -> Figure:
     "A grid of thumbnails as a closed matplotlib figure, which a notebook displays once."
     if not isinstance(images, torch.Tensor):
+        check_in_memory([images])
         titles = [images.classes[i] for i in images.labels.tolist()] if titles is None else titles
         images = images.images
     pixels = images[:limit].permute(0, 2, 3, 1).cpu().numpy()

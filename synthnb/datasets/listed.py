@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from ..core.tars import DAMAGED, read_at, walk_tar
 from ..data import ImageSet, LabelledImages, check_size
+from .duplicates import check_in_memory
 from .folders import MASK_WORDS, few_names, shown, split_word
 from .pixels import SUFFIXES, check_fit, read_image
 from .reading import fitting_workers, memory_limit, open_layout
@@ -197,6 +198,7 @@ def save_folder(
 
     Raises `FileExistsError`, and `ValueError` for a class whose folder would be hidden.
     """
+    check_in_memory(splits.values())
     root = Path(root).expanduser()
     if root.exists():
         raise FileExistsError(f"{root} is there already: remove it or name another folder")

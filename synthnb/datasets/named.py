@@ -75,10 +75,19 @@ _Files = list[tuple[Path, int]]  # with labels
 
 def _files_of(opened: torchvision_sets.VisionDataset) -> _Files:
     "Files and labels of a torchvision set."
-    if hasattr(opened, "_samples"):  # Stanford Cars
-        return [(Path(path), int(label)) for path, label in opened._samples]
-    files = opened._images if hasattr(opened, "_images") else opened._image_files
-    return list(zip(map(Path, files), opened._labels))
+    kept = vars(opened)
+    pairs = kept.get("samples", kept.get("_samples"))  # folders of classes; Stanford Cars
+    files = kept.get("_images", kept.get("_image_files"))
+    if pairs is None and files is not None and "_labels" in kept:
+        pairs = zip(files, kept["_labels"])
+    found = [] if pairs is None else list(pairs)
+    whole = pairs is not None and hasattr(opened, "classes")
+    if not whole or not all(isinstance(path, str | Path) for path, _ in found):
+        raise ValueError(
+            f"torchvision's {type(opened).__name__} does not say the files and classes of its images: "
+            f"read them by a function of their own in `_READERS` of synthnb.datasets.named"
+        )
+    return [(Path(path), int(label)) for path, label in found]
 
 
 def _read_torchvision(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, _Files]]:

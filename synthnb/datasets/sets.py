@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..data import ImageSet, LabelledImages, digits, join, split_by_content
-from .duplicates import content_hashes, near_pairs
+from .duplicates import check_in_memory, content_hashes, near_pairs
 from .known import NAMED, TARGETS, VAL_SHARE, check_place, data_root, has_files, meant_set
 from .layout import FRACTIONS
 from .listed import ListedImages, list_folder, list_hub, list_shards, load_images
@@ -116,6 +116,7 @@ def check_splits(
     allowed: int = 0,  # near duplicates allowed between two splits; web-scraped sets have some
 ) -> pd.DataFrame:
     "Table of split hygiene; ValueError with it if two splits share an image, or nearly share more than are allowed."
+    check_in_memory(splits.values())
     hashes = {name: set(content_hashes(data.images)) for name, data in splits.items()}
     rows = []
     for a, b in combinations(splits, 2):
@@ -149,6 +150,7 @@ def without_near(
     alike: float = 0.997,
 ) -> LabelledImages:
     "The images that are neither the same nor nearly the same as one of the others."
+    check_in_memory([data, *others])
     taken = {h for other in others for h in content_hashes(other.images)}
     keep = torch.tensor([h not in taken for h in content_hashes(data.images)], dtype=torch.bool)
     for other in others:

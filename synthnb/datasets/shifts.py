@@ -26,6 +26,7 @@ from ..core.files import did_you_mean
 from ..core.intervals import Interval, wilson
 from ..core.streams import seeded, stream
 from ..data import LabelledImages
+from .duplicates import check_in_memory
 from ..evaluate import bootstrap_accuracy, correct, per_class_accuracy
 from ..studies.calibration import calibration_error, calibration_floor
 from ..training.prediction import predict
@@ -53,6 +54,7 @@ class ReadOnce:
 # %% ../../nbs/datasets/shifts.ipynb #d4f661c1
 def inverted(data: LabelledImages) -> LabelledImages:
     "The negatives."
+    check_in_memory([data])
     return LabelledImages(TF.invert(data.images), data.labels, data.classes, f"{data.name}, inverted")
 
 # %% ../../nbs/datasets/shifts.ipynb #fb7c1f3a
@@ -70,6 +72,7 @@ def textured(
     seed: int = 0,
 ) -> LabelledImages:
     "A photograph's texture in place of each image's ground, the colour of its rim."
+    check_in_memory([data])
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie in 0..1, got {strength}")
     if not len(data):
@@ -172,6 +175,7 @@ def corrupt(
     seed: int = 0,
 ) -> LabelledImages:
     "The images corrupted; the severities of a kind share their random numbers."
+    check_in_memory([data])
     if kind not in CORRUPTIONS:
         raise ValueError(f"no corruption {kind!r}{did_you_mean(kind, CORRUPTIONS)}")
     if severity not in (0, *_SEVERITIES):

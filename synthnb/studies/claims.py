@@ -276,7 +276,7 @@ class Entry:
     note: str = ""  # why there is no effect
 
 
-def _expanded(claim: Claim) -> Iterator[Comparison]:
+def expanded(claim: Claim) -> Iterator[Comparison]:
     "The comparisons of a claim, one for every value of `each`."
     for comparison in claim.compare:
         for i, values in enumerate(product(*comparison.each.values())):
@@ -297,7 +297,9 @@ def _entry_for(claim: Claim, comparison: Comparison, runs: list[Run], withdrawn:
             without = without or Entry(claim, comparison, "not run", run, note=f"{missing} in this run")
         else:
             if comparison.generated and run.one_set:
-                return Entry(claim, comparison, "inconclusive", run, effect, "one generated set for all seeds")
+                return Entry(
+                    claim, comparison, "inconclusive", run, effect, "one generated set for all seeds: not judged"
+                )
             return Entry(claim, comparison, _verdict_of(effect, comparison.expect), run, effect)
     return without or Entry(claim, comparison, "not run", note="no committed run")
 
@@ -308,7 +310,7 @@ def ledger_entries(
     "Every claim with its comparisons, judged by the committed runs."
     runs, known = _committed_runs(root), load_claims(root / "nbs/experiments/claims.yaml")
     judged = [
-        [_entry_for(claim, comparison, runs, known.withdrawn) for comparison in _expanded(claim)]
+        [_entry_for(claim, comparison, runs, known.withdrawn) for comparison in expanded(claim)]
         for claim in known.claims
     ]
     return [
@@ -326,12 +328,18 @@ def find_claim(root: Path, name: str) -> Claim:
     return known[name]
 
 
+def asked_by(claim: Claim) -> str:
+    "The experiment on whose rows a claim's verdict rests; empty if there is none."
+    first = next((comparison for comparison in claim.compare if comparison.primary), None)
+    return (first.experiment if first else "") or claim.experiment
+
+
 def glyphworld_file(root: Path, claim: Claim) -> tuple[str, Path]:
     """The experiment of a claim's primary comparison, and its settings here that meet the comparison's conditions.
 
     ValueError for a claim that no experiment here asks."""
     first = next((comparison for comparison in claim.compare if comparison.primary), None)
-    experiment = (first.experiment if first else "") or claim.experiment
+    experiment = asked_by(claim)
     files = sorted(
         (root / "nbs/experiments/params/glyphworld").glob("*.yaml"),
         key=lambda file: (file.stem != experiment, not file.stem.startswith(experiment), file.name),
@@ -344,3 +352,29 @@ def glyphworld_file(root: Path, claim: Claim) -> tuple[str, Path]:
             if set(given) <= set(defaults) and _meets(defaults | given, first.where):
                 return experiment, file
     raise ValueError(f"no experiment here asks {claim.name!r}; --paper says what it would take")
+
+# %% ../../nbs/studies/claims.ipynb #8d517c5b
+def run_entries(root: Path, claim: Claim, folder: Path) -> list[Entry]:
+    "What a finished run says to the comparisons of a claim, the primary one first; others than it fits are left out."
+    run, withdrawn = _open_run(folder), load_claims(root / "nbs/experiments/claims.yaml").withdrawn
+    judged = [_entry_for(claim, comparison, [run], withdrawn) for comparison in expanded(claim)]
+    fitting = [entry for entry in judged if entry.run]
+    return sorted(fitting, key=lambda entry: not (entry.comparison and entry.comparison.primary))
+
+
+_NO_MATTER = ("device", "threads", "workers")  # settings that change no result
+
+
+def nearest_run(
+    root: Path,
+    experiment: str,
+    parameters: dict,  # all of them
+) -> tuple[Run | None, list[str]]:  # and the parameters that it has otherwise, or did not have yet
+    "The committed run whose settings are most like these, the newest of several."
+    asked, best = {name: value for name, value in parameters.items() if name not in _NO_MATTER}, None
+    for run in _runs_of(_committed_runs(root), experiment, {}):
+        had = run.record["parameters"]
+        others = [name for name, value in asked.items() if name not in had or had[name] != value]
+        if best is None or len(others) < len(best[1]):
+            best = run, others
+    return best or (None, [])

@@ -16,8 +16,21 @@ import yaml
 
 from ..core.files import whole_file
 from ..core.intervals import Interval
-from .claims import VERDICTS, Claim, Entry, Known, ledger_entries, load_claims
+from synthnb.studies.claims import (
+    VERDICTS,
+    Claim,
+    Entry,
+    Known,
+    asked_by,
+    expanded,
+    ledger_entries,
+    load_claims,
+    nearest_run,
+    run_entries,
+)
 from .doctor import guess_experiment
+from .doctor_findings import in_words
+from .folder import read_results
 
 # %% ../../nbs/studies/ledger.ipynb #188fe114
 def _paper_commands(root: Path) -> list[tuple[str, Path, str]]:
@@ -31,14 +44,20 @@ def _paper_commands(root: Path) -> list[tuple[str, Path, str]]:
     return found
 
 
+def _files_for(claim: Claim, commands: list[tuple[str, Path, str]]) -> list[tuple[str, Path, str]]:
+    "The commands for a claim at paper scale: of its primary comparison's experiment, or of the file that it names."
+    return [
+        (experiment, file, words)
+        for experiment, file, words in commands
+        if file.name == claim.paper_scale or (experiment == asked_by(claim) and fnmatch(file.name, claim.paper_scale))
+    ]
+
+
 def _command_for(claim: Claim, commands: list[tuple[str, Path, str]]) -> str:
     "How to run a claim's experiment at paper scale."
-    fits = lambda experiment, file: (
-        file.name == claim.paper_scale or (experiment == claim.experiment and fnmatch(file.name, claim.paper_scale))
-    )
-    own = [(file, words) for experiment, file, words in commands if fits(experiment, file)]
-    others = f" (also {', '.join(f'`{file.name}`' for file, _ in own[1:])})" if own[1:] else ""
-    return f"`synthnb {own[0][1]}`{others}" if own else "none yet"
+    own = _files_for(claim, commands)
+    others = f" (also {', '.join(f'`{file.name}`' for _, file, _ in own[1:])})" if own[1:] else ""
+    return f"`synthnb {own[0][2]}`{others}" if own else "none yet"
 
 
 def _effect_text(effect: Interval | None, unit: str) -> str:
@@ -74,6 +93,20 @@ def _entry_line(entry: Entry, root: Path) -> str:
     return f"| {comparison.what} | {comparison.expect} 0 | {effect} | {seeds} | **{entry.verdict}** | {run} |"
 
 # %% ../../nbs/studies/ledger.ipynb #2b7dd37c
+def _verdict_text(entry: Entry) -> str:
+    "The verdict, and in brackets why it is not what the interval alone would say."
+    return entry.verdict + (f" ({entry.note})" if entry.note else "")
+
+
+def _compared_text(entry: Entry) -> str:
+    "A comparison, its effect and what the paper expects."
+    what, compared = "", entry.comparison
+    if compared:
+        effect = f"{_effect_text(entry.effect, compared.unit)}, " if entry.effect else ""
+        what = f"{compared.what}: {effect}expected {compared.expect} 0"
+    return what
+
+
 def claim_lines(
     root: Path,  # of the checkout
 ) -> list[str]:
@@ -85,26 +118,85 @@ def claim_lines(
     for name, entries in own.items():
         first, about = _primary(entries), entries[0].claim
         others = _counted([entry for entry in entries if entry is not first])
-        lines += [f"{name} (paper {about.paper}): {first.verdict}{f'; others: {others}' if others else ''}"]
+        lines.append(f"{name} (paper {about.paper}): {_verdict_text(first)}{f'; others: {others}' if others else ''}")
         lines.append(f"    {about.claim}")
-        if first.comparison and first.effect:
-            lines.append(f"    {first.comparison.what}: {_effect_text(first.effect, first.comparison.unit)}")
+        if first.comparison:
+            lines.append(f"    {_compared_text(first)}")
     return [*lines, "all of it in glyphworld; `synthnb claim NAME` runs one, outputs/ledger.md has every comparison"]
 
 # %% ../../nbs/studies/ledger.ipynb #6b365602
 def paper_lines(root: Path, claim: Claim) -> list[str]:
     "The command of a claim at its paper's scale, and how to know its cost before it is paid."
-    command = _command_for(claim, _paper_commands(root)).partition("`")[2].partition("`")[0]
-    if not command:
+    own, lines = _files_for(claim, _paper_commands(root)), [claim.claim]
+    if not own:
         return [f"{claim.name}: no settings at the paper's scale are known"]
-    file = command.split(" ")[-1]
-    doctor = f"`synthnb doctor {file}` says what is missing on this machine, and estimates hours, disk and memory"
-    return [claim.claim, command, *_costs_in(root / file), doctor]
+    for experiment, file, words in own:
+        lines.append(f"synthnb {words}")
+        if experiment != asked_by(claim):
+            lines.append(f"    {experiment} asks there what {asked_by(claim)} asks here")
+        lines += [f"    {line}" for line in _costs_in(root, file)]
+    at = own[0][1].relative_to(root)
+    return [*lines, f"`synthnb doctor {at}` says what is missing on this machine, and estimates hours, disk and memory"]
 
 
-def _costs_in(file: Path) -> list[str]:
-    "What a file of parameters says of hours and memory, a line for each size of GPU."
-    return re.findall(r"^# +(\d+ GB \(.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+def _drawing_in(root: Path, file: Path) -> tuple[str, str]:
+    "A file's images and hours of drawing on one A100, by the table of nbs/guides/gpu.md; empty without a number."
+    guide = (root / "nbs/guides/gpu.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in guide.splitlines() if line.startswith("|")]
+    images, hours = next((row[1:] for row in rows if len(row) == 3 and f"/{file.name})" in row[0]), ("", ""))
+    return images if re.match(r"[0-9]|none", images) else "", hours if re.fullmatch(r"[0-9.]+ \w+|-", hours) else ""
+
+
+def _costs_in(root: Path, file: Path) -> list[str]:
+    "Images to draw, and what a file says of hours and memory, a line for each size of GPU; what nobody estimated."
+    sizes = re.findall(r"^# +(\d+ GB \(.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    images, hours = _drawing_in(root, file)
+    told, all_sizes = [f"images to draw: {images or 'not estimated'}"], " ".join(sizes)
+    if images != "none" and "drawing" not in all_sizes:
+        told.append(f"drawing on one A100: {hours or 'not estimated'}")
+    if "training" not in all_sizes:
+        told.append("hours of training and scoring: not estimated")
+    return [*told, *(sizes or ["GPU memory: not estimated"])]
+
+# %% ../../nbs/studies/ledger.ipynb #4de8d445
+def before_lines(
+    root: Path,
+    experiment: str,
+    parameters: dict,  # all of them
+) -> list[str]:
+    "How long the most similar committed run took, and that a run goes on."
+    goes_on = "stopped, it keeps what was drawn and trained; the same command goes on from there"
+    try:
+        run, others = nearest_run(root, experiment, parameters)
+    except ValueError:  # no git, so nothing is committed
+        run, others = None, []
+    if run is None:
+        return ["no committed run says how long this takes", goes_on]
+    machine, stages = run.record["machine"], run.record.get("stages", [])
+    found = sum(stage["found"] for stage in stages)
+    ready = f", of its {len(stages)} sets of images {found} were there" if found else ""
+    with_others = f" with other settings ({', '.join(others)})" if others else " with these settings"
+    took = (
+        f"{in_words(run.record['seconds'])} on {machine['cores']} cores ({machine['processor']}, {machine['device']})"
+    )
+    return [f"the committed run{with_others} took {took}{ready}", goes_on]
+
+
+def run_lines(
+    root: Path,
+    claim: Claim,
+    folder: Path,  # of a finished run
+) -> list[str]:
+    "What a run says of a claim: the primary comparison, the figure, and the other comparisons that fit the run."
+    entries, figures = run_entries(root, claim, folder), read_results(folder).get("figures") or []
+    lines = [f"{_verdict_text(entry)}: {_compared_text(entry)}" for entry in entries]
+    if not entries or not (entries[0].comparison and entries[0].comparison.primary):
+        lines.insert(0, "not judged: the run does not fit the claim's primary comparison")
+    lines[0] = f"{claim.name}, in glyphworld: {lines[0]}"
+    seen = [f"figure: {folder / 'figures' / f'{name}.png'}" for name in figures[:1]]
+    left = sum(1 for _ in expanded(claim)) - len(entries)
+    more = [f"{left} other comparisons of this claim need other runs: outputs/ledger.md"] if left else []
+    return [lines[0], *seen, *(f"also {line}" for line in lines[1:]), *more]
 
 # %% ../../nbs/studies/ledger.ipynb #dfab1bc0
 _FACE = """# Ledger of claims
