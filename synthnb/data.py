@@ -10,9 +10,9 @@ __all__ = ['ImageSet', 'LabelledImages', 'ordered', 'join', 'check_size', 'split
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeVar, runtime_checkable
 from warnings import warn
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from .core.streams import stream
-from .datasets.duplicates import content_hashes
+from .datasets.duplicates import check_in_memory, content_hashes
 from .datasets.folders import name_key
 from .datasets.known import DIGITS
 from .datasets.splits import deal, shuffled, under_two_classes
@@ -136,16 +136,19 @@ def _joined(sets: Sequence[LabelledImages], name: str) -> LabelledImages:
     return LabelledImages(images, labels, sets[0].classes, name)
 
 # %% ../nbs/01_data.ipynb #9218e983
+_Set = TypeVar("_Set", bound=ImageSet)
+
+
 def ordered(
-    data: LabelledImages,
+    data: _Set,
     classes: Sequence[str],  # those of `data` in another order
-) -> LabelledImages:
+) -> _Set:
     "The same images, labels by the order of `classes` (case and underscores aside); ValueError for other classes."
     places, own = ([name_key(name) for name in names] for names in (classes, data.classes))
     if odd := set(places) ^ set(own):
         raise ValueError(f"{data} and the classes asked for differ: {sorted(odd)[0]!r} is in one of them only")
     labels = torch.tensor([places.index(name) for name in own])[data.labels]
-    return LabelledImages(data.images, labels, check_classes(classes), data.name)
+    return replace(data, labels=labels, classes=check_classes(classes))  # type: ignore[type-var]  # sets are dataclasses
 
 # %% ../nbs/01_data.ipynb #6aaec4ff
 def join(
@@ -193,6 +196,7 @@ def split_by_content(
 
     Raises `ValueError` for a class that is too small for three splits, and for an image under two classes.
     """
+    check_in_memory([data])
     hashes = content_hashes(data.images)
     where = where or [f"image {i}" for i in range(len(data))]
     odd = under_two_classes(data.labels.tolist(), data.classes, hashes, where)
@@ -225,9 +229,7 @@ def check_disjoint(
     splits: dict[str, LabelledImages],  # in memory, by name: train, val, test, synthetic
 ) -> dict[str, int]:
     "Images shared by each pair of sets, all 0; ValueError for sets that share some, and for a set on disk."
-    if on_disk := [name for name, data in splits.items() if not data.held]:
-        told = f"{', '.join(on_disk)}: on disk, and only images in memory are compared here"
-        raise ValueError(f"{told}: load them with `datasets.listed.load_images` first")
+    check_in_memory(splits.values())
     hashes = {name: set(content_hashes(data.images)) for name, data in splits.items()}
     shared = {f"{a} & {b}": len(hashes[a] & hashes[b]) for a, b in combinations(splits, 2)}
     if any(shared.values()):

@@ -21,7 +21,7 @@ from synthnb import bridge
 from synthnb.bridge import METHODS, Runtime, TransferConfig, check_methods, run_method, stage1_model, train_method
 from synthnb.core.code import _modules_run
 from synthnb.core.streams import PURPOSES
-from synthnb.data import LabelledImages, digits, few_shot, ordered
+from synthnb.data import LabelledImages, check_disjoint, digits, few_shot, ordered, split_by_content
 from synthnb.datasets.listed import ListedImages, list_folder, save_folder
 from synthnb.glyphworld.world import folder, rendered_digits
 from synthnb.train import TrainConfig, Watch, _domain_loss, with_recipe
@@ -265,6 +265,15 @@ def test_few_images_in_memory_and_many_on_disk_train_together(digits_and_renders
         for synthetic, config in ((in_files["synthetic"], AT32), (digits_and_renders["synthetic"], SHORT))
     ]
     assert runs[0] == runs[1]
+
+
+def test_a_set_on_disk_is_ordered_or_says_that_its_pixels_are_needed(in_files):
+    real = in_files["real"]
+    turned = ordered(real, real.classes[::-1])
+    assert turned.items == real.items and turned.labels.tolist() == [9 - label for label in real.labels.tolist()]
+    for asked in (lambda: check_disjoint({"train": real, "val": real}), lambda: split_by_content(real, 1, 1)):
+        with pytest.raises(ValueError, match="stays on disk, and its pixels are needed"):
+            asked()
 
 
 def test_sets_on_disk_that_cannot_be_read_at_one_size_are_refused(digits_and_renders, in_files):
