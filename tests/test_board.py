@@ -91,7 +91,7 @@ def test_blank_failed_and_copied_images_count(tmp_path, clip):
         and table.copies["zero"] == 0
     )
     board = make_board(scores)
-    assert board.pictures["three"] == [] and show_board(board) and "three" in _board_html(board)
+    assert board.images["three"] == [] and show_board(board) and "three" in _board_html(board)
 
 
 def test_distance_to_real_is_kid_in_the_same_clip(mixed, clip):
@@ -120,15 +120,15 @@ def test_without_a_clip_it_says_so(mixed):
         _rank_classes(score_images(mixed[0].home.path, progress=False))
 
 
-def test_pictures_are_the_worst_of_the_worst(mixed):
+def test_images_are_the_worst_of_the_worst(mixed):
     scores, _ = mixed
     board = make_board(scores, worst=3, images=4)
-    assert list(board.pictures) == board.table.index[:3].tolist()
-    for name, pictures in board.pictures.items():
+    assert list(board.images) == board.table.index[:3].tolist()
+    for name, shown in board.images.items():
         own = scores.table[scores.table["class"] == name].nsmallest(4, "clip_probability")
-        assert [picture.id for picture in pictures] == own.id.tolist()
-        assert [picture.seen for picture in pictures] == [scores.classes[label] for label in own.clip_label]
-        assert all(name in picture.prompt for picture in pictures)
+        assert [image.id for image in shown] == own.id.tolist()
+        assert [image.seen for image in shown] == [scores.classes[label] for label in own.clip_label]
+        assert all(name in image.prompt for image in shown)
     assert len(show_board(board).axes) == 3
 
 

@@ -94,7 +94,7 @@ def _distance(real: torch.Tensor | None, features: torch.Tensor) -> dict[str, fl
     return dict(zip(names, kid(real, features, resamples=200) if is_enough else (math.nan,) * 3))
 
 # %% ../../nbs/images/board.ipynb #0b6ce3c8
-class Picture(NamedTuple):
+class Shown(NamedTuple):
     "A thumbnail and what to say of it."
 
     id: str
@@ -110,15 +110,15 @@ class Board:
 
     table: pd.DataFrame  # from `_rank_classes`
     phrases: dict[str, list[str]]  # class name -> what CLIP was asked for
-    pictures: dict[str, list[Picture]]  # of the worst classes
+    images: dict[str, list[Shown]]  # of the worst classes
     clip: str
     generator: str
 
 # %% ../../nbs/images/board.ipynb #eff51b7f
 def _thumbnail(content: bytes, size: int) -> bytes:
-    picture = Image.open(io.BytesIO(content)).convert("RGB")
-    picture.thumbnail((size, size))
-    picture.save(file := io.BytesIO(), "PNG")
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    image.thumbnail((size, size))
+    image.save(file := io.BytesIO(), "PNG")
     return file.getvalue()
 
 
@@ -137,14 +137,14 @@ def make_board(
     low = scores.table[scores.table["class"].isin(table.index[:worst])]
     low = low.sort_values("clip_probability", kind="stable").groupby("class").head(images).sort_index()
     measured = low.set_index("id")
-    pictures: dict[str, list[Picture]] = {name: [] for name in table.index[:worst]}
+    shown: dict[str, list[Shown]] = {name: [] for name in table.index[:worst]}
     for content, record in stream_kept(scores.home.path, low[["id", "shard", "label", "class"]]):
         row = measured.loc[record["id"]]
         seen, probability = scores.choices[row.clip_label], float(row.clip_probability)
-        pictures[record["class"]].append(
-            Picture(record["id"], record["prompt"], seen, probability, _thumbnail(content, size))
+        shown[record["class"]].append(
+            Shown(record["id"], record["prompt"], seen, probability, _thumbnail(content, size))
         )
-    ordered = {name: sorted(some, key=lambda picture: picture.probability) for name, some in pictures.items()}
+    ordered = {name: sorted(some, key=lambda image: image.probability) for name, some in shown.items()}
     return Board(table, scores.about["phrases"], ordered, scores.about["clip"], scores.home.plan.settings.model)
 
 # %% ../../nbs/images/board.ipynb #a795682a
@@ -168,16 +168,16 @@ def show_board(
     title: str = "",  # above all, "glyphworld" for instance
 ) -> Figure:
     "The worst classes, a row each, as a closed figure that a notebook shows once."
-    names = list(board.pictures)[:classes]
-    most = max((len(some) for some in board.pictures.values()), default=1)
+    names = list(board.images)[:classes]
+    most = max((len(some) for some in board.images.values()), default=1)
     figure, axes = plt.subplots(
         len(names), 1, figsize=(8.4, 0.78 * len(names) + 0.3), squeeze=False, layout="constrained"
     )
     plain = lambda text, limit: plain_text(text, limit).replace("$", r"\$")  # $ would start mathematics
     for axis, name in zip(axes[:, 0], names):
-        for place, picture in enumerate(board.pictures[name]):
+        for place, image in enumerate(board.images[name]):
             axis.imshow(
-                np.asarray(Image.open(io.BytesIO(picture.file))),
+                np.asarray(Image.open(io.BytesIO(image.file))),
                 extent=(place, place + 0.92, 0, 0.92),
                 interpolation="nearest",
             )
@@ -185,7 +185,7 @@ def show_board(
             f"{plain(name, 30)}: {plain(', '.join(board.phrases.get(name, [])), 60)}",
             _figures(board.table.loc[name]).replace("; blank", "\nblank"),
         ]
-        if some := board.pictures[name]:
+        if some := board.images[name]:
             said.append(f'first: "{plain(some[0].prompt, 70)}", seen as {plain(some[0].seen, 25)}')
         axis.text(most + 0.1, 0.46, "\n".join(said), fontsize=6.5, va="center")
         axis.set(xlim=(0, most + 7), ylim=(0, 0.92), aspect="equal")
@@ -217,7 +217,7 @@ _PAGE = jinja2.Environment(
 is the mean cosine distance of CLIP features, distance is KID to real images in them.</small></p>
 {% for c in cards %}
 <section><h2>{{ c.name }}</h2><small>{{ c.phrase }}</small><p>{{ c.figures }}</p>
-{% for p in c.pictures %}<figure><img alt="" src="data:image/png;base64,{{ p.data }}"><figcaption>{{ p.prompt }}<br>
+{% for p in c.images %}<figure><img alt="" src="data:image/png;base64,{{ p.data }}"><figcaption>{{ p.prompt }}<br>
 <small>seen as {{ p.seen }}, own class {{ p.probability }}; {{ p.id }}</small></figcaption></figure>{% endfor %}
 </section>
 {% endfor %}
@@ -245,7 +245,7 @@ def _board_html(board: Board, title: str = "Can it draw this?") -> str:
     heads = {name: head for name, head in _HEADS.items() if name in board.table}
     rows = [_page_row(name, row, heads) for name, row in board.table.iterrows()]
     columns = ["class", *(head for head, _ in heads.values()), ""]
-    cards = [_card(board, name) for name in board.pictures]
+    cards = [_card(board, name) for name in board.images]
     about = dict(title=title, style=STYLE + _PAGE_STYLE, generator=board.generator, clip=board.clip)
     return _PAGE.render(cards=cards, rows=rows, columns=columns, **about)
 
@@ -266,10 +266,10 @@ def _card(board: Board, name: str) -> dict:
             "probability": f"{p.probability:.2f}",
             "id": p.id,
         }
-        for p in board.pictures[name]
+        for p in board.images[name]
     ]
     phrase, figures = ", ".join(map(plain_text, board.phrases.get(name, []))), _figures(board.table.loc[name])
-    return {"name": plain_text(name), "phrase": phrase, "figures": figures, "pictures": shown}
+    return {"name": plain_text(name), "phrase": phrase, "figures": figures, "images": shown}
 
 # %% ../../nbs/images/board.ipynb #b6936046
 def write_board(board: Board, path: str | Path, title: str = "Can it draw this?") -> Path:

@@ -23,7 +23,7 @@ class Spread:
 
     best: object
     worst: object
-    # of the best mean less the worst; its `mean` is the observed difference, which luck makes too large
+    # of the best mean less the worst; its `mean` is the observed difference, which random draws make too large
     interval: Interval
 
     def against(self, margin: float) -> str:
