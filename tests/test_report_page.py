@@ -16,7 +16,7 @@ from synthnb.images.board import _PAGE_STYLE as BOARD_STYLE
 from synthnb.images.evidence import _PAGE_STYLE as EVIDENCE_STYLE
 from synthnb.studies.check import _PAGE_STYLE as CHECK_STYLE
 from synthnb.studies.claims import _open_run
-from synthnb.studies.cover import cover_html, exchange_of
+from synthnb.studies.cover import cover_html, exchange_of, gains_svg
 from synthnb.studies.folder import read_record, read_results
 from synthnb.studies.index import _STYLE as INDEX_STYLE
 from synthnb.studies.report_page import _of_this_run, make_page
@@ -86,6 +86,8 @@ def test_nothing_sticks_out_and_the_first_screen_answers(browser, pages, width, 
             figure = page.query_selector("svg.gains").bounding_box()
             assert figure["y"] + figure["height"] < height, "the gains are in the first screen"
             boxes = [text.bounding_box() for text in page.query_selector_all("svg.gains text")]
+            rows = [(box["y"], box["x"], box["x"] + box["width"]) for box in boxes[1:]]  # each name, then its numbers
+            assert all(name[2] < numbers[1] for name, numbers in zip(rows[::2], rows[1::2])), "a name runs into numbers"
             assert min(box["x"] for box in boxes) >= 0 and max(box["x"] + box["width"] for box in boxes) <= width
             assert min(box["height"] for box in boxes) > 12, "letters stay as large as text"
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -269,3 +271,13 @@ def test_users_images_are_judged_though_all_seeds_share_them():
     assert comparisons(shared)[0].winner.verdict == "inconclusive"
     assert comparisons(shared | {"images_given": True})[0].winner.verdict == "better"
     assert outcomes({name: value for name, value in shared.items() if name != "verdicts"})[0].claim == HELP
+
+
+def test_an_answer_that_is_no_line_of_the_table_has_one_in_the_figure():
+    """The sentence said +4.4 points of a method whose line in the figure was another."""
+    results = read_results(newest("bridge_study"))
+    answer = results["answers"]["1"]
+    other = results | {"answers": {"1": answer | {"gain": answer["gain"] + 2, "low": 1.0, "high": 9.0}}}
+    figures = [gains_svg(comparisons(one)[0]) for one in (results, other)]
+    assert [">the answer<" in figure for figure in figures] == [False, True]
+    assert [figure.count('font-weight="600"') for figure in figures] == [2, 2]

@@ -87,9 +87,8 @@ def _shown(comparison: Comparison) -> list[tuple[Line, str]]:
     "What the figure shows and what it calls that; the answer on top where it is no single method's line."
     answer, lines = comparison.answer, _order(comparison.lines)
     if answer and abs(answer.gain.mean - comparison.row.gain.mean) > 5e-4:
-        return [(answer, "the answer: seed by seed"), *((line, line.method) for line in lines)]
-    own = comparison.best if answer else ""
-    return [(line, line.method + " (the answer)" * (line.method == own)) for line in lines]
+        return [(answer, "the answer"), *((line, line.method) for line in lines)]
+    return [(line, line.method) for line in lines]
 
 
 def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool) -> list[str]:
@@ -244,7 +243,8 @@ def _caption(comparison: Comparison) -> str:
     key = [mark.format(name, dot) for name, dot in _KEY if name in seen]
     against = html.escape(comparison.against)
     told = f"Points above <code>{against}</code>, paired by seed, with {real_images(comparison.shots)}; 95 % intervals."
-    told += " Names in grey: without generated images."
+    told += " Bold: the answer, of methods that validation images chose." if comparison.answer else ""
+    told += " Grey: without generated images."
     apart = [line for line in comparison.lines if line.verdict == "inconclusive" and line.gain.side]
     if comparison.shared and any(line.generated for line in apart):
         told += " Nothing is decided, for seeds share generated images."
