@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from test_index import browser  # noqa: F401  (a fixture)
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from synthnb.studies.claims import _open_run
 from synthnb.studies.cover import cover_html, exchange_of, gains_svg
 from synthnb.studies.folder import read_record, read_results
 from synthnb.studies.index import _STYLE as INDEX_STYLE
-from synthnb.studies.report_page import _of_this_run, make_page
+from synthnb.studies.report_page import _of_this_run, make_page, readable_html
 from synthnb.studies.verdict import HELP, advice, comparisons, is_of_methods, outcomes, verdict_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -281,3 +282,15 @@ def test_an_answer_that_is_no_line_of_the_table_has_one_in_the_figure():
     figures = [gains_svg(comparisons(one)[0]) for one in (results, other)]
     assert [">the answer<" in figure for figure in figures] == [False, True]
     assert [figure.count('font-weight="600"') for figure in figures] == [2, 2]
+
+
+def test_shares_are_in_per_cent_and_counts_are_whole():
+    """Tables had 0.490, 100.000 and 20.0 beside 71.7 %, and the ends of a gain would be called per cent."""
+    heads = ("class", "images", "before", "accuracy", "gain", "low", "high", "run")
+    rows = (("one", "20.0", "0.490", "0.890000", "0.400", "-0.073", "NaN", "true"),)
+    html = pd.DataFrame(rows, columns=heads).to_html()
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", readable_html(html))
+    assert cells[:8] == ["class", "images", "before %", "accuracy %", "gain, points", "low", "high", "run"]
+    assert cells[8:] == ["one", "20", "49.0", "89.0", "40.0", "-7.3", "-", "yes"]
+    audit = "<table><tr><th>bridged %</th><th>gain reported</th></tr><tr><td>100.000</td><td>11.200</td></tr></table>"
+    assert ">100.0<" in readable_html(audit) and ">11.2<" in readable_html(audit)

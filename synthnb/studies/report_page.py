@@ -41,7 +41,8 @@ _NUMBER = re.compile(r"[<~]?[+\-−]?\d[\d,.]*(e[+-]?\d+)?( ?%)?( ?[\[(].*[\])])
 _WORDS = {"True": "yes", "False": "no", "true": "yes", "false": "no", "null": "-", "None": "-", "nan": "-", "NaN": "-"}
 _HEADS = {**COLUMNS, "shots": "real images"}
 _SHARES = {"keep-rate": "kept %", "gain": "gain, points", "to_best": "to the best, points"}
-_SHARES |= {name: f"{name.replace('_', ' ')} %" for name in ("accuracy", "before", "low", "high")}
+_SHARES |= {name: f"{name.replace('_', ' ')} %" for name in ("accuracy", "before")}
+_SHARES |= {name: name for name in ("low", "high")}  # in the unit of the column before
 _SHARES |= {name: f"{name.replace('_', ' ')}, points" for name in ("gap_low", "gap_high")}
 _SHARE = re.compile(r"-?[01]?\.\d+")
 
@@ -53,7 +54,11 @@ def _in_percent(head, cells: list) -> None:
     name, change = head.get_text(strip=True), None
     if name in _SHARES and numbers and all(_SHARE.fullmatch(text) for text in numbers):
         head.string, change = _SHARES[name], lambda text: f"{100 * float(text):.1f}"
-    elif name.endswith(" %") and numbers and all(re.fullmatch(r"-?\d+\.\d\d+", text) for text in numbers):
+    elif (
+        (name.endswith(" %") or name.startswith("gain"))
+        and numbers
+        and all(re.fullmatch(r"-?\d+\.\d\d+", text) for text in numbers)
+    ):
         change = lambda text: f"{float(text):.1f}"
     elif numbers and all(re.fullmatch(r"-?\d+\.0+", text) for text in numbers):
         change = lambda text: f"{float(text):.0f}"
@@ -75,10 +80,11 @@ def _align(table) -> None:
     if first == ["", *map(str, range(len(rows) - 1))]:
         for row in rows:
             row.pop(0).decompose()
-    has_shares = {"accuracy", "keep-rate"} & {cell.get_text(strip=True) for cell in rows[0]}
+    heads = [cell.get_text(strip=True) for cell in rows[0]]
+    has_shares = any(head in ("accuracy", "keep-rate") or head.endswith(" %") for head in heads)
     for column in zip(*rows):
         values = [cell for cell in column if cell.name == "td"]
-        if has_shares or column[0].get_text(strip=True).endswith(" %"):
+        if has_shares:
             _in_percent(column[0], values)
         texts = [cell.get_text(" ", strip=True) for cell in values]
         if any(texts) and all(_NUMBER.fullmatch(text) for text in texts):
