@@ -66,7 +66,7 @@ def _in_percent(head, cells: list) -> None:
         if change and text in numbers:
             cell.string = change(text)
 
-
+# %% ../../nbs/studies/report_page.ipynb #a0168e30
 def _align(table) -> None:
     "Give a table (BeautifulSoup) words in place of Python's, no numbers of rows, and numbers under each other."
     for cell in table.find_all(["th", "td"]):
@@ -94,7 +94,7 @@ def _align(table) -> None:
 
 _ASIDE = ("generated sets", "steps", "equal steps")  # columns of a table of methods that few ask for
 
-
+# %% ../../nbs/studies/report_page.ipynb #bf4f561a
 def _fold(table, soup) -> None:
     "Move columns of a table of methods that make it too wide into a second one, folded."
     rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
@@ -119,7 +119,7 @@ def _over(table, against: str) -> None:
     for cell in table.find_all("th", string="paired gain"):
         cell.string = f"paired gain over {against}"
 
-
+# %% ../../nbs/studies/report_page.ipynb #d8a895ec
 def readable_html(text: str, against: str = "") -> str:
     "HTML of an output with its tables made readable; styles of pandas go, the page has its own."
     soup = BeautifulSoup(text, "html.parser")
@@ -337,7 +337,7 @@ def _reference(results: Mapping) -> str:
     rows = current_names(results.get("summary") or [])
     return next((row["method"] for row in rows if "gain" in row and row["gain"] is None and "method" in row), "")
 
-
+# %% ../../nbs/studies/report_page.ipynb #e87043e6
 def write_html(
     notebook: nbformat.NotebookNode,  # executed
     path: Path,

@@ -66,7 +66,7 @@ class Line:
     generated: bool  # does it use generated images?
     smallest: float = math.nan  # difference that would be seen
 
-
+# %% ../../nbs/studies/verdict.ipynb #b5a4e5f9
 @dataclass(frozen=True)
 class Comparison:
     "All methods at one number of real images."
@@ -95,27 +95,6 @@ class Comparison:
     def methods(self) -> int:
         "Methods with generated images, out of which the best was picked."
         return sum(line.generated for line in self.lines)
-
-    @property
-    def rival(self) -> str:
-        "The method without generated images, and what makes it the one to beat."
-        alone = [line for line in self.lines if not line.generated]
-        best = max(alone, key=lambda line: line.accuracy)
-        if self.answer:
-            return f"`{self.against}`, the method without generated images that validation images chose"
-        return f"`{self.against}`, {'the best' if best.method == self.against else 'a'} method without generated images"
-
-    @property
-    def reason(self) -> str:
-        "Why nothing is decided although the interval of the winner excludes zero; nothing where it does not."
-        line = self.winner
-        if line.verdict != "inconclusive" or not line.gain.side:
-            return ""
-        if self.shared:
-            return SHARED
-        if line.gain.n < ENOUGH:
-            return f"{line.gain.n} seeds are too few"
-        return f"not significant after correction for {sum(one.gain.n > 0 for one in self.lines)} methods"
 
 # %% ../../nbs/studies/verdict.ipynb #2aa8e1de
 SHARED = "seeds share generated images, and others might say something else"
@@ -220,7 +199,7 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
         lines, answer = [_undecided(line) for line in lines], answer and _undecided(answer)
     return Comparison(shots, rival["method"], best, by_validation, corrected, counted, tuple(lines), answer, shared)
 
-
+# %% ../../nbs/studies/verdict.ipynb #ae8d083b
 def _undecided(line: Line) -> Line:
     "A line whose verdict rests on one draw of generated images."
     return replace(line, verdict="inconclusive", smallest=math.nan) if line.generated and line.verdict else line
@@ -238,6 +217,27 @@ def comparisons(
     found = (_compare_at(n, [row for row in rows if row["shots"] == n], results) for n in shots)
     return [one for one in found if one]
 
+# %% ../../nbs/studies/verdict.ipynb #af19e0ca
+def _rival(comparison: Comparison) -> str:
+    "The method without generated images, and what makes it the one to beat."
+    alone, name = [line for line in comparison.lines if not line.generated], f"`{comparison.against}`"
+    if comparison.answer:
+        return f"{name}, the method without generated images that validation images chose"
+    best = max(alone, key=lambda line: line.accuracy).method == comparison.against
+    return f"{name}, {'the best' if best else 'a'} method without generated images"
+
+
+def _undecided_for(comparison: Comparison) -> str:
+    "Why nothing is decided although the interval of the winner excludes zero; nothing where it does not."
+    line = comparison.winner
+    if line.verdict != "inconclusive" or not line.gain.side:
+        return ""
+    if comparison.shared:
+        return SHARED
+    if line.gain.n < ENOUGH:
+        return f"{line.gain.n} seeds are too few"
+    return f"not significant after correction for {sum(one.gain.n > 0 for one in comparison.lines)} methods"
+
 # %% ../../nbs/studies/verdict.ipynb #31007325
 def real_images(shots: int) -> str:
     "So many real images, in words."
@@ -247,7 +247,7 @@ def real_images(shots: int) -> str:
 def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand between backticks
     "Use generated images or not, which method, and the gain over the best method without them."
     line, given = comparison.winner, real_images(comparison.shots)
-    best, rival, gain = f"`{line.method}`", comparison.rival, line.gain
+    best, rival, gain = f"`{line.method}`", _rival(comparison), line.gain
     points = f"{100 * gain.mean:+.1f} points"
     if gain.is_empty:
         return (
@@ -255,8 +255,8 @@ def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand b
             f"and {gain.n} seed{'s' * (gain.n > 1)} give{'s' * (gain.n == 1)} no interval."
         )
     points += f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    if comparison.reason:
-        return f"Not decided: with {given}, {best} is {points} from {rival}: {comparison.reason}."
+    if reason := _undecided_for(comparison):
+        return f"Not decided: with {given}, {best} is {points} from {rival}: {reason}."
     told = {
         "better": f"Use generated images: with {given}, {best} gains {points} over {rival}.",
         "worse": f"Do not use generated images: with {given}, {best} is {points} from {rival}.",
@@ -265,7 +265,7 @@ def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand b
     }
     return told[line.verdict]
 
-
+# %% ../../nbs/studies/verdict.ipynb #07c4a46c
 def certainty(comparison: Comparison) -> str:
     "How sure a verdict is: seeds, methods, how the best was chosen, and what would have been seen."
     line = comparison.winner
@@ -291,7 +291,7 @@ _DIFFERENCE = re.compile(r" - | minus ")
 _SETTINGS = re.compile(r"best (-|minus) worst")  # of one method: the best is above the worst whatever is true
 _NO_INTERVAL = "as chosen by other seeds"  # early runs' best less worst scale
 
-
+# %% ../../nbs/studies/verdict.ipynb #e8f05e4c
 def make_outcomes(results: Mapping) -> list[Outcome]:
     """The outcomes of a run, from its table of methods and its headline; the main one first.
 
@@ -313,12 +313,12 @@ def _from_table(compared: list[Comparison]) -> list[Outcome]:
             "points",
             "inconclusive" if one.winner.gain.is_empty else one.winner.verdict,
             one.winner.gain.n,
-            one.reason,
+            _undecided_for(one),
         )
         for one in compared
     ]
 
-
+# %% ../../nbs/studies/verdict.ipynb #6a12ada7
 def _from_headline(results: Mapping) -> list[Outcome]:
     "The one number of the headline, a difference or a value; nothing where there is none."
     if not (told := results.get("headline")):
@@ -358,7 +358,7 @@ def _sentence(outcome: Outcome) -> str:
         told += f"; {outcome.reason}"
     return f"Not decided: {told}." if outcome.verdict == "inconclusive" else f"{told[:1].upper()}{told[1:]}."
 
-
+# %% ../../nbs/studies/verdict.ipynb #5bbc5e78
 def is_of_methods(results: Mapping) -> bool:
     "Does a run ask whether generated images help?"
     return bool(found := outcomes(results)) and found[0].claim == HELP and bool(comparisons(results))
