@@ -121,7 +121,9 @@ def test_newest_first_and_failures_in_sight(page):
         "cell 7 failed: ValueError: <img src=x onerror=alert(1)> is no class" in failed.inner_text()
         and "points" not in failed.inner_text()
     )
-    assert page.query_selector(".run.DONE .told").inner_text() == "bridged - vanilla: +6.1 points [3.6, 8.6]"
+    assert page.query_selector(".run.DONE .told").inner_text() == (
+        "Bridged minus vanilla is +6.1 points [+3.6, +8.6]: significantly better."
+    )
     assert "at work now" in page.query_selector(".run.RUNNING").inner_text()
 
 

@@ -54,7 +54,7 @@ def test_a_report_is_written_with_the_new_column(table, tmp_path, monkeypatch):
     monkeypatch.setenv(RUN_FOLDER, str(tmp_path))
     found = json.loads(table((OF_METHODS[0] / "results.json").read_text()))
     rows, summary = pd.DataFrame(found["rows"]), pd.DataFrame(found["summary"])
-    kept = {name: found[name] for name in ("answers", "best_by_validation") if name in found}
+    kept = {name: found[name] for name in ("answers", "best_by_validation", "generated_sets") if name in found}
     report(rows, summary=summary, conclusion="done", tables={"curves": rows}, **kept)
     text = (tmp_path / "results.json").read_text()
     assert '"arm"' not in text and {"method", "seed", "value", "steps"} <= set(json.loads(text)["rows"][0])

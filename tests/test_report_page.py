@@ -5,30 +5,39 @@ import re
 import shutil
 from pathlib import Path
 
+import nbformat
+import pandas as pd
 import pytest
 from test_index import browser  # noqa: F401  (a fixture)
+from typer.testing import CliRunner
 
+from synthnb.cli import app
 from synthnb.core.stylesheet import STYLE
 from synthnb.images.board import _PAGE_STYLE as BOARD_STYLE
 from synthnb.images.evidence import _PAGE_STYLE as EVIDENCE_STYLE
 from synthnb.studies.check import _PAGE_STYLE as CHECK_STYLE
-from synthnb.studies.folder import read_results
+from synthnb.studies.claims import _open_run
+from synthnb.studies.cover import cover_html, exchange_of, gains_svg
+from synthnb.studies.folder import read_record, read_results
 from synthnb.studies.index import _STYLE as INDEX_STYLE
-from synthnb.studies.report_page import make_page
-from synthnb.studies.verdict import comparisons, outcomes
+from synthnb.studies.report_page import _of_this_run, make_page, readable_html
+from synthnb.studies.verdict import HELP, advice, comparisons, is_of_methods, outcomes, verdict_line
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = sorted(path.parent for path in (ROOT / "outputs").glob("*/*/DONE"))
+every_run = pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run.parent.name}-{run.name[:4]}")
+
+
+def newest(experiment: str) -> Path:
+    own = [run for run in RUNS if run.parent.name == experiment]
+    return max(own, key=lambda run: read_record(run)["started"])
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """The pages of a study of methods, of one with meanings that are open, and of one without methods."""
-    chosen = [
-        next(run for run in RUNS if run.parent.name == name) for name in ("bridge_study", "quickstart", "dsi_study")
-    ]
     made = {}
-    for run in chosen:
+    for run in map(newest, ("bridge_study", "quickstart", "dsi_study")):
         folder = tmp_path_factory.mktemp("outputs") / run.parent.name / run.name
         shutil.copytree(run, folder)
         made[run.parent.name] = make_page(folder)
@@ -69,12 +78,17 @@ def test_nothing_sticks_out_and_the_first_screen_answers(browser, pages, width, 
         page.emulate_media(color_scheme=scheme)
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width, name
+        if width == 1440:
+            tables = "[...document.querySelectorAll('.scroll')].filter(t => t.scrollWidth > t.clientWidth).length"
+            assert page.evaluate(tables) == 0, "a table is cut at its right end"
         verdict = page.query_selector("h1.verdict").bounding_box()
         assert verdict["y"] + verdict["height"] < height / 2, name
         if name != "dsi_study":
             figure = page.query_selector("svg.gains").bounding_box()
             assert figure["y"] + figure["height"] < height, "the gains are in the first screen"
             boxes = [text.bounding_box() for text in page.query_selector_all("svg.gains text")]
+            rows = [(box["y"], box["x"], box["x"] + box["width"]) for box in boxes[1:]]  # each name, then its numbers
+            assert all(name[2] < numbers[1] for name, numbers in zip(rows[::2], rows[1::2])), "a name runs into numbers"
             assert min(box["x"] for box in boxes) >= 0 and max(box["x"] + box["width"] for box in boxes) <= width
             assert min(box["height"] for box in boxes) > 12, "letters stay as large as text"
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -133,3 +147,150 @@ def test_pages_share_one_set_of_colours():
     }
     for name, style in own.items():
         assert STYLE not in style and not re.findall(r"color: #|--\w+: #|prefers-color-scheme", style), name
+
+
+def front(run: Path) -> str:
+    """The first screen of a run."""
+    return cover_html(read_results(run), read_record(run), run, "title")
+
+
+@every_run
+def test_a_caption_says_what_its_figure_has(run):
+    """Sheets of generated images were called "real images beside generated ones", by the name of their file."""
+    if not (run / "figures/beside.png").is_file():
+        pytest.skip("it kept no such figure")
+    cells = [cell.source for cell in nbformat.read(run / "report.ipynb", 4).cells if cell.cell_type == "code"]
+    [made] = [text for text in cells if re.search(r"^beside(, ax(es)?)? = ", text, re.MULTILINE)]
+    has_real = "show_beside(few[" in made or '"real"' in made
+    assert ("Real images beside generated ones" in front(run)) == has_real
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "nbs/experiments").glob("[!_]*.ipynb")), ids=lambda file: file.stem)
+def test_a_figure_named_beside_has_real_images(file):
+    cells = [cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
+    if '"beside":' in "".join(cells):
+        assert any("show_beside(" in text or '"real"' in text for text in cells)
+
+
+@every_run
+def test_the_first_screen_has_a_sentence_and_a_figure(run):
+    page = front(run)
+    told = re.sub("<[^>]+>", "", re.search(r'<h1 class="verdict">(.*?)</h1>', page, re.DOTALL)[1])
+    assert re.search(r" (is|are|gains|change) ", told) and told.endswith("."), told
+    assert "<svg" in page or "<img" in page
+    assert not re.search(r"\d%", re.sub(r'"[^"]*"', "", page)), "per cent are written 71.7 %"
+
+
+@every_run
+def test_page_and_ledger_judge_the_same_runs(run):
+    """Where seeds share generated images the ledger says inconclusive, and pages said better."""
+    results, one_set = read_results(run), _open_run(run).one_set
+    for one in outcomes(results):
+        if one_set and one.verdict != "measured":
+            assert one.verdict == "inconclusive", one
+            assert one.reason or not one.interval or one.interval[0] <= 0 <= one.interval[1]
+    if one_set and is_of_methods(results):
+        assert verdict_line(results).startswith("Not decided")
+
+
+def test_the_best_less_the_worst_of_settings_is_no_verdict():
+    told = outcomes(read_results(newest("guidance_study")))[0]
+    assert told.verdict == "measured" and "better" not in verdict_line(read_results(newest("guidance_study")))
+    old = next(run for run in RUNS if run.name == "c331512210bb")
+    assert "8.5" not in verdict_line(read_results(old)) and "wrong (CHANGELOG)" in verdict_line(read_results(old))
+
+
+def test_a_sentence_says_why_an_interval_that_excludes_zero_decides_nothing():
+    seen = 0
+    for run in RUNS:
+        for one in comparisons(read_results(run)):
+            apart = one.winner.gain.side and one.winner.verdict == "inconclusive"
+            seen += bool(apart)
+            assert bool(
+                re.search(r": (not significant after correction for \d+ methods|seeds share).*", advice(one))
+            ) == (bool(apart))
+    assert seen >= 2
+
+
+def test_a_method_that_validation_images_chose_is_not_called_the_best():
+    seen = 0
+    for run in RUNS:
+        for one in comparisons(read_results(run)):
+            alone = [line.accuracy for line in one.lines if not line.generated]
+            top = next(line.accuracy for line in one.lines if line.method == one.against) == max(alone)
+            assert top or "the best" not in advice(one)
+            seen += one.answer is not None
+            assert not (one.answer and "the best" in advice(one))
+    assert seen >= 2
+
+
+def test_the_exchange_rate_is_in_the_first_screen():
+    """It was taken against CLIP by names, which real images do not change, so there was none."""
+    run = newest("bridge_study")
+    results, record = read_results(run), read_record(run)
+    stored = {(row["method"], row["real"]): row["says"] for row in results["exchange"]}
+    told = [exchange_of(results, record, one) for one in comparisons(results)]
+    assert sum(map(bool, told)) == 2 and all("against `vanilla_matched`" in one for one in told if one)
+    for one in filter(None, told):
+        assert any(says in one and f"`{method}`" in one for (method, _), says in stored.items())
+    assert "worth 1.4 more" in front(run) and "worth 2.7 more" in front(run)
+
+
+@every_run
+def test_a_page_tells_of_its_own_run(run):
+    """Notebooks say how long others took, and with which files, some of which are gone."""
+    page, record = nbformat.read(run / "report.ipynb", 4), read_record(run)
+    _of_this_run(page, record, ROOT / f"nbs/experiments/{run.parent.name}.ipynb")
+    text = page.cells[0].source
+    assert not re.search(r"\*\*(Run|Time)\*\*|defaults (below|alone)", text)
+    assert ("synthnb run" in text) == ("given" in record)
+    if file := re.search(r"-f (\S+)", text):
+        assert (ROOT / file[1]).is_file()
+    else:
+        assert all(f"{name}=" in text for name in record.get("given", {}))
+
+
+def test_a_list_and_the_verdict_after_it_stand_apart(pages):
+    text = pages["quickstart"].read_text(encoding="utf-8")
+    [bullet] = re.findall(r"<li>(?:<p>)?<strong>10 of 10.*?</li>", text, re.DOTALL)
+    assert "Not decided" not in bullet
+
+
+def test_report_takes_several_runs(tmp_path):
+    runs = [tmp_path / run.parent.name for run in map(newest, ("bridge_study", "dsi_study"))]
+    for run, copy in zip(map(newest, ("bridge_study", "dsi_study")), runs):
+        shutil.copytree(run, copy)
+    done = CliRunner().invoke(app, ["report", *map(str, runs)], prog_name="synthnb")
+    assert done.exit_code == 0 and all((run / "report.html").is_file() for run in runs), done.output
+    assert done.output.count("report.html") == 2
+
+
+def test_users_images_are_judged_though_all_seeds_share_them():
+    results = read_results(newest("bridge_study"))
+    assert comparisons(results)[0].winner.verdict == "better"
+    shared = results | {"generated_sets": 1}
+    assert comparisons(shared)[0].winner.verdict == "inconclusive"
+    assert comparisons(shared | {"images_given": True})[0].winner.verdict == "better"
+    assert outcomes({name: value for name, value in shared.items() if name != "verdicts"})[0].claim == HELP
+
+
+def test_an_answer_that_is_no_line_of_the_table_has_one_in_the_figure():
+    """The sentence said +4.4 points of a method whose line in the figure was another."""
+    results = read_results(newest("bridge_study"))
+    answer = results["answers"]["1"]
+    other = results | {"answers": {"1": answer | {"gain": answer["gain"] + 2, "low": 1.0, "high": 9.0}}}
+    figures = [gains_svg(comparisons(one)[0]) for one in (results, other)]
+    assert [">the answer<" in figure for figure in figures] == [False, True]
+    assert [figure.count('font-weight="600"') for figure in figures] == [2, 2]
+
+
+def test_shares_are_in_per_cent_and_counts_are_whole():
+    """Tables had 0.490, 100.000 and 20.0 beside 71.7 %, and the ends of a gain would be called per cent."""
+    heads = ("class", "images", "before", "accuracy", "gain", "low", "high", "run")
+    rows = (("one", "20.0", "0.490", "0.890000", "0.400", "-0.073", "NaN", "true"),)
+    html = pd.DataFrame(rows, columns=heads).to_html()
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", readable_html(html))
+    assert cells[:8] == ["class", "images", "before %", "accuracy %", "gain, points", "low", "high", "run"]
+    assert cells[8:] == ["one", "20", "49.0", "89.0", "40.0", "-7.3", "-", "yes"]
+    audit = "<table><tr><th>bridged %</th><th>gain reported</th></tr><tr><td>100.000</td><td>11.200</td></tr></table>"
+    assert ">100.0<" in readable_html(audit) and ">11.2<" in readable_html(audit)

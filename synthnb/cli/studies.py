@@ -312,19 +312,23 @@ def doctor(
         raise typer.Exit(1)
 
 # %% ../../nbs/cli/studies.ipynb #6b8c8cbf
-_RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run's folder: outputs/EXPERIMENT/RUN.")
+_RunFolders = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...", exists=True, file_okay=False, help="Folders of runs: outputs/EXPERIMENT/RUN, or several."
+    ),
 ]
 
 
 @app.command("report")
-def report_again(run: _RunFolder) -> None:
-    """Show the verdict of an earlier run and make its page again; nothing is run."""
+def report_again(runs: _RunFolders) -> None:
+    """Show the verdict of earlier runs and make their pages again; nothing is run."""
     from synthnb.studies.report_page import make_page
 
-    with before_start():
-        page = make_page(run)
-    typer.echo(f"{_verdict_in(run)}\n{page}")
+    for run in runs:
+        with before_start():
+            page = make_page(run)
+        typer.echo(f"{_verdict_in(run)}\n{page}")
 
 
 def _verdict_in(folder: Path) -> str:

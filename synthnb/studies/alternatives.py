@@ -190,11 +190,11 @@ class Answer:
         }
 
     def __str__(self) -> str:
-        reached = f"{self.accuracy:.1%} against {self.accuracy_without:.1%}"
+        reached = f"{100 * self.accuracy:.1f} % against {100 * self.accuracy_without:.1f} %"
         gain = f"{self.verdict.gain.points} points over {self.verdict.gain.n} seeds"
         return (
-            f"**{self.advice}**: `{self.best}`, the best method with them, reaches {reached} of `{self.alternative}`, "
-            f"the best without them ({gain}; chosen for each seed on the validation images of the others)."
+            f"**{self.advice}**: `{self.best}` with generated images reaches {reached} of "
+            f"`{self.alternative}` without ({gain}; both chosen for each seed on the validation images of the others)."
         )
 
 # %% ../../nbs/studies/alternatives.ipynb #55441d82

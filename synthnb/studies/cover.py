@@ -17,7 +17,7 @@ import pandas as pd
 
 # %% ../../nbs/studies/cover.ipynb #34a55fbb
 from ..core.renamed import current_names
-from .exchange import Exchange, exchange_rate
+from .exchange import exchange_rate
 from synthnb.studies.verdict import (
     Comparison,
     Line,
@@ -83,14 +83,24 @@ def _order(lines: tuple[Line, ...]) -> list[Line]:
     )
 
 
-def _gain_row(line: Line, y: int, low: float, high: float, best: bool) -> list[str]:
-    "The marks of one method: its name and numbers, and under them the interval."
+def _shown(comparison: Comparison) -> list[tuple[Line, str]]:
+    "What the figure shows and what it calls that; the answer on top where it is no single method's line."
+    answer, lines = comparison.answer, _order(comparison.lines)
+    if answer and abs(answer.gain.mean - comparison.row.gain.mean) > 5e-4:
+        return [(answer, "the answer"), *((line, line.method) for line in lines)]
+    return [(line, line.method) for line in lines]
+
+
+def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool) -> list[str]:
+    "The marks of one method: its name and numbers, and under them zero and the interval."
     at = lambda value: _placed(100 * value, low, high)
     weight = ' font-weight="600"' if best else ""
     ink = "var(--ink)" if line.generated else "var(--soft)"
     colour, middle = f"var(--{line.verdict or 'inconclusive'})", y + 26
-    told = f'<text x="2%" y="{y + 14}" fill="{ink}"{weight}>{html.escape(line.method)}</text>'
-    marks = [told, f'<text x="98%" y="{y + 14}" text-anchor="end" fill="{ink}"{weight}>{line.gain.points}</text>']
+    told = f'<text x="2%" y="{y + 14}" fill="{ink}"{weight}>{html.escape(name)}</text>'
+    ends = f'x1="{at(0)}" x2="{at(0)}" y1="{middle - 8}" y2="{middle + 8}"'  # not through the numbers
+    marks = [f'<line {ends} stroke="var(--soft)" stroke-dasharray="3 3"/>', told]
+    marks = [*marks, f'<text x="98%" y="{y + 14}" text-anchor="end" fill="{ink}"{weight}>{line.gain.points}</text>']
     if not line.gain.is_empty:
         ends = f'x1="{at(line.gain.low)}" x2="{at(line.gain.high)}" y1="{middle}" y2="{middle}"'
         marks.append(f'<line {ends} stroke="{colour}" stroke-width="3" stroke-linecap="round"/>')
@@ -101,8 +111,8 @@ def _gain_row(line: Line, y: int, low: float, high: float, best: bool) -> list[s
 # %% ../../nbs/studies/cover.ipynb #82aeb077
 def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
     "Paired gains of all methods over the best one without generated images, as an SVG element."
-    shown = _order(comparison.lines)
-    ends = [100 * end for line in shown for end in (line.gain.mean, line.gain.low, line.gain.high) if end == end]
+    shown = _shown(comparison)
+    ends = [100 * end for line, _ in shown for end in (line.gain.mean, line.gain.low, line.gain.high) if end == end]
     low, high = min(0.0, *ends), max(0.0, *ends)
     room = 0.04 * (high - low or 1)
     low, high = low - room, high + room
@@ -110,12 +120,10 @@ def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
     rival = next(line for line in comparison.lines if line.method == comparison.against)
     anchor = "start" if -low < high / 2 else "end" if high < -low / 2 else "middle"
     told = f"0 = {html.escape(rival.method)}, {100 * rival.accuracy:.1f} %"
-    marks = [
-        f'<line x1="{zero}" x2="{zero}" y1="{_TOP - 4}" y2="{height}" stroke="var(--soft)" stroke-dasharray="3 3"/>',
-        f'<text x="{zero}" y="{_TOP - 10}" text-anchor="{anchor}" fill="var(--soft)">{told}</text>',
-    ]
-    for place, line in enumerate(shown):
-        marks += _gain_row(line, _TOP + _ROW * place, low, high, line.method == comparison.best)
+    marks = [f'<text x="{zero}" y="{_TOP - 10}" text-anchor="{anchor}" fill="var(--soft)">{told}</text>']
+    for place, (line, name) in enumerate(shown):
+        best = line.method == comparison.best if shown[0][0] is not comparison.answer else not place
+        marks += _gain_row(line, name, _TOP + _ROW * place, low, high, best)
     told = f"Paired gains over {comparison.against} in points with 95 % intervals, {real_images(comparison.shots)}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="gains" role="img" {attributes} height="{height}"'
     return f'{head} font-size="14" font-family="system-ui, sans-serif">\n<title>{html.escape(told)}</title>\n' + (
@@ -138,8 +146,8 @@ def gains_file(comparison: Comparison, width: int = 720) -> str:
 
 # %% ../../nbs/studies/cover.ipynb #96af60cf
 def _words(text: str) -> str:
-    "Text with names between backticks, as HTML."
-    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    "Text with names between backticks, as HTML; 100.0% becomes 100.0 %."
+    return re.sub("`([^`]+)`", r"<code>\1</code>", re.sub(r"(\d)%", r"\1 %", html.escape(text, quote=False)))
 
 
 def _took(record: Mapping) -> str:
@@ -157,6 +165,7 @@ def what_was_run(results: Mapping, record: Mapping) -> str:
     "One line: images, classifier, seeds, minutes, day."
     given = record.get("parameters", {})
     images = given.get("images_per_class")
+    images = ", ".join(map(str, images)) if isinstance(images, list) else images
     seeds = given.get("seeds")
     told = [
         str(given.get("real_data", "")),
@@ -177,25 +186,36 @@ def caveats(results: Mapping, record: Mapping) -> list[str]:  # Markdown
         found.append(f"{told}.")
     sets, seeds = results.get("generated_sets"), record.get("parameters", {}).get("seeds")
     if sets and isinstance(seeds, list) and sets < len(seeds):
-        found.append(f"{sets} generated set(s) for {len(seeds)} seeds: the luck of a set is in no interval.")
+        told = f"{sets} generated set{'s' * (sets > 1)} for {len(seeds)} seeds"
+        found.append(f"{told}: how much sets differ is in no interval.")
     if results.get("glyphworld"):
         found.append("Glyphworld draws glyphs: this is no claim about photographs.")
     return found
 
 # %% ../../nbs/studies/cover.ipynb #236c78a2
-def exchange_of(results: Mapping, record: Mapping, comparison: Comparison) -> Exchange | None:
-    "What generated images are worth in real ones; None where one number of real images was measured."
+_NOT_TRAINED = re.compile(r"frozen|clip_|nearest")
+
+
+def exchange_of(results: Mapping, record: Mapping, comparison: Comparison) -> str:  # Markdown
+    "What generated images are worth in real ones, in a sentence; nothing where that was not measured."
     rows = pd.DataFrame(current_names(results["rows"]))
     images = record.get("parameters", {}).get("images_per_class")
-    if not images or not comparison.shots or "shots" not in rows:
-        return None
+    trained = [line for line in comparison.lines if line.generated and not _NOT_TRAINED.match(line.method)]
+    if not isinstance(images, int) or not comparison.shots or "shots" not in rows or not trained:
+        return ""
     numbered = rows[rows.shots > 0]  # 0 stands for all, whose number differs from class to class
-    if numbered[numbered.method == comparison.against].shots.nunique() < 2:
-        return None
+    if numbered[numbered.method == _AGAINST].shots.max() <= comparison.shots:
+        return ""  # more real images were not measured
+    own = next((line for line in trained if line.method == comparison.best), None)
+    method = (own or max(trained, key=lambda line: line.accuracy)).method
     try:
-        return exchange_rate(numbered, comparison.best, comparison.shots, images, comparison.against)
-    except ValueError:  # seeds differ between numbers of real images
-        return None
+        found = exchange_rate(numbered, method, comparison.shots, images, _AGAINST)
+    except ValueError:  # seeds differ between numbers of real images, or there is one number
+        return ""
+    return f"Exchange rate of `{method}` against `{_AGAINST}`: {found}."
+
+
+_AGAINST = "vanilla_matched"  # trains on real images alone, for as many steps
 
 # %% ../../nbs/studies/cover.ipynb #cd05d4d6
 COVER_STYLE = """
@@ -223,41 +243,60 @@ def _caption(comparison: Comparison) -> str:
     key = [mark.format(name, dot) for name, dot in _KEY if name in seen]
     against = html.escape(comparison.against)
     told = f"Points above <code>{against}</code>, paired by seed, with {real_images(comparison.shots)}; 95 % intervals."
-    return f"{told} Names in grey: without generated images. {' '.join(key)}"
+    told += " Bold: the answer, of methods that validation images chose." if comparison.answer else ""
+    told += " Grey: without generated images."
+    apart = [line for line in comparison.lines if line.verdict == "inconclusive" and line.gain.side]
+    if comparison.shared and any(line.generated for line in apart):
+        told += " Nothing is decided, for seeds share generated images."
+    elif apart:
+        told += " Verdicts are corrected for the number of methods, intervals are not."
+    return f"{told} {' '.join(key)}"
 
 # %% ../../nbs/studies/cover.ipynb #57829530
 _BESIDE = ("beside", "synthetic", "drawn")  # names of figures of images, the best first
+# Early runs of these called sheets of generated images "beside"
+_GENERATED_ONLY = ("guidance_study", "imagenet_study", "prompt_ladder", "volume_study")
 
 
-def _image_of(folder: Path, results: Mapping) -> str:
+def _figure(file: Path, caption: str, kind: str = "") -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    image = f'<img{kind} src="data:image/png;base64,{data}" alt="{caption}">'
+    return f"<figure>{image}<figcaption>{caption}.</figcaption></figure>"
+
+
+def _image_of(folder: Path, experiment: str) -> str:
     "Real beside generated images as a figure in the page; nothing where the run kept none."
-    named = [name for name in _BESIDE if (folder / "figures" / f"{name}.png").is_file()]
+    named = [file for name in _BESIDE if (file := folder / "figures" / f"{name}.png").is_file()]
     if not named:
         return ""
-    data = base64.b64encode((folder / "figures" / f"{named[0]}.png").read_bytes()).decode()
-    what = "Real images beside generated ones" if named[0] == "beside" else "Generated images"
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{what}"><figcaption>{what}.</figcaption></figure>'
+    both = named[0].stem == "beside" and experiment not in _GENERATED_ONLY
+    return _figure(named[0], "Real images beside generated ones" if both else "Generated images")
+
+
+def _main_figure(folder: Path, results: Mapping) -> str:
+    "The first figure that a study without a table of methods made of its numbers."
+    named = [file for name in results.get("figures") or [] if (file := folder / "figures" / f"{name}.png").is_file()]
+    drawn = [file for file in named if file.stem not in _BESIDE]
+    return _figure(drawn[0], "The main result; the sections below explain it", ' class="drawing"') if drawn else ""
 
 # %% ../../nbs/studies/cover.ipynb #1c9d0c3c
 def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> str:
     "The first screen of a report, as HTML."
     compared = comparisons(results) if is_of_methods(results) else []
-    verdict, sure, comparison = verdict_line(results), how_sure(results), compared[0] if compared else None
-    if comparison and (exchange := exchange_of(results, record, comparison)):
-        sure += f" {exchange}."
-    took, image = _took(record), _image_of(Path(folder), results)
-    cost = f" The run took {took}." if took else ""
-    figures = [image] if image else []
-    if comparison:
-        told = f"<figcaption>{_caption(comparison)}</figcaption>"
-        figures.insert(0, f"<figure>{gains_svg(comparison)}{told}</figure>")
+    folder = Path(folder)
+    if compared:
+        figures = [f"<figure>{gains_svg(compared[0])}<figcaption>{_caption(compared[0])}</figcaption></figure>"]
+    else:
+        figures = [_main_figure(folder, results)]
+    figures = [one for one in (*figures, _image_of(folder, record.get("experiment", ""))) if one]
+    worth = [exchange_of(results, record, one) for one in compared]
     lines = [
         f'<p class="kicker">{html.escape(title)}</p>',
-        f'<h1 class="verdict">{_words(verdict)}</h1>',
-        f"<p>{_words(sure + cost)}</p>",
-        f'<div class="first{" alone" if len(figures) < 2 else ""}">{"".join(figures)}</div>' if figures else "",
+        f'<h1 class="verdict">{_words(verdict_line(results))}</h1>',
         f'<p class="soft">{_words(what_was_run(results, record))}.</p>',
-        *(f"<p>{_words(advice(one))}</p>" for one in compared[1:]),
+        f'<div class="first{" alone" if len(figures) < 2 else ""}">{"".join(figures)}</div>' if figures else "",
+        *(f"<p>{_words(' '.join(filter(None, one)))}</p>" for one in [(how_sure(results), *worth[:1])] if any(one)),
+        *(f"<p>{_words(f'{advice(one)} {told}')}</p>" for one, told in zip(compared[1:], worth[1:])),
     ]
     if limits := caveats(results, record):
         lines.append(f'<ul class="caveats">{"".join(f"<li>{_words(one)}</li>" for one in limits)}</ul>')

@@ -20,8 +20,7 @@ from ..core.files import whole_file
 from ..core.renamed import current_names
 from ..core.stylesheet import STYLE
 from .folder import status
-from .report import headline_of
-from .verdict import early_faults, is_of_methods, verdict_line
+from .verdict import early_faults, verdict_line
 
 # %% ../../nbs/studies/index.ipynb #05ad2f32
 _ASIDE = ("stages", "sweeps")  # folders beside the experiments
@@ -54,14 +53,19 @@ def _first_picture(folder: Path, results: dict) -> Path | None:
     return next((file for file in [*named, *sorted((folder / "figures").glob("*.png"))] if file.is_file()), None)
 
 # %% ../../nbs/studies/index.ipynb #0de11121
+def _in_words(value: object) -> str:
+    "A parameter's value; yes and no where it is one of two."
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
+
+
 def _describe_run(folder: Path) -> dict:
     "What the index shows of a run; a number only if the run is done."
     found, facts, results = status(folder), _facts(folder / "run.json"), {}
     if found == "DONE":
         results = current_names(_facts(folder / "results.json"))
-        told = verdict_line(results).replace("`", "") if is_of_methods(results) else headline_of(results)
+        told = verdict_line(results).replace("`", "")
         if faults := early_faults(results, facts):
-            told += f". {faults}"
+            told = f"{told.rstrip('.')}. {faults}."
     elif found == "FAILED":
         told = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip()
     else:
@@ -84,7 +88,7 @@ def _describe_run(folder: Path) -> dict:
         "begun": begun,
         "seconds": facts.get("seconds"),
         "picture": picture,
-        "given": [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()],
+        "given": [f"{name}: {_in_words(value)}" for name, value in given.items()],
         "folder": folder,
         "commit": (facts.get("commit") or "")[:7],
         "changed": bool(facts.get("changed")),

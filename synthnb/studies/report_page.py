@@ -8,15 +8,19 @@ __all__ = []
 # %% ../../nbs/studies/report_page.ipynb #3960e93c
 import base64
 import copy
+import html
 import io
+import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import nbformat
 import numpy as np
+import yaml
 from bs4 import BeautifulSoup
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
@@ -25,7 +29,7 @@ from pygments.formatters import HtmlFormatter
 
 # %% ../../nbs/studies/report_page.ipynb #0c564a49
 from ..core.files import whole_file
-from ..core.renamed import COLUMNS
+from ..core.renamed import COLUMNS, current_names
 from ..core.stylesheet import STYLE
 from .cover import COVER_STYLE, cover_html, methods_html
 from .experiment import parameter_table
@@ -34,10 +38,35 @@ from .parameters import read_parameters
 
 # %% ../../nbs/studies/report_page.ipynb #4ba40985
 _NUMBER = re.compile(r"[<~]?[+\-−]?\d[\d,.]*(e[+-]?\d+)?( ?%)?( ?[\[(].*[\])])?|-|inf|nan|")
-_WORDS = {"True": "yes", "False": "no", "None": "-", "nan": "-", "NaN": "-"}
+_WORDS = {"True": "yes", "False": "no", "true": "yes", "false": "no", "null": "-", "None": "-", "nan": "-", "NaN": "-"}
 _HEADS = {**COLUMNS, "shots": "real images"}
+_SHARES = {"keep-rate": "kept %", "gain": "gain, points", "to_best": "to the best, points"}
+_SHARES |= {name: f"{name.replace('_', ' ')} %" for name in ("accuracy", "before")}
+_SHARES |= {name: name for name in ("low", "high")}  # in the unit of the column before
+_SHARES |= {name: f"{name.replace('_', ' ')}, points" for name in ("gap_low", "gap_high")}
+_SHARE = re.compile(r"-?[01]?\.\d+")
 
 
+def _in_percent(head, cells: list) -> None:
+    "Give a column of numbers the places that it needs: shares in per cent, counts as whole numbers."
+    texts = [cell.get_text(strip=True) for cell in cells]
+    numbers = [text for text in texts if text not in ("", "-")]
+    name, change = head.get_text(strip=True), None
+    if name in _SHARES and numbers and all(_SHARE.fullmatch(text) for text in numbers):
+        head.string, change = _SHARES[name], lambda text: f"{100 * float(text):.1f}"
+    elif (
+        (name.endswith(" %") or name.startswith("gain"))
+        and numbers
+        and all(re.fullmatch(r"-?\d+\.\d\d+", text) for text in numbers)
+    ):
+        change = lambda text: f"{float(text):.1f}"
+    elif numbers and all(re.fullmatch(r"-?\d+\.0+", text) for text in numbers):
+        change = lambda text: f"{float(text):.0f}"
+    for cell, text in zip(cells, texts):
+        if change and text in numbers:
+            cell.string = change(text)
+
+# %% ../../nbs/studies/report_page.ipynb #a0168e30
 def _align(table) -> None:
     "Give a table (BeautifulSoup) words in place of Python's, no numbers of rows, and numbers under each other."
     for cell in table.find_all(["th", "td"]):
@@ -51,15 +80,47 @@ def _align(table) -> None:
     if first == ["", *map(str, range(len(rows) - 1))]:
         for row in rows:
             row.pop(0).decompose()
+    heads = [cell.get_text(strip=True) for cell in rows[0]]
+    has_shares = any(head in ("accuracy", "keep-rate") or head.endswith(" %") for head in heads)
     for column in zip(*rows):
         values = [cell for cell in column if cell.name == "td"]
+        if has_shares:
+            _in_percent(column[0], values)
         texts = [cell.get_text(" ", strip=True) for cell in values]
         if any(texts) and all(_NUMBER.fullmatch(text) for text in texts):
             for cell in column:
                 cell["class"] = [*cell.get("class", []), "number"]
 
 
-def readable_html(text: str) -> str:
+_ASIDE = ("generated sets", "steps", "equal steps")  # columns of a table of methods that few ask for
+
+# %% ../../nbs/studies/report_page.ipynb #bf4f561a
+def _fold(table, soup) -> None:
+    "Move columns of a table of methods that make it too wide into a second one, folded."
+    rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
+    heads = [cell.get_text(strip=True) for cell in rows[0]] if rows else []
+    if not {"paired gain", "steps", "equal steps"} <= set(heads) or {len(row) for row in rows} != {len(heads)}:
+        return
+    aside = soup.new_tag("table")
+    for row in rows:
+        line = soup.new_tag("tr")
+        line.extend(copy.copy(cell) for cell, name in zip(row, heads) if name in ("real images", "method"))
+        line.extend(cell.extract() for cell, name in zip(row, heads) if name in _ASIDE)
+        aside.append(line)
+    details, summary = soup.new_tag("details"), soup.new_tag("summary")
+    summary.string = "Optimiser steps of each method"
+    details.extend([summary, aside])
+    table.insert_after(details)
+    aside.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+
+
+def _over(table, against: str) -> None:
+    "Say in the head of a table of methods what its gains are measured from; the first screen may have another zero."
+    for cell in table.find_all("th", string="paired gain"):
+        cell.string = f"paired gain over {against}"
+
+# %% ../../nbs/studies/report_page.ipynb #d8a895ec
+def readable_html(text: str, against: str = "") -> str:
     "HTML of an output with its tables made readable; styles of pandas go, the page has its own."
     soup = BeautifulSoup(text, "html.parser")
     for style in soup.find_all("style"):
@@ -69,7 +130,16 @@ def readable_html(text: str) -> str:
         for row in table.find_all("tr"):
             del row["style"]
         _align(table)
+        _fold(table, soup)
+        if against:
+            _over(table, against)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+    for cell in soup.find_all("td", string=re.compile(r"`[^`]+`|\d%")):
+        text = re.sub(
+            "`([^`]+)`", r"<code>\1</code>", html.escape(re.sub(r"(\d)%", r"\1 %", cell.get_text()), quote=False)
+        )
+        cell.clear()
+        cell.append(BeautifulSoup(text, "html.parser"))
     return str(soup)
 
 # %% ../../nbs/studies/report_page.ipynb #d903816a
@@ -171,7 +241,12 @@ def _shown(output: nbformat.NotebookNode) -> bool:
     )
 
 
-def _prepare(notebook: nbformat.NotebookNode, source: Path, target: Path) -> nbformat.NotebookNode:
+def _spaced(text: str) -> str:
+    "Markdown with an empty line between a list and the paragraph in bold after it; 100.0% becomes 100.0 %."
+    return re.sub(r"(\d)%", r"\1 %", re.sub(r"^(- .*)\n(?=\*\*)", r"\1\n\n", text, flags=re.MULTILINE))
+
+
+def _prepare(notebook: nbformat.NotebookNode, source: Path, target: Path, against: str) -> nbformat.NotebookNode:
     "A copy of an executed notebook for the template: links followed, tables readable, figures named."
     page, section = copy.deepcopy(notebook), "the report"
     for cell in page.cells:
@@ -183,12 +258,45 @@ def _prepare(notebook: nbformat.NotebookNode, source: Path, target: Path) -> nbf
         for output in cell.outputs:
             data = output.get("data", {})
             if "text/html" in data:
-                data["text/html"] = readable_html(data["text/html"])
+                data["text/html"] = readable_html(data["text/html"], against)
+            if "text/markdown" in data:
+                data["text/markdown"] = _spaced(data["text/markdown"])
             if picture := data.get("image/png"):
                 output.metadata["drawing"] = _is_drawing(picture)
             if output.output_type in ("display_data", "execute_result"):
                 output.metadata["alt"] = f"figure of {section}"
     return page
+
+# %% ../../nbs/studies/report_page.ipynb #1168ccc2
+_OTHER_RUNS = re.compile(r"\*\*(Run|Time)\*\*|.*\bdefaults (below|alone)\b", re.DOTALL)
+
+
+def _of_this_run(page: nbformat.NotebookNode, record: Mapping, source: Path) -> None:
+    "Put the command of this run and its minutes in the place of what the notebook says of others."
+    first = next((cell for cell in page.cells if cell.cell_type == "markdown"), None)
+    if first is None or not record.get("experiment"):
+        return
+    kept = []
+    for paragraph in first.source.split("\n\n"):
+        if not _OTHER_RUNS.match(paragraph):
+            kept.append(paragraph)
+        elif expected := re.search(r"\*\*Expected\*\*[^.]*(\.(?=\d|\w)[^.]*)*\.", paragraph):
+            kept.append(expected[0])
+    if "given" in record:
+        kept.append(f"Made by this command:\n\n```\n{_command(record, source)}\n```")
+    first.source = "\n\n".join(kept)
+
+
+def _command(record: Mapping, source: Path) -> str:
+    "What makes this run again: with its file of parameters where there is one, else with each parameter."
+    given, words = record["given"], ["synthnb", "run", record["experiment"]]
+    for file in sorted((source.parent / "params").glob("*/*.yaml")):
+        if given and yaml.safe_load(file.read_text(encoding="utf-8")) == given:
+            return shlex.join([*words, "-f", f"nbs/experiments/params/{file.parent.name}/{file.name}"])
+    for name, value in given.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        words += ["-p", f"{name}={text}"]
+    return shlex.join(words)
 
 # %% ../../nbs/studies/report_page.ipynb #23f522c8
 def _one_table(page: nbformat.NotebookNode, record: Mapping) -> None:
@@ -224,6 +332,12 @@ def _kept_figures(page: nbformat.NotebookNode, results: Mapping, folder: Path) -
         page.cells[-1:-1] = [nbformat.v4.new_markdown_cell("## Figures"), *cells]
 
 # %% ../../nbs/studies/report_page.ipynb #3e206794
+def _reference(results: Mapping) -> str:
+    "The method that the gains of a table are measured from; nothing where there is no such table."
+    rows = current_names(results.get("summary") or [])
+    return next((row["method"] for row in rows if "gain" in row and row["gain"] is None and "method" in row), "")
+
+# %% ../../nbs/studies/report_page.ipynb #e87043e6
 def write_html(
     notebook: nbformat.NotebookNode,  # executed
     path: Path,
@@ -232,11 +346,14 @@ def write_html(
     source: Path | None = None,  # of the experiment, which links of its text start from; default: beside the page
     record: Mapping | None = None,  # run.json
     results: Mapping | None = None,  # results.json
+    run: Path | None = None,  # folder that has the figures; default: that of the page
 ) -> None:
     "Write the page of a run: one file that fetches nothing."
     path, record, results = Path(path), record or {}, results or {}
-    folder = path.resolve().parent
-    page = _prepare(notebook, Path(source or path).resolve(), folder)
+    folder = Path(run or path.parent).resolve()
+    source = Path(source or path).resolve()
+    page = _prepare(notebook, source, path.resolve().parent, _reference(results))
+    _of_this_run(page, record, source)
     _one_table(page, record)
     _kept_figures(page, results, folder)
     texts = [cell.source for cell in page.cells if cell.cell_type == "markdown"]
@@ -274,5 +391,5 @@ def make_page(
     source = checkout / "nbs/experiments" / f"{record['experiment']}.ipynb" if checkout else None
     path = Path(out) if out else folder / "report.html"
     notebook = nbformat.read(folder / "report.ipynb", as_version=4)
-    write_html(notebook, path, record["experiment"], source=source, record=record, results=results)
+    write_html(notebook, path, record["experiment"], source=source, record=record, results=results, run=folder)
     return path

@@ -9,7 +9,7 @@ __all__ = []
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 # %% ../../nbs/studies/verdict.ipynb #b20f2e51
 from ..core.intervals import Interval, judge, seen_from
@@ -31,6 +31,7 @@ class Outcome:
     unit: str
     verdict: str  # of `VERDICTS`
     seeds: int | None = None  # behind it; None where it is not known
+    reason: str = ""  # why nothing is decided whatever the interval says, or why there is no interval
 
     def __post_init__(self):
         if self.verdict not in VERDICTS:
@@ -65,7 +66,7 @@ class Line:
     generated: bool  # does it use generated images?
     smallest: float = math.nan  # difference that would be seen
 
-
+# %% ../../nbs/studies/verdict.ipynb #b5a4e5f9
 @dataclass(frozen=True)
 class Comparison:
     "All methods at one number of real images."
@@ -78,6 +79,7 @@ class Comparison:
     images_counted: bool  # do intervals count the choice of test images? Not in tables of early versions
     lines: tuple[Line, ...]  # of the table
     answer: Line | None  # of `studies.alternatives.answer`: both methods chosen by validation images, seed by seed
+    shared: bool = False  # did seeds share generated images, whose choice is then in no interval?
 
     @property
     def row(self) -> Line:
@@ -93,6 +95,15 @@ class Comparison:
     def methods(self) -> int:
         "Methods with generated images, out of which the best was picked."
         return sum(line.generated for line in self.lines)
+
+# %% ../../nbs/studies/verdict.ipynb #2aa8e1de
+SHARED = "seeds share generated images, and others might say something else"
+
+
+def shares_images(results: Mapping) -> bool:
+    "Did seeds share generated images? So it is with early runs, which do not say."
+    seeds = {row["seed"] for row in results.get("rows") or [] if row.get("seed") is not None}
+    return not results.get("images_given") and results.get("generated_sets", 0) < len(seeds) > 1
 
 # %% ../../nbs/studies/verdict.ipynb #020f0d80
 def _is_generated(row: Mapping, sets_known: bool) -> bool:
@@ -183,7 +194,15 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     for row in rows:
         gain, verdict, smallest = known.get(row["method"], nothing)
         lines.append(Line(row["method"], row["accuracy"], gain, verdict, kinds[row["method"]], smallest))
-    return Comparison(shots, rival["method"], best, by_validation, corrected, counted, tuple(lines), answer)
+    shared = shares_images(results)
+    if shared:
+        lines, answer = [_undecided(line) for line in lines], answer and _undecided(answer)
+    return Comparison(shots, rival["method"], best, by_validation, corrected, counted, tuple(lines), answer, shared)
+
+# %% ../../nbs/studies/verdict.ipynb #ae8d083b
+def _undecided(line: Line) -> Line:
+    "A line whose verdict rests on one draw of generated images."
+    return replace(line, verdict="inconclusive", smallest=math.nan) if line.generated and line.verdict else line
 
 # %% ../../nbs/studies/verdict.ipynb #0c799576
 def comparisons(
@@ -198,6 +217,27 @@ def comparisons(
     found = (_compare_at(n, [row for row in rows if row["shots"] == n], results) for n in shots)
     return [one for one in found if one]
 
+# %% ../../nbs/studies/verdict.ipynb #af19e0ca
+def _rival(comparison: Comparison) -> str:
+    "The method without generated images, and what makes it the one to beat."
+    alone, name = [line for line in comparison.lines if not line.generated], f"`{comparison.against}`"
+    if comparison.answer:
+        return f"{name}, the method without generated images that validation images chose"
+    best = max(alone, key=lambda line: line.accuracy).method == comparison.against
+    return f"{name}, {'the best' if best else 'a'} method without generated images"
+
+
+def _undecided_for(comparison: Comparison) -> str:
+    "Why nothing is decided although the interval of the winner excludes zero; nothing where it does not."
+    line = comparison.winner
+    if line.verdict != "inconclusive" or not line.gain.side:
+        return ""
+    if comparison.shared:
+        return SHARED
+    if line.gain.n < ENOUGH:
+        return f"{line.gain.n} seeds are too few"
+    return f"not significant after correction for {sum(one.gain.n > 0 for one in comparison.lines)} methods"
+
 # %% ../../nbs/studies/verdict.ipynb #31007325
 def real_images(shots: int) -> str:
     "So many real images, in words."
@@ -207,23 +247,25 @@ def real_images(shots: int) -> str:
 def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand between backticks
     "Use generated images or not, which method, and the gain over the best method without them."
     line, given = comparison.winner, real_images(comparison.shots)
-    best, rival, gain = f"`{line.method}`", f"`{comparison.against}`", line.gain
+    best, rival, gain = f"`{line.method}`", _rival(comparison), line.gain
     points = f"{100 * gain.mean:+.1f} points"
     if gain.is_empty:
         return (
-            f"Nothing is shown: with {given}, {best} is {points} from {rival}, and {gain.n} seed(s) give no interval."
+            f"Nothing is shown: with {given}, {best} is {points} from `{comparison.against}`, "
+            f"and {gain.n} seed{'s' * (gain.n > 1)} give{'s' * (gain.n == 1)} no interval."
         )
     points += f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-    alone = f"{rival}, the best method without generated images"
+    if reason := _undecided_for(comparison):
+        return f"Not decided: with {given}, {best} is {points} from {rival}: {reason}."
     told = {
-        "better": f"Use generated images: with {given}, {best} gains {points} over {rival}, the best one without.",
-        "worse": f"Do not use generated images: with {given}, {best} is {points} from {alone}.",
-        "equivalent": f"Generated images change nothing: with {given}, {best} is equivalent to {alone}: {points}.",
-        "inconclusive": f"Not decided: with {given}, {best} is not significantly different from {alone}: {points}.",
+        "better": f"Use generated images: with {given}, {best} gains {points} over {rival}.",
+        "worse": f"Do not use generated images: with {given}, {best} is {points} from {rival}.",
+        "equivalent": f"Generated images change nothing: with {given}, {best} is equivalent to {rival}: {points}.",
+        "inconclusive": f"Not decided: with {given}, {best} is not significantly different from {rival}: {points}.",
     }
     return told[line.verdict]
 
-
+# %% ../../nbs/studies/verdict.ipynb #07c4a46c
 def certainty(comparison: Comparison) -> str:
     "How sure a verdict is: seeds, methods, how the best was chosen, and what would have been seen."
     line = comparison.winner
@@ -246,8 +288,10 @@ def certainty(comparison: Comparison) -> str:
 # %% ../../nbs/studies/verdict.ipynb #574695fc
 HELP = "generated images help"  # the claim of every table of methods
 _DIFFERENCE = re.compile(r" - | minus ")
+_SETTINGS = re.compile(r"best (-|minus) worst")  # of one method: the best is above the worst whatever is true
+_NO_INTERVAL = "as chosen by other seeds"  # early runs' best less worst scale
 
-
+# %% ../../nbs/studies/verdict.ipynb #e8f05e4c
 def make_outcomes(results: Mapping) -> list[Outcome]:
     """The outcomes of a run, from its table of methods and its headline; the main one first.
 
@@ -269,22 +313,28 @@ def _from_table(compared: list[Comparison]) -> list[Outcome]:
             "points",
             "inconclusive" if one.winner.gain.is_empty else one.winner.verdict,
             one.winner.gain.n,
+            _undecided_for(one),
         )
         for one in compared
     ]
 
-
+# %% ../../nbs/studies/verdict.ipynb #6a12ada7
 def _from_headline(results: Mapping) -> list[Outcome]:
     "The one number of the headline, a difference or a value; nothing where there is none."
     if not (told := results.get("headline")):
         return []
+    what, value = told["what"], told["value"]
     whole = None not in (told["low"], told["high"]) and not math.isnan(told["low"])
-    ends, verdict = (told["low"], told["high"]) if whole else None, "measured"
-    if _DIFFERENCE.search(told["what"]):
+    ends, verdict, reason = (told["low"], told["high"]) if whole else None, "measured", ""
+    if _NO_INTERVAL in what:
+        ends, reason = None, "the interval of that time was wrong (CHANGELOG)"
+    elif _DIFFERENCE.search(what) and not _SETTINGS.search(what):
         low, high = ends or (math.nan, math.nan)
-        side = Interval(told["value"], low, high, 0).side
-        verdict = {1: "better", -1: "worse", 0: "inconclusive"}[side]
-    return [Outcome(told["what"], told["what"], told["value"], ends, told.get("unit") or "", verdict)]
+        side = Interval(value, low, high, 0).side
+        reason = SHARED if side and shares_images(results) else ""
+        verdict = "inconclusive" if reason else {1: "better", -1: "worse", 0: "inconclusive"}[side]
+    seeds = {row["seed"] for row in results.get("rows") or [] if row.get("seed") is not None}
+    return [Outcome(what, what, value, ends, told.get("unit") or "", verdict, len(seeds) or None, reason)]
 
 # %% ../../nbs/studies/verdict.ipynb #18e48bf7
 def outcomes(
@@ -296,6 +346,19 @@ def outcomes(
     return [Outcome(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in results["verdicts"]]
 
 # %% ../../nbs/studies/verdict.ipynb #1b2a436a
+_JUDGED = {"better": ": significantly better", "worse": ": significantly worse"}
+
+
+def _sentence(outcome: Outcome) -> str:
+    "An outcome of a study that is not about all methods."
+    what = re.sub(" - ", " minus ", outcome.claim.replace(": ", " "))
+    what += "," if "," in what else ""
+    told = f"{what} is {outcome.effect_text}{_JUDGED.get(outcome.verdict, '')}"
+    if outcome.reason:
+        told += f"; {outcome.reason}"
+    return f"Not decided: {told}." if outcome.verdict == "inconclusive" else f"{told[:1].upper()}{told[1:]}."
+
+# %% ../../nbs/studies/verdict.ipynb #5bbc5e78
 def is_of_methods(results: Mapping) -> bool:
     "Does a run ask whether generated images help?"
     return bool(found := outcomes(results)) and found[0].claim == HELP and bool(comparisons(results))
@@ -308,10 +371,9 @@ def verdict_line(
     if is_of_methods(results):
         return advice(comparisons(results)[0])
     if found := outcomes(results):
-        word = "" if found[0].verdict == "measured" else f": {found[0].verdict}"
-        return f"{found[0].claim}: {found[0].effect_text}{word}"
+        return _sentence(found[0])
     first = next((line for line in results.get("conclusion", "").splitlines() if line.strip()), "")
-    return re.sub(r"\*\*|^\s*[-#]+\s+", "", first).strip()
+    return re.sub(r"(\d)%", r"\1 %", re.sub(r"\*\*|^\s*[-#]+\s+", "", first)).strip()
 
 
 def how_sure(results: Mapping) -> str:
