@@ -32,23 +32,6 @@ from synthnb.studies.verdict import (
 
 # %% ../../nbs/studies/cover.ipynb #89333235
 EXPLANATIONS = {
-    "vanilla": "the real images alone",
-    "vanilla_matched": "the real images alone, for as many steps as methods with two stages take",
-    "vanilla+mixup": "the real images alone, with mixup",
-    "vanilla+new_head": "the real images twice, with a new head for the second time",
-    "from_scratch": "the real images alone, from random weights",
-    "linear_probe": "the real images alone; only the last layer learns",
-    "synthetic_only": "the generated images alone",
-    "mixed": "real and generated images pooled in one set",
-    "mixed+mixup": "real and generated images pooled in one set, with mixup",
-    "mixed_per_batch": "half of every batch is real, half generated",
-    "mixed_per_batch+dual": "half of every batch is generated, with batch norms of its own (paper A)",
-    "mixed_per_batch+token": "half of every batch is generated, with a token of its own, for transformers",
-    "bridged": "generated images first, real ones after (paper B)",
-    "bridged+new_head": "generated images first; real ones after, with a new head",
-    "bridged+new_block": "generated images first; real ones after, with a new last block and head",
-    "bridged+mixup": "generated images first, with mixup; real ones after",
-    "bridged++": "generated images first, with mixup; real ones after, with a new head (paper B)",
     "nearest (pixels)": "no training: the class of the nearest real image, by pixels",
     "nearest (features)": "no training: the class of the nearest real image, by the network's features",
     "frozen": "the real images alone; a linear classifier on the network's features",
@@ -56,15 +39,15 @@ EXPLANATIONS = {
     "clip_probe": "the real images alone; a linear classifier on CLIP's features",
     "clip_probe+synthetic": "real and generated images, both kinds weighing the same; a linear classifier on CLIP's",
     "clip_zero_shot": "no image: the class whose meaning CLIP finds nearest",
-    "augmented": "the real images alone, with RandAugment and CutMix",
-    "mixed_per_batch+augmented": "half of every batch is generated; with RandAugment and CutMix",
-    "bridged+augmented": "generated images first; real ones after, with RandAugment and CutMix",
 }
 
 
 def explain(method: str) -> str:
     "A method in a line, its setting left aside; nothing for one that is not known."
-    return EXPLANATIONS.get(method, EXPLANATIONS.get(method.split(", ")[0], ""))
+    from synthnb.bridge import METHODS  # torch, for which an index of runs need not wait
+
+    name = method if method in METHODS or method in EXPLANATIONS else method.split(", ")[0]
+    return METHODS[name].about if name in METHODS else EXPLANATIONS.get(name, "")
 
 # %% ../../nbs/studies/cover.ipynb #e484611f
 _ROW, _TOP = 39, 26  # pixels
