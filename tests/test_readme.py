@@ -32,13 +32,44 @@ def test_results_are_those_of_the_committed_report():
 
 
 def test_it_is_one_screen_and_a_half_and_answers_early():
+    """The first 200 words, as they stand, say what it is, why, how to run it on one's own images, and what it costs."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) <= 700
-    early = re.sub(r"<!-- results.*/results -->", "", text, flags=re.DOTALL)
-    early = " ".join(early.split()[:320])
-    for told in ("better classifier", "whether", "Not shown", "Stable Diffusion", "make report", "12 minutes", "7 GB"):
+    early = " ".join(re.sub(r"!\[[^]]*\]\([^)]*\)", "", text).split()[:200])
+    what, why = (
+        ("class names and a few real images", "better classifier"),
+        ("whether generated images help", "before you"),
+    )
+    how = ("`synthnb check FOLDER`", "`synthnb doctor`", "`synthnb run`", "`make report`")
+    cost = (
+        "12 minutes",
+        "7 GB",
+        "needs a GPU",
+        "downloads",
+        "an A100 draws 1,000 images",
+        "validation images per class",
+    )
+    for told in (*what, *why, *how, *cost):
         assert told in early, told
+    assert text.index("**Not shown:**") < text.index("## Run it") < text.index("## For your images")
     assert re.search(r"For your images\s+```sh\s+synthnb check", text), "one's own images begin with a check"
+
+
+def test_its_commands_can_be_pasted_in_order():
+    """A checkout comes first, and `synthnb` is called only where the environment is active."""
+    lines = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
+    order = [lines.index(told) for told in ("git clone", "make report", "source .venv/bin/activate", "\nsynthnb ")]
+    assert order == sorted(order)
+    given = re.search(r"^synthnb run compare (.*)$", lines, re.MULTILINE)[1]
+    assert "-p real_data" in given and "-p images" in given, "without them it is a demonstration on built-in digits"
+
+
+def test_its_words_for_methods_are_explained():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table, words = re.search(r"<!-- table -->\n(.*?)<!-- /table -->(.*?)\n## ", text, re.DOTALL).groups()
+    methods = re.findall(r"^\|`([^`]+)`", table, re.MULTILINE)
+    parts = {part for method in methods for part in re.findall(r"\+?\w+", method.partition(" (")[0])}
+    assert len(methods) > 5 and not [part for part in parts if f"`{part}`" not in words]
 
 
 def test_the_run_it_shows_can_be_chosen():
@@ -46,12 +77,13 @@ def test_the_run_it_shows_can_be_chosen():
     sys.path.insert(0, str(ROOT / "tools"))
     import update_readme
 
-    readme = "a\n<!-- results outputs/bridge_study/other -->\nold\n<!-- /results -->\nb"
+    readme = (
+        "a\n<!-- results outputs/bridge_study/other -->\nold\n<!-- /results -->\n<!-- table -->\n<!-- /table -->\nb"
+    )
     run = ROOT / "outputs/quickstart/2ae7e9a1b26e"
     new, figure = update_readme.updated(readme, run)
-    assert new.startswith("a\n<!-- results outputs/quickstart/2ae7e9a1b26e -->") and new.endswith(
-        "<!-- /results -->\nb"
-    )
+    assert new.startswith("a\n<!-- results outputs/quickstart/2ae7e9a1b26e -->") and new.endswith("<!-- /table -->\nb")
+    assert "fine-tuned (here `" in new and new.index("fine-tuned") < new.index("<!-- /results -->") < new.index("|---|")
     assert (
         "`bridged++`" in new and "+5.6 [+1.1, +10.0] inconclusive" in new and "2ae7e9a1b26e/figures/beside.png" in new
     )
