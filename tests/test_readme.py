@@ -12,6 +12,7 @@ from shard_images import plan_of, shard_images
 
 from synthnb.data import digits
 from synthnb.glyphworld.world import folder, render, sample_scenes
+from synthnb.studies.verdict import comparisons
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,6 +97,26 @@ def test_findings_have_a_figure_or_a_table_each():
     assert len(parts) > 4 and not [
         part[:40] for part in parts if "](../../outputs" not in part and "\n|---" not in part
     ]
+
+
+def test_findings_give_the_answers_of_the_run_that_the_readme_shows():
+    """README says that it is not decided with more images: the page behind that link says so, with both methods."""
+    run = re.search(r"<!-- results (\S+) -->", (ROOT / "README.md").read_text(encoding="utf-8"))[1]
+    text = (ROOT / "nbs/guides/results.md").read_text(encoding="utf-8")
+    said = {"better": "better", "worse": "worse", "equivalent": "equivalent", "inconclusive": "not decided"}
+    for one in comparisons(json.loads((ROOT / run / "results.json").read_text(encoding="utf-8"))):
+        row = re.search(rf"^\|{one.shots}\|.*$", text, re.MULTILINE)[0]
+        assert f"|{one.answer.gain.points}, {said[one.answer.verdict]}|" in row
+        assert f"{100 * one.answer.accuracy:.1f} %|" in row
+
+
+def test_findings_of_old_code_are_marked():
+    listed = (ROOT / "nbs/guides/experiments.md").read_text(encoding="utf-8")
+    old = [run for cell in re.findall(r"old code: ([^|;]*)", listed) for run in re.findall(r"outputs/(\w+/\w+)", cell)]
+    text = (ROOT / "nbs/guides/results.md").read_text(encoding="utf-8").partition("## Findings")[2]
+    assert len(old) > 3
+    for part in text.split("\n### "):
+        assert "*Old code.*" in part or not [run for run in old if run in part], part[:40]
 
 
 def test_links_lead_somewhere():
