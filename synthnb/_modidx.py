@@ -1170,6 +1170,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'synthnb/images/evidence.py'),
                                          'synthnb.images.evidence._evidence_html': ( 'images/evidence.html#_evidence_html',
                                                                                      'synthnb/images/evidence.py'),
+                                         'synthnb.images.evidence._key': ('images/evidence.html#_key', 'synthnb/images/evidence.py'),
                                          'synthnb.images.evidence._lowest': ('images/evidence.html#_lowest', 'synthnb/images/evidence.py'),
                                          'synthnb.images.evidence._open_jpeg': ( 'images/evidence.html#_open_jpeg',
                                                                                  'synthnb/images/evidence.py'),

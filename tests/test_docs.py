@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from synthnb.cli.values import find_experiment, gather_parameters
 from synthnb.studies.doctor import guess_experiment
 from synthnb.studies.parameters import declared_parameters, resolve_parameters
 from synthnb.studies.sweep import plan_sweep
+from synthnb.studies.verdict import verdict_line
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -88,16 +90,43 @@ def test_every_public_name_is_in_the_api_index_with_its_parameters(site):
     assert "changed in place" in page, "comments of parameters belong to the page"
 
 
-def test_reports_are_pages_made_of_their_notebooks(site):
-    reports = [path for path in (ROOT / "outputs").glob("*/*/report.ipynb") if (path.parent / "DONE").is_file()]
-    assert reports and all(site[0] / path.relative_to(ROOT).with_suffix(".html") in site[1] for path in reports)
+def test_reports_are_the_pages_of_the_package_with_the_verdict_first(site):
+    folder, _ = site
+    for source in build_docs.parts()["Reports"]:
+        page = (folder / build_docs.page_of(source)).read_text(encoding="utf-8")
+        first = " ".join(unescape(re.sub("<[^>]*>", "", page.partition("<body>")[2])).split()[:60])
+        told = verdict_line(json.loads((source.parent / "results.json").read_text(encoding="utf-8"))).replace("`", "")
+        assert " ".join(told.split()[:8]) in first, source
+        assert "_static" not in page and '<a href="../../../index.html">' in page, source
+    learned = folder / "outputs/bridge_study/824491ba73ec/report.html"
+    assert 'class="gains"' in learned.read_text(encoding="utf-8"), "the figure of the paired gains"
+
+
+def test_the_first_page_has_the_verdict_and_the_figure_of_the_readme(site):
+    page = (site[0] / "index.html").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    verdict = re.sub("`", "", re.search(r"^\*\*(.*)\*\*$", readme, re.MULTILINE)[1])
+    plain = " ".join(unescape(re.sub("<[^>]*>", "", page)).split())
+    assert verdict in plain and plain.index(verdict) < plain.index("Use it on your data: From synthnb check")
+    assert "gains.svg" in page and "beside.png" in page and "synthnb check FOLDER" in plain
+
+
+def test_plots_turn_dark_with_the_page_and_photographs_do_not(site):
+    report = next(site[0].glob("outputs/*/*/report.html")).read_text(encoding="utf-8")
+    rule = re.search(r"img\.drawing \{ (filter: invert[^}]*) \}", report)[1]
+    style = (site[0] / "_static/site.css").read_text(encoding="utf-8")
+    assert style.count(f"img.drawing {{ {rule} }}") == 2, "by the reader's choice, and by the system's"
+    shown = re.findall(r"<img [^>]*>", (site[0] / "nbs/guides/results.html").read_text(encoding="utf-8"))
+    drawn = {re.search(r"_images/([a-z]+)\d*\.png", image)[1]: 'class="drawing"' in image for image in shown}
+    assert drawn["added"] and drawn["accuracy"] and not drawn["beside"]
 
 
 def test_the_sidebar_leads_to_every_page_and_marks_its_own(site):
     folder = site[0]
+    reports = {folder / build_docs.page_of(source) for source in build_docs.parts()["Reports"]}  # pages of their own
     named = {folder / build_docs.page_of(source) for part in build_docs.parts().values() for source in part}
     named |= set((folder / "api").glob("*.html"))
-    for page in named | {folder / "index.html", folder / "genindex.html"}:
+    for page in (named - reports) | {folder / "index.html", folder / "genindex.html"}:
         tree = page.read_text(encoding="utf-8").partition('<div class="main">')[0]
         found = re.findall(r'<li class="toctree-l1( current current-page)?"><a class="[^"]*" href="([^"]*)">', tree)
         assert [bool(mark) for mark, _ in found].count(True) == (page in named), page

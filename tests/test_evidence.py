@@ -1,11 +1,14 @@
 """The evidence page: names and words as text only, what needs a look first, WordNet's notice."""
 
 import os
+import re
+from html import unescape
 from html.parser import HTMLParser
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+import yaml
 from lar_cases import TEMPLATES, noise, senses_of
 
 from synthnb import lar
@@ -13,7 +16,7 @@ from synthnb.data import few_shot
 from synthnb.images import evidence
 from synthnb.lar import resolve
 from synthnb.models.clip import image_features
-from synthnb.models.meanings import Candidate
+from synthnb.models.meanings import Candidate, find_class
 from synthnb.studies import naming
 
 torch.set_num_threads(1)
@@ -64,7 +67,20 @@ def test_page_shows_what_needs_a_look_first(clip, scans):
         "same meaning as class 'seven'",
     }
     assert places["seven"] < places["one"] and places["eight"] < places["one"] and order[places["one"]][1] == "override"
-    assert '1: "a finger"' in evidence._evidence_html(found).replace("&#34;", '"')
+    assert '<pre>one: "a finger"' in evidence._evidence_html(found).replace("&#34;", '"')
+
+
+def test_the_line_to_paste_is_read_as_its_class():
+    """By name, as the guide says; by number where two have one name, in quotes where YAML would read a value."""
+    names = ["red panda", "crane", "no", "7 up", "a: b", "x\u202ey"]
+    result = naming.bare_names(names)
+    page = unescape(evidence._evidence_html(result))
+    found = dict(re.findall(r"<small>class (\d+).*?<pre>(.*?)</pre>", page, re.DOTALL))
+    assert found["0"] == 'red panda: "red panda"' and "black line" not in page
+    for label, line in found.items():
+        (key,) = yaml.safe_load(line)
+        assert find_class(key, names, "page") == int(label), line
+    assert len(found) == len(names) and evidence._key(result.classes[1], alone=False) == "1"
 
 
 def test_wordnets_notice_is_on_pages_that_show_its_words(clip):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import synthnb
@@ -68,6 +69,15 @@ def test_settings_and_pyproject_agree():
     assert project["authors"][0]["name"] == SETTINGS["author"]
     assert project.get("urls", {}).get("Repository", "") == SETTINGS["git_url"]
     assert synthnb.__version__ == SETTINGS["version"]
+
+
+def test_hooks_are_the_checks_of_make_and_install_nothing():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"], "nothing is fetched"
+    entries = {hook["entry"] for hook in hooks[0]["hooks"]}
+    make = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    lint = set(re.search(r"^LINT = (.*)$", make, re.MULTILINE)[1].split(" && "))
+    assert lint < entries and not [entry for entry in entries - lint if f"@{entry}\n" not in make]
 
 
 def test_lock_pins_hashes_and_meets_the_floors():

@@ -1,9 +1,11 @@
 """Build the site of guides, notebooks, reports and the API: `python tools/build_docs.py [FOLDER]`, by default `_docs`.
 
-Nothing runs and nothing is fetched: Sphinx shows the outputs that notebooks and reports store, and the pages open from
-the disk without network. What a page links to and what is no page itself, such as a parameter file, is copied.
+Nothing runs and nothing is fetched: Sphinx shows the outputs that notebooks store, a report is the page that `synthnb
+report` makes, and all open from the disk without network. What a page links to and what is no page itself, such as a
+parameter file, is copied.
 """
 
+import json
 import os
 import re
 import shutil
@@ -16,10 +18,16 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from synthnb.studies.report_page import make_page  # noqa: E402
+from synthnb.studies.verdict import how_sure, verdict_line  # noqa: E402
+
 NBS = ROOT / "nbs"
-ROOMS = {
+FOLDERS = {
     "core": "core: what everything stands on",
     "models": "models: other people's models",
     "datasets": "datasets: images that users bring or name",
@@ -41,6 +49,8 @@ FIRST = (
     "modules",
 )  # in the order of reading; others follow
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+ANCHOR = re.compile(r'<a ([^>]*)href="(?![a-z]+:)([^"#]+)(#[^"]*)?"([^>]*)>(.*?)</a>', re.DOTALL)
+IMAGE = re.compile(r'<img (?=[^>]*src="([^"]*_images/[^"]+\.png)")')  # the word before its attributes
 
 
 def shown(paths) -> list[Path]:
@@ -54,14 +64,20 @@ def parts() -> dict[str, list[Path]]:
         NBS.glob("guides/*.md"), key=lambda path: (path.stem not in FIRST, *map(path.stem.__ne__, FIRST), path.stem)
     )
     reports = [path for path in shown(ROOT.glob("outputs/*/*/report.ipynb")) if (path.parent / "DONE").is_file()]
+    measured = ("outputs/ledger.md", "synthnb/weights/MODEL_CARD.md", "benchmarks/README.md", "CHANGELOG.md")
     return {
-        "Guides": guides,
+        "Guides": [*guides, ROOT / "CONTRIBUTING.md"],
         "The method: one notebook, one module": shown(NBS.glob("*.ipynb")),
         "Experiments": shown(NBS.glob("experiments/*.ipynb")),
-        **{title: shown(NBS.glob(f"{room}/*.ipynb")) for room, title in ROOMS.items()},
-        "Measured": [ROOT / "outputs/ledger.md", ROOT / "synthnb/weights/MODEL_CARD.md", ROOT / "benchmarks/README.md"],
+        **{title: shown(NBS.glob(f"{folder}/*.ipynb")) for folder, title in FOLDERS.items()},
+        "Measured": [ROOT / name for name in measured],
         "Reports": reports,
     }
+
+
+def is_report(source: Path) -> bool:
+    """Is a page the report of a run? One notebook of the package is called so, too."""
+    return source.name == "report.ipynb" and source.is_relative_to(ROOT / "outputs")
 
 
 def page_of(source: Path) -> Path:
@@ -98,18 +114,14 @@ def linked(found: re.Match, source: Path, pages: set[Path], stage: Path) -> str:
     link = found[2]
     if re.match(r"[a-z]+:", link):
         return found[0]
-    report = source.name == "report.ipynb"  # a copy of a notebook that lay in experiments/
-    target = Path(os.path.normpath((NBS / "experiments" if report else source.parent) / unquote(link)))
-    if report and not target.is_file():
-        return "]"  # to a page that has moved since: the words stay, in brackets
+    target = Path(os.path.normpath(source.parent / unquote(link)))
     if not target.is_file():
         sys.exit(f"{source.relative_to(ROOT)} links to {link}, which is no file: mend the link")
     if target not in pages:
         copy = stage / target.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(target, copy)
-    anchor = found[3].lower() if target.suffix == ".ipynb" else found[3]
-    return found[1] + (os.path.relpath(target, source.parent) if report else link) + anchor
+    return found[1] + link + (found[3].lower() if target.suffix == ".ipynb" else found[3])
 
 
 def lay_out(source: Path, pages: set[Path], stage: Path) -> None:
@@ -128,6 +140,58 @@ def lay_out(source: Path, pages: set[Path], stage: Path) -> None:
         place.write_text(notebook.cells[0].source, encoding="utf-8")
     else:
         nbformat.write(notebook, place)
+
+
+def report_pages(pages: set[Path], stage: Path) -> dict[Path, str]:
+    """The pages of all reports, as the package makes them, by their place in the site.
+
+    Sphinx gets a page in their place, with the verdict: for links, sidebar and search."""
+    reports, made = sorted(filter(is_report, pages)), {}
+    (stage / "pyproject.toml").touch()  # as in a checkout: links of a report are followed from there
+    for source in reports:
+        folder = stage / source.parent.relative_to(ROOT)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("report.ipynb", "results.json", "run.json"):
+            shutil.copy(source.parent / name, folder)
+        if (source.parent / "figures").is_dir():
+            shutil.copytree(source.parent / "figures", folder / "figures", dirs_exist_ok=True)
+    for source in reports:
+        page = make_page(stage / source.parent.relative_to(ROOT))
+        text = ANCHOR.sub(lambda found: site_link(found, source, pages), page.read_text(encoding="utf-8"))
+        page.unlink()
+        home = os.path.relpath("index.html", source.parent.relative_to(ROOT))
+        made[page_of(source)] = text.replace("<body>", f'<body><p><a href="{home}">All pages</a></p>', 1)
+    for source in reports:
+        results = json.loads((source.parent / "results.json").read_text(encoding="utf-8"))
+        told = [f"# {heading(source)[0]}", verdict_line(results), how_sure(results), results.get("conclusion", "")]
+        stub = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("\n\n".join(told))])
+        nbformat.write(stub, stage / source.relative_to(ROOT))
+    return made
+
+
+def site_link(found: re.Match, source: Path, pages: set[Path]) -> str:
+    """A link of a report's page as the site needs it; of a link to what is no page the words stay."""
+    target = Path(os.path.normpath(source.parent / unquote(found[2])))
+    if target not in pages:
+        return found[5]
+    anchor = (found[3] or "").lower() if target.suffix == ".ipynb" and not is_report(target) else found[3] or ""
+    return f'<a {found[1]}href="{Path(found[2]).with_suffix(".html").as_posix()}{anchor}"{found[4]}>{found[5]}</a>'
+
+
+def mark_drawings(out: Path) -> None:
+    """Give plots a class of their own: they turn dark with the page, photographs and generated images do not."""
+
+    @cache
+    def is_drawing(image: Path) -> bool:
+        return bool((np.asarray(Image.open(image).convert("RGB")) > 245).all(-1).mean() > 0.6)  # mostly paper
+
+    for page in out.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        marked = IMAGE.sub(
+            lambda found: found[0] + 'class="drawing" ' * is_drawing((page.parent / unquote(found[1])).resolve()), text
+        )
+        if marked != text:
+            page.write_text(marked, encoding="utf-8")
 
 
 def source_of(module: str) -> str:
@@ -151,7 +215,7 @@ def api_pages(stage: Path) -> list[str]:
 def entry(source: Path) -> str:
     """A source's line in a table of contents; reports of one experiment differ by their run."""
     place = source.relative_to(ROOT).with_suffix("")
-    return f"{heading(source)[0]} ({source.parent.name}) <{place}>" if source.name == "report.ipynb" else str(place)
+    return f"{heading(source)[0]} ({source.parent.name}) <{place}>" if is_report(source) else str(place)
 
 
 def contents(caption: str, entries: list[str], hidden: bool = True) -> str:
@@ -160,14 +224,21 @@ def contents(caption: str, entries: list[str], hidden: bool = True) -> str:
     return "\n".join(["```{toctree}", *options, "", *entries, "```"])
 
 
-def index(listed: dict[str, list[Path]], api: list[str]) -> str:
-    """The first page: every page with its line, and the tables of contents of the sidebar."""
-    text = ["# synthnb", "Class names and a few real images into a better classifier, with synthetic images."]
+def front(pages: set[Path], stage: Path) -> str:
+    """README but for its table and its list of links, which this site has itself."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8").partition("\n## Results")[0]
+    return LINK.sub(lambda found: linked(found, readme, pages, stage), re.sub(r"<!-- .*? -->\n", "", text))
+
+
+def index(listed: dict[str, list[Path]], api: list[str], first: str) -> str:
+    """The first page: what it is, every page with its line, and the tables of contents of the sidebar."""
+    text = [first]
     for part, sources in listed.items():
         lines = [f"## {part}", ""]
         for source in sources:
             title, line = heading(source)
-            run = f", run {source.parent.name}" if source.name == "report.ipynb" else ""
+            run = f", run {source.parent.name}" if is_report(source) else ""
             lines.append(f"- [{title}{run}]({source.relative_to(ROOT).as_posix()}): {line}")
         text.append("\n".join(lines))
     names = '<a href="genindex.html">index of names</a>'
@@ -183,13 +254,18 @@ def build(out: Path) -> list[Path]:
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder).resolve()
         for source in pages:
-            lay_out(source, pages, stage)
-        (stage / "index.md").write_text(index(listed, api_pages(stage)), encoding="utf-8")
+            if not is_report(source):
+                lay_out(source, pages, stage)
+        reports = report_pages(pages, stage)
+        (stage / "index.md").write_text(index(listed, api_pages(stage), front(pages, stage)), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         # In a process of its own: Sphinx changes the signatures of the functions that it describes.
         options = ["-q", "-b", "html", "-c", str(ROOT / "tools/docs"), "-d", f"{stage}/.doctrees"]
         if subprocess.run([sys.executable, "-m", "sphinx", *options, str(stage), str(out)]).returncode:
             sys.exit("the site could not be built")
+        mark_drawings(out)
+        for place, text in reports.items():
+            (out / place).write_text(text, encoding="utf-8")
     return sorted(out.rglob("*.html"))
 
 

@@ -41,15 +41,23 @@ def public_names(tree: ast.Module) -> list[str]:
     return []
 
 
-def used_names(trees: Iterable[ast.Module]) -> set[str]:
-    """Names that some code imports from the package, or reads from something that it imported."""
-    found = set()
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("synthnb")):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.Attribute):
-                found.add(node.attr)
+def used_names(tree: ast.Module, own: str, modules: Iterable[str]) -> set[tuple[str, str]]:
+    """Module and name of what some code imports from the package, or reads from a module that it imported."""
+    found, called, home = set(), {}, own.split(".")[:-1]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not (node.level or (node.module or "").startswith("synthnb")):
+            continue
+        base = home[: len(home) + 1 - node.level] if node.level else []
+        parts = (node.module or "").split(".")
+        whole = ".".join(filter(None, [*base, *(parts if node.level else parts[1:])]))
+        for alias in node.names:
+            if (module := f"{whole}.{alias.name}".strip(".")) in modules:
+                called[alias.asname or alias.name] = module
+            else:
+                found.add((whole, alias.name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in called:
+            found.add((called[node.value.id], node.attr))
     return found
 
 
@@ -118,10 +126,10 @@ def table() -> list[tuple[str, str]]:
         if path.parent.name == "experiments"
     ]
     public = {name: public_names(tree) for name, tree in trees.items()}
-    outside = {
-        name: used_names([*(tree for other, tree in trees.items() if other != name), *experiments]) for name in trees
-    }
-    used = sum(entry in outside[name] for name, names in public.items() for entry in names)
+    used = set().union(*(used_names(tree, "experiments", trees) for tree in experiments))
+    for own, tree in trees.items():
+        used |= {(module, name) for module, name in used_names(tree, own, trees) if module != own}
+    used_public = sum((name, entry) in used for name, names in public.items() for entry in names)
     length = {
         name: len((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines()) for name in trees
     }
@@ -131,7 +139,10 @@ def table() -> list[tuple[str, str]]:
     component = [book for path, book in books.items() if path.parent.name != "experiments"]
     both = sum(len(re.findall(r"LabelledImages \| ListedImages", ast.unparse(tree))) for tree in trees.values())
     told = [
-        ("public names; of these used by another module or an experiment", f"{sum(map(len, public.values()))}; {used}"),
+        (
+            "public names; of these used by another module or an experiment",
+            f"{sum(map(len, public.values()))}; {used_public}",
+        ),
         ("modules at the top; in all", f"{sum('.' not in name for name in trees)}; {len(trees)}"),
         ("modules over 500 lines", ", ".join(f"{name} {lines}" for name, lines in longest if lines > 500) or "none"),
         ("function parameters, most", ", ".join(f"{name} {count}" for count, name in most[:3])),

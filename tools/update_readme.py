@@ -1,8 +1,8 @@
 """Write the results of a committed comparison of methods into README.md: `python tools/update_readme.py [--check]`.
 
-Numbers are never typed: the block between the two markers and nbs/guides/figures/gains.svg come from results.json and
-run.json of the run that the marker names (`<!-- results outputs/EXPERIMENT/RUN -->`; `--run FOLDER` writes it there):
-the text around the block speaks of its data and its network, so a newer run never takes its place by itself.
+Numbers are never typed: the two blocks between markers and nbs/guides/figures/gains.svg come from results.json and
+run.json of the run that the first marker names (`<!-- results outputs/EXPERIMENT/RUN -->`; `--run FOLDER` writes it
+there): the text around the blocks speaks of its data and its network, so a newer run never takes its place by itself.
 """
 
 import argparse
@@ -13,10 +13,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from synthnb.core.intervals import Interval  # noqa: E402
+from synthnb.core.renamed import current_names  # noqa: E402
 from synthnb.studies.cover import gains_file  # noqa: E402
 from synthnb.studies.verdict import Comparison, advice, comparisons, real_images  # noqa: E402
 
-BLOCK = re.compile(r"<!-- results (\S+) -->\n.*?<!-- /results -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- results (\S+) -->\n.*?<!-- /results -->", re.DOTALL)  # figures and verdict, on top
+TABLE = re.compile(r"<!-- table -->\n.*?<!-- /table -->", re.DOTALL)  # all methods, further down
 FIGURE = ROOT / "nbs/guides/figures/gains.svg"
 IMAGES = "nbs/guides/figures/images.png"  # of tools/draw_front.py, for a run that kept no images of its own
 SHOWN = 2  # numbers of real images in the table
@@ -24,7 +27,8 @@ SHOWN = 2  # numbers of real images in the table
 
 def told(run: Path) -> tuple[dict, dict]:
     """results.json and run.json."""
-    return tuple(json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("results", "run"))
+    results, record = (json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("results", "run"))
+    return current_names(results), record
 
 
 def cell(comparison: Comparison, method: str) -> str:
@@ -36,8 +40,25 @@ def cell(comparison: Comparison, method: str) -> str:
     return f"{100 * line.accuracy:.1f}" + (f", {gain}" if "nan" not in gain else "")
 
 
-def results_block(run: Path) -> tuple[str, str]:
-    """Figure and images, verdict, table, and the sentence that says what was measured where; and the figure itself."""
+def own_network(results: dict, parameters: dict, compared: Comparison) -> str:
+    """What generated images bring to the named classifier, fine-tuned: the best of the run's `methods`; in Markdown."""
+    rows = {row["method"]: row for row in results["summary"] if row["shots"] == compared.shots}
+    trained = [line for line in compared.lines if line.method in parameters.get("methods", ())]
+    alone = next((line for line in trained if rows[line.method]["gain"] is None), None)
+    with_images = [line for line in trained if line.generated and rows[line.method]["gain"] is not None]
+    if alone is None or not with_images:
+        return ""
+    best = max(with_images, key=lambda line: line.accuracy)
+    row = rows[best.method]
+    gain = Interval(row["gain"], row["gain_low"], row["gain_high"], row["seeds"])
+    return (
+        f"Your own classifier, fine-tuned (here `{parameters['classifier']}`): {100 * alone.accuracy:.1f} % with the "
+        f"real images alone, {100 * best.accuracy:.1f} % with `{best.method}`: {gain.points} points, {row['verdict']}."
+    )
+
+
+def results_block(run: Path) -> tuple[str, str, str]:
+    """The block on top with figure, images and verdict; the table and what was measured where; the figure itself."""
     results, record = told(run)
     compared = [one for one in comparisons(results) if one.shots][:SHOWN]
     at, parameters, machine = run.relative_to(ROOT).as_posix(), record["parameters"], record["machine"]
@@ -46,35 +67,38 @@ def results_block(run: Path) -> tuple[str, str]:
     took = f"{record['seconds'] / 60:.0f} minutes on {machine['cores']} busy cores ({machine['device']})"
     if any(stage["found"] for stage in record.get("stages", ())):  # what an earlier start had made took no time
         took = f"{machine['cores']} cores ({machine['device']})"
-    lines = [
+    top = [
         f"![paired gains of each method]({FIGURE.relative_to(ROOT).as_posix()})",
         f"![real images beside generated ones]({images})",
         "",
         f"**{advice(compared[0])}**",
-        "",
+        own_network(results, parameters, compared[0]),
+    ]
+    lines = [
         f"Accuracy in %, and its difference from **0**, the best method without generated images: paired by seed, 95 % "
         f"intervals over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for the methods of "
         "a column. "
-        f"`{parameters['real_data']}`, classifier `{parameters['classifier']}`, {parameters['images_per_class']} "
-        f"generated images per class, {len(parameters['seeds'])} seeds, {took}. [Report]({at}/report.ipynb); methods: "
-        "[trained](nbs/08_bridge.ipynb), [the others](nbs/studies/alternatives.ipynb).",
+        f"`{parameters['real_data']}`, {parameters['images_per_class']} generated images per class, "
+        f"{len(parameters['seeds'])} seeds, {took}: [report]({at}/report.ipynb).",
         "",
-        f"| method | {' | '.join(real_images(one.shots) for one in compared)} |",
+        f"|method|{'|'.join(real_images(one.shots) for one in compared)}|",
         f"|{'---|' * (len(compared) + 1)}",
     ]
-    lines += [
-        f"| `{line.method}` | {' | '.join(cell(one, line.method) for one in compared)} |" for line in compared[0].lines
-    ]
-    return "\n".join(lines) + "\n", gains_file(compared[0])
+    lines += [f"|`{line.method}`|{'|'.join(cell(one, line.method) for one in compared)}|" for line in compared[0].lines]
+    return "\n".join(line for line in top).strip() + "\n", "\n".join(lines) + "\n", gains_file(compared[0])
 
 
 def updated(readme: str, run: Path | None = None) -> tuple[str, str]:
     """The README with today's results, and its figure; exits if it has no place for them."""
-    if not (found := BLOCK.search(readme)):
-        sys.exit("README.md has no <!-- results outputs/EXPERIMENT/RUN --> ... <!-- /results --> block")
+    if not (found := BLOCK.search(readme)) or not TABLE.search(readme):
+        sys.exit(
+            "README.md has no <!-- results outputs/EXPERIMENT/RUN --> ... <!-- /results --> block, or no "
+            "<!-- table --> ... <!-- /table --> block"
+        )
     named = run.resolve().relative_to(ROOT).as_posix() if run else found[1]
-    block, figure = results_block(ROOT / named)
-    return BLOCK.sub(lambda _: f"<!-- results {named} -->\n{block}<!-- /results -->", readme), figure
+    top, table, figure = results_block(ROOT / named)
+    readme = BLOCK.sub(lambda _: f"<!-- results {named} -->\n{top}<!-- /results -->", readme)
+    return TABLE.sub(lambda _: f"<!-- table -->\n{table}<!-- /table -->", readme), figure
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
+import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -153,7 +155,7 @@ _HEAD = """<!DOCTYPE html>
 <style>{{ style }}</style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ counts }}. {{ method }}{% if clip %}, CLIP {{ clip }}, templates: {{ templates|join(" | ") }}{% endif %}.</p>
-<p><small>A bar is {{ score }}; bars do not start at 0. The black line is the {{ level }} interval of the distance to
+<p><small>A bar is {{ score }}; bars do not start at 0. The thin line is the {{ level }} interval of the distance to
 the first meaning, over images: one that reaches the dotted line is not significantly different from it. To settle a
 class by hand, put its line, changed as you like, into a YAML file and give that as the overrides.</small></p>
 """
@@ -210,12 +212,20 @@ def _sense_rows(c: Resolution) -> list[dict]:
     return rows
 
 # %% ../../nbs/images/evidence.ipynb #2c0b8ead
-def _card(c: Resolution, note: str, features: ImageFeatures | None, thumbs: int) -> dict:
-    "What the page says of one class; every text is plain and every number formatted."
+def _key(c: Resolution, alone: bool) -> str:
+    "How a file of overrides names a class: as it is called, or by its number where that would not be clear."
+    if not alone or c.name != plain_text(c.name):
+        return str(c.label)
+    plain = re.fullmatch(r"[A-Za-z][\w -]*", c.name) and yaml.safe_load(c.name) == c.name  # no, on and null are values
+    return c.name if plain else json.dumps(c.name, ensure_ascii=False)
+
+
+def _card(c: Resolution, note: str, features: ImageFeatures | None, thumbs: int, alone: bool) -> dict:
+    "What the page says of one class, `alone` with its name; every text is plain and every number formatted."
     spoken, looks = spoken_name(c.name), "" if c.chosen.source == "name" else c.chosen.looks
     name = spoken if spoken == plain_text(c.name) else f"{spoken} ({c.name})"
     settled = c.chosen.key if SYNSET_ID.fullmatch(c.chosen.key) else c.phrase
-    line = f"{c.label}: {json.dumps(settled, ensure_ascii=False)}"
+    line = f"{_key(c, alone)}: {json.dumps(settled, ensure_ascii=False)}"
     images = [base64.b64encode(content).decode() for content in _thumbnails(c, features, thumbs)]
     about = dict(label=c.label, name=name, phrase=c.phrase, looks=looks, reason=c.reason, note=note)
     return about | dict(senses=_sense_rows(c), images=images, line=line)
@@ -240,7 +250,8 @@ def _evidence_html(
     counts = f"{n} classes: {n - unsure} decided ({settled} by override), {unsure} undecided"
     about = {key: getattr(resolutions, key) for key in ("method", "clip", "templates", "score")}
     notice = WORDNET_NOTICE if any(map(_shows_wordnet, resolutions.classes)) else ""
-    cards = [_card(c, note, features, thumbs) for c, note in order]
+    names = [c.name for c, _ in order]
+    cards = [_card(c, note, features, thumbs, names.count(c.name) == 1) for c, note in order]
     about |= dict(
         title=title, style=STYLE + _PAGE_STYLE, counts=counts, level=f"{resolutions.level:.0%}", notice=notice
     )

@@ -63,7 +63,7 @@ def shipped_know(classes: Sequence[str]) -> Finding:
     "Whether the shipped models were taught these names."
     unknown = unknown_names("glyphworld/clip", {name: [readable_name(name)] for name in classes})
     if not unknown:
-        return Finding("models", "ok", "the shipped models know these classes, or do not say what they know")
+        return Finding("models", "ok", "the shipped models were taught the names of these classes")
     told = (
         f"the shipped models were never taught {len(unknown)} of {len(classes)} classes and are refused for them: "
         "name models that know them, with generator, clip and llm"
@@ -71,16 +71,21 @@ def shipped_know(classes: Sequence[str]) -> Finding:
     return Finding("models", "look", told, [shown(name) for name in unknown])
 
 
-def _cost(classes: int) -> Finding:
-    "GPU, memory and hours."
-    from synthnb.studies.doctor_drawing import A100_RATE  # not for those who only refuse
-    from synthnb.studies.doctor_machine import check_gpu
+_DRAWN = 1000  # images of each class, as paper B draws and params/paper/quickstart.yaml
 
-    hours = classes * 100 * 50 / A100_RATE / 3600
+
+def _cost(classes: int) -> Finding:
+    "Time and memory of a GPU."
+    from synthnb.studies.doctor_drawing import A100_RATE  # not for those who only refuse
+    from synthnb.studies.doctor_findings import in_words
+    from synthnb.studies.doctor_machine import gpu_memory
+
+    images, memory = classes * _DRAWN, gpu_memory()
+    here = f"a GPU of {memory / 1e9:.0f} GB" if memory else "no GPU"
     told = (
-        f"100 images of each class are {classes * 100:,}: about {hours:.2g} hours of an A100 with "
-        f"Stable Diffusion 1.5, which needs 4 GB of GPU memory in half precision; here: {check_gpu({}, []).told}. "
-        "`synthnb doctor` says it for the models of a run"
+        f"{_DRAWN:,} generated images per class, as paper B draws, are {images:,}: about "
+        f"{in_words(images * 50 / A100_RATE)} of an A100 with Stable Diffusion 1.5, which needs 4 GB of GPU memory in "
+        f"half precision. This machine has {here}. `synthnb doctor` says it for the models of a run"
     )
     return Finding("cost", "ok", told)
 
