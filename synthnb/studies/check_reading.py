@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ..core.code import code_hash
 from ..core.files import whole_file
 from ..datasets.folders import Layout, shown
-from ..datasets.layout import FRACTIONS, read_layout
+from ..datasets.layout import FRACTIONS
 from ..datasets.pixels import FORMATS, bits_of, open_image, part_kept
 
 # %% ../../nbs/studies/check_reading.ipynb #cf6776c9
