@@ -76,8 +76,9 @@ def test_hooks_are_the_checks_of_make_and_install_nothing():
     assert [repo["repo"] for repo in hooks] == ["local"], "nothing is fetched"
     entries = {hook["entry"] for hook in hooks[0]["hooks"]}
     make = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
-    lint = set(re.search(r"^LINT = (.*)$", make, re.MULTILINE)[1].split(" && "))
-    assert lint < entries and not [entry for entry in entries - lint if f"@{entry}\n" not in make]
+    style, lint = (re.search(rf"^{name} = (.*)$", make, re.MULTILINE)[1] for name in ("STYLE", "LINT"))
+    commands = set(lint.replace("$(STYLE)", style).split(" && "))
+    assert commands < entries and not [entry for entry in entries - commands if f"{entry};" not in make]
 
 
 def test_lock_pins_hashes_and_meets_the_floors():

@@ -75,9 +75,9 @@ def results_block(run: Path) -> tuple[str, str, str]:
         own_network(results, parameters, compared[0]),
     ]
     lines = [
-        f"Accuracy in %, and its difference from **0**, the best method without generated images: paired by seed, 95 % "
-        f"intervals over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for the methods of "
-        "a column. "
+        "Accuracy in %, and its difference from **0** (without generated images, chosen by validation images): paired "
+        f"by seed, 95 % intervals over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for the "
+        "methods of a column. "
         f"`{parameters['real_data']}`, {parameters['images_per_class']} generated images per class, "
         f"{len(parameters['seeds'])} seeds, {took}: [report]({at}/report.ipynb).",
         "",
