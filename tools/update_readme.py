@@ -76,8 +76,8 @@ def results_block(run: Path) -> tuple[str, str, str]:
     ]
     lines = [
         "Accuracy in %, and its difference from **0** (without generated images, chosen by validation images): paired "
-        f"by seed, 95 % intervals over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for the "
-        "methods of a column. "
+        f"by seed, 95 % intervals over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for "
+        "the methods of a column. "
         f"`{parameters['real_data']}`, {parameters['images_per_class']} generated images per class, "
         f"{len(parameters['seeds'])} seeds, {took}: [report]({at}/report.ipynb).",
         "",
