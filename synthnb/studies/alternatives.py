@@ -28,7 +28,7 @@ from ..models.classifiers import TimmModel, evaluation_view, load_classifier, no
 from ..models.clip import Clip, text_features
 from ..models.meanings import Candidate
 from ..models.wordnet import spoken_name
-from .verdict import ENOUGH
+from .verdict import ENOUGH, SHARED
 from ..training.prediction import class_mean
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576
@@ -166,6 +166,7 @@ class Answer:
     accuracy: float  # of `best`, 0..1, mean over seeds
     accuracy_without: float
     verdict: Verdict  # of the difference
+    why: str = ""  # it decides nothing, where that is no matter of the interval
 
     @property
     def advice(self) -> str:
@@ -194,18 +195,20 @@ class Answer:
         gain = f"{self.verdict.gain.points} points over {self.verdict.gain.n} seeds"
         return (
             f"**{self.advice}**: `{self.best}` with generated images reaches {reached} of "
-            f"`{self.alternative}` without ({gain}; both chosen for each seed on the validation images of the others)."
+            f"`{self.alternative}` without ({gain}; both chosen for each seed on the validation images of the others"
+            f"{'; ' * bool(self.why)}{self.why})."
         )
 
 # %% ../../nbs/studies/alternatives.ipynb #55441d82
 def answer(
     results: Sequence,  # runs of one number of real images, such as `MethodResult` and `Baseline`
     margin: float = 0.01,  # a difference smaller than this is none
+    shared: bool = False,  # did seeds share generated images that this study drew? Then nothing is decided
 ) -> Answer:
     """Whether generated images are worth using: the best method with them less the best one without.
 
-    For each seed both are those with the highest accuracy on the validation images of the other seeds, so the luck of a
-    seed never chooses the method that it is counted for. Named are the best of all seeds.
+    For each seed both are those with the highest accuracy on the validation images of the other seeds, so that no
+    seed chooses the method that it is counted for. Named are the best of all seeds.
     ValueError where no method with, or none without, synthetic images was measured on validation images."""
     results = current_names(results)
     sides = [_measured(results, wanted) for wanted in (True, False)]
@@ -215,10 +218,10 @@ def answer(
     images = image_error(np.stack([own.correct.astype(float) - other.correct for own, other in pairs]))
     gains = [own.accuracy - other.accuracy for own, other in pairs]
     found = judge({"best": gains}, {"best": images}, margin=margin)["best"]
-    if len(gains) < ENOUGH:
+    if len(gains) < ENOUGH or shared:
         found = replace(found, name="inconclusive")
     reached = [float(np.mean([run.accuracy for run in own])) for own in zip(*pairs)]
-    return Answer(sides[0].best(), sides[1].best(), reached[0], reached[1], found)
+    return Answer(sides[0].best(), sides[1].best(), reached[0], reached[1], found, SHARED * shared)
 
 # %% ../../nbs/studies/alternatives.ipynb #37dbe190
 @dataclass(frozen=True)

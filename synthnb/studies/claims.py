@@ -26,6 +26,7 @@ from ..core.renamed import current_names, current_settings
 from .folder import read_record, read_results, state
 from .parameters import declared_parameters
 from .spread import best_to_worst
+from .verdict import shares_images
 
 # %% ../../nbs/studies/claims.ipynb #f1f1ab37
 VERDICTS = ("reproduced", "contradicted", "inconclusive", "not run")
@@ -134,7 +135,7 @@ class Run:
     @property
     def one_set(self) -> bool:
         "Did seeds share a generated set? So it is with all runs that do not say."
-        return self.results.get("generated_sets", 0) < len(self.record["parameters"].get("seeds", [0]))
+        return shares_images(self.results)
 
     def meets(self, where: dict) -> bool:
         "Do its parameters fulfil the conditions?"
@@ -273,7 +274,7 @@ class Entry:
     verdict: str  # of VERDICTS
     run: Run | None = None
     effect: Interval | None = None
-    note: str = ""  # why there is no effect
+    note: str = ""  # why there is no effect, or no verdict
 
 
 def expanded(claim: Claim) -> Iterator[Comparison]:

@@ -246,12 +246,12 @@ def _uniform(table: "pd.DataFrame") -> "pd.DataFrame":
 # %% ../../nbs/studies/sweep.ipynb #d7a3c571
 def _shown_cell(sweep: Sweep, cell: Cell) -> dict:
     "A cell for the page."
-    from synthnb.studies.report import headline_of
+    from synthnb.studies.verdict import verdict_line
 
     folder, found = sweep.place(cell), state(sweep.place(cell))
     page = {"DONE": "report.html", "FAILED": "failed.ipynb"}.get(found, "")
     told = {
-        "DONE": lambda: headline_of(_facts(folder / "results.json")),
+        "DONE": lambda: verdict_line(_facts(folder / "results.json")).replace("`", ""),
         "FAILED": lambda: (folder / "FAILED").read_text(encoding="utf-8").strip(),
     }.get(found, lambda: "not made yet")()
     at = "/".join(quote(part) for part in ("..", "..", sweep.notebook.stem, cell.run, page))
