@@ -13,10 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from synthnb.core.intervals import Interval  # noqa: E402
 from synthnb.core.renamed import current_names  # noqa: E402
 from synthnb.studies.cover import gains_file  # noqa: E402
-from synthnb.studies.verdict import Comparison, advice, comparisons, real_images  # noqa: E402
+from synthnb.studies.verdict import Comparison, _against, advice, comparisons, real_images  # noqa: E402
 
 BLOCK = re.compile(r"<!-- results (\S+) -->\n.*?<!-- /results -->", re.DOTALL)  # figures and verdict, on top
 TABLE = re.compile(r"<!-- table -->\n.*?<!-- /table -->", re.DOTALL)  # all methods, further down
@@ -41,19 +40,19 @@ def cell(comparison: Comparison, method: str) -> str:
 
 
 def own_network(results: dict, parameters: dict, compared: Comparison) -> str:
-    """What generated images bring to the named classifier, fine-tuned: the best of the run's `methods`; in Markdown."""
-    rows = {row["method"]: row for row in results["summary"] if row["shots"] == compared.shots}
+    """What generated images bring to the named classifier, fine-tuned in the run's `methods`; in Markdown."""
+    rows = [row for row in results["summary"] if row["shots"] == compared.shots]
     trained = [line for line in compared.lines if line.method in parameters.get("methods", ())]
-    alone = next((line for line in trained if rows[line.method]["gain"] is None), None)
-    with_images = [line for line in trained if line.generated and rows[line.method]["gain"] is not None]
-    if alone is None or not with_images:
+    without, with_images = ([line for line in trained if line.generated == wanted] for wanted in (False, True))
+    if not without or not with_images or any("seeds_at" not in row for row in rows):
         return ""
-    best = max(with_images, key=lambda line: line.accuracy)
-    row = rows[best.method]
-    gain = Interval(row["gain"], row["gain_low"], row["gain_high"], row["seeds"])
+    rival, best = (max(kind, key=lambda line: line.accuracy) for kind in (without, with_images))
+    reference = next(row for row in rows if row["method"] == rival.method)
+    gain, verdict, _ = _against(rows, reference, [line.method for line in with_images])[best.method]
     return (
-        f"Your own classifier, fine-tuned (here `{parameters['classifier']}`): {100 * alone.accuracy:.1f} % with the "
-        f"real images alone, {100 * best.accuracy:.1f} % with `{best.method}`: {gain.points} points, {row['verdict']}."
+        f"Your own classifier, fine-tuned (here `{parameters['classifier']}`): {100 * rival.accuracy:.1f} % with "
+        f"`{rival.method}`, {100 * best.accuracy:.1f} % with `{best.method}`, each its kind's best on the test images: "
+        f"{gain.points} points, {'inconclusive' if compared.shared else verdict}."
     )
 
 
@@ -74,10 +73,11 @@ def results_block(run: Path) -> tuple[str, str, str]:
         f"**{advice(compared[0])}**",
         own_network(results, parameters, compared[0]),
     ]
+    chosen = "chosen by validation images" if compared[0].answer else "the best on the test images"
     lines = [
-        "Accuracy in %, and its difference from **0** (without generated images, chosen by validation images): paired "
-        f"by seed, 95 % intervals over seeds{' and test images' * compared[0].images_counted}, verdicts corrected for "
-        "the methods of a column. "
+        f"Accuracy in %, and its difference from **0** (without generated images, {chosen}): paired by seed, 95 % "
+        f"intervals over seeds{' and test images' * compared[0].images_counted}, verdicts "
+        f"{'' if compared[0].corrected else 'not '}corrected for the methods of a column. "
         f"`{parameters['real_data']}`, {parameters['images_per_class']} generated images per class, "
         f"{len(parameters['seeds'])} seeds, {took}: [report]({at}/report.ipynb).",
         "",
