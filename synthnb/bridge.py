@@ -38,7 +38,6 @@ from .training.results import MethodResult, measure, read_result, write_result
 class Method:
     "One way from pre-trained weights to a classifier of the target."
 
-    about: str  # in a line, for reports
     stage1: str = ""  # trains on "synthetic" or "real" images first; "" has no stage 1
     last: str = "real"  # then on "real", "synthetic", both "joined" to one set, or both with fixed shares "per_batch"
     all_steps: bool = True  # without a stage 1 its steps are added to the last stage
@@ -49,6 +48,7 @@ class Method:
     scratch: bool = False  # random weights in place of the pre-trained ones
     probe: bool = False  # the last stage trains the head alone
     strong: bool = False  # RandAugment and CutMix in the last stage
+    about: str = ""  # in a line, for reports
 
     def steps(self, stage1: int, stage2: int) -> tuple[int, int]:
         "Optimiser steps of this method's two stages."
@@ -60,40 +60,42 @@ class Method:
 
 # %% ../nbs/08_bridge.ipynb #03edbb9c
 METHODS = {
-    "vanilla": Method("the real images alone", all_steps=False),
-    "vanilla_matched": Method("the real images alone, for as many steps as methods with two stages take"),
-    "vanilla+mixup": Method("the real images alone, with mixup", mixup=True),
-    "vanilla+new_head": Method("the real images twice, the second time with a new head", stage1="real", new_head=True),
-    "from_scratch": Method("the real images alone, from random weights", scratch=True),
-    "linear_probe": Method("the real images alone; only the last layer learns", probe=True),
-    "synthetic_only": Method("the generated images alone", last="synthetic"),
-    "mixed": Method("real and generated images pooled in one set", last="joined"),
-    "mixed+mixup": Method("real and generated images pooled in one set, with mixup", last="joined", mixup=True),
-    "mixed_per_batch": Method("half of each batch is real, half generated", last="per_batch"),
+    "vanilla": Method(about="the real images alone", all_steps=False),
+    "vanilla_matched": Method(about="the real images alone, for as many steps as methods with two stages take"),
+    "vanilla+mixup": Method(about="the real images alone, with mixup", mixup=True),
+    "vanilla+new_head": Method(about="the real images twice, a new head in between", stage1="real", new_head=True),
+    "from_scratch": Method(about="the real images alone, from random weights", scratch=True),
+    "linear_probe": Method(about="the real images alone; only the last layer learns", probe=True),
+    "synthetic_only": Method(about="the generated images alone", last="synthetic"),
+    "mixed": Method(about="real and generated images pooled", last="joined"),
+    "mixed+mixup": Method(about="real and generated images pooled, with mixup", last="joined", mixup=True),
+    "mixed_per_batch": Method(about="half of each batch is real, half generated", last="per_batch"),
     "mixed_per_batch+dual": Method(
-        "half of each batch is generated, with norms of its own (paper A)", last="per_batch", dual="auto"
+        about="half of each batch generated, own norms (paper A)", last="per_batch", dual="auto"
     ),
-    "bridged": Method("generated images first, real ones after (paper B)", stage1="synthetic"),
-    "bridged+new_head": Method("generated images first; a new head; real ones", stage1="synthetic", new_head=True),
+    "bridged": Method(about="generated images first, real ones after (paper B)", stage1="synthetic"),
+    "bridged+new_head": Method(about="generated images first; new head; real ones", stage1="synthetic", new_head=True),
     "bridged+new_block": Method(
-        "generated images first; a new last block and head; real ones", stage1="synthetic", new_blocks=1
+        about="generated images first; new last block and head; real ones", stage1="synthetic", new_blocks=1
     ),
-    "bridged+mixup": Method("generated images first, with mixup; real ones after", stage1="synthetic", mixup=True),
+    "bridged+mixup": Method(
+        about="generated images first, with mixup; real ones after", stage1="synthetic", mixup=True
+    ),
     "bridged++": Method(
-        "generated images first, with mixup; a new head; real ones (paper B)",
+        about="generated images first, mixup; new head; real ones (paper B)",
         stage1="synthetic",
         mixup=True,
         new_head=True,
     ),
     "mixed_per_batch+token": Method(
-        "half of each batch is generated, with a token of its own", last="per_batch", dual="token"
+        about="half of each batch generated, with its own token", last="per_batch", dual="token"
     ),
-    "augmented": Method("the real images alone, with RandAugment and CutMix", strong=True),
+    "augmented": Method(about="the real images alone, with RandAugment and CutMix", strong=True),
     "mixed_per_batch+augmented": Method(
-        "half of each batch is generated; RandAugment and CutMix", last="per_batch", strong=True
+        about="half of each batch generated; RandAugment and CutMix", last="per_batch", strong=True
     ),
     "bridged+augmented": Method(
-        "generated images first; real ones with RandAugment and CutMix", stage1="synthetic", strong=True
+        about="generated images, then real ones with RandAugment and CutMix", stage1="synthetic", strong=True
     ),
 }
 

@@ -69,6 +69,9 @@ class _Computing(ast.NodeTransformer):
         text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if text else self.generic_visit(node)
 
+    def visit_keyword(self, node: ast.keyword) -> ast.AST | None:
+        return None if node.arg == "about" else self.generic_visit(node)  # a line for readers, as a docstring is
+
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if node.module in ("typing", "collections.abc") else node
 
