@@ -20,7 +20,7 @@ report: $(READY) ## the main job: class names and a few real scans -> outputs/qu
 	@$(BIN)/synthnb run quickstart -f nbs/experiments/params/glyphworld/quickstart.yaml $(ARGS)
 
 check: $(READY) ## the quick part of the tests: clean, in sync, format, lint, types, imports, the rules of the repository
-	@$(BIN)/mypy & types=$$!; \
+	@$(BIN)/mypy & types=$$!; trap 'kill $$types 2>/dev/null || true' EXIT; \
 	$(BIN)/python tools/check_sync.py; $(STYLE) || exit 1; \
 	$(BIN)/python tools/update_architecture.py --check; $(BIN)/python tools/update_readme.py --check; \
 	$(TESTING) $(BIN)/python -m pytest -q -n 2 tests/test_imports.py tests/test_repo.py tests/test_readme.py tests/test_changelog.py; \

@@ -127,6 +127,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'synthnb/core/code.py'),
                                    'synthnb.core.code._Computing.visit_arg': ( 'core/code.html#_computing.visit_arg',
                                                                                'synthnb/core/code.py'),
+                                   'synthnb.core.code._Computing.visit_keyword': ( 'core/code.html#_computing.visit_keyword',
+                                                                                   'synthnb/core/code.py'),
                                    'synthnb.core.code._computed': ('core/code.html#_computed', 'synthnb/core/code.py'),
                                    'synthnb.core.code._file': ('core/code.html#_file', 'synthnb/core/code.py'),
                                    'synthnb.core.code._imports': ('core/code.html#_imports', 'synthnb/core/code.py'),

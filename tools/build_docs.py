@@ -13,17 +13,16 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
-import numpy as np
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from synthnb.studies.report_page import make_page  # noqa: E402
+from synthnb.studies.report_page import _is_drawing, make_page  # noqa: E402
 from synthnb.studies.verdict import how_sure, verdict_line  # noqa: E402
 
 NBS = ROOT / "nbs"
@@ -183,7 +182,7 @@ def mark_drawings(out: Path) -> None:
 
     @cache
     def is_drawing(image: Path) -> bool:
-        return bool((np.asarray(Image.open(image).convert("RGB")) > 245).all(-1).mean() > 0.6)  # mostly paper
+        return _is_drawing(b64encode(image.read_bytes()).decode())
 
     for page in out.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
