@@ -35,7 +35,7 @@ def _imports(tree: ast.Module, own: str) -> set[str]:
 
 # %% ../../nbs/core/code.ipynb #25670249
 class _Computing(ast.NodeTransformer):
-    """What code computes: without docstrings, the list of exported names and what only tells types.
+    """What code computes: without docstrings, texts called `about`, the list of exported names and types.
 
     The annotations of a class stay: they are the fields of a dataclass.
     """
@@ -70,7 +70,8 @@ class _Computing(ast.NodeTransformer):
         return None if text else self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> ast.AST | None:
-        return None if node.arg == "about" else self.generic_visit(node)  # a line for readers, as a docstring is
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if node.arg == "about" and text else self.generic_visit(node)  # for readers, as a docstring is
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if node.module in ("typing", "collections.abc") else node
