@@ -189,7 +189,10 @@ def domains(
     model: nn.Module,
     synthetic: torch.Tensor,  # bool [B], True where an image is synthetic
 ) -> Iterator[None]:
-    "Inside, a batch of these images goes through the branches. A model without branches takes no notice."
+    """Inside, a batch of these images goes through the branches. A model without branches takes no notice.
+
+    Shapes: synthetic bool [B].
+    """
     domain = next((m.domain for m in model.modules() if isinstance(m, Dual | DomainToken)), Domain())
     domain.split = _split_batch(synthetic, next(model.parameters(), synthetic).device)
     try:

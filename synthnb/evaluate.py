@@ -39,7 +39,10 @@ def correct(
     labels: torch.Tensor,  # int64 [N]
     top: int = 1,  # right if the label is among the `top` most likely
 ) -> np.ndarray:  # bool [N]
-    "Whether each image is classified rightly; ValueError if the numbers of rows differ or `top` exceeds the classes."
+    """Whether each image is classified rightly; ValueError if the numbers of rows differ or `top` exceeds the classes.
+
+    Shapes: probabilities or logits [N, C], labels int64 [N]; gives bool [N].
+    """
     if len(probabilities) != len(labels) or not len(labels):
         raise ValueError(f"{len(probabilities)} rows of probabilities for {len(labels)} labels: use the same images")
     if not 1 <= top <= probabilities.shape[1]:
@@ -52,7 +55,10 @@ def accuracy(
     labels: torch.Tensor,  # int64 [N]
     top: int = 1,
 ) -> float:
-    "Share of images classified rightly, 0..1."
+    """Share of images classified rightly, 0..1.
+
+    Shapes: probabilities or logits [N, C], labels int64 [N]; gives a share in 0..1.
+    """
     return float(correct(probabilities, labels, top).mean())
 
 # %% ../nbs/09_evaluate.ipynb #6bfbe097
@@ -61,7 +67,10 @@ def per_class_accuracy(
     data: LabelledImages,  # the test set
     level: float = 0.95,
 ) -> pd.DataFrame:
-    "One row per class: images, accuracy and Wilson's interval; classes without images are left out."
+    """One row per class: images, accuracy and Wilson's interval; classes without images are left out.
+
+    Shapes: right bool [N], from `correct`.
+    """
     labels, rows = data.labels.numpy(), []
     if len(right) != len(labels):
         raise ValueError(f"{len(right)} judgements for {data}: both must be of the same images")
@@ -78,7 +87,10 @@ def bootstrap_accuracy(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    "Mean accuracy with a percentile-bootstrap interval over test images (scipy.stats.bootstrap)."
+    """Mean accuracy with a percentile-bootstrap interval over test images (scipy.stats.bootstrap).
+
+    Shapes: right bool [N], or [runs, N] of several runs on the same test images.
+    """
     per_image = np.atleast_2d(right).mean(0)
     if len(per_image) < 2:
         raise ValueError(f"a bootstrap needs two test images or more, got {len(per_image)}")

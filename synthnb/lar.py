@@ -174,7 +174,10 @@ def score(
     cosines: np.ndarray,  # [images, candidates] of one class
     inside: np.ndarray | None = None,  # [subsets, images]: 1 for the images in a subset; None: all images
 ) -> np.ndarray:  # [candidates], or [subsets, candidates]
-    "LAR's score of each meaning, of all images or of each subset of them."
+    """LAR's score of each meaning, of all images or of each subset of them.
+
+    Shapes: cosines [images, candidates], inside [subsets, images]; gives [candidates], or [subsets, candidates].
+    """
     if inside is None:
         return cosines.mean(0, dtype=np.float64)
     return inside @ cosines / inside.sum(1, keepdims=True)

@@ -132,7 +132,10 @@ def extract(
     image_size: int = 0,  # pixels per side that a set on disk is read at
     progress: bool = False,
 ) -> Features:
-    "Encode every image once."
+    """Encode every image once.
+
+    Shapes: batches uint8 [B, 3, H, W] and int64 [B].
+    """
     if isinstance(images, ImageSet):
         classes, total = images.classes, len(images)
         images = images.batches(batch_size, image_size)
@@ -175,7 +178,10 @@ def kid(
     resamples: int = 500,  # of the bootstrap; 0 gives no interval
     seed: int = 0,
 ) -> Estimate:
-    "Unbiased squared kernel distance with a bootstrap interval over images. ValueError if a set has fewer than two."
+    """Unbiased squared kernel distance with a bootstrap interval over images. ValueError if a set has fewer than two.
+
+    Shapes: features [N, D] and [M, D].
+    """
     if min(len(real), len(generated)) < 2:
         raise ValueError(
             f"a kernel distance needs two images or more on each side, got {len(real)} and {len(generated)}"
@@ -288,7 +294,10 @@ def vendi(
     groups: int = 10,  # left out one at a time
     seed: int = 0,
 ) -> Estimate:
-    "Vendi score of the directions of features, with a jackknife interval."
+    """Vendi score of the directions of features, with a jackknife interval.
+
+    Shapes: features [N, D], N at least 2.
+    """
     unit = F.normalize(features.double(), dim=1)
     value, groups = vendi_score(unit), min(groups, len(unit))
     if groups < 2:
@@ -304,7 +313,10 @@ def clip_scores(
     features: Features,  # of a CLIP extractor
     texts: ClassTexts,  # from `curate.class_texts` of the same CLIP
 ) -> torch.Tensor:  # [N]
-    "CLIP score of each image with its own class."
+    """CLIP score of each image with its own class.
+
+    Shapes: gives [N].
+    """
     return 100 * texts.cosines(features.values).gather(1, features.labels[:, None])[:, 0].clamp(min=0)
 
 # %% ../../nbs/images/fidelity.ipynb #abf7e667
@@ -336,7 +348,10 @@ def measure(
     resamples: int = 500,
     seed: int = 0,
 ) -> pd.DataFrame:  # class, measure, value, low, high, images, refused; attrs: extractor, resize, k, level, most, seed
-    "Every measure for all images and for each class. ValueError for features of different extractors or classes."
+    """Every measure for all images and for each class. ValueError for features of different extractors or classes.
+
+    Shapes: scores [N] of the generated images, from `clip_scores`.
+    """
     if (real.extractor, real.resize, real.classes) != (generated.extractor, generated.resize, generated.classes):
         raise ValueError(
             f"the sets cannot be compared: {real.extractor} ({real.resize}), {len(real.classes)} classes, "

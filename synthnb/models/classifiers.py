@@ -255,7 +255,10 @@ def normalise(
     model: TimmModel,  # its pretrained_cfg holds mean and std; 0.5 and 0.5 where it has none
     images: torch.Tensor,  # [B, 3, H, W] in 0..255, any dtype
 ) -> torch.Tensor:
-    "float32 images with the mean and deviation that `model` was trained with, channels last."
+    """float32 images with the mean and deviation that `model` was trained with, channels last.
+
+    Shapes: images [B, 3, H, W] in 0..255.
+    """
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, std = (
         torch.tensor(config.get(key, (0.5,) * 3), device=images.device).view(3, 1, 1) for key in ("mean", "std")
@@ -276,7 +279,10 @@ def evaluation_view(
     images: torch.Tensor,  # uint8 [B, 3, H, W]
     image_size: int = 0,  # pixels per side; 0: as many as the images have, which need not be square
 ) -> torch.Tensor:
-    "The images as timm's own transform for evaluation shows them: resized as the configuration says, then the middle."
+    """The images as timm's own transform for evaluation shows them: resized as the configuration says, then the middle.
+
+    Shapes: images uint8 [B, 3, H, W].
+    """
     height, width = (image_size, image_size) if image_size else images.shape[-2:]
     larger = evaluated_size(model, min(height, width))
     told = (getattr(model, "pretrained_cfg", None) or {}).get("interpolation")

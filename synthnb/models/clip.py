@@ -224,6 +224,8 @@ def text_features(
     """Templates are averaged after normalising, and the average normalised.
 
     No text is encoded twice, and an ensemble only once for a `clip`.
+
+    Shapes: gives float32 [K, D] of unit length, K texts.
     """
     if isinstance(templates, str) or not templates:
         raise ValueError(f"templates must be a list of one or more, got {templates!r}")
@@ -292,6 +294,8 @@ def image_features(
     """Encode every image once. A class may have no image: it will be undecided.
 
     ValueError for wrong types and numbers that are not finite.
+
+    Shapes: images uint8 [B, 3, H, W], or a list of [3, H, W], and labels [B].
     """
     classes = _check_request(images, classes, images_per_class)
     labels, small, kept = list[torch.Tensor](), list[bytes](), torch.zeros(len(classes), dtype=torch.int64)

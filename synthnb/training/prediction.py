@@ -80,6 +80,8 @@ def predict(
 
     Raises `ValueError` for a set on disk and no `image_size`, for a branch that the model does not have, and for
     statistics of fewer than two images.
+
+    Shapes: images uint8 [N, 3, H, W]; gives float32 [N, C] on the CPU.
     """
     if read not in READINGS:
         raise ValueError(f"no reading {read!r}{did_you_mean(read, READINGS)}")
@@ -115,7 +117,10 @@ def class_mean(
     right: np.ndarray,  # bool [N], which images are classified rightly
     labels: torch.Tensor,  # int64 [N]
 ) -> float:
-    "Mean over the classes that there are of their accuracy."
+    """Mean over the classes that there are of their accuracy.
+
+    Shapes: right bool [N], labels int64 [N].
+    """
     numbers = labels.cpu().numpy()
     counts = np.bincount(numbers)
     return float((np.bincount(numbers, right) / np.maximum(counts, 1))[counts > 0].mean())
