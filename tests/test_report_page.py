@@ -294,3 +294,14 @@ def test_shares_are_in_per_cent_and_counts_are_whole():
     assert cells[8:] == ["one", "20", "49.0", "89.0", "40.0", "-7.3", "-", "yes"]
     audit = "<table><tr><th>bridged %</th><th>gain reported</th></tr><tr><td>100.000</td><td>11.200</td></tr></table>"
     assert ">100.0<" in readable_html(audit) and ">11.2<" in readable_html(audit)
+
+
+def test_a_gain_of_less_than_a_point_stays_one():
+    """Beside accuracies in per cent, 0.8 points [-0.3, 1.9] were shown as 80.0 [-30.0, 190.0]."""
+    table = pd.DataFrame([("71.7", "0.8", "-0.3", "1.9")], columns=("accuracy %", "gain", "low", "high"))
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", readable_html(table.to_html(index=False))) == [
+        "71.7",
+        "0.8",
+        "-0.3",
+        "1.9",
+    ]

@@ -45,14 +45,24 @@ _SHARES |= {name: f"{name.replace('_', ' ')} %" for name in ("accuracy", "before
 _SHARES |= {name: name for name in ("low", "high")}  # in the unit of the column before
 _SHARES |= {name: f"{name.replace('_', ' ')}, points" for name in ("gap_low", "gap_high")}
 _SHARE = re.compile(r"-?[01]?\.\d+")
+_ALWAYS_SHARES = ("accuracy", "keep-rate")  # in per cent their heads say so
 
 
-def _in_percent(head, cells: list) -> None:
-    "Give a column of numbers the places that it needs: shares in per cent, counts as whole numbers."
+def _all_shares(cells: list) -> bool:
+    numbers = [text for cell in cells if (text := cell.get_text(strip=True)) not in ("", "-")]
+    return bool(numbers) and all(_SHARE.fullmatch(text) for text in numbers)
+
+
+def _in_percent(head, cells: list, shares: bool) -> None:
+    """Give a column of numbers the places that it needs: shares in per cent, counts as whole numbers.
+
+    A number alone does not tell its unit: a gain of 0.8 points looks like a share. `shares` says that accuracies
+    of the same table are shares.
+    """
     texts = [cell.get_text(strip=True) for cell in cells]
     numbers = [text for text in texts if text not in ("", "-")]
     name, change = head.get_text(strip=True), None
-    if name in _SHARES and numbers and all(_SHARE.fullmatch(text) for text in numbers):
+    if shares and name in _SHARES and _all_shares(cells):
         head.string, change = _SHARES[name], lambda text: f"{100 * float(text):.1f}"
     elif (
         (name.endswith(" %") or name.startswith("gain"))
@@ -81,11 +91,11 @@ def _align(table) -> None:
         for row in rows:
             row.pop(0).decompose()
     heads = [cell.get_text(strip=True) for cell in rows[0]]
-    has_shares = any(head in ("accuracy", "keep-rate") or head.endswith(" %") for head in heads)
-    for column in zip(*rows):
-        values = [cell for cell in column if cell.name == "td"]
-        if has_shares:
-            _in_percent(column[0], values)
+    columns = [[cell for cell in column if cell.name == "td"] for column in zip(*rows)]
+    shares = any(head in _ALWAYS_SHARES and _all_shares(cells) for head, cells in zip(heads, columns))
+    for column, values in zip(zip(*rows), columns):
+        if shares or any(head.endswith(" %") for head in heads):
+            _in_percent(column[0], values, shares)
         texts = [cell.get_text(" ", strip=True) for cell in values]
         if any(texts) and all(_NUMBER.fullmatch(text) for text in texts):
             for cell in column:
