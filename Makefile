@@ -10,7 +10,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TESTING := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-STYLE = $(BIN)/ruff format --no-cache --check -q nbs tests tools benchmarks && $(BIN)/ruff check --no-cache -q nbs tests tools benchmarks && $(BIN)/ruff check --no-cache -q --select F401 synthnb
+STYLE = $(BIN)/ruff format --no-cache --check -q nbs tests tools benchmarks \
+  && $(BIN)/ruff check --no-cache -q nbs tests tools benchmarks \
+  && $(BIN)/ruff check --no-cache -q --select F401 synthnb
 LINT = $(STYLE) && $(BIN)/mypy
 
 help: ## these lines
@@ -23,7 +25,8 @@ check: $(READY) ## the quick part of the tests: clean, in sync, format, lint, ty
 	@$(BIN)/mypy & types=$$!; trap 'kill $$types 2>/dev/null || true' EXIT; \
 	$(BIN)/python tools/check_sync.py; $(STYLE) || exit 1; \
 	$(BIN)/python tools/update_architecture.py --check; $(BIN)/python tools/update_readme.py --check; \
-	$(TESTING) $(BIN)/python -m pytest -q -n 2 tests/test_imports.py tests/test_repo.py tests/test_readme.py tests/test_changelog.py; \
+	$(TESTING) $(BIN)/python -m pytest -q -n 2 \
+	  tests/test_imports.py tests/test_repo.py tests/test_readme.py tests/test_changelog.py; \
 	wait $$types
 
 lint: $(READY) ## format, lint and types alone

@@ -148,7 +148,8 @@ def ordered(
     if odd := set(places) ^ set(own):
         raise ValueError(f"{data} and the classes asked for differ: {sorted(odd)[0]!r} is in one of them only")
     labels = torch.tensor([places.index(name) for name in own])[data.labels]
-    return replace(data, labels=labels, classes=check_classes(classes))  # type: ignore[type-var]  # sets are dataclasses
+    # Both kinds of sets are dataclasses, which their protocol cannot say
+    return replace(data, labels=labels, classes=check_classes(classes))  # type: ignore[type-var]
 
 # %% ../nbs/01_data.ipynb #6aaec4ff
 def join(
