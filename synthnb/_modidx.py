@@ -819,6 +819,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'synthnb/glyphworld/loop.py'),
                                          'synthnb.glyphworld.loop._step': ('glyphworld/loop.html#_step', 'synthnb/glyphworld/loop.py'),
                                          'synthnb.glyphworld.loop.corpus': ('glyphworld/loop.html#corpus', 'synthnb/glyphworld/loop.py'),
+                                         'synthnb.glyphworld.loop.plain_attention': ( 'glyphworld/loop.html#plain_attention',
+                                                                                      'synthnb/glyphworld/loop.py'),
                                          'synthnb.glyphworld.loop.save_atomic': ( 'glyphworld/loop.html#save_atomic',
                                                                                   'synthnb/glyphworld/loop.py'),
                                          'synthnb.glyphworld.loop.train_loop': ( 'glyphworld/loop.html#train_loop',

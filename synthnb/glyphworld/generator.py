@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .drawing import IMAGE_SIZE
-from .loop import Corpus, Recipe, train_loop
+from .loop import Corpus, Recipe, plain_attention, train_loop
 from .recognisers import CONTEXT_LENGTH, grow_embedding, grow_tokenizer, tokenize
 from .signs import SENSES
 
@@ -216,7 +216,8 @@ def _denoise(
         x = mean[rows].float() + std[rows].float() * torch.randn(mean[rows].shape, **draw)
         noise, t = torch.randn(x.shape, **draw), torch.randint(1000, (recipe.batch,), **draw)
         noisy = noise_schedule.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
-        told = forward(noisy, t, text, return_dict=False)[0].float()
+        with plain_attention(device):
+            told = forward(noisy, t, text, return_dict=False)[0].float()
         return F.mse_loss(told, noise_schedule.get_velocity(x, noise, t))
 
     train_loop(name, net, loss_of, recipe, work, device, seed, progress)

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from .drawing import IMAGE_SIZE
-from .loop import Corpus, Recipe, save_atomic, train_loop
+from .loop import Corpus, Recipe, plain_attention, save_atomic, train_loop
 from .signs import IS_DIGIT, SENSES
 from .world import GLYPHS, WORLDS, World
 
@@ -163,7 +163,8 @@ def train_clip(
             images = data.batch(rows)
             if name == "rough":
                 images[::2] = _roughen(images[::2], generator)  # the others keep what was learned
-            image, text, scale = forward(images, ids[rows])
+            with plain_attention(device):
+                image, text, scale = forward(images, ids[rows])
             return clip_loss(image.float(), text.float(), scale.float().clamp(max=100))
 
         train_loop(name, model, loss_of, part, work, device, progress=progress)
