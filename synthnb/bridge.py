@@ -212,6 +212,11 @@ def _last_training(spec: Method, config: TransferConfig) -> TrainConfig:
     return training
 
 # %% ../nbs/08_bridge.ipynb #72ad282b
+def _model_args(config: TransferConfig) -> dict:
+    "What `load_classifier` is told: a network that is made for one size of images is made for the size of this run."
+    return {"image_size": config.training.image_size} | (config.model_args or {})
+
+
 def train_method(
     spec: Method,
     model: str | Path,  # pre-trained classifier, for `load_classifier`
@@ -227,6 +232,7 @@ def train_method(
     "Train by one method. Dual norms keep both branches, for `predict(read=...)`; `dualbn.strip` leaves the main one."
     first = synthetic if spec.stage1 == "synthetic" else real
     assert first is not None, "`_check_run` has asked for it"
+    config = replace(config, model_args=_model_args(config))
     net, found = _start(spec, model, first, config, seed, runtime)
     training, sets = _last_training(spec, config), _last_sets(spec, real, synthetic, config.synthetic_share)
     net = convert(net, spec.dual) if spec.dual else net
@@ -255,7 +261,7 @@ def run_method(
     _check_run(method, (real, synthetic, test, watch.val), size, runtime)
     spec, own = METHODS[method], seed if config.stage1_seed is None else config.stage1_seed
     used = synthetic if spec.needs_synthetic else None
-    config = replace(config, stage1_seed=own, model_args={"image_size": size} | (config.model_args or {}))
+    config = replace(config, stage1_seed=own, model_args=_model_args(config))
     file = _run_file(spec, model, (real, used, test, watch.val), config, seed, watch, runtime.store)
     if file and file.is_file():
         return replace(read_result(file), method=method)

@@ -10,16 +10,17 @@ __all__ = ['TimmModel', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'loa
 import difflib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.layers import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from timm.models._manipulate import group_with_matcher
 from torch import nn
@@ -133,6 +134,11 @@ def _from_folder(folder: Path, image_size: int, model_args: dict) -> TimmModel:
     told = about.get("pretrained_cfg") or timm.get_pretrained_cfg(architecture).to_dict()
     sized = _with_size(told, image_size, (about.get("model_args") or {}) | model_args)
     model_args = model_args | {name: value for name, value in sized.items() if name == "img_size"}
+    if about.get("probe"):
+        args = (about.get("model_args") or {}) | model_args
+        net = timm.create_model(architecture, num_classes=about["num_classes"], pretrained_cfg=told, **args)
+        net.pretrained_cfg["label_names"] = about.get("label_names")
+        return _with_probe(net, load_file(folder / "model.safetensors"))
     return timm.create_model(f"local-dir:{folder}", pretrained=True, **model_args)
 
 
@@ -226,13 +232,58 @@ def load_classifier(
     return net if num_classes is None else reset_head(net, seed, num_classes, "head")
 
 # %% ../../nbs/models/classifiers.ipynb #dacef182
+class _Probe(nn.Module):
+    "A last layer on features of unit length; its weights have names of their own, so that no plain layer takes them."
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor):  # [classes, features] and [classes]
+        super().__init__()
+        classes, features = weight.shape
+        self.linear = nn.Linear(features, classes)
+        self.linear.load_state_dict({"weight": weight, "bias": bias})
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear(F.normalize(features, dim=-1))
+
+
+def _place_of_head(model: TimmModel) -> str:
+    "The name of the last layer; ValueError where there are several, as in a distilled network."
+    name = model.pretrained_cfg.get("classifier")
+    if not isinstance(name, str):
+        raise ValueError(f"{model.pretrained_cfg['architecture']} has no single last layer: it can hold no probe")
+    return name
+
+
+def put_probe(
+    model: TimmModel,  # changed in place
+    weight: torch.Tensor,  # float32 [classes, features]
+    bias: torch.Tensor,  # float32 [classes]
+) -> TimmModel:
+    """Make a probe of its features the last layer of `model`, and return it.
+
+    Shapes: weight [classes, features] and bias [classes], of features of unit length."""
+    place = _place_of_head(model)
+    model.reset_classifier(len(weight))
+    model.set_submodule(place, _Probe(weight, bias))
+    return model
+
+
+def _with_probe(model: TimmModel, state: dict[str, torch.Tensor]) -> TimmModel:
+    "A network for the weights of one with a probe, every weight in its place."
+    last = f"{_place_of_head(model)}.linear"
+    put_probe(model, state[f"{last}.weight"], state[f"{last}.bias"]).load_state_dict(state)
+    return model
+
+# %% ../../nbs/models/classifiers.ipynb #f4368121
 def save_classifier(
     model: TimmModel,
     folder: str | Path,  # made if missing
     model_args: dict | None = None,  # for timm.create_model; default: those it was made with
     dtype: torch.dtype = torch.float32,  # of floating-point weights on disk
+    label_names: Sequence[str] = (),  # of the classes, in order: `pretrained_cfg["label_names"]` when it is opened
 ) -> Path:
-    "Write a folder that `load_classifier` and timm's `local-dir:` open: config.json and model.safetensors."
+    """Write a folder that `load_classifier` and timm's `local-dir:` open: config.json and model.safetensors.
+
+    A network with a probe is opened by `load_classifier` alone: timm refuses it, as it has no such last layer."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     skip = ("url", "file", "hf_hub_id", "source", "state_dict", "num_classes", "architecture")
@@ -243,6 +294,10 @@ def save_classifier(
         "model_args": {k: v for k, v in made_with.items() if k != "num_classes" and not k.startswith("pretrained")},
         "pretrained_cfg": {k: v for k, v in model.pretrained_cfg.items() if k not in skip},
     }
+    if label_names:
+        config["label_names"] = list(label_names)
+    if isinstance(model.get_classifier(), _Probe):
+        config["probe"] = True
     state = {
         k: v.to("cpu", dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in model.state_dict().items()
     }

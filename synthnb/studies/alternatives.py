@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from torch import nn
 
@@ -32,7 +32,7 @@ from .verdict import ENOUGH, SHARED
 from ..training.prediction import class_mean
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576
-def _frozen_extractor(
+def frozen_extractor(
     classifier: str | Path | TimmModel,  # shipped, a timm id or folder, or an open network
     image_size: int,  # pixels per side that it sees
 ) -> Extractor:
@@ -58,6 +58,32 @@ def _row(method: str, said: np.ndarray, test: Features, **known) -> Baseline:
     return Baseline(method=method, correct=right, per_class=class_mean(right, test.labels), **known)
 
 
+def check_same_network(*parts: Features) -> None:
+    "ValueError for features of different networks."
+    if len(names := {part.extractor for part in parts}) > 1:
+        raise ValueError(f"features of different networks: {', '.join(sorted(names))}")
+
+
+def fit_probe(
+    real: Features,  # of the few real images
+    val: Features,
+    synthetic: Features | None = None,  # learned from as well: all of them weigh as much as all real images
+) -> tuple[Pipeline, float]:  # the probe, and its accuracy on the validation images
+    """Logistic regression on features of unit length, its strength chosen on validation images.
+
+    ValueError for features of different networks."""
+    parts = [part for part in (real, synthetic) if part is not None]
+    check_same_network(*parts, val)
+    values = torch.cat([part.values for part in parts]).numpy()
+    labels = torch.cat([part.labels for part in parts]).numpy()
+    weights = np.concatenate([np.full(len(part), len(real) / len(part)) for part in parts])
+    probes = [make_pipeline(Normalizer(), LogisticRegression(C=c, max_iter=1000)) for c in _STRENGTHS]
+    for probe in probes:
+        probe.fit(values, labels, logisticregression__sample_weight=weights)
+    scores = [probe.score(val.values, val.labels) for probe in probes]
+    return probes[int(np.argmax(scores))], max(scores)
+
+
 def frozen(
     real: Features,  # of the few real images
     val: Features,
@@ -67,22 +93,12 @@ def frozen(
     synthetic: Features | None = None,  # learned from as well: all of them weigh as much as all real images
     method: str = "frozen",
 ) -> Baseline:
-    """Logistic regression on features of unit length, its strength chosen on validation images.
-
-    ValueError for features of different networks."""
-    parts = [part for part in (real, synthetic) if part is not None]
-    if len(names := {part.extractor for part in (*parts, val, test)}) > 1:
-        raise ValueError(f"features of different networks: {', '.join(sorted(names))}")
-    values = torch.cat([part.values for part in parts]).numpy()
-    labels = torch.cat([part.labels for part in parts]).numpy()
-    weights = np.concatenate([np.full(len(part), len(real) / len(part)) for part in parts])
-    probes = [make_pipeline(Normalizer(), LogisticRegression(C=c, max_iter=1000)) for c in _STRENGTHS]
-    for probe in probes:
-        probe.fit(values, labels, logisticregression__sample_weight=weights)
-    scores = [probe.score(val.values, val.labels) for probe in probes]
-    said = probes[int(np.argmax(scores))].predict(test.values.numpy())
+    "The row of `fit_probe` on the test images."
+    probe, seen = fit_probe(real, val, synthetic)
+    check_same_network(real, test)
+    said = probe.predict(test.values.numpy())
     used = len(synthetic) if synthetic else 0
-    return _row(method, said, test, seed=seed, shots=shots, val_accuracy=max(scores), synthetic=used)
+    return _row(method, said, test, seed=seed, shots=shots, val_accuracy=seen, synthetic=used)
 
 
 def nearest_features(
@@ -130,7 +146,7 @@ def alternatives(
 ) -> list[Baseline]:
     "Rows for each seed: pixels, frozen features, CLIP; probes with and without the synthetic images."
     rows = [pixel_baseline(real, test, seed, shots, val) for seed, real in few.items()]
-    networks = {"frozen": _frozen_extractor(classifier, image_size)}
+    networks = {"frozen": frozen_extractor(classifier, image_size)}
     if clip is not None:
         networks["clip_probe"] = open_extractor(clip)
     seen = {id(data): data for data in (*few.values(), *synthetic.values(), val, test)}

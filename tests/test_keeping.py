@@ -1,0 +1,128 @@
+"""The best classifier of a study, kept and asked: as it was measured, in a notebook and from the command line."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from synthnb.bridge import Runtime, TransferConfig, run_method
+from synthnb.cli import app
+from synthnb.data import digits, few_shot
+from synthnb.datasets.listed import save_folder
+from synthnb.glyphworld.world import folder
+from synthnb.models.classifiers import load_classifier
+from synthnb.studies.alternatives import alternatives
+from synthnb.studies.keeping import Study, classify, keep_best, train_again
+from synthnb.train import TrainConfig, Watch
+from synthnb.training.prediction import predict
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def study_of(classifier: str | Path, classes: int = 10) -> tuple[Study, dict]:
+    splits = digits()
+    names = splits["train"].classes[:classes]
+    for name, part in splits.items():
+        splits[name] = replace(part.subset((part.labels < classes).nonzero()[:, 0]), classes=names)
+    splits |= {name: splits[name].subset(range(0, len(splits[name]), 4)) for name in ("val", "test")}
+    few, more = ({seed: few_shot(splits["train"], n, seed) for seed in (5, 6)} for n in (2, 6))
+    config = TransferConfig(TrainConfig(image_size=32, batch_size=8, lr=1e-3), steps=(2, 2))
+    return Study(classifier, few, more, splits["val"], config, Runtime("cpu")), splits
+
+
+@pytest.mark.parametrize(("classifier", "classes"), [("cnn", 10), ("cnn", 2), ("vit", 3)])
+def test_a_kept_probe_says_what_was_measured(classifier, classes, tmp_path):
+    study, splits = study_of(folder(classifier), classes)
+    rows = alternatives(study.few, study.synthetic, splits["val"], splits["test"], 2, study.classifier, 32)
+    kept = keep_best(study, rows, tmp_path / "kept")
+    measured = next(row for row in rows if (row.method, row.seed) == (kept.method, kept.seed))
+    said = predict(load_classifier(kept.folder), splits["test"], image_size=32).argmax(1)
+    np.testing.assert_array_equal((said == splits["test"].labels).numpy(), measured.correct)
+    assert abs(kept.val_accuracy - measured.val_accuracy) < 1e-6 and kept.method.startswith("frozen")
+
+
+@pytest.mark.parametrize(
+    ("classifier", "method"),
+    [
+        ("cnn", "bridged++"),
+        ("cnn", "mixed_per_batch+dual"),
+        ("vit", "mixed_per_batch+token"),
+        ("cnn", "augmented"),
+        ("cnn", "linear_probe"),
+    ],
+)
+def test_a_kept_network_says_what_was_measured(classifier, method, tmp_path):
+    study, splits = study_of(folder(classifier))
+    run = run_method(
+        method,
+        study.classifier,
+        study.few[6],
+        study.synthetic[6],
+        splits["test"],
+        study.config,
+        seed=6,
+        watch=Watch(splits["val"]),
+        runtime=study.runtime,
+    )
+    kept = keep_best(study, [run], tmp_path / "kept")
+    said = predict(load_classifier(kept.folder), splits["test"], image_size=32).argmax(1)
+    np.testing.assert_array_equal((said == splits["test"].labels).numpy(), run.correct)
+    about = json.loads((kept.folder / "kept.json").read_text())
+    uses = method not in ("augmented", "linear_probe")
+    assert (about["method"], about["seed"], about["synthetic"]) == (method, 6, 60 * uses)
+
+
+def test_what_is_no_classifier_is_refused_by_name():
+    study, _ = study_of(folder("cnn"))
+    for method in ("clip_zero_shot", "nearest (features)", "bridgd"):
+        with pytest.raises(ValueError, match=re.escape(f"{method!r} is no classifier that can be kept")):
+            train_again(study, method, 5)
+
+
+def test_quickstart_keeps_and_the_command_line_asks(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    notebook = nbformat.read(ROOT / "nbs/experiments/quickstart.ipynb", 4)
+    space = {"display": lambda *told: None, "__name__": "quickstart"}
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        exec(cell.source, space)
+        if "parameters" in cell.metadata.get("tags", []):
+            space |= {"methods": ["vanilla", "mixed"], "seeds": [0], "advisor": False, "style_steps": 1}
+            space |= {"denoising_steps": 1, "keep_best": True, "threads": 1}
+        if "keep_classifier(" in cell.source:
+            break
+    kept = space["kept"]
+    assert f"synthnb classify {kept.folder} IMAGES" in str(kept) and (kept.folder / "kept.json").is_file()
+    few = digits()["test"].subset(range(7))
+    save_folder({"new": few}, tmp_path / "scans")
+    out = tmp_path / "said.csv"
+    done = CliRunner().invoke(app, ["classify", str(kept.folder), str(tmp_path / "scans"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    said = pd.read_csv(out, dtype={"class": str}, keep_default_na=False)
+    assert len(said) == 7 and set(said["class"]) <= set(few.classes) and said.probability.between(0, 1).all()
+    whole = classify(kept.folder, tmp_path / "scans")
+    torch.testing.assert_close(
+        torch.tensor(whole.probability), torch.tensor(said.probability), atol=1e-4, rtol=0, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "told"), [("empty", "there are no images in"), ("broken", "x.png of new cannot be read")]
+)
+def test_images_that_are_none_are_named(what, told, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    if what == "broken":
+        (new / "x.png").write_bytes(b"no image")
+    study, splits = study_of(folder("cnn"))
+    rows = alternatives(study.few, {}, splits["val"], splits["test"], 2, study.classifier, 32)
+    kept = keep_best(study, rows, tmp_path / "kept")
+    done = CliRunner().invoke(app, ["classify", str(kept.folder), str(new)])
+    assert done.exit_code == 2 and told in done.output and "Traceback" not in done.output
