@@ -113,7 +113,7 @@ def _with_size(about: dict, image_size: int, model_args: dict) -> dict:
         else model_args
     )
 
-
+# %% ../../nbs/models/classifiers.ipynb #a8b2e283
 def _from_folder(folder: Path, image_size: int, model_args: dict) -> TimmModel:
     "The model of a timm folder, every weight in its place."
     config = folder / "config.json"
