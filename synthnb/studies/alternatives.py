@@ -83,7 +83,7 @@ def fit_probe(
     scores = [probe.score(val.values, val.labels) for probe in probes]
     return probes[int(np.argmax(scores))], max(scores)
 
-
+# %% ../../nbs/studies/alternatives.ipynb #1a9f03fb
 def frozen(
     real: Features,  # of the few real images
     val: Features,

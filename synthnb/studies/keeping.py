@@ -91,7 +91,7 @@ class Kept:
         kept += f" and {self.synthetic} synthetic ones" * (self.synthetic > 0)
         return f"{kept}). `synthnb classify {self.folder} IMAGES` asks it about new images."
 
-
+# %% ../../nbs/studies/keeping.ipynb #c0d46073
 def keep_best(
     study: Study,
     results: Sequence,  # its runs: `MethodResult` and `Baseline`, measured on validation images
