@@ -134,7 +134,7 @@ def _from_folder(folder: Path, image_size: int, model_args: dict) -> TimmModel:
     told = about.get("pretrained_cfg") or timm.get_pretrained_cfg(architecture).to_dict()
     sized = _with_size(told, image_size, (about.get("model_args") or {}) | model_args)
     model_args = model_args | {name: value for name, value in sized.items() if name == "img_size"}
-    if about.get("probe"):
+    if about.get("last_layer") == _UNIT_LENGTH:
         args = (about.get("model_args") or {}) | model_args
         net = timm.create_model(architecture, num_classes=about["num_classes"], pretrained_cfg=told, **args)
         net.pretrained_cfg["label_names"] = about.get("label_names")
@@ -232,6 +232,9 @@ def load_classifier(
     return net if num_classes is None else reset_head(net, seed, num_classes, "head")
 
 # %% ../../nbs/models/classifiers.ipynb #dacef182
+_UNIT_LENGTH = "linear, on features of unit length"  # in a folder's config.json
+
+
 class _Probe(nn.Module):
     "A last layer on features of unit length; its weights have names of their own, so that no plain layer takes them."
 
@@ -297,7 +300,7 @@ def save_classifier(
     if label_names:
         config["label_names"] = list(label_names)
     if isinstance(model.get_classifier(), _Probe):
-        config["probe"] = True
+        config["last_layer"] = _UNIT_LENGTH
     state = {
         k: v.to("cpu", dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in model.state_dict().items()
     }
