@@ -357,7 +357,8 @@ def test_the_working_directory_is_the_callers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     work = "import os; print('here', os.getcwd())"
     folder = run(experiment(tmp_path / "e.ipynb", work), outputs="outputs", progress=False)
-    outputs = nbformat.read(folder / "report.ipynb", as_version=4).cells[2].outputs
+    cells = nbformat.read(folder / "report.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
     assert outputs[0].text == f"here {tmp_path}\n" and folder == Path("outputs/e") / folder.name
 
 
@@ -423,10 +424,11 @@ def test_a_large_report_is_made_small(tmp_path):
     sizes = {name: (folder / name).stat().st_size for name in ("report.ipynb", "report.html")}
     print(sizes)
     assert max(sizes.values()) < 5_000_000
-    outputs = nbformat.read(folder / "report.ipynb", as_version=4).cells[2].outputs
+    cells = nbformat.read(folder / "report.ipynb", as_version=4).cells
     pictures = [
         Image.open(BytesIO(base64.b64decode(output.data["image/png"])))
-        for output in outputs
+        for cell in cells
+        for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
     assert len(pictures) == 3 and min(picture.width for picture in pictures) >= 256

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -53,6 +54,24 @@ def test_the_answer_comes_first(pages):
         assert number in re.search(r'<h1 class="verdict">(.*?)</h1>', body, re.DOTALL)[1], name
         assert body.count("check_params(") == 0 and body.count('class="code"') > 3, "code is there, folded"
         assert not re.search(r"<details[^>]* open", body)
+
+
+@every_run
+def test_the_notebook_of_a_run_begins_with_its_verdict(run, tmp_path):
+    """A report that is read where the repository is looked at has no page: title, verdict and figures come first."""
+    kept, results = nbformat.read(run / "report.ipynb", as_version=4), read_results(run)
+    title, told = kept.cells[:2]
+    assert title.source.startswith("# ") and told.cell_type == "markdown"
+    assert f"**{verdict_line(results)}**".replace("%", " %").replace("  %", " %") in told.source
+    figures = re.findall(r"\]\((figures/\S+\.png)\)", told.source)
+    assert figures and all((run / figure).is_file() for figure in figures)
+    sys.path.insert(0, str(ROOT / "tools"))
+    import update_reports
+
+    before, after = update_reports.renewed(run / "report.ipynb")
+    assert before == after, "run python tools/update_reports.py"
+    page = make_page(run, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'src="figures/' not in page, "the page has a first screen of its own"
 
 
 def test_pages_fetch_nothing_and_have_no_dead_link(pages):

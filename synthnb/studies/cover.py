@@ -247,20 +247,20 @@ def _figure(file: Path, caption: str, kind: str = "") -> str:
     return f"<figure>{image}<figcaption>{caption}.</figcaption></figure>"
 
 
-def _image_of(folder: Path, experiment: str) -> str:
-    "Real beside generated images as a figure in the page; nothing where the run kept none."
+def _image_of(folder: Path, experiment: str) -> tuple[Path, str] | None:
+    "The file of real beside generated images, and its caption; None where the run kept none."
     named = [file for name in _BESIDE if (file := folder / "figures" / f"{name}.png").is_file()]
     if not named:
-        return ""
+        return None
     both = named[0].stem == "beside" and experiment not in _GENERATED_ONLY
-    return _figure(named[0], "Real images beside generated ones" if both else "Generated images")
+    return named[0], "Real images beside generated ones" if both else "Generated images"
 
 
-def _main_figure(folder: Path, results: Mapping) -> str:
-    "The first figure that a study without a table of methods made of its numbers."
+def _main_figure(folder: Path, results: Mapping) -> tuple[Path, str] | None:
+    "The file of the first figure that a study made of its numbers, and its caption; None where it made none."
     named = [file for name in results.get("figures") or [] if (file := folder / "figures" / f"{name}.png").is_file()]
     drawn = [file for file in named if file.stem not in _BESIDE]
-    return _figure(drawn[0], "The main result; the sections below explain it", ' class="drawing"') if drawn else ""
+    return (drawn[0], "The main result; the sections below explain it") if drawn else None
 
 # %% ../../nbs/studies/cover.ipynb #1c9d0c3c
 def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> str:
@@ -270,8 +270,10 @@ def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> s
     if compared:
         figures = [f"<figure>{gains_svg(compared[0])}<figcaption>{_caption(compared[0])}</figcaption></figure>"]
     else:
-        figures = [_main_figure(folder, results)]
-    figures = [one for one in (*figures, _image_of(folder, record.get("experiment", ""))) if one]
+        main = _main_figure(folder, results)
+        figures = [_figure(*main, ' class="drawing"')] if main else []
+    if images := _image_of(folder, record.get("experiment", "")):
+        figures.append(_figure(*images))
     worth = [exchange_of(results, record, one) for one in compared]
     lines = [
         f'<p class="kicker">{html.escape(title)}</p>',
@@ -284,6 +286,23 @@ def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> s
     if limits := caveats(results, record):
         lines.append(f'<ul class="caveats">{"".join(f"<li>{_words(one)}</li>" for one in limits)}</ul>')
     return f'<header class="cover">{"".join(lines)}</header>'
+
+# %% ../../nbs/studies/cover.ipynb #d4d88d5c
+def cover_markdown(results: Mapping, record: Mapping, folder: Path) -> str:
+    "The verdict of a run, its main figure, what was run and what limits it, for a cell of its notebook."
+    compared = comparisons(results) if is_of_methods(results) else []
+    found = [_main_figure(Path(folder), results), _image_of(Path(folder), record.get("experiment", ""))]
+    worth = [exchange_of(results, record, one) for one in compared]
+    sure = " ".join(filter(None, (how_sure(results), *worth[:1])))
+    parts = [
+        f"**{verdict_line(results)}**",
+        f"{what_was_run(results, record)}.",
+        *(f"![{one[1]}](figures/{one[0].name})" for one in found if one),
+        sure,
+        *(f"{advice(one)} {told}".strip() for one, told in zip(compared[1:], worth[1:])),
+        "\n".join(f"- {one}" for one in caveats(results, record)),
+    ]
+    return re.sub(r"(\d)%", r"\1 %", "\n\n".join(part for part in parts if part))
 
 # %% ../../nbs/studies/cover.ipynb #2c536c9c
 def methods_html(results: Mapping) -> str:

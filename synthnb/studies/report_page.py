@@ -31,7 +31,7 @@ from pygments.formatters import HtmlFormatter
 from ..core.files import whole_file
 from ..core.renamed import COLUMNS, current_names
 from ..core.stylesheet import STYLE
-from .cover import COVER_STYLE, cover_html, methods_html
+from .cover import COVER_STYLE, cover_html, cover_markdown, methods_html
 from .experiment import parameter_table
 from .folder import read_record, read_results
 from .parameters import read_parameters
@@ -257,6 +257,7 @@ def _spaced(text: str) -> str:
 def _prepare(notebook: nbformat.NotebookNode, source: Path, target: Path, against: str) -> nbformat.NotebookNode:
     "A copy of an executed notebook for the template: links followed, tables readable, figures named."
     page, section = copy.deepcopy(notebook), "the report"
+    page.cells = [cell for cell in page.cells if "verdict" not in cell.metadata.get("tags", [])]  # the cover has it
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = _relinked(cell.source, source, target)
@@ -381,6 +382,15 @@ def write_html(
     body, _ = exporter.from_notebook_node(page, resources=resources)
     with whole_file(path) as partial:
         partial.write_text(body, encoding="utf-8")
+
+# %% ../../nbs/studies/report_page.ipynb #4bf8a316
+def put_verdict(notebook: nbformat.NotebookNode, results: Mapping, record: Mapping, folder: Path) -> None:
+    "Put the verdict under the title of an executed notebook, in place of one that stands there."
+    notebook.cells = [cell for cell in notebook.cells if "verdict" not in cell.metadata.get("tags", [])]
+    told = nbformat.v4.new_markdown_cell(cover_markdown(results, record, folder), metadata={"tags": ["verdict"]})
+    told.id = "verdict"
+    titled = bool(notebook.cells) and notebook.cells[0].cell_type == "markdown"
+    notebook.cells.insert(int(titled), told)
 
 # %% ../../nbs/studies/report_page.ipynb #868ab01b
 def make_page(

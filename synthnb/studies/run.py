@@ -317,15 +317,16 @@ def _papermill_view(notebook: Path, parameters: dict[str, object]) -> nbformat.N
 # %% ../../nbs/studies/run.ipynb #aa69b737
 def _publish(folder: Path, record: dict, source: Path) -> None:
     "Turn the executed copy into the report. Raises `RunFailed` if the notebook reported nothing."
-    from synthnb.studies.report_page import write_html  # plots, which nothing needs before the run is done
+    from synthnb.studies.report_page import put_verdict, write_html  # plots, which nothing needs before the run is done
 
     partial = folder / "report.partial.ipynb"
     if not (folder / "results.json").is_file():
         raise RunFailed("the notebook ran to its end but never called report(...)")
     notebook = fit_report(tidy(nbformat.read(partial, as_version=4), record["experiment"]))
     notebook.cells.append(nbformat.v4.new_markdown_cell(about_run(record, noted_stages(folder))))
-    nbformat.write(notebook, partial)
     results = read_results(folder)
+    put_verdict(notebook, results, record, folder)
+    nbformat.write(notebook, partial)
     page = folder / "report.html"
     write_html(notebook, page, record["experiment"], source=source, record=record, results=results)
     with open(partial, "rb") as written:
