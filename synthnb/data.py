@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ImageSet', 'LabelledImages', 'ordered', 'join', 'check_size', 'split_by_content', 'digits', 'few_shot', 'few_shots',
-           'fraction', 'long_tail']
+           'real_overlap', 'fraction', 'long_tail']
 
 # %% ../nbs/01_data.ipynb #8fa3ce82
 import hashlib
@@ -277,6 +277,15 @@ def few_shots(
 ) -> dict[tuple[int, int], ImageSet]:  # (shots, seed) -> images
     "`few_shot` for all numbers of shots and all seeds; ValueError names the class that has fewer."
     return {(n, seed): few_shot(train, n, seed) if n else train for n in shots for seed in seeds}
+
+
+def real_overlap(
+    train: ImageSet,
+    shots: Sequence[int],  # 0 takes every image
+) -> dict[str, float]:  # by shots, "all" for 0: what another seed draws as well of the images of one seed, 0..1
+    "How much the real images of two seeds have in common: what they share is in no interval over seeds."
+    there = [n for n in train.per_class.values() if n]
+    return {f"{n or 'all'}": sum(min(n or own, own) / own for own in there) / len(there) for n in shots}
 
 # %% ../nbs/01_data.ipynb #bf38bc38
 def fraction(

@@ -25,6 +25,7 @@ from synthnb.core.intervals import (
     bootstrap_mean,
     image_error,
     judge,
+    mean_interval,
     seen_from,
     wilson,
 )
@@ -345,6 +346,9 @@ def best_by_validation(
     return str(means.idxmax())
 
 # %% ../nbs/09_evaluate.ipynb #51a4a4bf
+_TOLD_FROM = 20  # test images of a class from which an interval is told
+
+
 @takes_old_names
 def gain_by_class(
     results: Sequence,  # runs with method, seed and correct, such as MethodResult; one number of shots
@@ -353,9 +357,10 @@ def gain_by_class(
     against: str = "vanilla_matched",
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Accuracy of two methods and their difference with a bootstrap interval over test images.
+    """Accuracy of two methods and their difference with an interval over test images (Student's t).
 
-    The first row is of all classes, then one row per class follows, the largest gain first."""
+    A class of fewer than 20 test images has none: its few differences are mostly zeros, and no interval of them is
+    right. The first row is of all classes, then one row per class follows, the largest gain first."""
     share, before = _shares_right(current_names(results), method, against)
     labels, rows = data.labels.numpy(), []
     if len(share) != len(labels):
@@ -363,7 +368,8 @@ def gain_by_class(
     for name, chosen in [("(all classes)", labels >= 0), *((name, labels == i) for i, name in enumerate(data.classes))]:
         if n := int(chosen.sum()):
             gain = share[chosen] - before[chosen]
-            ends = bootstrap_accuracy(gain, level).ends if n > 1 else (math.nan, math.nan)
+            found = mean_interval(gain.tolist(), level)
+            ends = (math.nan, math.nan) if n < _TOLD_FROM or found.is_empty else found.ends
             rows.append((name, n, before[chosen].mean(), share[chosen].mean(), gain.mean(), *ends))
     table = pd.DataFrame(rows, columns=["class", "images", "before", "accuracy", "gain", "low", "high"])
     return pd.concat([table[:1], table[1:].sort_values("gain", ascending=False, kind="stable")], ignore_index=True)

@@ -35,9 +35,9 @@ class Interval:
 
     @property
     def points(self) -> str:
-        "A difference of shares in points, for sentences: +6.1 [+3.6, +8.6]."
+        "A difference of shares in points, for sentences: +6.1 [+3.6, +8.6]; equal values have no interval."
         mean, low, high = (round(100 * share, 9) for share in (self.mean, self.low, self.high))  # 2.95 is 3.0, not 2.9
-        return f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+        return f"{mean:+.1f}" + ("" if self.is_empty else f" [{low:+.1f}, {high:+.1f}]")
 
     @property
     def is_empty(self) -> bool:

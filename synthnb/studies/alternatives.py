@@ -165,6 +165,8 @@ def alternatives(
     return rows
 
 # %% ../../nbs/studies/alternatives.ipynb #85436e6c
+_LEVEL = 0.95
+_WIDER = ", which do not all choose the same two: the interval is corrected for the number of methods"
 _ADVICE = {
     "better": "Use generated images",
     "worse": "Do not use generated images",
@@ -202,6 +204,7 @@ class Answer:
             "accuracy_without": 100 * self.accuracy_without,
             "gain": 100 * gain.mean,
             **told,
+            "level": gain.level,
             "seeds": gain.n,
             "verdict": self.verdict.name,
         }
@@ -212,7 +215,7 @@ class Answer:
         return (
             f"**{self.advice}**: `{self.best}` with generated images reaches {reached} of "
             f"`{self.alternative}` without ({gain}; both chosen for each seed on the validation images of the others"
-            f"{'; ' * bool(self.why)}{self.why})."
+            f"{_WIDER * (self.verdict.gain.level > _LEVEL)}{'; ' * bool(self.why)}{self.why})."
         )
 
 # %% ../../nbs/studies/alternatives.ipynb #55441d82
@@ -224,7 +227,8 @@ def answer(
     """Whether generated images are worth using: the best method with them less the best one without.
 
     For each seed both are those with the highest accuracy on the validation images of the other seeds, so that no
-    seed chooses the method that it is counted for. Named are the best of all seeds.
+    seed chooses the method that it is counted for. Named are the best of all seeds. Where the seeds choose different
+    methods the interval is corrected for the number of methods (Bonferroni).
     ValueError where no method with, or none without, synthetic images was measured on validation images."""
     results = current_names(results)
     sides = [_measured(results, wanted) for wanted in (True, False)]
@@ -233,7 +237,10 @@ def answer(
     pairs = [[side.runs[side.best(without=seed)][seed] for side in sides] for seed in sides[0].seeds]
     images = image_error(np.stack([own.correct.astype(float) - other.correct for own, other in pairs]))
     gains = [own.accuracy - other.accuracy for own, other in pairs]
-    found = judge({"best": gains}, {"best": images}, margin=margin)["best"]
+    choices = {tuple(side.best(without=seed) for side in sides) for seed in sides[0].seeds}
+    others = sum(len(side.runs) for side in sides) - 1
+    level = _LEVEL if len(choices) == 1 else 1 - (1 - _LEVEL) / others
+    found = judge({"best": gains}, {"best": images}, margin=margin, level=level)["best"]
     if len(gains) < ENOUGH or shared:
         found = replace(found, name="inconclusive")
     reached = [float(np.mean([run.accuracy for run in own])) for own in zip(*pairs)]

@@ -161,6 +161,9 @@ def what_was_run(results: Mapping, record: Mapping) -> str:
     return "; ".join(one for one in told if one)
 
 # %% ../../nbs/studies/cover.ipynb #89e03610
+_OVERLAP = 0.1  # share that two seeds have in common from which a page says so
+
+
 def caveats(results: Mapping, record: Mapping) -> list[str]:  # Markdown
     "What limits this run: meanings that are open, smoke settings, glyphs, generated images that seeds share."
     found = re.findall(r"^- (\*\*.*)$", results.get("conclusion", ""), re.MULTILINE)  # the notebook's own, in bold
@@ -171,6 +174,12 @@ def caveats(results: Mapping, record: Mapping) -> list[str]:  # Markdown
     if sets and isinstance(seeds, list) and sets < len(seeds):
         told = f"{sets} generated set{'s' * (sets > 1)} for {len(seeds)} seeds"
         found.append(f"{told}: how much sets differ is in no interval.")
+    overlap = {n: share for n, share in (results.get("real_overlap") or {}).items() if share > _OVERLAP}
+    if overlap:
+        told = ", ".join(f"{100 * share:.0f} % of {n}" for n, share in overlap.items())
+        found.append(
+            f"Two seeds share some of their real images per class ({told}): what others would change is in no interval."
+        )
     if results.get("glyphworld"):
         found.append("Glyphworld draws glyphs: this is no claim about photographs.")
     return found
@@ -195,7 +204,7 @@ def exchange_of(results: Mapping, record: Mapping, comparison: Comparison) -> st
         found = exchange_rate(numbered, method, comparison.shots, images, _AGAINST)
     except ValueError:  # seeds differ between numbers of real images, or there is one number
         return ""
-    return f"Exchange rate of `{method}` against `{_AGAINST}`: {found}."
+    return f"Exchange rate of `{method}` against `{_AGAINST}`, on these test images: {found}."
 
 
 _AGAINST = "vanilla_matched"  # trains on real images alone, for as many steps

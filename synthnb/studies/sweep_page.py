@@ -17,14 +17,24 @@ from ..core.renamed import current_names
 from ..core.stylesheet import STYLE
 
 # %% ../../nbs/studies/sweep_page.ipynb #b3967d74
+# What rows say of their setting in numbers; other numbers are measurements
+_NUMBERED = ("shots", "volume", "guidance", "images")
+
+
 def _settings(table: pd.DataFrame, varied: list[str]) -> tuple[list[str], list[str]]:
-    "Columns that tell one setting from another, seeds and methods aside: parameters, and what the rows say in words."
-    text = [
-        name
-        for name in table
-        if name not in ("run", "method") and not name.startswith("param.") and pd.api.types.is_string_dtype(table[name])
-    ]
+    "Columns that tell one setting from another, seeds and methods aside: parameters, words, some numbers."
+    said = [name for name in table if name not in ("run", "method") and not name.startswith("param.")]
+    text = [name for name in said if name in _NUMBERED or pd.api.types.is_string_dtype(table[name])]
     return [f"param.{name}" for name in varied if name not in ("seed", "seeds")], text
+
+
+def _by_seed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    "One value for each seed of each setting: rows that differ in something else are no further seeds."
+    seeds = [name for name in ("seed", "param.seed") if name in table and name not in keys]
+    known = table.dropna(subset=["value"])
+    if not seeds:
+        return known
+    return known.groupby([*keys, *seeds], dropna=False, sort=False).value.mean().reset_index()
 
 # %% ../../nbs/studies/sweep_page.ipynb #ff62315b
 def summarise(
@@ -39,7 +49,7 @@ def summarise(
     table = current_names(table)
     given, said = _settings(table, varied)
     keys, rows = [*given, "method", *said], []
-    for key, group in table.dropna(subset=["value"]).groupby(keys, dropna=False, sort=False):
+    for key, group in _by_seed(table, keys).groupby(keys, dropna=False, sort=False):
         found = bounded_interval(group.value)
         rows.append(dict(zip(keys, key)) | {"value": found.mean, "low": found.low, "high": found.high, "n": found.n})
     return pd.DataFrame(rows)
@@ -108,7 +118,8 @@ def draw_sweep(
 
     if table.empty or (known := current_names(table).dropna(subset=["value"])).empty:
         return None
-    axes = _arrange(known, varied)
+    given, said = _settings(known, varied)
+    axes = _arrange(_by_seed(known, [*given, "method", *said]), varied)
     many = axes.rows.panel.nunique()
     if many > _PANELS:
         return None

@@ -138,7 +138,9 @@ def _against(rows: Sequence[Mapping], rival: Mapping, names: Sequence[str]) -> d
 # %% ../../nbs/studies/verdict.ipynb #d53e2c0a
 def _answer_at(shots: int, results: Mapping) -> Mapping | None:
     "What `studies.alternatives.answer` said at a number of real images; None for runs that did not ask it."
-    return (results.get("answers") or {}).get(f"{shots or 'all'}") or results.get("answer")
+    answers = results.get("answers") or {}
+    early = [told for key, told in answers.items() if re.fullmatch(r"\d+x", key)]  # named by volume, for one number
+    return answers.get(f"{shots or 'all'}") or next(iter(early), None) or results.get("answer")
 
 
 def _counts_images(rows: Sequence[Mapping]) -> bool:
@@ -146,11 +148,15 @@ def _counts_images(rows: Sequence[Mapping]) -> bool:
     return any(any((row.get("test_errors") or {}).values()) for row in rows)
 
 
+_UNCORRECTED = 0.95  # level of an answer for which all seeds chose the same two methods
+
+
 def _answered(told: Mapping, rows: Sequence[Mapping], rival: Mapping) -> Line:
     "An answer, with the interval of today where all seeds chose the same two methods."
     row = next(row for row in rows if row["method"] == told["method"])
     low, high = (told.get(name, math.nan) / 100 for name in ("low", "high"))
-    found = Interval(told["gain"] / 100, low, high, told["seeds"]), told["verdict"], math.nan
+    gain = Interval(told["gain"] / 100, low, high, told["seeds"], told.get("level", _UNCORRECTED))
+    found = gain, told["verdict"], math.nan
     if told["seeds"] >= ENOUGH and _counts_images(rows) and all(row.get("seeds_at") for row in rows):
         pair = _against(rows, rival, [told["method"]]).get(told["method"])
         if pair and math.isclose(100 * pair[0].mean, told["gain"], abs_tol=1e-6):
@@ -169,14 +175,15 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
         return None
     told, by_name = _answer_at(shots, results), {row["method"]: row for row in rows}
     told = told if told and {told["method"], told["alternative"]} <= set(by_name) else None
-    alone = (row for row in rows if not kinds[row["method"]])
+    # A method without a gain has other seeds than the table's reference: it is paired with nothing
+    paired = [row for row in rows if row is reference or row["gain"] is not None]
+    told = told if told and by_name[told["alternative"]] in paired else None
+    alone = (row for row in paired if not kinds[row["method"]])
     rival = by_name[told["alternative"]] if told else max(alone, key=lambda row: row["accuracy"])
     known = {row["method"]: _stored(row) for row in rows if row["gain"] is not None}
     counted = _counts_images(rows)
     if (counted or rival is not reference) and all(row.get("seeds_at") for row in rows):
-        # A method without a gain has other seeds than the table's reference
-        asked = [row for row in rows if row is not rival and (row is reference or row["gain"] is not None)]
-        known = _against(rows, rival, [row["method"] for row in asked])
+        known = _against(rows, rival, [row["method"] for row in paired if row is not rival])
     else:
         rival = reference
     answer = _answered(told, rows, rival) if told and rival["method"] == told["alternative"] else None
@@ -266,17 +273,24 @@ def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand b
     return told[line.verdict]
 
 # %% ../../nbs/studies/verdict.ipynb #07c4a46c
+_EARLY = "which this early interval does not count"
+
+
 def certainty(comparison: Comparison) -> str:
     "How sure a verdict is: seeds, methods, how the best was chosen, and what would have been seen."
     line = comparison.winner
     images = "and the choice of test images" if comparison.images_counted else "on these test images alone"
-    told = f"95 % interval over {line.gain.n} seeds {images}, paired"
+    told = f"{100 * line.gain.level:.3g} % interval over {line.gain.n} seeds {images}, paired"
     if comparison.answer:
         others = " of the other seeds" if comparison.images_counted else ""
         told += f"; for each seed both methods were chosen on validation images{others}"
         if abs(comparison.row.gain.mean - line.gain.mean) > 5e-4:
             own = f"{100 * comparison.row.gain.mean:+.1f} points from `{comparison.against}`"
-            told += f"; not all seeds chose the same two: over all of them `{line.method}` is {own}"
+            told += "; not all seeds chose the same two, "
+            told += (
+                "so the interval is corrected for the number of methods" if line.gain.level > _UNCORRECTED else _EARLY
+            )
+            told += f": over all of them `{line.method}` is {own}"
     elif comparison.methods > 1:
         picked = "validation images" if comparison.by_validation else "test accuracy, which overstates its gain"
         told += f"; verdict {'' if comparison.corrected else 'not '}corrected for the number of methods"
