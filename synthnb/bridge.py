@@ -31,6 +31,7 @@ from .models.classifiers import fresh, load_classifier, only_head, reset_blocks,
 from .train import TrainConfig, Watch, fit
 from .training.augmentation import TimmPolicy
 from .training.checkpoints import Checkpoint, History, stage_key
+from .training.engine import open_engine
 from .training.results import MethodResult, measure, read_result, write_result
 
 # %% ../nbs/08_bridge.ipynb #d4ba04b0
@@ -136,6 +137,11 @@ class Runtime:
         return {"device": self.device, "workers": self.workers, "progress": self.progress, "checkpoint": checkpoint}
 
 # %% ../nbs/08_bridge.ipynb #2f7fd0e2
+def _settled(training: TrainConfig, runtime: Runtime) -> TrainConfig:
+    "The configuration with the precision that it has here: bfloat16 gives other weights than float32."
+    return replace(training, precision=open_engine(runtime.device, training.precision, training.compile).precision)
+
+
 def stage1_model(
     model: str | Path,  # for `load_classifier`
     images: ImageSet,
@@ -147,7 +153,8 @@ def stage1_model(
 ) -> tuple[nn.Module, bool]:  # the model, and whether it was found in the store
     "A classifier fine-tuned on one set of images, found again in the store if it was made before."
     net, own = load_classifier(model, len(images.classes), seed=seed, **(model_args or {})), stream(seed, "stage 1")
-    key = stage_key(net, [images], {"training": training, "seed": own}, "bridge") if runtime.store else ""
+    settings = {"training": _settled(training, runtime), "seed": own}
+    key = stage_key(net, [images], settings, "bridge") if runtime.store else ""
     file = Path(runtime.store) / f"stage1-{key}.safetensors" if runtime.store else None
     if file and file.exists():
         _read_weights(net, file)
@@ -262,7 +269,7 @@ def run_method(
     spec, own = METHODS[method], seed if config.stage1_seed is None else config.stage1_seed
     used = synthetic if spec.needs_synthetic else None
     config = replace(config, stage1_seed=own, model_args=_model_args(config))
-    file = _run_file(spec, model, (real, used, test, watch.val), config, seed, watch, runtime.store)
+    file = _run_file(spec, model, (real, used, test, watch.val), config, seed, watch, runtime)
     if file and file.is_file():
         return replace(read_result(file), method=method)
     checkpoint = file.with_suffix(".checkpoint") if file and runtime.checkpoint_every else None
@@ -281,22 +288,17 @@ _Sets = tuple[ImageSet, ImageSet | None, ImageSet, ImageSet | None]  # real, syn
 
 
 def _run_file(
-    spec: Method,
-    model: str | Path,
-    sets: _Sets,
-    config: TransferConfig,
-    seed: int,
-    watch: Watch,
-    store: str | Path | None,
+    spec: Method, model: str | Path, sets: _Sets, config: TransferConfig, seed: int, watch: Watch, runtime: Runtime
 ) -> Path | None:
     "Where a run is kept: under all that its numbers depend on."
-    if not store:
+    if not runtime.store:
         return None
     start = load_classifier(model, len(sets[0].classes), **(config.model_args or {}))
     every = watch.val_every, watch.record_every
+    config = replace(config, training=_settled(config.training, runtime))
     settings = {"method": asdict(replace(spec, about="")), "config": config, "seed": seed, "every": every}
     key = stage_key(start, sets, settings, "bridge")
-    return Path(store) / f"run-{key}.json"
+    return Path(runtime.store) / f"run-{key}.json"
 
 # %% ../nbs/08_bridge.ipynb #5e1d0a7c
 def _result(

@@ -109,6 +109,8 @@ def _train(
     synthetic, pieces = loader.marks(config.synthetic), engine.pieces(loader.counts)
     optimiser.zero_grad(set_to_none=True)
     for step, (x, targets, labels) in _batches(run, loader, config, engine, workers):
+        if engine.rank:  # dropout of its own; NumPy's numbers, which mix the whole batch, are those of all
+            torch.manual_seed(stream(loader.seed, "noise", engine.rank, step))
         rate, measured = optimiser.param_groups[0]["lr"], []
         for i, piece in enumerate(pieces, 1):
             # Backward inside of `domains`, too: gradient checkpointing asks the layers once more
@@ -174,8 +176,6 @@ def fit(
         if checkpoint:
             checkpoint.resume(run, key)
         history = run.history
-        if engine.rank:  # dropout of its own; NumPy's numbers, which mix the whole batch, are those of all
-            torch.manual_seed(stream(seed, "noise", engine.rank, history.steps))
         with _clock(history, config, progress) as tick:
             for rate, shown in _train(run, net, loader, config, engine, workers):
                 _note(run, rate, shown, config, engine, watch, workers)

@@ -7,11 +7,13 @@ __all__ = ['TimmModel', 'reset_head', 'fresh', 'reset_blocks', 'only_head', 'loa
            'evaluation_view']
 
 # %% ../../nbs/models/classifiers.ipynb #418ac421
+import copy
 import difflib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from timm.layers import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from timm.models._manipulate import group_with_matcher
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
@@ -54,14 +56,16 @@ def fresh(
     seed: int = 0,
     purpose: str = "scratch",  # which stream the weights are drawn from
 ) -> TimmModel:
-    "The same architecture with random weights."
+    "The same architecture with random weights, which is shown images as `model` is."
     made_with = {
         name: value
         for name, value in model._model_args.items()
         if name != "num_classes" and not name.startswith("pretrained")
     }
     with seeded(stream(seed, purpose)):
-        return timm.create_model(model.pretrained_cfg["architecture"], num_classes=model.num_classes, **made_with)
+        new = timm.create_model(model.pretrained_cfg["architecture"], num_classes=model.num_classes, **made_with)
+    new.pretrained_cfg = copy.copy(model.pretrained_cfg)  # images are normalised and cut as they were
+    return new
 
 
 def reset_blocks(
@@ -84,6 +88,10 @@ def reset_blocks(
     return model
 
 # %% ../../nbs/models/classifiers.ipynb #28f0971c
+def _still(layer: nn.Module, mode: bool = True) -> nn.Module:
+    return layer
+
+
 @contextmanager
 def only_head(model: TimmModel) -> Iterator[nn.Module]:
     "The model with nothing but its last layer to be trained, statistics of batch norms frozen: a linear probe."
@@ -92,14 +100,18 @@ def only_head(model: TimmModel) -> Iterator[nn.Module]:
     heads = model.get_classifier()
     for head in heads if isinstance(heads, tuple) else (heads,):  # a distilled network has two
         head.requires_grad_(True)
-    # timm's frozen norms forget their count of batches
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    freeze_batch_norm_2d(model)
+    own = {layer for head in (heads if isinstance(heads, tuple) else (heads,)) for layer in head.modules()}
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer not in own]
+    before = [layer.training for layer in norms]
+    for layer in norms:
+        layer.eval()
+        object.__setattr__(layer, "train", partial(_still, layer))  # `model.train()` does not reach it
     try:
         yield model
     finally:
-        unfreeze_batch_norm_2d(model)
-        model.load_state_dict(buffers, strict=False)
+        for layer, mode in zip(norms, before):
+            del layer.train
+            layer.train(mode)
         for parameter in learns:
             parameter.requires_grad_(True)
 
@@ -248,10 +260,15 @@ class _Probe(nn.Module):
         return self.linear(F.normalize(features, dim=-1))
 
 
+def can_hold_probe(model: TimmModel) -> bool:
+    "Has it a single last layer, which a distilled network has not?"
+    return isinstance(model.pretrained_cfg.get("classifier"), str)
+
+
 def _place_of_head(model: TimmModel) -> str:
-    "The name of the last layer; ValueError where there are several, as in a distilled network."
+    "The name of the last layer; ValueError where there are several."
     name = model.pretrained_cfg.get("classifier")
-    if not isinstance(name, str):
+    if not can_hold_probe(model):
         raise ValueError(f"{model.pretrained_cfg['architecture']} has no single last layer: it can hold no probe")
     return name
 

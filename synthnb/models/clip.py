@@ -46,10 +46,13 @@ def preprocess(
     target = (size, size) if isinstance(size, int) else tuple(size)
     scaled = target
     if mode != "squash":
-        whole = int if mode == "shortest" and target[0] == target[1] else round  # torchvision's Resize rounds down
         height, width = images.shape[-2:]
-        ratio = (max if mode == "longest" else min)(height / target[0], width / target[1])
-        scaled = (max(1, whole(height / ratio)), max(1, whole(width / ratio)))
+        if mode == "shortest" and target[0] == target[1]:  # torchvision's Resize: the short side is exact
+            short = min(height, width)
+            scaled = (target[0] * height // short, target[1] * width // short)
+        else:
+            ratio = (max if mode == "longest" else min)(height / target[0], width / target[1])
+            scaled = (max(1, round(height / ratio)), max(1, round(width / ratio)))
     kind = InterpolationMode.BILINEAR if config.get("interpolation") == "bilinear" else InterpolationMode.BICUBIC
     images = TF.resize(images, list(scaled), kind, antialias=True)
     images = center_crop_or_pad(images, list(target), fill=config.get("fill_color", 0))

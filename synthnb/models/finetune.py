@@ -32,7 +32,7 @@ from ..data import LabelledImages
 from ..dsi import InvertConfig, denoising_loss, invert_classes, learn, reading
 from ..generate import find_faults, generate, plan_call
 from ..images.plan import make_plan
-from .families import call_pipeline
+from .families import call_parameters, call_pipeline
 from .latents import check_request, encode_images
 from .pipelines import quiet_loading
 from .styles import Keeper, Run, Style, add_style, check_same_settings, read_tensors, write_tensors
@@ -238,7 +238,9 @@ def image_to_image(
         least = f"at least 1/{int(first.steps)}, for one of the plan's {int(first.steps)} steps"
         raise ValueError(f"strength is {strength}; it must be at most 1, and {least}")
     at, painter, side = _start_images(images, plan), _painter(pipe), _side_of(pipe, int(first["size"]))
-    call = {name: value for name, value in plan_call(pipe, first).items() if name not in ("height", "width")}
+    known = call_parameters(painter)  # Stable Diffusion 3 and FLUX ask for a size, others take that of the image
+    call = {name: value for name, value in plan_call(pipe, first).items() if name in known}
+    call |= {name: side for name in ("height", "width") if name in known}
     parts, faults = [], dict[str, str]()
     with tqdm(total=len(plan), desc="images", unit="img", disable=not progress) as bar:
         for start in range(0, len(plan), batch_size):

@@ -39,6 +39,11 @@ def encode_images(
     batch_size: int = 16,
 ) -> Latents:
     "Mean and standard deviation of every image's latents, in float32."
+    if any(hasattr(part, "_hf_hook") for part in pipe.components.values()):
+        raise ValueError(
+            f"{type(pipe).__name__} does not fit the GPU and is offloaded to the CPU: so it draws, but it cannot learn "
+            "a style or a LoRA. Take a GPU with more memory or a smaller generator, or leave this out"
+        )
     side, vae, kind = pipe.unet.config.sample_size * pipe.vae_scale_factor, pipe.vae, pipe.vae.dtype
     nn.Module.to(vae, torch.float32)  # half precision overflows in some VAEs; diffusers' own `to` has a remark
     parts = []

@@ -9,7 +9,7 @@ __all__ = ['random_affine']
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -184,6 +184,9 @@ def sized(
     "An augmentation whose images have `size` x `size` pixels: by itself where it takes a size and was given none."
     if augment is None:
         return lambda images, _: _resized(images, size)
+    if isinstance(augment, TimmPolicy):  # its crop comes out at this size, too
+        policy = replace(augment, first=augment.first and sized(augment.first, size))
+        return lambda images, generator: _resized(policy(images, generator), size)
     given = augment.keywords if isinstance(augment, partial) else {}
     if size and "size" in inspect.signature(augment).parameters and not given.get("size"):
         augment = partial(augment, size=size)

@@ -71,7 +71,9 @@ def stage_key(
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     config = getattr(model, "pretrained_cfg", None) or {}
-    told = [getattr(model, "_model_args", None), config.get("mean"), config.get("std")]  # no weights, and they decide
+    # no weights, and they decide what is seen
+    shown = [config.get(name) for name in ("mean", "std", "crop_pct", "interpolation")]
+    told = [getattr(model, "_model_args", None), *shown]
     prints = [None if data is None else data.fingerprint() for data in sets]
     rest = [prints, told, dict(settings), code_hash(module), torch.__version__, timm.__version__]
     digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
