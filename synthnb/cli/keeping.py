@@ -273,18 +273,25 @@ _Trained = Annotated[
 ]
 _Images = Annotated[Path, typer.Argument(exists=True, metavar="IMAGES", help="A folder of images, or one image.")]
 _Table = Annotated[Path | None, typer.Option(help="A CSV for the answers.  [default: print them]")]
-_Decoders = Annotated[int, typer.Option(min=0, help="Processes that decode.")]
 
 
 @app.command()
-def classify(classifier: _Trained, images: _Images, out: _Table = None, workers: _Decoders = 0) -> None:
-    """Say what a kept classifier sees in each image below a folder: file, class and probability."""
+def classify(classifier: _Trained, images: _Images, out: _Table = None) -> None:
+    """Say what a kept classifier sees in each image below a folder: file, class and probability. Status 1 if an image
+    could not be read."""
     from synthnb.studies import keeping
 
     with before_start():
-        said = keeping.classify(classifier, images, workers=workers).round({"probability": 4})
+        said = keeping.classify(classifier, images).round({"probability": 4})
+    table, faulty = said.drop(columns="fault"), said[said.fault != ""]
     if out is None:
-        return typer.echo(said.to_csv(index=False).rstrip())
-    said.to_csv(out, index=False)
-    counts = ", ".join(f"{name} {count}" for name, count in said["class"].value_counts().items())
-    typer.echo(f"{len(said)} images: {counts}\n{out}")
+        typer.echo(table.to_csv(index=False).rstrip())
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out, index=False)
+        counts = ", ".join(f"{name} {count}" for name, count in table["class"].value_counts().items() if name)
+        typer.echo(f"{len(table) - len(faulty)} images: {counts}\n{out}")
+    for fault in faulty.fault:
+        typer.echo(f"error: {fault}", err=True)
+    if len(faulty):
+        raise typer.Exit(1)

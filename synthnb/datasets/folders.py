@@ -269,6 +269,23 @@ def _refuse_parts(root: Path, folder: _Folder, held: dict[str, _Folder]) -> None
         )
 
 
+_TOLD_SPLIT = re.compile(r"(.*[^\W_])[\W_]+(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?)", re.IGNORECASE)
+
+
+def _refuse_told_splits(root: Path, folder: _Folder) -> None:
+    "ValueError for folders such as seg_train beside seg_test, or cat_train beside cat_test: splits, and no classes."
+    splits: dict[str, set[str]] = {}
+    for name in folder.folders:
+        if found := _TOLD_SPLIT.fullmatch(name):
+            splits.setdefault(found[1].casefold(), set()).add(found[2].casefold()[:2])
+    if told := [name for name, words in splits.items() if len(words) > 1]:
+        named = [name for name in folder.folders if name.casefold().startswith(told[0])]
+        raise ValueError(
+            f"{root / folder.path}: {few_names(named)} are called like splits, not like classes: "
+            "name folders train, val and test, with a sub-folder of images for each class in each"
+        )
+
+
 def few_names(names: Iterable[str], n: int = 5) -> str:
     "The first names, for a message."
     names = [f"'{text}'" if (text := shown(name)).isprintable() else repr(text) for name in names]
@@ -278,6 +295,7 @@ def few_names(names: Iterable[str], n: int = 5) -> str:
 def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> dict[str, list[str]]:
     "Images by name of their class folder; ValueError for too few classes, and for empty ones by name."
     _refuse_masks(root, folder)
+    _refuse_told_splits(root, folder)
     here, held = root / folder.path, folder.holding()
     if len(folder.folders) < 2 or not held:
         found = (
@@ -323,7 +341,16 @@ def _without_masks(folder: _Folder, left_out: list[LeftOut]) -> list[str]:
         return folder.below()
     masks = {path for word, one in bare.items() if word in MASK_WORDS for path in one.below()}
     left_out += [LeftOut(path, "a mask, by the name of its folder") for path in sorted(masks)]
-    return [path for path in folder.below() if path not in masks]
+    beside = _masks_beside(folder.images)
+    left_out += [LeftOut(path, "a mask, by its name beside an image") for path in sorted(beside)]
+    return [path for path in folder.below() if path not in masks and path not in beside]
+
+
+def _masks_beside(images: list[str]) -> set[str]:
+    "Of the images of one folder those that are called as another one and `_mask`, or what else masks are called."
+    stems = {os.path.splitext(path)[0] for path in images}
+    named = {path: re.fullmatch(r"(.+?)[ _.-]+([^\W\d_]+)[ _.-]?\d*", os.path.splitext(path)[0]) for path in images}
+    return {path for path, found in named.items() if found and _bare(found[2]) in MASK_WORDS and found[1] in stems}
 
 
 def _reasons(folder: _Folder, left_out: list[LeftOut]) -> str:

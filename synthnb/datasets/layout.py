@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,7 +153,24 @@ def _columns_of(
     )
     if file and not label and len(others := [name for name in names.values() if name not in (file, split)]) == 1:
         label = others[0]  # of two columns the other one, whatever it is called
-    return file, label, split
+    return file, _in_words(path, names, label), split
+
+
+def _in_words(path: Path, names: Mapping[str, str], label: str) -> str:
+    "The column that says in words what `label` says in numbers, one word for each number; `label` where there is none."
+    others = [names[known] for known in _LABEL_COLUMNS if known in names and names[known] != label]
+    if not label or not others:
+        return label
+    table = _read(path)
+    numbers = table[label].astype(str).str.strip()
+    if not numbers.str.fullmatch(r"\d+").all():
+        return label
+    for other in others:
+        words = table[other].astype(str).str.strip()
+        pairs = set(zip(numbers, words))
+        if len(pairs) == numbers.nunique() == words.nunique() and not words.str.fullmatch(r"\d*").any():
+            return other
+    return label
 
 # %% ../../nbs/datasets/layout.ipynb #955912ee
 _FAR = re.compile(r"([A-Za-z]:)?/")  # a path of another machine, perhaps, with / for \\

@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -147,7 +147,9 @@ def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[t
             images.append(read_image(BytesIO(listed.fetch(listed.items[i])), size, listed.fit))
         except Exception as error:  # Pillow raises many kinds
             told = f"{listed.items[i]} of {listed.name} cannot be read, repair or remove it"
-            raise ValueError(f"{told} ({type(error).__name__}: {error})") from error
+            unknown = isinstance(error, UnidentifiedImageError)  # its own text names an object of Python
+            why = "it holds no image that Pillow knows" if unknown else f"{type(error).__name__}: {error}"
+            raise ValueError(f"{told} ({why})") from error
     return torch.stack(images), listed.labels[indices]
 
 # %% ../../nbs/datasets/listed.ipynb #5ee419dc

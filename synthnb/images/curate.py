@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -370,6 +370,7 @@ def open_synthetic(
     size: int,  # pixels a side
     classes: Sequence[str],  # of the real images: labels follow their order
     kept: str | Path | pd.DataFrame | None = None,  # of shards: a kept list or its file; None takes all
+    fit: str = "crop",  # of images that are not square, as the real ones: crop, pad or resize
 ) -> LabelledImages:
     """All synthetic images, whichever tool drew them, as one labelled set in memory.
 
@@ -388,4 +389,4 @@ def open_synthetic(
             f"{folder} has the splits {', '.join(splits)}: "
             "synthetic images are for training only, give the folder of one split"
         )
-    return ordered(load_images(splits["train"], size), classes)
+    return ordered(load_images(replace(splits["train"], fit=fit), size), classes)

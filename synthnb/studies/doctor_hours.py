@@ -219,6 +219,9 @@ def _check_training(parameters: dict, measure: bool, hours: dict[str, float]) ->
         how = f" from ResNet-50's {_RESNET50[0]:,} a second and the arithmetic of {classifier}"
         return _estimated("training", amount, hours, how)
     size, batch = parameters.get("image_size") or 32, min(parameters.get("batch_size", 32), 64)
-    rate = _training_rate(classifier, size, batch, parameters.get("device", "auto"))
+    try:
+        rate = _training_rate(classifier, size, batch, parameters.get("device", "auto"))
+    except RuntimeError:  # no such device here, which another line says
+        return _estimated("training", amount, hours, f" from ResNet-50's {_RESNET50[0]:,} a second")
     measured = f"(measured here: {rate:,.0f} a second); tests in between come on top"
     return Finding("ok", "training", f"{in_words(trained / rate)} for {amount} {measured}")

@@ -31,11 +31,38 @@ def run_folder() -> Path | None:
 
 # %% ../../nbs/studies/folder.ipynb #7bd55698
 def run_id(notebook: Path, parameters: dict[str, object]) -> str:
-    "Twelve hex digits for this notebook with these parameters and this version of the package."
+    """Twelve hex digits for this notebook with these parameters and this version of the package.
+
+    What a parameter names of the user's own files counts, too: other images under the same path are another run."""
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]  # one string, or one for each line
-    key = json.dumps([sources, parameters, synthnb.__version__], sort_keys=True)
-    return hashlib.sha256(key.encode()).hexdigest()[:12]
+    key = [sources, parameters, synthnb.__version__]
+    given = {name: str(parameters.get(name) or "") for name in _OWN_FILES}
+    if own := {name: _files_print(Path(path)) for name, path in given.items() if _is_path(path)}:
+        key.append(own)
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+
+
+_OWN_FILES = ("real_data", "images", "kept", "senses")  # parameters that may name files
+
+
+def _is_path(value: str) -> bool:
+    with suppress(OSError, ValueError, RuntimeError):
+        return bool(value) and os.path.lexists(Path(value).expanduser())
+    return False
+
+
+def _files_print(path: Path) -> str:
+    "Names, sizes and times of the files below a path, hidden ones left aside."
+    path, digest = path.expanduser(), hashlib.sha256()
+    found = [(str(path.parent), [], [path.name])] if path.is_file() else os.walk(path)
+    for place, inner, names in found:
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            with suppress(OSError):
+                about = os.stat(os.path.join(place, name))
+                digest.update(f"{os.path.relpath(place, path)}/{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 # %% ../../nbs/studies/folder.ipynb #7db4c2d3
 STAGES = "stages.jsonl"  # what the kernel notes about its stages; `run.json` has it afterwards

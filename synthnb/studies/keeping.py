@@ -7,8 +7,10 @@ __all__ = ['Study', 'train_again', 'Kept', 'keep_best', 'classify']
 
 # %% ../../nbs/studies/keeping.ipynb #89ca7b41
 import json
+import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +20,12 @@ import torch
 import synthnb
 from ..bridge import METHODS, Runtime, TransferConfig, train_method
 from ..data import ImageSet
-from ..datasets.folders import scan
-from ..datasets.listed import ListedImages, file_bytes
+from ..datasets.folders import LeftOut, few_names, scan, shown
+from ..datasets.listed import ListedImages, file_bytes, load_images
 from ..dualbn import is_dual, strip
 from ..evaluate import best_by_validation
 from ..images.fidelity import extract
-from ..models.classifiers import TimmModel, load_classifier, put_probe, save_classifier
+from ..models.classifiers import TimmModel, can_hold_probe, load_classifier, put_probe, save_classifier
 from .alternatives import fit_probe, frozen_extractor
 from ..training.prediction import predict, share_right
 
@@ -41,6 +43,7 @@ class Study:
     val: ImageSet
     config: TransferConfig
     runtime: Runtime
+    fit: str = "crop"  # how images that are not square were read: of `pixels.FITS`
 
 
 def _probed(study: Study, seed: int, with_synthetic: bool) -> TimmModel:
@@ -73,6 +76,15 @@ def train_again(study: Study, method: str, seed: int) -> TimmModel:
 
 # %% ../../nbs/studies/keeping.ipynb #e23b9eea
 @dataclass(frozen=True)
+class _View:
+    "How a classifier is shown images."
+
+    size: int = 0  # pixels per side that it sees; 0: what its configuration says
+    held: int = 0  # pixels per side at which the study held its images in memory; 0: it read files
+    fit: str = "crop"  # how images that are not square were read: of `pixels.FITS`
+
+
+@dataclass(frozen=True)
 class Kept:
     "A classifier on disk, and what it is."
 
@@ -80,15 +92,17 @@ class Kept:
     method: str
     seed: int
     val_accuracy: float  # 0..1, measured again
-    image_size: int  # pixels per side that it sees
+    view: _View
     start: str  # the pre-trained classifier
     real: int  # images
     synthetic: int
+    better: str = ""  # what does better on the validation images, and cannot be kept
 
     def __str__(self) -> str:
         share = f"{100 * self.val_accuracy:.1f} % of the validation images"
         kept = f"`{self.method}` of seed {self.seed} is kept ({share}; {self.real} real images"
         kept += f" and {self.synthetic} synthetic ones" * (self.synthetic > 0)
+        kept += f"; {self.better} does better on them, and cannot be kept" if self.better else ""
         return f"{kept}). `synthnb classify {self.folder} IMAGES` asks it about new images."
 
 # %% ../../nbs/studies/keeping.ipynb #c0d46073
@@ -100,21 +114,24 @@ def keep_best(
     """Make the study's best classifier once more, by its first seed, and write it where `load_classifier` opens it.
 
     ValueError where nothing that can be kept was measured on validation images."""
-    runs = [run for run in results if run.method in METHODS or run.method in _PROBES]
+    probes = _PROBES if can_hold_probe(load_classifier(study.classifier)) else {}
+    runs = [run for run in results if run.method in METHODS or run.method in probes]
     method = best_by_validation(runs, besides="")
     seed = next(run.seed for run in runs if run.method == method)
     net = train_again(study, method, seed)
     uses = _PROBES[method] if method in _PROBES else METHODS[method].needs_synthetic
-    size = study.config.training.image_size
+    size, held = study.config.training.image_size, (study.val.held or (0,))[0]
+    best = best_by_validation(results, besides="")
     kept = Kept(
         Path(folder),
         method,
         seed,
         share_right(net, study.val, size),
-        size or (study.val.held or (0,))[0],
-        str(study.classifier),
+        _View(size or held, held, study.fit),
+        Path(study.classifier).name,
         len(study.few[seed]),
         len(study.synthetic[seed]) if uses else 0,
+        "" if best == method else f"`{best}`",
     )
     save_classifier(net, folder, label_names=study.val.classes)
     told = {name: value for name, value in asdict(kept).items() if name != "folder"}
@@ -127,26 +144,43 @@ def classify(
     images: str | Path,  # a folder of images, or one image
     image_size: int = 0,  # pixels per side; 0: as many as it was trained with
     batch_size: int = 64,
-    workers: int = 0,  # processes that decode
-) -> pd.DataFrame:  # file, class, probability: a row for each image
-    """What a kept classifier says of images.
+) -> pd.DataFrame:  # file, class, probability, fault: a row for each image
+    """What a kept classifier says of images; one that cannot be read has no class, and its fault is told.
 
-    FileNotFoundError where there are no images, ValueError for one that cannot be read, and for a classifier without
-    names of classes."""
-    net, where = load_classifier(folder), Path(images).expanduser()
+    FileNotFoundError where there are no images, ValueError for a classifier without names of classes."""
+    net, where, left_out = load_classifier(folder), Path(images).expanduser(), list[LeftOut]()
     names = net.pretrained_cfg.get("label_names")
     if not names or len(names) != net.num_classes:
         raise ValueError(f"{folder} does not name its classes: take a folder that `keep_best` has written")
     root = where if where.is_dir() else where.parent
-    files = scan(root, []).below() if where.is_dir() else [where.name] * where.is_file()
+    files = scan(root, left_out).below() if where.is_dir() else [where.name] * where.is_file()
     if not files:
         raise FileNotFoundError(f"there are no images in {where}")
+    if strange := [one.path for one in left_out if where.is_dir() and not one.silent]:
+        warnings.warn(f"left out, for they are no images: {few_names(strange)}")
     told = Path(folder) / "kept.json"
-    known = json.loads(told.read_text()) if told.is_file() else {}
-    size = image_size or known.get("image_size") or net.pretrained_cfg["input_size"][-1]
-    listed = ListedImages(
-        files, torch.zeros(len(files), dtype=torch.int64), names, partial(file_bytes, root), root.name
-    )
-    best = predict(net, listed, batch_size, size, workers).max(1)
-    said = [names[i] for i in best.indices.tolist()]
-    return pd.DataFrame({"file": files, "class": said, "probability": best.values.numpy()})
+    view = _View(**(json.loads(told.read_text())["view"] if told.is_file() else {}))
+    size = image_size or view.size or net.pretrained_cfg["input_size"][-1]
+    labels, fetch = torch.zeros(len(files), dtype=torch.int64), partial(file_bytes, root)
+    listed = ListedImages(files, labels, names, fetch, root.name, view.fit)
+    rows = []
+    for start in range(0, len(files), batch_size):
+        some = list(range(start, min(start + batch_size, len(files))))
+        rows += _asked(net, listed, some, replace(view, size=size))
+    table = pd.DataFrame(rows, columns=["class", "probability", "fault"])
+    table.insert(0, "file", [shown(file) for file in files])
+    return table
+
+# %% ../../nbs/studies/keeping.ipynb #351dbf8c
+def _asked(net: TimmModel, listed: ListedImages, rows: list[int], view: _View) -> list[tuple[str, float, str]]:
+    "Class, probability and fault of some images; where one cannot be read, each is asked alone."
+    part = listed.subset(rows)
+    try:
+        pixels = load_images(part, view.held).images if view.held else part
+        best = predict(net, pixels, len(rows), view.size).max(1)
+    except ValueError as error:
+        if len(rows) > 1:
+            return [answer for row in rows for answer in _asked(net, listed, [row], view)]
+        return [("", math.nan, str(error))]
+    said = [listed.classes[i] for i in best.indices.tolist()]
+    return [(name, share, "") for name, share in zip(said, best.values.tolist())]
