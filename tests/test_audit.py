@@ -1,6 +1,7 @@
 """Right values of what an audit from outside found wrong on 2026-11-29; each test fails on the code before it."""
 
 import copy
+import json
 import math
 import os
 from functools import partial
@@ -25,6 +26,7 @@ from synthnb.images.curate import open_synthetic
 from synthnb.models import classifiers, latents
 from synthnb.models.clip import preprocess
 from synthnb.studies.folder import run_id
+from synthnb.studies.parameters import wrong_values
 from synthnb.studies.sweep_page import summarise
 from synthnb.studies.verdict import comparisons
 from synthnb.training.augmentation import TimmPolicy, random_resized_crop, sized
@@ -237,3 +239,28 @@ def test_other_images_under_the_same_path_are_another_run(tmp_path):
     os.utime(one, ns=(1, 1))
     assert run_id(notebook, asked) not in (first, more)
     assert run_id(notebook, {"real_data": "mnist"}) == run_id(notebook, {"real_data": "mnist"})
+
+
+def test_a_metadata_file_of_json_lines_is_a_table(tmp_path):
+    lines = []
+    for i, name in enumerate(("cat", "dog") * 4):
+        drawn(tmp_path / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "label": name}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    found = list_folder(tmp_path)
+    assert found["train"].classes == ("cat", "dog") and sum(map(len, found.values())) == 8
+
+
+def test_a_table_that_says_no_classes_is_mentioned(tmp_path):
+    for i in range(4):
+        drawn(tmp_path / f"{i}.png")
+    (tmp_path / "t.csv").write_text("0.png,cat\n1.png,dog\n")
+    with pytest.raises(
+        ValueError, match=r"t\.csv lies there, but its columns \('0\.png', 'cat'\) are none of files and labels"
+    ):
+        list_folder(tmp_path)
+
+
+def test_a_fit_that_there_is_not_is_refused_before_the_start():
+    assert wrong_values({"fit": "stretch"}) == ["parameter fit is 'stretch': it may be crop, pad, resize"]
+    assert not wrong_values({"fit": "pad"}) and not wrong_values({})

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # for tables only
 
 # %% ../../nbs/datasets/layout.ipynb #def2bae0
 FRACTIONS = (0.6, 0.2, 0.2)  # train, val and test of a folder or table that has no splits of its own
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 _FILE_COLUMNS = (
     "file",
     "filename",
@@ -109,8 +109,9 @@ def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
+        if path.suffix.lower() in (".parquet", ".jsonl"):
+            lines = path.suffix.lower() == ".jsonl"  # Hugging Face's metadata.jsonl
+            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False) if lines else pd.read_parquet(path)
             return table.astype(object).where(table.notna(), "").map(str)
         content = path.read_bytes()
         coding = (
@@ -342,13 +343,24 @@ def read_layout(
     )
     try:
         found = read_folder(root)
-    except ValueError:
-        if len(tables) == 1 and _names_labels(tables[0]):
+    except ValueError as error:
+        if len(tables) != 1:
+            raise
+        if _names_labels(tables[0]):
             return _read_table(tables[0])
-        raise
+        raise ValueError(f"{error}; {tables[0].name} lies there, but {_why_no_labels(tables[0])}") from error
     labelling = [table.name for table in tables if _names_labels(table)]
     note = f"{', '.join(labelling)} is not read, as the folders name the classes: give its path to read it"
     return replace(found, notes=(*found.notes, note)) if labelling else found
+
+
+def _why_no_labels(table: Path) -> str:
+    "Why a table does not say the classes of images."
+    try:
+        names = ", ".join(map(repr, _read(table, 5).columns))
+        return f"its columns ({names}) are none of files and labels: call them file and label"
+    except ValueError as error:
+        return str(error)
 
 
 def _names_labels(table: Path) -> bool:

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 import synthnb
 from ..core.renamed import current_settings
 from ..datasets.layout import read_layout
+from ..datasets.pixels import FITS
 from ..models.names import FROM_IMAGENET, SHIPPED, model_folder, readable_name, refuse_unknown
 
 # %% ../../nbs/studies/parameters.ipynb #ea5523f6
@@ -229,6 +230,8 @@ def wrong_values(parameters: Mapping[str, object]) -> list[str]:
         least = "more than 0" if name in _POSITIVE else "at least 0"
         small = [one for one in _many(value) if _is_too_small(name, one)]
         told += [f"parameter {name} is {one}: it must be {least}" for one in small]
+    if (fit := parameters.get("fit", "crop")) not in FITS:
+        told.append(f"parameter fit is '{fit}': it may be {', '.join(FITS)}")
     if (device := parameters.get("device")) is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)):
         told.append(f"parameter device is '{device}': it may be auto, cpu, mps, cuda or cuda:1")
     extra = parameters.get("llm_extra")
