@@ -25,6 +25,7 @@ from synthnb.glyphworld.world import folder
 from synthnb.images.curate import open_synthetic
 from synthnb.models import classifiers, latents
 from synthnb.models.clip import preprocess
+from synthnb.models.names import class_names
 from synthnb.studies.folder import run_id
 from synthnb.studies.parameters import wrong_values
 from synthnb.studies.sweep_page import summarise
@@ -264,3 +265,11 @@ def test_a_table_that_says_no_classes_is_mentioned(tmp_path):
 def test_a_fit_that_there_is_not_is_refused_before_the_start():
     assert wrong_values({"fit": "stretch"}) == ["parameter fit is 'stretch': it may be crop, pad, resize"]
     assert not wrong_values({"fit": "pad"}) and not wrong_values({})
+
+
+@pytest.mark.parametrize(
+    "names", [("1 cent", "2 cents"), ("1-piece", "2-pieces"), ("0 years", "1 year", "2 years old")]
+)
+def test_a_number_that_is_the_meaning_stays(names):
+    assert class_names(names) == names
+    assert class_names(("1_cat", "2_dog")) == ("cat", "dog")

@@ -101,7 +101,8 @@ def class_names(
         if kind is _NUMBER and not _is_numbering([match[1] for match in found]):
             continue
         bare = [name[match.end() :] for name, match in zip(raw, found)]
-        if len({readable_name(name).casefold() for name in bare}) == len(raw):
+        # `1 cent` and `2 cents` are no numbering: without numbers they differ in their endings alone
+        if len({re.sub(r"s\b", "", readable_name(name).casefold()) for name in bare}) == len(raw):
             return tuple(bare)
     return tuple(raw)
 
