@@ -3132,6 +3132,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'synthnb.train._domain_loss': ('train.html#_domain_loss', 'synthnb/train.py'),
                                'synthnb.train._key': ('train.html#_key', 'synthnb/train.py'),
                                'synthnb.train._note': ('train.html#_note', 'synthnb/train.py'),
+                               'synthnb.train._pooled': ('train.html#_pooled', 'synthnb/train.py'),
                                'synthnb.train._train': ('train.html#_train', 'synthnb/train.py'),
                                'synthnb.train.fit': ('train.html#fit', 'synthnb/train.py'),
                                'synthnb.train.with_recipe': ('train.html#with_recipe', 'synthnb/train.py')},

@@ -27,6 +27,7 @@ from .training.augmentation import mixing, random_affine, random_resized_crop, r
 from .training.checkpoints import Checkpoint, History, Run, stage_key
 from .training.engine import Engine, make_optimiser, make_schedule, open_engine, unwrap, wrap
 from .training.loading import Loader
+from .training.pooled_norm import pool_norms, processes
 from .training.prediction import share_right
 
 # %% ../nbs/07_train.ipynb #563ef26d
@@ -170,7 +171,7 @@ def fit(
     config = replace(config, precision=engine.precision)
     _check(model, loader, config, watch)
     key = _key(model, loader, config) if checkpoint else ""
-    run = _begin(model.to(engine.device).train(), config, seed)
+    run = _begin(_pooled(model.to(engine.device), engine).train(), config, seed)
     net = wrap(model, engine)
     with seeded(stream(seed, "noise")):
         if checkpoint:
@@ -188,6 +189,11 @@ def fit(
     return history
 
 # %% ../nbs/07_train.ipynb #45a1049e
+def _pooled(model: nn.Module, engine: Engine) -> nn.Module:
+    "Norms over all GPUs, as dual norms have them: otherwise methods would differ in more than their branches."
+    return pool_norms(model) if engine.device.type == "cuda" and processes() > 1 else model
+
+
 def _begin(model: nn.Module, config: TrainConfig, seed: int) -> Run:
     "A run before its first step."
     optimiser = make_optimiser(model, config.opt, config.lr, config.weight_decay)

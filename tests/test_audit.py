@@ -16,6 +16,7 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
+from synthnb import train
 from synthnb.core.intervals import mean_interval
 from synthnb.data import LabelledImages, real_overlap
 from synthnb.datasets.layout import read_layout
@@ -273,3 +274,10 @@ def test_a_fit_that_there_is_not_is_refused_before_the_start():
 def test_a_number_that_is_the_meaning_stays(names):
     assert class_names(names) == names
     assert class_names(("1_cat", "2_dog")) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("device", "count", "pooled"), [("cuda", 2, True), ("cuda", 1, False), ("cpu", 2, False)])
+def test_norms_are_pooled_over_gpus_whatever_the_method(device, count, pooled, monkeypatch, cnn):
+    monkeypatch.setattr(train, "processes", lambda: count)
+    net = train._pooled(cnn, SimpleNamespace(device=torch.device(device)))
+    assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in net.modules()) == pooled
