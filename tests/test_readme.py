@@ -131,7 +131,7 @@ def test_the_python_that_asks_a_kept_classifier_runs(tmp_path, monkeypatch):
     save_folder({"new": scans["test"].subset(range(3))}, tmp_path / "FOLDER")
     monkeypatch.chdir(tmp_path)
     exec(code, made := {})
-    assert list(made["table"].columns) == ["file", "class", "probability"] and len(made["table"]) == 3
+    assert list(made["table"].columns) == ["file", "class", "probability", "fault"] and len(made["table"]) == 3
 
 
 def test_intervals_of_the_findings_stand_in_the_ledger_or_a_report():

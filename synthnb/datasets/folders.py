@@ -250,9 +250,10 @@ def _refuse_masks(root: Path, folder: _Folder) -> None:
             f"(file, label)"
         )
 
-
+# %% ../../nbs/datasets/folders.ipynb #a4a89a7a
 def _refuse_parts(root: Path, folder: _Folder, held: dict[str, _Folder]) -> None:
     "ValueError for folders that are parts of a set, with the classes below each."
+    _refuse_told_splits(root, folder)
     below = [set(map(name_key, one.holding())) for one in held.values()]
     if all(_BARE_PARTS.fullmatch(name) for name in held) and not any(below):
         raise ValueError(
@@ -295,7 +296,6 @@ def few_names(names: Iterable[str], n: int = 5) -> str:
 def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> dict[str, list[str]]:
     "Images by name of their class folder; ValueError for too few classes, and for empty ones by name."
     _refuse_masks(root, folder)
-    _refuse_told_splits(root, folder)
     here, held = root / folder.path, folder.holding()
     if len(folder.folders) < 2 or not held:
         found = (

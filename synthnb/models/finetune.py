@@ -221,7 +221,7 @@ def _side_of(pipe: DiffusionPipeline, size: int) -> int:
         raise ValueError(f"{type(pipe).__name__} does not say what size it draws: give the plan a size")
     return size or known * pipe.vae_scale_factor
 
-
+# %% ../../nbs/models/finetune.ipynb #6593f03d
 def image_to_image(
     pipe: DiffusionPipeline,  # left as it is
     images: LabelledImages,  # the real images, resized to what the pipeline draws
