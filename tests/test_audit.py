@@ -281,3 +281,13 @@ def test_norms_are_pooled_over_gpus_whatever_the_method(device, count, pooled, m
     monkeypatch.setattr(train, "processes", lambda: count)
     net = train._pooled(cnn, SimpleNamespace(device=torch.device(device)))
     assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in net.modules()) == pooled
+
+
+def test_one_table_of_several_that_says_classes_is_read(tmp_path):
+    lines = ["file,label"]
+    for i, name in enumerate(("cat", "dog") * 4):
+        drawn(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{name}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    (tmp_path / "sizes.jsonl").write_text(json.dumps({"camera": "a", "width": 12}))
+    assert list_folder(tmp_path)["train"].classes == ("cat", "dog")

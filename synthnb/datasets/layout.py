@@ -344,10 +344,11 @@ def read_layout(
     try:
         found = read_folder(root)
     except ValueError as error:
+        saying = [table for table in tables if _names_labels(table)]
+        if len(saying) == 1:
+            return _read_table(saying[0])
         if len(tables) != 1:
             raise
-        if _names_labels(tables[0]):
-            return _read_table(tables[0])
         raise ValueError(f"{error}; {tables[0].name} lies there, but {_why_no_labels(tables[0])}") from error
     labelling = [table.name for table in tables if _names_labels(table)]
     note = f"{', '.join(labelling)} is not read, as the folders name the classes: give its path to read it"

@@ -97,10 +97,11 @@ def only_head(model: TimmModel) -> Iterator[nn.Module]:
     "The model with nothing but its last layer to be trained, statistics of batch norms frozen: a linear probe."
     learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
-    heads = model.get_classifier()
-    for head in heads if isinstance(heads, tuple) else (heads,):  # a distilled network has two
+    found = model.get_classifier()
+    heads = found if isinstance(found, tuple) else (found,)  # a distilled network has two
+    for head in heads:
         head.requires_grad_(True)
-    own = {layer for head in (heads if isinstance(heads, tuple) else (heads,)) for layer in head.modules()}
+    own = {layer for head in heads for layer in head.modules()}
     norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer not in own]
     before = [layer.training for layer in norms]
     for layer in norms:

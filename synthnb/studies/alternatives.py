@@ -28,7 +28,7 @@ from ..models.classifiers import TimmModel, evaluation_view, load_classifier, no
 from ..models.clip import Clip, text_features
 from ..models.meanings import Candidate
 from ..models.wordnet import spoken_name
-from .verdict import ENOUGH, SHARED
+from .verdict import ENOUGH, LEVEL, SHARED
 from ..training.prediction import class_mean
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576
@@ -165,7 +165,6 @@ def alternatives(
     return rows
 
 # %% ../../nbs/studies/alternatives.ipynb #85436e6c
-_LEVEL = 0.95
 _WIDER = ", which do not all choose the same two: the interval is corrected for the number of methods"
 _ADVICE = {
     "better": "Use generated images",
@@ -215,7 +214,7 @@ class Answer:
         return (
             f"**{self.advice}**: `{self.best}` with generated images reaches {reached} of "
             f"`{self.alternative}` without ({gain}; both chosen for each seed on the validation images of the others"
-            f"{_WIDER * (self.verdict.gain.level > _LEVEL)}{'; ' * bool(self.why)}{self.why})."
+            f"{_WIDER * (self.verdict.gain.level > LEVEL)}{'; ' * bool(self.why)}{self.why})."
         )
 
 # %% ../../nbs/studies/alternatives.ipynb #55441d82
@@ -239,7 +238,7 @@ def answer(
     gains = [own.accuracy - other.accuracy for own, other in pairs]
     choices = {tuple(side.best(without=seed) for side in sides) for seed in sides[0].seeds}
     others = sum(len(side.runs) for side in sides) - 1
-    level = _LEVEL if len(choices) == 1 else 1 - (1 - _LEVEL) / others
+    level = LEVEL if len(choices) == 1 else 1 - (1 - LEVEL) / others
     found = judge({"best": gains}, {"best": images}, margin=margin, level=level)["best"]
     if len(gains) < ENOUGH or shared:
         found = replace(found, name="inconclusive")

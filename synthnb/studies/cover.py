@@ -272,6 +272,15 @@ def _main_figure(folder: Path, results: Mapping) -> tuple[Path, str] | None:
     return (drawn[0], "The main result; the sections below explain it") if drawn else None
 
 # %% ../../nbs/studies/cover.ipynb #1c9d0c3c
+def _beside_verdict(results: Mapping, record: Mapping) -> list[str]:  # Markdown
+    "Paragraphs under the verdict: how sure it is and the exchange rate; the same of other numbers of real images."
+    compared = comparisons(results) if is_of_methods(results) else []
+    worth = [exchange_of(results, record, one) for one in compared]
+    heads = [how_sure(results), *map(advice, compared[1:])]
+    told = [" ".join(filter(None, pair)) for pair in zip(heads, worth or [""])]
+    return [one for one in told if one]
+
+
 def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> str:
     "The first screen of a report, as HTML."
     compared = comparisons(results) if is_of_methods(results) else []
@@ -283,14 +292,12 @@ def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> s
         figures = [_figure(*main, ' class="drawing"')] if main else []
     if images := _image_of(folder, record.get("experiment", "")):
         figures.append(_figure(*images))
-    worth = [exchange_of(results, record, one) for one in compared]
     lines = [
         f'<p class="kicker">{html.escape(title)}</p>',
         f'<h1 class="verdict">{_words(verdict_line(results))}</h1>',
         f'<p class="soft">{_words(what_was_run(results, record))}.</p>',
         f'<div class="first{" alone" if len(figures) < 2 else ""}">{"".join(figures)}</div>' if figures else "",
-        *(f"<p>{_words(' '.join(filter(None, one)))}</p>" for one in [(how_sure(results), *worth[:1])] if any(one)),
-        *(f"<p>{_words(f'{advice(one)} {told}')}</p>" for one, told in zip(compared[1:], worth[1:])),
+        *(f"<p>{_words(one)}</p>" for one in _beside_verdict(results, record)),
     ]
     if limits := caveats(results, record):
         lines.append(f'<ul class="caveats">{"".join(f"<li>{_words(one)}</li>" for one in limits)}</ul>')
@@ -299,16 +306,12 @@ def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> s
 # %% ../../nbs/studies/cover.ipynb #d4d88d5c
 def cover_markdown(results: Mapping, record: Mapping, folder: Path) -> str:
     "The verdict of a run, its main figure, what was run and what limits it, for a cell of its notebook."
-    compared = comparisons(results) if is_of_methods(results) else []
     found = [_main_figure(Path(folder), results), _image_of(Path(folder), record.get("experiment", ""))]
-    worth = [exchange_of(results, record, one) for one in compared]
-    sure = " ".join(filter(None, (how_sure(results), *worth[:1])))
     parts = [
         f"**{verdict_line(results)}**",
         f"{what_was_run(results, record)}.",
         *(f"![{one[1]}](figures/{one[0].name})" for one in found if one),
-        sure,
-        *(f"{advice(one)} {told}".strip() for one, told in zip(compared[1:], worth[1:])),
+        *_beside_verdict(results, record),
         "\n".join(f"- {one}" for one in caveats(results, record)),
     ]
     return re.sub(r"(\d)%", r"\1 %", "\n\n".join(part for part in parts if part))

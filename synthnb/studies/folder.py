@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,7 +30,11 @@ def run_folder() -> Path | None:
     return Path(os.environ[RUN_FOLDER]) if RUN_FOLDER in os.environ else None
 
 # %% ../../nbs/studies/folder.ipynb #7bd55698
-def run_id(notebook: Path, parameters: dict[str, object]) -> str:
+def run_id(
+    notebook: Path,
+    parameters: dict[str, object],
+    print_of: Callable[[Path], str] | None = None,  # default: `files_print`; or one that remembers what it has read
+) -> str:
     """Twelve hex digits for this notebook with these parameters and this version of the package.
 
     What a parameter names of the user's own files counts, too: other images under the same path are another run."""
@@ -38,7 +42,7 @@ def run_id(notebook: Path, parameters: dict[str, object]) -> str:
     sources = ["".join(cell["source"]) for cell in cells]  # one string, or one for each line
     key = [sources, parameters, synthnb.__version__]
     given = {name: str(parameters.get(name) or "") for name in _OWN_FILES}
-    if own := {name: _files_print(Path(path)) for name, path in given.items() if _is_path(path)}:
+    if own := {name: (print_of or files_print)(Path(path)) for name, path in given.items() if _is_path(path)}:
         key.append(own)
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -52,7 +56,7 @@ def _is_path(value: str) -> bool:
     return False
 
 
-def _files_print(path: Path) -> str:
+def files_print(path: Path) -> str:
     "Names, sizes and times of the files below a path, hidden ones left aside."
     path, digest = path.expanduser(), hashlib.sha256()
     found = [(str(path.parent), [], [path.name])] if path.is_file() else os.walk(path)

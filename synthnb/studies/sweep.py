@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from ..core.files import whole_file
 from ..core.renamed import current_names
 from ..core.workers import Pool, one_thread, refresh, run_workers
-from .folder import Busy, is_settled, run_id, state, write_json
+from .folder import Busy, files_print, is_settled, run_id, state, write_json
 from .parameters import resolve_parameters
 
 if TYPE_CHECKING:  # planning needs none of it, and importing it takes a second
@@ -128,10 +129,11 @@ def plan_sweep(
 ) -> Sweep:
     "The cells of a grid, checked. Raises one `ValueError` that lists what is wrong with which cell."
     notebook, cells, problems = Path(notebook), dict[str, Cell](), dict[str, list[int]]()
+    read_once = cache(files_print)  # all cells have the same folders
     for number, parameters in enumerate(_expand_grid(spec)):
         try:
             given, resolved = resolve_parameters(notebook, parameters)
-            cell = Cell(given, run_id(notebook, resolved))
+            cell = Cell(given, run_id(notebook, resolved, read_once))
             if cell.run in cells:
                 raise ValueError(f"with the defaults, it is the same as {cells[cell.run].parameters}")
             cells[cell.run] = cell

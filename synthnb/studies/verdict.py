@@ -97,6 +97,7 @@ class Comparison:
         return sum(line.generated for line in self.lines)
 
 # %% ../../nbs/studies/verdict.ipynb #2aa8e1de
+LEVEL = 0.95  # of an answer for which all seeds chose the same two methods
 SHARED = "seeds share generated images, and others might say something else"
 
 
@@ -148,14 +149,11 @@ def _counts_images(rows: Sequence[Mapping]) -> bool:
     return any(any((row.get("test_errors") or {}).values()) for row in rows)
 
 
-_UNCORRECTED = 0.95  # level of an answer for which all seeds chose the same two methods
-
-
 def _answered(told: Mapping, rows: Sequence[Mapping], rival: Mapping) -> Line:
     "An answer, with the interval of today where all seeds chose the same two methods."
     row = next(row for row in rows if row["method"] == told["method"])
     low, high = (told.get(name, math.nan) / 100 for name in ("low", "high"))
-    gain = Interval(told["gain"] / 100, low, high, told["seeds"], told.get("level", _UNCORRECTED))
+    gain = Interval(told["gain"] / 100, low, high, told["seeds"], told.get("level", LEVEL))
     found = gain, told["verdict"], math.nan
     if told["seeds"] >= ENOUGH and _counts_images(rows) and all(row.get("seeds_at") for row in rows):
         pair = _against(rows, rival, [told["method"]]).get(told["method"])
@@ -273,9 +271,6 @@ def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand b
     return told[line.verdict]
 
 # %% ../../nbs/studies/verdict.ipynb #07c4a46c
-_EARLY = "which this early interval does not count"
-
-
 def certainty(comparison: Comparison) -> str:
     "How sure a verdict is: seeds, methods, how the best was chosen, and what would have been seen."
     line = comparison.winner
@@ -286,10 +281,11 @@ def certainty(comparison: Comparison) -> str:
         told += f"; for each seed both methods were chosen on validation images{others}"
         if abs(comparison.row.gain.mean - line.gain.mean) > 5e-4:
             own = f"{100 * comparison.row.gain.mean:+.1f} points from `{comparison.against}`"
-            told += "; not all seeds chose the same two, "
-            told += (
-                "so the interval is corrected for the number of methods" if line.gain.level > _UNCORRECTED else _EARLY
+            corrected = line.gain.level > LEVEL  # intervals of early answers are not
+            counted = (
+                "so the interval is corrected for the number of methods" if corrected else "which it does not count"
             )
+            told += f"; not all seeds chose the same two, {counted}"
             told += f": over all of them `{line.method}` is {own}"
     elif comparison.methods > 1:
         picked = "validation images" if comparison.by_validation else "test accuracy, which overstates its gain"
