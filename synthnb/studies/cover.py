@@ -191,7 +191,7 @@ _NOT_TRAINED = re.compile(r"frozen|clip_|nearest")
 def exchange_of(results: Mapping, record: Mapping, comparison: Comparison) -> str:  # Markdown
     "What generated images are worth in real ones, in a sentence; nothing where that was not measured."
     rows = pd.DataFrame(current_names(results["rows"]))
-    images = record.get("parameters", {}).get("images_per_class")
+    images = results.get("images_per_class") or record.get("parameters", {}).get("images_per_class")
     trained = [line for line in comparison.lines if line.generated and not _NOT_TRAINED.match(line.method)]
     if not isinstance(images, int) or not comparison.shots or "shots" not in rows or not trained:
         return ""
