@@ -101,7 +101,9 @@ class LabelledImages(ImageSet):
         return LabelledImages(self.images[indices], self.labels[indices], self.classes, name or self.name)
 
     def draw(self, wanted: Callable[[list[int]], Sequence[int]], seed: int) -> list[int]:
-        "As many distinct images of each class as `wanted` makes of the numbers there are; nested."
+        """Indices of distinct images: `wanted` is told how many each class has and says how many to take.
+
+        A larger number contains a smaller one of the same seed."""
         own: list[dict[str, int]] = [{} for _ in self.classes]
         for i, (h, label) in enumerate(zip(content_hashes(self.images), self.labels.tolist())):
             own[label].setdefault(h, i)
@@ -283,8 +285,9 @@ def real_overlap(
     train: ImageSet,
     shots: Sequence[int],  # 0 takes every image
 ) -> dict[str, float]:  # by shots, "all" for 0: what another seed draws as well of the images of one seed, 0..1
-    "How much the real images of two seeds have in common: what they share is in no interval over seeds."
-    there = [n for n in train.per_class.values() if n]
+    "Expected share of one seed's real images that another draws, too: what they share is in no interval over seeds."
+    distinct = train.subset(train.draw(lambda there: there, 0)).per_class  # as `few_shot` draws
+    there = [n for n in distinct.values() if n]
     return {f"{n or 'all'}": sum(min(n or own, own) / own for own in there) / len(there) for n in shots}
 
 # %% ../nbs/01_data.ipynb #bf38bc38

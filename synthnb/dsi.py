@@ -33,9 +33,10 @@ from synthnb.models.tokens import (
     training_scheduler,
     vector_names,
 )
+from .prompts.words import indefinite_article
 
 # %% ../nbs/05_dsi.ipynb #35c5dcf4
-TEMPLATE = "A {phrase} photo in the style of {style}"  # the paper's
+TEMPLATE = "{A} {phrase} photo in the style of {style}"  # the paper's, which says "A" always
 
 # %% ../nbs/05_dsi.ipynb #7df23645
 def style_prompts(
@@ -43,10 +44,11 @@ def style_prompts(
     style: str,  # the placeholder token, or a style in words
     template: str = TEMPLATE,
 ) -> dict[str, str]:  # class name -> prompt
-    "One prompt per class in a style; ValueError if the template has no place for the style."
+    "One prompt per class in a style, {A} being its article; ValueError if the template has no place for the style."
     if "{style}" not in template:
         raise ValueError(f"template {template!r} nowhere says {{style}}: the token would never be read")
-    return {name: template.replace("{phrase}", phrase).replace("{style}", style) for name, phrase in phrases.items()}
+    asked = {name: template.replace("{A}", indefinite_article(own).capitalize()) for name, own in phrases.items()}
+    return {name: text.replace("{phrase}", phrases[name]).replace("{style}", style) for name, text in asked.items()}
 
 # %% ../nbs/05_dsi.ipynb #b6853377
 class PlaceholderEmbedding(nn.Module):

@@ -153,9 +153,9 @@ def results_table(
     A run has method, seed, shots, accuracy, steps_stage1, steps_stage2 and, if kept, correct, per_class, image_set.
     accuracy, low, high: mean over seeds and its interval (none below five seeds); seeds_at: the accuracy of each seed;
     per_class: mean over classes; gain, gain_low, gain_high: paired difference to the reference, whose interval counts
-    seeds and test images; verdict, smallest, more_seeds: of `intervals.judge`, corrected for the methods with as many
-    real images; test_errors: of the difference to each other method, by the choice of the test images;
-    sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice."""
+    seeds and test images; verdict, smallest, more_seeds: of `intervals.judge`, of which better and worse are corrected
+    for the methods with as many real images; test_errors: of the difference to each other method, by the choice of the
+    test images; sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice."""
     results = current_names(results)
     grouped = _by_shots(results)
     judged = {shots: _gains(by_method, against, level, margin) for shots, by_method in grouped.items()}

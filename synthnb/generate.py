@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .core.plots import bare, drawing
 from .data import LabelledImages
-from .images.denoise import DenoisingLoop, Room, TextTable, decoding_in_parts, draw_in_batches, loop_of
+from .images.denoise import DenoisingLoop, MemoryRoom, TextTable, decoding_in_parts, draw_in_batches, loop_of
 from .images.plan import image_seed
 from .models.clip import Clip
 from .models.families import call_arguments, call_parameters, call_pipeline, family_of, unusual_settings
@@ -48,7 +48,7 @@ class _Drawer:
         self,
         pipe: DiffusionPipeline,
         rows: pd.DataFrame,  # of a plan, with one value of each setting
-        room: Room,  # what memory has room for; `images` is the batch size
+        room: MemoryRoom,  # what memory has room for; `images` is the batch size
     ):
         first = rows.iloc[0]
         self.pipe, self.room, self.call = pipe, room, plan_call(pipe, first)
@@ -176,7 +176,7 @@ def draw_batches(
     resize: int | None = None,  # pixels a side of the result; None keeps what the pipeline draws
     retries: int = 3,  # new seeds that a faulty row gets
     score: Score | None = None,  # such as `ClipScore`
-    room: Room | None = None,  # what memory was found to have room for, from an earlier call
+    room: MemoryRoom | None = None,  # what memory was found to have room for, from an earlier call
 ) -> Iterator[DrawnBatch]:
     "Draw rows of a plan, batch by batch. Raises `ValueError` for what this pipeline cannot draw."
     _check_drawable(pipe, rows)
@@ -184,7 +184,7 @@ def draw_batches(
     family = family_of(first.model, type(pipe).__name__)
     for unusual in unusual_settings(family, int(first.steps), float(first.guidance)):
         warnings.warn(unusual, stacklevel=2)
-    draw = _Drawer(pipe, rows, room or Room(batch_size))
+    draw = _Drawer(pipe, rows, room or MemoryRoom(batch_size))
     for start in range(0, len(rows), batch_size):
         yield _draw_batch(draw, rows.iloc[start : start + batch_size], batch_size, resize, retries, score)
 

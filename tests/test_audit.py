@@ -103,8 +103,11 @@ def test_equal_values_print_no_interval():
 
 
 def test_shared_real_images_are_counted():
-    data = LabelledImages(torch.zeros(20, 3, 4, 4, dtype=torch.uint8), torch.arange(20) % 2, ("a", "b"), "train")
+    images = torch.arange(20, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    data = LabelledImages(images, torch.arange(20) % 2, ("a", "b"), "train")
     assert real_overlap(data, [1, 8, 0]) == {"1": 0.1, "8": 0.8, "all": 1.0}
+    twice = data.subset([*range(20), *range(20)])  # copies are drawn once: they share no more
+    assert real_overlap(twice, [1, 8]) == {"1": 0.1, "8": 0.8}
 
 
 # ---- the method

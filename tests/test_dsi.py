@@ -40,6 +40,7 @@ from synthnb.models import tokens
 from synthnb.models.latents import draw_step, encode_images
 from synthnb.models.pipelines import load_generator
 from synthnb.models.styles import Style, add_style, load_style, save_style
+from synthnb.prompts.grammar import default_template, fill
 
 torch.set_num_threads(1)
 FAST = dict(batch_size=4, check_every=2)
@@ -200,6 +201,15 @@ def test_every_family_learns_saves_and_opens(tiny, vectors, tmp_path):
         generator=torch.Generator().manual_seed(0),
     ).images
     assert (image == again).all()
+
+
+def test_a_token_is_drawn_with_in_the_words_that_it_learned_in():
+    phrases = {"three": "arabic digit three", "x": "X-ray", "cat": "cat"}
+    learned = style_prompts(phrases, "<style>")
+    drawn = {
+        name: fill(default_template(token=True, looks=False), own, token="<style>") for name, own in phrases.items()
+    }
+    assert learned == drawn and learned["three"].startswith("An arabic")
 
 
 def test_the_unet_is_told_what_the_pipeline_would_tell_it(tiny):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from synthnb.generate import draw_batches
 from synthnb.glyphworld import world as glyphworld
-from synthnb.images.denoise import DenoisingLoop, Room, TextTable
+from synthnb.images.denoise import DenoisingLoop, MemoryRoom, TextTable
 from synthnb.images.drawer import Drawing
 from synthnb.images.inspection import replay, why
 from synthnb.images.plan import make_plan, write_plan
@@ -287,7 +287,7 @@ def test_an_offloaded_pipeline_draws_where_it_computes(monkeypatch):
     monkeypatch.setattr(type(pipe), "_execution_device", property(lambda self: places.append(1) or torch.device("cpu")))
     monkeypatch.setattr(type(pipe), "device", property(lambda self: torch.device("meta")))
     monkeypatch.setattr(type(pipe.unet), "device", property(lambda self: torch.device("meta")))
-    images = DenoisingLoop(pipe, steps=2, guidance=1.0, room=Room(2))(
+    images = DenoisingLoop(pipe, steps=2, guidance=1.0, room=MemoryRoom(2))(
         TextTable(pipe, list(rows.prompt))(list(rows.prompt), "cpu"), list(rows.seed)
     )[0]
     assert places and images.std() > 0 and next(draw_batches(pipe, rows, batch_size=2)).images.shape[0] == 2

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
+
+from ..core.intervals import wilson
 
 # %% ../../nbs/images/decisions.ipynb #36b88215
 SAID = ("accept", "reject", "relabel")
@@ -182,7 +183,7 @@ def agreement(
         raise ValueError("people and filter have no image in common: are both of the same folder?")
     cells = confusion_matrix(both.people, both["filter"], labels=[True, False]).ravel()
     same = int(cells[0] + cells[3])
-    low, high = stats.binomtest(same, len(both)).proportion_ci(level, method="wilson")
+    raw = wilson(same, len(both), level)
     kappa = (
         cohen_kappa_score(both.people, both["filter"])
         if both.to_numpy().any() and not both.to_numpy().all()
@@ -195,8 +196,8 @@ def agreement(
         index=pd.Index(["keep", "drop"], name="people"),
         columns=pd.Index(["keep", "drop"], name="filter"),
     )
-    share, (kappa_low, kappa_high) = same / len(both), map(float, ends)
-    return Agreement(len(both), share, float(low), float(high), float(kappa), kappa_low, kappa_high, table)
+    kappa_low, kappa_high = map(float, ends)
+    return Agreement(len(both), raw.mean, raw.low, raw.high, float(kappa), kappa_low, kappa_high, table)
 
 # %% ../../nbs/images/decisions.ipynb #6da07173
 def read_decisions(

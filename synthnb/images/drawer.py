@@ -163,7 +163,7 @@ def open_drawer(
     Raises `ValueError` if the plan was made for another generator or style.
     """
     from synthnb.generate import ClipScore, draw_batches
-    from synthnb.images.denoise import Room
+    from synthnb.images.denoise import MemoryRoom
     from synthnb.models.clip import load_clip
 
     pipe = open_pipeline(settings, generator, drawing)
@@ -177,7 +177,7 @@ def open_drawer(
         raise ValueError(f"the plan was made for {asked}, but what is here is {made['revision']}")
     _check_style(settings, made["style"])
     size, score = settings.batch_size, ClipScore(clip) if clip else None
-    room = Room(size)  # of all shards: what did not fit into memory once is not tried again
+    room = MemoryRoom(size)  # of all shards: what did not fit into memory once is not tried again
 
     def draw(rows: pd.DataFrame) -> Iterator["DrawnBatch"]:
         return draw_batches(pipe, rows, batch_size=size, retries=drawing.retries, score=score, room=room)

@@ -28,7 +28,7 @@ from torchmetrics.image.kid import poly_kernel
 from tqdm import tqdm
 
 # %% ../../nbs/images/fidelity.ipynb #ca129e14
-from ..core.intervals import bootstrap_mean
+from ..core.intervals import bootstrap_mean, wilson
 from ..core.plots import drawing
 from ..data import ImageSet
 from .scores import ClassTexts
@@ -236,8 +236,8 @@ def share_estimate(
     level: float = 0.95,
 ) -> Estimate:
     "A share with Wilson's interval."
-    low, high = stats.binomtest(int(held.sum()), len(held)).proportion_ci(level, method="wilson")
-    return Estimate(held.double().mean().item(), float(low), float(high))
+    found = wilson(int(held.sum()), len(held), level)
+    return Estimate(found.mean, found.low, found.high)
 
 
 def _mean_estimate(

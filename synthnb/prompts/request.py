@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .grammar import ASPECTS, DROP_ORDER, Room, check_template, default_template, fill, slots_of
+from .grammar import ASPECTS, DROP_ORDER, TokenRoom, check_template, default_template, fill, slots_of
 from .words import clean, same_words
 
 # %% ../../nbs/prompts/request.ipynb #55ab2990
@@ -113,7 +113,7 @@ def _check_places(template: str, request: PromptRequest, pools: dict[str, float]
             raise ValueError(f"the template {template!r} has no place for {missing}, but its pool has a share")
 
 # %% ../../nbs/prompts/request.ipynb #d4994e38
-def check_room(request: PromptRequest, room: Room) -> None:
+def check_room(request: PromptRequest, room: TokenRoom) -> None:
     "Raise `ValueError` for classes whose prompts the generator cannot read; warn of a token that it does not know."
     for word in room.reserved(request.token):
         for name, phrase in request.phrases.items():
@@ -128,7 +128,7 @@ def check_room(request: PromptRequest, room: Room) -> None:
         _check_plain(request, template, room)
 
 
-def _check_plain(request: PromptRequest, template: str, room: Room) -> None:
+def _check_plain(request: PromptRequest, template: str, room: TokenRoom) -> None:
     "Raise `ValueError` if a class's prompt is too long even without any aspect."
     plain = [fill(template, phrase, token=request.token) for phrase in request.phrases.values()]
     for name, prompt, counts in zip(request.phrases, plain, room.count(plain)):

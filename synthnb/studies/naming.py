@@ -19,6 +19,7 @@ from scipy import stats
 from timm.data import ImageNetInfo
 
 # %% ../../nbs/studies/naming.ipynb #9941aaca
+from ..core.intervals import Interval, wilson
 from ..data import LabelledImages
 from ..datasets.named import imagenet_names
 from ..glyphworld.drawing import HELD_OUT_FONTS, glyph_bank
@@ -136,8 +137,8 @@ def lar_accuracy(
     rows = []
     for kind, mask in (("all", decided | True), ("decided", decided), ("undecided", ~decided)):
         n, k = int(mask.sum()), int(right[mask].sum())
-        low, high = stats.binomtest(k, n).proportion_ci(method="wilson") if n else (math.nan, math.nan)
-        rows.append((kind, n, k, k / n if n else math.nan, low, high))
+        share = wilson(k, n) if n else Interval(math.nan, math.nan, math.nan, 0)
+        rows.append((kind, n, k, share.mean, share.low, share.high))
     return pd.DataFrame(rows, columns=["which", "classes", "right", "accuracy", "low", "high"])
 
 
