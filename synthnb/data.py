@@ -104,11 +104,14 @@ class LabelledImages(ImageSet):
         """Indices of distinct images: `wanted` is told how many each class has and says how many to take.
 
         A larger number contains a smaller one of the same seed."""
-        own: list[dict[str, int]] = [{} for _ in self.classes]
-        for i, (h, label) in enumerate(zip(content_hashes(self.images), self.labels.tolist())):
-            own[label].setdefault(h, i)
-        counts = wanted([len(found) for found in own])
-        return [found[h] for found, count in zip(own, counts) for h in shuffled(found, seed)[:count]]
+        distinct: list[dict[str, int]] = [{} for _ in self.classes]  # per class: content hash -> index
+        for index, (content, label) in enumerate(zip(content_hashes(self.images), self.labels.tolist())):
+            distinct[label].setdefault(content, index)
+        counts = wanted([len(indices) for indices in distinct])
+        drawn: list[int] = []
+        for indices, count in zip(distinct, counts):
+            drawn += [indices[content] for content in shuffled(indices, seed)[:count]]
+        return drawn
 
     def joined(self, others: Sequence["LabelledImages"], name: str) -> "LabelledImages":
         return _joined([self, *others], name)
@@ -132,9 +135,10 @@ def _batches(images: torch.Tensor, labels: torch.Tensor, size: int, order: Itera
 
 
 def _joined(sets: Sequence[LabelledImages], name: str) -> LabelledImages:
-    if odd := [other for other in sets if other.held != sets[0].held]:
-        raise ValueError(f"{sets[0]} and {odd[0]} have different image sizes: make them alike")
-    images, labels = torch.cat([one.images for one in sets]), torch.cat([one.labels for one in sets])
+    if other_size := [data for data in sets if data.held != sets[0].held]:
+        raise ValueError(f"{sets[0]} and {other_size[0]} have different image sizes: make them alike")
+    images = torch.cat([data.images for data in sets])
+    labels = torch.cat([data.labels for data in sets])
     return LabelledImages(images, labels, sets[0].classes, name)
 
 # %% ../nbs/01_data.ipynb #9218e983
@@ -146,12 +150,13 @@ def ordered(
     classes: Sequence[str],  # those of `data` in another order
 ) -> _Set:
     "The same images, labels by the order of `classes` (case and underscores aside); ValueError for other classes."
-    places, own = ([name_key(name) for name in names] for names in (classes, data.classes))
-    if odd := set(places) ^ set(own):
-        raise ValueError(f"{data} and the classes asked for differ: {sorted(odd)[0]!r} is in one of them only")
-    labels = torch.tensor([places.index(name) for name in own])[data.labels]
+    new_order = [name_key(name) for name in classes]
+    old_order = [name_key(name) for name in data.classes]
+    if in_one_only := set(new_order) ^ set(old_order):
+        raise ValueError(f"{data} and the classes asked for differ: {sorted(in_one_only)[0]!r} is in one of them only")
+    new_labels = torch.tensor([new_order.index(name) for name in old_order])
     # Both kinds of sets are dataclasses, which their protocol cannot say
-    return replace(data, labels=labels, classes=check_classes(classes))  # type: ignore[type-var]
+    return replace(data, labels=new_labels[data.labels], classes=check_classes(classes))  # type: ignore[type-var]
 
 # %% ../nbs/01_data.ipynb #6aaec4ff
 def join(
@@ -165,7 +170,7 @@ def join(
             raise ValueError(f"{first} and {other} have different classes: {first.classes} and {other.classes}")
         if (other.held is None) != (first.held is None):
             raise ValueError(f"one of {first} and {other} is in memory and one on disk: make them alike")
-    return first.joined(others, name or " + ".join(one.name for one in sets))
+    return first.joined(others, name or " + ".join(data.name for data in sets))
 
 # %% ../nbs/01_data.ipynb #cbf79c4d
 def check_size(images: ImageSet, image_size: int) -> None:
@@ -202,30 +207,40 @@ def split_by_content(
     check_in_memory([data])
     hashes = content_hashes(data.images)
     where = where or [f"image {i}" for i in range(len(data))]
-    odd = under_two_classes(data.labels.tolist(), data.classes, hashes, where)
-    if odd and refuse:
-        raise ValueError(f"{next(iter(odd.values()))}: remove one")
-    if odd:
-        warn(f"{data}: {len(odd)} images stand under two classes and are for training; {next(iter(odd.values()))}")
+    ambiguous = under_two_classes(data.labels.tolist(), data.classes, hashes, where)  # content hash -> message
+    if ambiguous:
+        example = next(iter(ambiguous.values()))
+        if refuse:
+            raise ValueError(f"{example}: remove one")
+        warn(f"{data}: {len(ambiguous)} images stand under two classes and are for training; {example}")
     splits: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for label, name in enumerate(data.classes):
-        own = (data.labels == label).nonzero().flatten().tolist()
+        indices = (data.labels == label).nonzero().flatten().tolist()
+        distinct = {hashes[i]: i for i in indices}
         about = f"{data.name}: class {name!r}".lstrip(": ")
-        rows, wanted = {hashes[i]: i for i in own}, {"test": test, "val": val}
-        split = _split_class(about, data.images, rows, shuffled(rows, seed), wanted, odd, copies)
-        for i in own:
-            splits[split.get(hashes[i], "train")].append(i)
-    return {split: data.subset(sorted(rows), f"{data.name} {split}".strip()) for split, rows in splits.items()}
+        order, wanted = shuffled(distinct, seed), {"test": test, "val": val}
+        split_of = _split_class(about, data.images, distinct, order, wanted, ambiguous, copies)
+        for i in indices:
+            splits[split_of.get(hashes[i], "train")].append(i)
+    return {split: data.subset(sorted(indices), f"{data.name} {split}".strip()) for split, indices in splits.items()}
 
 # %% ../nbs/01_data.ipynb #dc6926b0
 def _split_class(
-    about: str, images: torch.Tensor, rows: dict[str, int], order: list[str], wanted: dict, odd: dict, copies: bool
+    about: str,  # set and class, for messages
+    images: torch.Tensor,  # of all classes
+    distinct: dict[str, int],  # content hash -> index, of this class
+    order: list[str],  # its hashes as they are dealt out
+    wanted: dict[str, int | float],  # split -> number of images or fraction of the class
+    ambiguous: dict[str, str],  # by hash, the images under two classes
+    copies: bool,
 ) -> dict[str, str]:
-    "hash -> split of those distinct images of a class that are not for training; `rows` by hash, in `order`."
-    wanted = {split: n if isinstance(n, int) else max(1, round(n * len(order))) for split, n in wanted.items()}
-    training = [k for k, h in enumerate(order) if h in odd]
-    dealt = deal(about, images[[rows[h] for h in order]], training, wanted, copies)
-    return {order[k]: split for split, taken in dealt.items() for k in taken}
+    "hash -> split of those distinct images of a class that are not for training."
+    counts = {
+        split: size if isinstance(size, int) else max(1, round(size * len(order))) for split, size in wanted.items()
+    }
+    training = [place for place, content in enumerate(order) if content in ambiguous]
+    dealt = deal(about, images[[distinct[content] for content in order]], training, counts, copies)
+    return {order[place]: split for split, places in dealt.items() for place in places}
 
 # %% ../nbs/01_data.ipynb #fc1930f4
 def check_disjoint(
@@ -236,8 +251,8 @@ def check_disjoint(
     hashes = {name: set(content_hashes(data.images)) for name, data in splits.items()}
     shared = {f"{a} & {b}": len(hashes[a] & hashes[b]) for a, b in combinations(splits, 2)}
     if any(shared.values()):
-        found = ", ".join(f"{pair}: {n}" for pair, n in shared.items() if n)
-        raise ValueError(f"sets that must be disjoint share images ({found}): remove them from one of the two")
+        counts = ", ".join(f"{pair}: {count}" for pair, count in shared.items() if count)
+        raise ValueError(f"sets that must be disjoint share images ({counts}): remove them from one of the two")
     return shared
 
 # %% ../nbs/01_data.ipynb #6875715f
@@ -261,15 +276,15 @@ def few_shot(
     "`shots` images of each class, nested in `shots`; ValueError names the class that has fewer."
     if shots < 1:
         raise ValueError(f"shots must be 1 or more, got {shots}")
-    name = f"{train.name}, {shots} shot{'s' * (shots > 1)}, seed {seed}"
-    taken = train.subset(train.draw(lambda there: [shots] * len(there), stream(seed, "few-shot")), name)
-    for name, found in taken.per_class.items():
-        if found < shots:
+    indices = train.draw(lambda sizes: [shots] * len(sizes), stream(seed, "few-shot"))
+    few = train.subset(indices, f"{train.name}, {shots} shot{'s' * (shots > 1)}, seed {seed}")
+    for name, count in few.per_class.items():
+        if count < shots:
             raise ValueError(
-                f"class {name!r} of {train.name or 'the set'} has {found} distinct images, fewer than {shots} shots: "
+                f"class {name!r} of {train.name or 'the set'} has {count} distinct images, fewer than {shots} shots: "
                 f"add images or lower shots"
             )
-    return taken
+    return few
 
 # %% ../nbs/01_data.ipynb #8cdbc821
 def few_shots(
@@ -286,9 +301,13 @@ def real_overlap(
     shots: Sequence[int],  # 0 takes every image
 ) -> dict[str, float]:  # by shots, "all" for 0: what another seed draws as well of the images of one seed, 0..1
     "Expected share of one seed's real images that another draws, too: what they share is in no interval over seeds."
-    distinct = train.subset(train.draw(lambda there: there, 0)).per_class  # as `few_shot` draws
-    there = [n for n in distinct.values() if n]
-    return {f"{n or 'all'}": sum(min(n or own, own) / own for own in there) / len(there) for n in shots}
+    distinct = train.subset(train.draw(lambda sizes: sizes, 0))  # as `few_shot` draws
+    sizes = [size for size in distinct.per_class.values() if size]
+    overlaps = {}
+    for number in shots:
+        shares = [min(number, size) / size if number else 1.0 for size in sizes]
+        overlaps[f"{number or 'all'}"] = sum(shares) / len(sizes)
+    return overlaps
 
 # %% ../nbs/01_data.ipynb #bf38bc38
 def fraction(
@@ -299,8 +318,10 @@ def fraction(
     "A share of each class, nested in `share`; ValueError for a share that is none."
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
-    taken = train.draw(lambda there: [min(of, max(1, round(share * of))) for of in there], stream(seed, "few-shot"))
-    return train.subset(taken, f"{train.name}, {share:.3g} of it, seed {seed}")
+    indices = train.draw(
+        lambda sizes: [min(size, max(1, round(share * size))) for size in sizes], stream(seed, "few-shot")
+    )
+    return train.subset(indices, f"{train.name}, {share:.3g} of it, seed {seed}")
 
 # %% ../nbs/01_data.ipynb #e3a77832
 def long_tail(
@@ -312,8 +333,8 @@ def long_tail(
     if imbalance < 1:
         raise ValueError(f"imbalance must be 1 or more, got {imbalance}")
     steps = len(train.classes) - 1
-    taken = train.draw(
-        lambda there: [max(1, round(min(there) * imbalance ** (-k / steps))) for k in range(len(there))],
+    indices = train.draw(
+        lambda sizes: [max(1, round(min(sizes) * imbalance ** (-label / steps))) for label in range(len(sizes))],
         stream(seed, "few-shot"),
     )
-    return train.subset(taken, f"{train.name}, imbalance {imbalance:g}, seed {seed}")
+    return train.subset(indices, f"{train.name}, imbalance {imbalance:g}, seed {seed}")
