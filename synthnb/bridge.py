@@ -152,15 +152,16 @@ def stage1_model(
     runtime: Runtime = Runtime(),
 ) -> tuple[nn.Module, bool]:  # the model, and whether it was found in the store
     "A classifier fine-tuned on one set of images, found again in the store if it was made before."
-    net, own = load_classifier(model, len(images.classes), seed=seed, **(model_args or {})), stream(seed, "stage 1")
-    settings = {"training": _settled(training, runtime), "seed": own}
+    net = load_classifier(model, len(images.classes), seed=seed, **(model_args or {}))
+    fit_seed = stream(seed, "stage 1")
+    settings = {"training": _settled(training, runtime), "seed": fit_seed}
     key = stage_key(net, [images], settings, "bridge") if runtime.store else ""
     file = Path(runtime.store) / f"stage1-{key}.safetensors" if runtime.store else None
     if file and file.exists():
         _read_weights(net, file)
         return net, True
     checkpoint = file.with_suffix(".checkpoint") if file and runtime.checkpoint_every else None
-    fit(net, images, training, seed=own, **runtime.fitting(checkpoint))
+    fit(net, images, training, seed=fit_seed, **runtime.fitting(checkpoint))
     if file:
         _write_weights(net, file)
     return net, False
@@ -183,19 +184,23 @@ def _read_weights(model: nn.Module, file: Path) -> None:
 
 # %% ../nbs/08_bridge.ipynb #f2c0900a
 def _start(
-    spec: Method, model: str | Path, first: ImageSet, config: TransferConfig, seed: int, runtime: Runtime
+    spec: Method, model: str | Path, first_images: ImageSet, config: TransferConfig, seed: int, runtime: Runtime
 ) -> tuple[nn.Module, bool]:
     "What the last stage begins with, and whether its stage 1 was found in the store."
     args = config.model_args or {}
     if not spec.stage1:
-        net = load_classifier(model, len(first.classes), seed=seed, **args)
+        net = load_classifier(model, len(first_images.classes), seed=seed, **args)
         return (fresh(net, seed) if spec.scratch else net), False
     training = replace(config.training, steps=config.steps[0], synthetic=())
-    training = replace(training, mixup=config.method_mixup) if spec.mixup else training
-    own = seed if config.stage1_seed is None else config.stage1_seed
-    net, found = stage1_model(model, first, training, seed=own, model_args=args, runtime=runtime)
-    net = reset_head(net, seed) if spec.new_head else net
-    return (reset_blocks(net, spec.new_blocks, seed) if spec.new_blocks else net), found
+    if spec.mixup:
+        training = replace(training, mixup=config.method_mixup)
+    stage1_seed = seed if config.stage1_seed is None else config.stage1_seed
+    net, found = stage1_model(model, first_images, training, seed=stage1_seed, model_args=args, runtime=runtime)
+    if spec.new_head:
+        net = reset_head(net, seed)
+    if spec.new_blocks:
+        net = reset_blocks(net, spec.new_blocks, seed)
+    return net, found
 
 # %% ../nbs/08_bridge.ipynb #05658c5e
 def _last_sets(spec: Method, real: ImageSet, synthetic: ImageSet | None, share: float) -> ImageSet | list[tuple]:
@@ -210,8 +215,9 @@ def _last_sets(spec: Method, real: ImageSet, synthetic: ImageSet | None, share: 
 # %% ../nbs/08_bridge.ipynb #53c43df3
 def _last_training(spec: Method, config: TransferConfig) -> TrainConfig:
     "How long the last stage trains, and how it augments and mixes its images."
-    marks = (False, True) if spec.last == "per_batch" else ()
-    training = replace(config.training, steps=spec.steps(*config.steps)[1], synthetic=marks)
+    _, steps = spec.steps(*config.steps)
+    is_synthetic = (False, True) if spec.last == "per_batch" else ()  # by set, as `_last_sets` orders them
+    training = replace(config.training, steps=steps, synthetic=is_synthetic)
     if spec.mixup and not spec.stage1:
         training = replace(training, mixup=config.method_mixup)
     if spec.strong:
@@ -237,12 +243,14 @@ def train_method(
     runtime: Runtime = Runtime(),
 ) -> tuple[nn.Module, History, bool]:  # the classifier, its last stage, and whether stage 1 was found in the store
     "Train by one method. Dual norms keep both branches, for `predict(read=...)`; `dualbn.strip` leaves the main one."
-    first = synthetic if spec.stage1 == "synthetic" else real
-    assert first is not None, "`_check_run` has asked for it"
+    first_images = synthetic if spec.stage1 == "synthetic" else real
+    assert first_images is not None, "`_check_run` has asked for it"
     config = replace(config, model_args=_model_args(config))
-    net, found = _start(spec, model, first, config, seed, runtime)
-    training, sets = _last_training(spec, config), _last_sets(spec, real, synthetic, config.synthetic_share)
-    net = convert(net, spec.dual) if spec.dual else net
+    net, found = _start(spec, model, first_images, config, seed, runtime)
+    training = _last_training(spec, config)
+    sets = _last_sets(spec, real, synthetic, config.synthetic_share)
+    if spec.dual:
+        net = convert(net, spec.dual)
     with only_head(net) if spec.probe else nullcontext():
         history = fit(net, sets, training, seed=stream(seed, "stage 2"), watch=watch, **runtime.fitting(checkpoint))
     return net, history, found
@@ -266,19 +274,21 @@ def run_method(
     Raises `ValueError` before any training if names, classes or sizes do not fit."""
     start, size = time.perf_counter(), config.training.image_size
     _check_run(method, (real, synthetic, test, watch.val), size, runtime)
-    spec, own = METHODS[method], seed if config.stage1_seed is None else config.stage1_seed
-    used = synthetic if spec.needs_synthetic else None
-    config = replace(config, stage1_seed=own, model_args=_model_args(config))
-    file = _run_file(spec, model, (real, used, test, watch.val), config, seed, watch, runtime)
+    spec = METHODS[method]
+    if not spec.needs_synthetic:
+        synthetic = None  # so that the run does not depend on it
+    stage1_seed = seed if config.stage1_seed is None else config.stage1_seed
+    config = replace(config, stage1_seed=stage1_seed, model_args=_model_args(config))
+    file = _run_file(spec, model, (real, synthetic, test, watch.val), config, seed, watch, runtime)
     if file and file.is_file():
         return replace(read_result(file), method=method)
     checkpoint = file.with_suffix(".checkpoint") if file and runtime.checkpoint_every else None
     net, history, found = train_method(
-        spec, model, real, used, config, seed=seed, watch=watch, checkpoint=checkpoint, runtime=runtime
+        spec, model, real, synthetic, config, seed=seed, watch=watch, checkpoint=checkpoint, runtime=runtime
     )
-    known = {"method": method, "seed": seed, "stage1_seed": own, "stage1_found": found}
-    told = known | measure(net, test, size, runtime.workers)
-    result = _result(spec, (real, used), config, history, told, time.perf_counter() - start)
+    run = {"method": method, "seed": seed, "stage1_seed": stage1_seed, "stage1_found": found}
+    measured = measure(net, test, size, runtime.workers)
+    result = _result(spec, (real, synthetic), config, history, run | measured, time.perf_counter() - start)
     if file:
         write_result(result, file)
     return result
@@ -306,16 +316,28 @@ def _result(
     sets: tuple[ImageSet, ImageSet | None],
     config: TransferConfig,
     history: History,
-    told: dict,
-    took: float,
+    measured: dict,  # the run's method and seeds, and what `measure` gives
+    seconds: float,
 ) -> MethodResult:
     "What there is to say of a run."
-    (real, used), last = sets, history.records[-1]
-    told = told | dict(shots=min(real.per_class.values()), real=len(real), synthetic=len(used or ()), seconds=took)
-    told |= dict(zip(("steps_stage1", "steps_stage2"), spec.steps(*config.steps)))
-    told |= dict(accuracy=float(told["correct"].mean()), image_set="" if used is None else used.fingerprint())
-    told |= dict(train_accuracy=last["accuracy"], val_accuracy=last.get("val_accuracy", math.nan))
-    return MethodResult(**told, records=history.records, gaps=history.gaps)
+    real, synthetic = sets
+    steps_stage1, steps_stage2 = spec.steps(*config.steps)
+    last = history.records[-1]
+    return MethodResult(
+        **measured,
+        shots=min(real.per_class.values()),
+        real=len(real),
+        synthetic=0 if synthetic is None else len(synthetic),
+        image_set="" if synthetic is None else synthetic.fingerprint(),
+        steps_stage1=steps_stage1,
+        steps_stage2=steps_stage2,
+        accuracy=float(measured["correct"].mean()),
+        train_accuracy=last["accuracy"],
+        val_accuracy=last.get("val_accuracy", math.nan),
+        seconds=seconds,
+        records=history.records,
+        gaps=history.gaps,
+    )
 
 # %% ../nbs/08_bridge.ipynb #13ac822f
 def check_methods(
@@ -331,18 +353,22 @@ def check_methods(
 def _check_run(method: str, sets: _Sets, image_size: int, runtime: Runtime) -> None:
     "ValueError for a run that could not be finished or would mean nothing."
     if runtime.checkpoint_every and not runtime.store:
-        told = f"checkpoint_every is {runtime.checkpoint_every}"
-        raise ValueError(f"{told}, but there is no store to keep checkpoints in: name a folder")
+        raise ValueError(
+            f"checkpoint_every is {runtime.checkpoint_every}, "
+            "but there is no store to keep checkpoints in: name a folder"
+        )
     check_methods([method])
     real, synthetic, *_ = sets
     if METHODS[method].needs_synthetic and not (synthetic and len(synthetic)):
         raise ValueError(f"method {method!r} needs synthetic images and got none")
-    given = [data for data in sets if data is not None]
-    _check_classes(real, given[1:])
-    _check_sizes(given, image_size)
+    given_sets = [data for data in sets if data is not None]
+    _check_classes(real, given_sets[1:])
+    _check_sizes(given_sets, image_size)
     if METHODS[method].last == "joined" and synthetic is not None and (real.held is None) != (synthetic.held is None):
-        where = "of which one is in memory and one on disk: make them alike"
-        raise ValueError(f"method {method!r} joins {real} and {synthetic}, {where}")
+        raise ValueError(
+            f"method {method!r} joins {real} and {synthetic}, "
+            "of which one is in memory and one on disk: make them alike"
+        )
     if empty := [name for name, n in real.per_class.items() if not n]:
         raise ValueError(f"{real} has no images of {empty[0]!r}")
 
@@ -363,11 +389,12 @@ def _check_sizes(sets: Sequence[ImageSet], image_size: int) -> None:
     sizes = {data.held: data for data in sets if data.held}
     for (h, w), data in sizes.items():
         if min(h, w) < image_size:
-            told = f"{data} has {h}x{w} pixels, fewer than image_size={image_size}"
-            raise ValueError(f"{told}: open it at {image_size} pixels or more")
+            raise ValueError(
+                f"{data} has {h}x{w} pixels, fewer than image_size={image_size}: open it at {image_size} pixels or more"
+            )
     if len(sizes) > 1 and not image_size:
-        told = " and ".join(f"{data} with {h}x{w} pixels" for (h, w), data in sizes.items())
-        raise ValueError(f"{told} have different image sizes: make them alike, or give image_size")
+        sets_with_sizes = " and ".join(f"{data} with {h}x{w} pixels" for (h, w), data in sizes.items())
+        raise ValueError(f"{sets_with_sizes} have different image sizes: make them alike, or give image_size")
 
 # %% ../nbs/08_bridge.ipynb #b7b74033
 def results_frame(results: Sequence[MethodResult]) -> pd.DataFrame:
