@@ -75,10 +75,11 @@ def per_class_accuracy(
     labels, rows = data.labels.numpy(), []
     if len(right) != len(labels):
         raise ValueError(f"{len(right)} judgements for {data}: both must be of the same images")
-    for i, name in enumerate(data.classes):
-        if (own := right[labels == i]).size:
-            found = wilson(int(own.sum()), len(own), level)
-            rows.append((name, found.n, found.mean, found.low, found.high))
+    for label, name in enumerate(data.classes):
+        of_class = right[labels == label]
+        if of_class.size:
+            interval = wilson(int(of_class.sum()), len(of_class), level)
+            rows.append((name, interval.n, interval.mean, interval.low, interval.high))
     return pd.DataFrame(rows, columns=["class", "images", "accuracy", "low", "high"])
 
 # %% ../nbs/09_evaluate.ipynb #5bd0c275
@@ -137,9 +138,11 @@ def pixel_baseline(
     val: LabelledImages | None = None,  # validation images
 ) -> Baseline:
     "The nearest of the few real images by raw pixels, as a row for `results_table`."
-    right, shots = _nearest_neighbour(few, test), min(few.per_class.values()) if shots is None else shots
-    seen = math.nan if val is None else float(_nearest_neighbour(few, val).mean())
-    return Baseline("nearest (pixels)", seed, shots, right, class_mean(right, test.labels), seen)
+    if shots is None:
+        shots = min(few.per_class.values())
+    right = _nearest_neighbour(few, test)
+    val_accuracy = math.nan if val is None else float(_nearest_neighbour(few, val).mean())
+    return Baseline("nearest (pixels)", seed, shots, right, class_mean(right, test.labels), val_accuracy)
 
 # %% ../nbs/09_evaluate.ipynb #6dcbbc67
 def results_table(
@@ -160,12 +163,12 @@ def results_table(
     grouped = _by_shots(results)
     judged = {shots: _gains(by_method, against, level, margin) for shots, by_method in grouped.items()}
     rows = []
-    for shots, method in dict.fromkeys((run.shots, run.method) for run in results):
-        own = sorted(grouped[shots][method], key=lambda run: run.seed)
-        compared = {**judged[shots].get(method, _NOTHING)}
-        rivals = {name: _test_error(own, runs) for name, runs in grouped[shots].items() if name != method}
-        compared |= {"test_errors": rivals, "sets": _sets(own)}
-        rows.append(_reached(own, level) | compared | _steps(own, grouped[shots]))
+    for shots, method in dict.fromkeys((run.shots, run.method) for run in results):  # in order of appearance
+        by_method = grouped[shots]
+        runs = sorted(by_method[method], key=lambda run: run.seed)
+        test_errors = {rival: _test_error(runs, by_method[rival]) for rival in by_method if rival != method}
+        row = _reached(runs, level) | judged[shots].get(method, _NOTHING)
+        rows.append(row | {"test_errors": test_errors, "sets": _sets(runs)} | _steps(runs, by_method))
     return pd.DataFrame(rows)
 
 # %% ../nbs/09_evaluate.ipynb #fd86c587
@@ -173,20 +176,28 @@ def _by_shots(results: Sequence) -> dict[int, dict[str, list]]:
     "The runs by number of real images and method; ValueError for a seed that comes twice."
     grouped: dict[int, dict[str, list]] = {}
     for run in results:
-        own = grouped.setdefault(run.shots, {}).setdefault(run.method, [])
-        if any(run.seed == other.seed for other in own):
+        runs = grouped.setdefault(run.shots, {}).setdefault(run.method, [])
+        if any(run.seed == other.seed for other in runs):
             raise ValueError(f"method {run.method!r} has seed {run.seed} twice with {run.shots} shots")
-        own.append(run)
+        runs.append(run)
     return grouped
 
 # %% ../nbs/09_evaluate.ipynb #e50065fd
-def _reached(own: Sequence, level: float) -> dict:
+def _reached(runs: Sequence, level: float) -> dict:
     "What the seeds of one method reach."
-    shares, per_class = [run.accuracy for run in own], [getattr(run, "per_class", math.nan) for run in own]
-    found = accuracy_interval(shares, level)
-    told = dict(shots=own[0].shots, method=own[0].method, accuracy=float(np.mean(shares)))
-    told |= dict(low=found.low, high=found.high, seeds=len(own), seeds_at=shares)
-    return told | dict(per_class=float(np.mean(per_class)))
+    accuracies = [run.accuracy for run in runs]
+    per_class = [getattr(run, "per_class", math.nan) for run in runs]
+    interval = accuracy_interval(accuracies, level)
+    return dict(
+        shots=runs[0].shots,
+        method=runs[0].method,
+        accuracy=float(np.mean(accuracies)),
+        low=interval.low,
+        high=interval.high,
+        seeds=len(runs),
+        seeds_at=accuracies,
+        per_class=float(np.mean(per_class)),
+    )
 
 # %% ../nbs/09_evaluate.ipynb #0ac52f44
 _NOTHING = dict(
@@ -194,50 +205,62 @@ _NOTHING = dict(
 )
 
 
-def _gains(runs: dict[str, list], against: str, level: float, margin: float) -> dict[str, dict]:
+def _gains(by_method: dict[str, list], against: str, level: float, margin: float) -> dict[str, dict]:
     "Paired difference and verdict of each method that ran with the seeds of the reference."
-    by_seed = {method: {run.seed: run.accuracy for run in own} for method, own in runs.items()}
-    rival = by_seed.get(against, {})
-    fits = [method for method in runs if method != against and set(by_seed[method]) == set(rival)]
-    differences = {method: [by_seed[method][seed] - rival[seed] for seed in sorted(rival)] for method in fits}
-    errors = {method: _test_error(runs[method], runs[against]) for method in fits}
-    found = judge(differences, errors, margin=margin, level=level)
-    return {method: _compared(one) for method, one in found.items()}
+    accuracies = {method: {run.seed: run.accuracy for run in runs} for method, runs in by_method.items()}
+    reference = accuracies.get(against, {})
+    differences, test_errors = {}, {}
+    for method, by_seed in accuracies.items():
+        if method != against and by_seed.keys() == reference.keys():
+            differences[method] = [by_seed[seed] - reference[seed] for seed in sorted(reference)]
+            test_errors[method] = _test_error(by_method[method], by_method[against])
+    judged = judge(differences, test_errors, margin=margin, level=level)
+    return {method: _compared(verdict) for method, verdict in judged.items()}
 
 
-def _compared(found: Verdict) -> dict:
+def _compared(verdict: Verdict) -> dict:
     "A verdict as columns of the table."
-    more = math.nan if found.more_seeds is None else found.more_seeds
-    ends = dict(gain=found.gain.mean, gain_low=found.gain.low, gain_high=found.gain.high)
-    return ends | dict(verdict=found.name, smallest=found.smallest, more_seeds=more)
+    return dict(
+        gain=verdict.gain.mean,
+        gain_low=verdict.gain.low,
+        gain_high=verdict.gain.high,
+        verdict=verdict.name,
+        smallest=verdict.smallest,
+        more_seeds=math.nan if verdict.more_seeds is None else verdict.more_seeds,
+    )
 
 # %% ../nbs/09_evaluate.ipynb #aecb17fc
-def _test_error(runs: Sequence, rival: Sequence) -> float:
+def _test_error(runs: Sequence, rival_runs: Sequence) -> float:
     "Standard error of a difference by the choice of the test images; 0 where single images were not kept."
-    own, others = ({run.seed: getattr(run, "correct", None) for run in some} for some in (runs, rival))
-    pairs = [(right, others.get(seed)) for seed, right in own.items()]
-    if own.keys() != others.keys() or any(right is None for pair in pairs for right in pair):
+    correct_of = {run.seed: getattr(run, "correct", None) for run in runs}
+    rival_correct_of = {run.seed: getattr(run, "correct", None) for run in rival_runs}
+    if correct_of.keys() != rival_correct_of.keys():
         return 0.0
-    mine, theirs = np.array(pairs, dtype=float).swapaxes(0, 1)
-    return image_error(mine - theirs)
+    if any(correct is None for correct in [*correct_of.values(), *rival_correct_of.values()]):
+        return 0.0
+    pairs = np.array([(correct_of[seed], rival_correct_of[seed]) for seed in correct_of], dtype=float)  # [seeds, 2, N]
+    return image_error(pairs[:, 0] - pairs[:, 1])
 
 # %% ../nbs/09_evaluate.ipynb #ea2ad4d5
 def _sets(runs: Sequence) -> str:
     "How many generated sets stand behind the seeds of a method."
-    used = [getattr(run, "image_set", "") for run in runs]
-    if not any(used):
+    image_sets = [getattr(run, "image_set", "") for run in runs]
+    if not any(image_sets):
         return ""
-    return "one a seed" if len(set(used)) == len(used) else f"{len(set(used))} for {len(used)} seeds"
+    different = len(set(image_sets))
+    return "one a seed" if different == len(runs) else f"{different} for {len(runs)} seeds"
 
 # %% ../nbs/09_evaluate.ipynb #317fd30a
-def _steps(own: list, others: dict[str, list]) -> dict[str, str]:
+def _steps(runs: list, by_method: dict[str, list]) -> dict[str, str]:
     "Optimiser steps of a method, and whether they are what most methods took."
     total = lambda run: run.steps_stage1 + run.steps_stage2
-    if isinstance(own[0], Baseline):
+    first = runs[0]
+    if isinstance(first, Baseline):
         return {"steps": "none", "equal steps": "no training"}
-    usual = pd.Series([total(runs[0]) for runs in others.values() if not isinstance(runs[0], Baseline)]).mode().max()
-    even = "yes" if all(total(run) == usual for run in own) else f"NO: {total(own[0])} against {usual}"
-    return {"steps": f"{own[0].steps_stage1} + {own[0].steps_stage2}", "equal steps": even}
+    first_runs = [runs_of_method[0] for runs_of_method in by_method.values()]
+    usual = pd.Series([total(run) for run in first_runs if not isinstance(run, Baseline)]).mode().max()
+    equal = "yes" if all(total(run) == usual for run in runs) else f"NO: {total(first)} against {usual}"
+    return {"steps": f"{first.steps_stage1} + {first.steps_stage2}", "equal steps": equal}
 
 # %% ../nbs/09_evaluate.ipynb #c37c3b25
 def readable_table(
@@ -248,15 +271,17 @@ def readable_table(
     Single seeds stand in round brackets where they are too few for an interval."""
     table = current_names(table)
     rows = list(table.itertuples())
-    return table[["shots", "method"]].assign(
-        **{
-            "accuracy %": [_accuracy_text(row) for row in rows],
-            "per class %": ["" if math.isnan(row.per_class) else f"{100 * row.per_class:.1f}" for row in rows],
-            "paired gain": ["" if math.isnan(row.gain) else _gain(row).points for row in rows],
-        },
-        **{"verdict": table.verdict, "seeds": table.seeds, "generated sets": table.sets},
-        **{name: table[name] for name in ("steps", "equal steps")},
-    )
+    columns = {
+        "accuracy %": [_accuracy_text(row) for row in rows],
+        "per class %": ["" if math.isnan(row.per_class) else f"{100 * row.per_class:.1f}" for row in rows],
+        "paired gain": ["" if math.isnan(row.gain) else _gain(row).points for row in rows],
+        "verdict": table.verdict,
+        "seeds": table.seeds,
+        "generated sets": table.sets,
+        "steps": table["steps"],
+        "equal steps": table["equal steps"],
+    }
+    return table[["shots", "method"]].assign(**columns)
 
 # %% ../nbs/09_evaluate.ipynb #24a37879
 def _gain(row: tuple) -> Interval:
@@ -269,7 +294,8 @@ def _accuracy_text(row: tuple) -> str:
     mean, low, high, seeds = (getattr(row, name) for name in ("accuracy", "low", "high", "seeds_at"))
     if not math.isnan(low):
         return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{100 * mean:.1f}" + (f" ({', '.join(f'{100 * value:.1f}' for value in seeds)})" if len(seeds) > 1 else "")
+    values = ", ".join(f"{100 * value:.1f}" for value in seeds)
+    return f"{100 * mean:.1f} ({values})" if len(seeds) > 1 else f"{100 * mean:.1f}"
 
 # %% ../nbs/09_evaluate.ipynb #62c4fdf6
 def verdicts(
@@ -283,19 +309,20 @@ def verdicts(
 # %% ../nbs/09_evaluate.ipynb #bf2b78e4
 def _in_words(row: tuple, against: str) -> str:
     "The gain of a method and what follows from it; nothing for a method that was not compared."
-    gain, told = _gain(row), row._asdict()  # type: ignore[attr-defined]
-    name, seeds, more = told["verdict"], told["seeds"], told["more_seeds"]
+    gain, columns = _gain(row), row._asdict()  # type: ignore[attr-defined]
+    verdict, seeds, more_seeds = columns["verdict"], columns["seeds"], columns["more_seeds"]
     if math.isnan(gain.mean):
         return ""
     if gain.is_empty:
-        where = f"each of {seeds} seeds" if seeds > 1 else "one seed"
-        return f", {100 * gain.mean:+.1f} points against `{against}` in {where}, which is no interval"
-    words = f", {gain.points} points against `{against}` over {seeds} seeds: {name}"
-    words += f"; {seen_from(told['smallest'])}" if name == "inconclusive" else ""
-    if not math.isnan(more):
-        words += f", and a study of {seeds + more:.0f} seeds would settle it if mean and spread stay"
-    if told["sets"] not in ("", "one a seed"):
-        words += f" (generated sets: {told['sets']}, so the interval leaves out their random draws)"
+        in_seeds = f"each of {seeds} seeds" if seeds > 1 else "one seed"
+        return f", {100 * gain.mean:+.1f} points against `{against}` in {in_seeds}, which is no interval"
+    words = f", {gain.points} points against `{against}` over {seeds} seeds: {verdict}"
+    if verdict == "inconclusive":
+        words += f"; {seen_from(columns['smallest'])}"
+    if not math.isnan(more_seeds):
+        words += f", and a study of {seeds + more_seeds:.0f} seeds would settle it if mean and spread stay"
+    if columns["sets"] not in ("", "one a seed"):
+        words += f" (generated sets: {columns['sets']}, so the interval leaves out their random draws)"
     return words
 
 # %% ../nbs/09_evaluate.ipynb #0220741b
@@ -307,16 +334,17 @@ def show_results(
 ) -> Figure:
     "Paired gains with their intervals, and beside them the seeds' accuracies as points: a closed matplotlib figure."
     results, table = current_names(results), current_names(table)
-    size, places = (9, 0.35 * len(table) + 1.2), list(table.method)
+    methods = list(table.method)
+    size = (9, 0.35 * len(methods) + 1.2)
     with drawing(1, 2, size=size, title=title, share="y", widths=(3, 2)) as (figure, (left, right)):
         _show_gains(left, table)
         left.set(xlabel=f"points against {against}, 95 %\ngreen better, red worse,\nblue equivalent, grey inconclusive")
-        left.set_yticks(range(len(places)), places)
+        left.set_yticks(range(len(methods)), methods)
         left.axvline(0, color="0.7", linewidth=1, zorder=0)
         left.invert_yaxis()
-        shares = [100 * run.accuracy for run in results]
-        right.scatter(shares, [places.index(run.method) for run in results], color="0.6", s=14)
-        right.scatter(100 * table.accuracy, range(len(places)), color="k", marker="|", s=90)
+        percents = [100 * run.accuracy for run in results]
+        right.scatter(percents, [methods.index(run.method) for run in results], color="0.6", s=14)
+        right.scatter(100 * table.accuracy, range(len(methods)), color="k", marker="|", s=90)
         right.set(xlabel="accuracy in %: seeds, and their mean", xlim=(None, min(101, right.get_xlim()[1])))
     return figure
 
@@ -346,7 +374,7 @@ def best_by_validation(
     return str(means.idxmax())
 
 # %% ../nbs/09_evaluate.ipynb #51a4a4bf
-_TOLD_FROM = 20  # test images of a class from which an interval is told
+_FEWEST_IMAGES = 20  # test images that a class must have for an interval
 
 
 @takes_old_names
@@ -361,24 +389,29 @@ def gain_by_class(
 
     A class of fewer than 20 test images has none: its few differences are mostly zeros, and no interval of them is
     right. The first row is of all classes, then one row per class follows, the largest gain first."""
-    share, before = _shares_right(current_names(results), method, against)
+    shares, shares_before = _shares_right(current_names(results), method, against)
     labels, rows = data.labels.numpy(), []
-    if len(share) != len(labels):
-        raise ValueError(f"{len(share)} judgements for {data}: both must be of the same images")
-    for name, chosen in [("(all classes)", labels >= 0), *((name, labels == i) for i, name in enumerate(data.classes))]:
-        if n := int(chosen.sum()):
-            gain = share[chosen] - before[chosen]
-            found = mean_interval(gain.tolist(), level)
-            ends = (math.nan, math.nan) if n < _TOLD_FROM or found.is_empty else found.ends
-            rows.append((name, n, before[chosen].mean(), share[chosen].mean(), gain.mean(), *ends))
+    if len(shares) != len(labels):
+        raise ValueError(f"{len(shares)} judgements for {data}: both must be of the same images")
+    groups = [("(all classes)", labels >= 0)]
+    groups += [(name, labels == label) for label, name in enumerate(data.classes)]
+    for name, in_group in groups:
+        number = int(in_group.sum())
+        if number:
+            before, after = shares_before[in_group], shares[in_group]
+            gain = after - before
+            interval = mean_interval(gain.tolist(), level)
+            ends = (math.nan, math.nan) if number < _FEWEST_IMAGES or interval.is_empty else interval.ends
+            rows.append((name, number, before.mean(), after.mean(), gain.mean(), *ends))
     table = pd.DataFrame(rows, columns=["class", "images", "before", "accuracy", "gain", "low", "high"])
     return pd.concat([table[:1], table[1:].sort_values("gain", ascending=False, kind="stable")], ignore_index=True)
 
 
 def _shares_right(runs: Sequence, method: str, against: str) -> list[np.ndarray]:
     "For each of two methods float [N]: the share of its seeds that are right about an image."
-    by_seed = [{run.seed: run.correct for run in runs if run.method == name} for name in (method, against)]
-    if set(by_seed[0]) != set(by_seed[1]) or not by_seed[0]:
-        seeds = " and ".join(str(sorted(own)) for own in by_seed)
+    correct_of = {run.seed: run.correct for run in runs if run.method == method}
+    reference_correct_of = {run.seed: run.correct for run in runs if run.method == against}
+    if correct_of.keys() != reference_correct_of.keys() or not correct_of:
+        seeds = f"{sorted(correct_of)} and {sorted(reference_correct_of)}"
         raise ValueError(f"{method!r} and {against!r} need runs with the same seeds, got {seeds}")
-    return [np.mean(list(own.values()), axis=0) for own in by_seed]
+    return [np.mean(list(judgements.values()), axis=0) for judgements in (correct_of, reference_correct_of)]
