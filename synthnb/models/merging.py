@@ -20,7 +20,8 @@ def merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, th
     kept: dict[int, Candidate] = {}  # place in `candidates` -> candidate
     for i, candidate in enumerate(candidates):
         for j, first in kept.items():
-            if len({key for key in first.keys | candidate.keys if SYNSET_ID.fullmatch(key)}) > 1:
+            synsets = {key for key in first.keys | candidate.keys if SYNSET_ID.fullmatch(key)}
+            if len(synsets) > 1:
                 continue  # two synsets are two meanings, however alike CLIP finds their words
             if same_phrase(first.phrase) == same_phrase(candidate.phrase):
                 kept[j] = _absorb(first, candidate, 1.0)
@@ -36,6 +37,10 @@ def merge(candidates: Sequence[Candidate], cosines: np.ndarray | None = None, th
 def _absorb(first: Candidate, other: Candidate, cosine: float) -> Candidate:
     "The first candidate with what the other adds, and a note of it."
     note = Merged(phrase=other.phrase, source=other.source, key=other.key, cosine=cosine)
-    merged, answers = first.merged + (note,) + other.merged, first.answers + other.answers
-    added = dict(looks=first.looks or other.looks, key=first.key or other.key, answers=answers, merged=merged)
-    return first.model_copy(update=added)
+    changes = dict(
+        looks=first.looks or other.looks,
+        key=first.key or other.key,
+        answers=first.answers + other.answers,
+        merged=first.merged + (note,) + other.merged,
+    )
+    return first.model_copy(update=changes)
