@@ -18,22 +18,27 @@ PULL: float = 0.5  # lambda: what nearness to other meanings weighs beside the s
 PRIOR: float = 0.002  # mu: what a place further down the list of candidates costs
 
 # %% ../../nbs/models/together.ipynb #aaa36658
-def _cosines(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _cosines(texts: np.ndarray, other_texts: np.ndarray) -> np.ndarray:
     "Of texts; 0 for one and the same meaning, which two classes hardly have: that is no nearness."
-    found = some @ others.T
-    return np.where(found >= 0.99, 0, found)  # as in `merge_candidates`
+    cosines = texts @ other_texts.T
+    return np.where(cosines >= 0.99, 0, cosines)  # as in `merge_candidates`
 
 
-def _nearness(cosines: np.ndarray, own: int, most: int) -> np.ndarray:
+def _nearness(cosines: np.ndarray, own_column: int, neighbours: int) -> np.ndarray:
     "How near meanings lie to those of other classes: [candidates, classes] -> [candidates], without the own column."
-    return np.sort(np.delete(cosines, own, 1), 1)[:, -most:].sum(1) / most
+    others = np.delete(cosines, own_column, 1)
+    return np.sort(others, 1)[:, -neighbours:].sum(1) / neighbours
 
 
-def _best_nearness(texts: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+def _best_nearness(texts: Mapping[str, np.ndarray], neighbours: int) -> dict[str, np.ndarray]:
     "How near each meaning could lie to those of the other classes, if each took its nearest candidate."
-    table, starts = np.concatenate(list(texts.values())), np.cumsum([0, *map(len, texts.values())])[:-1]
-    nearest = lambda own: np.maximum.reduceat(_cosines(own, table), starts, axis=1)
-    return {name: _nearness(nearest(own), i, most) for i, (name, own) in enumerate(texts.items())}
+    all_texts = np.concatenate(list(texts.values()))
+    starts = np.cumsum([0, *map(len, texts.values())])[:-1]  # the first row of each class in `all_texts`
+    best = {}
+    for column, (name, class_texts) in enumerate(texts.items()):
+        nearest = np.maximum.reduceat(_cosines(class_texts, all_texts), starts, axis=1)  # [candidates, classes]
+        best[name] = _nearness(nearest, column, neighbours)
+    return best
 
 # %% ../../nbs/models/together.ipynb #68a5b261
 def choose_together(
@@ -52,21 +57,22 @@ def choose_together(
     chosen = {name: settled.get(name, int(scores[name].argmax())) for name in names}
     if len(names) < 2:
         return chosen
-    texts, places = {name: np.asarray(texts[name]) for name in names}, {name: i for i, name in enumerate(names)}
-    most = _best_nearness(texts, neighbours)
-    now = np.stack([texts[name][chosen[name]] for name in names])  # the meanings that the classes have at present
+    texts = {name: np.asarray(texts[name]) for name in names}
+    best_nearness = _best_nearness(texts, neighbours)
+    chosen_texts = np.stack([texts[name][chosen[name]] for name in names])  # what the classes mean at present
+    columns = {name: column for column, name in enumerate(names)}
     lead = lambda name: float(np.diff(np.sort(scores[name])[-2:])[0])
     free = sorted((name for name in names if name not in settled and len(scores[name]) > 1), key=lead, reverse=True)
     for _ in range(rounds):
         before = dict(chosen)
         for name in free:
-            place = places[name]
-            nearer = _nearness(_cosines(texts[name], now), place, neighbours) - most[name]
-            bonus = pull * nearer - prior * np.arange(len(nearer))
-            worth = scores[name] + bonus / math.sqrt(images[name])
-            if worth.max() > worth[chosen[name]] + 1e-6:  # of float32 cosines the rest is rounding
-                chosen[name] = int(worth.argmax())
-                now[place] = texts[name][chosen[name]]
+            column = columns[name]
+            nearness = _nearness(_cosines(texts[name], chosen_texts), column, neighbours)
+            bonus = pull * (nearness - best_nearness[name]) - prior * np.arange(len(nearness))
+            totals = scores[name] + bonus / math.sqrt(images[name])
+            if totals.max() > totals[chosen[name]] + 1e-6:  # of float32 cosines the rest is rounding
+                chosen[name] = int(totals.argmax())
+                chosen_texts[column] = texts[name][chosen[name]]
         if chosen == before:
             break
     return chosen
