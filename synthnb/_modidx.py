@@ -1796,6 +1796,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'synthnb.models.known._by_name': ('models/known.html#_by_name', 'synthnb/models/known.py'),
                                       'synthnb.models.known._counts': ('models/known.html#_counts', 'synthnb/models/known.py'),
                                       'synthnb.models.known._is_missed': ('models/known.html#_is_missed', 'synthnb/models/known.py'),
+                                      'synthnb.models.known._nearest_texts': ( 'models/known.html#_nearest_texts',
+                                                                               'synthnb/models/known.py'),
                                       'synthnb.models.known._would_show': ('models/known.html#_would_show', 'synthnb/models/known.py'),
                                       'synthnb.models.known.check_names_known': ( 'models/known.html#check_names_known',
                                                                                   'synthnb/models/known.py'),

@@ -41,24 +41,24 @@ class NameCheck:
         return "known" if worst <= 0.05 else "unknown" if self.enough else "cannot tell"
 
     def __str__(self) -> str:
-        told = {
+        sentence = {
             "known": "CLIP {} tells the classes apart by their names",
             "unknown": "CLIP {} does not tell the classes apart by their names",
             "cannot tell": "there are too few images to tell whether CLIP {} knows the classes by their names",
         }[self.verdict]
-        return f"{told.format(self.clip)}: {_counts(self)}{_by_name(self.unknown)}"
+        return f"{sentence.format(self.clip)}: {_counts(self)}{_by_name(self.unknown)}"
 
 # %% ../../nbs/models/known.ipynb #f77f5b33
 def _counts(check: NameCheck) -> str:
     "How many images were right, in words."
-    said = (
+    counts = (
         f"{check.right} of {check.images} images go to their own class's name, "
         f"random draws would give {check.chance:.0f} (p = {check.p:.2g})"
     )
     if check.taught and check.taught[1] > check.p:
         hits, p = check.taught
-        said += f"; but among all names that it was taught only {hits} do (p = {p:.2g})"
-    return said
+        counts += f"; but among all names that it was taught only {hits} do (p = {p:.2g})"
+    return counts
 
 
 def _by_name(unknown: Sequence[str]) -> str:
@@ -78,59 +78,68 @@ def check_names_known(
     useful: float = 0.75,  # PROPOSED
 ) -> NameCheck:
     "Ask a CLIP for the class of every real image, by the names alone."
-    called = {name: (words or {}).get(name) or spoken_name(name) for name in features.classes}
-    texts = text_features(clip, {name: [Candidate(phrase=word)] for name, word in called.items()}, templates)
-    table = torch.cat([texts[name] for name in features.classes])
-    said, labels = (features.features.float() @ table.T).argmax(1).numpy(), features.labels.numpy()
-    n, classes, right = len(labels), len(features.classes), int((said == labels).sum())
+    candidates = {name: [Candidate(phrase=(words or {}).get(name) or spoken_name(name))] for name in features.classes}
+    texts = text_features(clip, candidates, templates)
+    predicted = _nearest_texts(features, [texts[name] for name in features.classes])
+    labels, classes = features.labels.numpy(), len(features.classes)
+    n, right = len(labels), int((predicted == labels).sum())
     draws, rng = draws if n <= 5000 else 999, np.random.default_rng(0)
-    as_many = sum(int((rng.permutation(labels) == said).sum() >= right) for _ in range(draws))
-    own, said_so = np.bincount(labels, minlength=classes), np.bincount(said, minlength=classes)
-    shares = own / max(n, 1)
-    even = float(shares @ shares)  # right by random draws, where every class is said as often as it is there
-    p, enough, among = (1 + as_many) / (1 + draws), _would_show(n, even, even + useful * (1 - even)), None
-    if taught := taught_names(clip.source) if clip.source else None:
+    as_many = sum(int((rng.permutation(labels) == predicted).sum() >= right) for _ in range(draws))
+    p = (1 + as_many) / (1 + draws)
+    label_counts = np.bincount(labels, minlength=classes)
+    random_right = float(label_counts @ np.bincount(predicted, minlength=classes)) / max(n, 1)
+    shares = label_counts / max(n, 1)
+    random_share = float(shares @ shares)  # right by random draws, if classes are predicted as often as they occur
+    enough = _would_show(n, random_share, random_share + useful * (1 - random_share))
+    taught, among_taught = taught_names(clip.source) if clip.source else None, None
+    if taught:
         hits, share = _among_taught(clip, features, texts, taught, templates)
-        among = hits, float(stats.binomtest(hits, n, share, alternative="greater").pvalue) if n else 1.0
+        among_taught = hits, float(stats.binomtest(hits, n, share, alternative="greater").pvalue) if n else 1.0
         enough = enough or _would_show(n, share, share + 0.25 * (1 - share))
-    unknown = tuple(features.classes[label] for label in range(classes) if _is_missed(said, labels, label))
-    return NameCheck(clip.name, n, right, float(own @ said_so) / max(n, 1), p, enough, unknown, among)
+    unknown = tuple(features.classes[label] for label in range(classes) if _is_missed(predicted, labels, label))
+    return NameCheck(clip.name, n, right, random_right, p, enough, unknown, among_taught)
 
 # %% ../../nbs/models/known.ipynb #7d76d762
-def _would_show(n: int, chance: float, useful: float) -> bool:
+def _nearest_texts(features: ImageFeatures, texts: Sequence[torch.Tensor]) -> np.ndarray:
+    "The text that is nearest to each image, as its place among all rows of `texts`."
+    return (features.features.float() @ torch.cat(list(texts)).T).argmax(1).numpy()
+
+
+def _would_show(n: int, random_share: float, useful: float) -> bool:
     "Does a one-sided binomial test at 5 % find a share of `useful` with n images in four of five tries?"
-    return n > 0 and bool(stats.binom.sf(stats.binom.isf(0.05, n, chance), n, useful) >= 0.8)
+    return n > 0 and bool(stats.binom.sf(stats.binom.isf(0.05, n, random_share), n, useful) >= 0.8)
 
 
-def _is_missed(said: np.ndarray, labels: np.ndarray, label: int) -> bool:
+def _is_missed(predicted: np.ndarray, labels: np.ndarray, label: int) -> bool:
     "Are a class's images not called by its name more often than others are? Fisher's exact test of four or more."
-    own, called = int((labels == label).sum()), int((said == label).sum())
-    hits = int(((said == label) & (labels == label)).sum())
-    square = [[hits, own - hits], [called - hits, len(labels) - own - called + hits]]
-    return own >= 4 and stats.fisher_exact(square, alternative="greater").pvalue > 0.05
+    images, predictions = int((labels == label).sum()), int((predicted == label).sum())
+    hits = int(((predicted == label) & (labels == label)).sum())
+    table = [[hits, images - hits], [predictions - hits, len(labels) - images - predictions + hits]]
+    return images >= 4 and stats.fisher_exact(table, alternative="greater").pvalue > 0.05
 
-
+# %% ../../nbs/models/known.ipynb #5d12de70
 def _among_taught(
     clip: Clip,
     features: ImageFeatures,
-    own: Mapping[str, torch.Tensor],
+    class_texts: Mapping[str, torch.Tensor],
     taught: Sequence[str],
     templates: Sequence[str],
 ) -> tuple[int, float]:
     "Images that go to their own class among all names of a closed list, and the share of names that say as much."
     words = lambda name: set(same_phrase(name).split())
-    ours, classes = [words(name) for name in features.classes], features.classes
-    others = [name for name in taught if words(name) not in ours]
-    table = torch.zeros(0, features.features.shape[1])
-    if others:
-        table = text_features(clip, {"": [Candidate(phrase=name) for name in others]}, templates)[""]
-    table = torch.cat([*(own[name] for name in classes), table])
-    said = (features.features.float() @ table.T).argmax(1).tolist()
-    every = [words(name) for name in (*classes, *others)]
-    fits = [[mine <= name for name in every] for mine in ours]  # "crescent moon" says moon
-    labels = features.labels.tolist()
-    hits = sum(fits[label][one] for label, one in zip(labels, said))
-    return hits, sum(sum(fits[label]) for label in labels) / max(len(said) * len(every), 1)
+    class_words = [words(name) for name in features.classes]
+    other_names = [name for name in taught if words(name) not in class_words]
+    texts = [class_texts[name] for name in features.classes]
+    if other_names:
+        candidates = {"": [Candidate(phrase=name) for name in other_names]}
+        texts.append(text_features(clip, candidates, templates)[""])
+    predicted, labels = _nearest_texts(features, texts).tolist(), features.labels.tolist()
+    all_words = [*class_words, *map(words, other_names)]
+    # [classes, names]: does the name say the class? "crescent moon" says moon
+    fits = [[words_of_class <= words_of_name for words_of_name in all_words] for words_of_class in class_words]
+    hits = sum(fits[label][place] for label, place in zip(labels, predicted))
+    share = sum(sum(fits[label]) for label in labels) / max(len(labels) * len(all_words), 1)
+    return hits, share
 
 # %% ../../nbs/models/known.ipynb #51328ad9
 def refuse_unknown_classes(check: NameCheck) -> None:
