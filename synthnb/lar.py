@@ -94,29 +94,37 @@ def llm_candidates(
     progress: bool = True,
 ) -> tuple[dict[str, list[Candidate]], Answers]:  # by class name; and the answers, with those that failed
     "What an LLM says each name can mean. A name whose answers all failed has no candidates; `Answers.report` says why."
-    names = {name: spoken_name(name) for name in check_names(classes)}
-    asked = [sense_question(spoken, most) for spoken in dict.fromkeys(names.values())]
+    spoken_names = {name: spoken_name(name) for name in check_names(classes)}
+    questions = [sense_question(spoken, most) for spoken in dict.fromkeys(spoken_names.values())]
     answers = ask(
-        llm, asked, SensesAnswer, n, sampling=sampling, cache=cache, seed=seed, check=check_senses, progress=progress
+        llm,
+        questions,
+        SensesAnswer,
+        n,
+        sampling=sampling,
+        cache=cache,
+        seed=seed,
+        check=check_senses,
+        progress=progress,
     )
-    told = defaultdict(list)
+    answers_about = defaultdict(list)
     for answer in answers.found:
-        told[answer.about].append(answer)
-    return {name: _by_votes(told[spoken]) for name, spoken in names.items()}, answers
+        answers_about[answer.about].append(answer)
+    return {name: _by_votes(answers_about[spoken]) for name, spoken in spoken_names.items()}, answers
 
 # %% ../nbs/02_lar.ipynb #fa1ad8a9
 def _by_votes(answers: Sequence) -> list[Candidate]:
     "The senses of several answers, those that most samples name first, then by their mean place."
-    found = defaultdict(list)
+    mentions_of = defaultdict(list)  # phrase -> (place in the answer, sense, key of the answer), one per sample
     for answer in sorted(answers, key=lambda answer: answer.sample):
         for place, sense in enumerate(answer.value.senses):
-            found[same_phrase(plain_text(sense.phrase))].append((place, sense, answer.key))
-    order = sorted(found.values(), key=lambda told: (-len(told), sum(place for place, *_ in told) / len(told)))
+            mentions_of[same_phrase(plain_text(sense.phrase))].append((place, sense, answer.key))
+    rank = lambda mentions: (-len(mentions), sum(place for place, _, _ in mentions) / len(mentions))
     candidates = []
-    for told in order:
-        looks = next((sense.looks for _, sense, _ in told if sense.looks.strip()), "")
-        keys = tuple(key for *_, key in told)
-        candidates.append(Candidate(phrase=told[0][1].phrase, looks=looks, source="llm", answers=keys))
+    for mentions in sorted(mentions_of.values(), key=rank):
+        _, senses, keys = zip(*mentions)
+        looks = next((sense.looks for sense in senses if sense.looks.strip()), "")
+        candidates.append(Candidate(phrase=senses[0].phrase, looks=looks, source="llm", answers=keys))
     return candidates
 
 # %% ../nbs/02_lar.ipynb #026e3d8d
@@ -136,13 +144,18 @@ def merge_candidates(
     "The candidates of all sources, near-paraphrases as one."
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is a cosine in 0..1, got {threshold}")
-    names = dict.fromkeys(name for source in sources for name in source)
-    together = {name: merge([c for source in sources for c in source.get(name, ())]) for name in names}
+    collected: dict[str, list[Candidate]] = defaultdict(list)
+    for source in sources:
+        for name, candidates in source.items():
+            collected[name].extend(candidates)
+    merged_by_words = {name: merge(candidates) for name, candidates in collected.items()}
     if clip is None:
-        return together
-    texts = text_features(clip, together, templates)
-    cosines = {name: (text @ text.T).numpy() for name, text in texts.items()}
-    return {name: merge(some, cosines[name], threshold) if some else [] for name, some in together.items()}
+        return merged_by_words
+    merged = dict(merged_by_words)  # a class without candidates has no texts
+    for name, class_texts in text_features(clip, merged_by_words, templates).items():
+        cosines = (class_texts @ class_texts.T).numpy()
+        merged[name] = merge(merged_by_words[name], cosines, threshold)
+    return merged
 
 # %% ../nbs/02_lar.ipynb #153412cc
 def class_scores(
@@ -160,11 +173,13 @@ def class_scores(
 def _check_features(clip: Clip, features: ImageFeatures, candidates: Mapping[str, Sequence[Candidate]]) -> None:
     "ValueError for features of another CLIP, and for candidates of a class that has no features."
     if features.fingerprint != clip.fingerprint:
-        made, asked = (f"{x} ({y})" for x, y in ((features.clip, features.fingerprint), (clip.name, clip.fingerprint)))
-        raise ValueError(f"the features are of {made}, not of {asked}: encode the images again")
+        raise ValueError(
+            f"the features are of {features.clip} ({features.fingerprint}), not of {clip.name} ({clip.fingerprint}): "
+            "encode the images again"
+        )
     if unknown := [name for name in candidates if name not in features.classes]:
-        known = ", ".join(features.classes[:5])
-        raise ValueError(f"candidates for {unknown[0]!r}, which is no class of these images: {known}, ...")
+        first_classes = ", ".join(features.classes[:5])
+        raise ValueError(f"candidates for {unknown[0]!r}, which is no class of these images: {first_classes}, ...")
 
 # %% ../nbs/02_lar.ipynb #a34b30a7
 SCORE = "the mean cosine between a meaning and the class's real images"  # `score` in words, for pages and figures
@@ -206,8 +221,8 @@ def lead_interval(
 # %% ../nbs/02_lar.ipynb #83530b7f
 def _lead(best: int, cosines: np.ndarray, inside: np.ndarray) -> np.ndarray:
     "How far the best meaning's score is ahead of each, in each subset of the images."
-    found = score(cosines, inside)
-    return found[:, [best]] - found
+    scores = score(cosines, inside)
+    return scores[:, [best]] - scores
 
 # %% ../nbs/02_lar.ipynb #0437941a
 def resolve(
@@ -225,16 +240,19 @@ def resolve(
     settled = read_overrides(overrides, features.classes)
     listed = {name: _with_override(candidates.get(name, ()), settled.get(i)) for i, name in enumerate(features.classes)}
     cosines = class_scores(clip, features, dict(candidates) | listed, templates)
-    cut, cases, found = _cut_texts(clip, listed, templates), [], []
-    for label, (name, some) in enumerate(listed.items()):
-        own = cosines.get(name, np.zeros((len(features.rows[label]), 0), np.float32))
-        cases.append(_Case(label, name, some, own, features.rows[label].tolist(), settled.get(label)))
-        found.append(_decide(cases[-1], _rank(cases[-1], cut[name], level, seed), level))
+    cut = _cut_texts(clip, listed, templates)
+    cases, resolutions = [], []
+    for label, (name, class_candidates) in enumerate(listed.items()):
+        rows = features.rows[label].tolist()
+        class_cosines = cosines.get(name, np.zeros((len(rows), 0), np.float32))
+        case = _Case(label, name, class_candidates, class_cosines, rows, settled.get(label))
+        cases.append(case)
+        resolutions.append(_decide(case, _rank(case, cut[name], level, seed), level))
     if together:
-        found = _settle_together(cases, found, text_features(clip, listed, templates))
+        resolutions = _settle_together(cases, resolutions, text_features(clip, listed, templates))
     method = "LAR together" if together else "LAR"
     return Resolutions(
-        method=method, classes=tuple(found), clip=clip.name, templates=tuple(templates), level=level, score=SCORE
+        method=method, classes=tuple(resolutions), clip=clip.name, templates=tuple(templates), level=level, score=SCORE
     )
 
 # %% ../nbs/02_lar.ipynb #50f3c00a
@@ -267,8 +285,10 @@ def _cut_texts(
 ) -> dict[str, list[bool]]:
     "Whether the longest text of each candidate fills CLIP's context."
     longest = lambda name, c: max((fill_template(template, name, c) for template in templates), key=len)
-    cut = iter(overlong(clip, [longest(name, c) for name, some in candidates.items() for c in some]))
-    return {name: [next(cut) for _ in some] for name, some in candidates.items()}
+    longest_texts = {
+        name: [longest(name, c) for c in class_candidates] for name, class_candidates in candidates.items()
+    }
+    return {name: overlong(clip, texts) for name, texts in longest_texts.items()}
 
 # %% ../nbs/02_lar.ipynb #c9ec9fe1
 def _rank(case: _Case, cut: Sequence[bool], level: float, seed: int) -> tuple[Scored, ...]:
@@ -278,11 +298,18 @@ def _rank(case: _Case, cut: Sequence[bool], level: float, seed: int) -> tuple[Sc
     scores = score(case.cosines)
     lows, highs = lead_interval(case.cosines, level, seed=seed)
     order = np.argsort(-scores, kind="stable")
-    number = lambda value: None if np.isnan(value) else float(value)
+    float_or_none = lambda value: None if np.isnan(value) else float(value)
     ranked = []
     for k in order:
-        ends, behind = dict(low=number(lows[k]), high=number(highs[k])), float(scores[order[0]] - scores[k])
-        ranked.append(Scored(candidate=case.candidates[k], score=float(scores[k]), behind=behind, cut=cut[k], **ends))
+        scored = Scored(
+            candidate=case.candidates[k],
+            score=float(scores[k]),
+            behind=float(scores[order[0]] - scores[k]),
+            low=float_or_none(lows[k]),
+            high=float_or_none(highs[k]),
+            cut=cut[k],
+        )
+        ranked.append(scored)
     return tuple(ranked)
 
 # %% ../nbs/02_lar.ipynb #ee49ac5f
@@ -296,11 +323,11 @@ def _verdict(ranked: tuple[Scored, ...], images: int, level: float) -> tuple[boo
         return True, "the only candidate: there was nothing to choose from"
     first, margin = ranked[0], ranked[1].behind
     if first.low is None:
-        need = math.ceil(math.log2(2 / (1 - level)) - 1e-9)
-        return False, f"ahead by {margin:.3f}, but too few images to say how sure that is: {images}; it takes {need}"
-    ahead = f"{images} images, ahead by {margin:.3f} [{first.low:.3f}, {first.high:.3f}]"
+        needed = math.ceil(math.log2(2 / (1 - level)) - 1e-9)
+        return False, f"ahead by {margin:.3f}, but too few images to say how sure that is: {images}; it takes {needed}"
+    reason = f"{images} images, ahead by {margin:.3f} [{first.low:.3f}, {first.high:.3f}]"
     is_decided = first.low > 1e-6  # of float32 cosines the rest is rounding
-    return is_decided, ahead if is_decided else f"{ahead}: the interval holds 0"
+    return is_decided, reason if is_decided else f"{reason}: the interval holds 0"
 
 # %% ../nbs/02_lar.ipynb #fe3be9ed
 def _decide(case: _Case, ranked: tuple[Scored, ...], level: float) -> Resolution:
@@ -313,9 +340,9 @@ def _decide(case: _Case, ranked: tuple[Scored, ...], level: float) -> Resolution
         override = _find_candidate(case.candidates, case.override)
         assert override is not None, "`_with_override` has put it there"
         chosen, decided = override, True
-        alone = [s.candidate.phrase for s in ranked if images and s.candidate.source != "override"]
-        reason = f"override {case.override!r}" + (f"; the images alone put {alone[0]!r} first" if alone else "")
-    led = first if len(ranked) > 1 else None  # a meaning without a rival has no lead
+        phrases = [s.candidate.phrase for s in ranked if images and s.candidate.source != "override"]
+        reason = f"override {case.override!r}" + (f"; the images alone put {phrases[0]!r} first" if phrases else "")
+    leader = first if len(ranked) > 1 else None  # a meaning without a rival has no lead
     return Resolution(
         label=case.label,
         name=case.name,
@@ -326,9 +353,9 @@ def _decide(case: _Case, ranked: tuple[Scored, ...], level: float) -> Resolution
         reason=reason,
         ranked=ranked,
         evidence=_speaking(case, chosen),
-        low=led.low if led else None,
-        high=led.high if led else None,
-        margin=ranked[1].behind if led else None,
+        low=leader.low if leader else None,
+        high=leader.high if leader else None,
+        margin=ranked[1].behind if leader else None,
     )
 
 # %% ../nbs/02_lar.ipynb #3f5d2ce8
@@ -346,23 +373,31 @@ def _settle_together(
     cases: Sequence[_Case], alone: Sequence[Resolution], texts: Mapping[str, torch.Tensor]
 ) -> list[Resolution]:
     "The same classes, with what the other names make of those that nothing decided."
-    known = [(case, c) for case, c in zip(cases, alone) if case.candidates and (len(case.cosines) or c.override)]
-    at = {case.name: case.candidates.index(c.chosen) for case, c in known}
-    scores = {c.name: score(c.cosines) if len(c.cosines) else np.zeros(len(c.candidates)) for c, _ in known}
-    fixed = {case.name: at[case.name] for case, c in known if c.decided}
-    number = {case.name: len(case.cosines) for case, _ in known}
-    chosen = at | choose_together(scores, {name: texts[name].numpy() for name in at}, number, fixed)
-    turn = lambda case, c: c if chosen.get(case.name) == at.get(case.name) else _turned(case, c, chosen[case.name])
-    return [turn(case, c) for case, c in zip(cases, alone)]
+    places, scores, images, decided_places = {}, {}, {}, {}  # by class; a place is one among the candidates
+    for case, resolution in zip(cases, alone):
+        if not case.candidates or not (len(case.cosines) or resolution.override):
+            continue  # it keeps its bare name, which says nothing about the others
+        places[case.name] = case.candidates.index(resolution.chosen)
+        scores[case.name] = score(case.cosines) if len(case.cosines) else np.zeros(len(case.candidates))
+        images[case.name] = len(case.cosines)
+        if resolution.decided:
+            decided_places[case.name] = places[case.name]
+    class_texts = {name: texts[name].numpy() for name in places}
+    joint_places = choose_together(scores, class_texts, images, decided_places)
+    resolutions = []
+    for case, resolution in zip(cases, alone):
+        is_turned = joint_places.get(case.name) != places.get(case.name)
+        resolutions.append(_turned(case, resolution, joint_places[case.name]) if is_turned else resolution)
+    return resolutions
 
 # %% ../nbs/02_lar.ipynb #c6e59400
-def _turned(case: _Case, c: Resolution, place: int) -> Resolution:
+def _turned(case: _Case, alone: Resolution, place: int) -> Resolution:
     "A class whose meaning the other names have turned."
-    behind = next(s.behind for s in c.ranked if s.candidate == case.candidates[place])
-    reason = f"turned by the other names: its images alone put {c.phrase!r} first, ahead of this by {behind:.3f}"
     chosen = case.candidates[place]
-    told = dict(chosen=chosen, turned=True, reason=reason, evidence=_speaking(case, chosen))
-    return c.model_copy(update=told)
+    behind = next(scored.behind for scored in alone.ranked if scored.candidate == chosen)
+    reason = f"turned by the other names: its images alone put {alone.phrase!r} first, ahead of this by {behind:.3f}"
+    changes = dict(chosen=chosen, turned=True, reason=reason, evidence=_speaking(case, chosen))
+    return alone.model_copy(update=changes)
 
 # %% ../nbs/02_lar.ipynb #de9948fb
 def resolve_names(
@@ -380,18 +415,20 @@ def resolve_names(
 ) -> tuple[Resolutions, Answers]:  # the meanings; and the answers, with those that failed
     "Ask what the names can mean, take near-paraphrases as one, let the images decide."
     settled = read_overrides(overrides, features.classes)
-    words = {features.classes[label]: spoken_name(own) for label, own in settled.items()}
+    words = {features.classes[label]: spoken_name(override) for label, override in settled.items()}
     refuse_unknown_classes(check_names_known(clip, features, words))
-    told, answers = llm_candidates(llm, features.classes, cache=cache, seed=seed, progress=progress)
-    candidates = merge_candidates(told, *more, clip=clip, templates=templates)
-    found = resolve(clip, features, candidates, overrides, templates, seed=seed, together=together)
-    return _without_unknown(found, [getattr(llm, "source", ""), clip.source]), answers
+    candidates_of_llm, answers = llm_candidates(llm, features.classes, cache=cache, seed=seed, progress=progress)
+    candidates = merge_candidates(candidates_of_llm, *more, clip=clip, templates=templates)
+    resolutions = resolve(clip, features, candidates, overrides, templates, seed=seed, together=together)
+    return _without_unknown(resolutions, [getattr(llm, "source", ""), clip.source]), answers
 
 # %% ../nbs/02_lar.ipynb #18d0a209
-def _without_unknown(found: Resolutions, models: Sequence[str | Path]) -> Resolutions:
+def _without_unknown(resolutions: Resolutions, models: Sequence[str | Path]) -> Resolutions:
     "The same, but that no class is decided by a model that was never taught its name: it would say something of any."
-    names = {c.name: [c.override or spoken_name(c.name)] for c in found.classes}
-    never = {name for model in models if model for name in unknown_names(model, names)}
-    said = dict(decided=False, reason="a model was never taught this name: whatever it means to it was made up")
-    rows = [c.model_copy(update=said) if c.name in never else c for c in found.classes]
-    return found.model_copy(update=dict(classes=tuple(rows)))
+    names = {c.name: [c.override or spoken_name(c.name)] for c in resolutions.classes}
+    unknown = set()
+    for model in models:
+        unknown.update(unknown_names(model, names) if model else [])
+    undecided = dict(decided=False, reason="a model was never taught this name: whatever it means to it was made up")
+    classes = [c.model_copy(update=undecided) if c.name in unknown else c for c in resolutions.classes]
+    return resolutions.model_copy(update=dict(classes=tuple(classes)))
