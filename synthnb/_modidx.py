@@ -638,6 +638,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'synthnb.diversify._settings_of': ('diversify.html#_settings_of', 'synthnb/diversify.py'),
                                    'synthnb.diversify._stocks': ('diversify.html#_stocks', 'synthnb/diversify.py'),
                                    'synthnb.diversify._template_of': ('diversify.html#_template_of', 'synthnb/diversify.py'),
+                                   'synthnb.diversify._why_missing': ('diversify.html#_why_missing', 'synthnb/diversify.py'),
                                    'synthnb.diversify._why_none': ('diversify.html#_why_none', 'synthnb/diversify.py'),
                                    'synthnb.diversify._write_row': ('diversify.html#_write_row', 'synthnb/diversify.py'),
                                    'synthnb.diversify._write_rows': ('diversify.html#_write_rows', 'synthnb/diversify.py'),

@@ -34,22 +34,21 @@ _all_ = ["PromptRequest", "Asking", "StylesAnswer", "style_question"]  # what ca
 def _pool_of_rows(shares: dict[str, float], n: int) -> list[str]:
     "The pool of each of `n` rows: always the one that is furthest behind its share."
     check_shares(shares)
-    part = {pool: share / sum(shares.values()) for pool, share in shares.items() if share}
-    counts, rows = Counter[str](), []
+    fractions = {pool: share / sum(shares.values()) for pool, share in shares.items() if share}
+    counts, pools = Counter[str](), []
     for i in range(n):
-        rows.append(max(part, key=lambda pool: round(part[pool] * (i + 1) - counts[pool], 9)))
-        counts[rows[-1]] += 1
-    return rows
+        behind = {pool: round(fraction * (i + 1) - counts[pool], 9) for pool, fraction in fractions.items()}
+        pools.append(max(behind, key=behind.__getitem__))
+        counts[pools[-1]] += 1
+    return pools
 
 # %% ../nbs/03_diversify.ipynb #826e1111
 def ideas_needed(request: PromptRequest) -> dict[str, int]:
     "How many contexts and styles the prompts of a class can use."
-    rows = _pool_of_rows(request.pools, request.per_class)
-    needed = {
-        "contexts": min(request.contexts, sum("CD" in pool for pool in rows)),
-        "styles": min(request.styles, sum("SD" in pool for pool in rows)),
-    }
-    return needed | ({"styles": request.styles} if request.shared_styles else {})
+    pools = _pool_of_rows(request.pools, request.per_class)
+    contexts = min(request.contexts, sum("CD" in pool for pool in pools))
+    styles = min(request.styles, sum("SD" in pool for pool in pools))
+    return {"contexts": contexts, "styles": request.styles if request.shared_styles else styles}
 
 # %% ../nbs/03_diversify.ipynb #24acac60
 @dataclass
@@ -59,16 +58,18 @@ class _Stock:
     ideas: list[Idea]
     uses: Counter = field(default_factory=Counter)
 
-    def use(self, pool: str, at: int, partner: int = -1) -> int:
+    def use(self, pool: str, place: int, partner: int = -1) -> int:
         "Count one use of the idea at a place."
-        for use in ((pool, at, partner), (pool, at), at):
-            self.uses[use] += 1
-        return at
+        self.uses.update([(pool, place, partner), (pool, place), place])
+        return place
 
     def take(self, pool: str, partner: int = -1) -> int:
         "The place of the idea that was used least; of equals the first that came."
-        places, uses = range(len(self.ideas)), self.uses
-        return self.use(pool, min(places, key=lambda i: (uses[pool, i, partner], uses[pool, i], uses[i])), partner)
+
+        def times_used(place: int) -> tuple[int, int, int]:
+            return self.uses[pool, place, partner], self.uses[pool, place], self.uses[place]
+
+        return self.use(pool, min(range(len(self.ideas)), key=times_used), partner)
 
 # %% ../nbs/03_diversify.ipynb #6674a0ad
 def _context_of(row: dict) -> Context:
@@ -85,16 +86,16 @@ def _merge(first: Sequence[Idea], more: Sequence[Idea]) -> list[Idea]:
 
 def _stocks(kept: Sequence[dict], contexts: list[Idea], styles: list[Idea]) -> tuple[_Stock, _Stock]:
     "Contexts and styles of a class after the rows that are there already."
-    before = [Idea(_context_of(row), row["context_key"]) for row in kept if "CD" in row["pool"]]
-    context_stock = _Stock(_merge(before, contexts))
-    before = [Idea(row["style"], row["style_key"]) for row in kept if "SD" in row["pool"]]
-    style_stock = _Stock(_merge(before, styles))
-    places = [{idea.text: i for i, idea in enumerate(stock.ideas)} for stock in (context_stock, style_stock)]
+    kept_contexts = [Idea(_context_of(row), row["context_key"]) for row in kept if "CD" in row["pool"]]
+    kept_styles = [Idea(row["style"], row["style_key"]) for row in kept if "SD" in row["pool"]]
+    context_stock, style_stock = _Stock(_merge(kept_contexts, contexts)), _Stock(_merge(kept_styles, styles))
+    context_places = {idea.text: place for place, idea in enumerate(context_stock.ideas)}
+    style_places = {idea.text: place for place, idea in enumerate(style_stock.ideas)}
     for row in kept:
         pool = row["pool"]
-        at = context_stock.use(pool, places[0][_context_of(row).text]) if "CD" in pool else -1
+        context_place = context_stock.use(pool, context_places[_context_of(row).text]) if "CD" in pool else -1
         if "SD" in pool:
-            style_stock.use(pool, places[1][row["style"]], at)
+            style_stock.use(pool, style_places[row["style"]], context_place)
     return context_stock, style_stock
 
 # %% ../nbs/03_diversify.ipynb #426a8cd4
@@ -109,24 +110,23 @@ def _new_rows(
 ) -> list[dict]:
     "The rows of a class after those that are kept."
     context_stock, style_stock = _stocks(kept, contexts, styles)
-    have, rows = {"CD": context_stock.ideas, "SD": style_stock.ideas}, []
-    for i, pool in enumerate(_pool_of_rows(request.pools, request.per_class)):
-        if i < len(kept):
-            continue
-        pool = "x".join(part for part in pool.split("x") if have.get(part)) or "plain"
-        at = context_stock.take(pool) if "CD" in pool else -1
-        context = context_stock.ideas[at] if "CD" in pool else Idea(Context())
-        style = style_stock.ideas[style_stock.take(pool, at)] if "SD" in pool else Idea("")
+    ideas, phrase, rows = {"CD": context_stock.ideas, "SD": style_stock.ideas}, clean(request.phrases[name]), []
+    pools = _pool_of_rows(request.pools, request.per_class)
+    for i, pool in enumerate(pools[len(kept) :], len(kept)):
+        pool = "x".join(kind for kind in pool.split("x") if ideas.get(kind)) or "plain"
+        context_place = context_stock.take(pool) if "CD" in pool else -1
+        context = context_stock.ideas[context_place] if "CD" in pool else Idea(Context())
+        style = style_stock.ideas[style_stock.take(pool, context_place)] if "SD" in pool else Idea("")
         assert isinstance(context.value, Context), "styles lie in a stock of their own"
-        row = {"index": i, "class": name, "phrase": clean(request.phrases[name]), "pool": pool}
-        row |= {**asdict(context.value), "style": style.value, "context_key": context.key, "style_key": style.key}
-        rows.append(row | {"template": _template_of(request, name, i)})
+        row = {"index": i, "class": name, "phrase": phrase, "pool": pool, "template": _template_of(request, name, i)}
+        words = {**asdict(context.value), "style": style.value}
+        rows.append(row | words | {"context_key": context.key, "style_key": style.key})
     return rows
 
 # %% ../nbs/03_diversify.ipynb #5e37f3e4
-def _write_row(row: dict, request: PromptRequest, kept: dict[str, str]) -> str:
+def _write_row(row: dict, request: PromptRequest, replaced: dict[str, str]) -> str:
     "The prompt of a row with some of its aspects replaced."
-    row = row | kept
+    row = row | replaced
     return fill(row["template"], row["phrase"], row["style"], row, request.token, row["looks"])
 
 
@@ -134,51 +134,83 @@ def _write_rows(rows: list[dict], request: PromptRequest, room: TokenRoom) -> pd
     "Prompts of the rows, counted and, where they are too long, shortened."
     labels = {name: label for label, name in enumerate(request.phrases)}
     prompts = [_write_row(row, request, {}) for row in rows]
+    written = []
     for row, prompt, counts in zip(rows, prompts, room.count(prompts)):
-        lost: list[str] = []
+        dropped: list[str] = []
         if (counts > room.limits).any():
-            parts = {part: row[part] for part in may_lose(row["template"], request.drop_order)}
-            prompt, lost = shorten(lambda kept: _write_row(row, request, kept), parts, room)
+            aspects = {aspect: row[aspect] for aspect in may_lose(row["template"], request.drop_order)}
+            prompt, dropped = shorten(lambda left: _write_row(row, request, left), aspects, room)
             counts = room.count([prompt])[0]
-        tokens = int(counts[np.argmin(room.limits - counts)]) if len(counts) else 0
-        label, version = labels[row["class"]], template_version(row["template"])
-        row |= {"id": f"{label:04d}-{row['index']:06d}", "label": label, "template_version": version}
-        row |= {"prompt": prompt, "tokens": tokens, "dropped": ", ".join(lost)}
-    return pd.DataFrame([{column: row[column] for column in COLUMNS} for row in rows], columns=list(COLUMNS))
+        label = labels[row["class"]]
+        values = row | {
+            "id": f"{label:04d}-{row['index']:06d}",
+            "label": label,
+            "template_version": template_version(row["template"]),
+            "prompt": prompt,
+            "tokens": int(counts[np.argmin(room.limits - counts)]) if len(counts) else 0,
+            "dropped": ", ".join(dropped),
+        }
+        written.append({column: values[column] for column in COLUMNS})
+    return pd.DataFrame(written, columns=list(COLUMNS))
 
 # %% ../nbs/03_diversify.ipynb #19f6d01e
 def _settings_of(request: PromptRequest, room: TokenRoom) -> dict:
     "What a book says about how it was made."
-    same = {name: getattr(request, name) for name in ("per_class", "token", "allow_plain", "seed")}
-    same |= {"classes": dict(request.phrases), "shares": request.pools, "drop_order": list(request.drop_order)}
-    same |= {"templates": {template_version(template): template for template in request.templates}}
-    return same | {"limits": room.limits.tolist()} | ({"looks": request.looks} if request.looks else {})
+    settings = {
+        "per_class": request.per_class,
+        "token": request.token,
+        "allow_plain": request.allow_plain,
+        "seed": request.seed,
+        "classes": dict(request.phrases),
+        "shares": request.pools,
+        "drop_order": list(request.drop_order),
+        "templates": {template_version(template): template for template in request.templates},
+        "limits": room.limits.tolist(),
+    }
+    return settings | ({"looks": request.looks} if request.looks else {})
 
 
 def _ideas_of(ideas: Ideas | None, name: str, reserved: Sequence[str]) -> list[Idea]:
     "A class's ideas without words that are special to the tokenizers."
-    found = []
+    cleaned = []
     for idea in ideas.found.get(name, []) if ideas else []:
-        value = idea.value
-        if isinstance(value, str):
-            found.append(Idea(clean(value, reserved), idea.key))
+        if isinstance(idea.value, str):
+            cleaned.append(Idea(clean(idea.value, reserved), idea.key))
         else:
-            aspects = {aspect: clean(words, reserved) for aspect, words in asdict(value).items()}
-            found.append(Idea(Context(**aspects), idea.key))
-    return [idea for idea in found if idea.text]
+            aspects = {aspect: clean(words, reserved) for aspect, words in asdict(idea.value).items()}
+            cleaned.append(Idea(Context(**aspects), idea.key))
+    return [idea for idea in cleaned if idea.text]
 
 
 def _in_order(book: pd.DataFrame) -> pd.DataFrame:
     "Rows by number, then by class."
-    number = book.id.str.rsplit("-", n=1).str[-1].astype(int)
-    return book.iloc[np.lexsort((book.label, number))].reset_index(drop=True)
+    numbers = book.id.str.rsplit("-", n=1).str[-1].astype(int)
+    return book.iloc[np.lexsort((book.label, numbers))].reset_index(drop=True)
 
 # %% ../nbs/03_diversify.ipynb #52020c47
-def _why_none(ideas: Ideas | None, part: str, name: str) -> str:
-    "Why a class has no contexts, or no styles."
-    return (ideas.dry.get(name) if ideas else None) or f"no ideas for {part}"
+def _why_none(ideas: Ideas | None, kind: str, name: str) -> str:
+    "Why a class has no contexts (CD), or no styles (SD)."
+    return (ideas.dry.get(name) if ideas else None) or f"no ideas for {kind}"
 
 
+def _why_missing(
+    request: PromptRequest,
+    asked: dict[str, Ideas | None],  # "CD", "SD" -> what the model came up with
+    usable: dict[str, dict[str, list[Idea]]],  # "CD", "SD" -> class name -> its ideas, from `_ideas_of`
+    kept: dict[str, list[dict]],  # class name -> its rows in an older book
+) -> dict[str, str]:  # class name -> why
+    "The classes that have no ideas of a kind that their prompts need, and may not do without."
+    if request.allow_plain:
+        return {}
+    pools, missing = " ".join(_pool_of_rows(request.pools, request.per_class)), {}
+    for name in request.phrases:
+        kept_pools = " ".join(row["pool"] for row in kept.get(name, []))
+        lacking = [kind for kind in asked if kind in pools and kind not in kept_pools and not usable[kind][name]]
+        if lacking:
+            missing[name] = "; ".join(_why_none(asked[kind], kind, name) for kind in lacking)
+    return missing
+
+# %% ../nbs/03_diversify.ipynb #6a0899f8
 def compose(
     request: PromptRequest,
     contexts: Ideas | None,  # None where the request switches CD off
@@ -189,26 +221,24 @@ def compose(
     "Put ideas together into a book of prompts. Raises `ValueError` for what cannot be written, before any work."
     room = room_of(tokenizers, request.budget)
     check_room(request, room)
-    about, reserved = _settings_of(request, room), room.reserved(request.token)
+    settings, reserved = _settings_of(request, room), room.reserved(request.token)
     old = pd.DataFrame(columns=list(COLUMNS)) if begin is None else begin[list(COLUMNS)]
     if begin is not None:
-        check_begin(begin, about, request.per_class)
-    kept = {name: part.sort_values("id").to_dict("records") for name, part in old.groupby("class")}
-    asked, needed = {"CD": contexts, "SD": styles}, " ".join(_pool_of_rows(request.pools, request.per_class))
-    rows, missing = [], {}
+        check_begin(begin, settings, request.per_class)
+    kept = {name: rows.sort_values("id").to_dict("records") for name, rows in old.groupby("class")}
+    asked, usable = {"CD": contexts, "SD": styles}, {}
+    for kind, ideas in asked.items():
+        usable[kind] = {name: _ideas_of(ideas, name, reserved) for name in request.phrases}
+    missing = _why_missing(request, asked, usable, kept)
+    rows = []
     for name in request.phrases:
-        mine = kept.get(name, [])
-        own = {part: _ideas_of(ideas, name, reserved) for part, ideas in asked.items()}
-        had = " ".join(row["pool"] for row in mine)
-        lacks = [part for part in own if part in needed and part not in had and not own[part]]
-        if lacks and not request.allow_plain:
-            missing[name] = "; ".join(_why_none(asked[part], part, name) for part in lacks)
-        else:
+        if name not in missing:
             looks = clean(request.looks.get(name, ""), reserved)
-            rows += [row | {"looks": looks} for row in _new_rows(request, name, own["CD"], own["SD"], mine)]
+            new_rows = _new_rows(request, name, usable["CD"][name], usable["SD"][name], kept.get(name, []))
+            rows += [row | {"looks": looks} for row in new_rows]
     new = _write_rows(rows, request, room)
-    book = _in_order(pd.concat([part for part in (old, new) if len(part)] or [new]))
-    book.attrs = {"missing": missing, "about": about}
+    book = _in_order(pd.concat([table for table in (old, new) if len(table)] or [new]))
+    book.attrs = {"missing": missing, "about": settings}
     return book
 
 # %% ../nbs/03_diversify.ipynb #94d38af8
@@ -233,20 +263,21 @@ def write_prompts(
 ) -> pd.DataFrame:  # the book; attrs["missing"] names classes without prompts
     "Ask for contexts and styles, compose a book of prompts and save it."
     old = load_book(out) if out and check_suffix(Path(out)).exists() and not overwrite else None
-    tokenizers, how = tokenizers_of(generator), asdict(asking)
-    sampling, told = how.pop("sampling"), {}
+    tokenizers, asking_settings = tokenizers_of(generator), asdict(asking)
+    sampling = asking_settings.pop("sampling")
     model = {"name": llm.name, "revision": llm.revision, "sampling": sampling} if llm else {}
     room = room_of(tokenizers, request.budget)
     check_room(request, room)
     if old is not None:
         check_begin(old, _settings_of(request, room) | {"llm": model}, request.per_class)
+    ideas = {}
     for kind, wanted in ideas_needed(request).items():
         if getattr(request, kind):
-            told[kind] = ask_ideas(llm, request, kind, wanted, asking, clip=clip, cache=cache, progress=progress)
+            ideas[kind] = ask_ideas(llm, request, kind, wanted, asking, clip=clip, cache=cache, progress=progress)
     with warnings.catch_warnings(action="ignore"):  # `check_room` has said it
-        book = compose(request, told.get("contexts"), told.get("styles"), tokenizers, old)
-    book.attrs["about"] |= {"llm": model, "clip": _name_of(clip), "asking": how}
-    book.attrs["about"] |= {"ideas": {kind: ideas.summary() for kind, ideas in told.items()}}
+        book = compose(request, ideas.get("contexts"), ideas.get("styles"), tokenizers, old)
+    summaries = {kind: ideas_of_kind.summary() for kind, ideas_of_kind in ideas.items()}
+    book.attrs["about"] |= {"llm": model, "clip": _name_of(clip), "asking": asking_settings, "ideas": summaries}
     if out and not book.empty:
         save_book(book, out)
     return book
