@@ -33,10 +33,11 @@ def plan_call(
     first: pd.Series,  # a row of a plan
 ) -> dict[str, object]:
     "What the pipeline is called with for the rows of a plan. Raises `ValueError` for settings that have no effect."
-    family, known = family_of(first.model, type(pipe).__name__), call_parameters(pipe)
-    extra = {name: value for name, value in (family.call if family else {}).items() if name in known}
+    family, parameters = family_of(first.model, type(pipe).__name__), call_parameters(pipe)
+    family_call = family.call if family else {}
+    family_arguments = {name: value for name, value in family_call.items() if name in parameters}
     steps, guidance, size = int(first.steps), float(first.guidance), int(first["size"])
-    return extra | call_arguments(
+    return family_arguments | call_arguments(
         pipe, steps=steps, guidance=guidance, size=size, negative_prompt=first.negative_prompt
     )
 
@@ -68,11 +69,11 @@ class _Drawer:
         if self.loop:
             return self.loop(self.table(prompts, self.pipe._execution_device), seeds)
 
-        def own(at: list[int]) -> tuple[torch.Tensor, list[bool]]:
-            return call_pipeline(self.pipe, self.call, [prompts[i] for i in at], [seeds[i] for i in at])
+        def call_rows(places: list[int]) -> tuple[torch.Tensor, list[bool]]:
+            return call_pipeline(self.pipe, self.call, [prompts[i] for i in places], [seeds[i] for i in places])
 
         with decoding_in_parts(self.pipe, self.room):
-            return draw_in_batches(self.room, len(seeds), own)
+            return draw_in_batches(self.room, len(seeds), call_rows)
 
 # %% ../nbs/04_generate.ipynb #1d774165
 def find_faults(
@@ -85,20 +86,21 @@ def find_faults(
     finite = pixels.isfinite().flatten(1).all(1)
     faults = dict.fromkeys((spread < least_range).nonzero().flatten().tolist(), "blank")
     faults |= dict.fromkeys((~finite).nonzero().flatten().tolist(), "not finite")
-    return faults | {i: "flagged by the safety checker" for i, bad in enumerate(flagged) if bad}
+    return faults | {i: "flagged by the safety checker" for i, is_flagged in enumerate(flagged) if is_flagged}
 
 # %% ../nbs/04_generate.ipynb #a5bbec6a
 def _check_scheduler(pipe: DiffusionPipeline, first: pd.Series) -> None:
     "Raise `ValueError` if the plan was made for another scheduler, or other options of it."
-    own = type(pipe.scheduler).__name__
-    if first.scheduler not in ("", own):
-        asked = f"the plan asks for {first.scheduler}, but the pipeline draws with {own}"
-        raise ValueError(f"{asked}: give load_generator its name")
-    options = json.loads(first.get("scheduler_options", "") or "{}")
-    for name, value in options.items():
-        if (there := pipe.scheduler.config.get(name)) != value:
-            asked = f"the plan asks for a scheduler with {name} {value!r}, and the pipeline's has {there!r}"
-            raise ValueError(f"{asked}: give load_generator the scheduler_options")
+    scheduler = type(pipe.scheduler).__name__
+    if first.scheduler not in ("", scheduler):
+        problem = f"the plan asks for {first.scheduler}, but the pipeline draws with {scheduler}"
+        raise ValueError(f"{problem}: give load_generator its name")
+    planned_options = json.loads(first.get("scheduler_options", "") or "{}")
+    for name, planned in planned_options.items():
+        actual = pipe.scheduler.config.get(name)
+        if actual != planned:
+            problem = f"the plan asks for a scheduler with {name} {planned!r}, and the pipeline's has {actual!r}"
+            raise ValueError(f"{problem}: give load_generator the scheduler_options")
 
 # %% ../nbs/04_generate.ipynb #03f05be2
 def _check_drawable(pipe: DiffusionPipeline, plan: pd.DataFrame) -> None:
@@ -111,8 +113,8 @@ def _check_drawable(pipe: DiffusionPipeline, plan: pd.DataFrame) -> None:
     first = plan.iloc[0]
     _check_scheduler(pipe, first)
     if (first.guidance_from, first.guidance_until) != (0, 1) and loop_of(pipe) == "pipeline":
-        part = f"the plan guides {first.guidance_from}..{first.guidance_until} of the steps"
-        raise ValueError(f"{part}, but {type(pipe).__name__} guides all of them")
+        problem = f"the plan guides {first.guidance_from}..{first.guidance_until} of the steps"
+        raise ValueError(f"{problem}, but {type(pipe).__name__} guides all of them")
     plan_call(pipe, first)
     factor, size = getattr(pipe, "vae_scale_factor", 1), int(first["size"])
     factor *= 2 if hasattr(pipe, "_pack_latents") else 1  # two latents a side are one token
@@ -157,7 +159,8 @@ def _draw_batch(
         pixels, flagged = pixels[: len(todo)], flagged[: len(todo)]
         for i, image in zip(todo, _to_uint8(pixels, resize)):
             images[i], attempts[i] = image, attempt
-        scores |= dict(zip(todo, score(pixels, rows.iloc[todo]))) if score else {}
+        if score:
+            scores.update(zip(todo, score(pixels, rows.iloc[todo])))
         faults = {todo[i]: reason for i, reason in find_faults(pixels, flagged).items()}
         if not faults:
             break
@@ -201,23 +204,28 @@ class ClipScore:
         rows: pd.DataFrame,  # of a plan
     ) -> list[dict]:
         "Cosine, text and CLIP features of each image."
-        named = zip(rows.sense, rows.prompt)
-        texts = [self.template.replace("{text}", sense) if sense else prompt for sense, prompt in named]
-        if new := list(set(texts) - set(self.known)):
-            self.known |= dict(zip(new, self.clip.encode_texts(new)))
+        texts = [
+            self.template.replace("{text}", sense) if sense else prompt
+            for sense, prompt in zip(rows.sense, rows.prompt)
+        ]
+        new_texts = list(set(texts) - set(self.known))
+        if new_texts:
+            self.known.update(zip(new_texts, self.clip.encode_texts(new_texts)))
         levels = pixels.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8)
-        images = self.clip.encode_images(self.clip.prepare(levels))
-        cosines = (images * torch.stack([self.known[text] for text in texts])).sum(1)
-        measured = zip(cosines.tolist(), texts, images.numpy())
-        return [{"clip": round(cosine, 4), "clip_text": text, "features": seen} for cosine, text, seen in measured]
+        features = self.clip.encode_images(self.clip.prepare(levels))
+        cosines = (features * torch.stack([self.known[text] for text in texts])).sum(1)
+        return [
+            {"clip": round(cosine, 4), "clip_text": text, "features": image_features}
+            for cosine, text, image_features in zip(cosines.tolist(), texts, features.numpy())
+        ]
 
 # %% ../nbs/04_generate.ipynb #b0eb619b
 def _describe_faults(images: int, faults: dict[str, str], retries: int) -> str:
     "One line that names rows and reasons, and what to try."
     reasons = pd.Series(faults).value_counts().to_dict()
-    named = ", ".join(list(faults)[:5]) + (", ..." if len(faults) > 5 else "")
+    row_ids = ", ".join(list(faults)[:5]) + (", ..." if len(faults) > 5 else "")
     advice = "; try dtype='float32'" if "not finite" in reasons else ""
-    return f"{len(faults)} of {images} images failed {retries + 1} times ({reasons}): {named}{advice}"
+    return f"{len(faults)} of {images} images failed {retries + 1} times ({reasons}): {row_ids}{advice}"
 
 # %% ../nbs/04_generate.ipynb #ff97f81b
 def generate(
@@ -254,8 +262,8 @@ def contact_sheet(
     rows = min(classes, len(images.classes))
     sheet = np.full((rows, per_class, height, width, 3), 255, dtype=np.uint8)
     for label in range(rows):
-        mine = images.images[images.labels == label][:per_class].permute(0, 2, 3, 1).numpy()
-        sheet[label, : len(mine)] = mine
+        class_images = images.images[images.labels == label][:per_class].permute(0, 2, 3, 1).numpy()
+        sheet[label, : len(class_images)] = class_images
     flat = sheet.transpose(0, 2, 1, 3, 4).reshape(rows * height, per_class * width, 3)
     return Image.fromarray(flat).resize((per_class * width * scale, rows * height * scale), Image.Resampling.NEAREST)
 
@@ -269,14 +277,14 @@ def show_beside(
     title: str = "",
 ) -> Figure:
     "Real images at the left, synthetic ones at the right, a row for each class."
-    columns = [min(most, int(data.labels.bincount().max())) for most, data in zip(per_class, (real, synthetic))]
+    columns = [min(n, int(data.labels.bincount().max())) for n, data in zip(per_class, (real, synthetic))]
     names = real.classes[:classes]
     size = (0.45 * sum(columns) + 2.2, 0.45 * len(names) + 0.8)
     with drawing(1, 2, size=size, widths=columns, dpi=80, title=title) as (figure, axes):
-        for ax, data, n, what in zip(axes, (real, synthetic), columns, ("real", "synthetic")):
+        for ax, data, n, half_title in zip(axes, (real, synthetic), columns, ("real", "synthetic")):
             ax.imshow(contact_sheet(data, per_class=n, scale=1, classes=len(names)), interpolation="nearest")
             bare(ax)
-            ax.set_title(what)
+            ax.set_title(half_title)
         labels = [f"{name}: meaning open" if name in doubtful else name for name in names]
         axes[0].set_yticks([(row + 0.5) * real.images.shape[-2] for row in range(len(names))], labels)
     for name, label in zip(names, axes[0].get_yticklabels()):
