@@ -47,8 +47,11 @@ def style_prompts(
     "One prompt per class in a style, {A} being its article; ValueError if the template has no place for the style."
     if "{style}" not in template:
         raise ValueError(f"template {template!r} nowhere says {{style}}: the token would never be read")
-    asked = {name: template.replace("{A}", indefinite_article(own).capitalize()) for name, own in phrases.items()}
-    return {name: text.replace("{phrase}", phrases[name]).replace("{style}", style) for name, text in asked.items()}
+    prompts = {}
+    for name, phrase in phrases.items():
+        with_article = template.replace("{A}", indefinite_article(phrase).capitalize())
+        prompts[name] = with_article.replace("{phrase}", phrase).replace("{style}", style)
+    return prompts
 
 # %% ../nbs/05_dsi.ipynb #b6853377
 class PlaceholderEmbedding(nn.Module):
@@ -59,11 +62,11 @@ class PlaceholderEmbedding(nn.Module):
         self.table, self.rows, self.first = table, rows, first
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:  # int64 [B, T] -> [B, T, width]
-        new = ids >= self.first
-        known = self.table(ids.masked_fill(new, 0))
-        at = (ids - self.first).clamp(0, len(self.rows) - 1)
-        learned = F.embedding(at, self.rows)  # indexing adds its gradients in the order that threads come
-        return torch.where(new[..., None], learned.to(known.dtype), known)
+        is_new = ids >= self.first
+        frozen = self.table(ids.masked_fill(is_new, 0))
+        places = (ids - self.first).clamp(0, len(self.rows) - 1)
+        learned = F.embedding(places, self.rows)  # indexing adds its gradients in the order that threads come
+        return torch.where(is_new[..., None], learned.to(frozen.dtype), frozen)
 
 # %% ../nbs/05_dsi.ipynb #4715be6e
 @contextmanager
@@ -73,22 +76,22 @@ def reading(
     firsts: Sequence[int],  # id of the first row, for each text encoder
 ):
     "While open, the text encoders read `rows`, and nothing else has a gradient; afterwards all is as it was."
-    parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    learning = [p for part in parts for p in part.parameters() if p.requires_grad]
+    networks = [component for component in pipe.components.values() if isinstance(component, nn.Module)]
+    trainable = [p for network in networks for p in network.parameters() if p.requires_grad]
     encoders = [encoder for _, encoder in text_models(pipe)]
     tables = [encoder.get_input_embeddings() for encoder in encoders]
     try:
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(False)
-        for encoder, table, own, first in zip(encoders, tables, rows, firsts):
-            encoder.set_input_embeddings(PlaceholderEmbedding(table, own, first))
+        for encoder, table, encoder_rows, first in zip(encoders, tables, rows, firsts):
+            encoder.set_input_embeddings(PlaceholderEmbedding(table, encoder_rows, first))
         pipe.unet.to(memory_format=torch.channels_last)  # convolutions read it faster, on CPUs too
         yield
     finally:
         pipe.unet.to(memory_format=torch.contiguous_format)
         for encoder, table in zip(encoders, tables):
             encoder.set_input_embeddings(table)
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 # %% ../nbs/05_dsi.ipynb #3704f162
@@ -100,12 +103,13 @@ def denoising_loss(
     draw: Draw,
 ) -> torch.Tensor:  # scalar
     "Mean squared error of the UNet's prediction for one draw."
-    to = partial(sent, device=latents.mean.device)
-    images, noise, t = to(draw.images), to(draw.noise), to(draw.timesteps)
-    clean = latents.mean[images] + latents.std[images] * to(draw.spread)
+    on_device = partial(sent, device=latents.mean.device)
+    images, noise, t = on_device(draw.images), on_device(draw.noise), on_device(draw.timesteps)
+    clean = latents.mean[images] + latents.std[images] * on_device(draw.spread)
     noisy = scheduler.add_noise(clean, noise, t).to(pipe.unet.dtype)
     target = noise if scheduler.config.prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, t)
-    prediction = pipe.unet(noisy, t, **condition(pipe, [to(own) for own in ids], latents.labels[draw.images])).sample
+    ids_on_device = [on_device(encoder_ids) for encoder_ids in ids]
+    prediction = pipe.unet(noisy, t, **condition(pipe, ids_on_device, latents.labels[draw.images])).sample
     return F.mse_loss(prediction.float(), target)
 
 # %% ../nbs/05_dsi.ipynb #00b5da8a
@@ -141,10 +145,10 @@ def learn(
     run: Run, latents: Latents, loss_of: Callable[[Draw], torch.Tensor], config: InvertConfig, keeper: Keeper, bar: tqdm
 ) -> None:
     "Take the steps that are left."
-    fixed = _fixed_draws(latents, config.batch_size, config.seed)
+    fixed_draws = _fixed_draws(latents, config.batch_size, config.seed)
     keeper.start(run)
     if not run.checks:
-        run.note(_fixed_loss(loss_of, fixed))
+        run.note(_fixed_loss(loss_of, fixed_draws))
     while run.step < config.steps and not run.settled(config.patience):
         loss = loss_of(draw_step(latents, config.batch_size, config.seed * 1_000_003 + run.step))
         loss.backward()
@@ -156,7 +160,7 @@ def learn(
         if due or check or run.step == config.steps:
             keeper.look(run)
         if check:
-            run.note(_fixed_loss(loss_of, fixed))
+            run.note(_fixed_loss(loss_of, fixed_draws))
             bar.set_postfix_str(f"loss on fixed draws {run.checks[-1][1]:.4f}, at first {run.checks[0][1]:.4f}")
         if due:
             keeper.save(run)
@@ -177,21 +181,22 @@ def _run(
     run = Run(rows, optimiser, torch.full((config.steps,), math.nan, device=pipe.device))
     keeper.restore(run)
     latents, scheduler = encode_images(pipe, images, config.flips), training_scheduler(pipe)
-    ids, firsts = [own.to(pipe.device) for own in ids], [len(tokenizer) for tokenizer, _ in text_models(pipe)]
+    ids = [encoder_ids.to(pipe.device) for encoder_ids in ids]
+    firsts = [len(tokenizer) for tokenizer, _ in text_models(pipe)]
     loss_of = partial(denoising_loss, pipe, scheduler, latents, ids)
     bar = tqdm(total=config.steps, initial=run.step, desc="style", unit="step", disable=not progress)
     with reading(pipe, rows, firsts), bar:
         learn(run, latents, loss_of, config, keeper, bar)
-    best = rows if config.patience is None else run.best
-    learned = tuple(own.detach().float().cpu() for own in best)
+    final_rows = rows if config.patience is None else run.best
+    learned = tuple(encoder_rows.detach().float().cpu() for encoder_rows in final_rows)
     losses, settings = tuple(run.losses[: run.step].tolist()), keeper.settings | {"steps": config.steps}
     return Style(config.placeholder_token, learned, settings, losses, tuple(run.checks), run.seconds)
 
 # %% ../nbs/05_dsi.ipynb #3ebee859
 def _settings(config: InvertConfig, prompts: list[str], num_vectors: int) -> dict:
     "What a style's file says of how it was learned: all that decides, and no number of steps, which may grow."
-    asked = ("placeholder_token", "initializer", "lr", "batch_size", "flips", "seed", "check_every", "patience")
-    return {name: getattr(config, name) for name in asked} | {"prompts": prompts, "num_vectors": num_vectors}
+    fields = ("placeholder_token", "initializer", "lr", "batch_size", "flips", "seed", "check_every", "patience")
+    return {name: getattr(config, name) for name in fields} | {"prompts": prompts, "num_vectors": num_vectors}
 
 # %% ../nbs/05_dsi.ipynb #f3d51f91
 def invert(
@@ -210,9 +215,10 @@ def invert(
     starts = initial_rows(pipe, config.initializer, config.num_vectors, config.seed)
     names = vector_names(config.placeholder_token, len(starts[0]))
     check_placeholder(pipe, config.placeholder_token, len(names))
-    meant = {name: phrases.get(name, name) for name in images.classes}
-    prompts = list(style_prompts(meant, config.placeholder_token, config.template).values())
-    ids, _ = tokenize(pipe, prompts, names), training_scheduler(pipe)
+    meanings = {name: phrases.get(name, name) for name in images.classes}
+    prompts = list(style_prompts(meanings, config.placeholder_token, config.template).values())
+    ids = tokenize(pipe, prompts, names)
+    training_scheduler(pipe)  # refuses a generator that predicts something else than noise or velocity
     settings = _settings(config, prompts, len(names)) | {"images": images.fingerprint(), "generator": fingerprint(pipe)}
     path = Path(path) if path else None
     if path and path.exists():
@@ -252,9 +258,9 @@ def rank_styles(
     check_request(pipe, images, phrases, {"batch_size": batch_size})
     latents, scheduler = encode_images(pipe, images), training_scheduler(pipe)
     draws, losses = _fixed_draws(latents, batch_size, seed), {}
-    meant = {name: phrases.get(name, name) for name in images.classes}
+    meanings = {name: phrases.get(name, name) for name in images.classes}
     for style in styles:
-        ids = tokenize(pipe, list(style_prompts(meant, style, template).values()))
+        ids = tokenize(pipe, list(style_prompts(meanings, style, template).values()))
         losses[style] = _fixed_loss(partial(denoising_loss, pipe, scheduler, latents, ids), draws)
     return pd.Series(losses, name="loss").sort_values()
 
@@ -273,8 +279,11 @@ def invert_classes(
     "Textual inversion of every class by itself: tokens `<class-0>`, `<class-1>`, ..."
     styles = {}
     for label, name in enumerate(images.classes):
-        own, token = images.subset((images.labels == label).nonzero().flatten()), f"<class-{label}>"
+        class_images = images.subset((images.labels == label).nonzero().flatten())
         path = Path(folder) / f"class-{label}.safetensors" if folder else None
-        how = replace(config, template=template, initializer=initializers[name], placeholder_token=token)
-        styles[name] = invert(pipe, own, {name: name}, path, how, save_every=save_every, progress=progress)
+        token, word = f"<class-{label}>", initializers[name]
+        class_config = replace(config, template=template, initializer=word, placeholder_token=token)
+        styles[name] = invert(
+            pipe, class_images, {name: name}, path, class_config, save_every=save_every, progress=progress
+        )
     return styles
