@@ -47,14 +47,15 @@ def _branches_of_batch(
 ) -> Branches:
     "Which images of a batch take which branch. Raises `ValueError` for anything but a bool vector."
     if synthetic.dtype != torch.bool or synthetic.ndim != 1:
-        told = f"{synthetic.dtype} {list(synthetic.shape)}"
-        raise ValueError(f"synthetic must be bool [B], one value for each image, got {told}")
-    place, marks = device or synthetic.device, synthetic.cpu()
-    count = int(marks.sum())
-    if not marks[: len(marks) - count].any():
-        return Branches(len(marks) - count, count, None, None)
+        type_and_shape = f"{synthetic.dtype} {list(synthetic.shape)}"
+        raise ValueError(f"synthetic must be bool [B], one value for each image, got {type_and_shape}")
+    device, marks = device or synthetic.device, synthetic.cpu()
+    synthetic_count = int(marks.sum())
+    real_count = len(marks) - synthetic_count
+    if not marks[:real_count].any():
+        return Branches(real_count, synthetic_count, None, None)
     order = torch.argsort(marks, stable=True)
-    return Branches(len(marks) - count, count, order.to(place), torch.argsort(order).to(place))
+    return Branches(real_count, synthetic_count, order.to(device), torch.argsort(order).to(device))
 
 # %% ../nbs/06_dualbn.ipynb #be634672
 class Dual(nn.Module):
@@ -69,13 +70,11 @@ class Dual(nn.Module):
             return super().forward(x)
         _check_branches(self, branches)
         x = x if branches.order is None else x[branches.order]
-        if not (branches.real and branches.synthetic) and not is_pooled(
-            self
-        ):  # else other processes wait for both branches
+        one_kind = not (branches.real and branches.synthetic)
+        if one_kind and not is_pooled(self):  # pooled: other processes wait for both branches
             return super().forward(x) if branches.real else self.aux(x)
-        real, synthetic = x.split(
-            [branches.real, branches.synthetic]
-        )  # its gradient is one cat; of two slices, padded sums
+        # The gradient of `split` is one cat; of two slices, padded sums
+        real, synthetic = x.split([branches.real, branches.synthetic])
         out = torch.cat([super().forward(real), self.aux(synthetic)])
         return out if branches.back is None else out[branches.back]
 
@@ -108,8 +107,8 @@ def _branches_of(layer: "Dual | DomainToken", x: torch.Tensor) -> Branches | Non
 # %% ../nbs/06_dualbn.ipynb #9bbb17f5
 def _check_branches(layer: Dual, branches: Branches) -> None:
     "ValueError where a branch would take its statistics from one image."
-    taken = layer.training and isinstance(layer, _BatchNorm) and not is_pooled(layer)
-    if taken and 1 in (branches.real, branches.synthetic):
+    takes_statistics = layer.training and isinstance(layer, _BatchNorm) and not is_pooled(layer)
+    if takes_statistics and 1 in (branches.real, branches.synthetic):
         raise ValueError(
             f"a batch of {branches.real} real and {branches.synthetic} synthetic images leaves a branch with one: "
             "batch statistics need two or more"
@@ -245,9 +244,11 @@ def gap(
     rows = []
     for name, layer in model.named_modules():
         if isinstance(layer, Dual) and _keeps_statistics(layer):
-            (m, v), (m2, v2) = _statistics(layer), _statistics(layer.aux)
-            apart = ((m - m2).abs() / ((v + v2) / 2).sqrt()).mean()
-            rows.append((name, float(apart), float((v / v2).log().abs().mean() / 2)))
+            mean, variance = _statistics(layer)
+            aux_mean, aux_variance = _statistics(layer.aux)
+            mean_gap = ((mean - aux_mean).abs() / ((variance + aux_variance) / 2).sqrt()).mean()
+            deviation_gap = (variance / aux_variance).log().abs().mean() / 2
+            rows.append((name, float(mean_gap), float(deviation_gap)))
     return pd.DataFrame(rows, columns=["layer", "mean", "deviation"])
 
 # %% ../nbs/06_dualbn.ipynb #3e37fac4
@@ -256,12 +257,12 @@ def show_gap(
 ) -> Figure:
     "The gap of every layer over training, a line for each step, as a closed matplotlib figure."
     # Not `core.plots`: stored trainings would depend on the style of its figures
-    told = pd.DataFrame(gaps)
-    told["place"] = told.groupby("step").cumcount()
+    gaps_by_step = pd.DataFrame(gaps)
+    gaps_by_step["place"] = gaps_by_step.groupby("step").cumcount()
     labels = {"mean": "means apart, in deviations", "deviation": "deviations apart, |log ratio|"}
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
     for axis, (column, label) in zip(axes, labels.items()):
-        sns.lineplot(told, x="place", y=column, hue="step", palette="viridis", legend="full", ax=axis)
+        sns.lineplot(gaps_by_step, x="place", y=column, hue="step", palette="viridis", legend="full", ax=axis)
         axis.set(xlabel="layer, from the input", ylabel=label)
     axes[0].legend_.remove()
     sns.move_legend(axes[1], "center left", bbox_to_anchor=(1, 0.5), title="step", frameon=False)
