@@ -112,7 +112,7 @@ def _train(
     for step, (x, targets, labels) in _batches(run, loader, config, engine, workers):
         if engine.rank:  # dropout of its own; NumPy's numbers, which mix the whole batch, are those of all
             torch.manual_seed(stream(loader.seed, "noise", engine.rank, step))
-        rate, measured = optimiser.param_groups[0]["lr"], []
+        rate, measures_of_pieces = optimiser.param_groups[0]["lr"], []
         for i, piece in enumerate(pieces, 1):
             # Backward inside of `domains`, too: gradient checkpointing asks the layers once more
             with engine.gathering(net, last=i == len(pieces)), domains(model, synthetic[piece]):
@@ -120,17 +120,18 @@ def _train(
                     logits = net(x[piece])
                 loss = _domain_loss(logits.float(), targets[piece], synthetic[piece], config.synthetic_weight)
                 engine.backward(loss)
-            measured.append(torch.stack([loss.detach(), (logits.argmax(1) == labels[piece]).float().mean()]))
-        shown = torch.stack(measured).mean(0)
+            accuracy = (logits.argmax(1) == labels[piece]).float().mean()
+            measures_of_pieces.append(torch.stack([loss.detach(), accuracy]))
+        measures = torch.stack(measures_of_pieces).mean(0)  # loss and accuracy [2]
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad or math.inf)
-        _check_finite(shown[0], norm, rate, f"step {step} of {config.steps}", loader.taken(step))
+        _check_finite(measures[0], norm, rate, f"step {step} of {config.steps}", loader.taken(step))
         optimiser.step()
         run.schedule.step_update(step)
         optimiser.zero_grad(set_to_none=True)
         if run.average:
             run.average.update(model, step)
         run.history.steps = step
-        yield rate, shown
+        yield rate, measures
 
 # %% ../nbs/07_train.ipynb #ab85cc4f
 def _batches(
@@ -178,8 +179,8 @@ def fit(
             checkpoint.resume(run, key)
         history = run.history
         with _clock(history, config, progress) as tick:
-            for rate, shown in _train(run, net, loader, config, engine, workers):
-                _note(run, rate, shown, config, engine, watch, workers)
+            for rate, measures in _train(run, net, loader, config, engine, workers):
+                _note(run, rate, measures, config, engine, watch, workers)
                 tick()
                 if checkpoint and engine.writes and checkpoint.due(history.steps, config.steps):
                     checkpoint.keep(run, key)
@@ -204,18 +205,18 @@ def _begin(model: nn.Module, config: TrainConfig, seed: int) -> Run:
 
 # %% ../nbs/07_train.ipynb #9ee01e77
 def _note(
-    run: Run, rate: float, shown: torch.Tensor, config: TrainConfig, engine: Engine, watch: Watch, workers: int
+    run: Run, rate: float, measures: torch.Tensor, config: TrainConfig, engine: Engine, watch: Watch, workers: int
 ) -> None:
     "Write down what is due after a step."
     history, step, last = run.history, run.history.steps, run.history.steps == config.steps
     history.images += config.batch_size
-    run.recent.append(shown)
-    measured = watch.val is not None and (last or (bool(watch.val_every) and step % watch.val_every == 0))
-    if measured or last or step % watch.record_every == 0:
+    run.recent.append(measures)
+    validates = watch.val is not None and (last or (bool(watch.val_every) and step % watch.val_every == 0))
+    if validates or last or step % watch.record_every == 0:
         loss, accuracy = engine.mean(torch.stack(run.recent).mean(0)).tolist()
         history.records.append({"step": step, "lr": rate, "loss": loss, "accuracy": accuracy})
         run.recent = []
-    if watch.val is not None and measured:
+    if watch.val is not None and validates:
         history.records[-1]["val_accuracy"] = share_right(run.finished, watch.val, config.image_size, workers)
     if (last or step % max(1, config.steps // 5) == 0) and has_gap(run.model):
         history.gaps += gap(run.model).assign(step=step).to_dict("records")
@@ -264,8 +265,9 @@ def _check_sets(model: nn.Module, sets: Sequence[ImageSet], config: TrainConfig)
         if data.classes != sets[0].classes:
             raise ValueError(f"{sets[0]} and {data} have different classes: one head cannot serve both")
     classes = len(sets[0].classes)
-    if (heads := getattr(model, "num_classes", classes)) != classes:
-        raise ValueError(f"the model has {heads} classes and {sets[0]} has {classes}: use reset_head")
+    model_classes = getattr(model, "num_classes", classes)
+    if model_classes != classes:
+        raise ValueError(f"the model has {model_classes} classes and {sets[0]} has {classes}: use reset_head")
     if is_dual(model) and not config.synthetic:
         raise ValueError("the model has dual norms: say which of the sets are synthetic, synthetic=(False, True)")
     if config.synthetic and len(config.synthetic) != len(sets):
