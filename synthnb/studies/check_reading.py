@@ -51,8 +51,8 @@ def _why_unreadable(error: Exception) -> str:
         return "may not be read: look at its permissions"
     if type(error).__name__ == "UnidentifiedImageError":
         return "no image, or a damaged one"
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (told.strip() or "cannot be read").splitlines()[0][:200]
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (reason.strip() or "cannot be read").splitlines()[0][:200]
 
 # %% ../../nbs/studies/check_reading.ipynb #d64e8d5e
 _MOST = 20_000  # images that are compared each with each; of more, equal files only are found
@@ -89,9 +89,10 @@ def look_at_all(layout: Layout, threads: int, progress: bool) -> dict[str, Seen]
         tqdm(total=len(paths), desc="looking", unit="img", disable=not progress) as bar,
     ):
         for start in range(0, len(paths), 4096):  # what waits for a thread takes more memory than what is found
-            part = paths[start : start + 4096]
-            for path, one in zip(part, pool.map(lambda path: look_at(layout.root / path, keep), part)):
-                seen[path] = one
+            batch = paths[start : start + 4096]
+            images = pool.map(lambda path: look_at(layout.root / path, keep), batch)
+            for path, image in zip(batch, images):
+                seen[path] = image
                 bar.update()
     return seen
 
@@ -124,120 +125,127 @@ def many(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("" if count == 1 else "es" if what.endswith("s") else "s")
 
 
-def _told(finding_of: str, count: int, state: str, told: str, files: Sequence[str] = ()) -> list[Finding]:
+def _finding_if(subject: str, count: int, state: str, message: str, files: Sequence[str] = ()) -> list[Finding]:
     "A finding, if there is anything to tell."
-    return [Finding(finding_of, state, told, [shown(file) for file in files])] if count else []
+    return [Finding(subject, state, message, [shown(file) for file in files])] if count else []
 
 # %% ../../nbs/studies/check_reading.ipynb #c60a06bb
 def _left_out(layout: Layout) -> list[Finding]:
     "Files that are not read, those first that could be images."
-    loud = [one for one in layout.left_out if not one.silent]
-    quiet = [one for one in layout.left_out if one.silent]
-    kinds = Counter(one.reason for one in loud).most_common()
-    told = f"{many(len(loud), 'file')} left out: " + ", ".join(f"{n} x {reason}" for reason, n in kinds)
-    found = _told("left out", len(loud), "look", told, [f"{one.path}: {one.reason}" for one in loud])
-    found = found or [Finding("left out", "ok", "no file that could be an image is left out")]
-    told = f"{many(len(quiet), 'file')} passed over, as nobody would take them for images"
-    found += _told("left out", len(quiet), "ok", told, [f"{one.path}: {one.reason}" for one in quiet])
-    return found + [Finding("layout", "look", note) for note in layout.notes]
+    loud = [file for file in layout.left_out if not file.silent]
+    quiet = [file for file in layout.left_out if file.silent]
+    reasons = Counter(file.reason for file in loud).most_common()
+    message = f"{many(len(loud), 'file')} left out: " + ", ".join(f"{n} x {reason}" for reason, n in reasons)
+    findings = _finding_if("left out", len(loud), "look", message, [f"{file.path}: {file.reason}" for file in loud])
+    findings = findings or [Finding("left out", "ok", "no file that could be an image is left out")]
+    message = f"{many(len(quiet), 'file')} passed over, as nobody would take them for images"
+    findings += _finding_if("left out", len(quiet), "ok", message, [f"{file.path}: {file.reason}" for file in quiet])
+    return findings + [Finding("layout", "look", note) for note in layout.notes]
 
 # %% ../../nbs/studies/check_reading.ipynb #42b85eb5
 def _numbers(layout: Layout, seen: dict[str, Seen]) -> list[Finding]:
     "Counts of classes, and what a test set of this size can show."
-    found = [Finding("layout", "ok", layout.how)]
+    findings = [Finding("layout", "ok", layout.how)]
     if layout.own_splits and "test" not in layout.splits:
-        told = "there is a split train and no test: add test, or put the classes on top"
-        found.append(Finding("layout", "refused", told))
+        message = "there is a split train and no test: add test, or put the classes on top"
+        findings.append(Finding("layout", "refused", message))
     per_class = Counter(label for path, label in layout.splits["train"] if path not in seen or not seen[path].error)
-    test = len(layout.splits.get("test", ()))
+    test_images = len(layout.splits.get("test", ()))
     if not layout.own_splits:
-        few = [f"{name}: {per_class[label]}" for label, name in enumerate(layout.classes) if per_class[label] < 3]
-        told = f"{many(len(few), 'class')} with fewer than the 3 images that train, val and test need"
-        found += _told("classes", len(few), "refused", told, few)
-        test = sum(max(1, round(FRACTIONS[2] * count)) for count in per_class.values())
+        small = [f"{name}: {per_class[label]}" for label, name in enumerate(layout.classes) if per_class[label] < 3]
+        message = f"{many(len(small), 'class')} with fewer than the 3 images that train, val and test need"
+        findings += _finding_if("classes", len(small), "refused", message, small)
+        test_images = sum(max(1, round(FRACTIONS[2] * count)) for count in per_class.values())
     largest, smallest = max(per_class.values(), default=0), min(per_class.values(), default=0)
     if largest > 10 * max(1, smallest):
-        told = f"the largest class has {largest} images, the smallest {smallest}: look at accuracy per class, too"
-        found.append(Finding("classes", "look", told))
-    return [*found, _shown_gain(test)]
+        message = f"the largest class has {largest} images, the smallest {smallest}: look at accuracy per class, too"
+        findings.append(Finding("classes", "look", message))
+    return [*findings, _shown_gain(test_images)]
 
 
-def _shown_gain(test: int) -> Finding:
+def _shown_gain(test_images: int) -> Finding:
     "What so many test images can show."
-    gain, enough = 100 * smallest_gain(test), math.ceil(0.1 * (2.8 / 0.05) ** 2)  # images that show 5 points
-    small = f"gains of {gain:.1f} points or more" if gain <= 10 else f"no gain: {enough} would show 5 points"
-    how = "in 80 % of runs at a level of 5 %, if two methods differ on one image in ten"
-    return Finding("gain", "look" if gain > 10 else "ok", f"{many(test, 'test image')} can show {small} ({how})")
+    gain = 100 * smallest_gain(test_images)
+    enough = math.ceil(0.1 * (2.8 / 0.05) ** 2)  # images that show 5 points
+    gains = f"gains of {gain:.1f} points or more" if gain <= 10 else f"no gain: {enough} would show 5 points"
+    conditions = "in 80 % of runs at a level of 5 %, if two methods differ on one image in ten"
+    message = f"{many(test_images, 'test image')} can show {gains} ({conditions})"
+    return Finding("gain", "look" if gain > 10 else "ok", message)
 
 # %% ../../nbs/studies/check_reading.ipynb #74b790f1
 def _pixels(seen: dict[str, Seen], size: int, fit: str) -> list[Finding]:
     "Sizes, shapes, transparency, bits, frames."
-    good = {path: one for path, one in seen.items() if not one.error}
-    if not good or not size:
+    readable = {path: image for path, image in seen.items() if not image.error}
+    if not readable or not size:
         return []
-    found = [_sizes(list(good.values()), size, fit)]
-    small = [path for path, one in good.items() if min(one.width, one.height) < size]
-    told = f"{many(len(small), 'image')} enlarged, with a side of less than {size} pixels"
-    found += _told("sizes", len(small), "look", told, small)
-    clear = [path for path, one in good.items() if one.clear]
-    told = f"{many(len(clear), 'image')} with transparent pixels, which become white"
-    found += _told("transparency", len(clear), "ok", told, clear)
-    deep = [path for path, one in good.items() if one.bits != 8]
-    depths = ", ".join(f"{n} of {bits}" for bits, n in sorted(Counter(good[path].bits for path in deep).items()))
-    told = f"images of more than 8 bits are scaled by their largest value: {depths} bits"
-    found += _told("bits", len(deep), "ok", told, deep)
-    films = [path for path, one in good.items() if one.frames > 1]
-    told = f"of {many(len(films), 'file')} with several frames the first is read"
-    return found + _told("frames", len(films), "ok", told, films)
+    findings = [_sizes(list(readable.values()), size, fit)]
+    small = [path for path, image in readable.items() if min(image.width, image.height) < size]
+    message = f"{many(len(small), 'image')} enlarged, with a side of less than {size} pixels"
+    findings += _finding_if("sizes", len(small), "look", message, small)
+    clear = [path for path, image in readable.items() if image.clear]
+    message = f"{many(len(clear), 'image')} with transparent pixels, which become white"
+    findings += _finding_if("transparency", len(clear), "ok", message, clear)
+    deep = [path for path, image in readable.items() if image.bits != 8]
+    images_by_bits = sorted(Counter(readable[path].bits for path in deep).items())
+    depths = ", ".join(f"{count} of {bits}" for bits, count in images_by_bits)
+    message = f"images of more than 8 bits are scaled by their largest value: {depths} bits"
+    findings += _finding_if("bits", len(deep), "ok", message, deep)
+    films = [path for path, image in readable.items() if image.frames > 1]
+    message = f"of {many(len(films), 'file')} with several frames the first is read"
+    return findings + _finding_if("frames", len(films), "ok", message, films)
 
 
-def _sizes(good: list[Seen], size: int, fit: str) -> Finding:
+def _sizes(images: list[Seen], size: int, fit: str) -> Finding:
     "How large images are, and what becomes of them."
-    shorter = sorted(min(one.width, one.height) for one in good)
-    kept = [part_kept(one.width, one.height, "crop") for one in good]
-    (width, height), count = Counter((one.width, one.height) for one in good).most_common(1)[0]
-    chosen = "is what is chosen" if fit == "crop" else f"is not what is chosen (fit: {fit})"
-    told = (
+    shorter = sorted(min(image.width, image.height) for image in images)
+    kept = [part_kept(image.width, image.height, "crop") for image in images]
+    (width, height), count = Counter((image.width, image.height) for image in images).most_common(1)[0]
+    choice = "is what is chosen" if fit == "crop" else f"is not what is chosen (fit: {fit})"
+    message = (
         f"shorter sides of {shorter[0]} to {shorter[-1]} pixels, half of them {shorter[len(shorter) // 2]} or more; "
         f"the most frequent size is {width} x {height} ({many(count, 'image')}). Images become {size} x {size}: "
-        f"crop keeps {np.mean(kept):.0%} of an image's area on average, {min(kept):.0%} at least, and {chosen}; "
+        f"crop keeps {np.mean(kept):.0%} of an image's area on average, {min(kept):.0%} at least, and {choice}; "
         "pad keeps all of it on white, resize squeezes it"
     )
-    return Finding("sizes", "look" if np.mean(kept) < 0.6 and fit == "crop" else "ok", told)
+    return Finding("sizes", "look" if np.mean(kept) < 0.6 and fit == "crop" else "ok", message)
 
 # %% ../../nbs/studies/check_reading.ipynb #979c0bbb
 def _odd(seen: dict[str, Seen]) -> list[Finding]:
     "Files that cannot be read, and images that hardly can be right."
-    bad = [f"{path}: {one.error}" for path, one in seen.items() if one.error]
-    good = {path: one for path, one in seen.items() if not one.error}
-    blank = [path for path, one in good.items() if one.contrast < 1]
+    damaged = [f"{path}: {image.error}" for path, image in seen.items() if image.error]
+    readable = {path: image for path, image in seen.items() if not image.error}
+    blank = [path for path, image in readable.items() if image.contrast < 1]
     tiny, long = [], []
-    for path, one in good.items():
-        short, wide = sorted((one.width, one.height))
-        tiny += [f"{path}: {one.width} x {one.height}"] if short < 16 else []
-        long += [f"{path}: {one.width} x {one.height}"] if wide > 3 * short else []
-    told = f"{many(len(bad), 'image')} cannot be read: repair or remove them"
-    found = _told("unreadable", len(bad), "refused", told, bad)
-    found += _told("blank", len(blank), "look", f"{many(len(blank), 'image')} of one colour", blank)
-    found += _told("tiny", len(tiny), "look", f"{many(len(tiny), 'image')} with a side of less than 16 pixels", tiny)
-    told = f"{many(len(long), 'image')} more than three times as long as wide"
-    return found + _told("shape", len(long), "look", told, long)
+    for path, image in readable.items():
+        shorter, longer = sorted((image.width, image.height))
+        size = f"{path}: {image.width} x {image.height}"
+        if shorter < 16:
+            tiny.append(size)
+        if longer > 3 * shorter:
+            long.append(size)
+    message = f"{many(len(damaged), 'image')} cannot be read: repair or remove them"
+    findings = _finding_if("unreadable", len(damaged), "refused", message, damaged)
+    findings += _finding_if("blank", len(blank), "look", f"{many(len(blank), 'image')} of one colour", blank)
+    message = f"{many(len(tiny), 'image')} with a side of less than 16 pixels"
+    findings += _finding_if("tiny", len(tiny), "look", message, tiny)
+    message = f"{many(len(long), 'image')} more than three times as long as wide"
+    return findings + _finding_if("shape", len(long), "look", message, long)
 
 # %% ../../nbs/studies/check_reading.ipynb #45899831
 def _near(seen: dict[str, Seen], paths: Sequence[str], most: int) -> list[list[str]] | None:
     "Groups of images that are nearly the same, mirrored, turned or cut a little; None if there are more than `most`."
-    good = [path for path in paths if not seen[path].error and seen[path].contrast >= 1]
-    if len(good) > most or any(seen[path].grey is None for path in good):
+    comparable = [path for path in paths if not seen[path].error and seen[path].contrast >= 1]
+    greys = [grey for grey in (seen[path].grey for path in comparable) if grey is not None]
+    if len(comparable) > most or len(greys) < len(comparable):
         return None
-    if len(good) < 2:
+    if len(comparable) < 2:
         return []
     import torch  # the only part that needs it
 
     from synthnb.datasets.duplicates import near_groups
 
-    greys = [grey for path in good if (grey := seen[path].grey) is not None]
     images = torch.from_numpy(np.stack(greys))[:, None].expand(-1, 3, -1, -1)
-    groups = [[good[i] for i in group] for group in near_groups(images) if len(group) > 1]
+    groups = [[comparable[row] for row in rows] for rows in near_groups(images) if len(rows) > 1]
     return [group for group in groups if len({seen[path].sha256 for path in group}) > 1]
 
 
@@ -253,30 +261,31 @@ _WHERE = ("between splits", "under two classes", "within a class")
 
 
 def _group_findings(
-    what: str, groups: Sequence[Sequence[str]], place: dict[str, tuple[str, int]], near: bool
+    likeness: str, groups: Sequence[Sequence[str]], places: dict[str, tuple[str, int]], near: bool
 ) -> list[Finding]:
-    "Findings about groups of copies, by where they stand."
-    found: list[Finding] = []
-    apart: dict[str, list[Sequence[str]]] = {where: [] for where in _WHERE}
+    "Findings about groups of copies, by where they stand; `places` has the split and label of each path."
+    findings: list[Finding] = []
+    groups_by_where: dict[str, list[Sequence[str]]] = {where: [] for where in _WHERE}
     for group in groups:
-        splits, labels = ({place[path][i] for path in group} for i in (0, 1))
-        apart[_WHERE[0] if len(splits) > 1 else _WHERE[1] if len(labels) > 1 else _WHERE[2]].append(group)
-    for where, some in apart.items():
-        if not some:
+        splits, labels = {places[path][0] for path in group}, {places[path][1] for path in group}
+        where = "between splits" if len(splits) > 1 else "under two classes" if len(labels) > 1 else "within a class"
+        groups_by_where[where].append(group)
+    for where, copies in groups_by_where.items():
+        if not copies:
             continue
         wrong = where == "between splits" or (where == "under two classes" and not near)
-        told = f"{many(len(some), 'group')} of {sum(map(len, some))} images {what} {where}"
-        told += ": leave one of each" if wrong else ""
-        told += "; they stay in one split where splits are drawn" if where == "within a class" else ""
-        groups_shown = [[shown(path) for path in group] for group in some]
-        passing = _most_in_a_split(some, place) if near and wrong else 0
-        found.append(Finding("copies", "refused" if wrong else "look", told, groups=groups_shown, near=passing))
-    return found
+        message = f"{many(len(copies), 'group')} of {sum(map(len, copies))} images {likeness} {where}"
+        message += ": leave one of each" if wrong else ""
+        message += "; they stay in one split where splits are drawn" if where == "within a class" else ""
+        groups_shown = [[shown(path) for path in group] for group in copies]
+        passing = _most_in_a_split(copies, places) if near and wrong else 0
+        findings.append(Finding("copies", "refused" if wrong else "look", message, groups=groups_shown, near=passing))
+    return findings
 
 
-def _most_in_a_split(groups: Sequence[Sequence[str]], place: dict[str, tuple[str, int]]) -> int:
+def _most_in_a_split(groups: Sequence[Sequence[str]], places: dict[str, tuple[str, int]]) -> int:
     "Images of val or of test that are in these groups, whichever are more."
-    splits = [place[path][0] for group in groups for path in group]
+    splits = [places[path][0] for group in groups for path in group]
     return max(splits.count("val"), splits.count("test"))
 
 # %% ../../nbs/studies/check_reading.ipynb #f9c7e76e
@@ -284,28 +293,27 @@ def _too_few_apart(layout: Layout, near: Sequence[Sequence[str]]) -> list[Findin
     "Classes that have too few images for three splits if copies count once."
     if layout.own_splits:
         return []
-    of = {path: number for number, group in enumerate(near) for path in group}
-    apart: dict[int, set[int | str]] = {}
+    group_of = {path: number for number, group in enumerate(near) for path in group}
+    distinct: dict[int, set[int | str]] = {}  # of each label: groups of copies, and paths that are in none
     for path, label in layout.splits["train"]:
-        apart.setdefault(label, set()).add(of.get(path, path))
-    few = [f"{layout.classes[label]}: {len(found)}" for label, found in sorted(apart.items()) if len(found) < 3]
-    told = f"{many(len(few), 'class')} with fewer than the 3 images that train, val and test need, if copies count once"
-    return _told("copies", len(few), "refused", f"{told}: add others, or give splits of your own", few)
+        distinct.setdefault(label, set()).add(group_of.get(path, path))
+    small = [f"{layout.classes[label]}: {len(images)}" for label, images in sorted(distinct.items()) if len(images) < 3]
+    message = f"{many(len(small), 'class')} with fewer than the 3 images that train, val and test need"
+    message += ", if copies count once: add others, or give splits of your own"
+    return _finding_if("copies", len(small), "refused", message, small)
 
 
 def _copies(layout: Layout, seen: dict[str, Seen], most: int = _MOST) -> list[Finding]:
     "The same file twice, and copies that are nearly the same, mirrored, turned or cut a little."
-    place = {path: (split, label) for split, files in layout.splits.items() for path, label in files}
-    found, alike = (
-        _group_findings("the same", _equal(seen, list(place)), place, False),
-        "mirrored, turned or cut a little",
-    )
-    near = _near(seen, list(place), most)
+    places = {path: (split, label) for split, files in layout.splits.items() for path, label in files}
+    findings = _group_findings("the same", _equal(seen, list(places)), places, False)
+    alike = "mirrored, turned or cut a little"
+    near = _near(seen, list(places), most)
     if near is None:
-        told = f"more than {most:,} images are compared by the content of their files only"
-        return [*found, Finding("copies", "look", f"{told}, not with copies that are {alike}")]
-    found += _group_findings(f"nearly the same, {alike}", near, place, True) + _too_few_apart(layout, near)
-    return found or [Finding("copies", "ok", f"no image is there twice, not even {alike}")]
+        message = f"more than {most:,} images are compared by the content of their files only"
+        return [*findings, Finding("copies", "look", f"{message}, not with copies that are {alike}")]
+    findings += _group_findings(f"nearly the same, {alike}", near, places, True) + _too_few_apart(layout, near)
+    return findings or [Finding("copies", "ok", f"no image is there twice, not even {alike}")]
 
 # %% ../../nbs/studies/check_reading.ipynb #186f3fad
 def findings_of(layout: Layout, seen: dict[str, Seen], size: int, fit: str) -> list[Finding]:
@@ -327,7 +335,7 @@ def first_findings(layout: Layout, size: int, fit: str, progress: bool) -> list[
     "As `findings_of`, but a refusal ends it before all are compared with all."
     seen = look_at_all(layout, 2, progress)
     findings = _numbers(layout, seen) + _left_out(layout) + _odd(seen)
-    if any(one.state == "refused" for one in findings):
+    if any(finding.state == "refused" for finding in findings):
         return findings
     findings += _copies(layout, seen) + _pixels(seen, size, fit)
     remember(layout, size, fit, findings)
@@ -340,26 +348,27 @@ def _notes(layout: Layout, size: int, fit: str) -> Path:
     digest = hashlib.sha256(json.dumps([root, layout.classes, layout.notes, size, fit, code]).encode())
     for split, files in layout.splits.items():
         for path, label in files:
-            about = os.stat(f"{root}/{path}")
-            digest.update(json.dumps([split, path, label, about.st_size, about.st_mtime_ns]).encode())
-    for one in layout.left_out:
-        digest.update(json.dumps([one.path, one.reason, one.silent]).encode())
+            status = os.stat(f"{root}/{path}")
+            digest.update(json.dumps([split, path, label, status.st_size, status.st_mtime_ns]).encode())
+    for file in layout.left_out:
+        digest.update(json.dumps([file.path, file.reason, file.silent]).encode())
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnb"
-    home = Path(os.environ.get("SYNTHNB_CACHE") or usual)
-    return home / "checks" / f"{digest.hexdigest()[:24]}.json"
+    cache = Path(os.environ.get("SYNTHNB_CACHE") or usual)
+    return cache / "checks" / f"{digest.hexdigest()[:24]}.json"
 
 
 def remember(layout: Layout, size: int, fit: str, findings: Sequence[Finding]) -> None:
     "Write down what was found; a folder that cannot be written to remembers nothing."
     with suppress(OSError):
-        place = _notes(layout, size, fit)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(place) as partial:
-            partial.write_text(json.dumps([asdict(one) for one in findings]), encoding="utf-8")
+        notes = _notes(layout, size, fit)
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(notes) as partial:
+            partial.write_text(json.dumps([asdict(finding) for finding in findings]), encoding="utf-8")
 
 
 def remembered(layout: Layout, size: int, fit: str) -> list[Finding] | None:
     "What was found before; None if these files were never looked at."
     with suppress(OSError, ValueError, TypeError):
-        return [Finding(**one) for one in json.loads(_notes(layout, size, fit).read_text(encoding="utf-8"))]
+        findings = json.loads(_notes(layout, size, fit).read_text(encoding="utf-8"))
+        return [Finding(**fields) for fields in findings]
     return None
