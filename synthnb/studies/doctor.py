@@ -45,22 +45,23 @@ class _Need:
             return MODELS[self.what](self.text, {_BESIDE.get(self.what, ""): self.beside}), Size()
         if self.what == "data":
             return check_set(self.text, self.root)
-        told = f"{self.text!r} looks like a file or a model, but what {self.what} is, is not known here"
-        return Finding("unknown", self.what, told), Size()
+        message = f"{self.text!r} looks like a file or a model, but what {self.what} is, is not known here"
+        return Finding("unknown", self.what, message), Size()
 
 # %% ../../nbs/studies/doctor.ipynb #90040a15
 def _texts(value: object) -> list[str]:
     "The texts in a parameter's value."
     values = value if isinstance(value, list) else [value] if value else []
-    return [one for one in values if isinstance(one, str)]
+    return [text for text in values if isinstance(text, str)]
 
 
 def _needs_of(parameters: dict, root: str | None) -> Iterator[_Need]:
     "Models and data sets that parameters name."
     for name, value in parameters.items():
+        kind = _ALSO.get(name, name)
         for text in _texts(value):
-            if (what := _ALSO.get(name, name)) in MODELS:
-                yield _Need(what, text, parameters.get(_BESIDE.get(what, ""), ""))
+            if kind in MODELS:
+                yield _Need(kind, text, parameters.get(_BESIDE.get(kind, ""), ""))
             elif name in _SETS:
                 yield _Need("data", text, root=parameters.get("data_root") or root)
             elif re.search(r"^hf(-hub)?:|^(glyphworld|imagenet)/|^[~/.].*/", text):
@@ -70,19 +71,20 @@ def _needs_of(parameters: dict, root: str | None) -> Iterator[_Need]:
 def guess_experiment(file: Path, given: dict, notebooks: list[Path]) -> tuple[Path, str]:
     "The experiment a file of parameters belongs to, and how that was told. Raises `ValueError` where it cannot be."
     names = {path.stem: path for path in notebooks}
-    said = re.search(r"^#\s*experiment:\s*([\w-]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    line = re.search(r"^#\s*experiment:\s*([\w-]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     for name, how in (
-        (said[1] if said else "", "the file says so"),
+        (line[1] if line else "", "the file says so"),
         (file.stem, "the file is called so"),
         (file.parent.name, "its folder is called so"),
     ):
         if name in names:
             return names[name], how
-    if begins := [name for name in names if file.stem.startswith(f"{name}_")]:
-        return names[max(begins, key=len)], "the file's name begins so"
-    takes = [path for path in notebooks if given and set(given) <= set(declared_parameters(path))]
-    if len(takes) == 1:
-        return takes[0], "the only one with these parameters"
+    prefixes = [name for name in names if file.stem.startswith(f"{name}_")]
+    if prefixes:
+        return names[max(prefixes, key=len)], "the file's name begins so"
+    candidates = [path for path in notebooks if given and set(given) <= set(declared_parameters(path))]
+    if len(candidates) == 1:
+        return candidates[0], "the only one with these parameters"
     cure = "name it, or put a line `# experiment: NAME` into the file"
     raise ValueError(f"{file} does not say which experiment it is for: {cure}; there is: {', '.join(names)}")
 
@@ -98,18 +100,20 @@ class _Cell:
 
 def _resolved(notebook: Path, cells: list[dict]) -> tuple[list[dict], list[Finding]]:
     "All parameters of each cell, and a finding for each thing that is unknown or cannot be."
-    resolved, wrong = [], dict[str, list[int]]()
-    for number, given in enumerate(cells):
+    resolved: list[dict] = []
+    cells_by_message: dict[str, list[int]] = {}
+    for number, cell in enumerate(cells):
         try:
-            parameters = resolve_parameters(notebook, given)[1]
-            told = "; ".join(wrong_values(parameters))
+            parameters = resolve_parameters(notebook, cell)[1]
+            message = "; ".join(wrong_values(parameters))
         except ValueError as error:
-            parameters, told = {}, str(error)
+            parameters, message = {}, str(error)
         resolved.append(parameters)
-        if told:
-            wrong.setdefault(told, []).append(number)
+        if message:
+            cells_by_message.setdefault(message, []).append(number)
     return resolved, [
-        Finding("missing", "parameters", told, cells=in_cells(numbers, cells)) for told, numbers in wrong.items()
+        Finding("missing", "parameters", message, cells=in_cells(numbers, cells))
+        for message, numbers in cells_by_message.items()
     ]
 
 
@@ -117,12 +121,12 @@ def _look(cells: list[_Cell]) -> tuple[list[Finding], list[_Cell]]:
     "Whether what cells need is there, kind after kind; and the cells with the sizes of their data."
     needs = list(dict.fromkeys(need for cell in cells for need in cell.needs))
     kinds = list(dict.fromkeys(need.what for need in needs))
-    found, sizes = [], {}
+    findings, sizes = [], {}
     for need in sorted(needs, key=lambda need: kinds.index(need.what)):
-        told, sizes[need] = need.look()
+        finding, sizes[need] = need.look()
         numbers = [number for number, cell in enumerate(cells) if need in cell.needs]
-        found.append(replace(told, cells=in_cells(numbers, cells)))
-    return found, [replace(cell, size=_size_of(cell, sizes)) for cell in cells]
+        findings.append(replace(finding, cells=in_cells(numbers, cells)))
+    return findings, [replace(cell, size=_size_of(cell, sizes)) for cell in cells]
 
 
 def _size_of(cell: _Cell, sizes: dict[_Need, Size]) -> Size:
@@ -134,17 +138,18 @@ def _size_of(cell: _Cell, sizes: dict[_Need, Size]) -> Size:
 # %% ../../nbs/studies/doctor.ipynb #9ab83db8
 def _check_names(cells: list[_Cell], root: str | Path | None) -> list[Finding]:
     "Whether the models were taught the classes; of a grid, its first cell is asked."
-    found = check_classes_known(cells[0].parameters, root)
-    return [found] if found else []
+    finding = check_classes_known(cells[0].parameters, root)
+    return [finding] if finding else []
 
 
 def _check_tokens(cells: list[_Cell]) -> list[Finding]:
     "What `check_token` finds, each thing once."
-    found: dict[Finding, list[int]] = {}
+    cells_by_finding: dict[Finding, list[int]] = {}
     for number, cell in enumerate(cells):
-        if told := check_token(cell.parameters):
-            found.setdefault(told, []).append(number)
-    return [replace(told, cells=in_cells(numbers, cells)) for told, numbers in found.items()]
+        finding = check_token(cell.parameters)
+        if finding:
+            cells_by_finding.setdefault(finding, []).append(number)
+    return [replace(finding, cells=in_cells(numbers, cells)) for finding, numbers in cells_by_finding.items()]
 
 
 @dataclass
@@ -160,13 +165,13 @@ def _check_gpus(cells: list[_Cell]) -> list[Finding]:
     "What `check_gpu` finds for each device and generator."
     machines: dict[tuple[str, str], _Machine] = {}
     for number, cell in enumerate(cells):
-        asked = cell.parameters.get("device", "auto"), cell.parameters.get("generator", "")
-        machine = machines.setdefault(asked, _Machine(cell.parameters))
+        device_and_generator = cell.parameters.get("device", "auto"), cell.parameters.get("generator", "")
+        machine = machines.setdefault(device_and_generator, _Machine(cell.parameters))
         machine.models |= {need.text for need in cell.needs if need.what in MODELS}
         machine.numbers.append(number)
     return [
-        replace(check_gpu(one.parameters, sorted(one.models)), cells=in_cells(one.numbers, cells))
-        for one in machines.values()
+        replace(check_gpu(machine.parameters, sorted(machine.models)), cells=in_cells(machine.numbers, cells))
+        for machine in machines.values()
     ]
 
 # %% ../../nbs/studies/doctor.ipynb #c3baf911
@@ -203,16 +208,20 @@ def examine(
     measure: bool = True,  # draw two batches, if the generator is small or there is a GPU
 ) -> list[Finding]:
     "All that a run or the cells of a grid need, found or not. Raises `FileNotFoundError` if there is no such notebook."
-    notebook, asked = Path(notebook), given if isinstance(given, list) else [given]
-    resolved, wrong = _resolved(notebook, asked)
+    notebook = Path(notebook)
+    given_cells = given if isinstance(given, list) else [given]
+    resolved, wrong = _resolved(notebook, given_cells)
     if wrong:
         return wrong
-    names = {name for one in asked for name in one}
-    cells = [_Cell(one, list(dict.fromkeys(_needs_of(one, str(root) if root else None)))) for one in resolved]
-    found, cells = _look(cells)
+    names = {name for parameters in given_cells for name in parameters}
+    cells = []
+    for parameters in resolved:
+        needs = _needs_of(parameters, str(root) if root else None)
+        cells.append(_Cell(parameters, list(dict.fromkeys(needs))))
+    findings, cells = _look(cells)
     return [
         Finding("ok", "parameters", f"all {len(names)} are known to {notebook.stem} and of its types"),
-        *found,
+        *findings,
         *check_shared_memory(cells[0].parameters),
         *_check_names(cells, root),
         *_check_tokens(cells),
