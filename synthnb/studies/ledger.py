@@ -35,31 +35,36 @@ from .folder import read_results
 # %% ../../nbs/studies/ledger.ipynb #188fe114
 def _paper_commands(root: Path) -> list[tuple[str, Path, str]]:
     "Experiment, file and command of each setting at paper scale: parameters for `run`, a grid for `sweep`."
-    folder, found = root / "nbs/experiments", []
+    folder, commands = root / "nbs/experiments", []
     notebooks = sorted(folder.glob("[!_.]*.ipynb"))
     for file in sorted((folder / "params/paper").glob("*.yaml")):
-        given, at = yaml.safe_load(file.read_text(encoding="utf-8")) or {}, file.relative_to(root).as_posix()
-        experiment = given.get("experiment") or guess_experiment(file, given, notebooks)[0].stem
-        found.append((experiment, file, f"sweep {at}" if "experiment" in given else f"run {experiment} -f {at}"))
-    return found
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        experiment = settings.get("experiment") or guess_experiment(file, settings, notebooks)[0].stem
+        path = file.relative_to(root).as_posix()
+        command = f"sweep {path}" if "experiment" in settings else f"run {experiment} -f {path}"
+        commands.append((experiment, file, command))
+    return commands
 
 
 def _files_for(claim: Claim, commands: list[tuple[str, Path, str]]) -> list[tuple[str, Path, str]]:
     "The commands for a claim at paper scale: of its primary comparison's experiment, or of the file that it names."
     return [
-        (experiment, file, words)
-        for experiment, file, words in commands
+        (experiment, file, command)
+        for experiment, file, command in commands
         if file.name == claim.paper_scale or (experiment == asked_by(claim) and fnmatch(file.name, claim.paper_scale))
     ]
 
 
 def _command_for(claim: Claim, commands: list[tuple[str, Path, str]]) -> str:
     "How to run a claim's experiment at paper scale."
-    own = _files_for(claim, commands)
-    others = f" (also {', '.join(f'`{file.name}`' for _, file, _ in own[1:])})" if own[1:] else ""
-    return f"`synthnb {own[0][2]}`{others}" if own else "none yet"
+    matches = _files_for(claim, commands)
+    if not matches:
+        return "none yet"
+    (_, _, command), *others = matches
+    also = f" (also {', '.join(f'`{file.name}`' for _, file, _ in others)})" if others else ""
+    return f"`synthnb {command}`{also}"
 
-
+# %% ../../nbs/studies/ledger.ipynb #fa182711
 def _effect_text(effect: Interval | None, unit: str) -> str:
     "+6.1 [+3.6, +8.6] points"
     if effect is None:
@@ -81,14 +86,14 @@ def _printed(number: Known | None) -> str:
 # %% ../../nbs/studies/ledger.ipynb #93e7c3d1
 def _entry_line(entry: Entry, root: Path) -> str:
     "A row of a claim's table."
-    if not (comparison := entry.comparison):
+    comparison = entry.comparison
+    if not comparison:
         return f"| {entry.note} | - | - | - | **{entry.verdict}** | - |"
-    run, seeds = entry.note, "-"
+    run = entry.note
     if entry.run:
-        at = entry.run.folder.relative_to(root / "outputs").as_posix()
-        run = f"[{at}]({at}/report.ipynb)" + (f": {entry.note}" if entry.note else "")
-    if entry.effect:
-        seeds = str(entry.effect.n)
+        path = entry.run.folder.relative_to(root / "outputs").as_posix()
+        run = f"[{path}]({path}/report.ipynb)" + (f": {entry.note}" if entry.note else "")
+    seeds = str(entry.effect.n) if entry.effect else "-"
     effect = _effect_text(entry.effect, comparison.unit)
     return f"| {comparison.what} | {comparison.expect} 0 | {effect} | {seeds} | **{entry.verdict}** | {run} |"
 
@@ -100,11 +105,11 @@ def _verdict_text(entry: Entry) -> str:
 
 def _compared_text(entry: Entry) -> str:
     "A comparison, its effect and what the paper expects."
-    what, compared = "", entry.comparison
-    if compared:
-        effect = f"{_effect_text(entry.effect, compared.unit)}, " if entry.effect else ""
-        what = f"{compared.what}: {effect}expected {compared.expect} 0"
-    return what
+    comparison = entry.comparison
+    if not comparison:
+        return ""
+    effect = f"{_effect_text(entry.effect, comparison.unit)}, " if entry.effect else ""
+    return f"{comparison.what}: {effect}expected {comparison.expect} 0"
 
 
 def claim_lines(
@@ -112,31 +117,33 @@ def claim_lines(
 ) -> list[str]:
     "Each claim with the verdict and effect of its primary comparison, and the verdicts of the others."
     lines: list[str] = []
-    own: dict[str, list[Entry]] = {}
+    entries_by_claim: dict[str, list[Entry]] = {}
     for entry in ledger_entries(root):
-        own.setdefault(entry.claim.name, []).append(entry)
-    for name, entries in own.items():
-        first, about = _primary(entries), entries[0].claim
-        others = _counted([entry for entry in entries if entry is not first])
-        lines.append(f"{name} (paper {about.paper}): {_verdict_text(first)}{f'; others: {others}' if others else ''}")
-        lines.append(f"    {about.claim}")
-        if first.comparison:
-            lines.append(f"    {_compared_text(first)}")
+        entries_by_claim.setdefault(entry.claim.name, []).append(entry)
+    for name, entries in entries_by_claim.items():
+        primary, claim = _primary(entries), entries[0].claim
+        verdicts = _counted([entry for entry in entries if entry is not primary])
+        others = f"; others: {verdicts}" if verdicts else ""
+        lines.append(f"{name} (paper {claim.paper}): {_verdict_text(primary)}{others}")
+        lines.append(f"    {claim.claim}")
+        if primary.comparison:
+            lines.append(f"    {_compared_text(primary)}")
     return [*lines, "all of it in glyphworld; `synthnb claim NAME` runs one, outputs/ledger.md has every comparison"]
 
 # %% ../../nbs/studies/ledger.ipynb #6b365602
 def paper_lines(root: Path, claim: Claim) -> list[str]:
     "The command of a claim at its paper's scale, and how to know its cost before it is paid."
-    own, lines = _files_for(claim, _paper_commands(root)), [claim.claim]
-    if not own:
+    commands, lines = _files_for(claim, _paper_commands(root)), [claim.claim]
+    if not commands:
         return [f"{claim.name}: no settings at the paper's scale are known"]
-    for experiment, file, words in own:
-        lines.append(f"synthnb {words}")
+    for experiment, file, command in commands:
+        lines.append(f"synthnb {command}")
         if experiment != asked_by(claim):
             lines.append(f"    {experiment} asks there what {asked_by(claim)} asks here")
         lines += [f"    {line}" for line in _costs_in(root, file)]
-    at = own[0][1].relative_to(root)
-    return [*lines, f"`synthnb doctor {at}` says what is missing on this machine, and estimates hours, disk and memory"]
+    path = commands[0][1].relative_to(root)
+    advice = f"`synthnb doctor {path}` says what is missing on this machine, and estimates hours, disk and memory"
+    return [*lines, advice]
 
 
 def _drawing_in(root: Path, file: Path) -> tuple[str, str]:
@@ -144,19 +151,23 @@ def _drawing_in(root: Path, file: Path) -> tuple[str, str]:
     guide = (root / "nbs/guides/gpu.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in guide.splitlines() if line.startswith("|")]
     images, hours = next((row[1:] for row in rows if len(row) == 3 and f"/{file.name})" in row[0]), ("", ""))
-    return images if re.match(r"[0-9]|none", images) else "", hours if re.fullmatch(r"[0-9.]+ \w+|-", hours) else ""
+    if not re.match(r"[0-9]|none", images):
+        images = ""
+    if not re.fullmatch(r"[0-9.]+ \w+|-", hours):
+        hours = ""
+    return images, hours
 
 
 def _costs_in(root: Path, file: Path) -> list[str]:
     "Images to draw, and what a file says of hours and memory, a line for each size of GPU; what nobody estimated."
     sizes = re.findall(r"^# +(\d+ GB \(.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     images, hours = _drawing_in(root, file)
-    told, all_sizes = [f"images to draw: {images or 'not estimated'}"], " ".join(sizes)
+    lines, all_sizes = [f"images to draw: {images or 'not estimated'}"], " ".join(sizes)
     if images != "none" and "drawing" not in all_sizes:
-        told.append(f"drawing on one A100: {hours or 'not estimated'}")
+        lines.append(f"drawing on one A100: {hours or 'not estimated'}")
     if "training" not in all_sizes:
-        told.append("hours of training and scoring: not estimated")
-    return [*told, *(sizes or ["GPU memory: not estimated"])]
+        lines.append("hours of training and scoring: not estimated")
+    return [*lines, *(sizes or ["GPU memory: not estimated"])]
 
 # %% ../../nbs/studies/ledger.ipynb #4de8d445
 def before_lines(
@@ -173,13 +184,12 @@ def before_lines(
     if run is None:
         return ["no committed run says how long this takes", goes_on]
     machine, stages = run.record["machine"], run.record.get("stages", [])
-    found = sum(stage["found"] for stage in stages)
-    ready = f", of its {len(stages)} sets of images {found} were there" if found else ""
-    with_others = f" with other settings ({', '.join(others)})" if others else " with these settings"
-    took = (
-        f"{in_words(run.record['seconds'])} on {machine['cores']} cores ({machine['processor']}, {machine['device']})"
-    )
-    return [f"the committed run{with_others} took {took}{ready}", goes_on]
+    reused = sum(stage["found"] for stage in stages)
+    ready = f", of its {len(stages)} sets of images {reused} were there" if reused else ""
+    settings = f"other settings ({', '.join(others)})" if others else "these settings"
+    duration = in_words(run.record["seconds"])
+    computer = f"{machine['cores']} cores ({machine['processor']}, {machine['device']})"
+    return [f"the committed run with {settings} took {duration} on {computer}{ready}", goes_on]
 
 
 def run_lines(
@@ -193,10 +203,10 @@ def run_lines(
     if not entries or not (entries[0].comparison and entries[0].comparison.primary):
         lines.insert(0, "not judged: the run does not fit the claim's primary comparison")
     lines[0] = f"{claim.name}, in glyphworld: {lines[0]}"
-    seen = [f"figure: {folder / 'figures' / f'{name}.png'}" for name in figures[:1]]
-    left = sum(1 for _ in expanded(claim)) - len(entries)
-    more = [f"{left} other comparisons of this claim need other runs: outputs/ledger.md"] if left else []
-    return [lines[0], *seen, *(f"also {line}" for line in lines[1:]), *more]
+    figure = [f"figure: {folder / 'figures' / f'{name}.png'}" for name in figures[:1]]
+    unjudged = sum(1 for _ in expanded(claim)) - len(entries)
+    note = [f"{unjudged} other comparisons of this claim need other runs: outputs/ledger.md"] if unjudged else []
+    return [lines[0], *figure, *(f"also {line}" for line in lines[1:]), *note]
 
 # %% ../../nbs/studies/ledger.ipynb #dfab1bc0
 _FACE = """# Ledger of claims
@@ -238,13 +248,14 @@ def _primary(entries: list[Entry]) -> Entry:
 
 def _claim_line(claim: Claim, entries: list[Entry]) -> str:
     "A claim's row in the table at the head."
-    first = _primary(entries)
-    what, fixed, unit = "-", "-", "points"
-    if compared := first.comparison:
-        what, fixed, unit = compared.what, f"{compared.primary} its run", compared.unit
-    effect = _effect_text(first.effect, unit)
-    cells = [claim.paper, f"[{claim.claim}](#{claim.name})", f"**{first.verdict}**", what, fixed, effect]
-    others = [entry for entry in entries if entry is not first]
+    primary = _primary(entries)
+    compared, fixed, unit = "-", "-", "points"
+    if primary.comparison:
+        compared, unit = primary.comparison.what, primary.comparison.unit
+        fixed = f"{primary.comparison.primary} its run"
+    effect = _effect_text(primary.effect, unit)
+    cells = [claim.paper, f"[{claim.claim}](#{claim.name})", f"**{primary.verdict}**", compared, fixed, effect]
+    others = [entry for entry in entries if entry is not primary]
     return f"| {' | '.join([*cells, _counted(others) or '-', _printed(claim.number)])} |"
 
 # %% ../../nbs/studies/ledger.ipynb #e9623e3a
@@ -272,30 +283,27 @@ def ledger_markdown(
     root: Path,  # of the checkout
 ) -> str:
     "The ledger as Markdown, for `outputs/ledger.md`."
-    entries, commands, sources = (
-        ledger_entries(root),
-        _paper_commands(root),
-        load_claims(root / "nbs/experiments/claims.yaml").sources,
-    )
-    own: dict[str, list[Entry]] = {}
+    entries, commands = ledger_entries(root), _paper_commands(root)
+    sources = load_claims(root / "nbs/experiments/claims.yaml").sources
+    entries_by_claim: dict[str, list[Entry]] = {}
     for entry in entries:
-        own.setdefault(entry.claim.name, []).append(entry)
-    about = {name: of[0].claim for name, of in own.items()}
+        entries_by_claim.setdefault(entry.claim.name, []).append(entry)
+    primary = [_primary(claim_entries) for claim_entries in entries_by_claim.values()]
+    claims = {name: claim_entries[0].claim for name, claim_entries in entries_by_claim.items()}
     lines = [
         _FACE,
-        f"{len(own)} claims: {_counted([_primary(of) for of in own.values()])}. A claim's verdict is that of one "
+        f"{len(claims)} claims: {_counted(primary)}. A claim's verdict is that of one "
         f"comparison, its primary one; all {len(entries)} comparisons: {_counted(entries)}.",
         "",
         "| paper | claim | verdict | primary comparison | fixed | effect | the others | the paper's number |",
         "|---|---|---|---|---|---|---|---|",
-        *(_claim_line(claim, own[name]) for name, claim in about.items()),
+        *(_claim_line(claim, entries_by_claim[name]) for name, claim in claims.items()),
     ]
     for paper, title in _PAPERS.items():
         lines += ["", f"## Paper {paper}: {title}", ""]
-        for name, claim in about.items():
-            lines += (
-                _claim_section(claim, own[name], _command_for(claim, commands), root) if claim.paper == paper else []
-            )
+        for name, claim in claims.items():
+            if claim.paper == paper:
+                lines += _claim_section(claim, entries_by_claim[name], _command_for(claim, commands), root)
     return "\n".join([*lines, "## Sources", "", *(f"- {key}: {address}" for key, address in sources.items())]) + "\n"
 
 
