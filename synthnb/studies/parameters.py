@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,19 +38,19 @@ class Parameter:
 
 def read_parameters(source: str) -> dict[str, Parameter]:
     "The annotated assignments of a cell, by name. Raises `ValueError` for a line without an annotation."
-    found, lines = {}, source.splitlines()
+    declared, lines = {}, source.splitlines()
     for node in ast.parse(source).body:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
             raise ValueError(f"line {node.lineno} of the parameters cell is not of the form `name: type = default`")
         last = lines[(node.end_lineno or node.lineno) - 1]
         comment = re.search(r"#\s*([^#]*)$", last[node.end_col_offset :])
-        found[node.target.id] = Parameter(
+        declared[node.target.id] = Parameter(
             node.target.id,
             ast.unparse(node.annotation),
             ast.literal_eval(node.value),
             comment[1].strip() if comment else "",
         )
-    return found
+    return declared
 
 # %% ../../nbs/studies/parameters.ipynb #6ae90ce7
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
@@ -61,9 +62,9 @@ def _check_value(parameter: Parameter, value: object) -> object:
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        where = error.errors()[0]
-        item = "".join(f"[{place!r}]" for place in where["loc"])
-        culprit = where["input"]
+        problem = error.errors()[0]
+        item = "".join(f"[{key!r}]" for key in problem["loc"])
+        culprit = problem["input"]
     raise ValueError(
         f"parameter {parameter.name}{item} is {culprit!r} ({type(culprit).__name__}), but {parameter.name} "
         f"must be {parameter.type}{_yaml_hint(culprit, parameter.type)}"
@@ -84,8 +85,8 @@ def check_parameters(declared: dict[str, Parameter], given: dict[str, object]) -
     problems, values = [], {}
     for name, value in current_settings(given, declared).items():
         if name not in declared:
-            near = difflib.get_close_matches(str(name), declared, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(declared)}"
+            matches = difflib.get_close_matches(str(name), declared, n=1)
+            advice = f"did you mean {matches[0]!r}?" if matches else f"there are: {', '.join(declared)}"
             problems.append(f"unknown parameter {name!r}; {advice}")
             continue
         try:
@@ -123,8 +124,8 @@ def resolve_parameters(notebook: Path, parameters: dict[str, object]) -> tuple[d
     if not notebook.is_file():
         raise FileNotFoundError(f"there is no notebook {notebook}")
     declared = declared_parameters(notebook)
-    given = check_parameters(declared, parameters)
-    return given, {name: given.get(name, parameter.default) for name, parameter in declared.items()}
+    typed = check_parameters(declared, parameters)
+    return typed, {name: typed.get(name, parameter.default) for name, parameter in declared.items()}
 
 # %% ../../nbs/studies/parameters.ipynb #55759e5d
 def locate(model: str) -> str:
@@ -132,7 +133,8 @@ def locate(model: str) -> str:
     home, slash, name = model.partition("/")
     if not slash or home not in SHIPPED:
         return model
-    if (folder := model_folder(model)) is not None:
+    folder = model_folder(model)
+    if folder is not None:
         return str(folder)
     from synthnb.glyphworld import world as glyphworld  # torch, to say what is wrong
 
@@ -187,10 +189,10 @@ def wrong_fields(
     extra: Mapping[str, object],  # further fields of each request to a chat model
 ) -> str:
     "Why these cannot be further fields of requests; empty where they can."
-    if wrong := [name for name in _NOT_FIELDS if name in extra]:
-        return f"{wrong[0]!r} cannot be one of the further fields of requests" + (
-            "; the key belongs into an environment variable" if wrong[0] == "api_key" else ""
-        )
+    refused = next((name for name in _NOT_FIELDS if name in extra), None)
+    if refused:
+        advice = "; the key belongs into an environment variable" if refused == "api_key" else ""
+        return f"{refused!r} cannot be one of the further fields of requests{advice}"
     try:
         json.dumps(extra, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -198,8 +200,8 @@ def wrong_fields(
     for name in ("temperature", "top_p", "max_tokens"):
         value, may_be_none = extra.get(name, 1), name != "max_tokens"
         if isinstance(value, bool) or (not isinstance(value, (int, float)) and not (value is None and may_be_none)):
-            more = ", or null (~ in a YAML file) for what the server has" if may_be_none else ""
-            return f"{name} is {value!r}: it must be a number{more}"
+            or_null = ", or null (~ in a YAML file) for what the server has" if may_be_none else ""
+            return f"{name} is {value!r}: it must be a number{or_null}"
     return ""
 
 
@@ -216,28 +218,30 @@ def _is_too_small(name: str, value: object) -> bool:
 
 def wrong_values(parameters: Mapping[str, object]) -> list[str]:
     "What cannot be, a sentence each: names that are in no table, numbers below what makes sense, empty lists."
-    told = []
+    problems = []
     for name, value in parameters.items():
         if name in _FILLED and value == []:
-            told.append(f"parameter {name} is empty: give one or more")
+            problems.append(f"parameter {name} is empty: give one or more")
         if name in _TABLES:
             known = _table_keys(*_TABLES[name])
-            for one in _many(value):
-                if isinstance(one, str) and one and one not in known:
-                    near = difflib.get_close_matches(one, known, n=1)
-                    meant = f", did you mean {near[0]}?" if near else ""
-                    told.append(f"parameter {name}: there is no '{one}'{meant}; there are {', '.join(known)}")
-        least = "more than 0" if name in _POSITIVE else "at least 0"
-        small = [one for one in _many(value) if _is_too_small(name, one)]
-        told += [f"parameter {name} is {one}: it must be {least}" for one in small]
-    if (fit := parameters.get("fit", "crop")) not in FITS:
-        told.append(f"parameter fit is '{fit}': it may be {', '.join(FITS)}")
-    if (device := parameters.get("device")) is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)):
-        told.append(f"parameter device is '{device}': it may be auto, cpu, mps, cuda or cuda:1")
+            for key in _many(value):
+                if isinstance(key, str) and key and key not in known:
+                    matches = difflib.get_close_matches(key, known, n=1)
+                    hint = f", did you mean {matches[0]}?" if matches else ""
+                    problems.append(f"parameter {name}: there is no '{key}'{hint}; there are {', '.join(known)}")
+        bound = "more than 0" if name in _POSITIVE else "at least 0"
+        small = [number for number in _many(value) if _is_too_small(name, number)]
+        problems += [f"parameter {name} is {number}: it must be {bound}" for number in small]
+    fit, device = parameters.get("fit", "crop"), parameters.get("device")
+    if fit not in FITS:
+        problems.append(f"parameter fit is '{fit}': it may be {', '.join(FITS)}")
+    if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)):
+        problems.append(f"parameter device is '{device}': it may be auto, cpu, mps, cuda or cuda:1")
     extra = parameters.get("llm_extra")
-    if isinstance(extra, Mapping) and (why := wrong_fields(extra)):
-        told.append(f"parameter llm_extra: {why}")
-    return told
+    problem = wrong_fields(extra) if isinstance(extra, Mapping) else ""
+    if problem:
+        problems.append(f"parameter llm_extra: {problem}")
+    return problems
 
 # %% ../../nbs/studies/parameters.ipynb #7765eca5
 def _known_sets() -> dict[str, dict]:
@@ -247,58 +251,50 @@ def _known_sets() -> dict[str, dict]:
 
 def _missing_set(source: str, root: str | Path | None = None) -> str:
     "Why a set of images cannot be opened, and what to do; empty if it looks as if it could."
-    if (
-        not source
-        or source.startswith("hf:")
-        or Path(source).expanduser().is_dir()
-        or source in (here := ("digits", *_table_keys("datasets.known", "TARGETS")))
-    ):
+    path = Path(source).expanduser()
+    if not source or source.startswith("hf:") or path.is_dir():
         return ""
-    sets, place = _known_sets(), Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
+    shipped = ("digits", *_table_keys("datasets.known", "TARGETS"))
+    if source in shipped:
+        return ""
+    sets, sets_folder = _known_sets(), Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
     if source in sets:
         facts = sets[source]
+        place = sets_folder / facts["where"]
+        if place.exists() or (source.startswith("imagenet") and sets_folder.is_dir()):
+            return ""
         return (
-            ""
-            if (place / facts["where"]).exists() or (source.startswith("imagenet") and place.is_dir())
-            else (
-                f"{facts['title']} is not in {place}: get it from {facts['sources'][0]} and unpack it so that there "
-                f"is {place / facts['where']}, "
-                "or name the folder that holds it with the environment variable SYNTHNB_DATA"
-            )
+            f"{facts['title']} is not in {sets_folder}: get it from {facts['sources'][0]} and unpack it so that there "
+            f"is {place}, or name the folder that holds it with the environment variable SYNTHNB_DATA"
         )
-    if Path(source).expanduser().is_file():
+    if path.is_file():
         return ""  # a table of files and labels, which its reader judges
-    near = difflib.get_close_matches(source, [*here, *sets], n=1)
-    beside = difflib.get_close_matches(
-        Path(source).name, [p.name for p in Path(source).expanduser().parent.glob("*/")], n=1, cutoff=0.75
+    similar_sets = difflib.get_close_matches(source, [*shipped, *sets], n=1)
+    siblings = [folder.name for folder in path.parent.glob("*/")]
+    similar_folders = difflib.get_close_matches(Path(source).name, siblings, n=1, cutoff=0.75)
+    hint = ""
+    if similar_sets:
+        hint = f"did you mean {similar_sets[0]}? Else "
+    elif similar_folders:
+        hint = f"did you mean {Path(source).parent / similar_folders[0]}? Else "
+    return (
+        f"there is no folder {source}: {hint}give a folder with one sub-folder of images for each class, hf:ID, "
+        f"{', '.join(shipped)}, or the name of a known set"
     )
-    hint = (
-        f"did you mean {near[0]}? Else"
-        if near
-        else f"did you mean {Path(source).parent / beside[0]}? Else"
-        if beside
-        else ""
-    )
-    told = f"there is no folder {source}: {hint} give a folder with one sub-folder of images for each class, hf:ID, "
-    return (told + f"{', '.join(here)}, or the name of a known set").replace(":  ", ": ")
 
 # %% ../../nbs/studies/parameters.ipynb #8bd5d798
 def own_images(source: str | Path, root: str | Path | None = None) -> Path | None:
     "The folder or table of images that a user brings; None for known sets, the hub's, shards and what is not there."
     place = Path(source).expanduser()
-    if (
-        not str(source)
-        or str(source).startswith("hf:")
-        or not place.exists()
-        or (place.is_dir() and any(place.glob("*.tar")))
-    ):
+    if not str(source) or str(source).startswith("hf:") or not place.exists():
         return None
-    if facts := _known_sets().get(str(source)):  # beside a folder of this name: the set's place, or the user's images
-        home = (
-            Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
-            / Path(facts["where"].split(",")[0]).parts[0]
-        )
-        return None if place.absolute() == home.absolute() else place
+    if place.is_dir() and any(place.glob("*.tar")):
+        return None
+    facts = _known_sets().get(str(source))
+    if facts:  # a folder with the name of a known set: that set's place, or the user's images
+        sets_folder = Path(root or os.environ.get("SYNTHNB_DATA") or "data").expanduser()
+        set_place = sets_folder / Path(facts["where"].split(",")[0]).parts[0]
+        return None if place.absolute() == set_place.absolute() else place
     return place
 
 
@@ -306,62 +302,57 @@ def folder_class_names(source: str | Path) -> tuple[str, ...] | None:
     """The class names of a user's folder or table, or of a set that is shipped; None for anything else, and for what
     its reader refuses."""
     try:
-        return (
-            read_layout(place).classes if (place := own_images(source)) is not None else _shipped_classes(str(source))
-        )
+        place = own_images(source)
+        return _shipped_classes(str(source)) if place is None else read_layout(place).classes
     except (ValueError, OSError):
         return None
 
 # %% ../../nbs/studies/parameters.ipynb #6830cc34
 def _shipped_classes(name: str) -> tuple[str, ...] | None:
     "The classes of a set of `known.TARGETS` that spells them out there, without importing its module."
-    for node in ast.walk(
-        ast.parse((Path(synthnb.__file__).parent / "datasets" / "known.py").read_text(encoding="utf-8"))
-    ):
-        if isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values):
-                if (
-                    getattr(key, "value", None) == name
-                    and isinstance(value, ast.Call)
-                    and isinstance(value.args[1], ast.Tuple)
-                ):
-                    return tuple(ast.literal_eval(value.args[1]))
+    source = (Path(synthnb.__file__).parent / "datasets" / "known.py").read_text(encoding="utf-8")
+    for table in ast.walk(ast.parse(source)):
+        if not isinstance(table, ast.Dict):
+            continue
+        for key, value in zip(table.keys, table.values):
+            if getattr(key, "value", None) != name or not isinstance(value, ast.Call):
+                continue
+            classes = value.args[1]
+            if isinstance(classes, ast.Tuple):
+                return tuple(ast.literal_eval(classes))
     return None
 
 # %% ../../nbs/studies/parameters.ipynb #8ec2f38e
 def asked_models(parameters: Mapping[str, object]) -> dict[str, str]:
     "Parameter -> model, for the models whose answers depend on what a class is called."
-    found = {
-        name: model for name in ("generator", "llm", "clip") if isinstance(model := parameters.get(name), str) and model
-    }
+    models = {}
+    for name in ("generator", "llm", "clip"):
+        model = parameters.get(name)
+        if isinstance(model, str) and model:
+            models[name] = model
     if parameters.get("llm_url") or parameters.get("template"):
-        found.pop("llm", None)  # a server's, or none is asked
+        models.pop("llm", None)  # a server's, or none is asked
     if parameters.get("images") and "real_data" in parameters:
-        found.pop("generator", None)  # images are there already
-    return found
+        models.pop("generator", None)  # images are there already
+    return models
 
 
 def class_words(parameters: Mapping[str, object], classes: tuple[str, ...] | list[str]) -> dict[str, list[str]]:
     """Class name -> what models will be asked for: what the file `senses` says, else the name as `meaning` puts it,
     else the name."""
-    meaning = parameters.get("meaning")
-    said = meaning if isinstance(meaning, str) else "{class}"
-    words = {name: [said.replace("{class}", readable_name(name))] for name in classes}
-    senses = parameters.get("senses")
+    meaning, senses = parameters.get("meaning"), parameters.get("senses")
+    phrase = meaning if isinstance(meaning, str) else "{class}"
+    table = None
     if isinstance(senses, str) and senses and Path(senses).is_file():
-        try:
+        with suppress(yaml.YAMLError, UnicodeDecodeError):  # its own reader says what is wrong
             table = yaml.safe_load(Path(senses).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            table = None  # its own reader says what is wrong
-        spoken = {
-            readable_name(str(key)).casefold(): str(value)
-            for key, value in (table if isinstance(table, dict) else {}).items()
-        }
-        words |= {
-            name: [spoken[readable_name(name).casefold()]]
-            for name in classes
-            if readable_name(name).casefold() in spoken
-        }
+    senses_by_name = {}
+    if isinstance(table, dict):
+        senses_by_name = {readable_name(str(name)).casefold(): str(sense) for name, sense in table.items()}
+    words = {}
+    for name in classes:
+        readable = readable_name(name)
+        words[name] = [senses_by_name.get(readable.casefold(), phrase.replace("{class}", readable))]
     return words
 
 
@@ -377,29 +368,26 @@ def refuse_study(
     option: str = "-p {}",  # how a parameter is given
 ) -> None:
     "Raise `ValueError` with everything that can be known to be wrong without a kernel and without a model's library."
-    told, given = wrong_values(parameters), parameters.get("data_root")
-    place = root or (given if isinstance(given, str | Path) else None)
+    problems, data_root = wrong_values(parameters), parameters.get("data_root")
+    sets_folder = root or (data_root if isinstance(data_root, str | Path) else None)
     for name in DATA:
-        told += [
-            f"parameter {name}: {why}"
-            for one in _many(parameters.get(name, ""))
-            if isinstance(one, str) and (why := _missing_set(one, place))
-        ]
+        sources = [source for source in _many(parameters.get(name, "")) if isinstance(source, str)]
+        missing = [_missing_set(source, sets_folder) for source in sources]
+        problems += [f"parameter {name}: {problem}" for problem in missing if problem]
     for name in ("generator", "llm", "clip", "classifier"):
-        model = parameters.get(name)
-        if isinstance(model, str) and model and not parameters.get(f"{name}_url") and (why := missing_model(model)):
-            told.append(f"parameter {name}: {why}")
+        model, from_server = parameters.get(name), bool(parameters.get(f"{name}_url"))
+        problem = missing_model(model) if isinstance(model, str) and model and not from_server else ""
+        if problem:
+            problems.append(f"parameter {name}: {problem}")
     for name in ("senses", "style", "kept"):
-        if (
-            isinstance(file := parameters.get(name), str)
-            and file
-            and re.search(r"[/.]", file)
-            and not Path(file).expanduser().exists()
-        ):
-            told.append(f"parameter {name}: there is no file {file}: check its name")
-    if told:
-        raise ValueError("; ".join(told))
-    classes = folder_class_names(real_source(parameters)) if real_source(parameters) else None
+        file = parameters.get(name)
+        is_path = isinstance(file, str) and re.search(r"[/.]", file)
+        if is_path and not Path(str(file)).expanduser().exists():
+            problems.append(f"parameter {name}: there is no file {file}: check its name")
+    if problems:
+        raise ValueError("; ".join(problems))
+    source = real_source(parameters)
+    classes = folder_class_names(source) if source else None
     if classes:
         refuse_unknown(asked_models(parameters), class_words(parameters, classes), option)
 
@@ -407,8 +395,8 @@ def refuse_study(
 def missing_model(model: str) -> str:
     "Why a model that is written as a place is not there; empty for ids, which their library knows."
     if model.startswith(tuple(f"{home}/" for home in SHIPPED)) and model_folder(model) is None:
-        here = sorted(p.name for p in (Path(synthnb.__file__).parent / "weights").glob("*/"))
-        shipped = [f"{'imagenet' if name in FROM_IMAGENET else 'glyphworld'}/{name}" for name in here]
+        names = sorted(folder.name for folder in (Path(synthnb.__file__).parent / "weights").glob("*/"))
+        shipped = [f"{'imagenet' if name in FROM_IMAGENET else 'glyphworld'}/{name}" for name in names]
         return f"there is no shipped model {model}: there are {', '.join(shipped)}"
-    place = model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists()
-    return f"there is no folder {model}: check its name, or give a hub id" if place else ""
+    is_missing = model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().exists()
+    return f"there is no folder {model}: check its name, or give a hub id" if is_missing else ""
