@@ -94,17 +94,22 @@ _RESNET50 = (2500, 8.2e9)
 def _hours_on(gpu: str, parameters: dict, size: Size) -> dict[str, float]:
     "Estimated hours of drawing, prompts and training on a GPU, without those that are not known."
     _, flops, bandwidth = _GPUS[gpu]
-    share, found, images = flops / _GPUS[_A100][1], {}, count_images(parameters, size)
-    if images and (drawing := a100_drawing(parameters, images)):
-        found["drawing"] = drawing[0] / share / 3600
+    speed = flops / _GPUS[_A100][1]  # as a share of an A100's
+    hours = {}
+    images = count_images(parameters, size)
+    drawing = a100_drawing(parameters, images) if images else None
+    if drawing:
+        hours["drawing"] = drawing[0] / speed / 3600
     need = memory_needs(parameters).get("llm")
-    if need and not is_shipped(parameters["llm"]) and (tokens := _prompt_tokens(parameters, size.classes)):
-        found["prompts"] = tokens / (16 * bandwidth / 3 / need[0]) / 3600
+    if need and not is_shipped(parameters["llm"]):
+        tokens = _prompt_tokens(parameters, size.classes)
+        if tokens:
+            hours["prompts"] = tokens / (16 * bandwidth / 3 / need[0]) / 3600
     trained, classifier = _training_images(parameters), str(parameters.get("classifier", ""))
     if trained and _timm_knows(classifier):
         rate = _RESNET50[0] * _RESNET50[1] / _arithmetic(classifier, parameters.get("image_size", 224) or 224)
-        found["training"] = trained / (rate * share) / 3600
-    return found
+        hours["training"] = trained / (rate * speed) / 3600
+    return hours
 
 # %% ../../nbs/studies/doctor_hours.ipynb #da76c081
 def describe_gpus(
@@ -113,32 +118,35 @@ def describe_gpus(
     "A line for each size of GPU: what fits, and hours, all of them estimates."
     # images and prompts that cells share are made once
     plans = {plan_key(parameters, count_images(parameters, size)): (parameters, size) for parameters, size in cells}
-    needs = {what: need[0] for parameters, _ in cells for what, need in memory_needs(parameters).items() if need}
-    part, lines = max(offloaded(parameters) for parameters, _ in cells), []
+    needs = {}
+    for parameters, _ in cells:
+        for model, need in memory_needs(parameters).items():
+            if need:
+                needs[model] = need[0]
+    largest_part, lines = max(offloaded(parameters) for parameters, _ in cells), []
     for gpu in _GPUS:
-        shared = [_hours_on(gpu, *one) for one in plans.values()]
-        each = [_hours_on(gpu, *one) for one in cells]
-        hours = ""
-        for what, several in (("drawing", shared), ("prompts", shared), ("training", each)):
-            if all(what in one for one in several):
-                hours += f"; {what} {in_words(3600 * sum(one[what] for one in several))}"
-        lines.append(f"{gpu}: {_what_fits(_GPUS[gpu][0], needs, part)}{hours}")
+        hours_of_plans = [_hours_on(gpu, parameters, size) for parameters, size in plans.values()]
+        hours_of_cells = [_hours_on(gpu, parameters, size) for parameters, size in cells]
+        estimates = ""
+        for task, all_hours in (("drawing", hours_of_plans), ("prompts", hours_of_plans), ("training", hours_of_cells)):
+            if all(task in hours for hours in all_hours):
+                estimates += f"; {task} {in_words(3600 * sum(hours[task] for hours in all_hours))}"
+        lines.append(f"{gpu}: {_what_fits(_GPUS[gpu][0], needs, largest_part)}{estimates}")
     return lines
 
 
-def _what_fits(memory: float, needs: dict[str, float], part: float) -> str:
-    "Which models fit so many GB; `part` is the largest one of a generator that may be offloaded."
-    if needs.get("generator", 0) > 0.85 * memory and part:  # memory "auto" offloads it
-        words = {"generator": "generator, offloaded"}
-        needs = {words.get(what, what): part if what == "generator" else gb for what, gb in needs.items()}
+def _what_fits(memory: float, needs: dict[str, float], largest_part: float) -> str:
+    "Which models fit so many GB; `largest_part` is that of a generator that may be offloaded, else 0."
+    if needs.get("generator", 0) > 0.85 * memory and largest_part:  # memory "auto" offloads it
+        names = {"generator": "generator, offloaded"}
+        needs = {names.get(model, model): largest_part if model in names else gb for model, gb in needs.items()}
     tight = []
-    for what, gb in needs.items():
+    for model, gb in needs.items():
         if gb > 0.85 * memory:
-            tight.append(
-                f"the {what}'s {gb:.1f} GB of weights {'do not fit' if gb > memory else 'leave too little room'}"
-            )
-    each = ", ".join(f"{what} {gb:.1f} GB" for what, gb in needs.items())
-    return "; ".join(tight) or (f"fits ({each}, one at a time)" if needs else "fits")
+            verdict = "do not fit" if gb > memory else "leave too little room"
+            tight.append(f"the {model}'s {gb:.1f} GB of weights {verdict}")
+    weights = ", ".join(f"{model} {gb:.1f} GB" for model, gb in needs.items())
+    return "; ".join(tight) or (f"fits ({weights}, one at a time)" if needs else "fits")
 
 # %% ../../nbs/studies/doctor_hours.ipynb #7e8207cb
 def _prompt_rate(llm: str, device: str) -> float:
@@ -148,10 +156,10 @@ def _prompt_rate(llm: str, device: str) -> float:
     from synthnb.prompts.ideas import style_question
 
     chat = LocalLLM(locate(llm), device)
-    asked, begin = [style_question("three").messages] * 16, 0.0
+    questions, begin = [style_question("three").messages] * 16, 0.0
     for tokens in (2, 64):  # the first opens the weights
         begin = time.perf_counter()
-        replies = chat.replies(asked, Sampling(max_tokens=tokens), range(16))
+        replies = chat.replies(questions, Sampling(max_tokens=tokens), range(16))
     return sum(reply.answer_tokens for reply in replies) / (time.perf_counter() - begin)
 
 
@@ -179,34 +187,34 @@ def _training_rate(classifier: str, size: int, batch: int, device: str) -> float
 def check_hours(parameters: dict, size: Size, measure: bool) -> list[Finding]:
     "How long prompts and training take: measured here, or estimated for an A100."
     hours = _hours_on(_A100, parameters, size)
-    found = [_check_prompts(parameters, size, measure, hours), _check_training(parameters, measure, hours)]
-    return [one for one in found if one]
+    findings = [_check_prompts(parameters, size, measure, hours), _check_training(parameters, measure, hours)]
+    return [finding for finding in findings if finding]
 
 
 def _check_prompts(parameters: dict, size: Size, measure: bool, hours: dict[str, float]) -> Finding | None:
     "How long a chat model writes; None where none does."
     llm, url = parameters.get("llm", ""), parameters.get("llm_url")
     if not measure and is_shipped(llm) and not url:  # no library is opened to count a small model's tokens
-        told = f"by {llm}, which is small; not measured"
-        return None if parameters.get("template") else Finding("unknown", "prompts", told)
+        message = f"by {llm}, which is small; not measured"
+        return None if parameters.get("template") else Finding("unknown", "prompts", message)
     tokens = _prompt_tokens(parameters, size.classes)
     if not tokens:
         return None
     if url:
-        told = f"about {tokens:,} tokens, by the server at {url}; its rate was not asked"
-        return Finding("ok", "prompts", told)
+        message = f"about {tokens:,} tokens, by the server at {url}; its rate was not asked"
+        return Finding("ok", "prompts", message)
     files = weights_here("llm", llm, parameters) if measure else []
     if files and (doctor_machine.gpu_memory() or size_of(files) < 2e8):
         seconds = tokens / _prompt_rate(llm, parameters.get("device", "auto"))
         return Finding("ok", "prompts", f"{in_words(seconds)} for about {tokens:,} tokens (measured here)")
-    how = ": 16 replies at once, a third of its bandwidth"
-    return _estimated("prompts", f"about {tokens:,} tokens", hours, how)
+    basis = ": 16 replies at once, a third of its bandwidth"
+    return _estimated("prompts", f"about {tokens:,} tokens", hours, basis)
 
 
-def _estimated(what: str, amount: str, hours: dict[str, float], how: str) -> Finding:
-    if what not in hours:
-        return Finding("unknown", what, f"{amount}, at a rate that is not known")
-    return Finding("ok", what, f"{amount}: {in_words(3600 * hours[what])} on an A100 (estimated{how})")
+def _estimated(task: str, amount: str, hours: dict[str, float], basis: str) -> Finding:
+    if task not in hours:
+        return Finding("unknown", task, f"{amount}, at a rate that is not known")
+    return Finding("ok", task, f"{amount}: {in_words(3600 * hours[task])} on an A100 (estimated{basis})")
 
 # %% ../../nbs/studies/doctor_hours.ipynb #ed62ff71
 def _check_training(parameters: dict, measure: bool, hours: dict[str, float]) -> Finding | None:
@@ -216,8 +224,8 @@ def _check_training(parameters: dict, measure: bool, hours: dict[str, float]) ->
         return None
     amount = f"about {trained:,} images"
     if not measure or not (is_folder(classifier) or (doctor_machine.gpu_memory() and _timm_knows(classifier))):
-        how = f" from ResNet-50's {_RESNET50[0]:,} a second and the arithmetic of {classifier}"
-        return _estimated("training", amount, hours, how)
+        basis = f" from ResNet-50's {_RESNET50[0]:,} a second and the arithmetic of {classifier}"
+        return _estimated("training", amount, hours, basis)
     size, batch = parameters.get("image_size") or 32, min(parameters.get("batch_size", 32), 64)
     try:
         rate = _training_rate(classifier, size, batch, parameters.get("device", "auto"))
