@@ -40,22 +40,26 @@ class Check:
 
     def named(self, state: str) -> list[str]:
         "The findings of one state, a sentence each, with the files that they begin with."
-        told = []
-        for one in self.findings:
-            first = ", ".join(one.files[:3]) or " = ".join((one.groups or [[]])[0][:4])
-            such = "such as " if len(one.files) > 3 or len(one.groups) > 1 else ""
-            if one.state == state:
-                told.append(f"{one.what}: {one.told}" + (f" ({such}{first})" if first else ""))
-        return told
+        sentences = []
+        for finding in self.findings:
+            if finding.state != state:
+                continue
+            sentence = f"{finding.what}: {finding.told}"
+            first_group = finding.groups[0] if finding.groups else []
+            examples = ", ".join(finding.files[:3]) or " = ".join(first_group[:4])
+            such_as = "such as " if len(finding.files) > 3 or len(finding.groups) > 1 else ""
+            sentences.append(f"{sentence} ({such_as}{examples})" if examples else sentence)
+        return sentences
 
     def __str__(self) -> str:
         lines, indent = [], " " * 22
-        for one in self.findings:
-            lines.append(f"{one.state:8} {one.what:12} {one.told}")
-            lines += [f"{indent}{name}" for name in one.files[:5]]
-            lines += [f"{indent}{' = '.join(group)}" for group in one.groups[:5]]
-            hidden = max(0, len(one.files) - 5) + max(0, len(one.groups) - 5)
-            lines += [f"{indent}and {hidden} more, on the page"] if hidden else []
+        for finding in self.findings:
+            lines.append(f"{finding.state:8} {finding.what:12} {finding.told}")
+            lines += [f"{indent}{name}" for name in finding.files[:5]]
+            lines += [f"{indent}{' = '.join(group)}" for group in finding.groups[:5]]
+            hidden = max(0, len(finding.files) - 5) + max(0, len(finding.groups) - 5)
+            if hidden:
+                lines.append(f"{indent}and {hidden} more, on the page")
         return "\n".join(lines)
 
 # %% ../../nbs/studies/check.ipynb #ebe75b72
@@ -64,11 +68,11 @@ def shipped_know(classes: Sequence[str]) -> Finding:
     unknown = unknown_names("glyphworld/clip", {name: [readable_name(name)] for name in classes})
     if not unknown:
         return Finding("models", "ok", "the shipped models were taught the names of these classes")
-    told = (
+    message = (
         f"the shipped models were never taught {len(unknown)} of {len(classes)} classes and are refused for them: "
         "name models that know them, with generator, clip and llm"
     )
-    return Finding("models", "look", told, [shown(name) for name in unknown])
+    return Finding("models", "look", message, [shown(name) for name in unknown])
 
 
 _DRAWN = 1000  # images of each class, as paper B draws and params/paper/quickstart.yaml
@@ -81,13 +85,13 @@ def _cost(classes: int) -> Finding:
     from synthnb.studies.doctor_machine import gpu_memory
 
     images, memory = classes * _DRAWN, gpu_memory()
-    here = f"a GPU of {memory / 1e9:.0f} GB" if memory else "no GPU"
-    told = (
+    gpu = f"a GPU of {memory / 1e9:.0f} GB" if memory else "no GPU"
+    message = (
         f"{_DRAWN:,} generated images per class, as paper B draws, are {images:,}: about "
         f"{in_words(images * 50 / A100_RATE)} of an A100 with Stable Diffusion 1.5, which needs 4 GB of GPU memory in "
-        f"half precision. This machine has {here}. `synthnb doctor` says it for the models of a run"
+        f"half precision. This machine has {gpu}. `synthnb doctor` says it for the models of a run"
     )
-    return Finding("cost", "ok", told)
+    return Finding("cost", "ok", message)
 
 # %% ../../nbs/studies/check.ipynb #7de121ab
 def check_images(
@@ -103,15 +107,16 @@ def check_images(
     try:
         layout = read_layout(root)
     except (ValueError, OSError) as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         if isinstance(error, OSError) and error.strerror:
-            told = f"{error.filename}: {error.strerror}"
-        return Check(Path(root), [Finding("layout", "refused", told)])
+            reason = f"{error.filename}: {error.strerror}"
+        return Check(Path(root), [Finding("layout", "refused", reason)])
     seen = reading.look_at_all(layout, threads, progress)
     findings = reading.findings_of(layout, seen, size, fit)
     reading.remember(layout, size, fit, findings)
-    names = [knows(layout.classes)] if knows else []
-    return Check(Path(root), [*findings, *names, _cost(len(layout.classes))], layout, seen)
+    if knows:
+        findings = [*findings, knows(layout.classes)]
+    return Check(Path(root), [*findings, _cost(len(layout.classes))], layout, seen)
 
 # %% ../../nbs/studies/check.ipynb #03c63e87
 _SOON = 2_000  # images that are looked at before a run
@@ -131,19 +136,19 @@ def check_before(
     What was found before about the same files is not looked for again."""
     layout = read_layout(root)
     findings, bar = reading.findings_before(layout, training), progress and layout.images > 200
-    if not any(one.state == "refused" for one in findings):
-        before = None if training else reading.remembered(layout, size, fit)
-        if before is not None:
-            findings = before
+    if not any(finding.state == "refused" for finding in findings):
+        remembered = None if training else reading.remembered(layout, size, fit)
+        if remembered is not None:
+            findings = remembered
         elif layout.images > most:
-            none = f"more than {most:,} images: none was opened to look for damage and copies"
-            findings.append(Finding("pixels", "look", f"{none}; `synthnb check` does, and a run then knows it"))
+            message = f"more than {most:,} images: none was opened to look for damage and copies"
+            findings.append(Finding("pixels", "look", f"{message}; `synthnb check` does, and a run then knows it"))
         elif training:
             findings += reading.findings_of_training(layout, bar)
         else:
             findings = reading.first_findings(layout, size, fit, bar)
-    passed = [replace(one, state="look") if 0 < one.near <= allowed else one for one in findings]
-    return Check(Path(root), passed, layout)
+    findings = [replace(finding, state="look") if 0 < finding.near <= allowed else finding for finding in findings]
+    return Check(Path(root), findings, layout)
 
 # %% ../../nbs/studies/check.ipynb #1736772d
 _PAGE_STYLE = """
@@ -166,18 +171,18 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <title>Check of {{ name }}</title><style>{{ style }}</style><h1>Check of {{ name }}</h1>
 <p class="verdict">{{ verdict }}</p>{% if how %}<p class="soft">{{ how }}</p>
 {% endif %}
-{% for one in findings %}<section><span class="badge {{ one.state }}">{{ words[one.state] }}</span>
-<b>{{ one.what }}</b><div class="told">{{ words_of(one.told) }}</div>
-{% if one.groups %}<div class="groups">{% for group in one.groups[:shown_groups] %}<div class="group">
+{% for finding in findings %}<section><span class="badge {{ finding.state }}">{{ words[finding.state] }}</span>
+<b>{{ finding.what }}</b><div class="told">{{ with_code(finding.told) }}</div>
+{% if finding.groups %}<div class="groups">{% for group in finding.groups[:shown_groups] %}<div class="group">
 {% for path in group[:6] %}<figure>{% if images[path] %}<img alt="" src="{{ images[path] }}">
 {% endif %}{{ path }}</figure>
 {% endfor %}{% if group|length > 6 %}<span class="soft">and {{ group|length - 6 }} more</span>{% endif %}</div>
 {% endfor %}</div>{% endif %}
-{% if one.groups|length > shown_groups %}<details><summary>{{ one.groups|length - shown_groups }}
-more groups</summary><ul>{% for group in one.groups[shown_groups:] %}<li>{{ group|join(" = ") }}
-{% endfor %}</ul></details>{% endif %}{% if one.files %}<details {% if one.files|length < 6 %}open{% endif %}>
-<summary>{{ one.files|length }} named</summary><ul>
-{% for file in one.files %}<li>{{ file }}
+{% if finding.groups|length > shown_groups %}<details><summary>{{ finding.groups|length - shown_groups }}
+more groups</summary><ul>{% for group in finding.groups[shown_groups:] %}<li>{{ group|join(" = ") }}
+{% endfor %}</ul></details>{% endif %}{% if finding.files %}<details {% if finding.files|length < 6 %}open{% endif %}>
+<summary>{{ finding.files|length }} named</summary><ul>
+{% for file in finding.files %}<li>{{ file }}
 {% endfor %}</ul></details>{% endif %}</section>{% endfor %}
 {% if counts %}<h2>Images of each class</h2><section class="scroll"><table><tr><th>class{% for split in splits %}
 <th class="number">{{ split }}{% endfor %}</tr>
@@ -206,31 +211,42 @@ def check_page(check: Check) -> str:
     from markupsafe import Markup, escape
 
     layout = check.layout
-    looks = sum(one.state == "look" for one in check.findings)
+    looks = sum(finding.state == "look" for finding in check.findings)
     verdict = "A run refuses these images." if check.refused else "A run reads these images."
     if looks and not check.refused:
         verdict = f"A run reads these images; {many(looks, 'thing')} worth a look."
-    words_of = lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+    def with_code(text: str) -> Markup:
+        "Text for the page; what stands between backticks as code."
+        return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE.replace("{{ style }}", STYLE + _PAGE_STYLE))
     return page.render(
         name=shown(check.root.name or check.root),
         verdict=verdict,
         how=layout.how if layout else "",
-        findings=sorted(check.findings, key=lambda one: ("refused", "look", "ok").index(one.state)),
+        findings=sorted(check.findings, key=lambda finding: ("refused", "look", "ok").index(finding.state)),
         words=_WORDS,
-        words_of=words_of,
+        with_code=with_code,
         images=_images(check),
         counts=_counts(layout) if layout else [],
         splits=list(layout.splits) if layout and layout.own_splits else ["images"],
         shown_groups=_GROUPS,
     )
 
-
+# %% ../../nbs/studies/check.ipynb #90cbb0be
 def _images(check: Check) -> dict[str, str]:
     "The small images of the groups that are shown."
-    wanted = {path for one in check.findings for group in one.groups[:_GROUPS] for path in group[:6]}
-    places = {name: path for path in check.seen if (name := shown(path)) in wanted}
-    return {name: _small_image(check.layout.root / path) for name, path in places.items()} if check.layout else {}
+    if not check.layout:
+        return {}
+    groups = [group for finding in check.findings for group in finding.groups[:_GROUPS]]
+    wanted = {name for group in groups for name in group[:6]}
+    images = {}
+    for path in check.seen:
+        name = shown(path)
+        if name in wanted:
+            images[name] = _small_image(check.layout.root / path)
+    return images
 
 
 def _counts(layout: Layout) -> list[tuple]:
