@@ -27,27 +27,26 @@ from .values import checkout, experiment_of, find_experiment, gather_parameters
 
 # %% ../../nbs/cli/studies.ipynb #3efba3df
 _STATES = {
-    ("DONE", False): "it is done already, and stays as it is without --again",
-    ("DONE", True): "it is done already and would be made anew",
-} | {
-    (found, again): told
-    for again in (False, True)
-    for found, told in {"FAILED": "it failed before", "UNFINISHED": "it was never finished", "new": "it is new"}.items()
+    "DONE": "it is done already, and stays as it is without --again",
+    "FAILED": "it failed before",
+    "UNFINISHED": "it was never finished",
+    "new": "it is new",
 }
+_DONE_AGAIN = "it is done already and would be made anew"
 
 # %% ../../nbs/cli/studies.ipynb #3344d77c
-def _asked(experiment: str, file: Path | None, words: list[str]) -> tuple[Path, Path, dict, dict, dict]:
-    """Notebook, its outputs, and its parameters as said, as given and in full; wrong ones end the command."""
+def _asked(experiment: str, file: Path | None, pairs: list[str]) -> tuple[Path, Path, dict, dict, dict]:
+    """Notebook, its outputs, and its parameters as read, typed and in full; wrong ones end the command."""
     from synthnb.studies.parameters import declared_parameters, refuse_study, resolve_parameters
 
     with before_start():
         notebook, outputs = find_experiment(experiment)
         texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
-        parameters = gather_parameters(file, words, texts)
-        given, resolved = resolve_parameters(notebook, parameters)
+        parameters = gather_parameters(file, pairs, texts)
+        typed, resolved = resolve_parameters(notebook, parameters)
         refuse_study(resolved)  # in a second, before Jupyter is imported
         look_at_study(resolved)
-    return notebook, outputs, parameters, given, resolved
+    return notebook, outputs, parameters, typed, resolved
 
 # %% ../../nbs/cli/studies.ipynb #91715b8e
 _Experiment = Annotated[
@@ -85,18 +84,19 @@ def run(
     from synthnb.studies.experiment import refuse_before_start
     from synthnb.studies.folder import run_id, state
 
-    notebook, default_outputs, parameters, given, resolved = _asked(experiment, file, parameter or [])
+    notebook, default_outputs, parameters, typed, resolved = _asked(experiment, file, parameter or [])
     place = outputs or default_outputs
     with before_start():
         refuse_before_start(resolved)
         refuse_models(resolved)
     folder = place / notebook.stem / run_id(notebook, resolved)
-    found = state(folder) if folder.is_dir() else "new"
+    run_state = state(folder) if folder.is_dir() else "new"
     if dry_run:
-        settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "all defaults"
-        told = f"{notebook.stem} would run in {folder} ({_STATES[found, again]}) with {settings}; nothing was started. "
-        typer.echo(f"{told}`synthnb doctor PARAMS.yaml` estimates disk and time")
-    elif found == "DONE" and not again:
+        settings = ", ".join(f"{name} {value}" for name, value in typed.items()) or "all defaults"
+        state_text = _DONE_AGAIN if run_state == "DONE" and again else _STATES[run_state]
+        plan = f"{notebook.stem} would run in {folder} ({state_text}) with {settings}; nothing was started. "
+        typer.echo(f"{plan}`synthnb doctor PARAMS.yaml` estimates disk and time")
+    elif run_state == "DONE" and not again:
         typer.echo("done already, with the same notebook and parameters; --again makes it anew", err=True)
         typer.echo(folder / "report.html")
     else:
@@ -126,8 +126,9 @@ def _planned(grid: Path, outputs: Path | None):  # a `Sweep`
 
     with before_start():
         planned = plan_sweep(notebook, spec, outputs or default_outputs, grid.stem)
-        if told := list(dict.fromkeys(why for cell in planned.cells for why in wrong_values(cell.parameters))):
-            raise ValueError("; ".join(told))
+        problems = [problem for cell in planned.cells for problem in wrong_values(cell.parameters)]
+        if problems:
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         refuse_cells([resolve_parameters(notebook, cell.parameters)[1] for cell in planned.cells])
     return planned
 
@@ -135,7 +136,7 @@ def _planned(grid: Path, outputs: Path | None):  # a `Sweep`
 def _cells_of(planned) -> str:
     """A line for each cell with its state, and how a cluster's scheduler would make them."""
     cells = enumerate(zip(planned.cells, planned.states()))
-    lines = [f"{number} {found:10} {cell.run} {cell.parameters}" for number, (cell, found) in cells]
+    lines = [f"{number} {state:10} {cell.run} {cell.parameters}" for number, (cell, state) in cells]
     array = f"sbatch --array=0-{len(lines) - 1} ... --index $SLURM_ARRAY_TASK_ID"
     return "\n".join([*lines, f"{len(lines)} cells; as an array of jobs: {array}"])
 
@@ -186,8 +187,8 @@ def sweep(
     try:
         outcome = run_sweep(planned, workers=workers, ray=ray, index=index, retry=retry, timeout=timeout)
     except KeyboardInterrupt as stopped:
-        told = str(stopped) or "stopped: finished cells are kept; the same command goes on with the others"
-        typer.echo(told, err=True)
+        message = str(stopped) or "stopped: finished cells are kept; the same command goes on with the others"
+        typer.echo(message, err=True)
         raise typer.Exit(130) from stopped
     finally:
         if planned.outputs.is_dir():
@@ -216,9 +217,9 @@ def check(folder: _Folder, out: _Out = Path("check.html"), size: _Size = 224, fi
     would refuse them."""
     from synthnb.studies.check import check_images, write_check
 
-    found = check_images(folder, size, fit, progress=True)
-    typer.echo(f"{found}\n{write_check(found, out)}")
-    if found.refused:
+    folder_check = check_images(folder, size, fit, progress=True)
+    typer.echo(f"{folder_check}\n{write_check(folder_check, out)}")
+    if folder_check.refused:
         raise typer.Exit(1)
 
 # %% ../../nbs/cli/studies.ipynb #e6ab9855
@@ -246,17 +247,17 @@ def _examined(
     if experiment or is_grid:
         notebook, place = find_experiment(experiment) if experiment else experiment_of(file, spec)
     else:
-        beside = next((parent for parent in file.resolve().parents if parent.name == "experiments"), None)
-        folder, place = beside or checkout() / "nbs/experiments", checkout() / "outputs"
+        experiments = next((parent for parent in file.resolve().parents if parent.name == "experiments"), None)
+        folder, place = experiments or checkout() / "nbs/experiments", checkout() / "outputs"
         notebook, how = guess_experiment(file, spec, sorted(folder.glob("[!_.]*.ipynb")))
     texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
-    given = gather_parameters(file if not is_grid else None, pairs, texts)
+    parameters = gather_parameters(file if not is_grid else None, pairs, texts)
     if not is_grid:
-        resolve_parameters(notebook, given)
-        return notebook, place, given, how
+        resolve_parameters(notebook, parameters)
+        return notebook, place, parameters, how
     base = spec.get("base") or {}
     if isinstance(base, dict):  # else `plan_sweep` says what is wrong with it
-        spec["base"] = base | given
+        spec["base"] = base | parameters
     cells = [cell.parameters for cell in plan_sweep(notebook, spec, place).cells]
     return notebook, place, cells, f"a grid of {len(cells)} cells, as `synthnb sweep --dry-run` numbers them"
 
@@ -305,10 +306,10 @@ def doctor(
     from synthnb.studies.doctor_findings import diagnosis
 
     with before_start():
-        notebook, place, given, how = _examined(file, experiment, parameter or [])
-    found = examine(notebook, given, outputs or place, root, measure)
-    typer.echo(f"{notebook.stem}{f', {how}' if how else ''}\n{diagnosis(found)}")
-    if any(finding.state == "missing" for finding in found):
+        notebook, place, parameters, how = _examined(file, experiment, parameter or [])
+    findings = examine(notebook, parameters, outputs or place, root, measure)
+    typer.echo(f"{notebook.stem}{f', {how}' if how else ''}\n{diagnosis(findings)}")
+    if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
 
 # %% ../../nbs/cli/studies.ipynb #6b8c8cbf
@@ -363,21 +364,21 @@ def claim(name: _Claim, paper: _Paper = False, dry_run: _DryRun = False) -> None
 
     with before_start():
         root = checkout()
-        found = find_claim(root, name)
+        named_claim = find_claim(root, name)
         if paper:
-            return typer.echo("\n".join(paper_lines(root, found)))
-        experiment, file = glyphworld_file(root, found)
+            return typer.echo("\n".join(paper_lines(root, named_claim)))
+        experiment, file = glyphworld_file(root, named_claim)
     notebook, place, _, _, resolved = _asked(experiment, file, [])
-    told = [
-        found.claim,
+    lines = [
+        named_claim.claim,
         f"synthnb run {experiment} -f {file.relative_to(root)}",
         *before_lines(root, experiment, resolved),
     ]
-    typer.echo("\n".join(told), err=True)
+    typer.echo("\n".join(lines), err=True)
     run(experiment, file, dry_run=dry_run)
     if not dry_run:
         folder = place / notebook.stem / run_id(notebook, resolved)
-        typer.echo("\n".join(run_lines(root, found, folder)))
+        typer.echo("\n".join(run_lines(root, named_claim, folder)))
 
 # %% ../../nbs/cli/studies.ipynb #e2977105
 _Check = Annotated[bool, typer.Option("--check", help="Write nothing; status 1 if the page is not what it should be.")]
