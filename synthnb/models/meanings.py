@@ -38,12 +38,13 @@ def check_names(
         if not isinstance(name, str) or not spoken_name(name):
             raise ValueError(f"class {label} has no name: {name!r}; give every class a name of its own")
     names, groups = list(classes), [labels for labels in _alike(classes) if len(labels) > 1]
-    for label in (label for labels in groups for label in labels):
-        names[label] = (overrides or {}).get(label, names[label])
+    for labels in groups:
+        for label in labels:
+            names[label] = (overrides or {}).get(label, names[label])
     duplicates = [labels for labels in groups if len({same_name(names[label]) for label in labels}) < len(labels)]
     if duplicates:
-        told = "; ".join(_way_out(classes, labels) for labels in duplicates)
-        raise ValueError(f"class names that read the same: {told}")
+        ways_out = "; ".join(_way_out(classes, labels) for labels in duplicates)
+        raise ValueError(f"class names that read the same: {ways_out}")
     if len(_alike(names)) < len(names):
         raise ValueError("an override gives a class the name of another class: choose another phrase")
     return tuple(names)
@@ -59,11 +60,11 @@ def _alike(names: Sequence[str]) -> list[list[int]]:
 
 def _way_out(classes: Sequence[str], labels: Sequence[int]) -> str:
     "One group of equal names and what to do about it, for the message of `check_names`."
-    known = "; ".join(f"{s.id}: {s.definition}" for s in synsets_named(classes[labels[0]]))
+    synsets = "; ".join(f"{synset.id}: {synset.definition}" for synset in synsets_named(classes[labels[0]]))
+    synsets = synsets or "it knows none of this name"
     numbers = ", ".join(f"{label}: ..." for label in labels)
-    said = " and ".join(f"{plain_text(classes[label], 60)!r} (class {label})" for label in labels)
-    synsets = known or "it knows none of this name"
-    return f"{said}. Name each by its WordNet synset ({synsets}), or override them by number ({{{numbers}}})"
+    duplicates = " and ".join(f"{plain_text(classes[label], 60)!r} (class {label})" for label in labels)
+    return f"{duplicates}. Name each by its WordNet synset ({synsets}), or override them by number ({{{numbers}}})"
 
 # %% ../../nbs/models/meanings.ipynb #460756cb
 class Merged(BaseModel):
@@ -108,15 +109,16 @@ def fill_template(
 
     ValueError for a template that does not name the meaning.
     """
-    rest = _FIELD.sub("", template)
-    if "{" in rest or "}" in rest or not {"phrase", "looks"} & set(_FIELD.findall(template)):
+    fixed_words = _FIELD.sub("", template)
+    if "{" in fixed_words or "}" in fixed_words or not {"phrase", "looks"} & set(_FIELD.findall(template)):
         raise ValueError(
             f"template {template!r} must hold {{phrase}} or {{looks}}, may hold {{name}}, and no other braces"
         )
     values = {"name": spoken_name(name), "phrase": candidate.phrase, "looks": candidate.looks}
-    for empty in (field for field, value in values.items() if not value):
-        template = re.sub(rf"[\s,;:(-]*\{{{empty}\}}\)?", "", template)
-    return _FIELD.sub(lambda found: values[found[1]], template).strip()
+    for field, value in values.items():
+        if not value:
+            template = re.sub(rf"[\s,;:(-]*\{{{field}\}}\)?", "", template)
+    return _FIELD.sub(lambda match: values[match[1]], template).strip()
 
 # %% ../../nbs/models/meanings.ipynb #3bed097e
 def find_class(
@@ -132,15 +134,15 @@ def find_class(
         )
     if isinstance(key, int):
         return _find_number(key, classes, where)
-    found = [i for i, name in enumerate(classes) if name == key]
-    found = found or [i for i, name in enumerate(classes) if same_name(name) == same_name(key)]
-    if len(found) > 1:
-        raise ValueError(f"{where}: {key!r} names classes {found}: use the number of the one that is meant")
-    if not found:
-        near = get_close_matches(plain_text(key), [plain_text(name, 60) for name in classes], 1, cutoff=0)
-        hint = "".join(f"; the nearest is {name!r}" for name in near)
+    labels = [label for label, name in enumerate(classes) if name == key]
+    labels = labels or [label for label, name in enumerate(classes) if same_name(name) == same_name(key)]
+    if len(labels) > 1:
+        raise ValueError(f"{where}: {key!r} names classes {labels}: use the number of the one that is meant")
+    if not labels:
+        nearest = get_close_matches(plain_text(key), [plain_text(name, 60) for name in classes], 1, cutoff=0)
+        hint = "".join(f"; the nearest is {name!r}" for name in nearest)
         raise ValueError(f"{where}: there is no class {plain_text(key, 60)!r}{hint}")
-    return found[0]
+    return labels[0]
 
 
 def _find_number(key: int, classes: Sequence[str], where: str) -> int:
@@ -154,19 +156,19 @@ def _find_number(key: int, classes: Sequence[str], where: str) -> int:
     return key
 
 # %% ../../nbs/models/meanings.ipynb #4fcca4bf
-def _read_mapping(source: Mapping | str | Path, what: str) -> tuple[Mapping, str]:
+def _read_mapping(source: Mapping | str | Path, file_kind: str) -> tuple[Mapping, str]:
     "A mapping from classes, read from YAML if it is a path, and what to call it in messages."
     if isinstance(source, Mapping):
-        return source, what
+        return source, file_kind
     path = Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {what} {path}")
+        raise FileNotFoundError(f"there is no {file_kind} {path}")
     node, table = _read_yaml(path)
     if node is None or table is None:
         return {}, str(path)
     if not isinstance(table, dict):
-        kind = type(table).__name__
-        raise ValueError(f"{path} must map classes to what they mean, one `class: ...` a line; it holds {kind}")
+        type_name = type(table).__name__
+        raise ValueError(f"{path} must map classes to what they mean, one `class: ...` a line; it holds {type_name}")
     keys = [key.value for key, _ in node.value]
     if duplicates := [key for key in keys if keys.count(key) > 1]:
         raise ValueError(f"{path}: {duplicates[0]!r} stands there twice, and YAML would keep only the last")
@@ -179,8 +181,8 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, object]:
         text = path.read_text(encoding="utf-8")
         return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
-        line = f" in line {mark.line + 1} ({problem})" if mark else ""
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1} ({getattr(error, 'problem', None)})" if mark else ""
         raise ValueError(f"{path} is not YAML{line}: write one `class: what it means` a line") from error
 
 # %% ../../nbs/models/meanings.ipynb #96687cb4
@@ -198,28 +200,28 @@ def table_candidates(
         table, where = _read_csv(Path(source)), str(source)
     else:
         table, where = _read_mapping(source, "table of senses")
-    found: dict[str, list[Candidate]] = {}
+    candidates: dict[str, list[Candidate]] = {}
     for key, value in table.items():
         name = classes[find_class(key, classes, where)]
         rows = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        found.setdefault(name, []).extend(_table_row(row, name, where) for row in rows)
-    return found
+        candidates.setdefault(name, []).extend(_table_row(row, name, where) for row in rows)
+    return candidates
 
 # %% ../../nbs/models/meanings.ipynb #e8295908
 def _table_row(row: object, name: str, where: str) -> Candidate:
     "One meaning from a table."
-    told = {"phrase": row} if isinstance(row, str) else row
+    fields = {"phrase": row} if isinstance(row, str) else row
     if (
-        not isinstance(told, Mapping)
-        or not set(told) <= {"phrase", "looks", "key"}
-        or not all(isinstance(text, str) for text in told.values())
+        not isinstance(fields, Mapping)
+        or not set(fields) <= {"phrase", "looks", "key"}
+        or not all(isinstance(text, str) for text in fields.values())
     ):
         raise ValueError(
             f"{where}: a meaning of {name!r} must be a phrase, or phrase, looks and key as text, got {row!r}"
         )
-    if not plain_text(told.get("phrase", "")):
+    if not plain_text(fields.get("phrase", "")):
         raise ValueError(f"{where}: a meaning of {name!r} has no phrase")
-    return Candidate(**told)
+    return Candidate(**fields)
 
 
 def _read_csv(path: Path) -> dict[str, list[dict[str, str]]]:
@@ -245,18 +247,18 @@ def read_overrides(
     if source is None:
         return {}
     table, where = _read_mapping(source, "override file")
-    found = {}
+    overrides = {}
     for key, value in table.items():
         label = find_class(key, classes, where)
         name = classes[label]
         if not isinstance(value, str) or not plain_text(value):
             got = f"{value!r} ({type(value).__name__})"
             raise ValueError(f"{where}: the override of {name!r} must be a phrase or a synset id, got {got}")
-        if label in found:
+        if label in overrides:
             raise ValueError(f"{where}: class {label} ({name!r}) is overridden twice")
         spoken_name(value)  # a synset must be a known one
-        found[label] = value if SYNSET_ID.fullmatch(value) else plain_text(value)
-    return found
+        overrides[label] = value if SYNSET_ID.fullmatch(value) else plain_text(value)
+    return overrides
 
 # %% ../../nbs/models/meanings.ipynb #8e8f7f31
 def synset_candidate(synset: Synset, source: str = "wordnet") -> Candidate:
@@ -348,9 +350,9 @@ class Resolutions(BaseModel):
 # %% ../../nbs/models/meanings.ipynb #09d6a38f
 def _summary(c: Resolution) -> dict:
     "What a table says of one class."
-    about = {"label": c.label, "class": c.name, "phrase": c.phrase, "source": c.chosen.source, "senses": len(c.ranked)}
-    interval = {"images": c.images, "margin": c.margin, "low": c.low, "high": c.high}
-    return about | interval | {"decided": c.decided, "reason": c.reason}
+    meaning = {"label": c.label, "class": c.name, "phrase": c.phrase, "source": c.chosen.source}
+    evidence = {"senses": len(c.ranked), "images": c.images, "margin": c.margin, "low": c.low, "high": c.high}
+    return {**meaning, **evidence, "decided": c.decided, "reason": c.reason}
 
 
 def save_resolutions(resolutions: Resolutions, path: str | Path) -> Path:
