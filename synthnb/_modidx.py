@@ -1422,6 +1422,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'synthnb/images/scores.py'),
                                        'synthnb.images.scores._plain_columns': ( 'images/scores.html#_plain_columns',
                                                                                  'synthnb/images/scores.py'),
+                                       'synthnb.images.scores._recorded_shape': ( 'images/scores.html#_recorded_shape',
+                                                                                  'synthnb/images/scores.py'),
                                        'synthnb.images.scores._reference_thumbnails': ( 'images/scores.html#_reference_thumbnails',
                                                                                         'synthnb/images/scores.py'),
                                        'synthnb.images.scores._rows_of': ('images/scores.html#_rows_of', 'synthnb/images/scores.py'),

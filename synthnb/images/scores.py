@@ -38,13 +38,13 @@ from ..models.wordnet import spoken_name
 # %% ../../nbs/images/scores.ipynb #2a21b17f
 def class_phrases(plan: Plan) -> dict[str, list[str]]:
     "The meanings of each class in a plan, in their order; the class's own name where it has none."
-    found: dict[str, dict[str, None]] = {name: {} for name in plan.classes}
+    meanings: dict[str, dict[str, None]] = {name: {} for name in plan.classes}  # the keys of a dict keep their order
     for table in plan.tables(0, plan.images):
         pairs = table.select(["label", "sense"]).group_by(["label", "sense"], use_threads=False).aggregate([])
         for pair in pairs.to_pylist():
             name = plan.classes[pair["label"]]
-            found[name][pair["sense"] or spoken_name(name)] = None
-    return {name: list(told) for name, told in found.items()}
+            meanings[name][pair["sense"] or spoken_name(name)] = None
+    return {name: list(phrases) for name, phrases in meanings.items()}
 
 # %% ../../nbs/images/scores.ipynb #c5bc77d5
 @dataclass(eq=False)
@@ -72,20 +72,20 @@ def class_texts(
     others: Sequence[str] = (),  # phrases of what is no class
 ) -> ClassTexts:
     "Encode what the classes mean, and what else an image may show; each text once."
-    told = text_features(
-        clip, {name: [Candidate(phrase=phrase) for phrase in some] for name, some in phrases.items()}, templates
-    )
-    rest = text_features(clip, {phrase: [Candidate(phrase=phrase)] for phrase in others}, templates)
-    parts = [told[name] for name in phrases] + [rest[phrase] for phrase in others]
-    owners = torch.tensor([i for i, part in enumerate(parts) for _ in part])
-    return ClassTexts(torch.cat(parts), owners, len(parts), clip.model.logit_scale.exp().item())
+    class_meanings = {name: [Candidate(phrase=phrase) for phrase in meanings] for name, meanings in phrases.items()}
+    other_meanings = {phrase: [Candidate(phrase=phrase)] for phrase in others}
+    class_features = text_features(clip, class_meanings, templates)
+    other_features = text_features(clip, other_meanings, templates)
+    features = [class_features[name] for name in phrases] + [other_features[phrase] for phrase in others]
+    owners = torch.tensor([choice for choice, rows in enumerate(features) for _ in rows])
+    return ClassTexts(torch.cat(features), owners, len(features), clip.model.logit_scale.exp().item())
 
 # %% ../../nbs/images/scores.ipynb #9a5cadd4
 def _pixel_statistics(
     images: torch.Tensor,  # uint8 [B, 3, H, W]
 ) -> dict[str, np.ndarray]:
     "Contrast, the standard deviation of the grey levels, and the brightest value of each image, in levels of 255."
-    contrast = torch.cat([part.float().mean(1).flatten(1).std(1, correction=0) for part in cache_sized(images)])
+    contrast = torch.cat([chunk.float().mean(1).flatten(1).std(1, correction=0) for chunk in cache_sized(images)])
     return {"contrast": contrast.cpu().numpy(), "brightest": images.flatten(1).amax(1).cpu().numpy().astype(np.int16)}
 
 # %% ../../nbs/images/scores.ipynb #034a1968
@@ -95,54 +95,60 @@ def _nearest(
     tile: int = 4096,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # [N] similarity and int64 [N] index into `b`; nan and -1 where `b` is empty
     "The most similar one of `b` for each of `a`."
-    best, at = torch.full((len(a),), torch.nan), torch.full((len(a),), -1)
+    best, nearest = torch.full((len(a),), torch.nan), torch.full((len(a),), -1)
     for first in range(0, len(a), 1024):
         rows = slice(first, first + 1024)
         for start in range(0, len(b), tile):
-            value, index = (a[rows].float() @ b[start : start + tile].float().T).max(1)
-            better = ~(best[rows] >= value)
-            best[rows], at[rows] = torch.where(better, value, best[rows]), torch.where(better, index + start, at[rows])
-    return best, at
+            similarity, index = (a[rows].float() @ b[start : start + tile].float().T).max(1)
+            better = ~(best[rows] >= similarity)  # also where `best` is still nan
+            best[rows] = torch.where(better, similarity, best[rows])
+            nearest[rows] = torch.where(better, index + start, nearest[rows])
+    return best, nearest
 
 # %% ../../nbs/images/scores.ipynb #f6c2f035
-_Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # places of later images, of those that stay, similarities
+_Matches = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows of later images, of those that stay, similarities
 
 
-def _by_tiles(thumbs: torch.Tensor, own: torch.Tensor, end: int, tile: int = 4096) -> Iterator[_Found]:
-    "Of each image from `end` on the most similar one of `own`."
-    left = thumbs[own].float()
-    for start in range(end, len(thumbs), tile) if len(own) else ():
-        right = thumbs[start : start + tile].float()
-        value, index = (right @ left.T).max(1)
-        yield torch.arange(start, start + len(right)), own[index], value
+def _by_tiles(thumbs: torch.Tensor, staying: torch.Tensor, end: int, tile: int = 4096) -> Iterator[_Matches]:
+    "Of each image from `end` on the most similar one of the rows `staying`."
+    if not len(staying):
+        return
+    staying_thumbs = thumbs[staying].float()
+    for start in range(end, len(thumbs), tile):
+        later_thumbs = thumbs[start : start + tile].float()
+        similarity, index = (later_thumbs @ staying_thumbs.T).max(1)
+        yield torch.arange(start, start + len(later_thumbs)), staying[index], similarity
 
 
 def _tree(thumbs: torch.Tensor, alike: float) -> tuple[KDTree, np.ndarray, np.ndarray, float] | None:
     "Of projections, those, which images are in it, and how far apart alike ones may lie; None where it would not help."
-    lengths = torch.cat([part.float().norm(dim=1) for part in thumbs.split(4096)])
+    lengths = torch.cat([chunk.float().norm(dim=1) for chunk in thumbs.split(4096)])
     rows = (lengths * lengths.max() >= alike - 1e-6).nonzero().flatten().numpy()  # a blank one is alike to none
     if alike <= 0.5 or not len(rows):
         return None
     points = projected(thumbs, widest_directions(thumbs))
     radius = float((2 * (lengths.max().double() ** 2 - alike)).clamp(min=0).sqrt()) + 1e-3  # and what rounding adds
     tree = KDTree(points[rows], balanced_tree=False)
-    near = tree.query_ball_point(points[rows[:: max(1, len(rows) // 256)]], radius, return_length=True)
-    return (tree, points, rows, radius) if np.median(near) < len(rows) / 400 else None
+    sample = rows[:: max(1, len(rows) // 256)]
+    neighbours = tree.query_ball_point(points[sample], radius, return_length=True)
+    return (tree, points, rows, radius) if np.median(neighbours) < len(rows) / 400 else None
 
 # %% ../../nbs/images/scores.ipynb #9b9e6865
-def _by_tree(thumbs: torch.Tensor, own: torch.Tensor, end: int, tree, points, rows, radius) -> Iterator[_Found]:
-    "Of the images from `end` on that may be alike to one of `own` the most similar one, several times for some."
-    at = np.searchsorted(rows, own.numpy()).clip(max=len(rows) - 1)
-    for some in own[torch.from_numpy(rows[at] == own.numpy())].split(64):  # those that are in the tree
-        balls = tree.query_ball_point(points[some.numpy()], radius)
-        left = some.repeat_interleave(torch.tensor([len(ball) for ball in balls]))
-        right = torch.from_numpy(rows[np.concatenate(balls).astype(np.int64)])
-        left, right = left[right >= end], right[right >= end]
-        for a, b in zip(left.split(2**15), right.split(2**15)):
-            value = (thumbs[a].float() * thumbs[b].float()).sum(1)
-            order = np.lexsort((a.numpy(), -value.numpy(), b.numpy()))
-            first = torch.from_numpy(order[np.diff(b.numpy()[order], prepend=-1) > 0])
-            yield b[first], a[first], value[first]
+def _by_tree(thumbs: torch.Tensor, staying: torch.Tensor, end: int, tree, points, rows, radius) -> Iterator[_Matches]:
+    "Of the images from `end` on that may be alike to one of `staying` the most similar one, several times for some."
+    position = np.searchsorted(rows, staying.numpy()).clip(max=len(rows) - 1)
+    in_tree = staying[torch.from_numpy(rows[position] == staying.numpy())]
+    for batch in in_tree.split(64):
+        balls = tree.query_ball_point(points[batch.numpy()], radius)
+        centres = batch.repeat_interleave(torch.tensor([len(ball) for ball in balls]))
+        members = torch.from_numpy(rows[np.concatenate(balls).astype(np.int64)])
+        is_later = members >= end
+        for earlier, later in zip(centres[is_later].split(2**15), members[is_later].split(2**15)):
+            similarity = (thumbs[earlier].float() * thumbs[later].float()).sum(1)
+            order = np.lexsort((earlier.numpy(), -similarity.numpy(), later.numpy()))
+            # of the pairs of each later image the first in this order, which is its most similar one
+            best = torch.from_numpy(order[np.diff(later.numpy()[order], prepend=-1) > 0])
+            yield later[best], earlier[best], similarity[best]
 
 
 def first_alike(
@@ -152,21 +158,23 @@ def first_alike(
     least: int = 8192,  # images from which a tree is quicker
 ) -> torch.Tensor:  # int64 [N]: an earlier one that stays and is nearly the same; -1 for those that stay
     "Go through the images and leave out each that is nearly the same as one that stays: no two that stay are alike."
-    best, found = torch.full((len(thumbs),), -torch.inf), torch.full((len(thumbs),), -1)
+    best, originals = torch.full((len(thumbs),), -torch.inf), torch.full((len(thumbs),), -1)
     index = _tree(thumbs, alike) if len(thumbs) >= least else None
     for start in tqdm(range(0, len(thumbs), 1024), desc="near-duplicates", disable=not progress):
-        part = thumbs[start : start + 1024].float()
-        end = start + len(part)
-        new = found[start:end]  # alike to those of earlier blocks
-        pairs = (part @ part.T >= alike).tril(-1)
+        block = thumbs[start : start + 1024].float()
+        end = start + len(block)
+        block_originals = originals[start:end]  # a view; so far it holds the originals in earlier blocks
+        pairs = (block @ block.T >= alike).tril(-1)
         for i in pairs.any(1).nonzero().flatten().tolist():  # few: most rows of a block are alike to none
-            if new[i] < 0 and len(earlier := (pairs[i] & (new == -1)).nonzero()):
-                new[i] = start + earlier[0, 0]
-        own = (new < 0).nonzero().flatten() + start
-        for later, stays, value in _by_tree(thumbs, own, end, *index) if index else _by_tiles(thumbs, own, end):
-            better = (value >= alike) & (value > best[later])
-            best[later[better]], found[later[better]] = value[better], stays[better]
-    return found
+            earlier = (pairs[i] & (block_originals == -1)).nonzero()
+            if block_originals[i] < 0 and len(earlier):
+                block_originals[i] = start + earlier[0, 0]
+        staying = (block_originals < 0).nonzero().flatten() + start
+        matches = _by_tree(thumbs, staying, end, *index) if index else _by_tiles(thumbs, staying, end)
+        for later, original, similarity in matches:
+            better = (similarity >= alike) & (similarity > best[later])
+            best[later[better]], originals[later[better]] = similarity[better], original[better]
+    return originals
 
 # %% ../../nbs/images/scores.ipynb #ba71bf5a
 def _decode(path: Path, content: bytes, record: dict, place: torch.Tensor) -> str:
@@ -177,8 +185,8 @@ def _decode(path: Path, content: bytes, record: dict, place: torch.Tensor) -> st
     try:
         image = decode_image(content, mode="RGB")  # Pillow's pixels, and other threads go on meanwhile
         if image.shape != place.shape:
-            is_, said = (f"{one.shape[2]}x{one.shape[1]}" for one in (image, place))
-            raise ValueError(f"it is {is_}, its provenance record says {said}")
+            size, recorded_size = (f"{pixels.shape[2]}x{pixels.shape[1]}" for pixels in (image, place))
+            raise ValueError(f"it is {size}, its provenance record says {recorded_size}")
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"{path}: image {record['id']} cannot be read ({error}): `verify` finds all such images"
@@ -187,18 +195,23 @@ def _decode(path: Path, content: bytes, record: dict, place: torch.Tensor) -> st
     return content_hashes(place[None])[0]
 
 
+def _recorded_shape(member: tuple[bytes, dict]) -> tuple[int, int]:
+    _, record = member
+    return record["height"], record["width"]
+
+
 def _started(
     tars: Iterable[Path], batch_size: int, threads: Executor, pinned: bool
 ) -> Iterator[tuple[Path, torch.Tensor, list[Future], list[dict]]]:
     "Batches of images of one shape, which threads decode."
     for path in tars:
         members = read_tar(path)
-        while some := list(islice(members, batch_size)):
-            for shape, group in groupby(some, key=lambda member: (member[1]["height"], member[1]["width"])):
-                alike = list(group)
-                images = torch.empty(len(alike), 3, *shape, dtype=torch.uint8, pin_memory=pinned)
-                hashes = [threads.submit(_decode, path, *member, place) for member, place in zip(alike, images)]
-                yield path, images, hashes, [record for _, record in alike]
+        while batch := list(islice(members, batch_size)):
+            for shape, group in groupby(batch, key=_recorded_shape):
+                same_shape = list(group)
+                images = torch.empty(len(same_shape), 3, *shape, dtype=torch.uint8, pin_memory=pinned)
+                hashes = [threads.submit(_decode, path, *member, place) for member, place in zip(same_shape, images)]
+                yield path, images, hashes, [record for _, record in same_shape]
 
 # %% ../../nbs/images/scores.ipynb #77553605
 def _image_batches(
@@ -224,10 +237,10 @@ def _tensor_column(rows: torch.Tensor) -> pa.Array:
 
 def _look(images: torch.Tensor, records: list[dict], clip: Clip, known: dict[str, np.ndarray]) -> torch.Tensor:
     "CLIP features [B, D] of a batch. CLIP looks at images that are not known, and `known` gets what it sees."
-    new = [i for i, record in enumerate(records) if record["id"] not in known]
-    if new:
-        seen = clip.encode_images(clip.prepare(images[new]))
-        known |= {records[i]["id"]: row for i, row in zip(new, seen.numpy())}
+    unknown = [i for i, record in enumerate(records) if record["id"] not in known]
+    if unknown:
+        features = clip.encode_images(clip.prepare(images[unknown]))
+        known |= {records[i]["id"]: row for i, row in zip(unknown, features.numpy())}
     return torch.from_numpy(np.stack([known[record["id"]] for record in records]))
 
 
@@ -235,7 +248,7 @@ def _score_batch(
     images: torch.Tensor,
     hashes: list[str],
     records: list[dict],
-    seen: torch.Tensor | None,  # [B, D], what CLIP sees in them
+    features: torch.Tensor | None,  # [B, D], what CLIP sees in them
     texts: ClassTexts | None,
     references: dict[str, torch.Tensor],
 ) -> pa.Table:
@@ -250,12 +263,12 @@ def _score_batch(
     for name, others in references.items():
         similarity, index = _nearest(thumbs, others)
         columns |= {f"{name}_similarity": similarity.numpy(), f"{name}_index": index.numpy()}
-    if seen is not None and texts is not None:
-        cosines = texts.cosines(seen)
-        own, probability = labels[:, None], (cosines * texts.scale).softmax(1)
+    if features is not None and texts is not None:
+        cosines = texts.cosines(features)
+        probabilities = (cosines * texts.scale).softmax(1)
         columns |= {
-            "clip_cosine": cosines.gather(1, own)[:, 0].numpy(),
-            "clip_probability": probability.gather(1, own)[:, 0].numpy(),
+            "clip_cosine": cosines.gather(1, labels[:, None])[:, 0].numpy(),
+            "clip_probability": probabilities.gather(1, labels[:, None])[:, 0].numpy(),
             "clip_label": cosines.argmax(1).numpy(),
         }
     return pa.table(columns | {"thumbnail": _tensor_column(thumbs)})
@@ -269,8 +282,8 @@ def _reference_thumbnails(
     return torch.cat([thumbnails(images).half() for images, _ in real.batches(image_size=size)])
 
 
-def _digest(thing: object) -> str:
-    content = thing.numpy().tobytes() if torch.is_tensor(thing) else json.dumps(thing, sort_keys=True).encode()
+def _digest(value: object) -> str:
+    content = value.numpy().tobytes() if torch.is_tensor(value) else json.dumps(value, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:12]
 
 # %% ../../nbs/images/scores.ipynb #0d77ec5b
@@ -291,8 +304,8 @@ class Scores:
             self.table["clip_percentile"] = self.table.groupby("label").clip_cosine.rank(pct=True)
 
     def __repr__(self) -> str:
-        many = f"{len(self.table):,} images in {len(self.files):,} shards of {self.home.path.name}"
-        return f"Scores({many}, CLIP {self.about['clip'] or 'none'})"
+        counts = f"{len(self.table):,} images in {len(self.files):,} shards of {self.home.path.name}"
+        return f"Scores({counts}, CLIP {self.about['clip'] or 'none'})"
 
     @property
     def classes(self) -> list[str]:
@@ -321,15 +334,15 @@ class Scores:
 # %% ../../nbs/images/scores.ipynb #4303c863
 def _gathered(scores: Scores, column: str, rows: np.ndarray) -> np.ndarray:
     "float16 [N, D]: so many rows of a column, in one array; a list of parts would need the memory twice."
-    first = 0
+    first = 0  # the row of the table at which a shard begins
     for file in scores.files:
-        part = _rows_of(scores, file, column)
+        shard_rows = _rows_of(scores, file, column)
         if not first:
-            found = np.empty((len(rows), part.shape[1]), np.float16)
-        start, end = np.searchsorted(rows, [first, first + len(part)])
-        found[start:end] = part[rows[start:end] - first]
-        first += len(part)
-    return found
+            gathered = np.empty((len(rows), shard_rows.shape[1]), np.float16)
+        start, end = np.searchsorted(rows, [first, first + len(shard_rows)])
+        gathered[start:end] = shard_rows[rows[start:end] - first]
+        first += len(shard_rows)
+    return gathered
 
 # %% ../../nbs/images/scores.ipynb #72f0e0e6
 def _rows_of(scores: Scores, file: Path, column: str) -> np.ndarray:
@@ -338,12 +351,12 @@ def _rows_of(scores: Scores, file: Path, column: str) -> np.ndarray:
         return pq.read_table(file, columns=[column])[column].combine_chunks().to_numpy_ndarray()
     if column != "features" or not scores.about["clip"]:
         raise ValueError(f"{scores!r} have no {column}: score the images with a CLIP")
-    kept = features_file(scores.home.own, scores.about["clip"], file.stem)
-    known = read_features(kept, scores.sidecars[file.stem].get("sha256", ""))
+    path = features_file(scores.home.own, scores.about["clip"], file.stem)
+    features = read_features(path, scores.sidecars[file.stem].get("sha256", ""))
     ids = pq.read_table(file, columns=["id"])["id"].to_pylist()
-    if missing := [key for key in ids if key not in known]:
-        raise ValueError(f"{kept} has no features of {missing[0]}: take {file} away and score the images again")
-    return np.stack([known[key] for key in ids]).astype(np.float16)
+    if missing := [key for key in ids if key not in features]:
+        raise ValueError(f"{path} has no features of {missing[0]}: take {file} away and score the images again")
+    return np.stack([features[key] for key in ids]).astype(np.float16)
 
 
 def _identity(clip: Clip) -> str:
@@ -375,19 +388,19 @@ def _score_shards(
     on_gpu = clip is not None and clip.device.type == "cuda"
     with ThreadPoolExecutor(usable_cores()) as threads:
         batches = _image_batches(tars, batch_size, threads, pinned=on_gpu)
-        for tar, own in groupby(batches, key=itemgetter(0)):
-            parts, kept = [], None if clip is None else features_file(home.own, _identity(clip), tar.stem)
-            known = read_features(kept, tars[tar]) if kept else {}
-            begun = len(known)
-            for _, images, hashes, records in own:
+        for tar, tar_batches in groupby(batches, key=itemgetter(0)):
+            tables, path = [], None if clip is None else features_file(home.own, _identity(clip), tar.stem)
+            known = read_features(path, tars[tar]) if path else {}
+            known_before = len(known)
+            for _, images, hashes, records in tar_batches:
                 images = images.to(clip.device, non_blocking=True) if clip else images
-                seen = _look(images, records, clip, known) if clip else None
-                parts.append(_score_batch(images, hashes, records, seen, **measuring))
+                features = _look(images, records, clip, known) if clip else None
+                tables.append(_score_batch(images, hashes, records, features, **measuring))
                 bar.update(len(records))
-            if kept and len(known) > begun:
-                write_features(kept, known, tars[tar])
+            if path and len(known) > known_before:
+                write_features(path, known, tars[tar])
             with whole_file(place / f"{tar.stem}.parquet") as partial:
-                pq.write_table(pa.concat_tables(parts).replace_schema_metadata({"tar": tars[tar]}), partial)
+                pq.write_table(pa.concat_tables(tables).replace_schema_metadata({"tar": tars[tar]}), partial)
 
 # %% ../../nbs/images/scores.ipynb #dcbf34a8
 def score_images(
@@ -407,12 +420,12 @@ def score_images(
     ValueError for a class without a phrase or a damaged image.
     """
     home = ShardFolder(folder)
-    told = _all_phrases(home.plan, phrases or class_phrases(home.plan))
-    given = {name: real for name, real in (("train", train), ("test", test)) if real is not None}
-    references = {name: _reference_thumbnails(real) for name, real in given.items()}
+    meanings = _all_phrases(home.plan, phrases or class_phrases(home.plan))
+    real_sets = {"train": train, "test": test}
+    references = {name: _reference_thumbnails(real) for name, real in real_sets.items() if real is not None}
     about = {
         "clip": _identity(clip) if clip else "",
-        "phrases": told if clip else {},
+        "phrases": meanings if clip else {},
         "others": list(others) if clip else [],
         "templates": list(templates) if clip else [],
         "real": {name: {"images": len(thumbs), "hash": _digest(thumbs)} for name, thumbs in references.items()},
@@ -423,9 +436,9 @@ def score_images(
         partial.write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
     sidecars = {name: home.sidecar(name) for name in sorted(home.published())}
     todo = [name for name, facts in sidecars.items() if not _is_scored(place / f"{name}.parquet", facts)]
-    texts = class_texts(clip, told, templates, others) if clip and todo else None
-    many = sum(sidecars[name].get("images", 0) for name in todo)
-    with tqdm(total=many, desc="scores", unit="img", disable=not progress) as bar:
+    texts = class_texts(clip, meanings, templates, others) if clip and todo else None
+    images = sum(sidecars[name].get("images", 0) for name in todo)
+    with tqdm(total=images, desc="scores", unit="img", disable=not progress) as bar:
         _score_shards(home, place, todo, batch_size, bar, clip, texts=texts, references=references)
     return Scores(folder, place)
 
@@ -434,8 +447,8 @@ def _all_phrases(plan: Plan, phrases: Mapping[str, Sequence[str] | str]) -> dict
     "What each class of a plan means. ValueError for a class without a phrase."
     if missing := [name for name in plan.classes if not phrases.get(name)]:
         raise ValueError(f"class {missing[0]!r} has no phrase that says what it means: phrases must name all classes")
-    told = {name: phrases[name] for name in plan.classes}
-    return {name: [phrase] if isinstance(phrase, str) else list(phrase) for name, phrase in told.items()}
+    meanings = {name: phrases[name] for name in plan.classes}
+    return {name: [meaning] if isinstance(meaning, str) else list(meaning) for name, meaning in meanings.items()}
 
 # %% ../../nbs/images/scores.ipynb #59cc336c
 def _load_scores(
