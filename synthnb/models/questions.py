@@ -40,15 +40,15 @@ class Question:
 
     def __post_init__(self):
         object.__setattr__(self, "messages", tuple(self.messages))
-        this = f"the question about {self.about!r}"
+        question = f"the question about {self.about!r}"
         for message in self.messages:
             if set(message) != {"role", "content"} or message["role"] not in ("system", "user", "assistant"):
-                raise ValueError(f"{this} needs messages of a role and a content, got {message!r}")
+                raise ValueError(f"{question} needs messages of a role and a content, got {message!r}")
             text = message["content"]
             if not text.strip() or CONTROL.search(text):
-                raise ValueError(f"{this} has an empty message or control characters: {text!r}")
+                raise ValueError(f"{question} has an empty message or control characters: {text!r}")
         if not self.messages or self.messages[-1]["role"] != "user":
-            raise ValueError(f"{this} has to end with a message of the user")
+            raise ValueError(f"{question} has to end with a message of the user")
 
 
 def json_question(about: str, text: str) -> Question:
@@ -74,7 +74,8 @@ class Sampling:
 
     def __post_init__(self):
         for name in ("temperature", "top_p"):  # 1 and 1.0 are one setting and one key
-            object.__setattr__(self, name, None if getattr(self, name) is None else float(getattr(self, name)))
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else float(value))
         temperature, top_p = (1.0 if value is None else value for value in (self.temperature, self.top_p))
         if not (0 <= temperature < math.inf and 0 < top_p <= 1 and self.max_tokens >= 1):
             raise ValueError(f"{self} is impossible: temperature is at least 0, top_p in (0, 1], max_tokens at least 1")
@@ -86,8 +87,8 @@ _SAMPLING = ("temperature", "top_p", "max_tokens")  # fields of `extra` that are
 def check_extra(extra: dict | None) -> dict:
     "Further fields of requests, checked: they belong to the key of an answer."
     extra = dict(extra or {})
-    if why := wrong_fields(extra):
-        raise ValueError(why)
+    if fault := wrong_fields(extra):
+        raise ValueError(fault)
     if "max_completion_tokens" in extra:  # the newer name; which one a server takes is found out
         extra["max_tokens"] = extra.pop("max_completion_tokens")
     sampling_of(extra, Sampling())  # refuses what is impossible
@@ -145,19 +146,20 @@ def _after_thoughts(text: str) -> str:
     "What a model says when it has thought. Raises `UnfinishedThought` if a thought is not closed."
     thinking = "the model was still thinking when the reply ended"
     if "<|channel|>" in text:
-        said = list(_HARMONY.finditer(text))
-        if not said or said[-1][1] != "final" or "<|channel|>" in text[said[-1].end() :]:
+        channels = list(_HARMONY.finditer(text))
+        answer = text[channels[-1].end() :] if channels else ""
+        if not channels or channels[-1][1] != "final" or "<|channel|>" in answer:
             raise UnfinishedThought(thinking)
-        return re.split(r"<\|(?:end|return|call|start)\|>", text[said[-1].end() :])[0]
+        return re.split(r"<\|(?:end|return|call|start)\|>", answer)[0]
     # harmony of which a server took the special tokens
-    if bare := re.match(r"\s*(analysis|commentary)(?=[^\s:,.])", text):
+    if channel := re.match(r"\s*(analysis|commentary)(?=[^\s:,.])", text):
         _, final, text = text.rpartition("assistantfinal")
         if not final:
-            raise UnfinishedThought(f"{thinking} (it began with {bare[1]!r})")
-    closed = max((found.end() for found in CLOSES.finditer(text)), default=0)
-    if opened := OPENS.search(text, closed):
-        raise UnfinishedThought(f"{thinking} ({opened[0]} is not closed)")
-    return text[closed:]
+            raise UnfinishedThought(f"{thinking} (it began with {channel[1]!r})")
+    last_end = max((mark.end() for mark in CLOSES.finditer(text)), default=0)
+    if opening := OPENS.search(text, last_end):
+        raise UnfinishedThought(f"{thinking} ({opening[0]} is not closed)")
+    return text[last_end:]
 
 # %% ../../nbs/models/questions.ipynb #79ff1371
 _REFUSAL = re.compile(
@@ -171,13 +173,15 @@ _REFUSAL = re.compile(
 def _find_object(text: str) -> str:
     "The one JSON object in a text, after its thoughts. Raises `ValueError` with what is wrong."
     text = _after_thoughts(text)
-    inside = re.findall(r"```[\w-]*\s*\n?(.*?)```", text, re.DOTALL)
-    fenced = [one for one in inside if one.lstrip().startswith("{")]
-    text = fenced[0] if len(fenced) == 1 else text
+    fences = re.findall(r"```[\w-]*\s*\n?(.*?)```", text, re.DOTALL)
+    fenced_objects = [fence for fence in fences if fence.lstrip().startswith("{")]
+    text = fenced_objects[0] if len(fenced_objects) == 1 else text
     if "{" not in text:
         raise ValueError("there is no JSON object in it" if text.strip() else "it is empty")
     whole, broken = _split_objects(text)
-    if (whole or broken) and text[: text.find((whole or broken)[0])].rstrip().endswith(("[", ",")):
+    objects = whole or broken
+    before = text[: text.find(objects[0])] if objects else ""
+    if before.rstrip().endswith(("[", ",")):
         raise ValueError("it is a JSON list, not an object")
     if len(whole) > 1:
         raise ValueError("there is more than one JSON object in it")
@@ -196,8 +200,9 @@ def _split_objects(text: str) -> tuple[list[str], list[str]]:
             raise ValueError("its JSON is nested too deeply") from None
         except json.JSONDecodeError:
             end = _closing_brace(text, start)
-            if re.match(r"\{\s*[\"'“‘\w}/]", text[start:end]) and (":" in text[start:end] or end == len(text)):
-                broken.append(text[start:end])
+            braced = text[start:end]
+            if re.match(r"\{\s*[\"'“‘\w}/]", braced) and (":" in braced or end == len(text)):
+                broken.append(braced)
         start = text.find("{", end)
     return whole, broken
 
@@ -205,10 +210,10 @@ def _split_objects(text: str) -> tuple[list[str], list[str]]:
 def _closing_brace(text: str, start: int) -> int:
     "Where what begins with a brace ends: after the brace that closes it, or with the text."
     depth = 0
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[{}]', text[start:], re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(found[0], 0)
+    for token in re.finditer(r'"(?:[^"\\]|\\.)*"|[{}]', text[start:], re.DOTALL):  # a string, or a brace outside
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
         if not depth:
-            return start + found.end()
+            return start + token.end()
     return len(text)
 
 
@@ -217,41 +222,44 @@ def _refuse_constant(name: str):
 
 # %% ../../nbs/models/questions.ipynb #78deeaab
 def _refuse_doubles(pairs: list[tuple]) -> dict:
-    if len(found := dict(pairs)) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
         raise ValueError(f"the key {twice!r} stands twice in one object")
-    return found
+    return values
 
 
 def _mend_object(broken: list[str]) -> str:
     "The one broken JSON object that can be mended without guessing at what is not there."
-    if len(broken) != 1:
-        many = "there is more than one JSON object in it, all of them broken"
-        raise ValueError(many if broken else "there is no JSON object in it")
+    if not broken:
+        raise ValueError("there is no JSON object in it")
+    if len(broken) > 1:
+        raise ValueError("there is more than one JSON object in it, all of them broken")
     text = broken[0].strip().removesuffix("```").rstrip()
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
-        wrong = ValueError(f"its JSON is broken or cut: {error.msg} at character {error.pos}")
+        fault = ValueError(f"its JSON is broken or cut: {error.msg} at character {error.pos}")
     else:
         return text
     if not text.endswith(("}", "]")) or re.search(r"[\[{,]\s*(\.\.\.|…)\s*[\]},]|:\s*-?(NaN|Infinity)\b", text):
-        raise wrong
+        raise fault
     try:
         mended = repair_json(text, skip_json_loads=True, ensure_ascii=False)
         value = json.loads(mended)
     except (ValueError, RecursionError, IndexError):  # the repair of noise may fail in its own ways
-        raise wrong from None
+        raise fault from None
     if not isinstance(value, dict) or len(re.findall(r"""(["'])\w+\1\s*:""", text)) > _keys_in(value):
-        raise wrong
+        raise fault
     return mended
 
 # %% ../../nbs/models/questions.ipynb #b70be5be
 def _keys_in(value: object) -> int:
     "How many keys all the objects in a JSON value have."
     if isinstance(value, dict):
-        return len(value) + sum(_keys_in(one) for one in value.values())
-    return sum(_keys_in(one) for one in value) if isinstance(value, list) else 0
+        return len(value) + sum(_keys_in(member) for member in value.values())
+    return sum(_keys_in(member) for member in value) if isinstance(value, list) else 0
 
 
 def strings(value) -> Iterator[str]:
@@ -273,12 +281,12 @@ _MORE_TOKENS = (
 
 def _check_finished(reply: Reply) -> None:
     "Raise `UnfinishedThought` for a reply in which an object may be a draft, or which is all thoughts."
-    said = _after_thoughts(reply.text)
-    if not said.strip() and (reply.thoughts or reply.finish == "length" or said != reply.text):
+    answer = _after_thoughts(reply.text)
+    if not answer.strip() and (reply.thoughts or reply.finish == "length" or answer != reply.text):
         length = f" ({len(reply.thoughts):,} characters)" if reply.thoughts else ""
         raise UnfinishedThought(f"there is no answer, only thoughts{length}")
-    alone = re.sub(r"^\s*```\w*\s*|\s*```\s*$", "", said).strip()
-    if reply.finish == "length" and said == reply.text and "{" in said and not alone.startswith("{"):
+    unfenced = re.sub(r"^\s*```\w*\s*|\s*```\s*$", "", answer).strip()
+    if reply.finish == "length" and answer == reply.text and "{" in answer and not unfenced.startswith("{"):
         raise UnfinishedThought("it was cut, and what stands in it may be a draft of a model that thinks aloud")
 
 
@@ -303,12 +311,12 @@ def _latin_share(text: str) -> float:
 
 def _check_words(words: str, question: Question) -> None:
     "Raise `ValueError` for control characters, a refusal, or another script than that of the question."
-    if found := CONTROL.search(words):
-        raise ValueError(f"it holds the control character U+{ord(found[0]):04X}")
-    if found := _REFUSAL.search(words):
-        raise ValueError(f"the model refused inside its answer: {found[0]!r}")
-    asked = "\n".join(message["content"] for message in question.messages)
-    if _latin_share(words) < 0.5 <= _latin_share(asked):
+    if control := CONTROL.search(words):
+        raise ValueError(f"it holds the control character U+{ord(control[0]):04X}")
+    if refusal := _REFUSAL.search(words):
+        raise ValueError(f"the model refused inside its answer: {refusal[0]!r}")
+    question_text = "\n".join(message["content"] for message in question.messages)
+    if _latin_share(words) < 0.5 <= _latin_share(question_text):
         raise ValueError("answer in the language of the question")
 
 # %% ../../nbs/models/questions.ipynb #366cd60d
@@ -326,8 +334,8 @@ def read_answer(
     try:
         value = schema.model_validate_json(text, strict=True)
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, one['loc'])) or 'answer'}: {one['msg']}" for one in error.errors()[:5]]
-        raise ValueError("; ".join(wrong)) from None
+        faults = [f"{'.'.join(map(str, fault['loc'])) or 'answer'}: {fault['msg']}" for fault in error.errors()[:5]]
+        raise ValueError("; ".join(faults)) from None
     if check is not None:
         check(question, value)
     return value
