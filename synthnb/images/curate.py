@@ -58,8 +58,8 @@ class Filters:
     @classmethod
     def named(cls, asked: dict) -> "Filters":
         "Filters from a file of parameters; ValueError for a name that there is not, with the nearest."
-        if odd := [name for name in asked if name not in cls.__dataclass_fields__]:
-            raise ValueError(f"no filter {odd[0]!r}{did_you_mean(odd[0], cls.__dataclass_fields__)}")
+        if unknown := [name for name in asked if name not in cls.__dataclass_fields__]:
+            raise ValueError(f"no filter {unknown[0]!r}{did_you_mean(unknown[0], cls.__dataclass_fields__)}")
         return cls(**asked)
 
     @property
@@ -75,32 +75,35 @@ def _last_decisions(decisions: pd.DataFrame | None, scores: Scores) -> pd.DataFr
     """
     if decisions is None or decisions.empty:
         return pd.DataFrame("", index=scores.table.index, columns=["decision", "class", "reviewer"])
-    if lost := [name for name in ("id", "decision") if name not in decisions]:
-        raise ValueError(f"decisions need a column {lost[0]!r}; they have {', '.join(decisions.columns)}")
-    told = decisions.sort_values("time", kind="stable") if "time" in decisions else decisions
-    told = told.drop_duplicates("id", keep="last").set_index("id").reindex(columns=["decision", "class", "reviewer"])
-    if odd := sorted(set(told.decision) - {"accept", "reject", "relabel"}):
-        raise ValueError(f"a decision is {odd[0]!r}; it must be accept, reject or relabel")
-    if unknown := told.index.difference(scores.table.id).tolist():
+    if missing := [name for name in ("id", "decision") if name not in decisions]:
+        raise ValueError(f"decisions need a column {missing[0]!r}; they have {', '.join(decisions.columns)}")
+    lines = decisions.sort_values("time", kind="stable") if "time" in decisions else decisions
+    latest = lines.drop_duplicates("id", keep="last").set_index("id")
+    latest = latest.reindex(columns=["decision", "class", "reviewer"])
+    if unknown := sorted(set(latest.decision) - {"accept", "reject", "relabel"}):
+        raise ValueError(f"a decision is {unknown[0]!r}; it must be accept, reject or relabel")
+    if unscored := latest.index.difference(scores.table.id).tolist():
         raise ValueError(
-            f"{len(unknown)} decisions are about images that were not scored, such as {unknown[0]!r}: "
+            f"{len(unscored)} decisions are about images that were not scored, such as {unscored[0]!r}: "
             "is it the right folder?"
         )
-    if wrong := sorted(set(told["class"][told.decision == "relabel"].fillna("")) - set(scores.classes)):
-        there = ", ".join(scores.classes[:5])
-        raise ValueError(f"an image is relabelled as {wrong[0]!r}, which is no class: there are {there}, ...")
-    return told.astype(object).reindex(scores.table.id).fillna("").reset_index(drop=True)
+    new_classes = latest["class"][latest.decision == "relabel"].fillna("")
+    if no_classes := sorted(set(new_classes) - set(scores.classes)):
+        classes = ", ".join(scores.classes[:5])
+        raise ValueError(f"an image is relabelled as {no_classes[0]!r}, which is no class: there are {classes}, ...")
+    return latest.astype(object).reindex(scores.table.id).fillna("").reset_index(drop=True)
 
 # %% ../../nbs/images/curate.ipynb #67a39e86
-def _needs(scores: Scores, column: str, why: str) -> pd.Series:
+def _needs(scores: Scores, column: str, filter_name: str) -> pd.Series:
     "A column of the scores; ValueError says what to score with."
     if column not in scores.table:
-        given = column.split("_")[0]
-        source = {"clip": "a CLIP", "test": "the test images", "train": "the training images"}.get(given)
+        argument = column.split("_")[0]  # of `score_images`
+        source = {"clip": "a CLIP", "test": "the test images", "train": "the training images"}.get(argument)
         if not source:
-            raise ValueError(f"the filter {why} reads {column!r}, which `score_images` does not measure")
+            raise ValueError(f"the filter {filter_name} reads {column!r}, which `score_images` does not measure")
         raise ValueError(
-            f"the filter {why} needs {source}, and these scores were made without: score the images with {given}=..."
+            f"the filter {filter_name} needs {source}, and these scores were made without: "
+            f"score the images with {argument}=..."
         )
     return scores.table[column]
 
@@ -123,8 +126,8 @@ def _faults(scores: Scores, filters: Filters) -> Iterator[tuple[str, bool, pd.Se
     if filters.agree:
         yield "CLIP sees another class", True, _needs(scores, "clip_label", "agree") != table.label, ""
     if filters.min_probability is not None:
-        least = 1 / choices if filters.min_probability == "1/N" else filters.min_probability
-        above = _needs(scores, "clip_probability", "min_probability") > least  # nan is not above it
+        threshold = 1 / choices if filters.min_probability == "1/N" else filters.min_probability
+        above = _needs(scores, "clip_probability", "min_probability") > threshold  # nan is not above it
         yield "CLIP probability", True, ~above, ""
     if filters.min_percentile is not None:
         above = _needs(scores, "clip_percentile", "min_percentile") > filters.min_percentile
@@ -136,17 +139,17 @@ def _duplicates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Of some rows those that repeat an earlier one, the rows they repeat, and whether to the last pixel."
     hashes = scores.table.pixels.iloc[rows]
-    first = hashes.map(dict(zip(hashes[::-1], rows[::-1]))).to_numpy()  # the earliest with these pixels
-    same = first != rows
+    earliest = hashes.map(dict(zip(hashes[::-1], rows[::-1]))).to_numpy()  # the first row with these pixels
+    repeated = earliest != rows
     if alike >= 1:
-        return rows[same], first[same], same[same]
-    rest = rows[~same]
-    near = first_alike(scores.tensor("thumbnail", rest), alike, progress).numpy()
-    gone = near >= 0
+        return rows[repeated], earliest[repeated], repeated[repeated]
+    distinct = rows[~repeated]
+    originals = first_alike(scores.tensor("thumbnail", distinct), alike, progress).numpy()
+    near = originals >= 0
     return (
-        np.concatenate([rows[same], rest[gone]]),
-        np.concatenate([first[same], rest[near[gone]]]),
-        np.repeat([True, False], [same.sum(), gone.sum()]),
+        np.concatenate([rows[repeated], distinct[near]]),
+        np.concatenate([earliest[repeated], distinct[originals[near]]]),
+        np.repeat([True, False], [repeated.sum(), near.sum()]),
     )
 
 # %% ../../nbs/images/curate.ipynb #10d12b49
@@ -158,24 +161,24 @@ def curate(
     progress: bool = False,
 ) -> "Curation":
     "Decide about every scored image. ValueError for a filter whose measurements are missing."
-    table, said = scores.table[["id", "shard", "label", "class"]].copy(), _last_decisions(decisions, scores)
+    table, people = scores.table[["id", "shard", "label", "class"]].copy(), _last_decisions(decisions, scores)
     table["drawn_as"], table["reason"], table["like"] = table["class"], "", ""
-    rejected = said.decision == "reject"
-    table.loc[rejected, "reason"] = "rejected by " + said.reviewer[rejected].replace("", "somebody")
-    approved = said.decision.isin(["accept", "relabel"])
-    for name, overruled, bad, like in _faults(scores, filters):
-        new = np.asarray(bad) & (table.reason == "") & ~(approved & overruled)
-        table.loc[new, "reason"] = name
+    rejected = people.decision == "reject"
+    table.loc[rejected, "reason"] = "rejected by " + people.reviewer[rejected].replace("", "somebody")
+    approved = people.decision.isin(["accept", "relabel"])
+    for reason, overruled, faulty, like in _faults(scores, filters):
+        newly_rejected = np.asarray(faulty) & (table.reason == "") & ~(approved & overruled)
+        table.loc[newly_rejected, "reason"] = reason
         if like:
-            table.loc[new, "like"] = like + scores.table[f"{like.split()[0]}_index"][new].astype(str)
+            indices = scores.table[f"{like.split()[0]}_index"][newly_rejected]
+            table.loc[newly_rejected, "like"] = like + indices.astype(str)
     if filters.duplicates is not None:
-        rows, first, same = _duplicates(scores, filters.duplicates, np.flatnonzero(table.reason == ""), progress)
-        table.loc[rows, "reason"], table.loc[rows, "like"] = (
-            np.where(same, "duplicate", "near-duplicate"),
-            table.id.to_numpy()[first],
-        )
-    moved = said.decision == "relabel"
-    table.loc[moved, "class"] = said["class"][moved]
+        kept_rows = np.flatnonzero(table.reason == "")
+        rows, originals, equal = _duplicates(scores, filters.duplicates, kept_rows, progress)
+        table.loc[rows, "reason"] = np.where(equal, "duplicate", "near-duplicate")
+        table.loc[rows, "like"] = table.id.to_numpy()[originals]
+    relabelled = people.decision == "relabel"
+    table.loc[relabelled, "class"] = people["class"][relabelled]
     table["label"] = table["class"].map({name: label for label, name in enumerate(scores.classes)}).astype("int64")
     return Curation(scores, filters, table, 0 if decisions is None else len(decisions))
 
@@ -202,20 +205,20 @@ class Curation:
 
     def report(self) -> pd.DataFrame:
         "A row per class, as drawn, and one for all: images, kept, keep-rate, never drawn, a column for each reason."
-        lost = self.scores.never_drawn()
+        failed = self.scores.never_drawn()
         counts = pd.crosstab(self.table.drawn_as, self.table.reason).reindex(self.scores.classes, fill_value=0)
         counts = counts.reindex(columns=["", *self.reasons], fill_value=0).rename(columns={"": "kept"})
         counts.insert(0, "images", counts.sum(axis=1))
-        if len(lost):
-            never = lost.label.value_counts().reindex(range(len(self.scores.classes)), fill_value=0)
-            counts["never drawn"] = never.to_numpy()
+        if len(failed):
+            failed_counts = failed.label.value_counts().reindex(range(len(self.scores.classes)), fill_value=0)
+            counts["never drawn"] = failed_counts.to_numpy()
         counts.loc["(all classes)"] = counts.sum()
         counts.insert(2, "keep-rate", counts.kept / counts.images.clip(lower=1))
         return counts.rename_axis(index="class", columns=None)
 
     def __str__(self) -> str:
-        took = ", ".join(f"{reason}: {n:,}" for reason, n in self.reasons.items())
-        return f"{len(self.kept):,} of {len(self.table):,} images are kept" + (f" ({took})" if took else "")
+        reasons = ", ".join(f"{reason}: {n:,}" for reason, n in self.reasons.items())
+        return f"{len(self.kept):,} of {len(self.table):,} images are kept" + (f" ({reasons})" if reasons else "")
 
 # %% ../../nbs/images/curate.ipynb #6886d2b3
 def kept_path(folder: str | Path, name: str = "kept") -> Path:
@@ -225,26 +228,27 @@ def kept_path(folder: str | Path, name: str = "kept") -> Path:
     return Path(folder) / ".synthnb" / "curation" / f"{name}.kept.parquet"
 
 
-def _reject_files(pairs: Iterator[tuple], name: str, told: dict[str, tuple]) -> Iterator[tuple[str, bytes]]:
+def _reject_files(pairs: Iterator[tuple], name: str, reasons: dict[str, tuple]) -> Iterator[tuple[str, bytes]]:
     "Files of rejected images, and their records with the reason."
     for content, record in pairs:
-        reason, like = told[record["id"]]
-        about = record | {"rejected": {"by": name, "reason": reason, "like": like}}
+        reason, like = reasons[record["id"]]
+        with_reason = record | {"rejected": {"by": name, "reason": reason, "like": like}}
         yield record["file"], content
-        yield f"{record['id']}.json", json.dumps(about, ensure_ascii=False).encode()
+        yield f"{record['id']}.json", json.dumps(with_reason, ensure_ascii=False).encode()
 
 
 def _write_rejects(curation: Curation, folder: Path, name: str, progress: bool) -> None:
     "Put the tars of rejects in place of those that an earlier call has made."
-    for old in folder.parent.glob(f"{folder.name}.*.partial"):
-        shutil.rmtree(old)  # of a call that was killed
+    for leftover in folder.parent.glob(f"{folder.name}.*.partial"):
+        shutil.rmtree(leftover)  # of a call that was killed
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     rejected = curation.table[curation.table.reason != ""]
     for shard, rows in tqdm(rejected.groupby("shard"), desc="rejects", unit="shard", disable=not progress):
-        told = dict(zip(rows.id, zip(rows.reason, rows.like)))
-        pairs = (pair for pair in read_tar(curation.scores.home.tar(shard)) if pair[1]["id"] in told)
-        write_tar(partial / f"{shard}.tar", _reject_files(pairs, name, told))
+        reasons = dict(zip(rows.id, zip(rows.reason, rows.like)))
+        members = read_tar(curation.scores.home.tar(shard))
+        pairs = ((content, record) for content, record in members if record["id"] in reasons)
+        write_tar(partial / f"{shard}.tar", _reject_files(pairs, name, reasons))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
@@ -261,9 +265,9 @@ def write_kept(
     """
     path, kept, scores = kept_path(curation.scores.home.path, name), curation.kept, curation.scores
     per_class = kept["class"].value_counts().reindex(scores.classes, fill_value=0).to_dict()
-    if empty := [name for name, n in per_class.items() if not n]:
-        some = ", ".join(empty[:5])
-        advice = f"{len(empty)} classes keep no image ({some}): loosen the filters, or draw more of them"
+    if empty := [class_name for class_name, count in per_class.items() if not count]:
+        examples = ", ".join(empty[:5])
+        advice = f"{len(empty)} classes keep no image ({examples}): loosen the filters, or draw more of them"
         warnings.warn(advice, stacklevel=2)
     about = {
         "plan": scores.home.plan.hash,
@@ -317,15 +321,16 @@ def stream_kept(
         return
     table = kept if isinstance(kept, pd.DataFrame) else read_kept(kept)
     for shard, rows in table.groupby("shard"):
-        wanted = {row[0]: row[1:] for row in zip(rows.id, rows.label, rows["class"])}
+        wanted = dict(zip(rows.id, zip(rows.label, rows["class"])))
         if not home.tar(shard).is_file():
             raise ValueError(
                 f"{home.path} has no shard {shard}, which the kept list names: draw it again, or curate again"
             )
         for content, record in read_tar(home.tar(shard)):
-            if told := wanted.pop(record["id"], None):
-                moved = {"label": told[0], "class": told[1], "drawn_as": record["class"]}
-                yield content, record | (moved if record["class"] != told[1] else {})
+            if record["id"] in wanted:
+                label, class_name = wanted.pop(record["id"])
+                relabelled = {"label": label, "class": class_name, "drawn_as": record["class"]}
+                yield content, record | (relabelled if record["class"] != class_name else {})
         if wanted:
             raise ValueError(
                 f"{len(wanted)} images of the kept list are not in shard {shard} of {home.path}, "
@@ -357,10 +362,10 @@ def load_kept(
     folder: str | Path, kept: str | Path | pd.DataFrame | None = None, resize: int | None = None
 ) -> LabelledImages:
     "The kept images as one labelled set in memory. ValueError if there are none."
-    parts = list(_kept_batches(folder, kept, resize))
-    if not parts:
+    batches = list(_kept_batches(folder, kept, resize))
+    if not batches:
         raise ValueError(f"no image of {folder} is kept")
-    images, labels = (torch.cat(some) for some in zip(*parts))
+    images, labels = (torch.cat(tensors) for tensors in zip(*batches))
     classes = tuple(ShardFolder(folder).plan.classes)
     return LabelledImages(images, labels, classes, f"{Path(folder).name}, {len(labels)} kept")
 
