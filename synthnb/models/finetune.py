@@ -81,19 +81,19 @@ def save_lora(lora: Lora, path: str | Path) -> Path:
 
 def load_lora(path: str | Path) -> Lora:
     "Read a LoRA; also one of another program, in the same layout. ValueError for a file that holds none."
-    tensors, said = read_tensors(Path(path))
-    if other := sorted(name for name in tensors if "lora" not in name):
-        raise ValueError(f"{path} is no LoRA: it holds the tensor {other[0]}")
-    checks = tuple((int(step), float(loss)) for step, loss in said.get("checks", ()))
-    losses = tuple(said.get("losses", ()))
-    return Lora(tensors, said.get("settings", {}), losses, checks, said.get("seconds", 0.0))
+    tensors, record = read_tensors(Path(path))
+    if foreign := sorted(name for name in tensors if "lora" not in name):
+        raise ValueError(f"{path} is no LoRA: it holds the tensor {foreign[0]}")
+    checks = tuple((int(step), float(loss)) for step, loss in record.get("checks", ()))
+    losses = tuple(record.get("losses", ()))
+    return Lora(tensors, record.get("settings", {}), losses, checks, record.get("seconds", 0.0))
 
 # %% ../../nbs/models/finetune.ipynb #dbdf57ef
 def _check_adaptable(pipe: DiffusionPipeline) -> None:
     "ValueError for a pipeline for which no LoRA can be learned, or which has one already."
     if not isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
-        known = "a LoRA can be learned for Stable Diffusion 1.x, 2.x and SDXL"
-        raise ValueError(f"{type(pipe).__name__} is not supported: {known}")
+        supported = "a LoRA can be learned for Stable Diffusion 1.x, 2.x and SDXL"
+        raise ValueError(f"{type(pipe).__name__} is not supported: {supported}")
     if getattr(pipe.unet, "peft_config", None):
         raise ValueError("this generator has a LoRA already: call its unload_lora_weights(), or open it anew")
 
@@ -121,10 +121,11 @@ _TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # of the attention, as in diffu
 @contextmanager
 def _adapter(pipe: DiffusionPipeline, config: FinetuneConfig) -> Iterator[list[nn.Parameter]]:
     "Weights of a fresh adapter in the UNet, float32; it is gone afterwards."
-    how = LoraConfig(r=config.rank, lora_alpha=config.rank, init_lora_weights="gaussian", target_modules=list(_TARGETS))
+    rank, targets = config.rank, list(_TARGETS)
+    adapter_config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets)
     try:
         with seeded(stream(config.seed, "adapter")):
-            pipe.unet.add_adapter(how, adapter_name="lora")
+            pipe.unet.add_adapter(adapter_config, adapter_name="lora")
         cast_training_params(pipe.unet, dtype=torch.float32)  # steps are too small for bfloat16
         yield [parameter for parameter in pipe.unet.parameters() if parameter.requires_grad]
     finally:
@@ -141,20 +142,20 @@ def _run(
 ) -> Lora:
     "Learn from the start, or from where the checkpoint stands."
     latents, scheduler = encode_images(pipe, images, config.flips), training_scheduler(pipe)
-    loss_of = partial(denoising_loss, pipe, scheduler, latents, [own.to(pipe.device) for own in ids])
-    same = ("steps", "batch_size", "seed", "check_every", "patience")
-    how = InvertConfig(**{name: getattr(config, name) for name in same})
+    loss_of = partial(denoising_loss, pipe, scheduler, latents, [encoder_ids.to(pipe.device) for encoder_ids in ids])
+    shared = ("steps", "batch_size", "seed", "check_every", "patience")
+    learn_config = InvertConfig(**{name: getattr(config, name) for name in shared})
     with reading(pipe, (), ()), _adapter(pipe, config) as weights:
         optimiser = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0)
         run = Run(weights, optimiser, torch.full((config.steps,), math.nan, device=pipe.device))
         keeper.restore(run)
         with tqdm(total=config.steps, initial=run.step, desc="LoRA", unit="step", disable=not progress) as bar:
-            learn(run, latents, loss_of, how, keeper, bar)
+            learn(run, latents, loss_of, learn_config, keeper, bar)
         if config.patience is not None:
             for weight, best in zip(weights, run.best):
                 weight.data.copy_(best)
-        found = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name="lora"))
-        learned = {f"unet.{name}": tensor.detach().float().cpu().clone() for name, tensor in found.items()}
+        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name="lora"))
+        learned = {f"unet.{name}": tensor.detach().float().cpu().clone() for name, tensor in state.items()}
     losses, settings = tuple(run.losses[: run.step].tolist()), keeper.settings | {"steps": config.steps}
     return Lora(learned, settings, losses, tuple(run.checks), run.seconds)
 
@@ -176,31 +177,35 @@ def lora(
     if "{phrase}" not in config.template:
         raise ValueError(f"template {config.template!r} nowhere says {{phrase}}: all classes would be called the same")
     prompts = [config.template.replace("{phrase}", phrases.get(name, name)) for name in images.classes]
-    ids, _ = tokenize(pipe, prompts), training_scheduler(pipe)
-    asked = ("lr", "batch_size", "rank", "flips", "seed", "check_every", "patience")
-    settings = {name: getattr(config, name) for name in asked} | {"prompts": prompts}
-    settings |= {"images": images.fingerprint(), "generator": fingerprint(pipe)}
+    ids = tokenize(pipe, prompts)
+    training_scheduler(pipe)  # refuses a generator that cannot learn, before any cost
+    recorded = ("lr", "batch_size", "rank", "flips", "seed", "check_every", "patience")
+    settings = {name: getattr(config, name) for name in recorded}
+    settings.update(prompts=prompts, images=images.fingerprint(), generator=fingerprint(pipe))
     path = Path(path) if path else None
     if path and path.exists():
-        there = load_lora(path)
-        check_same_settings(path, there.settings, settings | {"steps": config.steps})
-        return there
-    found = _run(pipe, images, ids, config, Keeper(path, settings, save_every), progress)
+        stored = load_lora(path)
+        check_same_settings(path, stored.settings, settings | {"steps": config.steps})
+        return stored
+    learned = _run(pipe, images, ids, config, Keeper(path, settings, save_every), progress)
     if path:
-        save_lora(found, path).with_suffix(".checkpoint").unlink(missing_ok=True)
-    return found
+        save_lora(learned, path).with_suffix(".checkpoint").unlink(missing_ok=True)
+    return learned
 
 # %% ../../nbs/models/finetune.ipynb #a90af17b
 def _start_images(images: LabelledImages, plan: pd.DataFrame) -> torch.Tensor:  # int64 [rows]
     "Which real image each row starts from. ValueError if a class has none, or the classes differ."
-    if (named := tuple(plan["class"].cat.categories)) != tuple(images.classes):
-        raise ValueError(f"the plan is for the classes {named}, and {images} has {tuple(images.classes)}")
+    plan_classes, image_classes = tuple(plan["class"].cat.categories), tuple(images.classes)
+    if plan_classes != image_classes:
+        raise ValueError(f"the plan is for the classes {plan_classes}, and {images} has {image_classes}")
     counts = images.labels.bincount(minlength=len(images.classes))
     labels = torch.tensor(plan.label.to_numpy(), dtype=torch.int64)
     if empty := sorted({int(label) for label in labels if not counts[label]}):
         raise ValueError(f"{images} has no image of {images.classes[empty[0]]!r} to start from")
-    turn = torch.tensor(plan.groupby("label").cumcount().to_numpy())
-    return images.labels.argsort(stable=True)[(counts.cumsum(0) - counts)[labels] + turn % counts[labels]]
+    turn = torch.tensor(plan.groupby("label").cumcount().to_numpy())  # how many rows of its class go before each
+    by_class = images.labels.argsort(stable=True)
+    first = counts.cumsum(0) - counts  # where each class begins in `by_class`
+    return by_class[first[labels] + turn % counts[labels]]
 
 
 def _painter(pipe: DiffusionPipeline) -> DiffusionPipeline:
@@ -216,10 +221,10 @@ def _painter(pipe: DiffusionPipeline) -> DiffusionPipeline:
 # %% ../../nbs/models/finetune.ipynb #601c0d83
 def _side_of(pipe: DiffusionPipeline, size: int) -> int:
     "Pixels a side that are drawn. ValueError where neither plan nor pipeline says."
-    known: int = getattr(getattr(pipe, "unet", None), "config", {}).get("sample_size") or 0
-    if not size and not known:
+    latent_size: int = getattr(getattr(pipe, "unet", None), "config", {}).get("sample_size") or 0
+    if not size and not latent_size:
         raise ValueError(f"{type(pipe).__name__} does not say what size it draws: give the plan a size")
-    return size or known * pipe.vae_scale_factor
+    return size or latent_size * pipe.vae_scale_factor
 
 # %% ../../nbs/models/finetune.ipynb #6593f03d
 def image_to_image(
@@ -237,26 +242,26 @@ def image_to_image(
     if not 0 < strength <= 1 or int(first.steps * strength) < 1:
         least = f"at least 1/{int(first.steps)}, for one of the plan's {int(first.steps)} steps"
         raise ValueError(f"strength is {strength}; it must be at most 1, and {least}")
-    at, painter, side = _start_images(images, plan), _painter(pipe), _side_of(pipe, int(first["size"]))
-    known = call_parameters(painter)  # Stable Diffusion 3 and FLUX ask for a size, others take that of the image
-    call = {name: value for name, value in plan_call(pipe, first).items() if name in known}
-    call |= {name: side for name in ("height", "width") if name in known}
-    parts, faults = [], dict[str, str]()
+    start_rows, painter, side = _start_images(images, plan), _painter(pipe), _side_of(pipe, int(first["size"]))
+    accepted = call_parameters(painter)  # Stable Diffusion 3 and FLUX ask for a size, others take that of the image
+    call = plan_call(pipe, first) | {"height": side, "width": side}
+    call = {name: value for name, value in call.items() if name in accepted}
+    drawn, faults = [], dict[str, str]()
     with tqdm(total=len(plan), desc="images", unit="img", disable=not progress) as bar:
         for start in range(0, len(plan), batch_size):
             rows = plan.iloc[start : start + batch_size]
-            begin = images.images[at[start : start + batch_size]].float() / 255
-            begin = F.interpolate(begin, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-            asked = call | {"image": begin.to(pipe.dtype), "strength": strength}
-            pixels, flagged = call_pipeline(painter, asked, list(rows.prompt), rows.seed.tolist())
+            real = images.images[start_rows[start : start + batch_size]].float() / 255
+            real = F.interpolate(real, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            arguments = call | {"image": real.to(pipe.dtype), "strength": strength}
+            pixels, flagged = call_pipeline(painter, arguments, list(rows.prompt), rows.seed.tolist())
             faults |= {str(rows.id.iloc[i]): reason for i, reason in find_faults(pixels, flagged).items()}
-            parts.append(_levels(pixels, resize))
+            drawn.append(_levels(pixels, resize))
             bar.update(len(rows))
     if faults:
         row, reason = next(iter(faults.items()))
         raise RuntimeError(f"{len(faults)} of {len(plan)} images cannot be used, the first is {row} ({reason})")
     labels = torch.tensor(plan.label.to_numpy(), dtype=torch.int64)
-    return LabelledImages(torch.cat(parts), labels, images.classes, str(first.model))
+    return LabelledImages(torch.cat(drawn), labels, images.classes, str(first.model))
 
 # %% ../../nbs/models/finetune.ipynb #1ccd60b7
 def _levels(pixels: torch.Tensor, resize: int | None) -> torch.Tensor:
@@ -305,17 +310,21 @@ def _class_tokens(
     pipe: DiffusionPipeline, images: LabelledImages, config: InvertConfig, folder: Path | None
 ) -> tuple[DiffusionPipeline, dict[str, Style]]:
     "A pipeline with text encoders of its own that know a token for each class, and the tokens."
-    known = [name for name in images.classes if all(len(t.tokenize(name)) == 1 for t, _ in text_models(pipe))]
-    starts: dict[str, str | None] = {name: name if name in known else config.initializer for name in images.classes}
+    tokenizers = [tokenizer for tokenizer, _ in text_models(pipe)]
+    starts: dict[str, str | None] = {}
+    for name in images.classes:
+        is_one_token = all(len(tokenizer.tokenize(name)) == 1 for tokenizer in tokenizers)
+        starts[name] = name if is_one_token else config.initializer
     styles = invert_classes(pipe, images, starts, folder, config, progress=False)
-    parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-    copies = {part: copy.deepcopy(pipe.components[part]) for part in parts if pipe.components.get(part) is not None}
+    text_parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+    present = [name for name in text_parts if pipe.components.get(name) is not None]
+    copies = {name: copy.deepcopy(pipe.components[name]) for name in present}
     with quiet_loading():
-        own = type(pipe).from_pipe(pipe, dtype=pipe.dtype, **copies)  # without one, shared parts become float32
-    own.set_progress_bar_config(disable=True)
+        token_pipe = type(pipe).from_pipe(pipe, dtype=pipe.dtype, **copies)  # without one, shared parts become float32
+    token_pipe.set_progress_bar_config(disable=True)
     for style in styles.values():
-        add_style(own, style)
-    return own, styles
+        add_style(token_pipe, style)
+    return token_pipe, styles
 
 # %% ../../nbs/models/finetune.ipynb #948feec5
 def draw_source(
@@ -332,18 +341,20 @@ def draw_source(
 ) -> Sourced:
     "The images of one source. ValueError before any cost for a source that there is not."
     check_sources([source])
-    place, drawn = Path(folder) if folder else None, partial(_draw, per_class=per_class, config=config, seed=seed)
+    learned_folder = Path(folder) if folder else None
+    draw = partial(_draw, per_class=per_class, config=config, seed=seed)
     if source == "class_tokens":
-        own, styles = _class_tokens(pipe, images, replace(config.tokens, seed=seed), place)
+        token_pipe, styles = _class_tokens(pipe, images, replace(config.tokens, seed=seed), learned_folder)
         cost = sum(style.steps for style in styles.values()), sum(style.seconds for style in styles.values())
-        return drawn(own, {name: [f"a photo of a {style.token}"] for name, style in styles.items()}, cost)
+        return draw(token_pipe, {name: [f"a photo of a {style.token}"] for name, style in styles.items()}, cost)
     if source == "lora":
-        how, path = replace(config.lora, seed=seed), place / "lora.safetensors" if place else None
-        found = lora(pipe, images, phrases, path, how, progress=False)
-        asked = {name: [how.template.replace("{phrase}", phrases[name])] for name in images.classes}
-        with drawing_with(pipe, found):
-            return drawn(pipe, asked, (found.steps, found.seconds))
-    return drawn(pipe, prompts, (0, 0.0), start=images if source == "image_to_image" else None)
+        lora_config = replace(config.lora, seed=seed)
+        path = learned_folder / "lora.safetensors" if learned_folder else None
+        learned = lora(pipe, images, phrases, path, lora_config, progress=False)
+        lora_prompts = {name: [lora_config.template.replace("{phrase}", phrases[name])] for name in images.classes}
+        with drawing_with(pipe, learned):
+            return draw(pipe, lora_prompts, (learned.steps, learned.seconds))
+    return draw(pipe, prompts, (0, 0.0), start=images if source == "image_to_image" else None)
 
 # %% ../../nbs/models/finetune.ipynb #d0b48d50
 def _draw(
@@ -357,9 +368,9 @@ def _draw(
     start: LabelledImages | None = None,  # of image to image
 ) -> Sourced:
     plan = make_plan(prompts, per_class, seed=stream(seed, "generated set"), **config.sampler)
-    before, size, resize = time.perf_counter(), max(1, min(config.batch_size, len(plan))), config.resize
+    started, size, resize = time.perf_counter(), max(1, min(config.batch_size, len(plan))), config.resize
     if start is None:
         images = generate(pipe, plan, batch_size=size, resize=resize, progress=False)
     else:
         images = image_to_image(pipe, start, plan, config.strength, batch_size=size, resize=resize, progress=False)
-    return Sourced(images, *cost, time.perf_counter() - before)
+    return Sourced(images, *cost, time.perf_counter() - started)
