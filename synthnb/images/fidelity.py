@@ -78,12 +78,12 @@ def open_extractor(
             f"{type(network).__name__} is no timm model, so its preprocessing is not known: "
             "pass an `Extractor` of your own"
         )
-    network, told = network.eval(), resolve_model_data_config(network)
+    network, timm_config = network.eval(), resolve_model_data_config(network)
     config = {
-        "size": told["input_size"][1:],
-        "mean": told["mean"],
-        "std": told["std"],
-        "interpolation": told["interpolation"],
+        "size": timm_config["input_size"][1:],
+        "mean": timm_config["mean"],
+        "std": timm_config["std"],
+        "interpolation": timm_config["interpolation"],
         "resize_mode": "shortest",
     }
 
@@ -186,18 +186,20 @@ def kid(
         raise ValueError(
             f"a kernel distance needs two images or more on each side, got {len(real)} and {len(generated)}"
         )
-    rng, value, drawn = np.random.default_rng(seed), 0.0, []
-    for own in (real.double(), generated.double()):
-        weights = _weights(len(own), resamples, rng)
-        pairs = poly_kernel(own, own).fill_diagonal_(0)
-        value = value + ((weights @ pairs) * weights).sum(1) / (len(own) ** 2 - weights.square().sum(1))
-        drawn.append(weights)
+    rng, within, weights = np.random.default_rng(seed), 0.0, []
+    for side in (real.double(), generated.double()):
+        side_weights = _weights(len(side), resamples, rng)
+        pairs = poly_kernel(side, side).fill_diagonal_(0)
+        pair_sum = ((side_weights @ pairs) * side_weights).sum(1)
+        within = within + pair_sum / (len(side) ** 2 - side_weights.square().sum(1))
+        weights.append(side_weights)
     cross = poly_kernel(real.double(), generated.double())
-    value = (value - 2 * ((drawn[0] @ cross) * drawn[1]).sum(1) / (len(real) * len(generated))).numpy()
+    between = ((weights[0] @ cross) * weights[1]).sum(1) / (len(real) * len(generated))
+    distances = (within - 2 * between).numpy()
     if not resamples:
-        return Estimate(float(value[0]))
-    low, high = np.quantile(value[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(value[0]), float(low), float(high))
+        return Estimate(float(distances[0]))
+    low, high = np.quantile(distances[1:], [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(distances[0]), float(low), float(high))
 
 # %% ../../nbs/images/fidelity.ipynb #0f0043e3
 def _fid_floor(dimensions: int) -> int:
@@ -228,7 +230,7 @@ def fid(
 # %% ../../nbs/images/fidelity.ipynb #76a55fd8
 def _radii(points: torch.Tensor, k: int, slack: float, block: int = 1024) -> torch.Tensor:
     "Distance of each point to its k-th nearest other one, a rounding error longer."
-    return torch.cat([torch.cdist(part, points).kthvalue(k + 1, 1).values for part in points.split(block)]) + slack
+    return torch.cat([torch.cdist(chunk, points).kthvalue(k + 1, 1).values for chunk in points.split(block)]) + slack
 
 
 def share_estimate(
@@ -236,8 +238,8 @@ def share_estimate(
     level: float = 0.95,
 ) -> Estimate:
     "A share with Wilson's interval."
-    found = wilson(int(held.sum()), len(held), level)
-    return Estimate(found.mean, found.low, found.high)
+    interval = wilson(int(held.sum()), len(held), level)
+    return Estimate(interval.mean, interval.low, interval.high)
 
 
 def _mean_estimate(
@@ -250,8 +252,8 @@ def _mean_estimate(
     numbers = values.double().numpy()
     if len(numbers) < 2:
         return Estimate(float(numbers.mean()) if len(numbers) else math.nan)
-    found = bootstrap_mean(numbers, level, resamples, seed)
-    return Estimate(found.mean, found.low, found.high)
+    interval = bootstrap_mean(numbers, level, resamples, seed)
+    return Estimate(interval.mean, interval.low, interval.high)
 
 # %% ../../nbs/images/fidelity.ipynb #24db33e3
 def _neighbourhoods(
@@ -268,22 +270,21 @@ def _neighbourhoods(
             f"got {len(real)} and {len(generated)}"
         )
     real, generated = real.double(), generated.double()
-    slack = 1e-6 * max(
-        real.norm(dim=1).max().item(), generated.norm(dim=1).max().item()
-    )  # what cdist rounds; balls are closed
-    real_balls, generated_balls = _radii(real, k, slack), _radii(generated, k, slack)
-    holding, covered, recalled = [], torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
+    longest = max(real.norm(dim=1).max().item(), generated.norm(dim=1).max().item())
+    slack = 1e-6 * longest  # what cdist rounds; balls are closed
+    real_radii, generated_radii = _radii(real, k, slack), _radii(generated, k, slack)
+    counts, covered, recalled = [], torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
     for start in range(0, len(generated), 1024):
         distance = torch.cdist(generated[start : start + 1024], real)
-        inside = distance <= real_balls
-        holding.append(inside.sum(1))
+        inside = distance <= real_radii
+        counts.append(inside.sum(1))
         covered |= inside.any(0)
-        recalled |= (distance <= generated_balls[start : start + 1024, None]).any(0)
-    balls = torch.cat(holding)
+        recalled |= (distance <= generated_radii[start : start + 1024, None]).any(0)
+    ball_counts = torch.cat(counts)  # of real images' balls that hold each generated image
     return {
-        "precision": share_estimate(balls > 0, level),
+        "precision": share_estimate(ball_counts > 0, level),
         "recall": share_estimate(recalled, level),
-        "density": _mean_estimate(balls / k, level, seed=seed),
+        "density": _mean_estimate(ball_counts / k, level, seed=seed),
         "coverage": share_estimate(covered, level),
     }
 
@@ -302,11 +303,11 @@ def vendi(
     value, groups = vendi_score(unit), min(groups, len(unit))
     if groups < 2:
         return Estimate(value)
-    parts = torch.randperm(len(unit), generator=torch.Generator().manual_seed(seed)) % groups
-    without = np.array([vendi_score(unit[parts != part]) for part in range(groups)])
-    error = math.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum())
-    half = float(stats.t.ppf((1 + level) / 2, groups - 1)) * error
-    return Estimate(value, value - half, value + half)
+    group_of = torch.randperm(len(unit), generator=torch.Generator().manual_seed(seed)) % groups
+    without_one = np.array([vendi_score(unit[group_of != group]) for group in range(groups)])
+    error = math.sqrt((groups - 1) / groups * ((without_one - without_one.mean()) ** 2).sum())
+    half_width = float(stats.t.ppf((1 + level) / 2, groups - 1)) * error
+    return Estimate(value, value - half_width, value + half_width)
 
 
 def clip_scores(
@@ -328,12 +329,13 @@ def _measure_one(
     real: torch.Tensor, generated: torch.Tensor, k: int, level: float, resamples: int, seed: int
 ) -> dict[str, Estimate]:
     "All measures that these sets are large enough for."
-    found = {"KID": kid(real, generated, level, resamples, seed)} if len(real) > 1 else {}
+    estimates = {"KID": kid(real, generated, level, resamples, seed)} if len(real) > 1 else {}
     if len(real) > k:
-        found |= _neighbourhoods(real, generated, k, level, seed)
+        estimates |= _neighbourhoods(real, generated, k, level, seed)
     if len(real) > 1:
-        found |= {"Vendi score": vendi(generated, level, seed=seed), "Vendi score, real": vendi(real, level, seed=seed)}
-    return found
+        estimates["Vendi score"] = vendi(generated, level, seed=seed)
+        estimates["Vendi score, real"] = vendi(real, level, seed=seed)
+    return estimates
 
 # %% ../../nbs/images/fidelity.ipynb #2daf03f6
 def measure(
@@ -364,10 +366,10 @@ def measure(
         n = min(*map(len, sides), most)
         cut_real, cut_generated = (_cut(side, n, seed) for side in sides)
         measured = _measure_one(cut_real, cut_generated, k, level, resamples, seed)
-        rows += [(name, what, *estimate, n, "") for what, estimate in measured.items()]
+        rows += [(name, measure_name, *estimate, n, "") for measure_name, estimate in measured.items()]
         if clip_score is not None:
-            own = clip_score if label is None else clip_score[generated.labels == label]
-            rows.append((name, "CLIP score", *_mean_estimate(own, level, seed=seed), len(own), ""))
+            class_scores = clip_score if label is None else clip_score[generated.labels == label]
+            rows.append((name, "CLIP score", *_mean_estimate(class_scores, level, seed=seed), len(class_scores), ""))
         if label is None:
             try:
                 rows.append((name, "FID", fid(*sides), math.nan, math.nan, min(map(len, sides)), ""))
@@ -382,11 +384,11 @@ def _readable(
     table: pd.DataFrame,  # from `measure`
 ) -> pd.DataFrame:
     "Rows are classes, columns measures, cells `value [low, high]`."
-    said = [
-        str(Estimate(*row)) if not math.isnan(row[0]) else "refused" if refused else ""
-        for *row, refused in zip(table.value, table.low, table.high, table.refused)
+    cells = [
+        str(Estimate(value, low, high)) if not math.isnan(value) else "refused" if refused else ""
+        for value, low, high, refused in zip(table.value, table.low, table.high, table.refused)
     ]
-    wide = table.assign(said=said).pivot(index="class", columns="measure", values="said").fillna("")
+    wide = table.assign(cell=cells).pivot(index="class", columns="measure", values="cell").fillna("")
     return wide.loc[table["class"].unique(), table.measure.unique()].rename_axis(
         index=None, columns=f"{table.attrs['extractor']}, {table.attrs['resize']}"
     )
@@ -404,10 +406,10 @@ def show_fidelity(
     title = title or f"{table.attrs['extractor']}, {table.attrs['resize']}"
     with drawing(1, len(shown), size, title, share="y") as (figure, panels):
         for axis, name in zip(panels, shown):
-            mine = table[table.measure == name]
-            at = [classes.index(c) for c in mine["class"]]
-            axis.hlines(at, mine.low, mine.high, color="0.6")
-            axis.plot(mine.value, at, "o", ms=3)
+            rows = table[table.measure == name]
+            heights = [classes.index(class_name) for class_name in rows["class"]]
+            axis.hlines(heights, rows.low, rows.high, color="0.6")
+            axis.plot(rows.value, heights, "o", ms=3)
             axis.set_title(name)
         panels[0].set_yticks(range(len(classes)), classes)
         panels[0].invert_yaxis()
