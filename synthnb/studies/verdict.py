@@ -124,24 +124,26 @@ def _stored(row: Mapping) -> tuple[Interval, str, float]:
 
 def _against(rows: Sequence[Mapping], rival: Mapping, names: Sequence[str]) -> dict[str, tuple[Interval, str, float]]:
     "Gain, verdict and smallest difference of each method against another reference than the table's."
-    differences = {
-        row["method"]: [own - other for own, other in zip(row["seeds_at"], rival["seeds_at"], strict=True)]
-        for row in rows
-        if row["method"] in names and len(row["seeds_at"]) == len(rival["seeds_at"])
-    }
+    differences = {}
+    for row in rows:
+        if row["method"] in names and len(row["seeds_at"]) == len(rival["seeds_at"]):
+            pairs = zip(row["seeds_at"], rival["seeds_at"], strict=True)
+            differences[row["method"]] = [accuracy - rival_accuracy for accuracy, rival_accuracy in pairs]
     errors = {row["method"]: (row.get("test_errors") or {}).get(rival["method"], 0.0) for row in rows}
-    # Tables of early versions say nothing of other test images: none of their methods are called equivalent
-    return {
-        name: (one.gain, "inconclusive" if one.name == "equivalent" and not errors[name] else one.name, one.smallest)
-        for name, one in judge(differences, errors).items()
-    }
+    judged = {}
+    for method, verdict in judge(differences, errors).items():
+        # Tables of early versions say nothing of other test images: none of their methods are called equivalent
+        unproven = verdict.name == "equivalent" and not errors[method]
+        judged[method] = (verdict.gain, "inconclusive" if unproven else verdict.name, verdict.smallest)
+    return judged
 
 # %% ../../nbs/studies/verdict.ipynb #d53e2c0a
 def _answer_at(shots: int, results: Mapping) -> Mapping | None:
     "What `studies.alternatives.answer` said at a number of real images; None for runs that did not ask it."
     answers = results.get("answers") or {}
-    early = [told for key, told in answers.items() if re.fullmatch(r"\d+x", key)]  # named by volume, for one number
-    return answers.get(f"{shots or 'all'}") or next(iter(early), None) or results.get("answer")
+    # Early runs named their answers by volume, and had one number of real images
+    by_volume = [answer for volume, answer in answers.items() if re.fullmatch(r"\d+x", volume)]
+    return answers.get(f"{shots or 'all'}") or next(iter(by_volume), None) or results.get("answer")
 
 
 def _counts_images(rows: Sequence[Mapping]) -> bool:
@@ -149,56 +151,56 @@ def _counts_images(rows: Sequence[Mapping]) -> bool:
     return any(any((row.get("test_errors") or {}).values()) for row in rows)
 
 
-def _answered(told: Mapping, rows: Sequence[Mapping], rival: Mapping) -> Line:
+def _answered(answer: Mapping, rows: Sequence[Mapping], rival: Mapping) -> Line:
     "An answer, with the interval of today where all seeds chose the same two methods."
-    row = next(row for row in rows if row["method"] == told["method"])
-    low, high = (told.get(name, math.nan) / 100 for name in ("low", "high"))
-    gain = Interval(told["gain"] / 100, low, high, told["seeds"], told.get("level", LEVEL))
-    found = gain, told["verdict"], math.nan
-    if told["seeds"] >= ENOUGH and _counts_images(rows) and all(row.get("seeds_at") for row in rows):
-        pair = _against(rows, rival, [told["method"]]).get(told["method"])
-        if pair and math.isclose(100 * pair[0].mean, told["gain"], abs_tol=1e-6):
-            found = pair
-    gain, verdict, smallest = found
-    accuracy = told["accuracy"] / 100 if "accuracy" in told else row["accuracy"]
-    return Line(told["method"], accuracy, gain, verdict, True, smallest)
+    method = answer["method"]
+    low, high = (answer.get(end, math.nan) / 100 for end in ("low", "high"))
+    gain = Interval(answer["gain"] / 100, low, high, answer["seeds"], answer.get("level", LEVEL))
+    verdict, smallest = answer["verdict"], math.nan
+    if answer["seeds"] >= ENOUGH and _counts_images(rows) and all(row.get("seeds_at") for row in rows):
+        judged = _against(rows, rival, [method]).get(method)
+        if judged and math.isclose(100 * judged[0].mean, answer["gain"], abs_tol=1e-6):
+            gain, verdict, smallest = judged
+    in_table = next(row["accuracy"] for row in rows if row["method"] == method)
+    accuracy = answer["accuracy"] / 100 if "accuracy" in answer else in_table
+    return Line(method, accuracy, gain, verdict, True, smallest)
 
 # %% ../../nbs/studies/verdict.ipynb #e51f911b
 def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Comparison | None:
     "The methods at one number of real images; None where there are none of both kinds."
     sets_known = any(row.get("sets") for row in results["summary"])
-    kinds = {row["method"]: _is_generated(row, sets_known) for row in rows}
-    reference = next((row for row in rows if row["gain"] is None and not kinds[row["method"]]), None)
-    if reference is None or not any(kinds.values()):
+    generated = {row["method"]: _is_generated(row, sets_known) for row in rows}
+    reference = next((row for row in rows if row["gain"] is None and not generated[row["method"]]), None)
+    if reference is None or not any(generated.values()):
         return None
-    told, by_name = _answer_at(shots, results), {row["method"]: row for row in rows}
-    told = told if told and {told["method"], told["alternative"]} <= set(by_name) else None
     # A method without a gain has other seeds than the table's reference: it is paired with nothing
     paired = [row for row in rows if row is reference or row["gain"] is not None]
-    told = told if told and by_name[told["alternative"]] in paired else None
-    alone = (row for row in paired if not kinds[row["method"]])
-    rival = by_name[told["alternative"]] if told else max(alone, key=lambda row: row["accuracy"])
-    known = {row["method"]: _stored(row) for row in rows if row["gain"] is not None}
+    by_name, stored = {row["method"]: row for row in rows}, _answer_at(shots, results)
+    if stored and not (stored["method"] in by_name and by_name.get(stored["alternative"]) in paired):
+        stored = None
+    alone = (row for row in paired if not generated[row["method"]])
+    rival = by_name[stored["alternative"]] if stored else max(alone, key=lambda row: row["accuracy"])
+    judged = {row["method"]: _stored(row) for row in rows if row["gain"] is not None}
     counted = _counts_images(rows)
     if (counted or rival is not reference) and all(row.get("seeds_at") for row in rows):
-        known = _against(rows, rival, [row["method"] for row in paired if row is not rival])
+        judged = _against(rows, rival, [row["method"] for row in paired if row is not rival])
     else:
         rival = reference
-    answer = _answered(told, rows, rival) if told and rival["method"] == told["alternative"] else None
+    answer = _answered(stored, rows, rival) if stored and rival["method"] == stored["alternative"] else None
     if answer:
-        kinds[answer.method] = True
-    with_gain = [row for row in rows if kinds[row["method"]] and row["method"] in known]
+        generated[answer.method] = True
+    with_gain = [row for row in rows if generated[row["method"]] and row["method"] in judged]
     if not with_gain:
         return None
     chosen = answer.method if answer else results.get("best_by_validation")
     by_validation = chosen in [row["method"] for row in with_gain]
     best = str(chosen if by_validation else max(with_gain, key=lambda row: row["accuracy"])["method"])
     corrected = rival is not reference or all("verdict" in row for row in rows)
-    nothing = (Interval(math.nan, math.nan, math.nan, 0), "", math.nan)
+    no_gain = (Interval(math.nan, math.nan, math.nan, 0), "", math.nan)
     lines = []
     for row in rows:
-        gain, verdict, smallest = known.get(row["method"], nothing)
-        lines.append(Line(row["method"], row["accuracy"], gain, verdict, kinds[row["method"]], smallest))
+        gain, verdict, smallest = judged.get(row["method"], no_gain)
+        lines.append(Line(row["method"], row["accuracy"], gain, verdict, generated[row["method"]], smallest))
     shared = shares_images(results)
     if shared:
         lines, answer = [_undecided(line) for line in lines], answer and _undecided(answer)
@@ -219,17 +221,18 @@ def comparisons(
     if not all({"shots", "method", "accuracy", "gain", "seeds"} <= set(row) for row in rows):
         return []
     shots = list(dict.fromkeys(row["shots"] for row in rows))
-    found = (_compare_at(n, [row for row in rows if row["shots"] == n], results) for n in shots)
-    return [one for one in found if one]
+    compared = (_compare_at(n, [row for row in rows if row["shots"] == n], results) for n in shots)
+    return [comparison for comparison in compared if comparison]
 
 # %% ../../nbs/studies/verdict.ipynb #af19e0ca
 def _rival(comparison: Comparison) -> str:
     "The method without generated images, and what makes it the one to beat."
-    alone, name = [line for line in comparison.lines if not line.generated], f"`{comparison.against}`"
+    name = f"`{comparison.against}`"
     if comparison.answer:
         return f"{name}, the method without generated images that validation images chose"
-    best = max(alone, key=lambda line: line.accuracy).method == comparison.against
-    return f"{name}, {'the best' if best else 'a'} method without generated images"
+    alone = [line for line in comparison.lines if not line.generated]
+    is_best = max(alone, key=lambda line: line.accuracy).method == comparison.against
+    return f"{name}, {'the best' if is_best else 'a'} method without generated images"
 
 
 def _undecided_for(comparison: Comparison) -> str:
@@ -241,7 +244,8 @@ def _undecided_for(comparison: Comparison) -> str:
         return SHARED
     if line.gain.n < ENOUGH:
         return f"{line.gain.n} seeds are too few"
-    return f"not significant after correction for {sum(one.gain.n > 0 for one in comparison.lines)} methods"
+    methods = sum(row.gain.n > 0 for row in comparison.lines)
+    return f"not significant after correction for {methods} methods"
 
 # %% ../../nbs/studies/verdict.ipynb #31007325
 def real_images(shots: int) -> str:
@@ -251,49 +255,47 @@ def real_images(shots: int) -> str:
 
 def advice(comparison: Comparison) -> str:  # Markdown: names of methods stand between backticks
     "Use generated images or not, which method, and the gain over the best method without them."
-    line, given = comparison.winner, real_images(comparison.shots)
+    line, images = comparison.winner, real_images(comparison.shots)
     best, rival, gain = f"`{line.method}`", _rival(comparison), line.gain
     points = f"{100 * gain.mean:+.1f} points"
     if gain.is_empty:
         return (
-            f"Nothing is shown: with {given}, {best} is {points} from `{comparison.against}`, "
+            f"Nothing is shown: with {images}, {best} is {points} from `{comparison.against}`, "
             f"and {gain.n} seed{'s' * (gain.n > 1)} give{'s' * (gain.n == 1)} no interval."
         )
     points += f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
     if reason := _undecided_for(comparison):
-        return f"Not decided: with {given}, {best} is {points} from {rival}: {reason}."
-    told = {
-        "better": f"Use generated images: with {given}, {best} gains {points} over {rival}.",
-        "worse": f"Do not use generated images: with {given}, {best} is {points} from {rival}.",
-        "equivalent": f"Generated images change nothing: with {given}, {best} is equivalent to {rival}: {points}.",
-        "inconclusive": f"Not decided: with {given}, {best} is not significantly different from {rival}: {points}.",
+        return f"Not decided: with {images}, {best} is {points} from {rival}: {reason}."
+    sentences = {
+        "better": f"Use generated images: with {images}, {best} gains {points} over {rival}.",
+        "worse": f"Do not use generated images: with {images}, {best} is {points} from {rival}.",
+        "equivalent": f"Generated images change nothing: with {images}, {best} is equivalent to {rival}: {points}.",
+        "inconclusive": f"Not decided: with {images}, {best} is not significantly different from {rival}: {points}.",
     }
-    return told[line.verdict]
+    return sentences[line.verdict]
 
 # %% ../../nbs/studies/verdict.ipynb #07c4a46c
 def certainty(comparison: Comparison) -> str:
     "How sure a verdict is: seeds, methods, how the best was chosen, and what would have been seen."
     line = comparison.winner
     images = "and the choice of test images" if comparison.images_counted else "on these test images alone"
-    told = f"{100 * line.gain.level:.3g} % interval over {line.gain.n} seeds {images}, paired"
+    text = f"{100 * line.gain.level:.3g} % interval over {line.gain.n} seeds {images}, paired"
     if comparison.answer:
         others = " of the other seeds" if comparison.images_counted else ""
-        told += f"; for each seed both methods were chosen on validation images{others}"
+        text += f"; for each seed both methods were chosen on validation images{others}"
         if abs(comparison.row.gain.mean - line.gain.mean) > 5e-4:
-            own = f"{100 * comparison.row.gain.mean:+.1f} points from `{comparison.against}`"
-            corrected = line.gain.level > LEVEL  # intervals of early answers are not
-            counted = (
-                "so the interval is corrected for the number of methods" if corrected else "which it does not count"
-            )
-            told += f"; not all seeds chose the same two, {counted}"
-            told += f": over all of them `{line.method}` is {own}"
+            correction = "so the interval is corrected for the number of methods"
+            if line.gain.level <= LEVEL:  # as in early answers
+                correction = "which it does not count"
+            text += f"; not all seeds chose the same two, {correction}: over all of them `{line.method}` is "
+            text += f"{100 * comparison.row.gain.mean:+.1f} points from `{comparison.against}`"
     elif comparison.methods > 1:
-        picked = "validation images" if comparison.by_validation else "test accuracy, which overstates its gain"
-        told += f"; verdict {'' if comparison.corrected else 'not '}corrected for the number of methods"
-        told += f"; the best of {comparison.methods} was chosen by {picked}"
+        criterion = "validation images" if comparison.by_validation else "test accuracy, which overstates its gain"
+        text += f"; verdict {'' if comparison.corrected else 'not '}corrected for the number of methods"
+        text += f"; the best of {comparison.methods} was chosen by {criterion}"
     if line.verdict == "inconclusive" and not math.isnan(line.smallest):
-        told += f"; {seen_from(line.smallest)}"
-    return told + "."
+        text += f"; {seen_from(line.smallest)}"
+    return text + "."
 
 # %% ../../nbs/studies/verdict.ipynb #574695fc
 HELP = "generated images help"  # the claim of every table of methods
@@ -307,44 +309,44 @@ def make_outcomes(results: Mapping) -> list[Outcome]:
 
     A headline comes first where methods stand in the table at several settings, for a study of settings asks about
     those, and is left out where they do not, for the table says more."""
-    compared, own = comparisons(results), _from_headline(results)
-    settings = any(", " in line.method for one in compared for line in one.lines)
-    return own + _from_table(compared) if settings or not compared else _from_table(compared)
+    compared = comparisons(results)
+    from_table = [_from_comparison(comparison) for comparison in compared]
+    at_settings = any(", " in line.method for comparison in compared for line in comparison.lines)
+    return _from_headline(results) + from_table if at_settings or not compared else from_table
 
 
-def _from_table(compared: list[Comparison]) -> list[Outcome]:
-    "One outcome for each number of real images."
-    return [
-        Outcome(
-            HELP,
-            f"{one.best} - {one.against}, {real_images(one.shots)}",
-            100 * one.winner.gain.mean,
-            None if one.winner.gain.is_empty else (100 * one.winner.gain.low, 100 * one.winner.gain.high),
-            "points",
-            "inconclusive" if one.winner.gain.is_empty else one.winner.verdict,
-            one.winner.gain.n,
-            _undecided_for(one),
-        )
-        for one in compared
-    ]
+def _from_comparison(comparison: Comparison) -> Outcome:
+    "The outcome at one number of real images."
+    gain, verdict = comparison.winner.gain, comparison.winner.verdict
+    return Outcome(
+        HELP,
+        f"{comparison.best} - {comparison.against}, {real_images(comparison.shots)}",
+        100 * gain.mean,
+        None if gain.is_empty else (100 * gain.low, 100 * gain.high),
+        "points",
+        "inconclusive" if gain.is_empty else verdict,
+        gain.n,
+        _undecided_for(comparison),
+    )
 
 # %% ../../nbs/studies/verdict.ipynb #6a12ada7
 def _from_headline(results: Mapping) -> list[Outcome]:
     "The one number of the headline, a difference or a value; nothing where there is none."
-    if not (told := results.get("headline")):
+    headline = results.get("headline")
+    if not headline:
         return []
-    what, value = told["what"], told["value"]
-    whole = None not in (told["low"], told["high"]) and not math.isnan(told["low"])
-    ends, verdict, reason = (told["low"], told["high"]) if whole else None, "measured", ""
-    if _NO_INTERVAL in what:
+    claim, value, low, high = (headline[key] for key in ("what", "value", "low", "high"))
+    ends = None if None in (low, high) or math.isnan(low) else (low, high)
+    verdict, reason = "measured", ""
+    if _NO_INTERVAL in claim:
         ends, reason = None, "the interval of that time was wrong (CHANGELOG)"
-    elif _DIFFERENCE.search(what) and not _SETTINGS.search(what):
+    elif _DIFFERENCE.search(claim) and not _SETTINGS.search(claim):
         low, high = ends or (math.nan, math.nan)
         side = Interval(value, low, high, 0).side
         reason = SHARED if side and shares_images(results) else ""
         verdict = "inconclusive" if reason else {1: "better", -1: "worse", 0: "inconclusive"}[side]
     seeds = {row["seed"] for row in results.get("rows") or [] if row.get("seed") is not None}
-    return [Outcome(what, what, value, ends, told.get("unit") or "", verdict, len(seeds) or None, reason)]
+    return [Outcome(claim, claim, value, ends, headline.get("unit") or "", verdict, len(seeds) or None, reason)]
 
 # %% ../../nbs/studies/verdict.ipynb #18e48bf7
 def outcomes(
@@ -361,17 +363,18 @@ _JUDGED = {"better": ": significantly better", "worse": ": significantly worse"}
 
 def _sentence(outcome: Outcome) -> str:
     "An outcome of a study that is not about all methods."
-    what = re.sub(" - ", " minus ", outcome.claim.replace(": ", " "))
-    what += "," if "," in what else ""
-    told = f"{what} is {outcome.effect_text}{_JUDGED.get(outcome.verdict, '')}"
+    claim = outcome.claim.replace(": ", " ").replace(" - ", " minus ")
+    claim += "," if "," in claim else ""
+    text = f"{claim} is {outcome.effect_text}{_JUDGED.get(outcome.verdict, '')}"
     if outcome.reason:
-        told += f"; {outcome.reason}"
-    return f"Not decided: {told}." if outcome.verdict == "inconclusive" else f"{told[:1].upper()}{told[1:]}."
+        text += f"; {outcome.reason}"
+    return f"Not decided: {text}." if outcome.verdict == "inconclusive" else f"{text[:1].upper()}{text[1:]}."
 
 # %% ../../nbs/studies/verdict.ipynb #5bbc5e78
 def is_of_methods(results: Mapping) -> bool:
     "Does a run ask whether generated images help?"
-    return bool(found := outcomes(results)) and found[0].claim == HELP and bool(comparisons(results))
+    claims = [outcome.claim for outcome in outcomes(results)]
+    return claims[:1] == [HELP] and bool(comparisons(results))
 
 
 def verdict_line(
@@ -380,8 +383,8 @@ def verdict_line(
     "The verdict of a run in a sentence; the first line of its conclusion where it has no number."
     if is_of_methods(results):
         return advice(comparisons(results)[0])
-    if found := outcomes(results):
-        return _sentence(found[0])
+    if stated := outcomes(results):
+        return _sentence(stated[0])
     first = next((line for line in results.get("conclusion", "").splitlines() if line.strip()), "")
     return re.sub(r"(\d)%", r"\1 %", re.sub(r"\*\*|^\s*[-#]+\s+", "", first)).strip()
 
@@ -390,8 +393,9 @@ def how_sure(results: Mapping) -> str:
     "What stands behind the sentence of `verdict_line`."
     if is_of_methods(results):
         return certainty(comparisons(results)[0])
-    interval = [one.interval for one in outcomes(results)[:1] if one.interval]
-    return "95 % interval over seeds, on these test images." if interval else ""
+    main = outcomes(results)[:1]
+    has_interval = main and main[0].interval
+    return "95 % interval over seeds, on these test images." if has_interval else ""
 
 
 _FAULTY = ("0.0.1",)  # versions whose first runs, with one generated set for all seeds, had faults of method
