@@ -2363,6 +2363,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'synthnb/studies/alternatives.py'),
                                               'synthnb.studies.alternatives._Measured.best': ( 'studies/alternatives.html#_measured.best',
                                                                                                'synthnb/studies/alternatives.py'),
+                                              'synthnb.studies.alternatives._Measured.chosen_runs': ( 'studies/alternatives.html#_measured.chosen_runs',
+                                                                                                      'synthnb/studies/alternatives.py'),
                                               'synthnb.studies.alternatives._Measured.seeds': ( 'studies/alternatives.html#_measured.seeds',
                                                                                                 'synthnb/studies/alternatives.py'),
                                               'synthnb.studies.alternatives._measured': ( 'studies/alternatives.html#_measured',

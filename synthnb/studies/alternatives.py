@@ -43,8 +43,9 @@ def frozen_extractor(
 
     @torch.inference_mode()
     def encode(images: torch.Tensor) -> torch.Tensor:
-        seen = normalise(net, evaluation_view(net, images.to(next(net.parameters()).device), image_size))
-        return net.forward_head(net.forward_features(seen), pre_logits=True).float().cpu()
+        device = next(net.parameters()).device
+        inputs = normalise(net, evaluation_view(net, images.to(device), image_size))
+        return net.forward_head(net.forward_features(inputs), pre_logits=True).float().cpu()
 
     name = str(classifier) if isinstance(classifier, str | Path) else type(net).__name__
     return Extractor(name, f"{image_size} px", encode)
@@ -53,14 +54,15 @@ def frozen_extractor(
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # inverse ones of the probe's regularisation (PROPOSED)
 
 
-def _row(method: str, said: np.ndarray, test: Features, **known) -> Baseline:
-    right = said == test.labels.numpy()
-    return Baseline(method=method, correct=right, per_class=class_mean(right, test.labels), **known)
+def _row(method: str, predicted: np.ndarray, test: Features, **fields) -> Baseline:
+    right = predicted == test.labels.numpy()
+    return Baseline(method=method, correct=right, per_class=class_mean(right, test.labels), **fields)
 
 
-def check_same_network(*parts: Features) -> None:
+def check_same_network(*sets: Features) -> None:
     "ValueError for features of different networks."
-    if len(names := {part.extractor for part in parts}) > 1:
+    names = {features.extractor for features in sets}
+    if len(names) > 1:
         raise ValueError(f"features of different networks: {', '.join(sorted(names))}")
 
 
@@ -72,12 +74,12 @@ def fit_probe(
     """Logistic regression on features of unit length, its strength chosen on validation images.
 
     ValueError for features of different networks."""
-    parts = [part for part in (real, synthetic) if part is not None]
-    check_same_network(*parts, val)
-    values = torch.cat([part.values for part in parts]).numpy()
-    labels = torch.cat([part.labels for part in parts]).numpy()
-    weights = np.concatenate([np.full(len(part), len(real) / len(part)) for part in parts])
-    probes = [make_pipeline(Normalizer(), LogisticRegression(C=c, max_iter=1000)) for c in _STRENGTHS]
+    sets = [real] if synthetic is None else [real, synthetic]
+    check_same_network(*sets, val)
+    values = torch.cat([features.values for features in sets]).numpy()
+    labels = torch.cat([features.labels for features in sets]).numpy()
+    weights = np.concatenate([np.full(len(features), len(real) / len(features)) for features in sets])
+    probes = [make_pipeline(Normalizer(), LogisticRegression(C=strength, max_iter=1000)) for strength in _STRENGTHS]
     for probe in probes:
         probe.fit(values, labels, logisticregression__sample_weight=weights)
     scores = [probe.score(val.values, val.labels) for probe in probes]
@@ -94,24 +96,25 @@ def frozen(
     method: str = "frozen",
 ) -> Baseline:
     "The row of `fit_probe` on the test images."
-    probe, seen = fit_probe(real, val, synthetic)
+    probe, val_accuracy = fit_probe(real, val, synthetic)
     check_same_network(real, test)
-    said = probe.predict(test.values.numpy())
-    used = len(synthetic) if synthetic else 0
-    return _row(method, said, test, seed=seed, shots=shots, val_accuracy=seen, synthetic=used)
+    predicted = probe.predict(test.values.numpy())
+    images = len(synthetic) if synthetic else 0
+    return _row(method, predicted, test, seed=seed, shots=shots, val_accuracy=val_accuracy, synthetic=images)
 
 
 def nearest_features(
     real: Features, val: Features, test: Features, seed: int, shots: int, method: str = "nearest (features)"
 ) -> Baseline:
     "The class of the real image whose features have the largest cosine."
+    real_unit = nn.functional.normalize(real.values, dim=1)
 
-    def said(part: Features) -> np.ndarray:
-        unit = [nn.functional.normalize(one.values, dim=1) for one in (part, real)]
-        return real.labels[(unit[0] @ unit[1].T).argmax(1)].numpy()
+    def predict(features: Features) -> np.ndarray:
+        cosines = nn.functional.normalize(features.values, dim=1) @ real_unit.T
+        return real.labels[cosines.argmax(1)].numpy()
 
-    seen = float((said(val) == val.labels.numpy()).mean())
-    return _row(method, said(test), test, seed=seed, shots=shots, val_accuracy=seen)
+    val_accuracy = float((predict(val) == val.labels.numpy()).mean())
+    return _row(method, predict(test), test, seed=seed, shots=shots, val_accuracy=val_accuracy)
 
 # %% ../../nbs/studies/alternatives.ipynb #13c86e48
 def clip_zero_shot(
@@ -125,12 +128,13 @@ def clip_zero_shot(
     method: str = "clip_zero_shot",
 ) -> Baseline:
     "The class whose name is nearest to an image for a CLIP. It has seen no real image, so every seed gives the same."
-    called = {name: [Candidate(phrase=(phrases or {}).get(name) or spoken_name(name))] for name in test.classes}
-    texts = text_features(clip, called, templates)
-    table = torch.cat([texts[name] for name in test.classes])
-    said = [(part.values @ table.T).argmax(1).numpy() for part in (val, test)]
-    seen = float((said[0] == val.labels.numpy()).mean())
-    return _row(method, said[1], test, seed=seed, shots=shots, val_accuracy=seen)
+    phrases = phrases or {}
+    candidates = {name: [Candidate(phrase=phrases.get(name) or spoken_name(name))] for name in test.classes}
+    texts = text_features(clip, candidates, templates)
+    class_texts = torch.cat([texts[name] for name in test.classes])
+    predicted_val, predicted = ((features.values @ class_texts.T).argmax(1).numpy() for features in (val, test))
+    val_accuracy = float((predicted_val == val.labels.numpy()).mean())
+    return _row(method, predicted, test, seed=seed, shots=shots, val_accuracy=val_accuracy)
 
 # %% ../../nbs/studies/alternatives.ipynb #61e76288
 def alternatives(
@@ -149,17 +153,18 @@ def alternatives(
     networks = {"frozen": frozen_extractor(classifier, image_size)}
     if clip is not None:
         networks["clip_probe"] = open_extractor(clip)
-    seen = {id(data): data for data in (*few.values(), *synthetic.values(), val, test)}
+    image_sets = {id(images): images for images in (*few.values(), *synthetic.values(), val, test)}
     for method, network in networks.items():
-        features = {key: extract(network, data) for key, data in seen.items()}
+        features = {key: extract(network, images) for key, images in image_sets.items()}
         of_val, of_test = features[id(val)], features[id(test)]
         for seed, real in few.items():
-            known = (features[id(real)], of_val, of_test, seed, shots)
-            rows.append(frozen(*known, method=method))
+            of_real = features[id(real)]
+            rows.append(frozen(of_real, of_val, of_test, seed, shots, method=method))
             if seed in synthetic:
-                rows.append(frozen(*known, features[id(synthetic[seed])], f"{method}+synthetic"))
+                of_synthetic = features[id(synthetic[seed])]
+                rows.append(frozen(of_real, of_val, of_test, seed, shots, of_synthetic, f"{method}+synthetic"))
             if method == "frozen":
-                rows.append(nearest_features(*known))
+                rows.append(nearest_features(of_real, of_val, of_test, seed, shots))
             elif clip is not None:
                 rows.append(clip_zero_shot(clip, of_val, of_test, seed, shots, phrases))
     return rows
@@ -194,7 +199,7 @@ class Answer:
     def record(self) -> dict:
         "For results.json; accuracies and gain in per cent and points."
         gain = self.verdict.gain
-        told = {"low": 100 * gain.low, "high": 100 * gain.high} if gain.low == gain.low else {}
+        ends = {} if math.isnan(gain.low) else {"low": 100 * gain.low, "high": 100 * gain.high}
         return {
             "advice": self.advice,
             "method": self.best,
@@ -202,19 +207,20 @@ class Answer:
             "accuracy": 100 * self.accuracy,
             "accuracy_without": 100 * self.accuracy_without,
             "gain": 100 * gain.mean,
-            **told,
+            **ends,
             "level": gain.level,
             "seeds": gain.n,
             "verdict": self.verdict.name,
         }
 
     def __str__(self) -> str:
-        reached = f"{100 * self.accuracy:.1f} % against {100 * self.accuracy_without:.1f} %"
-        gain = f"{self.verdict.gain.points} points over {self.verdict.gain.n} seeds"
+        gain = self.verdict.gain
+        accuracies = f"{100 * self.accuracy:.1f} % against {100 * self.accuracy_without:.1f} %"
+        remarks = (_WIDER if gain.level > LEVEL else "") + (f"; {self.why}" if self.why else "")
         return (
-            f"**{self.advice}**: `{self.best}` with generated images reaches {reached} of "
-            f"`{self.alternative}` without ({gain}; both chosen for each seed on the validation images of the others"
-            f"{_WIDER * (self.verdict.gain.level > LEVEL)}{'; ' * bool(self.why)}{self.why})."
+            f"**{self.advice}**: `{self.best}` with generated images reaches {accuracies} of "
+            f"`{self.alternative}` without ({gain.points} points over {gain.n} seeds; "
+            f"both chosen for each seed on the validation images of the others{remarks})."
         )
 
 # %% ../../nbs/studies/alternatives.ipynb #55441d82
@@ -230,20 +236,21 @@ def answer(
     methods the interval is corrected for the number of methods (Bonferroni).
     ValueError where no method with, or none without, synthetic images was measured on validation images."""
     results = current_names(results)
-    sides = [_measured(results, wanted) for wanted in (True, False)]
-    if sides[0].seeds != sides[1].seeds:
-        raise ValueError(f"{sides[0].best()} and {sides[1].best()} need the same seeds")
-    pairs = [[side.runs[side.best(without=seed)][seed] for side in sides] for seed in sides[0].seeds]
-    images = image_error(np.stack([own.correct.astype(float) - other.correct for own, other in pairs]))
-    gains = [own.accuracy - other.accuracy for own, other in pairs]
-    choices = {tuple(side.best(without=seed) for side in sides) for seed in sides[0].seeds}
-    others = sum(len(side.runs) for side in sides) - 1
-    level = LEVEL if len(choices) == 1 else 1 - (1 - LEVEL) / others
-    found = judge({"best": gains}, {"best": images}, margin=margin, level=level)["best"]
+    generated, alone = _measured(results, True), _measured(results, False)
+    if generated.seeds != alone.seeds:
+        raise ValueError(f"{generated.best()} and {alone.best()} need the same seeds")
+    pairs = list(zip(generated.chosen_runs(), alone.chosen_runs()))  # one per seed
+    test_error = image_error(np.stack([run.correct.astype(float) - rival.correct for run, rival in pairs]))
+    gains = [run.accuracy - rival.accuracy for run, rival in pairs]
+    choices = {(run.method, rival.method) for run, rival in pairs}
+    methods = len(generated.runs) + len(alone.runs)
+    level = LEVEL if len(choices) == 1 else 1 - (1 - LEVEL) / (methods - 1)
+    verdict = judge({"best": gains}, {"best": test_error}, margin=margin, level=level)["best"]
     if len(gains) < ENOUGH or shared:
-        found = replace(found, name="inconclusive")
-    reached = [float(np.mean([run.accuracy for run in own])) for own in zip(*pairs)]
-    return Answer(sides[0].best(), sides[1].best(), reached[0], reached[1], found, SHARED * shared)
+        verdict = replace(verdict, name="inconclusive")
+    accuracy, accuracy_without = (float(np.mean([run.accuracy for run in runs])) for runs in zip(*pairs))
+    why = SHARED if shared else ""
+    return Answer(generated.best(), alone.best(), accuracy, accuracy_without, verdict, why)
 
 # %% ../../nbs/studies/alternatives.ipynb #37dbe190
 @dataclass(frozen=True)
@@ -261,6 +268,10 @@ class _Measured:
         kept = [seed for seed in self.seeds if seed != without] or self.seeds
         return max(self.runs, key=lambda method: np.mean([self.runs[method][seed].val_accuracy for seed in kept]))
 
+    def chosen_runs(self) -> list[Any]:
+        "Each seed's run of the method that the other seeds choose."
+        return [self.runs[self.best(without=seed)][seed] for seed in self.seeds]
+
 
 def _measured(results: Sequence, synthetic: bool) -> _Measured:
     "The methods with, or without, synthetic images; ValueError where there is none."
@@ -271,5 +282,5 @@ def _measured(results: Sequence, synthetic: bool) -> _Measured:
     if not runs:
         kind = "with" if synthetic else "without"
         raise ValueError(f"no method {kind} synthetic images was measured on validation images")
-    most = max(runs.values(), key=len).keys()
-    return _Measured({method: own for method, own in runs.items() if own.keys() == most})
+    seeds = max(runs.values(), key=len).keys()
+    return _Measured({method: by_seed for method, by_seed in runs.items() if by_seed.keys() == seeds})
