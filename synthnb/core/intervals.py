@@ -103,13 +103,11 @@ def bounded_interval(
     level: float = 0.95,
 ) -> Interval:
     "Student's t interval, cut at 0 and 1 where all values lie between them: nothing true is lost by that."
-    found = mean_interval(values, level)
+    interval = mean_interval(values, level)
     inside = min(values) >= 0 and max(values) <= 1
-    return (
-        replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
-        if inside and not math.isnan(found.low)
-        else found
-    )
+    if math.isnan(interval.low) or not inside:
+        return interval
+    return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
 
 # %% ../../nbs/core/intervals.ipynb #9ac57384
 LEAST_SEEDS = 5  # of an interval for an accuracy
@@ -128,12 +126,12 @@ def accuracy_interval(
     n = len(array)
     if not n or not ((array >= 0) & (array <= 1)).all():
         raise ValueError(f"need accuracies in 0..1, one per seed or more, got {array.tolist()}")
-    found = mean_interval(array.tolist(), level)
-    mean = found.mean
+    student = mean_interval(array.tolist(), level)
+    mean = student.mean
     if n < LEAST_SEEDS or np.ptp(array) < 1e-9:
-        return replace(found, low=math.nan, high=math.nan)
-    half = (found.high - mean) / (mean * (1 - mean))
-    return replace(found, low=float(expit(logit(mean) - half)), high=float(expit(logit(mean) + half)))
+        return replace(student, low=math.nan, high=math.nan)
+    half = (student.high - mean) / (mean * (1 - mean))
+    return replace(student, low=float(expit(logit(mean) - half)), high=float(expit(logit(mean) + half)))
 
 # %% ../../nbs/core/intervals.ipynb #134ad958
 def paired_difference(
@@ -154,9 +152,9 @@ def image_error(
     seeds, images = differences.shape
     means = differences.mean(0)
     variance = means.var(ddof=1) / images
-    if seeds > 1:  # what is left of a two-way layout stands in the variance over seeds as well
-        left = differences - means - differences.mean(1, keepdims=True) + means.mean()
-        variance -= (left**2).sum() / ((seeds - 1) * (images - 1)) / (seeds * images)
+    if seeds > 1:  # the residuals of a two-way layout stand in the variance over seeds as well
+        residuals = differences - means - differences.mean(1, keepdims=True) + means.mean()
+        variance -= (residuals**2).sum() / ((seeds - 1) * (images - 1)) / (seeds * images)
     return math.sqrt(max(0.0, variance))
 
 
@@ -189,13 +187,13 @@ class Verdict:
     def __str__(self) -> str:
         "For sentences: better: +8.4 points [+2.8, +14.1]."
         within = f" within {100 * self.margin:g} points" if self.name == "equivalent" else ""
-        told = f"{self.name}{within}: {self.gain.points} points"
-        if self.name != "inconclusive" or math.isnan(self.smallest):
-            return told
-        more = ""
-        if self.more_seeds:
-            more = f"; a study of {self.gain.n + self.more_seeds} seeds would settle it if mean and spread stay"
-        return f"{told}; {seen_from(self.smallest)}{more}"
+        text = f"{self.name}{within}: {self.gain.points} points"
+        if self.name == "inconclusive" and not math.isnan(self.smallest):
+            text += f"; {seen_from(self.smallest)}"
+            if self.more_seeds:
+                seeds = self.gain.n + self.more_seeds
+                text += f"; a study of {seeds} seeds would settle it if mean and spread stay"
+        return text
 
 
 def seen_from(smallest: float) -> str:
@@ -210,20 +208,26 @@ _FORESEEN = 1000  # seeds
 # %% ../../nbs/core/intervals.ipynb #5c24cd69
 def _holm(p: np.ndarray) -> np.ndarray:
     "P-values corrected for their number by Holm's method; nan stays nan."
-    out, order, worst = np.full(len(p), math.nan), np.argsort(p), 0.0
+    corrected, order = np.full(len(p), math.nan), np.argsort(p)
     order = order[~np.isnan(p[order])]
-    for i, at in enumerate(order):
-        worst = out[at] = max(worst, min(1.0, (len(order) - i) * p[at]))
-    return out
+    largest = 0.0  # so far: corrected values never fall
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p[i]))
+        corrected[i] = largest
+    return corrected
 
 # %% ../../nbs/core/intervals.ipynb #3497a3c4
 def _p_value(mean: float, deviation: float, n: int, test_error: float) -> float:
     "Of no difference, two-sided: twice the tail whose reach is the mean."
     if not test_error:
         return float(2 * stdtr(n - 1, -abs(mean) / deviation * math.sqrt(n)))
-    over = lambda power: float(_reach(10**power, deviation, n, test_error)) - abs(mean)
-    least = -15.0
-    return 2 * 10 ** (brentq(over, least, math.log10(0.5)) if over(least) > 0 else least)
+
+    def excess(exponent: float) -> float:
+        "How much further than the mean the reach of the tail 10**exponent goes."
+        return float(_reach(10**exponent, deviation, n, test_error)) - abs(mean)
+
+    smallest = -15.0
+    return 2 * 10 ** (brentq(excess, smallest, math.log10(0.5)) if excess(smallest) > 0 else smallest)
 
 
 def _is_equivalent(
@@ -238,9 +242,14 @@ _SPREADS = (np.arange(400) + 0.5) / 400  # of the deviation that a study may fin
 
 def _smallest(deviation: float, n: int, methods: int, level: float, power: float, test_error: float) -> float:
     "The difference that so many seeds and images see with this power, if they deviate as here."
-    found = deviation * np.sqrt(chdtri(n - 1, _SPREADS) / (n - 1))
-    bars, error = _reach((1 - level) / 2 / methods, found, n, test_error), np.hypot(deviation / n**0.5, test_error)
-    return float(brentq(lambda far: ndtr((far - bars) / error).mean() - power, 0, bars.max() + 9 * error))
+    deviations = deviation * np.sqrt(chdtri(n - 1, _SPREADS) / (n - 1))
+    reaches = _reach((1 - level) / 2 / methods, deviations, n, test_error)
+    error = np.hypot(deviation / n**0.5, test_error)
+
+    def excess_power(difference: float) -> float:
+        return ndtr((difference - reaches) / error).mean() - power
+
+    return float(brentq(excess_power, 0, reaches.max() + 9 * error))
 
 # %% ../../nbs/core/intervals.ipynb #74da647c
 def _more_seeds(
@@ -270,23 +279,23 @@ def judge(
     gains = {name: mean_interval(values, level) for name, values in differences.items()}
     errors = {name: float(np.nan_to_num((test_errors or {}).get(name) or 0.0, posinf=0.0)) for name in gains}
     # Equal values show no spread of seeds: without the test images' there is nothing to judge by
-    telling = [name for name, gain in gains.items() if gain.n > 1 and (not gain.is_empty or errors[name] > 0)]
-    known = {name: (float(np.std(differences[name], ddof=1)), gains[name].n) for name in telling}
-    alone = [_p_value(gains[name].mean, *known[name], errors[name]) for name in telling]
-    corrected, found = dict(zip(telling, _holm(np.array(alone)))), {}
+    judged = [name for name, gain in gains.items() if gain.n > 1 and (not gain.is_empty or errors[name] > 0)]
+    deviations = {name: float(np.std(differences[name], ddof=1)) for name in judged}
+    p_values = [_p_value(gains[name].mean, deviations[name], gains[name].n, errors[name]) for name in judged]
+    corrected, verdicts = dict(zip(judged, _holm(np.array(p_values)))), {}
     for name, gain in gains.items():
-        if name not in known:
-            found[name] = Verdict("inconclusive", gain, math.nan, margin, math.nan, None)
+        if name not in judged:
+            verdicts[name] = Verdict("inconclusive", gain, math.nan, margin, math.nan, None)
             continue
-        (deviation, n), error, more = known[name], errors[name], None
+        n, deviation, error, more_seeds = gain.n, deviations[name], errors[name], None
         half = float(_reach((1 - level) / 2, deviation, n, error))
         gain = replace(gain, low=gain.mean - half, high=gain.mean + half)
-        said = "better" if gain.mean > 0 else "worse"
+        verdict = "better" if gain.mean > 0 else "worse"
         if corrected[name] >= 1 - level:
-            equal = _is_equivalent(gain.mean, deviation, n, margin, level, error)
-            said = "equivalent" if equal else "inconclusive"
-        if said == "inconclusive":
-            more = _more_seeds(gain.mean, deviation, n, len(telling), margin, level, error)
-        smallest = _smallest(deviation, n, len(telling), level, power, error)
-        found[name] = Verdict(said, gain, float(corrected[name]), margin, smallest, more)
-    return found
+            equivalent = _is_equivalent(gain.mean, deviation, n, margin, level, error)
+            verdict = "equivalent" if equivalent else "inconclusive"
+        if verdict == "inconclusive":
+            more_seeds = _more_seeds(gain.mean, deviation, n, len(judged), margin, level, error)
+        smallest = _smallest(deviation, n, len(judged), level, power, error)
+        verdicts[name] = Verdict(verdict, gain, float(corrected[name]), margin, smallest, more_seeds)
+    return verdicts
