@@ -40,9 +40,9 @@ def _behind_best(
     methods, seeds = values.shape
     if min(methods, seeds) < 2:
         raise ValueError(f"a comparison needs two methods and two seeds or more, got {methods} and {seeds}")
-    means, free = values.mean(1), (methods - 1) * (seeds - 1)
+    means, freedom = values.mean(1), (methods - 1) * (seeds - 1)
     residuals = values - means[:, None] - values.mean(0) + values.mean()
-    half = _tukey(level, methods, free) * math.sqrt(np.square(residuals).sum() / free / seeds)
+    half = _tukey(level, methods, freedom) * math.sqrt(np.square(residuals).sum() / freedom / seeds)
     return means - means.max(), float(half)
 
 # %% ../../nbs/studies/advise.ipynb #da13b948
@@ -63,11 +63,11 @@ class Advice:
         return self.table.index[self.table.run].tolist()
 
     def __str__(self) -> str:
-        best, others = self.run[0], self.run[1:]
-        told = f"not significantly different from it: {', '.join(others)}" if others else "all others are behind"
+        best, *others = self.run
+        beside = f"not significantly different from it: {', '.join(others)}" if others else "all others are behind"
         return (
             f"run {best} in full ({self.table.accuracy[best]:.1%} of {self.images} validation images "
-            f"after {sum(self.steps)} steps, the best of {len(self.table)}, so expect less); {told}. "
+            f"after {sum(self.steps)} steps, the best of {len(self.table)}, so expect less); {beside}. "
             f"The probe took {self.seconds:.0f} s."
         )
 
@@ -76,20 +76,20 @@ class Advice:
 
         `table` is that of `results_table`: the full runs, with one number of shots."""
         table = current_names(table)
-        ran = table[table.steps != "none"] if "steps" in table else table  # a baseline that trains nothing is no method
-        (best, *others), ended = self.run, ran.set_index("method").accuracy.sort_values(ascending=False, kind="stable")
-        named, first = ", ".join(f"`{method}`" for method in others), ended.index[0]
-        beside = f" (not significantly different from it: {named})" if others else ""
-        told = f"- The advisor's pick, `{best}`{beside},"
-        if best not in ended:
-            told += f" was not run in full, where `{first}` was the best method"
-        elif ended[best] == ended.max():
-            told += " was the best method of the full runs"
+        trained = table[table.steps != "none"] if "steps" in table else table  # baselines train nothing
+        full = trained.set_index("method").accuracy.sort_values(ascending=False, kind="stable")
+        pick, others = self.run[0], ", ".join(f"`{method}`" for method in self.run[1:])
+        beside = f" (not significantly different from it: {others})" if others else ""
+        text = f"- The advisor's pick, `{pick}`{beside},"
+        if pick not in full:
+            text += f" was not run in full, where `{full.index[0]}` was the best method"
+        elif full[pick] == full.max():
+            text += " was the best method of the full runs"
         else:
-            told += f" was not the best method of the full runs, which was `{first}` ({ended.max():.1%})"
-        ends = [f"`{method}` {value:.1%}" for method, value in ended.items() if method in self.table.index]
-        ends += [f"`{method}` not run" for method in self.table.index if method not in ended]
-        return f"{told}; the methods that it compared ended: {', '.join(ends)}."
+            text += f" was not the best method of the full runs, which was `{full.index[0]}` ({full.max():.1%})"
+        ends = [f"`{method}` {accuracy:.1%}" for method, accuracy in full.items() if method in self.table.index]
+        ends += [f"`{method}` not run" for method in self.table.index if method not in full]
+        return f"{text}; the methods that it compared ended: {', '.join(ends)}."
 
 # %% ../../nbs/studies/advise.ipynb #83a5b4b0
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Probe:
         first, last = (max(1, math.ceil(self.effort * n)) for n in full)
         return first, last
 
-
+# %% ../../nbs/studies/advise.ipynb #4a921247
 @takes_old_names
 def advise(
     model: str | Path,  # pre-trained classifier, for `load_classifier`
@@ -127,28 +127,29 @@ def advise(
     if not 0 < probe.effort <= 1:
         raise ValueError(f"effort must be above 0 and at most 1, got {probe.effort}")
     short = replace(config, steps=probe.steps(config.steps))
-    few = min(probe.images_per_class, *val.per_class.values())
-    judged = few_shot(val, few, seed=stream(0, "probe images"))
-    draws = [stream(seed, "probe") for seed in probe.seeds]
-    run = lambda method, seed: run_method(method, model, real, synthetic, judged, short, seed=seed, runtime=runtime)
-    runs = {method: [run(method, seed) for seed in draws] for method in methods}
-    accuracies = {method: [one.accuracy for one in own] for method, own in runs.items()}
-    seconds = sum(one.seconds for own in runs.values() for one in own)
-    return Advice(_advice_table(accuracies, probe.level), short.steps, len(judged), seconds)
+    per_class = min(probe.images_per_class, *val.per_class.values())
+    subset = few_shot(val, per_class, seed=stream(0, "probe images"))
+    seeds = [stream(seed, "probe") for seed in probe.seeds]
+    accuracies, seconds = {}, 0.0
+    for method in methods:
+        runs = [run_method(method, model, real, synthetic, subset, short, seed=seed, runtime=runtime) for seed in seeds]
+        accuracies[method] = [run.accuracy for run in runs]
+        seconds += sum(run.seconds for run in runs)
+    return Advice(_advice_table(accuracies, probe.level), short.steps, len(subset), seconds)
 
-# %% ../../nbs/studies/advise.ipynb #4a921247
+# %% ../../nbs/studies/advise.ipynb #06bf87dc
 def _advice_table(accuracies: dict[str, list[float]], level: float) -> pd.DataFrame:
     "What `Advice.table` holds, the best method first."
     gaps, half = _behind_best(np.array(list(accuracies.values())), level)
     rows = []
-    for (method, own), gap in zip(accuracies.items(), gaps.tolist()):
-        found = accuracy_interval(own, level)
+    for (method, by_seed), gap in zip(accuracies.items(), gaps.tolist()):
+        interval = accuracy_interval(by_seed, level)
         rows.append(
             {
                 "method": method,
-                "accuracy": found.mean,
-                "low": found.low,
-                "high": found.high,
+                "accuracy": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
                 "to_best": gap,
                 "gap_low": gap - half,
                 "gap_high": gap + half,
@@ -169,13 +170,14 @@ def _progress(volumes: Sequence[float] | np.ndarray, smallest: float) -> np.ndar
 
 def _fit(means: np.ndarray, volumes: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Start, rise and number of the power, each [N], of the curves nearest to `means` [N, volumes]."
-    come = _progress(volumes, volumes[0])
-    centred, level = come - come.mean(1, keepdims=True), means.mean(1)
-    shared = (means - level[:, None]) @ centred.T
-    rises = shared / np.square(centred).sum(1)
-    power = (shared * rises).argmax(1)  # what a power explains of the squares
+    progress, level = _progress(volumes, volumes[0]), means.mean(1)
+    centred = progress - progress.mean(1, keepdims=True)
+    products = (means - level[:, None]) @ centred.T
+    rises = products / np.square(centred).sum(1)
+    explained = products * rises  # of the squares, by each power
+    power = explained.argmax(1)
     rise = rises[np.arange(len(means)), power]
-    return level - rise * come.mean(1)[power], rise, power
+    return level - rise * progress.mean(1)[power], rise, power
 
 
 def _curve(
@@ -211,9 +213,9 @@ def _by_volume(rows: pd.DataFrame) -> pd.DataFrame:
     "Seeds down, volumes across; ValueError for what no curve can go through."
     if missing := {"volume", "seed", "value"} - set(rows):
         raise ValueError(f"rows lack the columns {sorted(missing)}")
-    if len(again := rows[rows.duplicated(["volume", "seed"])]):
+    if len(repeated := rows[rows.duplicated(["volume", "seed"])]):
         raise ValueError(
-            f"volume {again.volume.iloc[0]} has seed {again.seed.iloc[0]} twice: "
+            f"volume {repeated.volume.iloc[0]} has seed {repeated.seed.iloc[0]} twice: "
             "give the rows of one method and one number of shots"
         )
     wide = rows.pivot(index="seed", columns="volume", values="value").astype(float)
@@ -232,13 +234,12 @@ def _by_volume(rows: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/studies/advise.ipynb #c86df0b8
 def _foretold(
-    values: np.ndarray, volumes: np.ndarray, asked: Sequence[float] | np.ndarray, resamples: int, seed: int
+    values: np.ndarray, volumes: np.ndarray, targets: Sequence[float] | np.ndarray, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    "The curve at the volumes `asked`, and [resamples, asked] that would do as well; nan for one seed."
+    "The curve at the volumes `targets`, and [resamples, targets] that would do as well; nan for one seed."
     drawn = _draw_means(values, resamples, seed) if len(values) > 1 else np.full((2, len(volumes)), math.nan)
-    return _curve(_fit(values.mean(0)[None], volumes), asked, volumes[0])[0], _curve(
-        _fit(drawn, volumes), asked, volumes[0]
-    )
+    [best] = _curve(_fit(values.mean(0)[None], volumes), targets, volumes[0])
+    return best, _curve(_fit(drawn, volumes), targets, volumes[0])
 
 # %% ../../nbs/studies/advise.ipynb #05098df3
 def _last_gain(values: np.ndarray, volumes: np.ndarray, level: float, resamples: int, seed: int) -> Interval:
@@ -260,30 +261,26 @@ def more_helps(
     ValueError for rows that no curve fits."""
     wide = _by_volume(rows)
     volumes = wide.columns.to_numpy(dtype=float)
-    asked = np.geomspace(volumes[0], 2 * volumes[-1], 40)
-    best, others = _foretold(wide.to_numpy(), volumes, asked, resamples, seed)
+    targets = np.geomspace(volumes[0], 2 * volumes[-1], 40)
+    best, others = _foretold(wide.to_numpy(), volumes, targets, resamples, seed)
     low, high = np.quantile(others, [(1 - level) / 2, (1 + level) / 2], axis=0)
     gain = _last_gain(wide.to_numpy(), volumes, level, resamples, seed)
-    curve = pd.DataFrame({"volume": asked, "value": best, "low": low, "high": high})
-    measured = pd.DataFrame({n: vars(bounded_interval(wide[n], level)) for n in wide}).T.rename_axis("volume")[
-        ["mean", "low", "high"]
-    ]
+    curve = pd.DataFrame({"volume": targets, "value": best, "low": low, "high": high})
+    intervals = pd.DataFrame({volume: vars(bounded_interval(wide[volume], level)) for volume in wide}).T
+    measured = intervals.rename_axis("volume")[["mean", "low", "high"]]
     return Growth(measured, curve, gain, *_suggest(gain, worth, volumes[-1]))
 
 
 def _suggest(gain: Interval, worth: float, largest: float) -> tuple[str, str]:
     "Go on, stop or undecided, and why."
-    told = f"by the curve, {2 * largest:g} images of a class would bring {100 * gain.mean:+.1f} points over {largest:g}"
+    text = f"by the curve, {2 * largest:g} images of a class would bring {100 * gain.mean:+.1f} points over {largest:g}"
     if math.isnan(gain.low):
-        return "undecided", f"{told}, but one seed gives no interval"
-    told += f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+        return "undecided", f"{text}, but one seed gives no interval"
+    text += f" [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+    bar = f"the {100 * worth:g} that would pay"
     if gain.low > worth:
-        return "go on", f"{told}, surely more than the {100 * worth:g} that would pay"
+        return "go on", f"{text}, surely more than {bar}"
     if gain.high < worth:
-        return "stop", f"{told}, surely less than the {100 * worth:g} that would pay" + (
-            ": more images do harm" if gain.high < 0 else ""
-        )
-    return (
-        "undecided",
-        f"{told}, which may be more or less than the {100 * worth:g} that would pay: more seeds would narrow it",
-    )
+        harm = ": more images do harm" if gain.high < 0 else ""
+        return "stop", f"{text}, surely less than {bar}{harm}"
+    return "undecided", f"{text}, which may be more or less than {bar}: more seeds would narrow it"
