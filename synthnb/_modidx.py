@@ -2515,6 +2515,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'synthnb/studies/cover.py'),
                                        'synthnb.studies.cover._caption': ('studies/cover.html#_caption', 'synthnb/studies/cover.py'),
                                        'synthnb.studies.cover._figure': ('studies/cover.html#_figure', 'synthnb/studies/cover.py'),
+                                       'synthnb.studies.cover._figure_files': ( 'studies/cover.html#_figure_files',
+                                                                                'synthnb/studies/cover.py'),
                                        'synthnb.studies.cover._gain_row': ('studies/cover.html#_gain_row', 'synthnb/studies/cover.py'),
                                        'synthnb.studies.cover._image_of': ('studies/cover.html#_image_of', 'synthnb/studies/cover.py'),
                                        'synthnb.studies.cover._main_figure': ( 'studies/cover.html#_main_figure',

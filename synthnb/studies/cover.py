@@ -8,8 +8,9 @@ __all__ = []
 # %% ../../nbs/studies/cover.ipynb #44969d5e
 import base64
 import html
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _placed(value: float, low: float, high: float) -> str:
 def _order(lines: tuple[Line, ...]) -> list[Line]:
     "Methods with a gain, those with generated images first, the largest gain first."
     return sorted(
-        (line for line in lines if line.gain.mean == line.gain.mean),
+        (line for line in lines if not math.isnan(line.gain.mean)),
         key=lambda line: (not line.generated, -line.gain.mean),
     )
 
@@ -76,42 +77,45 @@ def _shown(comparison: Comparison) -> list[tuple[Line, str]]:
 
 def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool) -> list[str]:
     "The marks of one method: its name and numbers, and under them zero and the interval."
-    at = lambda value: _placed(100 * value, low, high)
+    gain = line.gain
+    zero, start, mean, end = (_placed(100 * value, low, high) for value in (0, gain.low, gain.mean, gain.high))
     weight = ' font-weight="600"' if best else ""
     ink = "var(--ink)" if line.generated else "var(--soft)"
     colour, middle = f"var(--{line.verdict or 'inconclusive'})", y + 26
-    told = f'<text x="2%" y="{y + 14}" fill="{ink}"{weight}>{html.escape(name)}</text>'
-    ends = f'x1="{at(0)}" x2="{at(0)}" y1="{middle - 8}" y2="{middle + 8}"'  # not through the numbers
-    marks = [f'<line {ends} stroke="var(--soft)" stroke-dasharray="3 3"/>', told]
-    marks = [*marks, f'<text x="98%" y="{y + 14}" text-anchor="end" fill="{ink}"{weight}>{line.gain.points}</text>']
-    if not line.gain.is_empty:
-        ends = f'x1="{at(line.gain.low)}" x2="{at(line.gain.high)}" y1="{middle}" y2="{middle}"'
-        marks.append(f'<line {ends} stroke="{colour}" stroke-width="3" stroke-linecap="round"/>')
-    filled = colour if line.verdict in ("better", "worse", "equivalent") else "var(--card)"
-    dot = f'<circle cx="{at(line.gain.mean)}" cy="{middle}" r="5.5" fill="{filled}" stroke="{colour}"'
-    return [*marks, f'{dot} stroke-width="2.5"><title>{html.escape(f"{line.method}: {line.verdict}")}</title></circle>']
+    across = f'x1="{zero}" x2="{zero}" y1="{middle - 8}" y2="{middle + 8}"'  # not through the numbers
+    marks = [
+        f'<line {across} stroke="var(--soft)" stroke-dasharray="3 3"/>',
+        f'<text x="2%" y="{y + 14}" fill="{ink}"{weight}>{html.escape(name)}</text>',
+        f'<text x="98%" y="{y + 14}" text-anchor="end" fill="{ink}"{weight}>{gain.points}</text>',
+    ]
+    if not gain.is_empty:
+        along = f'x1="{start}" x2="{end}" y1="{middle}" y2="{middle}"'
+        marks.append(f'<line {along} stroke="{colour}" stroke-width="3" stroke-linecap="round"/>')
+    fill = colour if line.verdict in ("better", "worse", "equivalent") else "var(--card)"
+    circle = f'<circle cx="{mean}" cy="{middle}" r="5.5" fill="{fill}" stroke="{colour}" stroke-width="2.5">'
+    return [*marks, f"{circle}<title>{html.escape(f'{line.method}: {line.verdict}')}</title></circle>"]
 
 # %% ../../nbs/studies/cover.ipynb #82aeb077
 def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
     "Paired gains of all methods over the best one without generated images, as an SVG element."
-    shown = _shown(comparison)
-    ends = [100 * end for line, _ in shown for end in (line.gain.mean, line.gain.low, line.gain.high) if end == end]
-    low, high = min(0.0, *ends), max(0.0, *ends)
+    rows = _shown(comparison)
+    gains = [100 * value for line, _ in rows for value in (line.gain.mean, *line.gain.ends) if not math.isnan(value)]
+    low, high = min(0.0, *gains), max(0.0, *gains)
     room = 0.04 * (high - low or 1)
     low, high = low - room, high + room
-    height, zero = _TOP + _ROW * len(shown) + 4, _placed(0, low, high)
+    height, zero = _TOP + _ROW * len(rows) + 4, _placed(0, low, high)
     rival = next(line for line in comparison.lines if line.method == comparison.against)
     anchor = "start" if -low < high / 2 else "end" if high < -low / 2 else "middle"
-    told = f"0 = {html.escape(rival.method)}, {100 * rival.accuracy:.1f} %"
-    marks = [f'<text x="{zero}" y="{_TOP - 10}" text-anchor="{anchor}" fill="var(--soft)">{told}</text>']
-    for place, (line, name) in enumerate(shown):
-        best = line.method == comparison.best if shown[0][0] is not comparison.answer else not place
-        marks += _gain_row(line, name, _TOP + _ROW * place, low, high, best)
-    told = f"Paired gains over {comparison.against} in points with 95 % intervals, {real_images(comparison.shots)}"
+    label = f"0 = {html.escape(rival.method)}, {100 * rival.accuracy:.1f} %"
+    marks = [f'<text x="{zero}" y="{_TOP - 10}" text-anchor="{anchor}" fill="var(--soft)">{label}</text>']
+    for i, (line, name) in enumerate(rows):
+        answer_first = rows[0][0] is comparison.answer
+        best = i == 0 if answer_first else line.method == comparison.best
+        marks += _gain_row(line, name, _TOP + _ROW * i, low, high, best)
+    title = f"Paired gains over {comparison.against} in points with 95 % intervals, {real_images(comparison.shots)}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="gains" role="img" {attributes} height="{height}"'
-    return f'{head} font-size="14" font-family="system-ui, sans-serif">\n<title>{html.escape(told)}</title>\n' + (
-        "\n".join(marks) + "\n</svg>"
-    )
+    head += ' font-size="14" font-family="system-ui, sans-serif">'
+    return "\n".join([head, f"<title>{html.escape(title)}</title>", *marks, "</svg>"])
 
 # %% ../../nbs/studies/cover.ipynb #99f6c3b2
 _FILE_STYLE = """<style>
@@ -124,8 +128,8 @@ svg { --ink: #1b1f24; --soft: #59636e; --card: #fff; --better: #007a58; --worse:
 
 def gains_file(comparison: Comparison, width: int = 720) -> str:
     "The figure as an SVG file of its own, in light and in dark."
-    drawn = gains_svg(comparison, f'width="{width}"')
-    return drawn.replace("<title>", f"{_FILE_STYLE}\n<title>", 1) + "\n"
+    svg = gains_svg(comparison, f'width="{width}"')
+    return svg.replace("<title>", f"{_FILE_STYLE}\n<title>", 1) + "\n"
 
 # %% ../../nbs/studies/cover.ipynb #96af60cf
 def _words(text: str) -> str:
@@ -138,27 +142,28 @@ def _took(record: Mapping) -> str:
     if record.get("seconds") is None:
         return ""
     minutes, machine = record["seconds"] / 60, record.get("machine") or {}
-    told = f"{minutes:.0f} minutes" if minutes >= 2 else f"{record['seconds']:.0f} seconds"
+    duration = f"{minutes:.0f} minutes" if minutes >= 2 else f"{record['seconds']:.0f} seconds"
     device = machine.get("device", "cpu")
-    where = f"{machine.get('cores')} cores" if device == "cpu" else device
-    return f"{told} on {where}"
+    if device == "cpu":
+        device = f"{machine.get('cores')} cores"
+    return f"{duration} on {device}"
 
 
 def what_was_run(results: Mapping, record: Mapping) -> str:
     "One line: images, classifier, seeds, minutes, day."
-    given = record.get("parameters", {})
-    images = given.get("images_per_class")
+    parameters = record.get("parameters", {})
+    images = parameters.get("images_per_class")
     images = ", ".join(map(str, images)) if isinstance(images, list) else images
-    seeds = given.get("seeds")
-    told = [
-        str(given.get("real_data", "")),
-        f"{images} generated images per class by {given.get('generator')}" if images else "",
-        str(given.get("classifier", "")),
+    seeds = parameters.get("seeds")
+    phrases = [
+        str(parameters.get("real_data", "")),
+        f"{images} generated images per class by {parameters.get('generator')}" if images else "",
+        str(parameters.get("classifier", "")),
         f"{len(seeds)} seed{'s' * (len(seeds) > 1)}" if isinstance(seeds, list) else "",
         _took(record),
         f"{datetime.fromisoformat(record['started']):%-d %B %Y}" if record.get("started") else "",
     ]
-    return "; ".join(one for one in told if one)
+    return "; ".join(phrase for phrase in phrases if phrase)
 
 # %% ../../nbs/studies/cover.ipynb #89e03610
 _OVERLAP = 0.1  # share that two seeds have in common from which a page says so
@@ -166,23 +171,25 @@ _OVERLAP = 0.1  # share that two seeds have in common from which a page says so
 
 def caveats(results: Mapping, record: Mapping) -> list[str]:  # Markdown
     "What limits this run: meanings that are open, smoke settings, glyphs, generated images that seeds share."
-    found = re.findall(r"^- (\*\*.*)$", results.get("conclusion", ""), re.MULTILINE)  # the notebook's own, in bold
-    found = [line.replace("**", "") for line in found]
-    if told := early_faults(results, record):
-        found.append(f"{told}.")
+    in_bold = re.findall(r"^- (\*\*.*)$", results.get("conclusion", ""), re.MULTILINE)  # the notebook's own
+    limits = [line.replace("**", "") for line in in_bold]
+    if faults := early_faults(results, record):
+        limits.append(f"{faults}.")
     sets, seeds = results.get("generated_sets"), record.get("parameters", {}).get("seeds")
     if sets and isinstance(seeds, list) and sets < len(seeds):
-        told = f"{sets} generated set{'s' * (sets > 1)} for {len(seeds)} seeds"
-        found.append(f"{told}: how much sets differ is in no interval.")
-    overlap = {n: share for n, share in (results.get("real_overlap") or {}).items() if share > _OVERLAP}
+        limits.append(
+            f"{sets} generated set{'s' * (sets > 1)} for {len(seeds)} seeds: how much sets differ is in no interval."
+        )
+    overlap = {shots: share for shots, share in (results.get("real_overlap") or {}).items() if share > _OVERLAP}
     if overlap:
-        told = ", ".join(f"{100 * share:.0f} % of {n}" for n, share in overlap.items())
-        found.append(
-            f"Two seeds share some of their real images per class ({told}): what others would change is in no interval."
+        shares = ", ".join(f"{100 * share:.0f} % of {shots}" for shots, share in overlap.items())
+        limits.append(
+            f"Two seeds share some of their real images per class ({shares}): "
+            "what others would change is in no interval."
         )
     if results.get("glyphworld"):
-        found.append("Glyphworld draws glyphs: this is no claim about photographs.")
-    return found
+        limits.append("Glyphworld draws glyphs: this is no claim about photographs.")
+    return limits
 
 # %% ../../nbs/studies/cover.ipynb #236c78a2
 _NOT_TRAINED = re.compile(r"frozen|clip_|nearest")
@@ -198,13 +205,13 @@ def exchange_of(results: Mapping, record: Mapping, comparison: Comparison) -> st
     numbered = rows[rows.shots > 0]  # 0 stands for all, whose number differs from class to class
     if numbered[numbered.method == _AGAINST].shots.max() <= comparison.shots:
         return ""  # more real images were not measured
-    own = next((line for line in trained if line.method == comparison.best), None)
-    method = (own or max(trained, key=lambda line: line.accuracy)).method
+    best = next((line for line in trained if line.method == comparison.best), None)
+    method = (best or max(trained, key=lambda line: line.accuracy)).method
     try:
-        found = exchange_rate(numbered, method, comparison.shots, images, _AGAINST)
+        rate = exchange_rate(numbered, method, comparison.shots, images, _AGAINST)
     except ValueError:  # seeds differ between numbers of real images, or there is one number
         return ""
-    return f"Exchange rate of `{method}` against `{_AGAINST}`, on these test images: {found}."
+    return f"Exchange rate of `{method}` against `{_AGAINST}`, on these test images: {rate}."
 
 
 _AGAINST = "vanilla_matched"  # trains on real images alone, for as many steps
@@ -230,19 +237,20 @@ _KEY = [("better", "●"), ("worse", "●"), ("equivalent", "●"), ("inconclusi
 
 def _caption(comparison: Comparison) -> str:
     "What the figure shows, and what its colours mean."
-    seen = {line.verdict for line in comparison.lines}
+    verdicts = {line.verdict for line in comparison.lines}
     mark = '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>'
-    key = [mark.format(name, dot) for name, dot in _KEY if name in seen]
+    key = [mark.format(verdict, dot) for verdict, dot in _KEY if verdict in verdicts]
     against = html.escape(comparison.against)
-    told = f"Points above <code>{against}</code>, paired by seed, with {real_images(comparison.shots)}; 95 % intervals."
-    told += " Bold: the answer, of methods that validation images chose." if comparison.answer else ""
-    told += " Grey: without generated images."
-    apart = [line for line in comparison.lines if line.verdict == "inconclusive" and line.gain.side]
-    if comparison.shared and any(line.generated for line in apart):
-        told += " Nothing is decided, for seeds share generated images."
-    elif apart:
-        told += " Verdicts are corrected for the number of methods, intervals are not."
-    return f"{told} {' '.join(key)}"
+    text = f"Points above <code>{against}</code>, paired by seed, with {real_images(comparison.shots)}; 95 % intervals."
+    text += " Bold: the answer, of methods that validation images chose." if comparison.answer else ""
+    text += " Grey: without generated images."
+    # Lines whose interval excludes zero, and whose verdict says nothing
+    undecided = [line for line in comparison.lines if line.verdict == "inconclusive" and line.gain.side]
+    if comparison.shared and any(line.generated for line in undecided):
+        text += " Nothing is decided, for seeds share generated images."
+    elif undecided:
+        text += " Verdicts are corrected for the number of methods, intervals are not."
+    return f"{text} {' '.join(key)}"
 
 # %% ../../nbs/studies/cover.ipynb #57829530
 _BESIDE = ("beside", "synthetic", "drawn")  # names of figures of images, the best first
@@ -256,29 +264,35 @@ def _figure(file: Path, caption: str, kind: str = "") -> str:
     return f"<figure>{image}<figcaption>{caption}.</figcaption></figure>"
 
 
+def _figure_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    "The files of a run's figures with these names, those that it kept."
+    files = [folder / "figures" / f"{name}.png" for name in names]
+    return [file for file in files if file.is_file()]
+
+
 def _image_of(folder: Path, experiment: str) -> tuple[Path, str] | None:
     "The file of real beside generated images, and its caption; None where the run kept none."
-    named = [file for name in _BESIDE if (file := folder / "figures" / f"{name}.png").is_file()]
-    if not named:
+    files = _figure_files(folder, _BESIDE)
+    if not files:
         return None
-    both = named[0].stem == "beside" and experiment not in _GENERATED_ONLY
-    return named[0], "Real images beside generated ones" if both else "Generated images"
+    has_real = files[0].stem == "beside" and experiment not in _GENERATED_ONLY
+    return files[0], "Real images beside generated ones" if has_real else "Generated images"
 
 
 def _main_figure(folder: Path, results: Mapping) -> tuple[Path, str] | None:
     "The file of the first figure that a study made of its numbers, and its caption; None where it made none."
-    named = [file for name in results.get("figures") or [] if (file := folder / "figures" / f"{name}.png").is_file()]
-    drawn = [file for file in named if file.stem not in _BESIDE]
-    return (drawn[0], "The main result; the sections below explain it") if drawn else None
+    files = _figure_files(folder, results.get("figures") or [])
+    of_numbers = [file for file in files if file.stem not in _BESIDE]
+    return (of_numbers[0], "The main result; the sections below explain it") if of_numbers else None
 
 # %% ../../nbs/studies/cover.ipynb #1c9d0c3c
 def _beside_verdict(results: Mapping, record: Mapping) -> list[str]:  # Markdown
     "Paragraphs under the verdict: how sure it is and the exchange rate; the same of other numbers of real images."
     compared = comparisons(results) if is_of_methods(results) else []
-    worth = [exchange_of(results, record, one) for one in compared]
+    rates = [exchange_of(results, record, comparison) for comparison in compared] or [""]
     heads = [how_sure(results), *map(advice, compared[1:])]
-    told = [" ".join(filter(None, pair)) for pair in zip(heads, worth or [""])]
-    return [one for one in told if one]
+    paragraphs = [" ".join(filter(None, sentences)) for sentences in zip(heads, rates)]
+    return [paragraph for paragraph in paragraphs if paragraph]
 
 
 def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> str:
@@ -290,31 +304,31 @@ def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> s
     else:
         main = _main_figure(folder, results)
         figures = [_figure(*main, ' class="drawing"')] if main else []
-    if images := _image_of(folder, record.get("experiment", "")):
-        figures.append(_figure(*images))
+    if image := _image_of(folder, record.get("experiment", "")):
+        figures.append(_figure(*image))
     lines = [
         f'<p class="kicker">{html.escape(title)}</p>',
         f'<h1 class="verdict">{_words(verdict_line(results))}</h1>',
         f'<p class="soft">{_words(what_was_run(results, record))}.</p>',
         f'<div class="first{" alone" if len(figures) < 2 else ""}">{"".join(figures)}</div>' if figures else "",
-        *(f"<p>{_words(one)}</p>" for one in _beside_verdict(results, record)),
+        *(f"<p>{_words(paragraph)}</p>" for paragraph in _beside_verdict(results, record)),
     ]
     if limits := caveats(results, record):
-        lines.append(f'<ul class="caveats">{"".join(f"<li>{_words(one)}</li>" for one in limits)}</ul>')
+        lines.append(f'<ul class="caveats">{"".join(f"<li>{_words(limit)}</li>" for limit in limits)}</ul>')
     return f'<header class="cover">{"".join(lines)}</header>'
 
 # %% ../../nbs/studies/cover.ipynb #d4d88d5c
 def cover_markdown(results: Mapping, record: Mapping, folder: Path) -> str:
     "The verdict of a run, its main figure, what was run and what limits it, for a cell of its notebook."
-    found = [_main_figure(Path(folder), results), _image_of(Path(folder), record.get("experiment", ""))]
-    parts = [
+    figures = [_main_figure(Path(folder), results), _image_of(Path(folder), record.get("experiment", ""))]
+    paragraphs = [
         f"**{verdict_line(results)}**",
         f"{what_was_run(results, record)}.",
-        *(f"![{one[1]}](figures/{one[0].name})" for one in found if one),
+        *(f"![{caption}](figures/{file.name})" for file, caption in filter(None, figures)),
         *_beside_verdict(results, record),
-        "\n".join(f"- {one}" for one in caveats(results, record)),
+        "\n".join(f"- {limit}" for limit in caveats(results, record)),
     ]
-    return re.sub(r"(\d)%", r"\1 %", "\n\n".join(part for part in parts if part))
+    return re.sub(r"(\d)%", r"\1 %", "\n\n".join(filter(None, paragraphs)))
 
 # %% ../../nbs/studies/cover.ipynb #2c536c9c
 def methods_html(results: Mapping) -> str:
