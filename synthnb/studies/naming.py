@@ -15,7 +15,6 @@ import numpy as np
 import open_clip
 import pandas as pd
 import torch
-from scipy import stats
 from timm.data import ImageNetInfo
 
 # %% ../../nbs/studies/naming.ipynb #9941aaca
