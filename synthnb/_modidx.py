@@ -2741,6 +2741,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'synthnb/studies/exchange.py'),
                                           'synthnb.studies.exchange.exchange_rate': ( 'studies/exchange.html#exchange_rate',
                                                                                       'synthnb/studies/exchange.py'),
+                                          'synthnb.studies.exchange.exchange_rates': ( 'studies/exchange.html#exchange_rates',
+                                                                                       'synthnb/studies/exchange.py'),
                                           'synthnb.studies.exchange.show_exchange': ( 'studies/exchange.html#show_exchange',
                                                                                       'synthnb/studies/exchange.py')},
             'synthnb.studies.experiment': { 'synthnb.studies.experiment._refuse_images': ( 'studies/experiment.html#_refuse_images',

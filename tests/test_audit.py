@@ -221,12 +221,17 @@ def test_classes_that_hold_the_word_stay_classes(tmp_path):
     assert list_folder(tmp_path)["train"].classes == ("crash_test", "freight_train", "steam_train")
 
 
-def test_a_table_says_classes_in_words_where_it_can(tmp_path):
-    lines = ["path,label,class_name"]
+def cats_and_dogs(folder: Path, head: str, line: str) -> str:
+    """Eight images, and a table of them: its lines are filled with i, label and name."""
+    lines = [head]
     for i, name in enumerate(("cat", "dog") * 4):
-        drawn(tmp_path / f"{i}.png")
-        lines.append(f"{i}.png,{i % 2},{name}")
-    (tmp_path / "t.csv").write_text("\n".join(lines))
+        drawn(folder / f"{i}.png")
+        lines.append(line.format(i=i, label=i % 2, name=name))
+    return "\n".join(lines)
+
+
+def test_a_table_says_classes_in_words_where_it_can(tmp_path):
+    (tmp_path / "t.csv").write_text(cats_and_dogs(tmp_path, "path,label,class_name", "{i}.png,{label},{name}"))
     assert list_folder(tmp_path)["train"].classes == ("cat", "dog")
 
 
@@ -287,10 +292,6 @@ def test_norms_are_pooled_over_gpus_whatever_the_method(device, count, pooled, m
 
 
 def test_one_table_of_several_that_says_classes_is_read(tmp_path):
-    lines = ["file,label"]
-    for i, name in enumerate(("cat", "dog") * 4):
-        drawn(tmp_path / f"{i}.png")
-        lines.append(f"{i}.png,{name}")
-    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    (tmp_path / "labels.csv").write_text(cats_and_dogs(tmp_path, "file,label", "{i}.png,{name}"))
     (tmp_path / "sizes.jsonl").write_text(json.dumps({"camera": "a", "width": 12}))
     assert list_folder(tmp_path)["train"].classes == ("cat", "dog")

@@ -50,6 +50,7 @@ def paint(names: _Names, out: _Folder, n: _PerClass = 80, seed: Seed = 0, group:
 
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: give a new folder")
+    names = list(dict.fromkeys(names))  # one that is given twice is meant once
     for number, (image, label) in enumerate(zip(*painted(names, n, seed, group))):
         path = out / names[label] / f"{number:05}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -352,13 +352,13 @@ def folder(
 def _called(name: str, world: World, group: str = "") -> list[int]:
     """The senses that a name or a phrase stands for, those of one group if told; ValueError for what is unknown."""
     fitting = [i for i, s in enumerate(world.senses) if not group or s.group == group]
-    found = [i for i in fitting if name == world.senses[i].phrase]
-    found = found or [i for i in fitting if name in world.senses[i].names]
-    if not found:
+    so_called = [i for i in fitting if name == world.senses[i].phrase]
+    so_called = so_called or [i for i in fitting if name in world.senses[i].names]
+    if not so_called:
         known = sorted({word for i in fitting for word in (world.senses[i].phrase, *world.senses[i].names)})
         among = f" in the group {group!r}" if group else ""
         raise ValueError(f"glyphworld does not know {name!r}{among}; it knows {', '.join(known) or 'none'}")
-    return found
+    return so_called
 
 # %% ../../nbs/glyphworld/world.ipynb #90f3e382
 def show(
