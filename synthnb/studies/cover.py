@@ -230,7 +230,11 @@ COVER_STYLE = """
 .gains { display: block } .gains text { paint-order: stroke; stroke: var(--card); stroke-width: .3em }
 .key { white-space: nowrap } .key b { font-size: 1.2em; line-height: 0 }
 @media (max-width: 40rem) { .cover .verdict { font-size: 1.15rem } .first { grid-template-columns: minmax(0, 1fr) }
-  .cover > p { font-size: .85rem; margin: .4rem 0 } .first img { max-height: 15rem } }
+  .cover > p { font-size: .85rem; margin: .4rem 0 } .first { gap: .5rem } .first img { max-height: 14rem }
+  /* what the gains say stands under the images, which would else lie below a phone's first screen */
+  .first:not(.alone) > figure:first-child { display: contents }
+  .first:not(.alone) > figure:first-child > figcaption { order: 1 }
+  .first:not(.alone) > figure:first-child text { stroke: var(--paper) } }
 """
 _KEY = [("better", "●"), ("worse", "●"), ("equivalent", "●"), ("inconclusive", "○")]
 
