@@ -43,14 +43,16 @@ def _expand_grid(
     _check_grid(spec)
     base, grid = spec.get("base") or {}, spec.get("grid") or {}
     cells = [dict(zip(grid, values)) for values in product(*grid.values())] if grid else []
-    for out in spec.get("exclude") or []:
-        kept = [cell for cell in cells if any(cell.get(name, base.get(name)) != value for name, value in out.items())]
-        if len(kept) == len(cells):
-            raise ValueError(f"exclude {out} matches no cell of the grid")
-        cells = kept
+    for excluded in spec.get("exclude") or []:
+        remaining = [
+            cell for cell in cells if any(cell.get(name, base.get(name)) != value for name, value in excluded.items())
+        ]
+        if len(remaining) == len(cells):
+            raise ValueError(f"exclude {excluded} matches no cell of the grid")
+        cells = remaining
     cells = [base | cell for cell in [*cells, *(spec.get("include") or [])]]
-    if twice := next((cell for i, cell in enumerate(cells) if cell in cells[:i]), None):
-        raise ValueError(f"the cell {twice} is there twice")
+    if repeated := next((cell for i, cell in enumerate(cells) if cell in cells[:i]), None):
+        raise ValueError(f"the cell {repeated} is there twice")
     if not cells:
         raise ValueError("the grid has no cell: give a list of values to at least one parameter under grid")
     return cells
@@ -60,8 +62,8 @@ def _check_grid(spec: dict) -> None:
     "Raise `ValueError` for what is not of the form of a grid."
     for name in spec:
         if name not in _GRID_KEYS:
-            near = difflib.get_close_matches(str(name), _GRID_KEYS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(_GRID_KEYS)}"
+            similar = difflib.get_close_matches(str(name), _GRID_KEYS, n=1)
+            hint = f"did you mean {similar[0]!r}?" if similar else f"it has {', '.join(_GRID_KEYS)}"
             raise ValueError(f"a grid has no {name!r}; {hint}")
     for name, kind in (("base", dict), ("grid", dict), ("exclude", list), ("include", list)):
         if not isinstance(spec.get(name) or kind(), kind):
@@ -132,15 +134,15 @@ def plan_sweep(
     read_once = cache(files_print)  # all cells have the same folders
     for number, parameters in enumerate(_expand_grid(spec)):
         try:
-            given, resolved = resolve_parameters(notebook, parameters)
-            cell = Cell(given, run_id(notebook, resolved, read_once))
+            values, resolved = resolve_parameters(notebook, parameters)
+            cell = Cell(values, run_id(notebook, resolved, read_once))
             if cell.run in cells:
                 raise ValueError(f"with the defaults, it is the same as {cells[cell.run].parameters}")
             cells[cell.run] = cell
         except ValueError as error:
             problems.setdefault(str(error), []).append(number)
     if problems:
-        raise ValueError("; ".join(f"{_cells(numbers)}: {told}" for told, numbers in problems.items()))
+        raise ValueError("; ".join(f"{_cells(numbers)}: {problem}" for problem, numbers in problems.items()))
     return Sweep(notebook, Path(outputs), tuple(cells.values()), name or notebook.stem)
 
 
@@ -180,10 +182,10 @@ def work_through(
 # %% ../../nbs/studies/sweep.ipynb #b74d0d44
 def _reopen(sweep: Sweep, retry: bool) -> int:
     "Take the marker from failed cells that are to be made again; how many."
-    again = [sweep.place(cell) for cell in sweep.cells if retry and state(sweep.place(cell)) == "FAILED"]
-    for folder in again:
+    failed = [sweep.place(cell) for cell in sweep.cells if retry and state(sweep.place(cell)) == "FAILED"]
+    for folder in failed:
         (folder / "FAILED").unlink(missing_ok=True)
-    return len(again)
+    return len(failed)
 
 # %% ../../nbs/studies/sweep.ipynb #86c5e99b
 @dataclass(frozen=True)
@@ -229,8 +231,8 @@ def _gather(sweep: Sweep) -> "pd.DataFrame":
         folder = sweep.place(cell)
         if state(folder) == "DONE":
             resolved = _facts(folder / "run.json").get("parameters", {})
-            about = {"cell": number, "run": cell.run} | {f"param.{name}": resolved.get(name) for name in names}
-            rows += [about | row | about for row in current_names(_facts(folder / "results.json")).get("rows", [])]
+            columns = {"cell": number, "run": cell.run} | {f"param.{name}": resolved.get(name) for name in names}
+            rows += [columns | row | columns for row in current_names(_facts(folder / "results.json")).get("rows", [])]
     return _uniform(pd.DataFrame(rows))
 
 
@@ -250,18 +252,21 @@ def _shown_cell(sweep: Sweep, cell: Cell) -> dict:
     "A cell for the page."
     from synthnb.studies.verdict import verdict_line
 
-    folder, found = sweep.place(cell), state(sweep.place(cell))
-    page = {"DONE": "report.html", "FAILED": "failed.ipynb"}.get(found, "")
-    told = {
-        "DONE": lambda: verdict_line(_facts(folder / "results.json")).replace("`", ""),
-        "FAILED": lambda: (folder / "FAILED").read_text(encoding="utf-8").strip(),
-    }.get(found, lambda: "not made yet")()
-    at = "/".join(quote(part) for part in ("..", "..", sweep.notebook.stem, cell.run, page))
+    folder = sweep.place(cell)
+    cell_state = state(folder)
+    page = {"DONE": "report.html", "FAILED": "failed.ipynb"}.get(cell_state, "")
+    if cell_state == "DONE":
+        summary = verdict_line(_facts(folder / "results.json")).replace("`", "")
+    elif cell_state == "FAILED":
+        summary = (folder / "FAILED").read_text(encoding="utf-8").strip()
+    else:
+        summary = "not made yet"
+    link = "/".join(quote(step) for step in ("..", "..", sweep.notebook.stem, cell.run, page))
     return {
         "values": [cell.parameters.get(name, "(default)") for name in sweep.varied],
-        "state": found,
-        "told": told or "report",
-        "link": at if page and (folder / page).is_file() else "",
+        "state": cell_state,
+        "told": summary or "report",
+        "link": link if page and (folder / page).is_file() else "",
     }
 
 
@@ -285,11 +290,11 @@ def _sweep_html(sweep: Sweep, table: "pd.DataFrame") -> str:
 
 def _counts(states: list[str]) -> str:
     "How many are in which state, as a sentence."
-    done, failed, left = (states.count(name) for name in ("DONE", "FAILED", "UNFINISHED"))
-    told = [f"{done} of {len(states)} cells are done"]
-    told += [f"{failed} failed"] if failed else []
-    told += [f"{left} are left"] if left else []
-    return ", ".join(told) + "."
+    done, failed, unfinished = (states.count(name) for name in ("DONE", "FAILED", "UNFINISHED"))
+    phrases = [f"{done} of {len(states)} cells are done"]
+    phrases += [f"{failed} failed"] if failed else []
+    phrases += [f"{unfinished} are left"] if unfinished else []
+    return ", ".join(phrases) + "."
 
 # %% ../../nbs/studies/sweep.ipynb #a7d7bad0
 @dataclass(frozen=True)
@@ -305,10 +310,10 @@ class Outcome:
         return set(self.states) == {"DONE"}
 
     def __str__(self) -> str:
-        more = {"FAILED": "; --retry makes failed cells again", "UNFINISHED": "; start again to go on"}
+        advice = {"FAILED": "; --retry makes failed cells again", "UNFINISHED": "; start again to go on"}
         return (
             _counts(self.states).rstrip(".")
-            + "".join(text for name, text in more.items() if name in self.states)
+            + "".join(text for name, text in advice.items() if name in self.states)
             + "".join(f"; {line}" for line in self.lost)
             + f"\n{self.sweep.folder / 'report.html'}"
         )
@@ -318,9 +323,9 @@ def _publish_figure(sweep: Sweep, table: "pd.DataFrame") -> None:
     "Draw what is done; take an earlier figure away where nothing is."
     from synthnb.studies.sweep_page import draw_sweep
 
-    done = next((cell for cell in sweep.cells if state(sweep.place(cell)) == "DONE"), None)
-    used = _facts(sweep.place(done) / "run.json").get("parameters", {}).values() if done else ()
-    world = "glyphworld: " if any(str(value).startswith("glyphworld/") for value in used) else ""
+    finished = next((cell for cell in sweep.cells if state(sweep.place(cell)) == "DONE"), None)
+    parameters = _facts(sweep.place(finished) / "run.json").get("parameters", {}) if finished else {}
+    world = "glyphworld: " if any(str(value).startswith("glyphworld/") for value in parameters.values()) else ""
     figure = draw_sweep(table, sweep.varied, f"{world}{sweep.name}, mean and 95 % interval over seeds")
     if figure is None:
         (sweep.folder / _FIGURE).unlink(missing_ok=True)
@@ -357,16 +362,16 @@ def _publish_sweep(sweep: Sweep) -> list[str]:
 def _watch(sweep: Sweep, show: bool) -> Iterator[None]:
     "A bar over the cells that a thread of its own keeps up to date."
 
-    def settled():
+    def settled_states():
         return [state(sweep.place(cell)) for cell in sweep.cells if is_settled(sweep.place(cell))]
 
-    many, made = len(sweep.cells), len(settled())
-    with tqdm(total=many, initial=made, desc="cells", unit="cell", smoothing=0, disable=not show) as bar:
+    total, initial = len(sweep.cells), len(settled_states())
+    with tqdm(total=total, initial=initial, desc="cells", unit="cell", smoothing=0, disable=not show) as bar:
 
         def update():
-            found = settled()
-            bar.set_postfix(failed=found.count("FAILED"), refresh=False)
-            bar.update(len(found) - bar.n)
+            states = settled_states()
+            bar.set_postfix(failed=states.count("FAILED"), refresh=False)
+            bar.update(len(states) - bar.n)
 
         with refresh(update):
             yield
@@ -388,19 +393,20 @@ def run_sweep(
 
     if index is not None and not 0 <= index < len(sweep.cells):
         raise ValueError(f"there is no cell {index}: the sweep has the cells 0 to {len(sweep.cells) - 1}")
-    part, lost = sweep if index is None else replace(sweep, cells=(sweep.cells[index],)), []
-    _reopen(part, retry)
+    selected = sweep if index is None else replace(sweep, cells=(sweep.cells[index],))
+    lost: list[str] = []
+    _reopen(selected, retry)
     _publish_sweep(sweep)  # an unwritable folder is found out before anything is made
-    pool = Pool(min(workers, len(part.cells)), ray, threads=1, grace=20)
+    pool = Pool(min(workers, len(selected.cells)), ray, threads=1, grace=20)
     try:
-        with _watch(part, progress), stop_at_sigterm():
+        with _watch(selected, progress), stop_at_sigterm():
             if ray or pool.workers > 1:
-                told, logs = asdict(_Job.of(part, timeout)), sweep.folder / "logs"
-                lost = run_workers("synthnb.studies.sweep:work", told, pool, logs)
+                job = asdict(_Job.of(selected, timeout))
+                lost = run_workers("synthnb.studies.sweep:work", job, pool, sweep.folder / "logs")
             else:
                 with environment(**one_thread()):
-                    work_through(part, timeout=timeout)
+                    work_through(selected, timeout=timeout)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped: {Outcome(sweep, _publish_sweep(sweep))}") from None
     states = _publish_sweep(sweep)
-    return Outcome(sweep, states if index is None else part.states(), tuple(lost))
+    return Outcome(sweep, states if index is None else selected.states(), tuple(lost))
