@@ -52,11 +52,11 @@ def _probed(study: Study, seed: int, with_synthetic: bool) -> TimmModel:
     net = load_classifier(study.classifier, image_size=size, **(study.config.model_args or {}))
     features = partial(extract, frozen_extractor(net, size), image_size=size)
     synthetic = features(study.synthetic[seed]) if with_synthetic else None
-    found, _ = fit_probe(features(study.few[seed]), features(study.val), synthetic)
-    last = found[-1]
-    weight, bias = (torch.as_tensor(part, dtype=torch.float32) for part in (last.coef_, last.intercept_))
+    probe, _ = fit_probe(features(study.few[seed]), features(study.val), synthetic)
+    last = probe[-1]
+    weight, bias = (torch.as_tensor(parameter, dtype=torch.float32) for parameter in (last.coef_, last.intercept_))
     if len(weight) == 1:  # of two classes scikit-learn keeps the second alone
-        weight, bias = (torch.cat([torch.zeros_like(part), part]) for part in (weight, bias))
+        weight, bias = (torch.cat([torch.zeros_like(parameter), parameter]) for parameter in (weight, bias))
     return put_probe(net, weight, bias).eval()
 
 
@@ -67,11 +67,11 @@ def train_again(study: Study, method: str, seed: int) -> TimmModel:
     if method in _PROBES:
         return _probed(study, seed, _PROBES[method])
     if method not in METHODS:
-        told = f"{method!r} is no classifier that can be kept"
-        raise ValueError(f"{told}: it may be one of {', '.join([*METHODS, *_PROBES])}")
+        reason = f"{method!r} is no classifier that can be kept"
+        raise ValueError(f"{reason}: it may be one of {', '.join([*METHODS, *_PROBES])}")
     spec, real = METHODS[method], study.few[seed]
-    used = study.synthetic[seed] if spec.needs_synthetic else None
-    net, *_ = train_method(spec, study.classifier, real, used, study.config, seed=seed, runtime=study.runtime)
+    synthetic = study.synthetic[seed] if spec.needs_synthetic else None
+    net, *_ = train_method(spec, study.classifier, real, synthetic, study.config, seed=seed, runtime=study.runtime)
     return strip(net) if is_dual(net) else net
 
 # %% ../../nbs/studies/keeping.ipynb #e23b9eea
@@ -100,10 +100,10 @@ class Kept:
 
     def __str__(self) -> str:
         share = f"{100 * self.val_accuracy:.1f} % of the validation images"
-        kept = f"`{self.method}` of seed {self.seed} is kept ({share}; {self.real} real images"
-        kept += f" and {self.synthetic} synthetic ones" * (self.synthetic > 0)
-        kept += f"; {self.better} does better on them, and cannot be kept" if self.better else ""
-        return f"{kept}). `synthnb classify {self.folder} IMAGES` asks it about new images."
+        text = f"`{self.method}` of seed {self.seed} is kept ({share}; {self.real} real images"
+        text += f" and {self.synthetic} synthetic ones" * (self.synthetic > 0)
+        text += f"; {self.better} does better on them, and cannot be kept" if self.better else ""
+        return f"{text}). `synthnb classify {self.folder} IMAGES` asks it about new images."
 
 # %% ../../nbs/studies/keeping.ipynb #c0d46073
 def keep_best(
@@ -134,8 +134,8 @@ def keep_best(
         "" if best == method else f"`{best}`",
     )
     save_classifier(net, folder, label_names=study.val.classes)
-    told = {name: value for name, value in asdict(kept).items() if name != "folder"}
-    (kept.folder / "kept.json").write_text(json.dumps(told | {"synthnb": synthnb.__version__}, indent=1) + "\n")
+    description = {name: value for name, value in asdict(kept).items() if name != "folder"}
+    (kept.folder / "kept.json").write_text(json.dumps(description | {"synthnb": synthnb.__version__}, indent=1) + "\n")
     return kept
 
 # %% ../../nbs/studies/keeping.ipynb #1d71f2bf
@@ -148,25 +148,25 @@ def classify(
     """What a kept classifier says of images; one that cannot be read has no class, and its fault is told.
 
     FileNotFoundError where there are no images, ValueError for a classifier without names of classes."""
-    net, where, left_out = load_classifier(folder), Path(images).expanduser(), list[LeftOut]()
+    net, place, left_out = load_classifier(folder), Path(images).expanduser(), list[LeftOut]()
     names = net.pretrained_cfg.get("label_names")
     if not names or len(names) != net.num_classes:
         raise ValueError(f"{folder} does not name its classes: take a folder that `keep_best` has written")
-    root = where if where.is_dir() else where.parent
-    files = scan(root, left_out).below() if where.is_dir() else [where.name] * where.is_file()
+    root = place if place.is_dir() else place.parent
+    files = scan(root, left_out).below() if place.is_dir() else [place.name] * place.is_file()
     if not files:
-        raise FileNotFoundError(f"there are no images in {where}")
-    if strange := [one.path for one in left_out if where.is_dir() and not one.silent]:
+        raise FileNotFoundError(f"there are no images in {place}")
+    if strange := [file.path for file in left_out if place.is_dir() and not file.silent]:
         warnings.warn(f"left out, for they are no images: {few_names(strange)}")
-    told = Path(folder) / "kept.json"
-    view = _View(**(json.loads(told.read_text())["view"] if told.is_file() else {}))
+    description = Path(folder) / "kept.json"
+    view = _View(**(json.loads(description.read_text())["view"] if description.is_file() else {}))
     size = image_size or view.size or net.pretrained_cfg["input_size"][-1]
     labels, fetch = torch.zeros(len(files), dtype=torch.int64), partial(file_bytes, root)
     listed = ListedImages(files, labels, names, fetch, root.name, view.fit)
     rows = []
     for start in range(0, len(files), batch_size):
-        some = list(range(start, min(start + batch_size, len(files))))
-        rows += _asked(net, listed, some, replace(view, size=size))
+        rows_of_batch = list(range(start, min(start + batch_size, len(files))))
+        rows += _asked(net, listed, rows_of_batch, replace(view, size=size))
     table = pd.DataFrame(rows, columns=["class", "probability", "fault"])
     table.insert(0, "file", [shown(file) for file in files])
     return table
@@ -174,13 +174,13 @@ def classify(
 # %% ../../nbs/studies/keeping.ipynb #351dbf8c
 def _asked(net: TimmModel, listed: ListedImages, rows: list[int], view: _View) -> list[tuple[str, float, str]]:
     "Class, probability and fault of some images; where one cannot be read, each is asked alone."
-    part = listed.subset(rows)
+    batch = listed.subset(rows)
     try:
-        pixels = load_images(part, view.held).images if view.held else part
+        pixels = load_images(batch, view.held).images if view.held else batch
         best = predict(net, pixels, len(rows), view.size).max(1)
     except ValueError as error:
         if len(rows) > 1:
             return [answer for row in rows for answer in _asked(net, listed, [row], view)]
         return [("", math.nan, str(error))]
-    said = [listed.classes[i] for i in best.indices.tolist()]
-    return [(name, share, "") for name, share in zip(said, best.values.tolist())]
+    names = [listed.classes[i] for i in best.indices.tolist()]
+    return [(name, share, "") for name, share in zip(names, best.values.tolist())]
