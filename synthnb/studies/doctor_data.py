@@ -38,57 +38,57 @@ _DIGITS_FOUND = Finding("ok", "data", "digits come with scikit-learn"), Size(10,
 # %% ../../nbs/studies/doctor_data.ipynb #e658d0f1
 def check_set(source: str, root: str | Path | None = None) -> tuple[Finding, Size]:
     "A data set, looked for where `known.data_root` says, and its size."
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found, size = _check_listed(source, root)
-    said = [str(one.message) for one in told if one.category is UserWarning]
-    return replace(found, told="; ".join([found.told, *said])), size
+        finding, size = _check_listed(source, root)
+    remarks = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    return replace(finding, told="; ".join([finding.told, *remarks])), size
 
 # %% ../../nbs/studies/doctor_data.ipynb #c4930ec9
 def _check_listed(source: str, root: str | Path | None) -> tuple[Finding, Size]:
     "A data set; what its listing has to say comes as warnings."
-    if (meant := meant_set(source, root)) == "digits":
+    if (data_set := meant_set(source, root)) == "digits":
         return _DIGITS_FOUND
-    if meant in TARGETS:
-        return _check_target(str(meant), root)
+    if data_set in TARGETS:
+        return _check_target(str(data_set), root)
     if source.startswith("hf:"):
         return _check_hub_set(source[3:].partition("#")[0]), Size()
-    named = NAMED.get(str(meant))
+    named = NAMED.get(str(data_set))
     try:
-        classes, counts = _listing(meant, root)
+        classes, counts = _listing(data_set, root)
     except (OSError, ValueError) as error:
         size = Size(named.classes, round((1 - VAL_SHARE) * named.train)) if named else Size()
         return Finding("missing", "data", str(error).splitlines()[0]), size
-    told = ", ".join(f"{many:,} {split}" for split, many in counts.items())
+    sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     size = Size(len(classes), round(_kept(counts, bool(named)) * counts.get("train", 0)))
-    return Finding("ok", "data", f"{source}: {len(classes)} classes, {told}; files were listed, not opened"), size
+    return Finding("ok", "data", f"{source}: {len(classes)} classes, {sizes}; files were listed, not opened"), size
 
 
 def _check_target(name: str, root: str | Path | None) -> tuple[Finding, Size]:
     "A set that comes with the package, and whose full set may lie on this machine."
-    target, many = TARGETS[name], TARGETS[name].train
+    target, count = TARGETS[name], TARGETS[name].train
     if target.whole and (data_root(root) / target.whole).is_dir():
         from synthnb.datasets.targets import open_target  # torch and torchvision
 
-        many = len(open_target(name, root=data_root(root))["train"])
-    return Finding("ok", "data", f"{target.title}: installed"), Size(len(target.classes), many)
+        count = len(open_target(name, root=data_root(root))["train"])
+    return Finding("ok", "data", f"{target.title}: installed"), Size(len(target.classes), count)
 
 # %% ../../nbs/studies/doctor_data.ipynb #bc7ebcf0
-def _listing(meant: str | Path, root: str | Path | None) -> tuple[tuple[str, ...], dict[str, int]]:
+def _listing(data_set: str | Path, root: str | Path | None) -> tuple[tuple[str, ...], dict[str, int]]:
     "Classes, and how many images each split has; raises what `sets.list_set` raises. Folders are listed without torch."
-    folder = Path(meant).expanduser()
-    known = isinstance(meant, str) and (meant in NAMED or meant.startswith("hf:"))
-    if not known and has_files(folder):
+    folder = Path(data_set).expanduser()
+    has_name = isinstance(data_set, str) and (data_set in NAMED or data_set.startswith("hf:"))
+    if not has_name and has_files(folder):
         layout = read_layout(folder)
-        if told := layout.told():
-            warnings.warn(f"{shown(folder)}: {told}")
+        if remark := layout.told():
+            warnings.warn(f"{shown(folder)}: {remark}")
         return check_classes(layout.classes), {split: len(files) for split, files in layout.splits.items()}
-    if not known:
-        check_place(folder, meant)
+    if not has_name:
+        check_place(folder, data_set)
     from synthnb.datasets.sets import list_set  # torch and torchvision
 
-    splits = list_set(meant, root)
-    return next(iter(splits.values())).classes, {split: len(one) for split, one in splits.items()}
+    splits = list_set(data_set, root)
+    return next(iter(splits.values())).classes, {split: len(images) for split, images in splits.items()}
 
 
 def _kept(splits: Collection[str], named: bool) -> float:
@@ -109,8 +109,8 @@ def _check_hub_set(name: str) -> Finding:
         place = "a folder" if Path(name).is_dir() else cache
         return Finding("ok", "data", f"hf:{name} is prepared in {place}; it was not opened")
     if (Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}").is_dir():
-        told = f"hf:{name} is in the hub's cache; whether whole could not be told without opening it"
-        return Finding("unknown", "data", told)
+        message = f"hf:{name} is in the hub's cache; whether whole could not be told without opening it"
+        return Finding("unknown", "data", message)
     ask = "; it is gated: accept its licence on its page and `hf auth login` first" if name.startswith(GATED) else ""
     cure = f"hf download --repo-type dataset {name}{ask}"
     return Finding("missing", "data", f"hf:{name} is not in the hub's cache", cure)
@@ -132,18 +132,20 @@ def _class_names_of(source: str, root: str | Path | None = None) -> tuple[str, .
 
 def check_classes_known(parameters: dict, root: str | Path | None = None) -> Finding | None:
     "Were the models of a run taught its classes? None where no model has a closed list, or the classes are not known."
-    asked, source = asked_models(parameters), real_source(parameters)
-    closed = [model for model in asked.values() if (folder := model_folder(model)) and (folder / KNOWN_NAMES).is_file()]
+    models, source = asked_models(parameters), real_source(parameters)
+    closed = [
+        model for model in models.values() if (folder := model_folder(model)) and (folder / KNOWN_NAMES).is_file()
+    ]
     classes = _class_names_of(source, root) if closed and source else ()
     if not classes:
         return None
     try:
-        refuse_unknown(asked, class_words(parameters, classes), "-p {}")
+        refuse_unknown(models, class_words(parameters, classes), "-p {}")
     except ValueError as error:
-        told, _, cure = str(error).partition(". Name models")
-        return Finding("missing", "class names", told, f"name models{cure}")
-    were = f"{', '.join(dict.fromkeys(closed))} {'was' if len(set(closed)) == 1 else 'were'}"
-    return Finding("ok", "class names", f"{were} taught all {len(classes)} of them")
+        fault, _, cure = str(error).partition(". Name models")
+        return Finding("missing", "class names", fault, f"name models{cure}")
+    subject = f"{', '.join(dict.fromkeys(closed))} {'was' if len(set(closed)) == 1 else 'were'}"
+    return Finding("ok", "class names", f"{subject} taught all {len(classes)} of them")
 
 # %% ../../nbs/studies/doctor_data.ipynb #9711b371
 def check_shared_memory(parameters: dict) -> list[Finding]:
@@ -153,11 +155,11 @@ def check_shared_memory(parameters: dict) -> list[Finding]:
         return []
     from synthnb.datasets.reading import fitting_workers  # torch
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitting_workers(workers, 3 * (side or 224) ** 2 * (batch or 64))
-    if told:
-        return [Finding("ok", "memory", str(one.message)) for one in told]
+    if caught:
+        return [Finding("ok", "memory", str(warning.message)) for warning in caught]
     shared = Path("/dev/shm")
     if not shared.is_dir():
         return []
