@@ -61,22 +61,22 @@ def _looks(sense: Sense) -> str:
     }.get(sense.group, "a printed sign")
 
 
-def _meanings(name: str, most: int, world: World = GLYPHS) -> str:
+def _meanings(name: str, limit: int, world: World = GLYPHS) -> str:
     """The answer to "what can this name mean?"."""
-    found = (world.named(name) or [s for s in world.senses if s.phrase == name])[:most]
-    return json.dumps({"senses": [{"phrase": s.phrase, "looks": _looks(s)} for s in found]})
+    senses = (world.named(name) or [s for s in world.senses if s.phrase == name])[:limit]
+    return json.dumps({"senses": [{"phrase": s.phrase, "looks": _looks(s)} for s in senses]})
 
 # %% ../../nbs/glyphworld/chat.ipynb #b324b3c5
 def _contexts_in_the_world() -> list[Context]:
     """Every context that glyphworld can show, but the one with nothing remarkable."""
-    found = []
+    contexts = []
     for clutter in ASPECTS["clutter"]:
         front, back = ("", clutter) if "line" in clutter else (clutter, "")
         for light in ASPECTS["light"]:
             for distance in ASPECTS["distance"]:
                 cameras = [", ".join(filter(None, (distance, tilt))) for tilt in ASPECTS["tilt"]]
-                found += [Context(front, back, light, camera) for camera in cameras]
-    return found[1:]
+                contexts += [Context(front, back, light, camera) for camera in cameras]
+    return contexts[1:]
 
 
 CONTEXTS: list[Context] = _contexts_in_the_world()
@@ -100,8 +100,8 @@ _OF_THINGS = frozenset(name for sense in THINGS for name in (sense.phrase, *sens
 def _styles(count: int, avoid: list[str], chance: random.Random, world: World = GLYPHS, about: str = "") -> str:
     """An answer with `count` distinct style phrases, none of them in `avoid`; things have more than glyphs."""
     phrases = [p for style in world.styles for p in style.phrases] if about in _OF_THINGS else STYLE_PHRASES
-    left = [phrase for phrase in phrases if phrase not in avoid]
-    return json.dumps({KINDS["styles"].word: chance.sample(left, count)})
+    available = [phrase for phrase in phrases if phrase not in avoid]
+    return json.dumps({KINDS["styles"].word: chance.sample(available, count)})
 
 # %% ../../nbs/glyphworld/chat.ipynb #26e72c7c
 _LETTERS = "abcdefghijklmnopqrstuvwxyz  "
@@ -118,8 +118,8 @@ def _spoiled(answer: str, count: int, chance: random.Random) -> list[Message]:
     """A bad answer as real ones are, and how `llm.ask` tells it off."""
     cut = answer[: chance.randrange(len(answer))]
     bad = chance.choice((cut, "", f"Sure! {answer[:20]}", "I cannot help with that."))
-    asked = f"{count} are asked for"
-    error = chance.choice(("it is not JSON", "Field required", asked, "the reply is empty", "the reply was cut"))
+    wrong_count = f"{count} are asked for"
+    error = chance.choice(("it is not JSON", "Field required", wrong_count, "the reply is empty", "the reply was cut"))
     return [dict(role="assistant", content=bad), dict(role="user", content=AGAIN.format(error=error))]
 
 # %% ../../nbs/glyphworld/chat.ipynb #58be36e1
@@ -131,18 +131,18 @@ def _conversation(
 ) -> list[Message]:
     """One question with its answer, drawn from the world."""
     kind = "senses" if chance.random() < senses else chance.choice(("contexts", "contexts", "styles"))
-    count, shown = chance.choice((1, 2, 3, 4, 4, 4, 5, 6)), chance.choice((0, 1, 2, 3, 4))
+    count, avoid_count = chance.choice((1, 2, 3, 4, 4, 4, 5, 6)), chance.choice((0, 1, 2, 3, 4))
     if kind == "senses":
-        name, most = chance.choice(names), chance.choice((3, 4, 5, 6, 8, 8, 8, 10))
-        question, answer = sense_question(name, most), _meanings(name, most, world)
+        name, limit = chance.choice(names), chance.choice((3, 4, 5, 6, 8, 8, 8, 10))
+        question, answer = sense_question(name, limit), _meanings(name, limit, world)
     elif kind == "contexts":
-        avoid = chance.sample(CONTEXTS, shown)
-        question = context_question(_anything(chance, names), count, avoid)
-        answer = _contexts(count, avoid, chance)
+        contexts = chance.sample(CONTEXTS, avoid_count)
+        question = context_question(_anything(chance, names), count, contexts)
+        answer = _contexts(count, contexts, chance)
     else:
-        known = chance.sample(STYLE_PHRASES, shown)
-        about = _anything(chance, names)
-        question, answer = style_question(about, count, known), _styles(count, known, chance, world, about)
+        styles = chance.sample(STYLE_PHRASES, avoid_count)
+        subject = _anything(chance, names)
+        question, answer = style_question(subject, count, styles), _styles(count, styles, chance, world, subject)
     chat = list(question.messages)
     if chance.random() < 0.1:
         chat += _spoiled(answer, count, chance)
@@ -244,39 +244,39 @@ def _train_llm(
     Form comes first, with contexts and styles in most conversations; then, by the recipe `names`, what each name means.
     """
     torch.manual_seed(0)
-    model, reach = (start or _new_llm(tokenizer)).to(device), torch.arange(window, device=device)
-    for seed, (name, part, senses) in enumerate((("llm", recipe, 0.25), ("names", names, 0.7))):
+    model, offsets = (start or _new_llm(tokenizer)).to(device), torch.arange(window, device=device)
+    for seed, (name, stage, senses) in enumerate((("llm", recipe, 0.25), ("names", names, 0.7))):
         ids, learned = (
-            t.to(device) for t in _encode_conversations(tokenizer, part.pictures, seed, progress, senses, world)
+            t.to(device) for t in _encode_conversations(tokenizer, stage.pictures, seed, progress, senses, world)
         )
 
-        def loss_of(generator, ids=ids, learned=learned, batch=part.batch):
-            at = torch.randint(len(ids) - window, (batch, 1), generator=generator, device=device) + reach
-            tokens, asked = ids[at].long(), learned[at[:, 1:]]
+        def loss_of(generator, ids=ids, learned=learned, batch=stage.batch):
+            positions = torch.randint(len(ids) - window, (batch, 1), generator=generator, device=device) + offsets
+            tokens, is_target = ids[positions].long(), learned[positions[:, 1:]]
             hidden = model.model(tokens[:, :-1], use_cache=False).last_hidden_state
-            return F.cross_entropy(model.lm_head(hidden[asked]).float(), tokens[:, 1:][asked])
+            return F.cross_entropy(model.lm_head(hidden[is_target]).float(), tokens[:, 1:][is_target])
 
-        train_loop(name, model, loss_of, part, work, device, seed, progress)
+        train_loop(name, model, loss_of, stage, work, device, seed, progress)
     return model
 
 # %% ../../nbs/glyphworld/chat.ipynb #dae60f59
 @torch.no_grad()
 def _grow_llm(path: Path, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A trained model for another tokenizer: known tokens keep their rows, others begin as the mean of their pieces."""
-    old, before, model = (
-        LlamaForCausalLM.from_pretrained(path, dtype=torch.float32),
-        PreTrainedTokenizerFast.from_pretrained(path),
-        _new_llm(tokenizer),
-    )
-    state, known, rows = old.state_dict(), before.get_vocab(), old.get_input_embeddings().weight
-    new = model.get_input_embeddings().weight.clone()
+    old_model = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
+    old_tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    model = _new_llm(tokenizer)
+    old_vocabulary, old_embedding = old_tokenizer.get_vocab(), old_model.get_input_embeddings().weight
+    embedding = model.get_input_embeddings().weight.clone()
     for token, i in tokenizer.get_vocab().items():
-        pieces = [known[token]] if token in known else before(tokenizer.decode([i])).input_ids
-        new[i] = rows[pieces].mean(0)
+        pieces = [old_vocabulary[token]] if token in old_vocabulary else old_tokenizer(tokenizer.decode([i])).input_ids
+        embedding[i] = old_embedding[pieces].mean(0)
     model.load_state_dict(
         {
-            name: new if value.shape[:1] == rows.shape[:1] and value.dim() == 2 and "layers" not in name else value
-            for name, value in state.items()
+            name: embedding
+            if value.shape[:1] == old_embedding.shape[:1] and value.dim() == 2 and "layers" not in name
+            else value
+            for name, value in old_model.state_dict().items()
         }
     )
     return model
@@ -300,30 +300,30 @@ def _measure_llm(
     answers: int = 16,  # answers of four contexts, and of four styles, for each class
     device: str = "cpu",
     world: World = GLYPHS,
-) -> list[tuple[str, list[float], int]]:  # what, its value for each seed, and from how many answers
+) -> list[tuple[str, list[float], int]]:  # a quantity, its value for each seed, and from how many answers
     """How well a language model answers the three questions about glyphworld, without second tries."""
     llm, classes = LocalLLM(path, device=device), [s.phrase for s in SENSES if s.group in ("arabic digit", "die face")]
     ambiguous = [n for n in _names_and_phrases(world) if len(world.named(n)) > 1]
     true = [(name, sense.phrase) for name in ambiguous for sense in world.named(name)]
     rows: dict[str, list[float]] = {}
     for seed in seeds:
-        once = partial(ask, llm, tries=1, seed=seed, progress=False)
-        senses = once([sense_question(n) for n in ambiguous], SensesAnswer)
-        parts = {}
-        for kind, how in KINDS.items():
-            parts[kind] = once([how.question(p) for p in classes], how.answer, answers, check=_four)
-        told = {a.about: {s.phrase for s in a.value.senses} for a in senses.found if isinstance(a.value, SensesAnswer)}
-        valid = sum(len(part.found) for part in (senses, *parts.values()))
-        asked = valid + sum(len(part.failed) for part in (senses, *parts.values()))
-        found = {
-            "LLM: valid answers": valid / asked,
-            "LLM: recall of true senses": sum(phrase in told.get(name, ()) for name, phrase in true) / len(true),
+        ask_once = partial(ask, llm, tries=1, seed=seed, progress=False)
+        senses = ask_once([sense_question(n) for n in ambiguous], SensesAnswer)
+        ideas = {}
+        for kind, spec in KINDS.items():
+            ideas[kind] = ask_once([spec.question(p) for p in classes], spec.answer, answers, check=_four)
+        named = {a.about: {s.phrase for s in a.value.senses} for a in senses.found if isinstance(a.value, SensesAnswer)}
+        valid = sum(len(replies.found) for replies in (senses, *ideas.values()))
+        total = valid + sum(len(replies.failed) for replies in (senses, *ideas.values()))
+        measured = {
+            "LLM: valid answers": valid / total,
+            "LLM: recall of true senses": sum(phrase in named.get(name, ()) for name, phrase in true) / len(true),
         }
-        for kind, part in parts.items():
-            found[f"LLM: distinct {kind}, fewest of a class"] = _fewest(part, kind, classes)
-        for what, value in found.items():
-            rows.setdefault(what, []).append(value)
-    return [(what, values, asked * len(seeds)) for what, values in rows.items()]
+        for kind, replies in ideas.items():
+            measured[f"LLM: distinct {kind}, fewest of a class"] = _fewest(replies, kind, classes)
+        for quantity, value in measured.items():
+            rows.setdefault(quantity, []).append(value)
+    return [(quantity, values, total * len(seeds)) for quantity, values in rows.items()]
 
 # %% ../../nbs/glyphworld/chat.ipynb #e36f4dac
 def _four(question: Question, answer: BaseModel) -> None:
@@ -332,10 +332,10 @@ def _four(question: Question, answer: BaseModel) -> None:
 
 def _fewest(answers: Answers, kind: str, classes: list[str]) -> int:
     "Distinct ideas of the class that has fewest."
-    told: dict[str, set[str]] = {name: set() for name in classes}
+    ideas: dict[str, set[str]] = {name: set() for name in classes}
     for answer in answers.found:
-        told[answer.about] |= {str(entry) for entry in getattr(answer.value, KINDS[kind].word)}
-    return min(map(len, told.values()))
+        ideas[answer.about] |= {str(entry) for entry in getattr(answer.value, KINDS[kind].word)}
+    return min(map(len, ideas.values()))
 
 # %% ../../nbs/glyphworld/chat.ipynb #29a51ebe
 def build(
@@ -364,14 +364,14 @@ def build(
 
 
 def _make_llm(
-    recipes: list[Recipe], work: Path, device: str, progress: bool, world: World, start: Path | None, made: Path
+    recipes: list[Recipe], work: Path, device: str, progress: bool, world: World, start: Path | None, destination: Path
 ) -> None:
     vocabulary = 2400 if world is GLYPHS else 2800  # phrases are tokens
     tokenizer = _build_chat_tokenizer(_example_texts(recipes[0].pictures // 2, world=world), vocabulary)
     trained = start and _grow_llm(start / "llm", tokenizer)
     form, names = recipes
     llm = _train_llm(tokenizer, form, names, work, device, progress, world=world, start=trained)
-    _save_llm(llm, tokenizer, made)
+    _save_llm(llm, tokenizer, destination)
 
 # %% ../../nbs/glyphworld/chat.ipynb #6f8644d8
 def _measure_again(
@@ -387,11 +387,11 @@ def _measure_again(
     draws = not {"vae", "generator", "refine", "judge"}.isdisjoint(stages)  # the judge says what is drawn
     parts = {*stages} & {*MEASURED} | ({"generator"} if draws else set())
     rows = measure(out, parts, device=device, progress=progress)
-    told = (
+    llm_rows = (
         [measured_row(*row) for row in _measure_llm(out / "llm", device=device, world=world)] if "llm" in stages else []
     )
     update_model_card(
         out,
-        pd.concat([rows, pd.DataFrame(told)], ignore_index=True),
+        pd.concat([rows, pd.DataFrame(llm_rows)], ignore_index=True),
         measure_speed(out, device=device, progress=progress) if draws else None,
     )
