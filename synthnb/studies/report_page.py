@@ -160,14 +160,14 @@ def _relinked(text: str, source: Path, target: Path) -> str:
     "Markdown of a notebook at `source`, for a page in the folder `target`."
     root = next((parent for parent in source.parents if (parent / "pyproject.toml").is_file()), None)
 
-    def place(found: re.Match) -> str:
-        link, _, anchor = found[2].partition("#")
+    def place(match: re.Match) -> str:
+        link, _, anchor = match[2].partition("#")
         if re.match(r"[a-z]+:", link) or not link:
-            return found[0]
+            return match[0]
         file = Path(os.path.normpath(source.parent / unquote(link)))
         if root and file.is_file() and file.is_relative_to(root) and target.is_relative_to(root):
-            return f"[{found[1]}]({quote(os.path.relpath(file, target))}{'#' * bool(anchor)}{anchor})"
-        return found[1]
+            return f"[{match[1]}]({quote(os.path.relpath(file, target))}{'#' * bool(anchor)}{anchor})"
+        return match[1]
 
     return _LINK.sub(place, text)
 
@@ -285,24 +285,24 @@ def _of_this_run(page: nbformat.NotebookNode, record: Mapping, source: Path) -> 
     first = next((cell for cell in page.cells if cell.cell_type == "markdown"), None)
     if first is None or not record.get("experiment"):
         return
-    kept = []
+    paragraphs = []
     for paragraph in first.source.split("\n\n"):
         if not _OTHER_RUNS.match(paragraph):
-            kept.append(paragraph)
+            paragraphs.append(paragraph)
         elif expected := re.search(r"\*\*Expected\*\*[^.]*(\.(?=\d|\w)[^.]*)*\.", paragraph):
-            kept.append(expected[0])
+            paragraphs.append(expected[0])
     if "given" in record:
-        kept.append(f"Made by this command:\n\n```\n{_command(record, source)}\n```")
-    first.source = "\n\n".join(kept)
+        paragraphs.append(f"Made by this command:\n\n```\n{_command(record, source)}\n```")
+    first.source = "\n\n".join(paragraphs)
 
 
 def _command(record: Mapping, source: Path) -> str:
     "What makes this run again: with its file of parameters where there is one, else with each parameter."
-    given, words = record["given"], ["synthnb", "run", record["experiment"]]
+    parameters, words = record["given"], ["synthnb", "run", record["experiment"]]
     for file in sorted((source.parent / "params").glob("*/*.yaml")):
-        if given and yaml.safe_load(file.read_text(encoding="utf-8")) == given:
+        if parameters and yaml.safe_load(file.read_text(encoding="utf-8")) == parameters:
             return shlex.join([*words, "-f", f"nbs/experiments/params/{file.parent.name}/{file.name}"])
-    for name, value in given.items():
+    for name, value in parameters.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         words += ["-p", f"{name}={text}"]
     return shlex.join(words)
@@ -311,7 +311,7 @@ def _command(record: Mapping, source: Path) -> str:
 def _one_table(page: nbformat.NotebookNode, record: Mapping) -> None:
     "Put the table of parameters in the place of the cells that declare, inject and check them."
     tags = [set(cell.metadata.get("tags", [])) for cell in page.cells]
-    declaring = next((cell for cell, own in zip(page.cells, tags) if "parameters" in own), None)
+    declaring = next((cell for cell, cell_tags in zip(page.cells, tags) if "parameters" in cell_tags), None)
     if declaring is None or not record.get("parameters"):
         return
     declared = read_parameters(declaring.source)
@@ -321,8 +321,8 @@ def _one_table(page: nbformat.NotebookNode, record: Mapping) -> None:
     declaring.outputs, declaring.metadata["without_code"] = outputs, True
     page.cells = [
         cell
-        for cell, own in zip(page.cells, tags)
-        if "injected-parameters" not in own and not re.search(r"^check_params\(", cell.source, re.MULTILINE)
+        for cell, cell_tags in zip(page.cells, tags)
+        if "injected-parameters" not in cell_tags and not re.search(r"^check_params\(", cell.source, re.MULTILINE)
     ]
 
 
@@ -334,8 +334,8 @@ def _kept_figures(page: nbformat.NotebookNode, results: Mapping, folder: Path) -
     for name in results.get("figures") or []:
         if (file := folder / "figures" / f"{name}.png").is_file():
             data = {"image/png": base64.b64encode(file.read_bytes()).decode()}
-            about = {"alt": f"figure {name}", "drawing": _is_drawing(data["image/png"])}
-            output = nbformat.v4.new_output("display_data", data, metadata=about)
+            metadata = {"alt": f"figure {name}", "drawing": _is_drawing(data["image/png"])}
+            output = nbformat.v4.new_output("display_data", data, metadata=metadata)
             cells.append(nbformat.v4.new_code_cell(outputs=[output], metadata={"without_code": True}))
     if cells:
         page.cells[-1:-1] = [nbformat.v4.new_markdown_cell("## Figures"), *cells]
@@ -366,16 +366,16 @@ def write_html(
     _one_table(page, record)
     _kept_figures(page, results, folder)
     texts = [cell.source for cell in page.cells if cell.cell_type == "markdown"]
-    name = next((found[1] for text in texts if (found := re.match(r"# (.+)", text))), title)
-    if (told := methods_html(results)) and texts:
-        at = next((i for i, cell in enumerate(page.cells) if "parameters" in cell.metadata.get("tags", [])), 0)
-        output = nbformat.v4.new_output("display_data", {"text/html": told}, metadata={"alt": ""})
-        page.cells.insert(at, nbformat.v4.new_code_cell(outputs=[output], metadata={"without_code": True}))
+    name = next((match[1] for text in texts if (match := re.match(r"# (.+)", text))), title)
+    if (methods_table := methods_html(results)) and texts:
+        position = next((i for i, cell in enumerate(page.cells) if "parameters" in cell.metadata.get("tags", [])), 0)
+        output = nbformat.v4.new_output("display_data", {"text/html": methods_table}, metadata={"alt": ""})
+        page.cells.insert(position, nbformat.v4.new_code_cell(outputs=[output], metadata={"without_code": True}))
     resources = {
         "title": f"{title}: {name}",
         "style": STYLE + COVER_STYLE + _code_style() + _PAGE_STYLE,
         "cover": cover_html(results, record, folder, f"{name} ({title})") if results else "",
-        "sections": [one for text in texts for one in re.findall(r"^## (.+)", text, re.MULTILINE)],
+        "sections": [heading for text in texts for heading in re.findall(r"^## (.+)", text, re.MULTILINE)],
     }
     loader = DictLoader({"report.html.j2": _TEMPLATE})
     exporter = HTMLExporter(template_name="basic", template_file="report.html.j2", extra_loaders=[loader])
@@ -387,10 +387,10 @@ def write_html(
 def put_verdict(notebook: nbformat.NotebookNode, results: Mapping, record: Mapping, folder: Path) -> None:
     "Put the verdict under the title of an executed notebook, in place of one that stands there."
     notebook.cells = [cell for cell in notebook.cells if "verdict" not in cell.metadata.get("tags", [])]
-    told = nbformat.v4.new_markdown_cell(cover_markdown(results, record, folder), metadata={"tags": ["verdict"]})
-    told.id = "verdict"
+    verdict = nbformat.v4.new_markdown_cell(cover_markdown(results, record, folder), metadata={"tags": ["verdict"]})
+    verdict.id = "verdict"
     titled = bool(notebook.cells) and notebook.cells[0].cell_type == "markdown"
-    notebook.cells.insert(int(titled), told)
+    notebook.cells.insert(int(titled), verdict)
 
 # %% ../../nbs/studies/report_page.ipynb #868ab01b
 def make_page(
