@@ -54,11 +54,11 @@ def _rank_classes(
     failed = scores.never_drawn().label.value_counts()
     rows = []
     for label, name in enumerate(scores.classes):
-        own = torch.from_numpy(np.flatnonzero(scores.table.label == label))
-        table, missing = scores.table.iloc[own.numpy()], int(failed.get(label, 0))
-        row = _describe_class(table, missing, thumbs[own], features[own], blank, alike)
-        far = _distance(None if real is None else real.of(label), features[own])
-        rows.append({"class": name, **row, **far})
+        rows_of_class = torch.from_numpy(np.flatnonzero(scores.table.label == label))
+        table, missing = scores.table.iloc[rows_of_class.numpy()], int(failed.get(label, 0))
+        row = _describe_class(table, missing, thumbs[rows_of_class], features[rows_of_class], blank, alike)
+        distance = _distance(None if real is None else real.of(label), features[rows_of_class])
+        rows.append({"class": name, **row, **distance})
     order = ["agreement", "probability"]
     return pd.DataFrame(rows).set_index("class").sort_values(order, kind="stable", na_position="first")
 
@@ -71,8 +71,8 @@ def _describe_class(
     if not planned:
         unknown = ("blank", "agreement", "low", "high", "probability", "copies", "diversity")
         return {"planned": 0} | dict.fromkeys(unknown, math.nan)
-    seen = np.append((table.clip_label == table.label).to_numpy() & ~empty, np.zeros(failed, bool))
-    share = share_estimate(torch.from_numpy(seen))
+    sees_class = np.append((table.clip_label == table.label).to_numpy() & ~empty, np.zeros(failed, bool))
+    share = share_estimate(torch.from_numpy(sees_class))
     copies = (first_alike(thumbs, alike) >= 0).float().mean().item() if len(thumbs) else math.nan
     return {
         "planned": planned,
@@ -134,32 +134,34 @@ def make_board(
 ) -> Board:
     "Rank the classes and fetch images of the worst."
     table = _rank_classes(scores, real, blank, alike)
-    low = scores.table[scores.table["class"].isin(table.index[:worst])]
-    low = low.sort_values("clip_probability", kind="stable").groupby("class").head(images).sort_index()
-    measured = low.set_index("id")
-    shown: dict[str, list[Shown]] = {name: [] for name in table.index[:worst]}
-    for content, record in stream_kept(scores.home.path, low[["id", "shard", "label", "class"]]):
+    chosen = scores.table[scores.table["class"].isin(table.index[:worst])]
+    chosen = chosen.sort_values("clip_probability", kind="stable").groupby("class").head(images).sort_index()
+    measured = chosen.set_index("id")
+    thumbnails_of: dict[str, list[Shown]] = {name: [] for name in table.index[:worst]}
+    for content, record in stream_kept(scores.home.path, chosen[["id", "shard", "label", "class"]]):
         row = measured.loc[record["id"]]
         seen, probability = scores.choices[row.clip_label], float(row.clip_probability)
-        shown[record["class"]].append(
+        thumbnails_of[record["class"]].append(
             Shown(record["id"], record["prompt"], seen, probability, _thumbnail(content, size))
         )
-    ordered = {name: sorted(some, key=lambda image: image.probability) for name, some in shown.items()}
+    ordered = {
+        name: sorted(thumbnails, key=lambda image: image.probability) for name, thumbnails in thumbnails_of.items()
+    }
     return Board(table, scores.about["phrases"], ordered, scores.about["clip"], scores.home.plan.settings.model)
 
 # %% ../../nbs/images/board.ipynb #a795682a
 def _figures(row: pd.Series) -> str:
     "The numbers of a class in words."
-    seen = f"{row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}"
-    said = [
-        f"CLIP sees it in {seen}, mean probability {row.probability:.2f}",
+    agreement = f"{row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}"
+    phrases = [
+        f"CLIP sees it in {agreement}, mean probability {row.probability:.2f}",
         f"blank {row.blank:.0%}",
         f"copies {row.copies:.0%}",
         f"diversity {row.diversity:.2f}",
     ]
     if "distance" in row.index:
-        said.append(f"distance to real {row.distance:.3g} [{row.distance_low:.3g}, {row.distance_high:.3g}]")
-    return "; ".join(said)
+        phrases.append(f"distance to real {row.distance:.3g} [{row.distance_low:.3g}, {row.distance_high:.3g}]")
+    return "; ".join(phrases)
 
 # %% ../../nbs/images/board.ipynb #03b01edf
 def show_board(
@@ -169,11 +171,14 @@ def show_board(
 ) -> Figure:
     "The worst classes, a row each, as a closed figure that a notebook shows once."
     names = list(board.images)[:classes]
-    most = max((len(some) for some in board.images.values()), default=1)
+    columns = max((len(thumbnails) for thumbnails in board.images.values()), default=1)
     figure, axes = plt.subplots(
         len(names), 1, figsize=(8.4, 0.78 * len(names) + 0.3), squeeze=False, layout="constrained"
     )
-    plain = lambda text, limit: plain_text(text, limit).replace("$", r"\$")  # $ would start mathematics
+
+    def plain(text: str, limit: int) -> str:
+        return plain_text(text, limit).replace("$", r"\$")  # $ would start mathematics
+
     for axis, name in zip(axes[:, 0], names):
         for place, image in enumerate(board.images[name]):
             axis.imshow(
@@ -181,14 +186,14 @@ def show_board(
                 extent=(place, place + 0.92, 0, 0.92),
                 interpolation="nearest",
             )
-        said = [
+        lines = [
             f"{plain(name, 30)}: {plain(', '.join(board.phrases.get(name, [])), 60)}",
             _figures(board.table.loc[name]).replace("; blank", "\nblank"),
         ]
-        if some := board.images[name]:
-            said.append(f'first: "{plain(some[0].prompt, 70)}", seen as {plain(some[0].seen, 25)}')
-        axis.text(most + 0.1, 0.46, "\n".join(said), fontsize=6.5, va="center")
-        axis.set(xlim=(0, most + 7), ylim=(0, 0.92), aspect="equal")
+        if thumbnails := board.images[name]:
+            lines.append(f'first: "{plain(thumbnails[0].prompt, 70)}", seen as {plain(thumbnails[0].seen, 25)}')
+        axis.text(columns + 0.1, 0.46, "\n".join(lines), fontsize=6.5, va="center")
+        axis.set(xlim=(0, columns + 7), ylim=(0, 0.92), aspect="equal")
         axis.axis("off")
     figure.suptitle(title or f"the classes that {Path(board.generator).name} draws worst", fontsize=9)
     plt.close(figure)
@@ -246,8 +251,8 @@ def _board_html(board: Board, title: str = "Can it draw this?") -> str:
     rows = [_page_row(name, row, heads) for name, row in board.table.iterrows()]
     columns = ["class", *(head for head, _ in heads.values()), ""]
     cards = [_card(board, name) for name in board.images]
-    about = dict(title=title, style=STYLE + _PAGE_STYLE, generator=board.generator, clip=board.clip)
-    return _PAGE.render(cards=cards, rows=rows, columns=columns, **about)
+    table = dict(cards=cards, rows=rows, columns=columns)
+    return _PAGE.render(**table, title=title, style=STYLE + _PAGE_STYLE, generator=board.generator, clip=board.clip)
 
 
 def _page_row(name: str, row: pd.Series, heads: dict[str, tuple[str, str]]) -> dict:
@@ -258,18 +263,18 @@ def _page_row(name: str, row: pd.Series, heads: dict[str, tuple[str, str]]) -> d
 
 def _card(board: Board, name: str) -> dict:
     "A class with its worst images."
-    shown = [
+    thumbnails = [
         {
-            "data": base64.b64encode(p.file).decode(),
-            "prompt": plain_text(p.prompt),
-            "seen": plain_text(p.seen),
-            "probability": f"{p.probability:.2f}",
-            "id": p.id,
+            "data": base64.b64encode(thumbnail.file).decode(),
+            "prompt": plain_text(thumbnail.prompt),
+            "seen": plain_text(thumbnail.seen),
+            "probability": f"{thumbnail.probability:.2f}",
+            "id": thumbnail.id,
         }
-        for p in board.images[name]
+        for thumbnail in board.images[name]
     ]
     phrase, figures = ", ".join(map(plain_text, board.phrases.get(name, []))), _figures(board.table.loc[name])
-    return {"name": plain_text(name), "phrase": phrase, "figures": figures, "images": shown}
+    return {"name": plain_text(name), "phrase": phrase, "figures": figures, "images": thumbnails}
 
 # %% ../../nbs/images/board.ipynb #b6936046
 def write_board(board: Board, path: str | Path, title: str = "Can it draw this?") -> Path:
