@@ -60,35 +60,35 @@ def _in_words(value: object) -> str:
 
 def _describe_run(folder: Path) -> dict:
     "What the index shows of a run; a number only if the run is done."
-    found, facts, results = status(folder), _facts(folder / "run.json"), {}
-    if found == "DONE":
+    state, facts, results = status(folder), _facts(folder / "run.json"), {}
+    if state == "DONE":
         results = current_names(_facts(folder / "results.json"))
-        told = verdict_line(results).replace("`", "")
+        summary = verdict_line(results).replace("`", "")
         if faults := early_faults(results, facts):
-            told = f"{told.rstrip('.')}. {faults}."
-    elif found == "FAILED":
-        told = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip()
+            summary = f"{summary.rstrip('.')}. {faults}."
+    elif state == "FAILED":
+        summary = (folder / "FAILED").read_text(encoding="utf-8", errors="replace").strip()
     else:
         facts = {}  # what is there is of the run before
-        how = (
+        reason = (
             "killed, or the machine went down"
             if not (folder / "DONE").is_file()
             else "it was done, but its results or its report are gone"
         )
-        told = "at work now" if found == "RUNNING" else f"{how}: run it again, finished stages are found again"
-    picture = _first_picture(folder, results) if found == "DONE" else None
+        summary = "at work now" if state == "RUNNING" else f"{reason}: run it again, finished stages are found again"
+    picture = _first_picture(folder, results) if state == "DONE" else None
     begun = facts.get("started")
     begun = datetime.fromisoformat(begun) if begun else datetime.fromtimestamp(folder.stat().st_mtime, UTC)
-    given = facts.get("given", {})
+    parameters = facts.get("given", {})
     return {
         "experiment": folder.parent.name,
         "run": folder.name,
-        "state": "FAILED" if found == "KILLED" else found,
-        "told": told,
+        "state": "FAILED" if state == "KILLED" else state,
+        "told": summary,
         "begun": begun,
         "seconds": facts.get("seconds"),
         "picture": picture,
-        "given": [f"{name}: {_in_words(value)}" for name, value in given.items()],
+        "given": [f"{name}: {_in_words(value)}" for name, value in parameters.items()],
         "folder": folder,
         "commit": (facts.get("commit") or "")[:7],
         "changed": bool(facts.get("changed")),
@@ -195,9 +195,9 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 def _took(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remaining = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {remaining} s" if minutes else f"{remaining} s"
 
 
 def _shown(run: dict, outputs: Path) -> dict:
@@ -218,20 +218,20 @@ def _shown(run: dict, outputs: Path) -> dict:
         "links": links,
         "main": links[0][1] if links and links[0][0] in ("report", "failed notebook") else "",
         "took": _took(run["seconds"]),
-        "given": [one if len(one) < 80 else f"{one[:77]}..." for one in run["given"]],
+        "given": [parameter if len(parameter) < 80 else f"{parameter[:77]}..." for parameter in run["given"]],
         "thumb": link(run["picture"]) if run["picture"] else "",
     }
 
 # %% ../../nbs/studies/index.ipynb #d83a5c51
 def _sweeps(outputs: Path) -> list[dict]:
     "Name, counts and link of each sweep that has a report."
-    found = []
+    sweeps = []
     for file in sorted(outputs.glob("sweeps/*/report.html"), key=os.path.getmtime, reverse=True):
         facts = _facts(file.with_name("sweep.json"))
         folders = [outputs / facts.get("experiment", "") / cell["run"] for cell in facts.get("cells", [])]
         counts = Counter(status(folder) for folder in folders if folder.is_dir())  # of the others none has begun
         counts["FAILED"] += counts["KILLED"]
-        found.append(
+        sweeps.append(
             {
                 "name": facts.get("name", file.parent.name),
                 "link": quote(file.relative_to(outputs).as_posix()),
@@ -239,14 +239,14 @@ def _sweeps(outputs: Path) -> list[dict]:
                 + (f", {counts['FAILED']} failed" if counts["FAILED"] else ""),
             }
         )
-    return found
+    return sweeps
 
 
 def _index_html(outputs: Path) -> str:
     "The index as one page of HTML; nothing in it is fetched from elsewhere."
     runs = sorted((_describe_run(folder) for folder in find_runs(outputs)), key=lambda run: run["begun"], reverse=True)
     counts = Counter(run["state"] for run in runs)
-    told = ", ".join(
+    counts_in_words = ", ".join(
         f"{counts[name]} {word}"
         for name, word in (("DONE", "done"), ("FAILED", "failed"), ("RUNNING", "running"))
         if counts[name]
@@ -256,7 +256,7 @@ def _index_html(outputs: Path) -> str:
     )
     return page.render(
         runs=[_shown(run, outputs) for run in runs],
-        counts=told or "none yet",
+        counts=counts_in_words or "none yet",
         sweeps=_sweeps(outputs),
         states=[name for name in ("DONE", "FAILED", "RUNNING") if counts[name]],
         experiments=sorted({run["experiment"] for run in runs}),
