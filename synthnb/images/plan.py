@@ -81,11 +81,11 @@ class Settings:
     def columns(self) -> dict[str, object]:
         "The settings that stand in every row."
         low, high = self.guidance_interval
-        told = {name: getattr(self, name) for name in _FIRST_COLUMNS}
-        told |= {"guidance_from": low, "guidance_until": high}
+        columns = {name: getattr(self, name) for name in _FIRST_COLUMNS}
+        columns |= {"guidance_from": low, "guidance_until": high}
         # The last three only where used: older plans keep their hash.
-        told |= {"scheduler_options": self.scheduler_options} if self.scheduler_options else {}
-        return told | ({"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {})
+        columns |= {"scheduler_options": self.scheduler_options} if self.scheduler_options else {}
+        return columns | ({"lora": self.lora, "lora_weight": self.lora_weight} if self.lora else {})
 
 # %% ../../nbs/images/plan.ipynb #d419facf
 _FIRST_COLUMNS = ("negative_prompt", "model", "revision", "style", "scheduler", "steps", "guidance", "size", "dtype")
@@ -95,14 +95,14 @@ _SETTING_COLUMNS = (*_FIRST_COLUMNS, "guidance_from", "guidance_until", "schedul
 def _options_text(options: str | dict) -> str:
     "Options as JSON with sorted keys; empty for none."
     try:
-        known = json.loads(options or "{}") if isinstance(options, str) else options
+        parsed = json.loads(options or "{}") if isinstance(options, str) else options
     except ValueError as error:
         raise ValueError(
             f'scheduler_options is {options!r}, which is not JSON ({error}): write {{"timestep_spacing": "trailing"}}'
         ) from error
-    if not isinstance(known, dict):
+    if not isinstance(parsed, dict):
         raise ValueError(f'scheduler_options is {options!r}; it must be an object: {{"timestep_spacing": "trailing"}}')
-    return json.dumps(known, sort_keys=True) if known else ""
+    return json.dumps(parsed, sort_keys=True) if parsed else ""
 
 # %% ../../nbs/images/plan.ipynb #95ddf7f8
 def describe_changes(old: dict[str, object], new: dict[str, object]) -> str:
@@ -166,27 +166,27 @@ def _rows(
     slugs: list[str],
     classes: list[str],
     settings: Settings,
-    at: np.ndarray,
+    numbers: np.ndarray,
 ) -> pa.Table:
-    "The rows numbered `at`; `first` and `count` say where in `table` each class's prompts lie."
-    index, label = np.divmod(at, len(slugs))
-    told = table.take(pa.array(first[label] + index % count[label]))
+    "The rows with these numbers; `first` and `count` say where in `table` each class's prompts lie."
+    index, label = np.divmod(numbers, len(slugs))
+    prompts = table.take(pa.array(first[label] + index % count[label]))
     keys = [f"{slugs[c]}-{i:06d}" for c, i in zip(label.tolist(), index.tolist())]
     plan, sha256 = f"{settings.seed}\n".encode(), hashlib.sha256
     digests = b"".join([sha256(plan + key.encode()).digest()[:8] for key in keys])  # `image_seed` of each key
-    within = at % settings.shard_size
+    within = numbers % settings.shard_size
     return pa.table(
         {
             "id": keys,
             "label": pa.array(label, pa.int32()),
             "class": pa.DictionaryArray.from_arrays(pa.array(label, pa.int32()), pa.array(classes)),
-            "prompt": told["prompt"],
+            "prompt": prompts["prompt"],
             "seed": pa.array((np.frombuffer(digests, ">u8") >> 1).astype(np.int64)),
-            "shard": pa.array(at // settings.shard_size, pa.int32()),
+            "shard": pa.array(numbers // settings.shard_size, pa.int32()),
             "batch": pa.array(within // settings.batch_size, pa.int32()),
         }
-        | {name: told[name] for name in _PROMPT_COLUMNS}
-        | {name: pa.repeat(value, len(at)) for name, value in settings.columns().items()}
+        | {name: prompts[name] for name in _PROMPT_COLUMNS}
+        | {name: pa.repeat(value, len(numbers)) for name, value in settings.columns().items()}
     )
 
 # %% ../../nbs/images/plan.ipynb #15f3bd52
@@ -196,15 +196,15 @@ def _plan_tables(
     "The rows of a plan, chunk by chunk."
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}; it must be at least 1")
-    told = _prompt_table(prompts)
-    count = np.bincount(told.label)
-    classes = told.drop_duplicates("label")["class"].tolist()
+    prompt_table = _prompt_table(prompts)
+    count = np.bincount(prompt_table.label)
+    classes = prompt_table.drop_duplicates("label")["class"].tolist()
     slugs = [class_slug(label, name) for label, name in enumerate(classes)]
-    table, first = pa.Table.from_pandas(told, preserve_index=False), np.cumsum(count) - count
+    table, first = pa.Table.from_pandas(prompt_table, preserve_index=False), np.cumsum(count) - count
     total, chunk = per_class * len(classes), _chunk_rows(settings)
     for start in range(0, total, chunk):
-        at = np.arange(start, min(start + chunk, total))
-        yield _rows(table, first, count, slugs, classes, settings, at)
+        numbers = np.arange(start, min(start + chunk, total))
+        yield _rows(table, first, count, slugs, classes, settings, numbers)
 
 # %% ../../nbs/images/plan.ipynb #fbf92f05
 def make_plan(
@@ -229,8 +229,8 @@ class _RowHash:
         self.parts: dict[str, hashlib.blake2b] = {}
         self.settings: dict[str, set] = {}  # the same in every row, so not worth hashing row by row
 
-    def _add(self, part: str, content: bytes | memoryview) -> None:
-        self.parts.setdefault(part, hashlib.blake2b()).update(content)
+    def _add(self, name: str, content: bytes | memoryview) -> None:
+        self.parts.setdefault(name, hashlib.blake2b()).update(content)
 
     def update(self, table: pa.Table) -> None:
         for name in table.column_names:
@@ -247,7 +247,7 @@ class _RowHash:
 
     def hexdigest(self) -> str:
         "Twelve hex digits."
-        parts: dict[str, str | list] = {part: digest.hexdigest() for part, digest in self.parts.items()}
+        parts: dict[str, str | list] = {name: digest.hexdigest() for name, digest in self.parts.items()}
         parts |= {name: sorted(values) for name, values in self.settings.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -262,10 +262,10 @@ def _string_bytes(column: pa.Array) -> memoryview:
 # %% ../../nbs/images/plan.ipynb #bf247628
 def _hash_tables(tables: Iterable[pa.Table]) -> str:
     "`_RowHash` of some tables."
-    known = _RowHash()
+    row_hash = _RowHash()
     for table in tables:
-        known.update(table)
-    return known.hexdigest()
+        row_hash.update(table)
+    return row_hash.hexdigest()
 
 
 def plan_hash(plan: pd.DataFrame) -> str:
@@ -284,21 +284,21 @@ def write_plan(
     if path.suffix != ".parquet":
         raise ValueError(f"a plan is a parquet file: call it {path.with_suffix('.parquet').name!r}, not {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, known, images, writer = path.with_name(f"{path.name}.{os.getpid()}.partial"), _RowHash(), 0, None
+    partial, row_hash, images, writer = path.with_name(f"{path.name}.{os.getpid()}.partial"), _RowHash(), 0, None
     try:
         for table in _plan_tables(prompts, per_class, chosen):
             repeated = [name for name in table.column_names if name not in ("id", "seed")]
             writer = writer or pq.ParquetWriter(partial, table.schema, use_dictionary=repeated, write_statistics=False)
             writer.write_table(table, row_group_size=len(table))
-            known.update(table)
+            row_hash.update(table)
             images += len(table)
         assert writer is not None, "every plan has a row"
         classes = table["class"].chunk(0).dictionary.to_pylist()
-        about = {"settings": asdict(chosen), "classes": classes, "images": images, "hash": known.hexdigest()}
-        writer.add_key_value_metadata({"synthnb_plan": json.dumps(about, ensure_ascii=False)})
+        metadata = {"settings": asdict(chosen), "classes": classes, "images": images, "hash": row_hash.hexdigest()}
+        writer.add_key_value_metadata({"synthnb_plan": json.dumps(metadata, ensure_ascii=False)})
         writer.close()
-        if path.exists() and (there := Plan(path)).hash != known.hexdigest():
-            changed = describe_plans(there, Plan(partial))
+        if path.exists() and (existing := Plan(path)).hash != row_hash.hexdigest():
+            changed = describe_plans(existing, Plan(partial))
             raise FileExistsError(f"{path} is another plan ({changed}): plans are not changed, choose another name")
         os.replace(partial, path)
     finally:
@@ -308,8 +308,8 @@ def write_plan(
 # %% ../../nbs/images/plan.ipynb #6d313826
 def _numbers_in(key: str) -> tuple[int, int] | None:
     "Label and index that an image's key names; None for what is no key."
-    found = re.fullmatch(r"(\d+)-[a-z0-9-]+-(\d+)", key)
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.fullmatch(r"(\d+)-[a-z0-9-]+-(\d+)", key)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _open_plan(path: Path) -> tuple[pq.ParquetFile, dict]:
@@ -326,11 +326,11 @@ class Plan:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._file, about = _open_plan(self.path)
-        self.settings = Settings(**about["settings"])
-        self.classes: list[str] = about["classes"]  # index = label
-        self.images: int = about["images"]
-        self.hash: str = about["hash"]
+        self._file, metadata = _open_plan(self.path)
+        self.settings = Settings(**metadata["settings"])
+        self.classes: list[str] = metadata["classes"]  # index = label
+        self.images: int = metadata["images"]
+        self.hash: str = metadata["hash"]
 
     def __len__(self) -> int:
         return self.images
@@ -361,8 +361,8 @@ class Plan:
     def find(self, key: str) -> int:
         "The number of the row with this id, worked out from the id. Raises `KeyError` if there is none."
         (label, index), classes = _numbers_in(key) or (0, self.images), len(self.classes)  # no image has this index
-        known = label < classes and index < self.images // classes
-        if not known or image_id(label, self.classes[label], index) != key:
+        is_planned = label < classes and index < self.images // classes
+        if not is_planned or image_id(label, self.classes[label], index) != key:
             raise KeyError(f"the plan {self.path.name} has no image {key!r}")
         return index * classes + label
 
@@ -379,13 +379,15 @@ def _load_plan(path: str | Path) -> pd.DataFrame:
 # %% ../../nbs/images/plan.ipynb #5c96952a
 def describe_plans(old: Plan, new: Plan) -> str:
     "What is different between two plans: settings first, then classes, then the first row."
-    told = {"classes": old.classes, "images": old.images}, {"classes": new.classes, "images": new.images}
     if changes := describe_changes(asdict(old.settings), asdict(new.settings)):
         return changes
     if changes := describe_changes({"classes": old.classes}, {"classes": new.classes}):
         return changes
-    for ours, theirs in zip(old.tables(0, min(old.images, new.images)), new.tables(0, min(old.images, new.images))):
-        for a, b in zip(ours.to_pylist(), theirs.to_pylist()) if not ours.equals(theirs) else ():
-            if a != b:
-                return f"image {a['id']}: {describe_changes(a, b)}"
-    return describe_changes(*told)
+    images = min(old.images, new.images)
+    for old_table, new_table in zip(old.tables(0, images), new.tables(0, images)):
+        if old_table.equals(new_table):
+            continue
+        for old_row, new_row in zip(old_table.to_pylist(), new_table.to_pylist()):
+            if old_row != new_row:
+                return f"image {old_row['id']}: {describe_changes(old_row, new_row)}"
+    return describe_changes({"images": old.images}, {"images": new.images})
