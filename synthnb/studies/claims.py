@@ -119,9 +119,12 @@ def load_claims(
         raise ValueError(f"{file}: {error}") from error
 
 # %% ../../nbs/studies/claims.ipynb #b27bbf61
-def _meets(given: dict, where: dict) -> bool:
+def _meets(parameters: dict, conditions: dict) -> bool:
     "Do parameters fulfil conditions? A list holds alternatives."
-    return all(given.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in where.items())
+    return all(
+        parameters.get(name) in (allowed if isinstance(allowed, list) else [allowed])
+        for name, allowed in conditions.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -151,12 +154,12 @@ def _committed_runs(
     root: Path,  # of the checkout
 ) -> list[Run]:
     "Finished runs that git tracks, newest first. Raises `ValueError` outside a git checkout."
-    listed = subprocess.run(
+    listing = subprocess.run(
         ["git", "-C", str(root), "ls-files", ":(glob)outputs/*/*/DONE"], capture_output=True, text=True
     )
-    if listed.returncode:
-        raise ValueError(f"{root} is no git checkout, and only committed reports count: {listed.stderr.strip()}")
-    folders = [root / Path(line).parent for line in listed.stdout.splitlines()]
+    if listing.returncode:
+        raise ValueError(f"{root} is no git checkout, and only committed reports count: {listing.stderr.strip()}")
+    folders = [root / Path(line).parent for line in listing.stdout.splitlines()]
     return sorted(
         (_open_run(folder) for folder in folders if state(folder) == "DONE"),
         key=lambda run: run.record["started"],
@@ -164,12 +167,12 @@ def _committed_runs(
     )
 
 # %% ../../nbs/studies/claims.ipynb #8bb5447d
-def _runs_of(runs: list[Run], experiment: str, where: dict) -> list[Run]:
+def _runs_of(runs: list[Run], experiment: str, conditions: dict) -> list[Run]:
     "The runs of an experiment in glyphworld that meet the conditions, in the same order."
     return [
         run
         for run in runs
-        if run.folder.parent.name == experiment and run.results.get("glyphworld") and run.meets(where)
+        if run.folder.parent.name == experiment and run.results.get("glyphworld") and run.meets(conditions)
     ]
 
 # %% ../../nbs/studies/claims.ipynb #143613bb
@@ -193,15 +196,15 @@ def _table_of(run: Run, name: str) -> pd.DataFrame:
 def _picked(run: Run, side: Side, withdrawn: Sequence[str]) -> tuple[pd.DataFrame, str]:
     "The rows of a side and the column of its values; raises `_NoRows` if there are none or they were withdrawn."
     if run.one_set and (
-        bad := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("method", "")))]
+        wrong := [name for name in withdrawn if re.match(rf"{re.escape(name)}(,|$)", str(side.get("method", "")))]
     ):
-        raise _NoRows(f"the numbers of {bad[0]} were wrong (CHANGELOG) and are withdrawn")
-    wanted = {"table": "rows", "column": "value"} | side
-    frame, column = _table_of(run, str(wanted.pop("table"))), str(wanted.pop("column"))
-    for name, value in wanted.items():
+        raise _NoRows(f"the numbers of {wrong[0]} were wrong (CHANGELOG) and are withdrawn")
+    conditions = {"table": "rows", "column": "value"} | side
+    frame, column = _table_of(run, str(conditions.pop("table"))), str(conditions.pop("column"))
+    for name, value in conditions.items():
         frame = frame[frame[name] == value] if name in frame else frame[:0]
     if not len(frame) or column not in frame:
-        raise _NoRows(f"no rows with {', '.join(f'{name} {value}' for name, value in wanted.items())}")
+        raise _NoRows(f"no rows with {', '.join(f'{name} {value}' for name, value in conditions.items())}")
     return frame, column
 
 
@@ -221,7 +224,7 @@ def _side_values(
 def _spread_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) -> Interval:
     "The best less the worst setting of the one plus side, less the minus sides, which are numbers without seeds."
     side = dict(comparison.plus[0])
-    over, limits = side.pop("best_over"), [_side_values(run, other, withdrawn) for other in comparison.minus]
+    over, limits = side.pop("best_over"), [_side_values(run, minus_side, withdrawn) for minus_side in comparison.minus]
     if len(comparison.plus) > 1 or any(set(values) != {None} for values in limits):
         raise ValueError(
             f"{comparison.what!r} compares best and worst over {over}: "
@@ -235,8 +238,8 @@ def _spread_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) 
     values = frame.pivot(index="seed", columns=over, values=column)
     if not values.map(math.isfinite).all(axis=None):
         return Interval(math.nan, math.nan, math.nan, 0)  # one never got there
-    found, less = best_to_worst(values).interval, sum(values[None] for values in limits)
-    return Interval(found.mean - less, found.low - less, found.high - less, found.n)
+    spread, limit = best_to_worst(values).interval, sum(values[None] for values in limits)
+    return Interval(spread.mean - limit, spread.low - limit, spread.high - limit, spread.n)
 
 
 def _effect_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) -> Interval:
@@ -248,9 +251,10 @@ def _effect_in(run: Run, comparison: Comparison, withdrawn: Sequence[str] = ()) 
     seeds = {tuple(sorted(seed for seed in values if seed is not None)) for values in with_seeds}
     if len(seeds) > 1:
         raise ValueError(f"{run.folder}: the sides of {comparison.what!r} have different seeds: {sorted(seeds)}")
-    own = next(iter(seeds), (0,))  # 0: all are numbers without seeds
+    paired_seeds = next(iter(seeds), (0,))  # 0: all are numbers without seeds
     plus, minus = (
-        {seed: sum(values[seed if seed in values else None] for values in group) for seed in own} for group in sides
+        {seed: sum(values[seed if seed in values else None] for values in group) for seed in paired_seeds}
+        for group in sides
     )
     if not all(math.isfinite(value) for value in (*plus.values(), *minus.values())):
         return Interval(math.nan, math.nan, math.nan, 0)  # a method that never got there
@@ -281,11 +285,17 @@ def expanded(claim: Claim) -> Iterator[Comparison]:
     "The comparisons of a claim, one for every value of `each`."
     for comparison in claim.compare:
         for i, values in enumerate(product(*comparison.each.values())):
-            more = dict(zip(comparison.each, values))
-            what = ", ".join([comparison.what, *(f"{name} {value}" for name, value in more.items())])
-            sides = {side: [one | more for one in getattr(comparison, side)] for side in ("plus", "minus")}
-            told = {"what": what, "each": {}, "experiment": comparison.experiment or claim.experiment}
-            yield comparison.model_copy(update=sides | told | ({"primary": ""} if i else {}))
+            shared = dict(zip(comparison.each, values))
+            changes = {
+                "what": ", ".join([comparison.what, *(f"{name} {value}" for name, value in shared.items())]),
+                "plus": [side | shared for side in comparison.plus],
+                "minus": [side | shared for side in comparison.minus],
+                "each": {},
+                "experiment": comparison.experiment or claim.experiment,
+            }
+            if i:
+                changes["primary"] = ""
+            yield comparison.model_copy(update=changes)
 
 
 def _entry_for(claim: Claim, comparison: Comparison, runs: list[Run], withdrawn: Sequence[str] = ()) -> Entry:
@@ -309,24 +319,24 @@ def ledger_entries(
     root: Path,  # of the checkout
 ) -> list[Entry]:
     "Every claim with its comparisons, judged by the committed runs."
-    runs, known = _committed_runs(root), load_claims(root / "nbs/experiments/claims.yaml")
+    runs, claims = _committed_runs(root), load_claims(root / "nbs/experiments/claims.yaml")
     judged = [
-        [_entry_for(claim, comparison, runs, known.withdrawn) for comparison in expanded(claim)]
-        for claim in known.claims
+        [_entry_for(claim, comparison, runs, claims.withdrawn) for comparison in expanded(claim)]
+        for claim in claims.claims
     ]
     return [
         entry
-        for claim, own in zip(known.claims, judged)
-        for entry in own or [Entry(claim, None, "not run", note="no experiment compares this")]
+        for claim, entries in zip(claims.claims, judged)
+        for entry in entries or [Entry(claim, None, "not run", note="no experiment compares this")]
     ]
 
 # %% ../../nbs/studies/claims.ipynb #4e524a4b
 def find_claim(root: Path, name: str) -> Claim:
     "The claim of that name. ValueError for one that there is not."
-    known = {claim.name: claim for claim in load_claims(root / "nbs/experiments/claims.yaml").claims}
-    if name not in known:
-        raise ValueError(f"there is no claim {name!r}{did_you_mean(name, known)}; `synthnb claims` lists them")
-    return known[name]
+    by_name = {claim.name: claim for claim in load_claims(root / "nbs/experiments/claims.yaml").claims}
+    if name not in by_name:
+        raise ValueError(f"there is no claim {name!r}{did_you_mean(name, by_name)}; `synthnb claims` lists them")
+    return by_name[name]
 
 
 def asked_by(claim: Claim) -> str:
@@ -349,8 +359,8 @@ def glyphworld_file(root: Path, claim: Claim) -> tuple[str, Path]:
         declared = declared_parameters(root / f"nbs/experiments/{experiment}.ipynb")
         defaults = {name: parameter.default for name, parameter in declared.items()}
         for file in files:
-            given = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if set(given) <= set(defaults) and _meets(defaults | given, first.where):
+            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if set(settings) <= set(defaults) and _meets(defaults | settings, first.where):
                 return experiment, file
     raise ValueError(f"no experiment here asks {claim.name!r}; --paper says what it would take")
 
@@ -372,10 +382,10 @@ def nearest_run(
     parameters: dict,  # all of them
 ) -> tuple[Run | None, list[str]]:  # and the parameters that it has otherwise, or did not have yet
     "The committed run whose settings are most like these, the newest of several."
-    asked, best = {name: value for name, value in parameters.items() if name not in _NO_MATTER}, None
+    wanted, best = {name: value for name, value in parameters.items() if name not in _NO_MATTER}, None
     for run in _runs_of(_committed_runs(root), experiment, {}):
-        had = run.record["parameters"]
-        others = [name for name, value in asked.items() if name not in had or had[name] != value]
-        if best is None or len(others) < len(best[1]):
-            best = run, others
+        settings = run.record["parameters"]
+        different = [name for name, value in wanted.items() if name not in settings or settings[name] != value]
+        if best is None or len(different) < len(best[1]):
+            best = run, different
     return best or (None, [])
