@@ -23,18 +23,18 @@ _NUMBERED = ("shots", "volume", "guidance", "images")
 
 def _settings(table: pd.DataFrame, varied: list[str]) -> tuple[list[str], list[str]]:
     "Columns that tell one setting from another, seeds and methods aside: parameters, words, some numbers."
-    said = [name for name in table if name not in ("run", "method") and not name.startswith("param.")]
-    text = [name for name in said if name in _NUMBERED or pd.api.types.is_string_dtype(table[name])]
+    descriptive = [name for name in table if name not in ("run", "method") and not name.startswith("param.")]
+    text = [name for name in descriptive if name in _NUMBERED or pd.api.types.is_string_dtype(table[name])]
     return [f"param.{name}" for name in varied if name not in ("seed", "seeds")], text
 
 
 def _by_seed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     "One value for each seed of each setting: rows that differ in something else are no further seeds."
     seeds = [name for name in ("seed", "param.seed") if name in table and name not in keys]
-    known = table.dropna(subset=["value"])
+    measured = table.dropna(subset=["value"])
     if not seeds:
-        return known
-    return known.groupby([*keys, *seeds], dropna=False, sort=False).value.mean().reset_index()
+        return measured
+    return measured.groupby([*keys, *seeds], dropna=False, sort=False).value.mean().reset_index()
 
 # %% ../../nbs/studies/sweep_page.ipynb #ff62315b
 def summarise(
@@ -47,11 +47,13 @@ def summarise(
     if table.empty:
         return table
     table = current_names(table)
-    given, said = _settings(table, varied)
-    keys, rows = [*given, "method", *said], []
+    parameters, words = _settings(table, varied)
+    keys, rows = [*parameters, "method", *words], []
     for key, group in _by_seed(table, keys).groupby(keys, dropna=False, sort=False):
-        found = bounded_interval(group.value)
-        rows.append(dict(zip(keys, key)) | {"value": found.mean, "low": found.low, "high": found.high, "n": found.n})
+        interval = bounded_interval(group.value)
+        rows.append(
+            dict(zip(keys, key)) | {"value": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/sweep_page.ipynb #007bfa65
@@ -68,8 +70,8 @@ def _short(value: object) -> str:
 def _interval(values: pd.Series) -> tuple[float, float]:
     from synthnb.core.intervals import bounded_interval
 
-    found = bounded_interval(values)
-    return found.low, found.high
+    interval = bounded_interval(values)
+    return interval.low, interval.high
 
 # %% ../../nbs/studies/sweep_page.ipynb #1174a1ff
 @dataclass(frozen=True)
@@ -83,26 +85,26 @@ class _Axes:
     panels: bool  # are there more than one?
 
 
-def _arrange(known: pd.DataFrame, varied: list[str]) -> _Axes:
+def _arrange(table: pd.DataFrame, varied: list[str]) -> _Axes:
     "The setting with the most numbers along the axis; each setting of the others in a panel."
 
     def numbers(name):
-        return pd.api.types.is_numeric_dtype(known[name])
+        return pd.api.types.is_numeric_dtype(table[name])
 
-    given, said = _settings(known, varied)
-    settings = [name for name in [*given, *said] if known[name].nunique(dropna=False) > 1]
-    along = max(settings, key=lambda name: (numbers(name), known[name].nunique()), default="method")
-    values = known[along].drop_duplicates().tolist()
+    parameters, words = _settings(table, varied)
+    settings = [name for name in [*parameters, *words] if table[name].nunique(dropna=False) > 1]
+    along = max(settings, key=lambda name: (numbers(name), table[name].nunique()), default="method")
+    values = table[along].drop_duplicates().tolist()
     order = [_short(value) for value in (sorted(values) if numbers(along) else values)]
     others = [name for name in settings if name != along]
 
     def panel(row):
         return ", ".join(f"{name.removeprefix('param.')}: {_short(row[name])}" for name in others)
 
-    shown = known.assign(
-        panel=known[others].apply(panel, axis=1) if others else "", **{along: known[along].map(_short)}
+    labelled = table.assign(
+        panel=table[others].apply(panel, axis=1) if others else "", **{along: table[along].map(_short)}
     )
-    return _Axes(along, numbers(along), order, shown, bool(others))
+    return _Axes(along, numbers(along), order, labelled, bool(others))
 
 # %% ../../nbs/studies/sweep_page.ipynb #c1a21e26
 def draw_sweep(
@@ -116,12 +118,12 @@ def draw_sweep(
 
     from synthnb.core.plots import dodge
 
-    if table.empty or (known := current_names(table).dropna(subset=["value"])).empty:
+    if table.empty or (measured := current_names(table).dropna(subset=["value"])).empty:
         return None
-    given, said = _settings(known, varied)
-    axes = _arrange(_by_seed(known, [*given, "method", *said]), varied)
-    many = axes.rows.panel.nunique()
-    if many > _PANELS:
+    parameters, words = _settings(measured, varied)
+    axes = _arrange(_by_seed(measured, [*parameters, "method", *words]), varied)
+    panels = axes.rows.panel.nunique()
+    if panels > _PANELS:
         return None
     methods = axes.along != "method"  # does each method have a colour?
     grid = sns.catplot(
@@ -132,12 +134,12 @@ def draw_sweep(
         hue="method" if methods else None,
         order=axes.order,
         errorbar=_interval,
-        dodge=dodge(known.method.dropna(), 0.3) if methods else False,
+        dodge=dodge(measured.method.dropna(), 0.3) if methods else False,
         height=3,
         aspect=1.3,
         linewidth=1,
         linestyle="-" if axes.numeric else "none",
-        **(dict(col="panel", col_wrap=min(4, many)) if axes.panels else {}),
+        **(dict(col="panel", col_wrap=min(4, panels)) if axes.panels else {}),
     )
     grid.set_axis_labels(axes.along.removeprefix("param."), "value").set_titles("{col_name}")
     grid.figure.suptitle(title, y=1.02)
