@@ -115,8 +115,8 @@ def generator_weights(model: str, variant: str = "") -> Callable[[Path], list[Pa
         # an id is opened in the variant that is named, a folder in the one that it has
         only = only_variant(folder) if not variant and not is_folder(model) else None
         if only:
-            told = f"its weights are there only as the variant {only}"
-            raise ValueError(f"{told}: give variant {only!r}, or fetch the plain ones")
+            fault = f"its weights are there only as the variant {only}"
+            raise ValueError(f"{fault}: give variant {only!r}, or fetch the plain ones")
         return check_generator_folder(folder, variant)
 
     return check
@@ -149,41 +149,41 @@ _PARTS = (
 )  # of a generator, without single-file checkpoints and copies in other forms
 
 
-def _how_to_get(what: str, repository: str, gated: bool) -> str:
+def _how_to_get(kind: str, repository: str, gated: bool) -> str:
     "The command that fetches a repository, and what has to be done first."
     ask = "; whether it is gated could not be asked, its page says so"
     if gated:
         stored = "a token is" if get_token() else "no token is"
         ask = f"; it is gated: accept its licence on its page and `hf auth login` first ({stored} stored here)"
-    return f"hf download {repository}{f' {_PARTS}' if what == 'generator' else ''}{ask}"
+    return f"hf download {repository}{f' {_PARTS}' if kind == 'generator' else ''}{ask}"
 
 
-def _hub_finding(what: str, model: str, repository: str, check: Callable[[Path], list[Path]]) -> Finding:
+def _hub_finding(kind: str, model: str, repository: str, check: Callable[[Path], list[Path]]) -> Finding:
     "Is an id's repository in the cache, and is what opens it whole? The size is of the weights that are opened."
     from synthnb.models.families import describe_family, family_of  # diffusers
 
-    folder, family = cached_folder(repository), family_of(repository) if what == "generator" else None
-    cure = _how_to_get(what, repository, repository.startswith(GATED) or bool(family and family.gated))
+    folder, family = cached_folder(repository), family_of(repository) if kind == "generator" else None
+    cure = _how_to_get(kind, repository, repository.startswith(GATED) or bool(family and family.gated))
     if folder is None:
-        about = f" ({describe_family(family)})" if family else ""
-        return Finding("missing", what, f"{model} is not in the hub's cache {constants.HF_HUB_CACHE}{about}", cure)
+        note = f" ({describe_family(family)})" if family else ""
+        return Finding("missing", kind, f"{model} is not in the hub's cache {constants.HF_HUB_CACHE}{note}", cure)
     try:
         bytes_ = size_of(check(folder))
     except (OSError, ValueError) as error:
-        return Finding("missing", what, f"{model} is in the hub's cache, but not whole: {error}", cure)
+        return Finding("missing", kind, f"{model} is in the hub's cache, but not whole: {error}", cure)
     size = f"{bytes_ / 1e9:.2f} GB" if bytes_ > 1e8 else f"{bytes_ / 1e6:.1f} MB"
-    return Finding("ok", what, f"{model} is in the hub's cache, {size} of weights, {_licence_of(folder)}")
+    return Finding("ok", kind, f"{model} is in the hub's cache, {size} of weights, {_licence_of(folder)}")
 
 # %% ../../nbs/studies/doctor_models.ipynb #c485fb2c
-def _folder_finding(what: str, model: str, check: Callable[[Path], list[Path]]) -> Finding:
+def _folder_finding(kind: str, model: str, check: Callable[[Path], list[Path]]) -> Finding:
     "Is a folder a whole model?"
     folder, shipped = Path(locate(model)).expanduser(), is_shipped(model)
     try:
         weights = whole_weights(folder) if shipped else check(folder)
     except (OSError, ValueError) as error:
-        return Finding("missing", what, f"{model}: {error}", "synthnb glyphworld build" if shipped else "")
+        return Finding("missing", kind, f"{model}: {error}", "synthnb glyphworld build" if shipped else "")
     place, licence = ("shipped", "") if shipped else ("a folder", f", {_licence_of(folder)}")
-    return Finding("ok", what, f"{model}: {place}, {size_of(weights) / 1e6:.1f} MB of weights{licence}")
+    return Finding("ok", kind, f"{model}: {place}, {size_of(weights) / 1e6:.1f} MB of weights{licence}")
 
 # %% ../../nbs/studies/doctor_models.ipynb #f401e817
 def check_generator(model: str, parameters: dict) -> Finding:
@@ -240,17 +240,17 @@ def _check_timm(model: str) -> Finding:
     import timm  # and with it torch
 
     if not timm.is_model(model):
-        near = difflib.get_close_matches(model.split(".")[0], timm.list_models(), n=3)
-        cure = f"near: {', '.join(near)}" if near else "give a timm id or a folder"
+        similar = difflib.get_close_matches(model.split(".")[0], timm.list_models(), n=3)
+        cure = f"near: {', '.join(similar)}" if similar else "give a timm id or a folder"
         return Finding("missing", "classifier", f"timm knows no {model!r}", cure)
     config = timm.get_pretrained_cfg(model)
     if not config or not config.hf_hub_id:
         cure = "give an id with a tag, such as resnet18.a1_in1k"
         return Finding("missing", "classifier", f"timm has no weights for {model!r}", cure)
-    found = _hub_finding("classifier", model, config.hf_hub_id, _check_files("model.safetensors"))
+    finding = _hub_finding("classifier", model, config.hf_hub_id, _check_files("model.safetensors"))
     licence = getattr(config, "license", None)
     says = f"licence {licence} (says timm)" if licence else "licence unknown"
-    return replace(found, told=found.told.replace(_NO_CARD, says))
+    return replace(finding, told=finding.told.replace(_NO_CARD, says))
 
 # %% ../../nbs/studies/doctor_models.ipynb #ba8a7917
 def check_clip(model: str, parameters: dict) -> Finding:
@@ -264,12 +264,12 @@ def check_clip(model: str, parameters: dict) -> Finding:
 
     tag, tags = parameters.get("clip_weights") or "", open_clip.list_pretrained_tags_by_model(model)
     if model not in open_clip.list_models() or tag not in tags:
-        told = f"open_clip has no weights {tag!r} of {model!r}"
-        return Finding("missing", "clip", told, f"tags of it: {', '.join(tags) or 'none'}")
+        fault = f"open_clip has no weights {tag!r} of {model!r}"
+        return Finding("missing", "clip", fault, f"tags of it: {', '.join(tags) or 'none'}")
     repository = open_clip.get_pretrained_cfg(model, tag).get("hf_hub", "").rstrip("/")
     if not repository:
-        told = f"{model} {tag} does not come from the hub, so its cache could not be looked at"
-        return Finding("unknown", "clip", told)
+        fault = f"{model} {tag} does not come from the hub, so its cache could not be looked at"
+        return Finding("unknown", "clip", fault)
     return _hub_finding("clip", f"{model} {tag}", repository, weights)
 
 
