@@ -36,25 +36,25 @@ def _real_of_each(parameters: dict, size: Size) -> float:
 def count_images(parameters: dict, size: Size) -> int | None:
     "How many images a run will draw, `dsi_study` at least; None where its parameters or the data do not say."
     if "images_per_class" in parameters:
-        each = _largest(parameters["images_per_class"])
+        per_class = _largest(parameters["images_per_class"])
     elif {"volumes", "shots"} <= set(parameters):
-        each = _largest(parameters["volumes"]) * round(_real_of_each(parameters, size))
+        per_class = _largest(parameters["volumes"]) * round(_real_of_each(parameters, size))
     else:
         return None
     # beside a guidance of its own, a list is for a part of the images
     scales = 1 if "guidance" in parameters else len(parameters.get("guidances", [1]))
-    asked = (parameters.get(name) for name in ("rungs", "prompts", "sources"))
-    kinds = len(next(filter(None, asked), [1]))  # of prompts or sources, each with its own images
+    lists = (parameters.get(name) for name in ("rungs", "prompts", "sources"))
+    kinds = len(next(filter(None, lists), [1]))  # of prompts or sources, each with its own images
     if {"names", "images_per_class"} <= set(parameters):  # rungs at the smallest volume
-        each += (len(parameters["names"]) - 1) * min(parameters["images_per_class"])
+        per_class += (len(parameters["names"]) - 1) * min(parameters["images_per_class"])
     sets = 1  # of generated images, see `drawing.set_of_seed`
     if "image_sets" in parameters:
         sets = parameters["image_sets"] or len(parameters["seeds"])
     elif "sources" in parameters:  # each seed fine-tunes on real images of its own
         sets = len(parameters["seeds"])
     if "strength" in parameters and "sources" not in parameters:  # the audit: as many again, from test images
-        return each * size.classes * (sets + len(parameters["seeds"])) or None
-    return each * scales * kinds * sets * size.classes or None
+        return per_class * size.classes * (sets + len(parameters["seeds"])) or None
+    return per_class * scales * kinds * sets * size.classes or None
 
 
 def _largest(value: int | list[int]) -> int:
@@ -115,7 +115,7 @@ _BYTES_A_PIXEL = {"png": 2.0, "jpeg": 0.5}
 
 def _pixels_of(folder: Path) -> int:
     "Pixels a side that a generator draws; 0 if its folder does not say."
-    configs = (folder / part / "config.json" for part in ("unet", "transformer"))
+    configs = (folder / network / "config.json" for network in ("unet", "transformer"))
     try:
         core = next(json.loads(file.read_text()) for file in configs if file.is_file())
         blocks = len(json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"])
@@ -146,17 +146,17 @@ def a100_drawing(parameters: dict, images: int) -> tuple[float, str] | None:
     from synthnb.models.families import FAMILIES, family_of, pipeline_class  # diffusers
 
     folder = folder_of(generator)
-    family, known = family_of(generator, pipeline_class(folder) if folder else ""), FAMILIES[0]
+    family, measured = family_of(generator, pipeline_class(folder) if folder else ""), FAMILIES[0]
     if family is None:
         return None
     guidances = parameters.get("guidances") or [parameters.get("guidance", 2.0)]
     passes = family.passes if max(guidances) > 1 else 1
     seconds = images * parameters.get("denoising_steps", 50) / A100_RATE
-    seconds *= (passes * family.teraflops) / (known.passes * known.teraflops)
-    if family is known:
+    seconds *= (passes * family.teraflops) / (measured.passes * measured.teraflops)
+    if family is measured:
         return seconds, "by its published rate"
     arithmetic = f"the arithmetic of {family.name} at {family.size} pixels"
-    return seconds, f"estimated from {known.name}'s published rate and {arithmetic}"
+    return seconds, f"estimated from {measured.name}'s published rate and {arithmetic}"
 
 # %% ../../nbs/studies/doctor_drawing.ipynb #dabb830a
 def _measured_cost(parameters: dict, place: str, images: int, classes: int) -> Cost:
@@ -195,8 +195,8 @@ def _cost_here(settings: dict, images: int, classes: int, measure: bool) -> Cost
             cost = _measured_cost(settings, str(folder), images, classes)
             return Cost(counts, cost.seconds, cost.bytes)
     side = _pixels_of(folder) if folder else _published_pixels(model)
-    each = side * side * _BYTES_A_PIXEL[settings.get("image_format", "png")] + 4000
-    return Cost(counts, None, images * each if side else None)
+    image_bytes = side * side * _BYTES_A_PIXEL[settings.get("image_format", "png")] + 4000
+    return Cost(counts, None, images * image_bytes if side else None)
 
 
 def _cost_on_a100(settings: dict, images: int) -> Cost:
@@ -205,31 +205,31 @@ def _cost_on_a100(settings: dict, images: int) -> Cost:
     return Cost({"images": images}, seconds, assumed=(how,) if how else ())
 
 # %% ../../nbs/studies/doctor_drawing.ipynb #851a9c12
-def _sum_up(groups: list[tuple[dict, int, int]], many: str, outputs: Path, measure: bool) -> Iterator[Finding]:
+def _sum_up(groups: list[tuple[dict, int, int]], of_plans: str, outputs: Path, measure: bool) -> Iterator[Finding]:
     "Disk and time of settings with their images and classes."
-    here = reduce(add, (_cost_here(*group, measure) for group in groups))
-    yield _disk_finding(here, free_bytes(outputs), many)
-    drawing = f"to draw {here.counts['images']:,} images{many}"
-    if here.seconds is not None:
-        yield Finding("ok", "time", f"about {in_words(here.seconds)} {drawing}, from two batches drawn here")
+    cost = reduce(add, (_cost_here(*group, measure) for group in groups))
+    yield _disk_finding(cost, free_bytes(outputs), of_plans)
+    drawing = f"to draw {cost.counts['images']:,} images{of_plans}"
+    if cost.seconds is not None:
+        yield Finding("ok", "time", f"about {in_words(cost.seconds)} {drawing}, from two batches drawn here")
         return
-    told = f"not measured{', the generator does not run here' if measure else ''}"
+    message = f"not measured{', the generator does not run here' if measure else ''}"
     a100 = reduce(add, (_cost_on_a100(settings, images) for settings, images, _ in groups))
     if a100.seconds is not None:
-        told += f"; on an A100, {a100.assumed[0]}, {in_words(a100.seconds)} {drawing}"
-    yield Finding("unknown", "time", told)
+        message += f"; on an A100, {a100.assumed[0]}, {in_words(a100.seconds)} {drawing}"
+    yield Finding("unknown", "time", message)
 
 
-def _disk_finding(cost: Cost, free: float, many: str = "") -> Finding:
+def _disk_finding(cost: Cost, free: float, of_plans: str = "") -> Finding:
     "Whether images fit into so many free bytes."
-    images, room = f"{cost.counts['images']:,} images{many}", f"{free / 1e9:.1f} GB are free"
+    images, room = f"{cost.counts['images']:,} images{of_plans}", f"{free / 1e9:.1f} GB are free"
     if cost.bytes is None:
         return Finding("unknown", "disk", f"{images} of a size that is not known here; {room}")
     how = " (estimated from their pixels)" if cost.seconds is None else ""
-    told = f"{images} need about {cost.bytes / 1e9:.3f} GB{how}, {room}"
+    message = f"{images} need about {cost.bytes / 1e9:.3f} GB{how}, {room}"
     if 1.1 * cost.bytes < free:
-        return Finding("ok", "disk", told)
-    return Finding("missing", "disk", told, "make space, or give --outputs on another disk")
+        return Finding("ok", "disk", message)
+    return Finding("missing", "disk", message, "make space, or give --outputs on another disk")
 
 # %% ../../nbs/studies/doctor_drawing.ipynb #b305f2ad
 _RATE = (
@@ -250,25 +250,25 @@ def check_drawing(
     measure: bool = True,
 ) -> Iterator[Finding]:
     "Disk and time for all images that will be drawn."
-    told = [(parameters, size.classes, count_images(parameters, size)) for parameters, size in plans]
-    if unclear := [classes for _, classes, images in told if images is None]:
+    counted = [(parameters, size.classes, count_images(parameters, size)) for parameters, size in plans]
+    if unclear := [classes for _, classes, images in counted if images is None]:
         why = "without the data, the number of classes is not known"
         if all(unclear):
             why = "the parameters do not say how many images will be drawn"
-        of = f", for {len(unclear)} of {len(told)} plans" if len(told) > 1 else ""
+        of = f", for {len(unclear)} of {len(counted)} plans" if len(counted) > 1 else ""
         yield Finding("unknown", "disk and time", why + of)
-    known = [(parameters, classes, images) for parameters, classes, images in told if images is not None]
-    if not known:
+    clear = [(parameters, classes, images) for parameters, classes, images in counted if images is not None]
+    if not clear:
         return
-    together: dict[str, tuple[int, int]] = {}  # plans of the same rate: settings -> images, classes
-    for parameters, classes, images in known:
+    by_rate: dict[str, tuple[int, int]] = {}  # plans of the same rate: settings -> images, classes
+    for parameters, classes, images in clear:
         settings = json.dumps({name: parameters[name] for name in _RATE if name in parameters})
-        before = together.get(settings, (0, 0))
-        together[settings] = (before[0] + images, before[1] + classes)
-    groups = [(json.loads(settings), *numbers) for settings, numbers in together.items()]
-    many = "" if len(plans) == 1 else f" in {len(known)} plans"
-    many += " (at least)" if any("shots_for_all" in parameters for parameters, _ in plans) else ""
-    yield from _sum_up(groups, many, outputs, measure)
+        other_images, other_classes = by_rate.get(settings, (0, 0))
+        by_rate[settings] = (other_images + images, other_classes + classes)
+    groups = [(json.loads(settings), *numbers) for settings, numbers in by_rate.items()]
+    of_plans = "" if len(plans) == 1 else f" in {len(clear)} plans"
+    of_plans += " (at least)" if any("shots_for_all" in parameters for parameters, _ in plans) else ""
+    yield from _sum_up(groups, of_plans, outputs, measure)
 
 # %% ../../nbs/studies/doctor_drawing.ipynb #720db33a
 def check_token(parameters: dict) -> Finding | None:
