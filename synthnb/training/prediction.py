@@ -40,12 +40,12 @@ def _chunks(
     parts = max(1, min(-(-len(images) // batch_size), len(images) // 2))
     chunks = order.tensor_split(parts) if shuffled else order.split(batch_size)
     if torch.is_tensor(images):
-        found = (images[chunk] for chunk in chunks)
+        batches = (images[chunk] for chunk in chunks)
     else:
         check_size(images, image_size)
         size = evaluated_size(model, image_size)
-        found = (pixels for pixels, _ in images.batches(image_size=size, order=chunks, workers=workers))
-    yield from (evaluation_view(model, pixels, image_size) for pixels in found)
+        batches = (pixels for pixels, _ in images.batches(image_size=size, order=chunks, workers=workers))
+    yield from (evaluation_view(model, pixels, image_size) for pixels in batches)
 
 # %% ../../nbs/training/prediction.ipynb #59597068
 def _adapted(model: nn.Module, batches: Iterator[torch.Tensor]) -> nn.Module:
@@ -94,23 +94,24 @@ def predict(
         if len(images) < 2:
             raise ValueError(f"statistics of {len(images)} image say nothing: give more, or read the main branch")
         model = _adapted(strip(model) if is_dual(model) else model, _chunks(*source, shuffled=True))
-    device, training, found = next(model.parameters()).device, model.training, []
+    device, training, probabilities = next(model.parameters()).device, model.training, []
+    branches = {"auxiliary": [True], "both": [False, True]}.get(read, [False])
     model.eval()
     for batch in _chunks(*source, shuffled=False):
         batch = normalise(model, batch.to(device))
-        said = []
-        for branch in {"auxiliary": [True], "both": [False, True]}.get(read, [False]):
+        by_branch = []
+        for branch in branches:
             with domains(model, torch.full((len(batch),), branch)):
-                said.append(model(batch).float().softmax(-1))
-        found.append(torch.stack(said).mean(0).cpu())
+                by_branch.append(model(batch).float().softmax(-1))
+        probabilities.append(torch.stack(by_branch).mean(0).cpu())
     model.train(training)
-    return torch.cat(found)
+    return torch.cat(probabilities)
 
 # %% ../../nbs/training/prediction.ipynb #eecbdcc3
 def share_right(model: nn.Module, images: ImageSet, image_size: int = 0, workers: int = 0) -> float:
     "Accuracy of a classifier on a set, 0..1."
-    said = predict(model, images, image_size=image_size, workers=workers)
-    return (said.argmax(1) == images.labels).float().mean().item()
+    probabilities = predict(model, images, image_size=image_size, workers=workers)
+    return (probabilities.argmax(1) == images.labels).float().mean().item()
 
 # %% ../../nbs/training/prediction.ipynb #26fb9b9e
 def class_mean(
