@@ -33,12 +33,12 @@ from ..data import ImageSet
 def _code(code: CodeType) -> list:
     "What a function does, whatever file or line it stands in."
 
-    def told(constant: object) -> object:
+    def describe(constant: object) -> object:
         if isinstance(constant, CodeType):
             return _code(constant)
         return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
 
-    return [code.co_code.hex(), code.co_names, [told(constant) for constant in code.co_consts]]
+    return [code.co_code.hex(), code.co_names, [describe(constant) for constant in code.co_consts]]
 
 
 def _plain(value: object) -> object:
@@ -72,11 +72,11 @@ def stage_key(
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     config = getattr(model, "pretrained_cfg", None) or {}
     # no weights, and they decide what is seen
-    shown = [config.get(name) for name in ("mean", "std", "crop_pct", "interpolation")]
-    told = [getattr(model, "_model_args", None), *shown]
+    preprocessing = [config.get(name) for name in ("mean", "std", "crop_pct", "interpolation")]
+    model_settings = [getattr(model, "_model_args", None), *preprocessing]
     prints = [None if data is None else data.fingerprint() for data in sets]
-    rest = [prints, told, dict(settings), code_hash(module), torch.__version__, timm.__version__]
-    digest.update(json.dumps(rest, sort_keys=True, default=_plain).encode())
+    facts = [prints, model_settings, dict(settings), code_hash(module), torch.__version__, timm.__version__]
+    digest.update(json.dumps(facts, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:20]
 
 # %% ../../nbs/training/checkpoints.ipynb #06798342
@@ -116,12 +116,12 @@ class Run:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         "Everything that is a tensor, random numbers apart."
-        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.average:
-            found |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
+            tensors |= {f"average.{name}": value for name, value in self.average.module.state_dict().items()}
         for owner, name, value in self.optimiser_state():
-            found |= {f"optimiser.{owner}.{name}": value} if torch.is_tensor(value) else {}
-        return found | ({"recent": torch.stack(self.recent)} if self.recent else {})
+            tensors |= {f"optimiser.{owner}.{name}": value} if torch.is_tensor(value) else {}
+        return tensors | ({"recent": torch.stack(self.recent)} if self.recent else {})
 
     def facts(self) -> dict:
         "Everything else."
@@ -132,19 +132,19 @@ class Run:
         "What the optimiser knows of each parameter (by its number) and of each group (g0, g1 ...), entry by entry."
         state = self.optimiser.state_dict()
         owners = list(state["state"].items()) + [(f"g{i}", group) for i, group in enumerate(state["param_groups"])]
-        return [(str(owner), name, value) for owner, own in owners for name, value in own.items()]
+        return [(str(owner), name, value) for owner, entries in owners for name, value in entries.items()]
 
 # %% ../../nbs/training/checkpoints.ipynb #d8f0b0d6
 def _randomness(chance: torch.Generator) -> dict[str, torch.Tensor]:
     "Where the random numbers are."
     numpy = np.random.get_state(legacy=False)
-    rest = [numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]]
+    numpy_rest = [numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {f"random.cuda.{i}": state for i, state in enumerate(cuda)} | {
         "random.augment": chance.get_state(),
         "random.torch": torch.get_rng_state(),
         "random.numpy": torch.tensor(numpy["state"]["key"].astype(np.int64)),
-        "random.numpy_rest": torch.tensor(rest, dtype=torch.float64),
+        "random.numpy_rest": torch.tensor(numpy_rest, dtype=torch.float64),
     }
 
 
@@ -170,11 +170,11 @@ def _set_optimiser(optimiser: torch.optim.Optimizer, entries: list[tuple[str, st
         state[owner][name] = value
     numbers = sorted(int(owner[1:]) for owner in state if owner[0] == "g")
     groups = [state.pop(f"g{number}") for number in numbers]
-    optimiser.load_state_dict({"state": {int(i): own for i, own in state.items()}, "param_groups": groups})
+    optimiser.load_state_dict({"state": {int(i): values for i, values in state.items()}, "param_groups": groups})
     # Fused steps read moments in the layout of their weights, and a file keeps none
-    for parameter, own in optimiser.state.items():
-        moments = [name for name, value in own.items() if torch.is_tensor(value) and value.shape == parameter.shape]
-        own |= {name: torch.empty_like(parameter).copy_(own[name]) for name in moments}
+    for parameter, values in optimiser.state.items():
+        moments = [name for name, value in values.items() if torch.is_tensor(value) and value.shape == parameter.shape]
+        values |= {name: torch.empty_like(parameter).copy_(values[name]) for name in moments}
 
 # %% ../../nbs/training/checkpoints.ipynb #8ddebd79
 @dataclass(frozen=True)
@@ -201,16 +201,16 @@ class Checkpoint:
             return
         try:
             with safe_open(self.file, "pt") as opened:
-                told = opened.metadata()
+                metadata = opened.metadata()
             tensors = load_file(self.file)
         except SafetensorError as error:
             raise ValueError(f"the checkpoint {self.file} is damaged ({error}): delete it to begin anew") from error
-        if told["key"] != key:
+        if metadata["key"] != key:
             raise ValueError(
                 f"the checkpoint {self.file} is of another run (starting weights, images, settings or code differ): "
                 f"delete it to begin anew, or name another file"
             )
-        _restore(run, tensors, json.loads(told["facts"]))
+        _restore(run, tensors, json.loads(metadata["facts"]))
 
 
 def _restore(run: Run, tensors: dict[str, torch.Tensor], facts: dict) -> None:
