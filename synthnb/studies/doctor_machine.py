@@ -134,17 +134,17 @@ def offloaded(parameters: dict) -> float:
 # %% ../../nbs/studies/doctor_machine.ipynb #5cb18e1e
 def check_gpu(parameters: dict, models: list[str]) -> Finding:
     "The device that the run asks for, and whether the generator's weights fit."
-    asked, memory = parameters.get("device", "auto"), gpu_memory()
+    device, memory = parameters.get("device", "auto"), gpu_memory()
     if memory:
         return _check_fits(parameters, memory)
-    if asked.startswith("cuda"):
+    if device.startswith("cuda"):
         cure = "a machine with a GPU, or device: auto"
-        return Finding("missing", "GPU", f"device is {asked}, and there is no GPU", cure)
+        return Finding("missing", "GPU", f"device is {device}, and there is no GPU", cure)
     large = [model for model in models if not is_shipped(model)]
     if not large:
         return Finding("ok", "GPU", "none here, and glyphworld's models need none")
-    told = f"none here: {', '.join(large)} will run on the CPU, images of 512 pixels in minutes each"
-    return Finding("unknown", "GPU", told)
+    message = f"none here: {', '.join(large)} will run on the CPU, images of 512 pixels in minutes each"
+    return Finding("unknown", "GPU", message)
 
 
 def _check_fits(parameters: dict, memory: int) -> Finding:
@@ -152,18 +152,19 @@ def _check_fits(parameters: dict, memory: int) -> Finding:
     import torch
 
     name = torch.cuda.get_device_name()
-    needs = {what: need for what, need in memory_needs(parameters).items() if need is not None}
+    needs = {kind: need for kind, need in memory_needs(parameters).items() if need is not None}
     if not needs:
-        told = f"{name}, {memory / 1e9:.0f} GB; what the models need is known when they are here"
-        return Finding("unknown", "GPU", told)
-    if needs.get("generator", (0, ""))[0] * 1e9 > 0.85 * memory and (part := offloaded(parameters)):
+        message = f"{name}, {memory / 1e9:.0f} GB; what the models need is known when they are here"
+        return Finding("unknown", "GPU", message)
+    if needs.get("generator", (0, ""))[0] * 1e9 > 0.85 * memory and (resident := offloaded(parameters)):
         whole, how = needs["generator"]
-        needs["generator"] = part, f"{whole:.1f} GB in all, {how}, one part after the other"
-    largest, (gb, _) = max(needs.items(), key=lambda one: one[1][0])
+        needs["generator"] = resident, f"{whole:.1f} GB in all, {how}, one part after the other"
+    largest = max(needs, key=lambda kind: needs[kind][0])
+    gb, _ = needs[largest]
     if gb * 1e9 > memory:
         alone = f"the weights of the {largest} alone take {gb:.1f} GB in half precision"
         cure = "a larger GPU, a smaller model, or for a generator generator_memory: offload or 4bit+offload"
         return Finding("missing", "GPU", f"{name} has {memory / 1e9:.0f} GB, and {alone}", cure)
-    each = ", ".join(f"{what} {gb:.1f} GB ({how})" for what, (gb, how) in needs.items())
-    told = f"weights, one model at a time: {each}; what is computed comes on top"
-    return Finding("ok", "GPU", f"{name}, {memory / 1e9:.0f} GB; {told}")
+    listing = ", ".join(f"{kind} {gb:.1f} GB ({how})" for kind, (gb, how) in needs.items())
+    message = f"weights, one model at a time: {listing}; what is computed comes on top"
+    return Finding("ok", "GPU", f"{name}, {memory / 1e9:.0f} GB; {message}")
