@@ -68,8 +68,8 @@ _PACKAGES = (
 
 def _versions() -> dict[str, str]:
     "Versions of Python, this package and what its numbers depend on."
-    found = {"python": platform.python_version(), "synthnb": synthnb.__version__}
-    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions = {"python": platform.python_version(), "synthnb": synthnb.__version__}
+    return versions | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _commit(folder: Path) -> dict[str, object]:
@@ -137,18 +137,18 @@ def stop_at_sigterm() -> Iterator[None]:
 
 # %% ../../nbs/studies/run.ipynb #8be02847
 _WARNING = re.compile(
-    r"^(?P<file>\S[^\n]*\.py):\d+: (?P<kind>\w*Warning): (?P<told>[^\n]*)\n?(?:  [^\n]*\n?)?", re.MULTILINE
+    r"^(?P<file>\S[^\n]*\.py):\d+: (?P<kind>\w*Warning): (?P<message>[^\n]*)\n?(?:  [^\n]*\n?)?", re.MULTILINE
 )
 
 
 def _plain_warnings(text: str) -> str:
     "What Python prints of warnings, without places in files: this package's as a line, those of libraries not at all."
 
-    def told(found: re.Match) -> str:
-        ours = found["kind"] == "UserWarning" and Path(found["file"]).is_relative_to(Path(synthnb.__file__).parent)
-        return f"warning: {found['told']}\n" if ours else ""
+    def plain(match: re.Match) -> str:
+        ours = match["kind"] == "UserWarning" and Path(match["file"]).is_relative_to(Path(synthnb.__file__).parent)
+        return f"warning: {match['message']}\n" if ours else ""
 
-    return _WARNING.sub(told, text)
+    return _WARNING.sub(plain, text)
 
 
 class _Terminal:
@@ -179,7 +179,7 @@ class _Terminal:
 # %% ../../nbs/studies/run.ipynb #a67e2cf0
 def _section_lines(notebook: nbformat.NotebookNode, screen: TextIO):
     "A hook for nbclient that prints `[2/6 0:41] Section` when the first code cell of a section starts."
-    sections, started, shown = list[str](), time.monotonic(), set[str]()
+    sections, started, printed = list[str](), time.monotonic(), set[str]()
     for cell in notebook.cells:
         title = re.match(r"##\s+(.*)", cell.source) if cell.cell_type == "markdown" else None
         sections.append(title[1] if title else sections[-1] if sections else "Parameters and imports")
@@ -187,8 +187,8 @@ def _section_lines(notebook: nbformat.NotebookNode, screen: TextIO):
 
     def on_cell_start(cell, cell_index):
         name = sections[min(cell_index, len(sections) - 1)]
-        if cell.cell_type == "code" and name not in shown:
-            shown.add(name)
+        if cell.cell_type == "code" and name not in printed:
+            printed.add(name)
             minutes, seconds = divmod(int(time.monotonic() - started), 60)
             print(f"[{names.index(name) + 1}/{len(names)} {minutes}:{seconds:02d}] {name}", file=screen, flush=True)
 
@@ -269,11 +269,11 @@ def _execute(
         begun.set()
         tell_section(**cell)
 
-    for left in reversed(range(_STARTS)):
+    for tries_left in reversed(range(_STARTS)):
         try:
             return _execute_once(notebook, parameters, folder, screen, timeout, on_cell_start)
         except RuntimeError as error:  # jupyter's for a kernel that died before it answered, or did not answer
-            if begun.is_set() or not left:
+            if begun.is_set() or not tries_left:
                 raise
             print(f"the kernel did not start ({error}), trying again", file=screen, flush=True)
 
@@ -309,9 +309,9 @@ def _execute_once(notebook, parameters, folder, screen, timeout, on_cell_start) 
 def _papermill_view(notebook: Path, parameters: dict[str, object]) -> nbformat.NotebookNode:
     "The notebook with the cell that papermill adds, so that cell numbers agree."
     node = nbformat.read(notebook, as_version=4)
-    at = next(i for i, cell in enumerate(node.cells) if "parameters" in cell.metadata.get("tags", []))
+    position = next(i for i, cell in enumerate(node.cells) if "parameters" in cell.metadata.get("tags", []))
     if parameters:
-        node.cells.insert(at + 1, nbformat.v4.new_code_cell())
+        node.cells.insert(position + 1, nbformat.v4.new_code_cell())
     return node
 
 # %% ../../nbs/studies/run.ipynb #aa69b737
@@ -345,10 +345,10 @@ def _explain_failure(error: BaseException, folder: Path) -> str:
         first = next((line for line in error.evalue.splitlines() if line.strip()), "")
         return f"cell {error.exec_count} failed: {error.ename}: {first}"
     if isinstance(error, CellTimeoutError):
-        told = re.search(r"after (\d+) seconds.*?-+\n(.*?)\n", str(error), re.DOTALL)
+        match = re.search(r"after (\d+) seconds.*?-+\n(.*?)\n", str(error), re.DOTALL)
         return (
-            f"a cell took longer than the {told[1]} s that were allowed; it begins {told[2].strip()!r}"
-            if told
+            f"a cell took longer than the {match[1]} s that were allowed; it begins {match[2].strip()!r}"
+            if match
             else "a cell took longer than allowed"
         )
     if isinstance(error, DeadKernelError):
@@ -361,8 +361,8 @@ def _explain_failure(error: BaseException, folder: Path) -> str:
 def _keep_failed(folder: Path, name: str) -> None:
     "Keep what was executed of a failed run under a name that is no report's."
     partial = folder / "report.partial.ipynb"
-    for left in ("DONE", "results.json", "report.html", "report.ipynb"):
-        (folder / left).unlink(missing_ok=True)
+    for file_name in ("DONE", "results.json", "report.html", "report.ipynb"):
+        (folder / file_name).unlink(missing_ok=True)
     if partial.is_file():
         try:
             notebook = fit_report(tidy(nbformat.read(partial, as_version=4), name))
