@@ -46,9 +46,9 @@ _STYLE: dict[RcKeyType, object] = {
 
 def _colours(names: Sequence[str], reference: str = "") -> dict[str, str]:
     "A colour for each name, in the order of the names; grey for the reference."
-    others = [name for name in dict.fromkeys(names) if name != reference]
-    found = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(others)}
-    return {name: found.get(name, _REFERENCE) for name in dict.fromkeys(names)}
+    coloured = [name for name in dict.fromkeys(names) if name != reference]
+    colours = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(coloured)}
+    return {name: colours.get(name, _REFERENCE) for name in dict.fromkeys(names)}
 
 # %% ../../nbs/core/plots.ipynb #32fe1053
 VERDICT_COLOURS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072B2", "inconclusive": _REFERENCE}
@@ -56,9 +56,9 @@ VERDICT_COLOURS = {"better": "#009E73", "worse": "#D55E00", "equivalent": "#0072
 # %% ../../nbs/core/plots.ipynb #07dcdb62
 def _tick_labels(axis: Axes, which: str) -> list[Text]:
     "The labels of the major ticks that lie within the limits."
-    own = axis.xaxis if which == "x" else axis.yaxis
-    low, high = sorted(own.get_view_interval())
-    pairs = zip(own.get_majorticklocs(), own.get_majorticklabels())
+    coordinate = axis.xaxis if which == "x" else axis.yaxis
+    low, high = sorted(coordinate.get_view_interval())
+    pairs = zip(coordinate.get_majorticklocs(), coordinate.get_majorticklabels())
     return [label for place, label in pairs if low <= place <= high and label.get_text() and label.get_visible()]
 
 
@@ -81,8 +81,8 @@ def _overlapping(figure: Figure) -> list[tuple[str, str]]:
     "Pairs of texts that lie over each other."
     figure.canvas.draw()
     texts = [*figure.texts, *(text for axis in figure.axes for text in _texts(axis))]
-    shown = [text for text in texts if text.get_visible() and text.get_text().strip()]
-    pairs = ((first, second) for i, first in enumerate(shown) for second in shown[i + 1 :])
+    visible = [text for text in texts if text.get_visible() and text.get_text().strip()]
+    pairs = ((first, second) for i, first in enumerate(visible) for second in visible[i + 1 :])
     return [(first.get_text(), second.get_text()) for first, second in pairs if _touch(first, second)]
 
 
@@ -100,17 +100,17 @@ def _wrap(text: Text, width: float) -> None:
     wide = text.get_window_extent().width if text.get_text() else 0
     if wide > width:
         letters = max(8, int(len(max(text.get_text().split("\n"), key=len)) * width / wide))
-        kept = text.get_text().replace(" %", "\u00a0%")  # 95 % stays together
-        lines = (textwrap.wrap(line, letters, break_long_words=False) for line in kept.split("\n"))
+        unbroken = text.get_text().replace(" %", "\u00a0%")  # 95 % stays together
+        lines = (textwrap.wrap(line, letters, break_long_words=False) for line in unbroken.split("\n"))
         text.set_text("\n".join(chain.from_iterable(lines)))
 
 
 def _plain_logarithms(axis: Axes) -> None:
     "1000 instead of ten to the third: mathematics in labels is off."
-    for own in (axis.xaxis, axis.yaxis):
-        if own.get_scale() == "log" and isinstance(own.get_major_formatter(), LogFormatter):
-            own.set_major_formatter("{x:g}")
-            own.set_minor_formatter("")
+    for coordinate in (axis.xaxis, axis.yaxis):
+        if coordinate.get_scale() == "log" and isinstance(coordinate.get_major_formatter(), LogFormatter):
+            coordinate.set_major_formatter("{x:g}")
+            coordinate.set_minor_formatter("")
 
 
 def _put_apart(figure: Figure) -> None:
@@ -191,27 +191,27 @@ def _in_per_cent(
             for path in shape.get_paths():
                 corners = np.asarray(path.vertices)  # the path's own array
                 corners[:, column] = np.clip(corners[:, column], 0, whole)
-    own = axis.xaxis if along == "x" else axis.yaxis
-    low, high = own.get_view_interval()
+    coordinate = axis.xaxis if along == "x" else axis.yaxis
+    low, high = coordinate.get_view_interval()
     room = 0.02 * whole  # for the half of a point that lies at the edge
     (axis.set_xlim if along == "x" else axis.set_ylim)(max(low, -room), min(high, whole + room))
-    own.set_major_formatter(lambda value, place: f"{100 * value / whole:g} %")
+    coordinate.set_major_formatter(lambda value, place: f"{100 * value / whole:g} %")
 
 # %% ../../nbs/core/plots.ipynb #5f3824bf
 def _name_points(axis: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
     "Write a name beside each point, at the first of twelve places where it covers neither a name nor a point."
     axis.figure.canvas.draw()
     points, panel = axis.transData.transform(np.column_stack([x, y])), axis.get_window_extent()
-    taken: list[Bbox] = []
+    boxes: list[Bbox] = []
     sides = [(side, right, up) for up in (4, -11, 10, 16, 24, -20) for side, right in (("left", 5), ("right", -5))]
     for place, name in zip(zip(x, y), names):
         text = axis.annotate(str(name), place, xytext=(5, 4), textcoords="offset points", fontsize=10)
         for side, right, up in sides:
             text.set(ha=side, position=(right, up))
             box = text.get_window_extent()
-            free = not any(box.overlaps(other) for other in taken) and not box.count_contains(points)
+            free = not any(box.overlaps(neighbour) for neighbour in boxes) and not box.count_contains(points)
             if free and panel.count_contains(box.corners()) == 4:
                 break
         else:
             text.set(ha="left", position=(5, 4))
-        taken.append(text.get_window_extent())
+        boxes.append(text.get_window_extent())
