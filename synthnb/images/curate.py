@@ -145,11 +145,11 @@ def _duplicates(
         return rows[repeated], earliest[repeated], repeated[repeated]
     distinct = rows[~repeated]
     originals = first_alike(scores.tensor("thumbnail", distinct), alike, progress).numpy()
-    near = originals >= 0
+    has_original = originals >= 0
     return (
-        np.concatenate([rows[repeated], distinct[near]]),
-        np.concatenate([earliest[repeated], distinct[originals[near]]]),
-        np.repeat([True, False], [repeated.sum(), near.sum()]),
+        np.concatenate([rows[repeated], distinct[has_original]]),
+        np.concatenate([earliest[repeated], distinct[originals[has_original]]]),
+        np.repeat([True, False], [repeated.sum(), has_original.sum()]),
     )
 
 # %% ../../nbs/images/curate.ipynb #10d12b49
@@ -269,7 +269,7 @@ def write_kept(
         examples = ", ".join(empty[:5])
         advice = f"{len(empty)} classes keep no image ({examples}): loosen the filters, or draw more of them"
         warnings.warn(advice, stacklevel=2)
-    about = {
+    metadata = {
         "plan": scores.home.plan.hash,
         "images": len(curation.table),
         "kept": len(kept),
@@ -284,7 +284,7 @@ def write_kept(
         _write_rejects(curation, path.with_name(f"{name}.rejects"), name, progress)
     fields = pa.schema([("id", pa.string()), ("shard", pa.string()), ("label", pa.int64()), ("class", pa.string())])
     table = pa.Table.from_pandas(kept, fields, preserve_index=False).replace_schema_metadata(
-        {"synthnb": json.dumps(about, ensure_ascii=False)}
+        {"synthnb": json.dumps(metadata, ensure_ascii=False)}
     )
     with whole_file(path) as partial:
         pq.write_table(table, partial)
@@ -298,11 +298,11 @@ def read_kept(path: str | Path) -> pd.DataFrame:  # id, shard, label, class
     """
     try:
         table = pq.read_table(path)
-        about = json.loads(table.schema.metadata[b"synthnb"])
+        metadata = json.loads(table.schema.metadata[b"synthnb"])
     except (pa.ArrowInvalid, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a kept list: make one with `write_kept`") from error
     kept = table.replace_schema_metadata(None).to_pandas()
-    kept.attrs = about
+    kept.attrs = metadata
     return kept
 
 # %% ../../nbs/images/curate.ipynb #b30bbfc3
@@ -321,20 +321,20 @@ def stream_kept(
         return
     table = kept if isinstance(kept, pd.DataFrame) else read_kept(kept)
     for shard, rows in table.groupby("shard"):
-        wanted = dict(zip(rows.id, zip(rows.label, rows["class"])))
+        missing = dict(zip(rows.id, zip(rows.label, rows["class"])))
         if not home.tar(shard).is_file():
             raise ValueError(
                 f"{home.path} has no shard {shard}, which the kept list names: draw it again, or curate again"
             )
         for content, record in read_tar(home.tar(shard)):
-            if record["id"] in wanted:
-                label, class_name = wanted.pop(record["id"])
+            if record["id"] in missing:
+                label, class_name = missing.pop(record["id"])
                 relabelled = {"label": label, "class": class_name, "drawn_as": record["class"]}
                 yield content, record | (relabelled if record["class"] != class_name else {})
-        if wanted:
+        if missing:
             raise ValueError(
-                f"{len(wanted)} images of the kept list are not in shard {shard} of {home.path}, "
-                f"such as {next(iter(wanted))}: curate again"
+                f"{len(missing)} images of the kept list are not in shard {shard} of {home.path}, "
+                f"such as {next(iter(missing))}: curate again"
             )
 
 # %% ../../nbs/images/curate.ipynb #5ced4b30
