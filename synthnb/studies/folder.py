@@ -41,9 +41,9 @@ def run_id(
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]  # one string, or one for each line
     key = [sources, parameters, synthnb.__version__]
-    given = {name: str(parameters.get(name) or "") for name in _OWN_FILES}
-    if own := {name: (print_of or files_print)(Path(path)) for name, path in given.items() if _is_path(path)}:
-        key.append(own)
+    paths = {name: str(parameters.get(name) or "") for name in _OWN_FILES}
+    if prints := {name: (print_of or files_print)(Path(path)) for name, path in paths.items() if _is_path(path)}:
+        key.append(prints)
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -59,13 +59,13 @@ def _is_path(value: str) -> bool:
 def files_print(path: Path) -> str:
     "Names, sizes and times of the files below a path, hidden ones left aside."
     path, digest = path.expanduser(), hashlib.sha256()
-    found = [(str(path.parent), [], [path.name])] if path.is_file() else os.walk(path)
-    for place, inner, names in found:
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+    walk = [(str(path.parent), [], [path.name])] if path.is_file() else os.walk(path)
+    for place, folders, names in walk:
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             with suppress(OSError):
-                about = os.stat(os.path.join(place, name))
-                digest.update(f"{os.path.relpath(place, path)}/{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+                stat = os.stat(os.path.join(place, name))
+                digest.update(f"{os.path.relpath(place, path)}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/studies/folder.ipynb #7db4c2d3
@@ -78,8 +78,8 @@ def open_run_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("DONE", "FAILED", "results.json", "report.ipynb", "report.html", "failed.ipynb", STAGES):
             (folder / name).unlink(missing_ok=True)
-        for left in folder.glob("*.partial*"):
-            left.unlink()
+        for leftover in folder.glob("*.partial*"):
+            leftover.unlink()
         (folder / "log.txt").write_text("")
     except OSError as error:
         raise OSError(
@@ -102,8 +102,8 @@ def read_results(folder: Path) -> dict:
 def read_record(folder: Path) -> dict:
     "`run.json` of a run of any age: what was run, how and where, with the names of today."
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    told = {name: current_settings(record[name]) for name in ("given", "parameters") if name in record}
-    return record | told
+    renamed = {name: current_settings(record[name]) for name in ("given", "parameters") if name in record}
+    return record | renamed
 
 # %% ../../nbs/studies/folder.ipynb #c544f0d1
 class Busy(RuntimeError):
@@ -166,8 +166,8 @@ def status(folder: Path) -> str:
     cannot see locks."""
     if state(folder) == "UNFINISHED" and _is_running(folder):
         return "RUNNING"
-    found = state(folder)  # looked at again: between the first look and the lock, it may have come to its end
-    return "KILLED" if found == "UNFINISHED" else found
+    current = state(folder)  # looked at again: between the first look and the lock, it may have come to its end
+    return "KILLED" if current == "UNFINISHED" else current
 
 # %% ../../nbs/studies/folder.ipynb #98d424d1
 FINISHED = ".finished"  # where the report of a run lies while it is made anew
@@ -191,12 +191,12 @@ def set_aside(folder: Path) -> None:
 
 def bring_back(folder: Path) -> bool:
     "Put a report back that was set aside, unless a new one is there; whether one was."
-    kept = folder / FINISHED
-    found = (kept / "DONE").is_file() and state(folder) != "DONE"
-    if found:
+    finished = folder / FINISHED
+    comes_back = (finished / "DONE").is_file() and state(folder) != "DONE"
+    if comes_back:
         (folder / "FAILED").unlink(missing_ok=True)
         for name in _WHOLE:
-            if (kept / name).is_file():
-                os.replace(kept / name, folder / name)
-    shutil.rmtree(kept, ignore_errors=True)
-    return found
+            if (finished / name).is_file():
+                os.replace(finished / name, folder / name)
+    shutil.rmtree(finished, ignore_errors=True)
+    return comes_back
