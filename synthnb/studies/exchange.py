@@ -34,16 +34,17 @@ def _real_curve(
 def _bounds(
     shots: np.ndarray,  # real images of each class, rising
     accuracy: np.ndarray,  # of one seed, as many
-    at: np.ndarray,  # numbers of real images between the first and the last
+    numbers: np.ndarray,  # numbers of real images between the first and the last
 ) -> tuple[np.ndarray, np.ndarray]:
     "The lowest and the highest accuracy that a curve may have which rises ever more slowly."
     levels = IsotonicRegression().fit_transform(np.log(shots), accuracy)
     slopes = np.diff(levels) / np.diff(shots)
-    left = np.clip(np.searchsorted(shots, at, side="right") - 1, 0, len(slopes) - 1)
-    before = levels[left] + np.r_[0.0, slopes][left] * (at - shots[left])  # the line before goes on
-    after = levels[left + 1] - np.r_[slopes, 0.0][left + 1] * (shots[left + 1] - at)  # the line after comes from
-    before = np.where(left > 0, before, np.inf)
-    low = np.interp(at, shots, levels)
+    segment = np.clip(np.searchsorted(shots, numbers, side="right") - 1, 0, len(slopes) - 1)
+    # The line of the segment before goes on, and that of the segment after is drawn backwards
+    before = levels[segment] + np.r_[0.0, slopes][segment] * (numbers - shots[segment])
+    after = levels[segment + 1] - np.r_[slopes, 0.0][segment + 1] * (shots[segment + 1] - numbers)
+    before = np.where(segment > 0, before, np.inf)
+    low = np.interp(numbers, shots, levels)
     return low, np.maximum(low, np.minimum(before, after))
 
 # %% ../../nbs/studies/exchange.ipynb #7bc53d57
@@ -114,28 +115,27 @@ def exchange_rate(
     shots, reference, reached = _aligned(rows, method, against, real)
     first, last = np.log(shots[[0, -1]].astype(float))
     places = np.linspace(first, last, _GRID)
-    curves = np.stack([_real_curve(shots, own)(places) for own in reference])  # [seeds, GRID]
+    curves = np.stack([_real_curve(shots, accuracies)(places) for accuracies in reference])  # [seeds, GRID]
     mean, target = curves.mean(0), reached.mean()
     best = float(np.exp(np.interp(target, mean, places))) - real
     if not mean[0] <= target <= mean[-1]:
         best = math.inf if target > mean[-1] else -math.inf
     low = high = math.nan
     if len(reached) >= LEAST_SEEDS:
-        may = _possible(shots.astype(float), reference, reached, np.exp(places), level)
-        inside = np.flatnonzero(may)
-        first, last = (
-            (inside[0], inside[-1]) if len(inside) else (_GRID - 1, 0)
-        )  # none: surely above, or below, all of it
-        low = -math.inf if may[0] or best == -math.inf else float(np.exp(places[first])) - real
-        high = math.inf if may[-1] or best == math.inf else float(np.exp(places[last])) - real
+        is_possible = _possible(shots.astype(float), reference, reached, np.exp(places), level)
+        inside = np.flatnonzero(is_possible)
+        # None is possible: the worth is surely above, or below, all of them
+        first, last = (inside[0], inside[-1]) if len(inside) else (_GRID - 1, 0)
+        low = -math.inf if is_possible[0] or best == -math.inf else float(np.exp(places[first])) - real
+        high = math.inf if is_possible[-1] or best == math.inf else float(np.exp(places[last])) - real
     return Exchange(real, synthetic, best, low, high, int(shots[-1]))
 
 # %% ../../nbs/studies/exchange.ipynb #e94df5e9
 def _possible(
-    shots: np.ndarray, reference: np.ndarray, reached: np.ndarray, at: np.ndarray, level: float
+    shots: np.ndarray, reference: np.ndarray, reached: np.ndarray, numbers: np.ndarray, level: float
 ) -> np.ndarray:
     "Which numbers of real images may be worth as much, by t tests against the lowest and the highest curve."
-    bounds = np.stack([_bounds(shots, own, at) for own in reference])  # [seeds, 2, numbers]
+    bounds = np.stack([_bounds(shots, accuracies, numbers) for accuracies in reference])  # [seeds, 2, numbers]
     gap = reached[:, None, None] - bounds
     reach = stats.t.ppf((1 + level) / 2, len(reached) - 1) * gap.std(0, ddof=1) / math.sqrt(len(reached))
     return (gap.mean(0)[0] + reach[0] >= 0) & (gap.mean(0)[1] - reach[1] <= 0)
@@ -166,9 +166,9 @@ def show_exchange(
     figure, axis = plt.subplots(figsize=(5.5, 2.8), layout="constrained")
     first, last = np.log(shots[[0, -1]].astype(float))
     places = np.linspace(first, last, 200)
-    for own in reference:
-        axis.plot(shots, 100 * own, ".", color="0.75")
-    mean = np.mean([_real_curve(shots, own)(places) for own in reference], 0)
+    for accuracies in reference:
+        axis.plot(shots, 100 * accuracies, ".", color="0.75")
+    mean = np.mean([_real_curve(shots, accuracies)(places) for accuracies in reference], 0)
     axis.plot(np.exp(places), 100 * mean, color="C0", label=f"real images alone ({against})")
     axis.plot([found.real] * len(reached), 100 * reached, ".", color="0.75")
     axis.plot(
