@@ -39,16 +39,16 @@ def _draw(
     progress: bool = True,
 ) -> torch.Tensor:  # uint8 [N, 3, 32, 32]
     """One image per prompt; all noise comes from one CPU generator."""
-    generator, out = torch.Generator().manual_seed(seed), []
+    generator, drawn = torch.Generator().manual_seed(seed), []
     pipe.set_progress_bar_config(disable=True)
-    how = dict(num_inference_steps=steps, guidance_scale=guidance, generator=generator, output_type="pt")
-    shown = dict(desc="drawing", unit_scale=batch, unit="image", disable=not progress)
-    for i in tqdm(range(0, len(prompts), batch), **shown):
-        some = prompts[i : i + batch]
-        latents = torch.randn(len(some), 4, 8, 8, generator=generator)
-        images = pipe(some, latents=latents.to(pipe.device, pipe.unet.dtype), **how).images
-        out.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu())
-    return torch.cat(out)
+    settings = dict(num_inference_steps=steps, guidance_scale=guidance, generator=generator, output_type="pt")
+    bar = dict(desc="drawing", unit_scale=batch, unit="image", disable=not progress)
+    for i in tqdm(range(0, len(prompts), batch), **bar):
+        batch_prompts = prompts[i : i + batch]
+        latents = torch.randn(len(batch_prompts), 4, 8, 8, generator=generator)
+        images = pipe(batch_prompts, latents=latents.to(pipe.device, pipe.unet.dtype), **settings).images
+        drawn.append((images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+    return torch.cat(drawn)
 
 
 def _exact_prompt(sense: Sense, style: Style) -> str:
@@ -82,8 +82,8 @@ def _measure_generator(
     return shares | ({} if glyph.all() else {"sense, things": right[~glyph].mean().item()}), images
 
 # %% ../../nbs/glyphworld/measures.ipynb #ebbc8c0b
-def _entropy(seen: torch.Tensor) -> float:
-    p = torch.bincount(seen).double() / len(seen)
+def _entropy(senses: torch.Tensor) -> float:
+    p = torch.bincount(senses).double() / len(senses)
     return -(p[p > 0] * p[p > 0].log()).sum().item()
 
 
@@ -118,8 +118,8 @@ def _measure_names(
     """
     world = world_of(judge)
     style = torch.randint(len(STYLES), (len(names) * per_name,), generator=torch.Generator().manual_seed(seed))
-    each = [name for name in names for _ in range(per_name)]
-    prompts = [f"a photo of a {name}, {STYLES[k].phrases[0]}" for name, k in zip(each, style)]
+    repeated = [name for name in names for _ in range(per_name)]
+    prompts = [f"a photo of a {name}, {STYLES[k].phrases[0]}" for name, k in zip(repeated, style)]
     images = _draw(pipe, prompts, seed, steps, guidance, progress=progress)
     drawn, rows = judged(judge, images)[0].view(len(names), per_name), []
     arabic = torch.tensor([s.group == "arabic digit" for s in world.senses])
@@ -140,15 +140,15 @@ def _held_out_corpora(world: World, n: int, seed: int) -> dict[str, Corpus]:
     """
     rows = {"": torch.arange(len(SENSES)), " of things": torch.arange(len(SENSES), len(world.senses))}
     drawn = partial(corpus, n, seed, fonts=world.held_out, progress=False, world=world)
-    return {of: drawn(senses=senses) for of, senses in rows.items() if len(senses)}
+    return {suffix: drawn(senses=senses) for suffix, senses in rows.items() if len(senses)}
 
 
 def _measure_judge(judge: nn.Module, n: int = 2000, seed: int = 10) -> dict[str, float]:
     """The judge's own accuracy on fresh renders in held-out fonts and hands."""
     shares = {}
-    for of, data in _held_out_corpora(world_of(judge), n, seed).items():
-        for what, seen, true in zip(("sense", "style"), judged(judge, data.images), (data.sense, data.style)):
-            shares[what + of] = (seen == true).float().mean().item()
+    for suffix, data in _held_out_corpora(world_of(judge), n, seed).items():
+        for kind, predicted, true in zip(("sense", "style"), judged(judge, data.images), (data.sense, data.style)):
+            shares[kind + suffix] = (predicted == true).float().mean().item()
     return shares
 
 
@@ -157,8 +157,8 @@ def _measure_classifier(path: Path, n: int = 2000, seed: int = 12) -> float:
     """Top-1 accuracy of a pre-trained classifier on held-out fonts."""
     data = corpus(n, seed, senses=NON_DIGIT, fonts=HELD_OUT_FONTS, progress=False)
     model, label = load_judge(path), {int(s): i for i, s in enumerate(NON_DIGIT)}
-    seen = torch.cat([model(x.float() / 127.5 - 1).argmax(1) for x in data.images.split(256)])
-    return (seen == torch.tensor([label[int(s)] for s in data.sense])).float().mean().item()
+    predicted = torch.cat([model(x.float() / 127.5 - 1).argmax(1) for x in data.images.split(256)])
+    return (predicted == torch.tensor([label[int(s)] for s in data.sense])).float().mean().item()
 
 # %% ../../nbs/glyphworld/measures.ipynb #4fad87fa
 @torch.no_grad()
@@ -169,15 +169,16 @@ def _measure_clip(path: Path, n: int = 2000, seed: int = 11, world: World = GLYP
     """
     model, tokens = load_clip(path)
     grid = [_exact_prompt(s, k) for s in world.senses for k in world.styles]
-    told = [model.encode_text(tokens(grid[i : i + 256])) for i in range(0, len(grid), 256)]
-    text = torch.cat([F.normalize(part, dim=-1) for part in told]).view(len(world.senses), len(world.styles), -1)
-    known = {"sense": F.normalize(text.mean(1), dim=-1), "style": F.normalize(text.mean(0), dim=-1)}
+    text_features = [model.encode_text(tokens(grid[i : i + 256])) for i in range(0, len(grid), 256)]
+    text = torch.cat([F.normalize(features, dim=-1) for features in text_features])
+    text = text.view(len(world.senses), len(world.styles), -1)
+    text_of = {"sense": F.normalize(text.mean(1), dim=-1), "style": F.normalize(text.mean(0), dim=-1)}
     shares = {}
-    for of, data in _held_out_corpora(world, n, seed).items():
-        seen = [model.encode_image(x.float() / 127.5 - 1) for x in data.images.split(256)]
-        image = torch.cat([F.normalize(part, dim=-1) for part in seen])
-        for what, true in (("sense", data.sense), ("style", data.style)):
-            shares[what + of] = ((image @ known[what].T).argmax(1) == true).float().mean().item()
+    for suffix, data in _held_out_corpora(world, n, seed).items():
+        image_features = [model.encode_image(x.float() / 127.5 - 1) for x in data.images.split(256)]
+        image = torch.cat([F.normalize(features, dim=-1) for features in image_features])
+        for kind, true in (("sense", data.sense), ("style", data.style)):
+            shares[kind + suffix] = ((image @ text_of[kind].T).argmax(1) == true).float().mean().item()
     return shares
 
 # %% ../../nbs/glyphworld/measures.ipynb #7ce13407
@@ -231,12 +232,12 @@ def _generator_rows(
     drawn = [_measure_generator(pipe, judge, per_sense, s, progress)[0] for s in seeds]
     names = [_measure_names(pipe, judge, list(world.ambiguous), per_name, s, progress) for s in seeds]
     three = [_measure_names(pipe, judge, ["three"], 4 * per_name, s, progress).arabic[0] for s in seeds]
-    exact = len(seeds) * per_sense * len(world.senses)
-    many = len(seeds) * per_name * len(world.ambiguous)
+    exact_images = len(seeds) * per_sense * len(world.senses)
+    name_images = len(seeds) * per_name * len(world.ambiguous)
     ratios = [t.generated.sum() / t.corpus.sum() for t in names]
-    return [measured_row(f"generated: {k}", [d[k] for d in drawn], exact) for k in drawn[0]] + [
-        measured_row("names alone: entropy, generated / corpus", ratios, many),
-        measured_row("names alone: one of the name's senses", [t.own.mean() for t in names], many),
+    return [measured_row(f"generated: {k}", [d[k] for d in drawn], exact_images) for k in drawn[0]] + [
+        measured_row("names alone: entropy, generated / corpus", ratios, name_images),
+        measured_row("names alone: one of the name's senses", [t.own.mean() for t in names], name_images),
         measured_row("'three' alone: not arabic", [1 - x for x in three], 4 * per_name * len(seeds)),
     ]
 
@@ -256,15 +257,15 @@ def measure(
     if "generator" in parts:
         rows = _generator_rows(models, per_sense, per_name, seeds, device, progress)
     if "clip" in parts:
-        found = _measure_clip(models / "clip", renders, world=world_of(load_judge(models / "judge")))
-        shares |= {f"CLIP zero-shot: {what}": value for what, value in found.items()}
+        accuracies = _measure_clip(models / "clip", renders, world=world_of(load_judge(models / "judge")))
+        shares |= {f"CLIP zero-shot: {quantity}": value for quantity, value in accuracies.items()}
     if "judge" in parts:
-        found = _measure_judge(load_judge(models / "judge"), renders)
-        shares |= {f"judge itself: {what}": value for what, value in found.items()}
+        accuracies = _measure_judge(load_judge(models / "judge"), renders)
+        shares |= {f"judge itself: {quantity}": value for quantity, value in accuracies.items()}
     for key, label in (("cnn", "CNN"), ("vit", "ViT")):
         if key in parts:
             shares[f"{label} top-1"] = _measure_classifier(models / key, renders)
-    return pd.DataFrame(rows + [measured_row(what, [value], renders) for what, value in shares.items()])
+    return pd.DataFrame(rows + [measured_row(quantity, [value], renders) for quantity, value in shares.items()])
 
 # %% ../../nbs/glyphworld/measures.ipynb #33cf8312
 def _below_bounds(
@@ -274,8 +275,8 @@ def _below_bounds(
     """What misses its bound, as sentences; empty when all is well."""
     low = table[table.value < table.bound]
     ratios = table.loc[table.what == "names alone: entropy, generated / corpus", "value"]
-    far = [r for r in ratios if entropy and abs(r - 1) > _ENTROPY_WITHIN]
-    spread = [f"entropy of bare names is {r:.2f} of the corpus's, bound 1 +- {_ENTROPY_WITHIN}" for r in far]
+    off_ratios = [r for r in ratios if entropy and abs(r - 1) > _ENTROPY_WITHIN]
+    spread = [f"entropy of bare names is {r:.2f} of the corpus's, bound 1 +- {_ENTROPY_WITHIN}" for r in off_ratios]
     return [f"{r.what} is {r.value:.3f}, bound {r.bound}" for r in low.itertuples()] + spread
 
 # %% ../../nbs/glyphworld/measures.ipynb #40957d35
