@@ -41,9 +41,9 @@ def _baseline(method: str, classes: Sequence[str], chosen: Mapping[str, Candidat
     "A result without evidence; classes that `chosen` lacks keep their bare name, undecided."
     rows = []
     for label, name in enumerate(check_names(classes)):
-        known, reason = (True, method) if name in chosen else (False, missing)
-        candidate = chosen[name] if known else Candidate(phrase=spoken_name(name), source="name")
-        rows.append(Resolution(label=label, name=name, chosen=candidate, decided=known, reason=reason))
+        is_known, reason = (True, method) if name in chosen else (False, missing)
+        candidate = chosen[name] if is_known else Candidate(phrase=spoken_name(name), source="name")
+        rows.append(Resolution(label=label, name=name, chosen=candidate, decided=is_known, reason=reason))
     return Resolutions(method=method, classes=tuple(rows))
 
 
@@ -57,9 +57,9 @@ def bare_names(
     chosen = {name: Candidate(phrase=spoken_name(name), source="name") for name in names}
     plain, rows = _baseline("bare name", names, chosen, ""), []
     for c in plain.classes:
-        if own := settled.get(c.label):
-            told = dict(chosen=override_candidate(own), override=own, reason=f"override {own!r}")
-            c = c.model_copy(update=told)
+        if override := settled.get(c.label):
+            changes = dict(chosen=override_candidate(override), override=override, reason=f"override {override!r}")
+            c = c.model_copy(update=changes)
         rows.append(c)
     return plain.model_copy(update=dict(classes=tuple(rows)))
 
@@ -73,12 +73,16 @@ def described_names(
     A name with several synsets and no text keeps its bare name, undecided.
     """
     if texts is None:
-        own = {name: _own_synsets(name) for name in check_names(classes)}
-        known = {name: (found[0].definition, found[0].id) for name, found in own.items() if len(found) == 1}
+        all_synsets = {name: _own_synsets(name) for name in check_names(classes)}
+        described = {
+            name: (synsets[0].definition, synsets[0].id) for name, synsets in all_synsets.items() if len(synsets) == 1
+        }
     else:
-        known = {classes[find_class(key, classes, "the texts")]: (plain_text(text), "") for key, text in texts.items()}
+        described = {
+            classes[find_class(key, classes, "the texts")]: (plain_text(text), "") for key, text in texts.items()
+        }
     chosen = {}
-    for name, (text, key) in known.items():
+    for name, (text, key) in described.items():
         chosen[name] = Candidate(phrase=f"{spoken_name(name)}, {text}", source="definition", key=key)
     return _baseline("name and definition", classes, chosen, "WordNet has no definition of this name, or several")
 
@@ -96,11 +100,14 @@ def naive_names(
     Two classes are then called "crane". ValueError for other classes.
     """
     order = ImageNetInfo("imagenet-1k").label_names()
-    known = dict(zip(imagenet_names(), order)) | {key: key for key in order}
-    if wrong := [name for name in check_names(classes) if name not in known]:
+    key_of = dict(zip(imagenet_names(), order)) | {key: key for key in order}
+    if wrong := [name for name in check_names(classes) if name not in key_of]:
         raise ValueError(f"{wrong[0]!r} is none of ImageNet's 1,000 classes ({len(wrong)} such)")
-    lemma = lambda key: Candidate(phrase=wordnet()[key].lemmas[0], source="name", key=key)
-    return _baseline("first lemma", classes, {name: lemma(known[name]) for name in classes}, "")
+
+    def first_lemma(key: str) -> Candidate:
+        return Candidate(phrase=wordnet()[key].lemmas[0], source="name", key=key)
+
+    return _baseline("first lemma", classes, {name: first_lemma(key_of[name]) for name in classes}, "")
 
 # %% ../../nbs/studies/naming.ipynb #e8abf733
 def curated_names(
@@ -114,13 +121,13 @@ def curated_names(
     for key, name in zip(ImageNetInfo("imagenet-1k").label_names(), open_clip.IMAGENET_CLASSNAMES):
         by_name[key] = [(key, name)]
         by_name[same_name(wordnet()[key].lemmas[0])].append((key, name))
-    found = {name: by_name.get(name) or by_name.get(same_name(name), []) for name in check_names(classes)}
-    if wrong := [name for name, own in found.items() if len(own) != 1]:
+    matches = {name: by_name.get(name) or by_name.get(same_name(name), []) for name in check_names(classes)}
+    if wrong := [name for name, classes_named in matches.items() if len(classes_named) != 1]:
         raise ValueError(
             f"{wrong[0]!r} is not, or not only one, of ImageNet's 1,000 classes ({len(wrong)} such): "
             "name classes by their synset id"
         )
-    chosen = {name: Candidate(phrase=curated, source="openai", key=key) for name, [(key, curated)] in found.items()}
+    chosen = {name: Candidate(phrase=curated, source="openai", key=key) for name, [(key, curated)] in matches.items()}
     return _baseline("OpenAI's names", classes, chosen, "")
 
 # %% ../../nbs/studies/naming.ipynb #a4826774
@@ -173,10 +180,10 @@ def rendered_names(
 def drawn_senses(names: Sequence[str], seed: int) -> dict[str, str]:  # class name -> the phrase of a sense
     "A sense of each name at random, no two alike: a mixed data set."
     rng = np.random.default_rng((seed, 31))
-    meant: dict[str, str] = {}
-    while len(set(meant.values())) < len(names):
-        meant = {name: str(rng.choice([s.phrase for s in senses_named(name)])) for name in names}
-    return meant
+    drawn: dict[str, str] = {}
+    while len(set(drawn.values())) < len(names):
+        drawn = {name: str(rng.choice([s.phrase for s in senses_named(name)])) for name in names}
+    return drawn
 
 # %% ../../nbs/studies/naming.ipynb #95652ed5
 def imagenet_ambiguous() -> pd.DataFrame:
