@@ -34,7 +34,21 @@ _SYSTEM = {
     "ehthumbs.db",
     "system volume information",
 }
-_TEXTS = (".txt", ".md", ".rst", ".json", ".xml", ".csv", ".tsv", ".parquet", ".yaml", ".yml", ".html", ".log")
+_TEXTS = (
+    ".txt",
+    ".md",
+    ".rst",
+    ".json",
+    ".jsonl",
+    ".xml",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".log",
+)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from synthnb.datasets.folders import (
     Layout,
     LeftOut,
+    _descend,
     few_names,
     frames_read,
     name_key,
@@ -89,6 +90,7 @@ _LABEL_COLUMNS = (
     "ラベル",
 )
 _SPLIT_COLUMNS = ("split", "subset", "set", "partition")
+_CAPTIONS = ("text", "caption", "captions", "prompt", "description", "additional_feature")  # of Hugging Face's files
 _LIKE_SPLITS = (
     "is_train",
     "is_test",
@@ -152,8 +154,14 @@ def _columns_of(
         next((names[name] for name in known if name in names), "")
         for known in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
     )
-    if file and not label and len(others := [name for name in names.values() if name not in (file, split)]) == 1:
-        label = others[0]  # of two columns the other one, whatever it is called
+    if (
+        file
+        and not label
+        and len(others := {key: name for key, name in names.items() if name not in (file, split)}) == 1
+    ):
+        label = next(
+            (name for key, name in others.items() if key not in _CAPTIONS), ""
+        )  # of two columns the other one, whatever it is called
     return file, _in_words(path, names, label), split
 
 
@@ -243,38 +251,69 @@ def _read_table(
     path: str | Path,  # .csv, .tsv or .parquet
 ) -> Layout:
     "The images that a table names; ValueError for missing files, labels that disagree, and splits that are none."
-    import pandas as pd
-
     path = Path(path).expanduser()
     if path.suffix.lower() not in TABLES:
         raise ValueError(
             f"{path} is a file: give a folder with one sub-folder of images per class, or a .csv, .tsv or .parquet "
             f"of (file, label)"
         )
+    return _read_tables(path.parent, {path.name: ""})
+
+
+def _read_tables(
+    root: Path,
+    tables: Mapping[str, str],  # path below the root -> the split of all its images, "" where that is not known
+) -> Layout:
+    "The images that one or more tables name, each below the folder of its table."
+    import pandas as pd
+
+    left_out, parts, notes = list[LeftOut](), list["pd.DataFrame"](), list[str]()
+    images = scan(root, left_out).below()
+    for name, split in tables.items():
+        home = name.rpartition("/")[0]
+        inside = f"{home}/" if home else ""
+        below = [image.removeprefix(inside) for image in images if image.startswith(inside)]
+        rows, told = _rows_of(root / name, below)
+        rows["place"] = [os.path.normpath(inside + place) for place in rows.place]
+        parts.append(rows.assign(split=rows.split.where(rows.split != "", split)))
+        notes += told
+    table = pd.concat(parts, ignore_index=True)
+    if (table.split == "").all():  # folders called like splits say them
+        words = {place: split_word(place.partition("/")[0]) for place in table.place}
+        if None not in words.values() and {"train"} < set(words.values()):
+            table["split"] = table.place.map(words)
+    own = table.split.nunique() > 1 or ((table.split != "").all() and not any(tables.values()))
+    table["split"] = table.split.replace("", "train")
+    _check_rows(root / " and ".join(tables), table)
+    found = _table_layout(root, tuple(tables), table.drop_duplicates("place"), left_out, images, own, len(table))
+    return replace(found, notes=(*found.notes, *notes))
+
+# %% ../../nbs/datasets/layout.ipynb #ee08d499
+def _rows_of(path: Path, images: list[str]) -> tuple["pd.DataFrame", list[str]]:
+    "file, label, split and place (below the table's folder) of each row, split empty where there is none; and notes."
+    import pandas as pd
+
     (file, label, split), table = _columns_of(path), _read(path)
     if not (file and label):
         raise ValueError(
             f"{path} needs a column of files ({_FILE_COLUMNS[0]}) and one of labels ({_LABEL_COLUMNS[0]}); "
             f"it has {few_names(map(str, table.columns), 8)}: name them so in the first line"
         )
-    root, left_out = path.parent, list[LeftOut]()
     like = [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
-    table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else "train"})
-    images = scan(root, left_out).below()
-    places = _places(root, list(dict.fromkeys(table.file)), images)
-    table["place"] = table.file.map(places)
+    table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else ""})
+    places = _places(path.parent, list(dict.fromkeys(table.file)), images)
+    table["place"] = [places.get(name, "") for name in table.file]
     if missing := [name for name in dict.fromkeys(table.file) if name and name not in places]:
         raise ValueError(
-            f"{path}: {len(missing)} of its files are not below {root}, such as {few_names(missing, 3)}: correct the "
-            f"table, or put them there"
+            f"{path}: {len(missing)} of its files are not below {path.parent}, such as {few_names(missing, 3)}: "
+            f"correct the table, or put them there"
         )
-    words = {word: split_word(word) for word in dict.fromkeys(table.split)}
+    words = {word: split_word(word) for word in dict.fromkeys(table.split)} if split else {"": ""}
     if odd := [word for word, meant in words.items() if meant is None]:
         raise ValueError(f"{path}: the column {split!r} holds {few_names(odd)}: use train, val and test")
     table["split"] = table.split.map(words)
     _check_rows(path, table)
-    found = _table_layout(path, table.drop_duplicates("place"), left_out, images, bool(split), len(table))
-    return replace(found, notes=(*found.notes, *_table_notes(like, places)))
+    return table, _table_notes(like, places)
 
 # %% ../../nbs/datasets/layout.ipynb #6d1ab79d
 def _table_notes(unread: list[str], places: Iterable[str]) -> list[str]:
@@ -293,9 +332,16 @@ def _table_notes(unread: list[str], places: Iterable[str]) -> list[str]:
 
 # %% ../../nbs/datasets/layout.ipynb #9a951b57
 def _table_layout(
-    path: Path, table: "pd.DataFrame", left_out: list[LeftOut], images: list[str], own: bool, rows: int
+    root: Path,
+    tables: tuple[str, ...],  # paths below the root
+    table: "pd.DataFrame",
+    left_out: list[LeftOut],
+    images: list[str],
+    own: bool,
+    rows: int,
 ) -> Layout:
     "Labels in place of names."
+    path = root / (named_in := " and ".join(tables))
     labels = sorted({name_key(name): name for name in table.label.tolist()[::-1]}.values())
     try:
         classes = check_classes(class_names(labels))
@@ -317,13 +363,13 @@ def _table_layout(
                 f"{path}: {split} has no image of {few_names(classes[label] for label in sorted(lacking))}: every "
                 f"split needs every class"
             )
-    left_out = [one for one in left_out if one.path not in named and one.path != path.name]
-    left_out += [LeftOut(image, f"not named in {path.name}") for image in images if image not in named]
+    left_out = [one for one in left_out if one.path not in {*named, *tables}]
+    left_out += [LeftOut(image, f"not named in {named_in}") for image in images if image not in named]
     notes = frames_read({split: {"": [file for file, _ in files]} for split, files in splits.items()})
     notes += [f"{rows - len(table)} rows name a file again"] if rows > len(table) else []
     sizes = [f"{len(files):,} {split}" for split, files in splits.items()] if own else [f"{len(table):,} images"]
-    how = f"files and labels from {path.name}: {len(classes)} classes, {', '.join(sizes)}"
-    return Layout(path.parent, how, classes, splits, tuple(left_out), tuple(notes), own)
+    how = f"files and labels from {named_in}: {len(classes)} classes, {', '.join(sizes)}"
+    return Layout(root, how, classes, splits, tuple(left_out), tuple(notes), own)
 
 # %% ../../nbs/datasets/layout.ipynb #1d72fe2c
 def read_layout(
@@ -336,23 +382,53 @@ def read_layout(
     root = Path(source).expanduser()
     if root.is_file():
         return _read_table(root)
-    tables = sorted(
-        path
-        for path in root.glob("*")
-        if path.suffix.lower() in TABLES and path.is_file() and not path.name.startswith(".")
-    )
+    tables = _tables_in(root)
     try:
         found = read_folder(root)
     except ValueError as error:
         saying = [table for table in tables if _names_labels(table)]
         if len(saying) == 1:
             return _read_table(saying[0])
+        if splits := _split_tables(root):
+            return _read_tables(root, splits)
         if len(tables) != 1:
             raise
         raise ValueError(f"{error}; {tables[0].name} lies there, but {_why_no_labels(tables[0])}") from error
-    labelling = [table.name for table in tables if _names_labels(table)]
+    named = [*(table.name for table in tables if _names_labels(table)), *_split_tables(root)]
+    labelling = [name for name in dict.fromkeys(named) if _says_otherwise(name, found)]
     note = f"{', '.join(labelling)} is not read, as the folders name the classes: give its path to read it"
     return replace(found, notes=(*found.notes, note)) if labelling else found
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    "The tables that lie in a folder."
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
+
+
+def _split_tables(root: Path) -> dict[str, str]:
+    "Tables of labels, each of one split that its folder or its name says, by their paths; empty if a split has two."
+    top = root / _descend(scan(root, []), [], []).path
+    folders = [(split_word(path.name), table) for path in top.iterdir() if path.is_dir() for table in _tables_in(path)]
+    found = folders + [(split_word(table.stem), table) for table in _tables_in(top)]
+    told = [(split, table) for split in ("train", "val", "test") for word, table in found if word == split]
+    splits: dict[str, str] = {
+        table.relative_to(root).as_posix(): split for split, table in told if _names_labels(table)
+    }
+    return splits if "train" in splits.values() and len(set(splits.values())) == len(splits) else {}
+
+
+def _says_otherwise(name: str, found: Layout) -> bool:
+    "Does a table below a folder give images other classes than their folders do?"
+    try:
+        rows = _read_tables(found.root, {name: ""})
+    except ValueError:
+        return True
+    folders, tables = (
+        {place: label for files in one.splits.values() for place, label in files} for one in (found, rows)
+    )
+    pairs = {(folders.get(place), label) for place, label in tables.items()}
+    return len({a for a, _ in pairs} - {None}) < len(pairs) or len({b for _, b in pairs}) < len(pairs)
 
 
 def _why_no_labels(table: Path) -> str:

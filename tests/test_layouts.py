@@ -1,0 +1,139 @@
+"""Layouts that users bring, each read by the classes and splits that it says or refused with what to do."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from synthnb.datasets.layout import read_layout
+from synthnb.datasets.reading import image_folder
+
+
+def put(path: Path, number: int = 0) -> Path:
+    """An image of its own colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (number * 7 % 256, number * 31 % 256, number % 256)).save(path)
+    return path
+
+
+# ---- a table of labels for each split
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """A table as one of the three kinds that Hugging Face's imagefolder reads."""
+    table = pd.DataFrame(rows)
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        table.to_csv(path, index=False)
+
+
+def hub_split(
+    folder: Path, name: str, images: int = 6, inside: str = "", numbers: bool = False, first: int = 0
+) -> None:
+    """Images and a metadata file of one split; the label is no part of any path."""
+    rows = []
+    for i in range(images):
+        file = f"{inside}{i:04}.png"
+        put(folder / file, first + i)
+        rows.append({"file_name": file, "label": i % 2 if numbers else ("cat", "dog")[i % 2], "text": f"no. {i}"})
+    write(folder / name, rows)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+@pytest.mark.parametrize("inside", ["", "images/", "a/b/"])
+@pytest.mark.parametrize("numbers", [False, True])
+def test_a_metadata_file_in_each_split_is_read(tmp_path, name, inside, numbers):
+    hub_split(tmp_path / "train", name, 8, inside, numbers)
+    hub_split(tmp_path / "validation", name, 2, inside, numbers, first=20)
+    hub_split(tmp_path / "test", name, 4, inside, numbers, first=30)
+    found = read_layout(tmp_path)
+    assert found.classes == (("0", "1") if numbers else ("cat", "dog")) and found.own_splits
+    assert {split: len(files) for split, files in found.splits.items()} == {"train": 8, "val": 2, "test": 4}
+    assert found.splits["test"][1] == (f"test/{inside}0001.png", 1) and not found.told()
+    assert {split: len(images) for split, images in image_folder(tmp_path, 8).items()} == {
+        "train": 8,
+        "val": 2,
+        "test": 4,
+    }
+
+
+def test_metadata_files_below_a_folder_of_an_archive_are_read(tmp_path):
+    for split, first in (("train", 0), ("test", 50)):
+        hub_split(tmp_path / "pets/data" / split, "metadata.csv", first=first)
+    assert {split: files[0] for split, files in read_layout(tmp_path).splits.items()} == {
+        "train": ("pets/data/train/0000.png", 0),
+        "test": ("pets/data/test/0000.png", 0),
+    }
+
+
+def test_a_test_folder_without_metadata_has_no_labels(tmp_path):
+    hub_split(tmp_path / "train", "metadata.csv")
+    put(tmp_path / "test/1.png")
+    found = read_layout(tmp_path)
+    assert not found.own_splits and list(found.splits) == ["train"] and "1 x not named in" in found.told()
+
+
+def test_tables_of_splits_that_lie_on_top_are_read(tmp_path):
+    for split, first in (("train", 0), ("test", 50)):
+        rows = [{"id": f"{first + i}", "label": ("cat", "dog")[i % 2]} for i in range(4)]
+        for row in rows:
+            put(tmp_path / "images" / f"{row['id']}.png", int(row["id"]))
+        write(tmp_path / f"{split}.csv", rows)
+    found = read_layout(tmp_path)
+    assert found.own_splits and found.splits["test"][0] == ("images/50.png", 0) and len(found.splits["train"]) == 4
+
+
+def test_one_table_on_top_takes_splits_from_the_folders_that_it_names(tmp_path):
+    rows = []
+    for i in range(8):
+        file = f"{'test' if i > 5 else 'train'}/{i}.png"
+        put(tmp_path / file, i)
+        rows.append({"file_name": file, "label": ("cat", "dog")[i % 2]})
+    write(tmp_path / "metadata.csv", rows)
+    found = read_layout(tmp_path)
+    assert found.own_splits and [path for path, _ in found.splits["test"]] == ["test/6.png", "test/7.png"]
+
+
+def test_class_folders_decide_beside_captions(tmp_path):
+    for split in ("train", "test"):
+        rows = []
+        for i, name in enumerate(("cat", "dog")):
+            put(tmp_path / split / name / "1.png", i)
+            rows.append({"file_name": f"{name}/1.png", "text": f"a {name}"})
+        write(tmp_path / split / "metadata.csv", rows)
+    found = read_layout(tmp_path)
+    assert found.classes == ("cat", "dog") and len(found.splits["test"]) == 2 and not found.told()
+
+
+def test_captions_alone_are_no_classes(tmp_path):
+    write(tmp_path / "metadata.csv", [{"file_name": put(tmp_path / f"{i}.png").name, "text": f"no. {i}"} for i in "12"])
+    with pytest.raises(ValueError, match="are none of files and labels"):
+        read_layout(tmp_path)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_metadata_file_is_mentioned_where_it_contradicts_the_folders(tmp_path, swapped):
+    for split in ("train", "test"):
+        rows = []
+        for i in range(4):
+            name = ("cat", "dog")[i % 2]
+            put(tmp_path / split / name / f"{i}.png", i)
+            rows.append({"file_name": f"{name}/{i}.png", "label": ("cat", "dog")[i // 2] if swapped else i % 2})
+        write(tmp_path / split / "metadata.jsonl", rows)
+    told = read_layout(tmp_path).told()
+    assert ("train/metadata.jsonl, test/metadata.jsonl is not read" in told) == swapped == bool(told)
+
+
+def test_metadata_files_that_disagree_name_themselves(tmp_path):
+    hub_split(tmp_path / "train", "metadata.csv")
+    hub_split(tmp_path / "test", "metadata.csv", 1)
+    with pytest.raises(ValueError, match=r"train/metadata.csv and test/metadata.csv: test has no image of 'dog'"):
+        read_layout(tmp_path)
+    (tmp_path / "test/0000.png").unlink()
+    with pytest.raises(ValueError, match=r"test/metadata.csv: 1 of its files are not below .*test, such as '0000.png'"):
+        read_layout(tmp_path)
