@@ -2022,6 +2022,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'synthnb/models/pipelines.py'),
                                           'synthnb.models.pipelines._says_class': ( 'models/pipelines.html#_says_class',
                                                                                     'synthnb/models/pipelines.py'),
+                                          'synthnb.models.pipelines._too_large': ( 'models/pipelines.html#_too_large',
+                                                                                   'synthnb/models/pipelines.py'),
                                           'synthnb.models.pipelines._use_scheduler': ( 'models/pipelines.html#_use_scheduler',
                                                                                        'synthnb/models/pipelines.py'),
                                           'synthnb.models.pipelines._weights_bytes': ( 'models/pipelines.html#_weights_bytes',

@@ -27,6 +27,7 @@ from synthnb.images.curate import open_synthetic
 from synthnb.models import classifiers, latents
 from synthnb.models.clip import preprocess
 from synthnb.models.names import class_names
+from synthnb.models.pipelines import check_style_token
 from synthnb.studies.folder import run_id
 from synthnb.studies.parameters import wrong_values
 from synthnb.studies.sweep_page import summarise
@@ -175,6 +176,24 @@ def test_an_offloaded_generator_cannot_learn():
     pipe = SimpleNamespace(components={"vae": SimpleNamespace(_hf_hook=None)})
     with pytest.raises(ValueError, match="is offloaded to the CPU: so it draws, but it cannot learn"):
         latents.encode_images(pipe, None)
+
+
+@pytest.mark.parametrize(
+    ("gb", "dtype", "refused"),
+    [(16, "float32", True), (16, "bfloat16", False), (24, "float32", False), (6, "bfloat16", True)],
+)
+def test_a_generator_that_would_be_offloaded_is_refused_before_the_start(gb, dtype, refused, tmp_path, monkeypatch):
+    (tmp_path / "sdxl-base").mkdir()
+    index = json.dumps({"_class_name": "StableDiffusionXLPipeline"})
+    (tmp_path / "sdxl-base/model_index.json").write_text(index)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: (gb * 10**9, gb * 10**9))
+    check = partial(check_style_token, tmp_path / "sdxl-base", dtype=dtype)
+    if refused:
+        with pytest.raises(ValueError, match=r"takes about .* GB and the GPU has .*-p dataset_style false"):
+            check(device="cuda")
+    else:
+        check(device="cuda")
+    check(device="cpu")
 
 
 # ---- folders

@@ -32,9 +32,9 @@ from transformers.utils import logging as transformers_logging
 from ..core.devices import pick_device, pick_dtype
 from ..core.files import tensor_names
 from .clip import Clip
-from .families import call_parameters, no_token
+from .families import call_parameters, family_of, no_token
 from .hub import FETCHING, explain_loading
-from .names import model_folder
+from .names import KNOWN_NAMES, model_folder
 from .pipeline_files import check_generator_folder, check_single_file, only_variant
 
 # %% ../../nbs/models/pipelines.ipynb #f4859800
@@ -368,20 +368,39 @@ def _says_class(place: str | Path, revision: str | None) -> str:
         return DiffusionPipeline.load_config(str(place), revision=revision).get("_class_name") or ""
 
 
+def _too_large(model: str | Path, kind: str, gpu: torch.device, dtype: str | torch.dtype) -> str:
+    "Why a generator would be offloaded from the GPU and so could not learn; empty if it fits, or that is not known."
+    family = family_of(model, kind)
+    folder = model_folder(model)
+    if gpu.type != "cuda" or family is None or (folder and (folder / KNOWN_NAMES).is_file()):  # shipped ones are tiny
+        return ""
+    width, total = pick_dtype(dtype, gpu).itemsize, torch.cuda.mem_get_info(gpu)[1]
+    if (needed := family.weights_gb() * width / 2 * 1e9) <= 0.85 * total:  # as `_fits` does
+        return ""
+    return (
+        f"{model} takes about {needed / 1e9:.1f} GB and the GPU has {total / 1e9:.1f}: so its parts would move there "
+        f"one after the other, which can draw but not learn a style or a LoRA"
+    )
+
+
 def check_style_token(
     model: str | Path,  # a diffusers folder, or an id on the Hugging Face hub
     revision: str | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "float32",  # that it will learn in
 ) -> None:
-    "Raise `ValueError`, before any cost, if no style token can be learned for a generator."
+    "Raise `ValueError`, before any cost, if no style token can be learned for a generator, or not on this GPU."
     folder = model_folder(model) or Path(model).expanduser()
     place = folder if folder.is_dir() else model
+    kind = ""
     try:
-        why = no_token(model, _says_class(place, revision))
+        kind = _says_class(place, revision)
+        why = no_token(model, kind)
     except FETCHING as error:
         if not (why := no_token(model)):  # gated or not here: the table of families knows it all the same
             reason = explain_loading(place, error)
             raise RuntimeError(f"generator {str(model)!r} could not be opened: {reason}") from error
-    if why:
+    if why := why or _too_large(model, kind, pick_device(device), dtype):
         off = "switch it off, with `-p dataset_style false` in quickstart, or take another generator"
         raise ValueError(f"{why}: {off}")
 
