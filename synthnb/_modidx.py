@@ -1107,6 +1107,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'synthnb/images/curate.py'),
                                        'synthnb.images.curate._last_decisions': ( 'images/curate.html#_last_decisions',
                                                                                   'synthnb/images/curate.py'),
+                                       'synthnb.images.curate._list_given': ('images/curate.html#_list_given', 'synthnb/images/curate.py'),
                                        'synthnb.images.curate._needs': ('images/curate.html#_needs', 'synthnb/images/curate.py'),
                                        'synthnb.images.curate._reject_files': ( 'images/curate.html#_reject_files',
                                                                                 'synthnb/images/curate.py'),

@@ -22,7 +22,7 @@ import yaml
 import synthnb
 from synthnb.generate import DrawnBatch
 from synthnb.images.card import find_licence, licence_warnings
-from synthnb.images.curate import Filters, curate, read_kept, write_kept
+from synthnb.images.curate import Filters, curate, open_synthetic, read_kept, write_kept
 from synthnb.images.folder import ShardFolder, open_folder
 from synthnb.images.inspection import why
 from synthnb.images.plan import write_plan
@@ -180,6 +180,20 @@ def test_kept_list_from_its_file(folder, tmp_path):
     kept.attrs = {"plan": "another"}
     with pytest.raises(ValueError, match="the kept list is of the plan another"):
         export(folder, tmp_path / "other", "imagefolder", kept=kept)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_export_can_be_given_back_as_synthetic_images(folder, tmp_path, format):
+    kept = listed_images(folder).groupby("label").head(5).reset_index(drop=True)
+    kept.loc[0, ["label", "class"]] = [2, "kite"]  # as a review may find
+    export(folder, tmp_path / "out", format, kept=kept)
+    order = ("kite", 'ab: "odd" | *name*', "crane")
+    found = open_synthetic(tmp_path / "out", 16, order)
+    assert found.per_class == {"kite": 6, 'ab: "odd" | *name*': 5, "crane": 4}
+    both = open_synthetic(folder, 16, order)
+    drawn = dict(zip(map(bytes, both.images.flatten(1).numpy()), both.labels.tolist()))
+    moved = [drawn[bytes(image)] != label for image, label in zip(found.images.flatten(1).numpy(), found.labels)]
+    assert len(drawn) == len(both) and sum(moved) == 1
 
 
 def test_an_unknown_licence_is_said_to_be_unknown(folder, tmp_path):

@@ -333,12 +333,13 @@ def list_shards(
     for path in tqdm(paths, desc=f"listing {folder.name}", unit="tar", delay=5):  # a million images take minutes
         try:
             for key, sample in _samples(path).items():
-                labels.append(_checked_label(key, sample["record"], names))
+                drawn_as = _checked_label(key, sample["record"], names)
+                labels.append(sample.get("label", drawn_as))  # WebDataset's own label, which a review may have changed
                 items.append((path.name, *sample["image"]))
         except (*DAMAGED, ValueError, KeyError) as error:
             told = f"{path} is damaged, or its records have no label and class"
             raise ValueError(f"{told} ({type(error).__name__}: {error})") from error
-    if missing := set(range(max(names, default=0))) - set(names):
+    if missing := set(range(max([*names, *labels], default=0) + 1)) - set(names):
         raise ValueError(f"{folder} has no image of class {min(missing)}: its name is not known")
     classes = tuple(names[i] for i in sorted(names))
     if twice := [name for name, n in Counter(classes).items() if n > 1]:
@@ -358,13 +359,17 @@ def _samples(path: Path) -> dict[str, dict]:
         home, slash, file = member.name.rpartition("/")
         stem, _, end = file.partition(".")
         key = home + slash + stem
-        what = "image" if f".{end.lower()}" in SUFFIXES else "record" if end.lower() == "json" else None
+        kinds = {"json": "record", "cls": "label"}
+        what = "image" if f".{end.lower()}" in SUFFIXES else kinds.get(end.lower())
         if file.startswith(".") or what is None:
             continue
         if what in samples.setdefault(key, {}):
             raise ValueError(f"the key {key} has two files for its {what}")
-        samples[key][what] = (member.offset, member.size) if what == "image" else json.loads(member.read())
-    lacking = {key: sample for key, sample in samples.items() if len(sample) < 2}
+        if what != "label":
+            samples[key][what] = (member.offset, member.size) if what == "image" else json.loads(member.read())
+        elif (number := member.read().strip()).isdigit():  # else a name, which the record has, too
+            samples[key][what] = int(number)
+    lacking = {key: sample for key, sample in samples.items() if not {"image", "record"} <= set(sample)}
     if lacking:
         lack = {key: "no record" if "image" in sample else "no image" for key, sample in lacking.items()}
         told = ", ".join(f"{shown(key)} has {lack[key]}" for key in list(lacking)[:5])

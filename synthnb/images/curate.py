@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..core.files import did_you_mean, whole_file
 from ..core.tars import write_tar
 from ..data import LabelledImages, ordered
-from ..datasets.listed import list_folder, load_images
+from ..datasets.listed import ListedImages, list_folder, list_hub, list_shards, load_images
 from .folder import ShardFolder, read_tar
 from .scores import Scores, first_alike
 
@@ -371,7 +371,7 @@ def load_kept(
 
 # %% ../../nbs/images/curate.ipynb #efa9d662
 def open_synthetic(
-    source: str | Path,  # a folder of shards, or one with a sub-folder of images for each class
+    source: str | Path,  # a folder of shards, one with a sub-folder of images for each class, an export, or hf:ID
     size: int,  # pixels a side
     classes: Sequence[str],  # of the real images: labels follow their order
     kept: str | Path | pd.DataFrame | None = None,  # of shards: a kept list or its file; None takes all
@@ -382,16 +382,30 @@ def open_synthetic(
     ValueError if classes differ, or if the folder has splits.
     """
     folder = Path(source).expanduser()
-    if any(folder.glob("*.tar")):
+    if any(folder.glob("*.tar")) and (folder / ".synthnb" / "plans").is_dir():
         return ordered(load_kept(folder, kept, size), classes)
     if kept is not None:
         raise ValueError(
             f"{folder} is not a folder of shards, which is what a kept list is for: "
             "delete from it what you do not want, and give no list"
         )
-    if len(splits := list_folder(folder)) > 1:
+    if len(splits := _list_given(source)) > 1:
         raise ValueError(
             f"{folder} has the splits {', '.join(splits)}: "
             "synthetic images are for training only, give the folder of one split"
         )
-    return ordered(load_images(replace(splits["train"], fit=fit), size), classes)
+    (images,) = splits.values()
+    return ordered(load_images(replace(images, fit=fit), size), classes)
+
+
+def _list_given(source: str | Path) -> dict[str, ListedImages]:
+    "The splits of images that have no plan: class folders, WebDataset, or Hugging Face's parquet."
+    folder = Path(source).expanduser()
+    if str(source).startswith("hf:"):
+        return list_hub(str(source)[3:])
+    if any(folder.glob("*.tar")):
+        return {"train": list_shards(folder)}
+    if any(folder.glob("data/*.parquet")):
+        return list_hub(str(folder))
+    names = folder / "train" / "metadata.jsonl"  # an export's folders are not called quite like its classes
+    return list_folder(names if names.is_file() and (folder / ".synthnb" / "export.json").is_file() else folder)
