@@ -40,7 +40,7 @@ class TrainConfig:
     opt: str = "adamw"  # optimiser of timm
     lr: float = 1e-3  # highest rate, reached after the warm-up, falling from there
     weight_decay: float = 0.05  # of matrices only
-    sched: str = "cosine"  # schedule of timm
+    sched: str = "cosine"  # of `engine.SCHEDULES`, timm's
     warmup: int | None = None  # steps; None: a tenth of all
     clip_grad: float = 1.0  # largest norm of the gradient; 0 = off
     ema: float = 0.0  # decay of an average of the weights, which is measured and returned; 0 = off

@@ -23,6 +23,7 @@ from processes import in_two_processes
 from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.layers import convert_splitbn_model
+from timm.scheduler import create_scheduler_v2
 from torch.nn.functional import cross_entropy
 
 from synthnb.core.streams import stream
@@ -42,7 +43,7 @@ from synthnb.models.classifiers import (
 from synthnb.train import TrainConfig, Watch, _domain_loss, fit
 from synthnb.training.augmentation import TimmPolicy, random_affine, random_resized_crop
 from synthnb.training.checkpoints import Checkpoint, History, stage_key
-from synthnb.training.engine import open_engine
+from synthnb.training.engine import make_schedule, open_engine
 from synthnb.training.loading import Loader
 from synthnb.training.prediction import predict
 
@@ -401,7 +402,7 @@ def test_the_average_is_what_is_returned_and_measured(scans):
     )
 
 
-@pytest.mark.parametrize("sched", ["cosine", "step", "poly", "tanh"])
+@pytest.mark.parametrize("sched", ["cosine", "step", "wsd", "rsqrt", "tanh"])
 def test_schedules_warm_up_to_the_rate_and_fall(scans, sched):
     rates = train(cnn(), scans, steps=20, sched=sched, warmup=5, record_every=1, **HOW).frame.lr
     assert (
@@ -409,6 +410,23 @@ def test_schedules_warm_up_to_the_rate_and_fall(scans, sched):
         and rates.iloc[:6].is_monotonic_increasing
         and rates.iloc[-1] < 0.8 * rates.iloc[5]
     )
+
+
+@pytest.mark.parametrize("sched", ["cosine", "tanh", "constant", "wsd", "rsqrt"])
+def test_schedules_are_timms_of_the_same_steps(sched):
+    own, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2))
+    made = make_schedule(own, sched, 100, 10)
+    timms, _ = create_scheduler_v2(theirs, sched, 90, warmup_epochs=10, warmup_lr=0.005, warmup_prefix=True)
+    for step in range(100):
+        made.step_update(step)
+        timms.step(step)
+        assert own.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"]), step
+
+
+@pytest.mark.parametrize("sched", ["poly", "multistep", "plateau", "none", "linear"])
+def test_a_schedule_whose_constants_cannot_be_set_is_refused(scans, sched):
+    with pytest.raises(ValueError, match=f"sched is '{sched}': it may be cosine, tanh, step, constant, wsd, rsqrt"):
+        train(cnn(), scans, steps=2, sched=sched, **HOW)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

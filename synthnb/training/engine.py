@@ -144,20 +144,25 @@ def make_optimiser(model: nn.Module, name: str, lr: float, weight_decay: float) 
     return create_optimizer_v2(model, name, lr=lr, weight_decay=weight_decay, **fused)
 
 
+SCHEDULES = ("cosine", "tanh", "step", "constant", "wsd", "rsqrt")  # step falls to a tenth at each third of the run
+
+
 def make_schedule(
     optimiser: torch.optim.Optimizer,
-    name: str,  # of timm: cosine, step, poly, tanh ...
+    name: str,  # of `SCHEDULES`
     steps: int,  # of the run
     warmup: int | None,  # steps; None: a tenth of all
 ) -> Scheduler:
-    "A schedule of timm, counted in steps: up to the optimiser's rate, and down from there."
+    "A schedule of timm, counted in steps: up to the optimiser's rate, and down from there; ValueError for another."
+    if name not in SCHEDULES:  # multistep and poly have constants that nobody could set, plateau counts epochs
+        raise ValueError(f"sched is {name!r}: it may be {', '.join(SCHEDULES)}")
     warmup = min(steps - 1, steps // 10 if warmup is None else warmup)
     rest = max(2, steps - warmup)
     made = create_scheduler_v2(
         optimiser,
         name,
         num_epochs=rest,
-        decay_epochs=max(1, rest // 3),
+        decay_epochs=max(1, rest // 3 if name == "step" else round(rest / 5)),  # timm's fifth for wsd and rsqrt
         warmup_epochs=warmup,
         warmup_lr=optimiser.param_groups[0]["lr"] / 100,
         warmup_prefix=True,
