@@ -441,6 +441,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'synthnb/datasets/layout.py'),
                                          'synthnb.datasets.layout._why_no_labels': ( 'datasets/layout.html#_why_no_labels',
                                                                                      'synthnb/datasets/layout.py'),
+                                         'synthnb.datasets.layout.drawn_files': ( 'datasets/layout.html#drawn_files',
+                                                                                  'synthnb/datasets/layout.py'),
                                          'synthnb.datasets.layout.read_layout': ( 'datasets/layout.html#read_layout',
                                                                                   'synthnb/datasets/layout.py')},
             'synthnb.datasets.listed': { 'synthnb.datasets.listed.ListedImages': ( 'datasets/listed.html#listedimages',

@@ -14,12 +14,15 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import synthnb
+from synthnb.cli.looks import look_at_study
 from synthnb.generate import DrawnBatch
 from synthnb.images.card import find_licence, licence_warnings
 from synthnb.images.curate import Filters, curate, open_synthetic, read_kept, write_kept
@@ -187,6 +190,11 @@ def test_every_export_can_be_given_back_as_synthetic_images(folder, tmp_path, fo
     kept = listed_images(folder).groupby("label").head(5).reset_index(drop=True)
     kept.loc[0, ["label", "class"]] = [2, "kite"]  # as a review may find
     export(folder, tmp_path / "out", format, kept=kept)
+    for i, name in enumerate(["crane", 'ab: "odd" | *name*', "kite"] * 3):
+        (tmp_path / "real" / name).mkdir(parents=True, exist_ok=True)
+        picture = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "real" / name / f"{i}.png")
+    look_at_study({"real_data": str(tmp_path / "real"), "images": str(tmp_path / "out")})
     order = ("kite", 'ab: "odd" | *name*', "crane")
     found = open_synthetic(tmp_path / "out", 16, order)
     assert found.per_class == {"kite": 6, 'ab: "odd" | *name*': 5, "crane": 4}

@@ -49,7 +49,7 @@ def _refuse_other_classes(source: str, drawn: str) -> None:
 
 def look_at_study(parameters: dict) -> None:
     """Look at the images of an experiment's parameters, and at the classes of images that another tool has drawn."""
-    from synthnb.datasets.layout import read_layout
+    from synthnb.datasets.layout import drawn_files, read_layout
     from synthnb.studies.parameters import own_images
 
     source, drawn = parameters.get("real_data") or "", parameters.get("images") or ""
@@ -58,8 +58,9 @@ def look_at_study(parameters: dict) -> None:
             f"{source} has no splits: this experiment leaves images on disk and takes splits as they are. "
             "Make folders train and test of it, with the classes below each"
         )
-    brought = bool(source and drawn) and own_images(drawn) is not None
+    brought = bool(source and drawn) and own_images(drawn) is not None and drawn_files(drawn) is not None
     if brought:
+        drawn = str(drawn_files(drawn))
         if len(splits := read_layout(drawn).splits) > 1:
             told = f"{drawn} has the splits {', '.join(splits)}: generated images are for training only"
             raise ValueError(f"{told}, give the folder of one split")

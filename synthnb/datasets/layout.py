@@ -431,6 +431,15 @@ def _says_otherwise(name: str, found: Layout) -> bool:
     return len({a for a, _ in pairs} - {None}) < len(pairs) or len({b for _, b in pairs}) < len(pairs)
 
 
+def drawn_files(source: str | Path) -> Path | None:
+    "Where generated images lie as files: a folder, or an export's table of classes; None for tars, parquet and hf:ID."
+    folder = Path(source).expanduser()
+    if str(source).startswith("hf:") or any(folder.glob("*.tar")) or any(folder.glob("data/*.parquet")):
+        return None
+    table = folder / "train" / "metadata.jsonl"  # the export's folders are not called quite like its classes
+    return table if table.is_file() and (folder / ".synthnb" / "export.json").is_file() else folder
+
+
 def _why_no_labels(table: Path) -> str:
     "Why a table does not say the classes of images."
     try:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ..core.files import did_you_mean, whole_file
 from ..core.tars import write_tar
 from ..data import LabelledImages, ordered
+from ..datasets.layout import drawn_files
 from ..datasets.listed import ListedImages, list_folder, list_hub, list_shards, load_images
 from .folder import ShardFolder, read_tar
 from .scores import Scores, first_alike
@@ -400,12 +401,8 @@ def open_synthetic(
 
 def _list_given(source: str | Path) -> dict[str, ListedImages]:
     "The splits of images that have no plan: class folders, WebDataset, or Hugging Face's parquet."
-    folder = Path(source).expanduser()
-    if str(source).startswith("hf:"):
-        return list_hub(str(source)[3:])
-    if any(folder.glob("*.tar")):
-        return {"train": list_shards(folder)}
-    if any(folder.glob("data/*.parquet")):
-        return list_hub(str(folder))
-    names = folder / "train" / "metadata.jsonl"  # an export's folders are not called quite like its classes
-    return list_folder(names if names.is_file() and (folder / ".synthnb" / "export.json").is_file() else folder)
+    if files := drawn_files(source):
+        return list_folder(files)
+    if any(Path(source).expanduser().glob("*.tar")):
+        return {"train": list_shards(source)}
+    return list_hub(str(source).removeprefix("hf:"))
