@@ -137,3 +137,29 @@ def test_metadata_files_that_disagree_name_themselves(tmp_path):
     (tmp_path / "test/0000.png").unlink()
     with pytest.raises(ValueError, match=r"test/metadata.csv: 1 of its files are not below .*test, such as '0000.png'"):
         read_layout(tmp_path)
+
+
+# ---- paths of tables
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["C:\\data\\set\\images\\{}\\{}.PNG", "/home/me/set/images/{}/{}.png", "set/images/{}/{}.png", "./images/{}/{}"],
+)
+def test_paths_of_another_machine_are_found_by_their_ends(tmp_path, form):
+    lines = ["\ufefffile;label"]
+    for i in range(6):
+        name = ("three", "seven")[i % 2]
+        put(tmp_path / "images" / name / f"{i // 2}.png", i)  # the same file names under both classes
+        lines.append(f"{form.format(name, i // 2)};{name}")
+    (tmp_path / "labels.csv").write_text("\r\n".join(lines), encoding="utf-8")
+    found = read_layout(tmp_path / "labels.csv")
+    assert found.splits["train"][:2] == [("images/seven/0.png", 0), ("images/seven/1.png", 0)] and found.images == 6
+
+
+def test_a_name_that_two_files_end_with_is_asked_for(tmp_path):
+    for folder in ("a", "b"):
+        put(tmp_path / folder / "1.png")
+    (tmp_path / "labels.csv").write_text("file,label\n/data/c/1.png,cat\n/data/c/1.png,cat\n")
+    with pytest.raises(ValueError, match="1 of its files are not below"):
+        read_layout(tmp_path / "labels.csv")

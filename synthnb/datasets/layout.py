@@ -202,17 +202,12 @@ def _places(root: Path, names: Sequence[str], images: list[str]) -> dict[str, st
         plain = os.path.normpath(name.replace("\\", "/")) if name else ""
         if os.path.isabs(plain) and Path(plain).is_file() and Path(plain).is_relative_to(root.absolute()):
             plain = Path(plain).relative_to(root.absolute()).as_posix()
-        elsewhere = plain.rpartition("/")[2] if _FAR.match(plain) else ""
+        parts = plain.split("/")  # a path from a folder above, or of another machine, ends as one below here does
+        ends = ["/".join(parts[i:]) for i in range(len(parts) - (not _FAR.match(plain)))] or [plain]
+        keys = (key for end in ends for key in (end, _folded(end)))
         if plain in there:
             found[name] = plain
-        elif key := next(
-            (
-                key
-                for key in (plain, _folded(plain), elsewhere, _folded(elsewhere))
-                if key and len(by_end.get(key, ())) == 1
-            ),
-            "",
-        ):
+        elif key := next((key for key in keys if key and len(by_end.get(key, ())) == 1), ""):
             found[name] = by_end[key][0]
         elif plain and (root / plain).is_file():  # outside of the folder, or of a kind that is not looked for
             found[name] = plain
