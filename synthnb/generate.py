@@ -285,7 +285,8 @@ def show_beside(
             ax.imshow(contact_sheet(data, per_class=n, scale=1, classes=len(names)), interpolation="nearest")
             bare(ax)
             ax.set_title(half_title)
-        labels = [f"{name}: meaning open" if name in doubtful else name for name in names]
+        short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]  # longer ones leave no room for images
+        labels = [f"{told}: meaning open" if name in doubtful else told for name, told in zip(names, short)]
         axes[0].set_yticks([(row + 0.5) * real.images.shape[-2] for row in range(len(names))], labels)
     for name, label in zip(names, axes[0].get_yticklabels()):
         label.set_color("C3" if name in doubtful else "0.3")

@@ -1,14 +1,18 @@
 """Layouts that users bring, each read by the classes and splits that it says or refused with what to do."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from synthnb.data import LabelledImages
 from synthnb.datasets.layout import read_layout
 from synthnb.datasets.reading import image_folder
+from synthnb.generate import show_beside
 
 
 def put(path: Path, number: int = 0) -> Path:
@@ -163,3 +167,10 @@ def test_a_name_that_two_files_end_with_is_asked_for(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\n/data/c/1.png,cat\n/data/c/1.png,cat\n")
     with pytest.raises(ValueError, match="1 of its files are not below"):
         read_layout(tmp_path / "labels.csv")
+
+
+def test_a_very_long_class_name_leaves_room_for_images():
+    data = LabelledImages(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]), ("x" * 200, "cat"))
+    with warnings.catch_warnings(action="error"):  # matplotlib's, of a layout that it could not make
+        figure = show_beside(data, data)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x" * 23 + "…", "cat"]
