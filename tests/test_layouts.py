@@ -174,3 +174,11 @@ def test_a_very_long_class_name_leaves_room_for_images():
     with warnings.catch_warnings(action="error"):  # matplotlib's, of a layout that it could not make
         figure = show_beside(data, data)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["x" * 23 + "…", "cat"]
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.parquet"])
+@pytest.mark.parametrize("labels", [["cat", "dog"], {"animal": "cat"}])
+def test_several_labels_of_an_image_are_no_class(tmp_path, name, labels):
+    write(tmp_path / name, [{"file_name": put(tmp_path / f"{i}.png", i).name, "label": labels} for i in range(4)])
+    with pytest.raises(ValueError, match=f"{name}: the column 'label' holds lists, such as .*: give one label"):
+        read_layout(tmp_path)

@@ -296,6 +296,8 @@ def _rows_of(path: Path, images: list[str]) -> tuple["pd.DataFrame", list[str]]:
         )
     like = [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
     table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else ""})
+    if path.suffix.lower() in (".jsonl", ".parquet") and (told := table.label[table.label.str.match(r"[\[{]")]).size:
+        raise ValueError(f"{path}: the column {label!r} holds lists, such as {told.iloc[0]}: give one label per image")
     places = _places(path.parent, list(dict.fromkeys(table.file)), images)
     table["place"] = [places.get(name, "") for name in table.file]
     if missing := [name for name in dict.fromkeys(table.file) if name and name not in places]:
