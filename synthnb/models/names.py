@@ -31,8 +31,8 @@ def plain_text(
     limit: int = 300,  # characters that are kept
 ) -> str:
     "The text on one line: underscores, control characters, direction marks and broken characters become one blank."
-    kept = (" " if unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTIONS else c for c in text)
-    return readable_name("".join(kept))[:limit].rstrip()
+    characters = (" " if unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTIONS else c for c in text)
+    return readable_name("".join(characters))[:limit].rstrip()
 
 # %% ../../nbs/models/names.ipynb #098e3580
 def same_name(name: str) -> str:
@@ -58,7 +58,7 @@ def check_classes(
 
     ValueError for a name that is empty, a duplicate (also by case or underscore), like a path, or unprintable.
     """
-    seen: dict[str, str] = {}
+    names_by_key: dict[str, str] = {}
     for raw in names:
         name = unicodedata.normalize("NFC", raw)
         key = readable_name(name).casefold()
@@ -68,13 +68,15 @@ def check_classes(
             raise ValueError(f"class name '{name}' looks like a path: a class needs a name, not a place")
         if not all(c.isprintable() or c in _INVISIBLE for c in name):
             raise ValueError(f"class name {name!a} holds a line break, a control character or broken text: rename it")
-        if key in seen:
-            raise ValueError(f"class names '{seen[key]}' and '{name}' would read the same in a prompt: rename one")
-        seen[key] = name
-    if len(seen) < 2:
-        found = f"only '{next(iter(seen.values()))}'" if seen else "none"
-        raise ValueError(f"a classifier needs two classes or more, got {found}: name another class")
-    return tuple(seen.values())
+        if key in names_by_key:
+            earlier = names_by_key[key]
+            raise ValueError(f"class names '{earlier}' and '{name}' would read the same in a prompt: rename one")
+        names_by_key[key] = name
+    checked = tuple(names_by_key.values())
+    if len(checked) < 2:
+        classes = f"only '{checked[0]}'" if checked else "none"
+        raise ValueError(f"a classifier needs two classes or more, got {classes}: name another class")
+    return checked
 
 # %% ../../nbs/models/names.ipynb #f5a67de3
 _ID = re.compile(r"(n\d{8})\s*[-_ .]\s*(?=\S)")
@@ -94,13 +96,13 @@ def class_names(
     raw: Sequence[str],  # names of folders or labels, index = label
 ) -> tuple[str, ...]:
     "Class names without the ids or the numbering that stands in front of every one of them; see the rule above."
-    for kind in (_ID, _NUMBER):
-        found = [match for name in raw if (match := kind.match(name))]
-        if len(raw) < 2 or len(found) < len(raw):
+    for pattern in (_ID, _NUMBER):
+        prefixes = [match for name in raw if (match := pattern.match(name))]
+        if len(raw) < 2 or len(prefixes) < len(raw):
             continue
-        if kind is _NUMBER and not _is_numbering([match[1] for match in found]):
+        if pattern is _NUMBER and not _is_numbering([prefix[1] for prefix in prefixes]):
             continue
-        bare = [name[match.end() :] for name, match in zip(raw, found)]
+        bare = [name[prefix.end() :] for name, prefix in zip(raw, prefixes)]
         # `1 cent` and `2 cents` are no numbering: without numbers they differ in their endings alone
         if len({re.sub(r"s\b", "", readable_name(name).casefold()) for name in bare}) == len(raw):
             return tuple(bare)
@@ -118,9 +120,9 @@ def model_folder(
     model: str | Path,  # shipped ("glyphworld/clip"), a folder, or anything else
 ) -> Path | None:
     "The folder of a model, None for what is no folder here."
-    home, _, name = str(model).partition("/")
-    ours = home in SHIPPED and name and (home == "imagenet") == (name in FROM_IMAGENET)
-    shipped = Path(synthnb.__file__).parent / "weights" / name if ours else None
+    prefix, _, name = str(model).partition("/")
+    is_shipped = prefix in SHIPPED and name and (prefix == "imagenet") == (name in FROM_IMAGENET)
+    shipped = Path(synthnb.__file__).parent / "weights" / name if is_shipped else None
     folder = shipped if shipped is not None and shipped.is_dir() else Path(model).expanduser()
     return folder if str(model) and folder.is_dir() else None
 
@@ -158,13 +160,14 @@ def unknown_names(
     return [name for name, words in classes.items() if known.isdisjoint(map(same_phrase, words))]
 
 
-def _near_names(name: str, taught: Sequence[str], most: int = 3) -> list[str]:
+def _near_names(name: str, taught: Sequence[str], limit: int = 3) -> list[str]:
     "Names of a list that come near: one that holds all the words of the other, or one that is spelt alike."
     words = set(same_phrase(name).split())
-    apart = {one: set(same_phrase(one).split()) for one in taught if len(same_phrase(one)) > 1}
-    inside = [one for one, own in apart.items() if words <= own or own <= words]
-    alike = difflib.get_close_matches(same_phrase(name), [one for one in taught if len(one) > 2], n=most, cutoff=0.6)
-    return list(dict.fromkeys([*sorted(inside, key=len), *alike]))[:most]
+    taught_words = {known: set(same_phrase(known).split()) for known in taught if len(same_phrase(known)) > 1}
+    nested = [known for known, its_words in taught_words.items() if words <= its_words or its_words <= words]
+    longer = [known for known in taught if len(known) > 2]
+    spelt_alike = difflib.get_close_matches(same_phrase(name), longer, n=limit, cutoff=0.6)
+    return list(dict.fromkeys([*sorted(nested, key=len), *spelt_alike]))[:limit]
 
 # %% ../../nbs/models/names.ipynb #8b13a82e
 class UnknownNames(ValueError):
@@ -177,22 +180,23 @@ def refuse_unknown(
     option: str = "--{}",  # how a parameter is given: "-p {}" for experiments
 ) -> None:
     "Raise `UnknownNames` if one of the models was never taught one of the classes."
-    unknown = {model: names for model in dict.fromkeys(models.values()) if (names := unknown_names(model, classes))}
-    if not unknown:
+    unknown_by_model = {model: unknown_names(model, classes) for model in dict.fromkeys(models.values())}
+    unknown_by_model = {model: names for model, names in unknown_by_model.items() if names}
+    if not unknown_by_model:
         return
-    names = list(dict.fromkeys(name for some in unknown.values() for name in some))
-    taught = taught_names(next(iter(unknown))) or ()
-    near = {name: _near_names(name, taught) for name in names[:5]}
-    told = "; ".join(f"near '{name}' are {', '.join(found)}" for name, found in near.items() if found)
+    unknown = list(dict.fromkeys(name for names in unknown_by_model.values() for name in names))
+    taught = taught_names(next(iter(unknown_by_model))) or ()
+    near_names = {name: _near_names(name, taught) for name in unknown[:5]}
+    near = "; ".join(f"near '{name}' are {', '.join(names)}" for name, names in near_names.items() if names)
     hint = f"The known names are {len(taught)}, such as {_listing(_samples(taught))}"
-    if told:
-        hint = f"Of the {len(taught)} known names, {told}"
-    spoken = [name if name in classes[name] else f"{name} (as: {classes[name][-1]})" for name in names]
-    options = _listing([option.format(what) for what in ("generator", "clip", "llm")])
-    was, makes = ("was", "it makes") if len(unknown) == 1 else ("were", "they make")
+    if near:
+        hint = f"Of the {len(taught)} known names, {near}"
+    with_phrases = [name if name in classes[name] else f"{name} (as: {classes[name][-1]})" for name in unknown]
+    options = _listing([option.format(parameter) for parameter in ("generator", "clip", "llm")])
+    was, makes = ("was", "it makes") if len(unknown_by_model) == 1 else ("were", "they make")
     raise UnknownNames(
-        f"{_listing(list(unknown))} {was} never taught {_listing(spoken, quote=True)} "
-        f"({len(names)} of {len(classes)} classes), and what {makes} of such names means nothing. "
+        f"{_listing(list(unknown_by_model))} {was} never taught {_listing(with_phrases, quote=True)} "
+        f"({len(unknown)} of {len(classes)} classes), and what {makes} of such names means nothing. "
         f"{hint}. Name models that know your classes, with {options}"
     )
 
@@ -205,7 +209,7 @@ def _samples(taught: Sequence[str]) -> list[str]:
 
 def _listing(things: Sequence[str], quote: bool = False) -> str:
     "Up to eight things in words: `a, b and c`."
-    told = [f"'{thing}'" if quote else str(thing) for thing in things[:8]] + (
-        [f"{len(things) - 8} more"] if len(things) > 8 else []
-    )
-    return told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    words = [f"'{thing}'" if quote else str(thing) for thing in things[:8]]
+    if len(things) > 8:
+        words.append(f"{len(things) - 8} more")
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
