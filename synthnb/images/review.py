@@ -40,8 +40,8 @@ def listed_images(
     if kept is not None:
         return _check_kept(home, kept if isinstance(kept, pd.DataFrame) else read_kept(kept))
     published = home.published()
-    parts = [_piece_images(home, piece) for piece in home.pieces() if piece.name in published]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_KEPT_COLUMNS)
+    tables = [_piece_images(home, piece) for piece in home.pieces() if piece.name in published]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_KEPT_COLUMNS)
 
 
 def _piece_images(home: ShardFolder, piece) -> pd.DataFrame:
@@ -66,9 +66,9 @@ def _check_kept(home: ShardFolder, kept: pd.DataFrame) -> pd.DataFrame:
         )
     if absent := sorted(set(kept.shard) - home.published()):
         raise ValueError(f"the kept list names shard {absent[0]!r}, which is not published in {home.path}")
-    named = dict(enumerate(home.plan.classes))
+    class_of = dict(enumerate(home.plan.classes))
     lines = zip(kept.id, kept.label, kept["class"])
-    if wrong := [f"{key} ({label}, {name})" for key, label, name in lines if named.get(label) != name]:
+    if wrong := [f"{key} ({label}, {name})" for key, label, name in lines if class_of.get(label) != name]:
         raise ValueError(
             f"{len(wrong)} lines of the kept list have a label that is not their class's in the plan, "
             f"such as {wrong[0]}"
@@ -99,23 +99,24 @@ class _ShardImages:
         "The file of an image, and its provenance record."
         shard = self.shard(key)
         places = self._places.get(shard) or self._places.setdefault(shard, _places(self.home.tar(shard)))
-        if len(found := places.get(key, ())) != 2:
+        spans = places.get(key, ())
+        if len(spans) != 2:
             raise ValueError(
                 f"shard {shard} of {self.home.path} has no image of {key}: `synthnb why` says what became of it"
             )
-        content, record = (read_at(self.home.tar(shard), offset, length) for offset, length in found)
+        content, record = (read_at(self.home.tar(shard), offset, length) for offset, length in spans)
         return content, json.loads(record)
 
 
 def _places(path: Path) -> dict[str, list[tuple[int, int]]]:
     "Where the two files of each image lie in a tar. Raises `ValueError` for a damaged one."
-    found: dict[str, list[tuple[int, int]]] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
     try:
         for member in walk_tar(path):
-            found.setdefault(member.name.rpartition(".")[0], []).append((member.offset, member.size))
+            spans.setdefault(member.name.rpartition(".")[0], []).append((member.offset, member.size))
     except DAMAGED as error:
         raise ValueError(f"{path} is damaged ({error}): `synthnb verify` finds all such shards") from error
-    return found
+    return spans
 
 # %% ../../nbs/images/review.ipynb #851aec24
 def _page_order(
@@ -188,23 +189,23 @@ class _Said(_Shown):
     ):
         self.images, self.listed, self.decisions, self.per_page = images, listed, decisions, per_page
         self._row = {key: row for row, key in enumerate(listed.id)}
-        self._said: dict[str, tuple[str, str]] = {}
+        self._decided: dict[str, tuple[str, str]] = {}
         super().__init__(
             classes=images.home.plan.classes, reviewer=reviewer, side=side, pages=max(1, -(-len(listed) // per_page))
         )
 
     def _look(self) -> None:
         "Read again what was said."
-        told = self.decisions.table(self.reviewer)
-        self._said = {
+        table = self.decisions.table(self.reviewer)
+        self._decided = {
             key: (decision, name)
-            for key, decision, name in zip(told.id, told.decision, told["class"])
+            for key, decision, name in zip(table.id, table.decision, table["class"])
             if key in self._row
         }
 
     def undecided(self) -> int:
         "The row of the first image without a decision; the last row if all have one."
-        return next((row for key, row in self._row.items() if key not in self._said), max(0, len(self._row) - 1))
+        return next((row for key, row in self._row.items() if key not in self._decided), max(0, len(self._row) - 1))
 
 # %% ../../nbs/images/review.ipynb #5400a33c
 class Pages(_Said):
@@ -213,21 +214,21 @@ class Pages(_Said):
     def show(self, row: int) -> None:
         "Turn to the page of this row, and stand on it."
         page = min(max(row, 0) // self.per_page, self.pages - 1)
-        part = self.listed.iloc[page * self.per_page : (page + 1) * self.per_page]
+        on_page = self.listed.iloc[page * self.per_page : (page + 1) * self.per_page]
         with self.hold_sync():
             if page != self.page or not self.cards:
-                self.cards = [_card(self.images, key, name) for key, name in zip(part.id, part["class"])]
+                self.cards = [_card(self.images, key, name) for key, name in zip(on_page.id, on_page["class"])]
             self.page, self.at = page, self.listed.id.iloc[row] if len(self.listed) else ""
             self._tell()
 
     def _tell(self) -> None:
         "Bring marks and counts up to date."
         self.states = {
-            card["id"]: dict(zip(("decision", "class"), self._said[card["id"]]))
+            card["id"]: dict(zip(("decision", "class"), self._decided[card["id"]]))
             for card in self.cards
-            if card["id"] in self._said
+            if card["id"] in self._decided
         }
-        kinds = [decision for decision, _ in self._said.values()]
+        kinds = [decision for decision, _ in self._decided.values()]
         self.counts = {"total": len(self._row)} | {kind: kinds.count(kind) for kind in SAID}
 
 # %% ../../nbs/images/review.ipynb #6de35ad1
@@ -260,7 +261,7 @@ class Gallery(Pages):
         if message["decision"] == "relabel" and message["class"] not in self.classes:
             raise ValueError(f"there is no class {message['class']!r}")
         self.decisions.say(rows, self.reviewer)
-        self._said |= {key: (decision, name) for key, decision, name in rows}
+        self._decided |= {key: (decision, name) for key, decision, name in rows}
         self._tell()
 
     def _on_undo(self, message: dict) -> None:
@@ -319,11 +320,9 @@ def to_fiftyone(
 ):  # fiftyone.Dataset
     "A FiftyOne data set of a folder's images. Raises `ImportError` where FiftyOne is not installed."
     fiftyone, images, media = _fiftyone(), _ShardImages(folder), Path(media)
-    said = (
-        {}
-        if decisions is None
-        else {row["id"]: row for row in check_decisions(decisions, reviewer="unknown").to_dict("records")}
-    )
+    decided = {}  # id -> row of the decisions
+    if decisions is not None:
+        decided = {row["id"]: row for row in check_decisions(decisions, reviewer="unknown").to_dict("records")}
     dataset = fiftyone.Dataset(name)
     dataset.persistent = True
     media.mkdir(parents=True, exist_ok=True)
@@ -334,9 +333,9 @@ def to_fiftyone(
         ):
             content, record = images.read(row["id"])
             (media / record["file"]).write_bytes(content)
-            told = said.get(row["id"], {"decision": ""})
-            label = told["class"] if told["decision"] == "relabel" else row["class"]
-            tags = [told["decision"]] if told["decision"] in ("accept", "reject") else []
+            decision = decided.get(row["id"], {"decision": ""})
+            label = decision["class"] if decision["decision"] == "relabel" else row["class"]
+            tags = [decision["decision"]] if decision["decision"] in ("accept", "reject") else []
             yield fiftyone.Sample(
                 filepath=str((media / record["file"]).resolve()),
                 tags=tags,
