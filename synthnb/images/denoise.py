@@ -65,30 +65,30 @@ class TextTable:
         pool_at_end(pipe)
         _check_prompt_lengths(pipe, [*distinct, negative_prompt])
         pipe.maybe_free_model_hooks()  # an offloaded pipeline: its network makes room for the text encoders
-        common = dict(device=pipe._execution_device, num_images_per_prompt=1)
-        parts = [
-            pipe.encode_prompt(prompt=distinct[i : i + batch_size], do_classifier_free_guidance=False, **common)
+        options = dict(device=pipe._execution_device, num_images_per_prompt=1)
+        encoded = [
+            pipe.encode_prompt(prompt=distinct[i : i + batch_size], do_classifier_free_guidance=False, **options)
             for i in range(0, len(distinct), batch_size)
         ]
-        avoided = pipe.encode_prompt(
+        with_negative = pipe.encode_prompt(
             prompt=distinct[:1],
             do_classifier_free_guidance=True,
             negative_prompt=[negative_prompt] if negative_prompt else None,
-            **common,
+            **options,
         )
         self.rows = {prompt: i for i, prompt in enumerate(distinct)}
-        self.asked, self.avoided = torch.cat([part[0].cpu() for part in parts]), avoided[1].cpu()
-        pooled = len(avoided) == 4  # SDXL
-        self.asked_pooled = torch.cat([part[2].cpu() for part in parts]) if pooled else None
-        self.avoided_pooled = avoided[3].cpu() if pooled else None
+        self.asked, self.avoided = torch.cat([batch[0].cpu() for batch in encoded]), with_negative[1].cpu()
+        has_pooled = len(with_negative) == 4  # SDXL
+        self.asked_pooled = torch.cat([batch[2].cpu() for batch in encoded]) if has_pooled else None
+        self.avoided_pooled = with_negative[3].cpu() if has_pooled else None
 
     def __call__(self, prompts: Sequence[str], device: torch.device | str) -> _Text:
         "The embeddings of a batch."
-        at, n = [self.rows[prompt] for prompt in prompts], len(prompts)
-        asked, avoided = self.asked[at].to(device), self.avoided.expand(n, -1, -1).to(device)
+        rows, n = [self.rows[prompt] for prompt in prompts], len(prompts)
+        asked, avoided = self.asked[rows].to(device), self.avoided.expand(n, -1, -1).to(device)
         if self.asked_pooled is None or self.avoided_pooled is None:
             return _Text(asked, avoided, None, None)
-        return _Text(asked, avoided, self.asked_pooled[at].to(device), self.avoided_pooled.expand(n, -1).to(device))
+        return _Text(asked, avoided, self.asked_pooled[rows].to(device), self.avoided_pooled.expand(n, -1).to(device))
 
 # %% ../../nbs/images/denoise.ipynb #e77a8812
 @dataclass
@@ -109,12 +109,12 @@ def _decode_in_parts(
     room: MemoryRoom,  # `decoded` is halved where memory runs out
 ) -> list:  # what came of each part, cut to the latents that there are
     "Decode part by part, all of one size; `_DecoderMemoryError` if not even one fits."
-    done, count, results = 0, len(latents), []
-    while done < count:
+    start, count, results = 0, len(latents), []
+    while start < count:
         size = min(room.decoded, count)
-        at = [min(done + i, count - 1) for i in range(size)]  # the last row repeats: compiled code sees one shape
+        rows = [min(start + i, count - 1) for i in range(size)]  # the last row repeats: compiled code sees one shape
         try:
-            results.append(_first(decode(latents[at]), count - done))
+            results.append(_first(decode(latents[rows]), count - start))
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -125,7 +125,7 @@ def _decode_in_parts(
                 ) from error
             failed = True
         else:
-            done, failed = done + size, False
+            start, failed = start + size, False
         if failed:  # only here has the failed part's memory been given up
             room.decoded = size // 2
             clear_device_cache(garbage_collection=True)
@@ -144,26 +144,27 @@ def _first(result: torch.Tensor | tuple | BaseOutput, count: int) -> torch.Tenso
 @contextmanager
 def decoding_in_parts(pipe: DiffusionPipeline, room: MemoryRoom) -> Iterator[None]:
     "Within this, whatever loop decodes with the pipeline's decoder does so part by part."
-    part = next(filter(None, (getattr(pipe, name, None) for name in ("vae", "movq", "vqgan"))), None)
-    if part is None:
+    decoder = next(filter(None, (getattr(pipe, name, None) for name in ("vae", "movq", "vqgan"))), None)
+    if decoder is None:
         yield
         return
-    own, decode = vars(part).get("decode"), part.decode
+    # what the object itself has in the place of its class's method, if anything
+    replaced, decode = vars(decoder).get("decode"), decoder.decode
 
     def in_parts(latents: torch.Tensor, *args, **kwargs) -> object:
-        results = _decode_in_parts(lambda some: decode(some, *args, **kwargs), latents, room)
+        results = _decode_in_parts(lambda part: decode(part, *args, **kwargs), latents, room)
         if isinstance(results[0], tuple):
             return (torch.cat([result[0] for result in results]),)
         return type(results[0])(sample=torch.cat([result.sample for result in results]))
 
-    part.decode = in_parts
+    decoder.decode = in_parts
     try:
         yield
     finally:
-        if own is None:
-            del part.decode
+        if replaced is None:
+            del decoder.decode
         else:
-            part.decode = own
+            decoder.decode = replaced
 
 # %% ../../nbs/images/denoise.ipynb #9aa69a5d
 def _conditions(
@@ -235,12 +236,12 @@ def _denoise(
         len(seeds), pipe.unet.config.in_channels, side, side, torch.float32, device, generators
     ).to(text.asked.dtype)
     options, times = pipe.prepare_extra_step_kwargs(generators, 0.0), pipe.scheduler.timesteps
-    alone, both = _conditions(pipe, text, side)
+    unguided_text, guided_text = _conditions(pipe, text, side)
     for i, t in enumerate(times):
-        on = guidance > 1 and guided[0] <= i / len(times) < guided[1]
-        noisy = pipe.scheduler.scale_model_input(torch.cat([latents] * 2) if on else latents, t)
-        noise = unet(noisy, t, **(both if on else alone), return_dict=False)[0]
-        if on:
+        is_guided = guidance > 1 and guided[0] <= i / len(times) < guided[1]
+        noisy = pipe.scheduler.scale_model_input(torch.cat([latents] * 2) if is_guided else latents, t)
+        noise = unet(noisy, t, **(guided_text if is_guided else unguided_text), return_dict=False)[0]
+        if is_guided:
             avoided, asked = noise.chunk(2)
             noise = avoided + guidance * (asked - avoided)
         latents = pipe.scheduler.step(noise, t, latents, **options, return_dict=False)[0].to(latents.dtype)
@@ -278,10 +279,10 @@ class DenoisingLoop:
     def __call__(self, text: _Text, seeds: Sequence[int]) -> tuple[torch.Tensor, list[bool]]:
         "One image for each seed: pixels [B, 3, H, W] in 0..1, and which images the safety checker flagged."
 
-        def draw(at: list[int]) -> tuple[torch.Tensor, list[bool]]:
-            rows, own_seeds = _rows(text, at), [seeds[i] for i in at]
+        def draw(rows: list[int]) -> tuple[torch.Tensor, list[bool]]:
+            batch_text, batch_seeds = _rows(text, rows), [seeds[row] for row in rows]
             settings = self.steps, self.guidance, self.guided, self.side
-            latents = _denoise(self.pipe, self.unet, rows, own_seeds, *settings)
+            latents = _denoise(self.pipe, self.unet, batch_text, batch_seeds, *settings)
             return _decode_latents(self.pipe, latents, self.room)
 
         return draw_in_batches(self.room, len(seeds), draw)
@@ -305,10 +306,10 @@ def draw_in_batches(
 ) -> tuple[torch.Tensor, list[bool]]:
     "Batch after batch, all of one size, smaller ones where memory runs out."
     pixels, flagged = list[torch.Tensor](), list[bool]()
-    while (done := sum(map(len, pixels))) < count:
-        at = [min(done + i, count - 1) for i in range(room.images)]  # the last row repeats
+    while (start := sum(map(len, pixels))) < count:
+        rows = [min(start + i, count - 1) for i in range(room.images)]  # the last row repeats
         try:
-            images, marks = draw(at)
+            images, marks = draw(rows)
         except RuntimeError as error:
             if room.images == 1 or not should_reduce_batch_size(error):
                 raise
@@ -317,11 +318,11 @@ def draw_in_batches(
             room.images //= 2
             clear_device_cache(garbage_collection=True)
             continue
-        pixels.append(images[: count - done])
-        flagged += marks[: count - done]
+        pixels.append(images[: count - start])
+        flagged += marks[: count - start]
     return torch.cat(pixels), flagged
 
 
-def _rows(text: _Text, at: Sequence[int]) -> _Text:
-    pooled = [None if part is None else part[at] for part in (text.asked_pooled, text.avoided_pooled)]
-    return _Text(text.asked[at], text.avoided[at], *pooled)
+def _rows(text: _Text, rows: Sequence[int]) -> _Text:
+    pooled = [None if table is None else table[rows] for table in (text.asked_pooled, text.avoided_pooled)]
+    return _Text(text.asked[rows], text.avoided[rows], *pooled)
