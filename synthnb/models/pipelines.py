@@ -42,9 +42,9 @@ def _check_weights(pipe: DiffusionPipeline) -> None:
     "Raise `ValueError` if a component got fewer tensors than it has parameters: the others would be random."
     for part, model in pipe.components.items():
         if isinstance(model, torch.nn.Module):
-            place = getattr(model, "name_or_path", "") or getattr(model.config, "_name_or_path", "")
-            folder = Path(place or "nowhere")
-            stored = set().union(*(tensor_names(f) for f in folder.glob("*.safetensors")))
+            path = getattr(model, "name_or_path", "") or getattr(model.config, "_name_or_path", "")
+            folder = Path(path or "nowhere")
+            stored = set().union(*(tensor_names(file) for file in folder.glob("*.safetensors")))
             needed = len(list(model.parameters()))
             if stored and len(stored) < needed:
                 raise ValueError(
@@ -61,14 +61,15 @@ def quiet_loading():
     "Hide the libraries' loading bars and remarks; downloads still show their bars, errors are still errors."
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    verbosity, theirs = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_verbosity = diffusers_logging.get_verbosity()
+    transformers_verbosity = transformers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(verbosity)
-        transformers_logging.set_verbosity(theirs)
+        diffusers_logging.set_verbosity(diffusers_verbosity)
+        transformers_logging.set_verbosity(transformers_verbosity)
         diffusers_logging.enable_progress_bar()
         transformers_logging.enable_progress_bar()
 
@@ -79,14 +80,14 @@ def _use_scheduler(
     options: dict | None = None,  # of its configuration: {"timestep_spacing": "trailing"}
 ) -> None:
     "Exchange the pipeline's scheduler. Raises `ValueError` for a scheduler or an option that diffusers does not have."
-    kind: type[SchedulerMixin] | None = getattr(diffusers, name, None) if name else type(pipe.scheduler)
-    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+    scheduler: type[SchedulerMixin] | None = getattr(diffusers, name, None) if name else type(pipe.scheduler)
+    if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
         names = ", ".join(sorted(n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")))
         raise ValueError(f"diffusers has no scheduler {name!r}; it has: {names}")
-    known = sorted(set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"})
+    known = sorted(set(inspect.signature(scheduler.__init__).parameters) - {"self", "kwargs"})
     if unknown := sorted(set(options or {}) - set(known)):
-        raise ValueError(f"{kind.__name__} has no option {unknown[0]!r}; it has: {', '.join(known)}")
-    pipe.scheduler = kind.from_config(pipe.scheduler.config, **(options or {}))
+        raise ValueError(f"{scheduler.__name__} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **(options or {}))
 
 # %% ../../nbs/models/pipelines.ipynb #186227a7
 def pool_at_end(pipe: DiffusionPipeline) -> None:
@@ -98,9 +99,9 @@ def pool_at_end(pipe: DiffusionPipeline) -> None:
             or getattr(tokenizer, "eos_token_id", None) is None
         ):
             continue
-        for part in encoder.modules():
-            if getattr(part, "eos_token_id", None) == 2:  # which transformers takes for "at the highest id"
-                part.eos_token_id = tokenizer.eos_token_id
+        for module in encoder.modules():
+            if getattr(module, "eos_token_id", None) == 2:  # which transformers takes for "at the highest id"
+                module.eos_token_id = tokenizer.eos_token_id
 
 # %% ../../nbs/models/pipelines.ipynb #d7a4d326
 def _pad_prompts(
@@ -110,13 +111,13 @@ def _pad_prompts(
     "The same with embeddings of few different lengths; the mask says which tokens are real."
 
     def padded(*args, **kwargs) -> tuple:
-        found = encode(*args, **kwargs)
-        if len(found) != 2:  # HunyuanImage: two encoders, each of one length
-            return found
-        rows, mask = found
-        more = -rows.shape[1] % multiple
+        encoded = encode(*args, **kwargs)
+        if len(encoded) != 2:  # HunyuanImage: two encoders, each of one length
+            return encoded
+        rows, mask = encoded
+        missing = -rows.shape[1] % multiple
         mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device) if mask is None else mask.bool()
-        return F.pad(rows, (0, 0, 0, more)), F.pad(mask, (0, more))
+        return F.pad(rows, (0, 0, 0, missing)), F.pad(mask, (0, missing))
 
     return padded
 
@@ -143,7 +144,7 @@ _MEMORY = ("auto", "offload", "tiled", "4bit")
 
 def _check_memory(
     memory: str,  # one of MEMORY, or some of them: "offload+tiled"
-    place: torch.device,
+    device: torch.device,
 ) -> set[str]:
     "The ways to save memory. Raises `ValueError` for what there is not, or cannot be had here."
     ways = set(memory.split("+"))
@@ -151,23 +152,23 @@ def _check_memory(
         raise ValueError(
             f"memory is {memory!r}, and {unknown[0]!r} is none of {', '.join(_MEMORY)} (several: offload+tiled)"
         )
-    if "offload" in ways and place.type == "cpu":
+    if "offload" in ways and device.type == "cpu":
         moves = "memory='offload' moves parts between a GPU and the computer's memory"
         raise ValueError(f"{moves}, and this runs on the CPU: leave it at 'auto'")
-    if "4bit" in ways and place.type != "cuda":
-        raise ValueError(f"memory='4bit' needs an NVIDIA GPU, and this runs on {place.type}: leave it at 'auto'")
+    if "4bit" in ways and device.type != "cuda":
+        raise ValueError(f"memory='4bit' needs an NVIDIA GPU, and this runs on {device.type}: leave it at 'auto'")
     if "4bit" in ways and importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("memory='4bit' needs the package bitsandbytes: pip install 'synthnb[4bit]'")
     return ways
 
 # %% ../../nbs/models/pipelines.ipynb #5049b386
-def _is_large(part: str, value: object, libraries: set[str]) -> bool:
+def _is_large(part: str, entry: object, libraries: set[str]) -> bool:
     "Is this entry of a model_index.json the denoiser, or a text encoder other than CLIP's, which are small?"
     if not re.fullmatch(r"(unet|transformer|text_encoder)(_\d)?", part):
         return False
-    if not isinstance(value, list) or len(value) != 2 or value[0] not in libraries:
+    if not isinstance(entry, list) or len(entry) != 2 or entry[0] not in libraries:
         return False
-    return not str(value[1]).startswith("CLIP")
+    return not str(entry[1]).startswith("CLIP")
 
 
 def _four_bits(
@@ -179,10 +180,10 @@ def _four_bits(
     options = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     libraries = {"diffusers": diffusers.BitsAndBytesConfig, "transformers": transformers.BitsAndBytesConfig}
     index = DiffusionPipeline.load_config(model, revision=revision)
-    parts = {part: value[0] for part, value in index.items() if _is_large(part, value, set(libraries))}
-    if not parts:
+    large = {part: entry[0] for part, entry in index.items() if _is_large(part, entry, set(libraries))}
+    if not large:
         raise ValueError(f"{model} has no part that can be loaded with 4 bits: leave memory at 'auto'")
-    mapping = {part: libraries[library](**options) for part, library in parts.items()}
+    mapping = {part: libraries[library](**options) for part, library in large.items()}
     return PipelineQuantizationConfig(quant_mapping=mapping)
 
 # %% ../../nbs/models/pipelines.ipynb #f42f0521
@@ -208,7 +209,7 @@ def _fits(pipe: DiffusionPipeline, gpu: torch.device) -> bool:
 # %% ../../nbs/models/pipelines.ipynb #e0f2d930
 def _place_pipeline(
     pipe: DiffusionPipeline,
-    place: torch.device,
+    device: torch.device,
     ways: set[str],  # from `_check_memory`
 ) -> None:
     "Put a pipeline where it will draw."
@@ -216,10 +217,10 @@ def _place_pipeline(
         if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
             raise ValueError(f"the decoder of {type(pipe).__name__} cannot work in tiles: leave 'tiled' out of memory")
         pipe.vae.enable_tiling()
-    if "offload" in ways or ("auto" in ways and place.type == "cuda" and not _fits(pipe, place)):
-        pipe.enable_model_cpu_offload(device=place)
+    if "offload" in ways or ("auto" in ways and device.type == "cuda" and not _fits(pipe, device)):
+        pipe.enable_model_cpu_offload(device=device)
     else:
-        pipe.to(place)
+        pipe.to(device)
 
 # %% ../../nbs/models/pipelines.ipynb #73ca7691
 def _lora_file(
@@ -228,10 +229,10 @@ def _lora_file(
     "Where a LoRA lies; one on the hub is fetched. Raises `ValueError` for what is none."
     path = Path(lora).expanduser()
     if path.is_dir():
-        found = sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
-            raise ValueError(f"{path} holds {len(found)} safetensors files: name the one that is the LoRA")
-        return found[0]
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            raise ValueError(f"{path} holds {len(files)} safetensors files: name the one that is the LoRA")
+        return files[0]
     if path.is_file():
         if path.suffix != ".safetensors":
             raise ValueError(
@@ -310,12 +311,12 @@ def _from_pretrained(
 ) -> DiffusionPipeline:
     "What diffusers makes of a folder or a hub id. Raises `RuntimeError` with the reason if it cannot."
     model, variant = _look_through(model, config.variant)
-    asked = dict(revision=config.revision, dtype=dtype, use_safetensors=True, variant=variant or None)
+    options = dict(revision=config.revision, dtype=dtype, use_safetensors=True, variant=variant or None)
     try:
         with quiet_loading():
             if "4bit" in ways:
-                asked["quantization_config"] = _four_bits(str(model), config.revision, dtype)
-            return DiffusionPipeline.from_pretrained(str(model), **asked)
+                options["quantization_config"] = _four_bits(str(model), config.revision, dtype)
+            return DiffusionPipeline.from_pretrained(str(model), **options)
     except FETCHING as error:
         raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(model, error)}") from error
 
@@ -327,9 +328,9 @@ def load_generator(
     config: GeneratorConfig = GeneratorConfig(),
 ) -> DiffusionPipeline:
     "Open a text-to-image pipeline: safetensors only, no remote code; fetched only if `model` is a hub id."
-    place = pick_device(device)
-    kind, ways = pick_dtype(dtype, place), _check_memory(config.memory, place)
-    pipe = _from_pretrained(model, kind, ways, config)
+    picked_device = pick_device(device)
+    picked_dtype, ways = pick_dtype(dtype, picked_device), _check_memory(config.memory, picked_device)
+    pipe = _from_pretrained(model, picked_dtype, ways, config)
     call_parameters(pipe)  # refuses what draws no image from a prompt
     _check_weights(pipe)
     pool_at_end(pipe)
@@ -338,7 +339,7 @@ def load_generator(
     if config.lora:
         _add_lora(pipe, config.lora, config.lora_weight)
     pipe.set_progress_bar_config(disable=True)
-    _place_pipeline(pipe, place, ways)
+    _place_pipeline(pipe, picked_device, ways)
     if config.compile:
         _compile_parts(pipe)
     return pipe
@@ -362,10 +363,10 @@ def fetch_generator(
         raise RuntimeError(f"generator {str(model)!r} could not be fetched: {explain_loading(model, error)}") from error
 
 # %% ../../nbs/models/pipelines.ipynb #cfd29471
-def _says_class(place: str | Path, revision: str | None) -> str:
+def _says_class(model: str | Path, revision: str | None) -> str:
     "The class that a generator's model_index.json names, here or on the hub."
     with warnings.catch_warnings(action="ignore"):  # diffusers asks the hub in words that its library has given up
-        return DiffusionPipeline.load_config(str(place), revision=revision).get("_class_name") or ""
+        return DiffusionPipeline.load_config(str(model), revision=revision).get("_class_name") or ""
 
 
 def _too_large(model: str | Path, kind: str, gpu: torch.device, dtype: str | torch.dtype) -> str:
@@ -391,18 +392,19 @@ def check_style_token(
 ) -> None:
     "Raise `ValueError`, before any cost, if no style token can be learned for a generator, or not on this GPU."
     folder = model_folder(model) or Path(model).expanduser()
-    place = folder if folder.is_dir() else model
+    folder_or_id = folder if folder.is_dir() else model
     kind = ""
     try:
-        kind = _says_class(place, revision)
-        why = no_token(model, kind)
+        kind = _says_class(folder_or_id, revision)
+        obstacle = no_token(model, kind)
     except FETCHING as error:
-        if not (why := no_token(model)):  # gated or not here: the table of families knows it all the same
-            reason = explain_loading(place, error)
+        obstacle = no_token(model)  # gated or not here: the table of families knows it all the same
+        if not obstacle:
+            reason = explain_loading(folder_or_id, error)
             raise RuntimeError(f"generator {str(model)!r} could not be opened: {reason}") from error
-    if why := why or _too_large(model, kind, pick_device(device), dtype):
-        off = "switch it off, with `-p dataset_style false` in quickstart, or take another generator"
-        raise ValueError(f"{why}: {off}")
+    if obstacle := obstacle or _too_large(model, kind, pick_device(device), dtype):
+        remedy = "switch it off, with `-p dataset_style false` in quickstart, or take another generator"
+        raise ValueError(f"{obstacle}: {remedy}")
 
 # %% ../../nbs/models/pipelines.ipynb #73262a40
 def free_gpu(*models: object) -> None:
@@ -412,15 +414,15 @@ def free_gpu(*models: object) -> None:
     tokenizers and can draw no more.
     """
     for model in models:
-        own = getattr(model, "__dict__", {})
+        attributes = getattr(model, "__dict__", {})
         if isinstance(model, DiffusionPipeline):
             for name, part in model.components.items():
                 if isinstance(part, torch.nn.Module):
                     setattr(model, name, None)
         elif isinstance(model, Clip):
             wake(model, "cpu")
-        elif isinstance(own.get("model"), torch.nn.Module):  # nothing of a server's lies here
-            del own["model"]
+        elif isinstance(attributes.get("model"), torch.nn.Module):  # nothing of a server's lies here
+            del attributes["model"]
     clear_device_cache(garbage_collection=True)
 
 
