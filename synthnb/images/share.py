@@ -39,13 +39,15 @@ def kept_images(
     """
     wanted = {key: (label, name) for key, label, name in zip(rows.id, rows.label.tolist(), rows["class"])}
     for content, record in read_tar(home.tar(shard)):
-        if found := wanted.pop(record["id"], None):
-            if hashlib.sha256(content).hexdigest() != record["sha256"]:
-                raise ValueError(
-                    f"image {record['id']} of shard {shard} is not what its provenance record says: "
-                    f"`synthnb verify {home.path.name}` finds all such images"
-                )
-            yield content, record, *found
+        if record["id"] not in wanted:
+            continue
+        if hashlib.sha256(content).hexdigest() != record["sha256"]:
+            raise ValueError(
+                f"image {record['id']} of shard {shard} is not what its provenance record says: "
+                f"`synthnb verify {home.path.name}` finds all such images"
+            )
+        label, name = wanted.pop(record["id"])
+        yield content, record, label, name
     if wanted:
         more = f" and {len(wanted) - 1} more of the list" * (len(wanted) > 1)
         raise ValueError(f"shard {shard} has no image of {next(iter(wanted))}{more}")
@@ -60,17 +62,17 @@ def _write_imagefolder(images: Iterator[tuple], out: Path, target: Path, classes
     "Files by class, and the lines of metadata.jsonl."
     with whole_file(target) as partial, open(partial, "w", encoding="utf-8") as lines:
         for content, record, label, name in images:
-            place = f"{class_slug(label, name)}/{record['file']}"
-            (out / "train" / place).write_bytes(content)
-            about = {
-                "file_name": place,
+            file_name = f"{class_slug(label, name)}/{record['file']}"
+            (out / "train" / file_name).write_bytes(content)
+            line = {
+                "file_name": file_name,
                 "label": label,
                 "class": name,
                 "id": record["id"],
                 "prompt": record["prompt"],
                 "passport": _as_text(record),
             }
-            lines.write(json.dumps(about, ensure_ascii=False) + "\n")
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _write_webdataset(images: Iterator[tuple], out: Path, target: Path, classes: Sequence[str]) -> None:
@@ -88,14 +90,16 @@ def _write_webdataset(images: Iterator[tuple], out: Path, target: Path, classes:
 # %% ../../nbs/images/share.ipynb #196c14c4
 def _parquet_schema(classes: Sequence[str]) -> pa.Schema:
     "Columns, and what `datasets` makes of them: an Image and a ClassLabel."
-    value = {"dtype": "string", "_type": "Value"}
-    features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}} | dict.fromkeys(
-        ("class", "id", "prompt", "passport"), value
-    )
+    texts = ("class", "id", "prompt", "passport")
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(classes), "_type": "ClassLabel"},
+        **{name: {"dtype": "string", "_type": "Value"} for name in texts},
+    }
     columns = [
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
         ("label", pa.int64()),
-        *((name, pa.string()) for name in list(features)[2:]),
+        *((name, pa.string()) for name in texts),
     ]
     return pa.schema(
         columns, metadata={"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
@@ -133,12 +137,12 @@ _WRITERS = {"imagefolder": _write_imagefolder, "webdataset": _write_webdataset, 
 # %% ../../nbs/images/share.ipynb #4381370d
 def _target(out: Path, format: str, number: int, shards: int) -> Path:
     "What a shard becomes."
-    places = {
+    paths = {
         "imagefolder": f".synthnb/parts/{number:06d}.jsonl",
         "webdataset": f"train-{number:06d}.tar",
         "parquet": f"data/train-{number:05d}-of-{shards:05d}.parquet",
     }
-    return out / places[format]
+    return out / paths[format]
 
 # %% ../../nbs/images/share.ipynb #0e2d73a3
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class Exported:
         return f"{self.images:,} images of {self.classes} classes in {self.path} ({self.format}, {size})"
 
 
-def _claim(out: Path, asked: dict) -> dict:
+def _claim(out: Path, export: dict) -> dict:
     """What the folder remembers of this export, begun now if it is empty.
 
     Raises `ValueError` if it holds something else.
@@ -167,33 +171,28 @@ def _claim(out: Path, asked: dict) -> dict:
         if [path for path in out.iterdir() if path.name != ".synthnb"]:
             raise ValueError(f"{out} is not empty, and what is in it is no export: choose another folder")
         with whole_file(note) as partial:
-            partial.write_text(json.dumps(asked), encoding="utf-8")
-    there = json.loads(note.read_text(encoding="utf-8"))
-    if changed := [name for name in asked if there.get(name) != asked[name]]:
+            partial.write_text(json.dumps(export), encoding="utf-8")
+    remembered = json.loads(note.read_text(encoding="utf-8"))
+    if changed := [name for name in export if remembered.get(name) != export[name]]:
         raise ValueError(
             f"{out} holds an export with another {', another '.join(changed)}: choose another folder, or remove it"
         )
-    for left in out.rglob("*.partial"):
-        left.unlink()  # of a process that was killed
-    return there
+    for unfinished in out.rglob("*.partial"):
+        unfinished.unlink()  # of a process that was killed
+    return remembered
 
 # %% ../../nbs/images/share.ipynb #503da7fb
 def _write_images(home: ShardFolder, listed: pd.DataFrame, out: Path, format: str, progress: bool) -> None:
     "Write what is missing, shard by shard."
     shards = list(listed.groupby("shard", sort=False))
-    todo = [
-        (shard, rows, target)
-        for i, (shard, rows) in enumerate(shards)
-        if not (target := _target(out, format, i, len(shards))).is_file()
-    ]
+    targets = [_target(out, format, i, len(shards)) for i in range(len(shards))]
+    todo = [(shard, rows, target) for (shard, rows), target in zip(shards, targets) if not target.is_file()]
     (out / {"imagefolder": ".synthnb/parts", "parquet": "data"}.get(format, "")).mkdir(parents=True, exist_ok=True)
     for label, name in enumerate(home.plan.classes) if format == "imagefolder" else ():
         # an empty one keeps the others' labels what they are
         (out / "train" / class_slug(label, name)).mkdir(parents=True, exist_ok=True)
-    left = sum(len(rows) for _, rows, _ in todo)
-    with tqdm(
-        total=len(listed), initial=len(listed) - left, desc=f"export {format}", unit="img", disable=not progress
-    ) as bar:
+    done = len(listed) - sum(len(rows) for _, rows, _ in todo)
+    with tqdm(total=len(listed), initial=done, desc=f"export {format}", unit="img", disable=not progress) as bar:
 
         def counted(images):
             for image in images:
@@ -246,15 +245,15 @@ def export_images(
     if listed.empty:
         why = "the kept list is empty" if kept is not None else f"{folder} has no images yet"
         raise ValueError(f"there is nothing to export: {why}")
-    parts = _parts(home, about)
-    found = tuple(licence_warnings(parts, about.licence))
+    licences = _parts(home, about)
+    problems = tuple(licence_warnings(licences, about.licence))
     filters = None if kept is None else dict(kept.attrs)
-    story = Story(about.title, about.licence, parts, filters, about.measures, found)
+    story = Story(about.title, about.licence, licences, filters, about.measures, problems)
     _export(home, listed, out, format, story, progress)
-    for line in found:
-        warnings.warn(line, stacklevel=2)
+    for problem in problems:
+        warnings.warn(problem, stacklevel=2)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return Exported(out, format, len(listed), listed.label.nunique(), size, found)
+    return Exported(out, format, len(listed), listed.label.nunique(), size, problems)
 
 # %% ../../nbs/images/share.ipynb #45306d65
 def _parts(home: ShardFolder, about: About) -> tuple[Licence, ...]:
@@ -263,7 +262,7 @@ def _parts(home: ShardFolder, about: About) -> tuple[Licence, ...]:
     if unknown := set(stated) - {"generator", "llm", "real"}:
         raise ValueError(f"licences are of generator, llm and real, not of {sorted(unknown)[0]!r}")
     styled = home.drawn_with.get("style") and not about.real
-    wanted = {
+    things = {
         "generator": home.plan.settings.model,
         "llm": about.llm,
         "real": "images that the style token was learned from" if styled else about.real,
@@ -271,7 +270,7 @@ def _parts(home: ShardFolder, about: About) -> tuple[Licence, ...]:
     written = bool(home.plan.rows(0, 1).pool.iloc[0])  # by a chat model, whichever that was
     return tuple(
         find_licence(part, thing, stated, about.generator if part == "generator" else "")
-        for part, thing in wanted.items()
+        for part, thing in things.items()
         if thing or part in stated or (part == "llm" and written)
     )
 
@@ -279,11 +278,11 @@ def _parts(home: ShardFolder, about: About) -> tuple[Licence, ...]:
 def _export(home: ShardFolder, listed: pd.DataFrame, out: Path, format: str, story: Story, progress: bool) -> None:
     "Images, then prompts, then the card; what is finished is not done again, but the card is written anew."
     digest = hashlib.sha256(listed.to_csv(index=False).encode()).hexdigest()
-    asked = {"format": format, "plan": home.plan.hash, "list of images": digest}
+    export = {"format": format, "plan": home.plan.hash, "list of images": digest}
     (out / ".synthnb").mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".synthnb" / "export.lock", timeout=0):
-            if not _claim(out, asked).get("finished"):
+            if not _claim(out, export).get("finished"):
                 _write_images(home, listed, out, format, progress)
                 if format == "imagefolder":
                     _join_parts(out)
@@ -296,7 +295,7 @@ def _export(home: ShardFolder, listed: pd.DataFrame, out: Path, format: str, sto
             with whole_file(out / "README.md") as partial:
                 partial.write_text(dataset_card(home, listed, prompts, format, story), encoding="utf-8")
             with whole_file(out / ".synthnb" / "export.json") as partial:
-                partial.write_text(json.dumps(asked | {"finished": True}), encoding="utf-8")
+                partial.write_text(json.dumps(export | {"finished": True}), encoding="utf-8")
             for part in (out / ".synthnb").glob("parts/*.jsonl"):
                 part.unlink()
     except Timeout as error:
