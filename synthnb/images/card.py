@@ -40,10 +40,10 @@ _TERMS = {  # what a licence asks for that a wholly permissive one does not
 
 def _licence_terms(licence: str) -> tuple[str, ...] | None:
     "What a licence asks for; None if that is not known here. A name that says non-commercial is believed."
-    found = _TERMS.get(licence.lower())
-    return (
-        ("non-commercial",) if found is None and re.search(r"(^|-)nc(-|$)|non-?commercial", licence.lower()) else found
-    )
+    terms = _TERMS.get(licence.lower())
+    if terms is None and re.search(r"(^|-)nc(-|$)|non-?commercial", licence.lower()):
+        return ("non-commercial",)
+    return terms
 
 # %% ../../nbs/images/card.ipynb #68506fda
 _TABLE = Path(synthnb.__file__).parent / "images" / "licences.json"  # model -> licence and where that was read
@@ -66,17 +66,17 @@ def find_licence(
     folder: str | Path = "",  # where a model that has an id lies on this machine
 ) -> Licence:
     "Read the licence of a model or data set; unknown where nothing says it."
-    place = next((Path(path) for path in (folder, thing) if path and Path(path).is_dir()), None)
-    name = (Path(thing).name if Path(thing).is_absolute() or (place and not folder) else thing) or "(not named)"
+    local = next((Path(path) for path in (folder, thing) if path and Path(path).is_dir()), None)
+    name = (Path(thing).name if Path(thing).is_absolute() or (local and not folder) else thing) or "(not named)"
     if stated.get(part):
         return Licence(part, name, stated[part], "stated at export")
-    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", thing) and try_to_load_from_cache(thing, "README.md")
+    cached_card = re.fullmatch(r"[\w.-]+/[\w.-]+", thing) and try_to_load_from_cache(thing, "README.md")
     for card, source in (
-        (place and place / "README.md", "README.md of its folder"),
-        (hub, "its card in the hub's cache"),
+        (local and local / "README.md", "README.md of its folder"),
+        (cached_card, "its card in the hub's cache"),
     ):
-        if card and Path(card).is_file() and (read := _licence_in(Path(card))):
-            return Licence(part, name, read, source)
+        if card and Path(card).is_file() and (licence := _licence_in(Path(card))):
+            return Licence(part, name, licence, source)
     known = json.loads(_TABLE.read_text(encoding="utf-8")).get(
         thing, {"licence": "unknown", "source": "nothing here says it"}
     )
@@ -87,12 +87,12 @@ def _licence_in(card: Path) -> str:
     "The licence that the YAML header of a model card names; empty if it names none."
     header = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        about = yaml.safe_load(header[1]) if header else {}
+        fields = yaml.safe_load(header[1]) if header else {}
     except yaml.YAMLError:
-        about = {}
-    about = about if isinstance(about, dict) else {}
-    said = about.get("license_name") if about.get("license") in (None, "other") else about.get("license")
-    return str(said[0] if isinstance(said, list) and said else said or "")
+        fields = {}
+    fields = fields if isinstance(fields, dict) else {}
+    licence = fields.get("license_name") if fields.get("license") in (None, "other") else fields.get("license")
+    return str(licence[0] if isinstance(licence, list) and licence else licence or "")
 
 # %% ../../nbs/images/card.ipynb #2e9f9e1c
 def licence_warnings(
@@ -100,25 +100,27 @@ def licence_warnings(
     offered: str = "",  # licence of the data set; empty: none is chosen
 ) -> list[str]:
     "What stands against sharing under this licence: conflicts, and what is not known."
-    passed_on, found = _licence_terms(offered) or () if offered else (), []
+    offered_terms = _licence_terms(offered) if offered else ()
+    passed_on = {*(offered_terms or ()), "attribution"}
+    problems = []
     for part in parts:
-        who, terms = f"{part.part} {part.name}", _licence_terms(part.licence)
+        name, terms = f"{part.part} {part.name}", _licence_terms(part.licence)
         if part.licence == "unknown":
-            found.append(f"the licence of {who} is unknown: find out before sharing, and state it")
+            problems.append(f"the licence of {name} is unknown: find out before sharing, and state it")
         elif terms is None:
-            found.append(
-                f"what {part.licence!r}, the licence of {who}, asks for is not known here: read it before sharing"
+            problems.append(
+                f"what {part.licence!r}, the licence of {name}, asks for is not known here: read it before sharing"
             )
-        elif offered and (lost := [term for term in terms if term not in passed_on and term != "attribution"]):
-            found.append(
-                f"conflict: {who} is under {part.licence} ({', '.join(lost)}), "
+        elif offered and (lost := [term for term in terms if term not in passed_on]):
+            problems.append(
+                f"conflict: {name} is under {part.licence} ({', '.join(lost)}), "
                 f"but the data set is offered under {offered}, which does not pass that on"
             )
-    if offered and _licence_terms(offered) is None:
-        found.append(
+    if offered_terms is None:
+        problems.append(
             f"what {offered!r}, the licence on offer, asks for is not known here: conflicts with it cannot be seen"
         )
-    return found
+    return problems
 
 # %% ../../nbs/images/card.ipynb #4504267d
 def _cell(value: object) -> str:
@@ -144,11 +146,11 @@ def prompt_counts(
     ids: Sequence[str],  # of the images that are meant
 ) -> pd.DataFrame:  # class, sense, prompt, images
     "Which prompts drew these images, read from the plan a part at a time."
-    wanted, parts, names = set(ids), [], ["class", "sense", "prompt"]
+    wanted, chunk_counts, names = set(ids), [], ["class", "sense", "prompt"]
     for table in home.plan.tables(0, home.plan.images):
         rows = table.select(["id", "label", *names]).to_pandas().astype({"class": str})
-        parts.append(rows[rows.id.isin(wanted)].groupby(["label", *names], sort=False).size())
-    counts = pd.concat(parts).groupby(level=list(range(4)), sort=False).sum().rename("images").reset_index()
+        chunk_counts.append(rows[rows.id.isin(wanted)].groupby(["label", *names], sort=False).size())
+    counts = pd.concat(chunk_counts).groupby(level=list(range(4)), sort=False).sum().rename("images").reset_index()
     return counts.sort_values(["label"], kind="stable").drop(columns="label").reset_index(drop=True)
 
 # %% ../../nbs/images/card.ipynb #ba52a85a
@@ -172,15 +174,11 @@ _SIZES = (
 
 def _header(title: str, format: str, images: int, offered: str) -> str:
     "The card's YAML, for the hub."
-    licence = (
-        {"license": offered}
-        if offered in _TERMS
-        else {"license": "other", "license_name": offered}
-        if offered
-        else {"license": "unknown"}
-    )
+    licence = {"license": offered or "unknown"}
+    if offered and offered not in _TERMS:
+        licence = {"license": "other", "license_name": offered}
     size = next((name for limit, name in _SIZES if images < limit), "n>10M")
-    about = {
+    fields = {
         "pretty_name": title,
         **licence,
         "task_categories": ["image-classification"],
@@ -188,14 +186,14 @@ def _header(title: str, format: str, images: int, offered: str) -> str:
         "tags": ["synthetic", "ai-generated"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": _READERS[format][0]}]}],
     }
-    return f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}---\n"
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
 
 # %% ../../nbs/images/card.ipynb #2b98dead
-def _filters_said(about: dict | None, total: int, kept: int) -> str:
-    "What was done to the images, as far as the kept list tells."
-    if about is None:
+def _filters_said(attrs: dict | None, total: int, kept: int) -> str:
+    "What was done to the images, as far as the kept list tells in its `attrs`."
+    if attrs is None:
         return f"None: all {total:,} images that were drawn are here."
-    facts = {name: about[name] for name in ("filters", "rejected_per_reason", "scores", "decisions") if about.get(name)}
+    facts = {name: attrs[name] for name in ("filters", "rejected_per_reason", "scores", "decisions") if attrs.get(name)}
     lines = [f"{kept:,} of {total:,} images were kept."]
     lines += [
         f"- {name.replace('_', ' ')}: {_cell(json.dumps(value, ensure_ascii=False))}" for name, value in facts.items()
@@ -205,24 +203,23 @@ def _filters_said(about: dict | None, total: int, kept: int) -> str:
 
 def _drawing(home: ShardFolder, generator: Licence) -> pd.DataFrame:
     "How the images were drawn, from the plan and from what the folder remembers."
-    plan, made = home.plan, home.drawn_with
-    told = {
+    plan, drawn_with = home.plan, home.drawn_with
+    facts = {
         "generator": generator.name,
-        "revision": made.get("revision") or plan.settings.revision,
-        "style token": made.get("style") or "none",
-        "scheduler": made.get("scheduler"),
+        "revision": drawn_with.get("revision") or plan.settings.revision,
+        "style token": drawn_with.get("style") or "none",
+        "scheduler": drawn_with.get("scheduler"),
         "steps": plan.settings.steps,
         "guidance": plan.settings.guidance,
         "guided part": plan.settings.guidance_interval,
         "negative prompt": plan.settings.negative_prompt or "none",
-        "computed in": made.get("dtype"),
-        "files": made.get("format"),
+        "computed in": drawn_with.get("dtype"),
+        "files": drawn_with.get("format"),
         "seed": plan.settings.seed,
         "plan": plan.hash,
     }
-    return pd.DataFrame(
-        [(name, "unknown" if value in (None, "") else value) for name, value in told.items()], columns=["what", "value"]
-    )
+    rows = [(name, "unknown" if value in (None, "") else value) for name, value in facts.items()]
+    return pd.DataFrame(rows, columns=["what", "value"])
 
 # %% ../../nbs/images/card.ipynb #9d68400d
 @dataclass(frozen=True)
@@ -237,23 +234,23 @@ class Story:
     warnings: tuple[str, ...] = ()
 
 
-def _measures_said(measures: pd.DataFrame | None, most: int = 40) -> str:
+def _measures_said(measures: pd.DataFrame | None, limit: int = 40) -> str:
     "Measures with what they were taken in; of many lines the first ones."
     if measures is None:
         return "None were given."
-    taken_in = ", ".join(f"{name}: {_cell(value)}" for name, value in measures.attrs.items())
-    return (
-        (f"{taken_in}\n\n" if taken_in else "")
-        + _table(measures.head(most))
-        + f"\n\nAll {len(measures):,} lines are in `measures.csv`." * (len(measures) > most)
-    )
+    paragraphs = [_table(measures.head(limit))]
+    if measures.attrs:
+        paragraphs.insert(0, ", ".join(f"{name}: {_cell(value)}" for name, value in measures.attrs.items()))
+    if len(measures) > limit:
+        paragraphs.append(f"All {len(measures):,} lines are in `measures.csv`.")
+    return "\n\n".join(paragraphs)
 
 
 def _licences_said(story: Story) -> str:
     lines = [
         _table(
             pd.DataFrame(
-                [(p.part, p.name, p.licence, p.source) for p in story.parts],
+                [(licence.part, licence.name, licence.licence, licence.source) for licence in story.parts],
                 columns=["part", "name", "licence", "read in"],
             )
         ),
@@ -289,15 +286,16 @@ def dataset_card(
     story: Story,
 ) -> str:
     "The text of README.md. Raises nothing for what is not known: it says unknown."
-    total, generator = len(listed_images(home.path)), next(p for p in story.parts if p.part == "generator")
+    total = len(listed_images(home.path))
+    generator = next(licence for licence in story.parts if licence.part == "generator")
     title = story.title or f"{len(home.plan.classes)} classes drawn by {generator.name}"
     counts = listed.label.value_counts().reindex(range(len(home.plan.classes)), fill_value=0)
     classes = pd.DataFrame({"label": counts.index, "class": home.plan.classes, "images": counts.to_numpy()})
     sample = prompts.groupby("class", sort=False).head(2).head(20)
-    many = f"{len(listed):,} images of {len(classes)} classes."
+    size = f"{len(listed):,} images of {len(classes)} classes."
     reviewed = ", or what a person said it shows" if (story.filters or {}).get("decisions") else ""
     sections = {
-        "": f"{many} **All of them are synthetic**: drawn by {_cell(generator.name)} from text, "
+        "": f"{size} **All of them are synthetic**: drawn by {_cell(generator.name)} from text, "
         "and marked so in their files (IPTC `trainedAlgorithmicMedia`, in XMP).\n\n"
         f"```python\n{_READERS[format][1]}\n```",
         "Classes": _table(classes),
