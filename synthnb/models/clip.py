@@ -53,8 +53,9 @@ def preprocess(
         else:
             ratio = (max if mode == "longest" else min)(height / target[0], width / target[1])
             scaled = (max(1, round(height / ratio)), max(1, round(width / ratio)))
-    kind = InterpolationMode.BILINEAR if config.get("interpolation") == "bilinear" else InterpolationMode.BICUBIC
-    images = TF.resize(images, list(scaled), kind, antialias=True)
+    bilinear = config.get("interpolation") == "bilinear"
+    interpolation = InterpolationMode.BILINEAR if bilinear else InterpolationMode.BICUBIC
+    images = TF.resize(images, list(scaled), interpolation, antialias=True)
     images = center_crop_or_pad(images, list(target), fill=config.get("fill_color", 0))
     mean, std = (torch.tensor(config[key], device=images.device).view(1, 3, 1, 1) for key in ("mean", "std"))
     return (images.float() / 255 - mean) / std
@@ -98,7 +99,7 @@ class Clip:
         "float32 [T, D] of unit length, on the CPU; texts beyond the context are cut, see `overlong`."
         batches = (list(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size))
         tokens = [self.tokenizer(batch).to(self.device) for batch in batches]
-        return torch.cat([F.normalize(self.model.encode_text(part).float(), dim=-1).cpu() for part in tokens])
+        return torch.cat([F.normalize(self.model.encode_text(batch).float(), dim=-1).cpu() for batch in tokens])
 
 # %% ../../nbs/models/clip.ipynb #c687d0e6
 def _words_first(model: nn.Module) -> None:
@@ -124,8 +125,8 @@ def overlong(clip: Clip, texts: Sequence[str]) -> list[bool]:
     "Which texts fill CLIP's context, so that the rest of them, if any, is not read."
     if not texts:
         return []
-    alone, more = clip.tokenizer(list(texts)), clip.tokenizer([f"{text} x" for text in texts])
-    return (alone == more).all(1).tolist()
+    tokens, with_another_word = clip.tokenizer(list(texts)), clip.tokenizer([f"{text} x" for text in texts])
+    return (tokens == with_another_word).all(1).tolist()
 
 # %% ../../nbs/models/clip.ipynb #021cc227
 def load_clip(
@@ -135,14 +136,16 @@ def load_clip(
     dtype: str | torch.dtype = "auto",  # "auto": float32 on a CPU, bfloat16 on a GPU that has it
 ) -> Clip:
     "Open a CLIP with its pre-trained weights; nothing is fetched unless `model` and `pretrained` name it."
-    place, folder = pick_device(device), model_folder(model) or Path(model).expanduser()
-    kind, is_folder = pick_dtype(dtype, place), folder.is_dir()
+    picked_device = pick_device(device)
+    picked_dtype = pick_dtype(dtype, picked_device)
+    folder = model_folder(model) or Path(model).expanduser()
+    is_folder = folder.is_dir()
     if is_folder:
         _check_clip_folder(folder)
-        name, pretrained, called = f"local-dir:{folder}", None, folder.resolve().name
+        name, pretrained, shown_name = f"local-dir:{folder}", None, folder.resolve().name
     else:
         _check_clip_name(str(model), pretrained)
-        name, called = str(model), f"{model}/{pretrained}" if pretrained else str(model)
+        name, shown_name = str(model), f"{model}/{pretrained}" if pretrained else str(model)
     gelu = _has_quick_gelu(name, pretrained)
     try:
         net, *_ = open_clip.create_model_and_transforms(
@@ -152,7 +155,7 @@ def load_clip(
     except FETCHING as error:
         cause = _how_to_get(name, pretrained, error)
         raise RuntimeError(f"CLIP {str(model)!r} could not be opened: {cause}") from error
-    return Clip(net, tokenizer, called, place, kind, str(folder) if is_folder else "")
+    return Clip(net, tokenizer, shown_name, picked_device, picked_dtype, str(folder) if is_folder else "")
 
 # %% ../../nbs/models/clip.ipynb #991bbca3
 def _check_clip_folder(folder: Path) -> None:
@@ -176,12 +179,12 @@ def _check_clip_name(name: str, pretrained: str | None) -> None:
     if "/" in name or "\\" in name or name.startswith((".", "~")):
         raise FileNotFoundError(f"there is no CLIP folder {name}")
     if name not in open_clip.list_models():
-        near = get_close_matches(name, open_clip.list_models(), 1, cutoff=0)[0]
-        raise ValueError(f"open_clip has no model {name!r}; the nearest is {near!r}")
+        nearest = get_close_matches(name, open_clip.list_models(), 1, cutoff=0)[0]
+        raise ValueError(f"open_clip has no model {name!r}; the nearest is {nearest!r}")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
-        some = ", ".join(tags) or "none, there are no weights of it"
-        raise ValueError(f"{name} needs the tag of its weights, got {pretrained!r}: one of {some}")
+        choices = ", ".join(tags) or "none, there are no weights of it"
+        raise ValueError(f"{name} needs the tag of its weights, got {pretrained!r}: one of {choices}")
 
 # %% ../../nbs/models/clip.ipynb #5e81cae9
 def _has_quick_gelu(name: str, pretrained: str | None) -> bool:
@@ -206,7 +209,7 @@ def _repository(name: str) -> str:
     if not name.startswith("local-dir:"):
         return ""
     folder = Path(name.removeprefix("local-dir:")).absolute()
-    cached = next((part.name for part in folder.parents if part.name.startswith("models--")), "")
+    cached = next((parent.name for parent in folder.parents if parent.name.startswith("models--")), "")
     return cached.removeprefix("models--").replace("--", "/") or f"timm/{folder.name}"
 
 # %% ../../nbs/models/clip.ipynb #df36c4fe
@@ -215,8 +218,8 @@ def _how_to_get(name: str, pretrained: str | None, error: Exception) -> str:
     repository = name.removeprefix("hf-hub:")
     if repository == name:
         repository = open_clip.get_pretrained_cfg(name, pretrained or "").get("hf_hub", "")
-    place = repository.rstrip("/")
-    return f"{place}: {why_not_fetched(place, error)}" if repository else first_line(error)
+    hub_id = repository.rstrip("/")
+    return f"{hub_id}: {why_not_fetched(hub_id, error)}" if repository else first_line(error)
 
 # %% ../../nbs/models/clip.ipynb #1ccf1323
 def text_features(
@@ -233,14 +236,14 @@ def text_features(
     if isinstance(templates, str) or not templates:
         raise ValueError(f"templates must be a list of one or more, got {templates!r}")
     texts = {}
-    for name, some in candidates.items():
-        if isinstance(some, str) or not all(isinstance(c, Candidate) for c in some):
+    for name, meanings in candidates.items():
+        if isinstance(meanings, str) or not all(isinstance(meaning, Candidate) for meaning in meanings):
             raise ValueError(
-                f"the candidates of {name!r} must be a list of Candidate, got {some!r}; "
+                f"the candidates of {name!r} must be a list of Candidate, got {meanings!r}; "
                 "`table_candidates` makes them from phrases"
             )
-        if some:
-            texts[name] = [tuple(fill_template(template, name, c) for template in templates) for c in some]
+        if meanings:
+            texts[name] = [tuple(fill_template(template, name, c) for template in templates) for c in meanings]
     _encode_ensembles(clip, [ensemble for rows in texts.values() for ensemble in rows])
     return {name: torch.stack([clip.known[_key(ensemble)] for ensemble in rows]) for name, rows in texts.items()}
 
@@ -256,9 +259,10 @@ def _encode_ensembles(clip: Clip, ensembles: Sequence[Sequence[str]]) -> None:
     if not new:
         return
     distinct = list(dict.fromkeys(text for ensemble in new.values() for text in ensemble))
-    place, table = {text: i for i, text in enumerate(distinct)}, clip.encode_texts(distinct)
+    row_of, features = {text: i for i, text in enumerate(distinct)}, clip.encode_texts(distinct)
     for key, ensemble in new.items():
-        clip.known[key] = F.normalize(table[[place[text] for text in ensemble]].mean(0), dim=0)
+        rows = [row_of[text] for text in ensemble]
+        clip.known[key] = F.normalize(features[rows].mean(0), dim=0)
 
 # %% ../../nbs/models/clip.ipynb #1d2aba34
 @dataclass(eq=False)
@@ -301,25 +305,26 @@ def image_features(
     Shapes: images uint8 [B, 3, H, W], or a list of [3, H, W], and labels [B].
     """
     classes = _check_request(images, classes, images_per_class)
-    labels, small, kept = list[torch.Tensor](), list[bytes](), torch.zeros(len(classes), dtype=torch.int64)
+    label_batches, small_images = list[torch.Tensor](), list[bytes]()
+    seen_per_class = torch.zeros(len(classes), dtype=torch.int64)
 
     def prepared() -> Iterator[torch.Tensor]:
         with tqdm(desc="image features", unit="img", disable=not progress) as bar:
-            for pixels, numbers in _batches(images, len(classes), images_per_class, batch_size, seed):
-                labels.append(numbers.long().cpu())
-                for image, label in zip(pixels, numbers.tolist()):
-                    small.append(_thumbnail(image) if kept[label] < thumbnails else b"")
-                    kept[label] += 1
-                whole = [pixels] if torch.is_tensor(pixels) else (image[None] for image in pixels)
-                yield from map(clip.prepare, whole)
-                bar.update(len(numbers))
+            for pixels, labels in _batches(images, len(classes), images_per_class, batch_size, seed):
+                label_batches.append(labels.long().cpu())
+                for image, label in zip(pixels, labels.tolist()):
+                    small_images.append(_thumbnail(image) if seen_per_class[label] < thumbnails else b"")
+                    seen_per_class[label] += 1
+                tensors = [pixels] if torch.is_tensor(pixels) else (image[None] for image in pixels)
+                yield from map(clip.prepare, tensors)
+                bar.update(len(labels))
 
-    found = [clip.encode_images(batch).to(dtype) for batch in _rebatch(prepared(), batch_size)]
-    features = torch.cat(found) if found else torch.zeros(0, 1, dtype=dtype)
+    feature_batches = [clip.encode_images(batch).to(dtype) for batch in _rebatch(prepared(), batch_size)]
+    features = torch.cat(feature_batches) if feature_batches else torch.zeros(0, 1, dtype=dtype)
     if not features.isfinite().all():
         raise ValueError(f"{clip.name} gives features that are not finite in {clip.dtype}: try dtype='float32'")
-    numbers = torch.cat(labels) if labels else torch.zeros(0, dtype=torch.int64)
-    return ImageFeatures(features, numbers, classes, tuple(small), clip.name, clip.fingerprint)
+    labels = torch.cat(label_batches) if label_batches else torch.zeros(0, dtype=torch.int64)
+    return ImageFeatures(features, labels, classes, tuple(small_images), clip.name, clip.fingerprint)
 
 # %% ../../nbs/models/clip.ipynb #9d560b61
 def _check_request(
@@ -340,15 +345,15 @@ def _check_request(
 # %% ../../nbs/models/clip.ipynb #c49c9574
 def _check_batch(pixels: torch.Tensor | list, labels: torch.Tensor, classes: int) -> None:
     "ValueError for a batch of a stream that is not (uint8 images, labels)."
-    parts, dims = ([pixels], 4) if isinstance(pixels, torch.Tensor) else (pixels, 3)
-    for part in parts:
-        if part.dtype != torch.uint8 or part.ndim != dims or part.shape[-3] != 3:
-            got = f"{part.dtype} {list(part.shape)}"
+    tensors, dims = ([pixels], 4) if isinstance(pixels, torch.Tensor) else (pixels, 3)
+    for tensor in tensors:
+        if tensor.dtype != torch.uint8 or tensor.ndim != dims or tensor.shape[-3] != 3:
+            got = f"{tensor.dtype} {list(tensor.shape)}"
             raise ValueError(f"a batch must hold uint8 images [B, 3, H, W], or a list of [3, H, W]; got {got}")
     is_number = labels.shape == (len(pixels),) and not labels.is_floating_point()
     if not is_number or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
-        given = labels.tolist()[:8]
-        raise ValueError(f"{len(pixels)} images need as many whole labels in 0..{classes - 1}, got {given}")
+        first_labels = labels.tolist()[:8]
+        raise ValueError(f"{len(pixels)} images need as many whole labels in 0..{classes - 1}, got {first_labels}")
 
 # %% ../../nbs/models/clip.ipynb #2c07781f
 def _batches(
@@ -358,8 +363,8 @@ def _batches(
     if isinstance(images, ImageSet):
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         order = order[torch.argsort(images.labels[order], stable=True)]
-        parts = order.split(torch.bincount(images.labels, minlength=classes).tolist())
-        chosen = torch.cat([part[:per_class].sort().values for part in parts])
+        rows_of_classes = order.split(torch.bincount(images.labels, minlength=classes).tolist())
+        chosen = torch.cat([rows[:per_class].sort().values for rows in rows_of_classes])
         yield from images.batches(image_size=512, order=chosen.split(batch_size))  # 512: as `stream_folder` reads
         return
     counts = torch.zeros(classes, dtype=torch.int64)
@@ -377,15 +382,16 @@ def _batches(
             return  # the rest of the stream is not read
 
 # %% ../../nbs/models/clip.ipynb #9a950d17
-def _rebatch(parts: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
+def _rebatch(tensors: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
     "The same rows in batches of `size`, the last one smaller."
     waiting, count = list[torch.Tensor](), 0
-    for part in parts:
-        waiting, count = waiting + [part], count + len(part)
+    for tensor in tensors:
+        waiting, count = waiting + [tensor], count + len(tensor)
         if count >= size:
-            *full, rest = torch.cat(waiting).split(size)
-            yield from full + [rest] * (len(rest) == size)
-            waiting, count = ([], 0) if len(rest) == size else ([rest], len(rest))
+            batches = torch.cat(waiting).split(size)
+            yield from (batch for batch in batches if len(batch) == size)
+            waiting = [batch for batch in batches if len(batch) < size]
+            count = sum(map(len, waiting))
     if waiting:
         yield torch.cat(waiting)
 
@@ -411,9 +417,9 @@ def save_features(
         "thumbnail_bytes": torch.frombuffer(bytearray(joined or b"\0"), dtype=torch.uint8),
         "thumbnail_sizes": torch.tensor([len(t) for t in features.thumbnails], dtype=torch.int64),
     }
-    about = {"classes": json.dumps(features.classes), "clip": features.clip, "fingerprint": features.fingerprint}
+    metadata = {"classes": json.dumps(features.classes), "clip": features.clip, "fingerprint": features.fingerprint}
     with whole_file(path) as partial:
-        save_file(tensors, partial, about)
+        save_file(tensors, partial, metadata)
     return Path(path)
 
 # %% ../../nbs/models/clip.ipynb #d8867c73
@@ -423,12 +429,12 @@ def load_features(
 ) -> ImageFeatures:
     "Read what `save_features` wrote; ValueError if another CLIP made it."
     with safe_open(path, framework="pt") as file:
-        about, names = file.metadata(), file.keys()
-        parts = {name: file.get_tensor(name) for name in names}
-    made_by, fingerprint, classes = about["clip"], about["fingerprint"], tuple(json.loads(about["classes"]))
+        metadata, names = file.metadata(), file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
+    made_by, fingerprint, classes = metadata["clip"], metadata["fingerprint"], tuple(json.loads(metadata["classes"]))
     if clip is not None and clip.fingerprint != fingerprint:
-        asked = f"{clip.name} ({clip.fingerprint})"
-        raise ValueError(f"{path} holds features of {made_by} ({fingerprint}), not of {asked}: encode again")
-    joined, ends = parts["thumbnail_bytes"].numpy().tobytes(), parts["thumbnail_sizes"].cumsum(0).tolist()
-    small = tuple(joined[start:end] for start, end in zip([0, *ends], ends))
-    return ImageFeatures(parts["features"], parts["labels"], classes, small, made_by, fingerprint)
+        wanted = f"{clip.name} ({clip.fingerprint})"
+        raise ValueError(f"{path} holds features of {made_by} ({fingerprint}), not of {wanted}: encode again")
+    joined, ends = tensors["thumbnail_bytes"].numpy().tobytes(), tensors["thumbnail_sizes"].cumsum(0).tolist()
+    thumbnails = tuple(joined[start:end] for start, end in zip([0, *ends], ends))
+    return ImageFeatures(tensors["features"], tensors["labels"], classes, thumbnails, made_by, fingerprint)
