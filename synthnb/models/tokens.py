@@ -26,8 +26,8 @@ def text_models(pipe: DiffusionPipeline) -> list[tuple[PreTrainedTokenizerBase, 
     Raises `ValueError` for a pipeline that is not a UNet Stable Diffusion, or whose latents are not plainly scaled.
     """
     if not isinstance(pipe, StableDiffusionPipeline | StableDiffusionXLPipeline):
-        known = "a style token can be learned for Stable Diffusion 1.x, 2.x and SDXL"
-        raise ValueError(f"{type(pipe).__name__} is not supported: {known}")
+        supported = "a style token can be learned for Stable Diffusion 1.x, 2.x and SDXL"
+        raise ValueError(f"{type(pipe).__name__} is not supported: {supported}")
     if getattr(pipe.vae.config, "latents_mean", None) is not None:
         raise ValueError("this generator's VAE normalises its latents by latents_mean, which is not supported")
     second = (getattr(pipe, "tokenizer_2", None), getattr(pipe, "text_encoder_2", None))
@@ -42,8 +42,8 @@ def vector_names(token: str, num_vectors: int) -> list[str]:
 def check_placeholder(pipe: DiffusionPipeline, token: str, num_vectors: int) -> None:
     "ValueError for a token that could be taken for text, or is in the vocabulary already."
     if not re.fullmatch(r"<[^<>\sA-Z]+>", token):
-        how = "write it in angle brackets without blanks or capitals, such as <style>"
-        raise ValueError(f"placeholder token {token!r}: {how}")
+        form = "write it in angle brackets without blanks or capitals, such as <style>"
+        raise ValueError(f"placeholder token {token!r}: {form}")
     names = [*vector_names(token, num_vectors), f"{token}_1"]
     for tokenizer, _ in text_models(pipe):
         if taken := [name for name in names if name in tokenizer.get_vocab()]:
@@ -56,18 +56,18 @@ def tokenize(
     names: Sequence[str] = (),  # vocabulary entries to add to copies of the tokenizers
 ) -> list[torch.Tensor]:  # int64 [prompts, T] for each text encoder; added entries have the highest ids
     "Token ids as the pipeline would make them; ValueError names a prompt that is too long."
-    found = []
-    for tokenizer, _ in text_models(pipe):
-        own = copy.deepcopy(tokenizer)
-        own.add_tokens(list(names))
-        texts = pipe.maybe_convert_prompt(list(prompts), own)
-        lengths = [len(ids) for ids in own(texts).input_ids]
-        if (worst := max(lengths)) > own.model_max_length:
-            too_long = f"prompt {texts[lengths.index(worst)]!r} has {worst} tokens"
-            reads = f"the generator reads {own.model_max_length}"
-            raise ValueError(f"{too_long}, {reads}: fewer vectors or fewer words")
-        found.append(own(texts, padding="max_length", max_length=own.model_max_length, return_tensors="pt").input_ids)
-    return found
+    ids_of_encoders = []
+    for original, _ in text_models(pipe):
+        tokenizer = copy.deepcopy(original)
+        tokenizer.add_tokens(list(names))
+        texts, limit = pipe.maybe_convert_prompt(list(prompts), tokenizer), tokenizer.model_max_length
+        lengths = [len(ids) for ids in tokenizer(texts).input_ids]
+        if (longest := max(lengths)) > limit:
+            too_long = f"prompt {texts[lengths.index(longest)]!r} has {longest} tokens"
+            raise ValueError(f"{too_long}, the generator reads {limit}: fewer vectors or fewer words")
+        padded = tokenizer(texts, padding="max_length", max_length=limit, return_tensors="pt")
+        ids_of_encoders.append(padded.input_ids)
+    return ids_of_encoders
 
 # %% ../../nbs/models/tokens.ipynb #55bcf718
 def condition(
@@ -76,17 +76,18 @@ def condition(
     labels: torch.Tensor,  # int64 [B] on the CPU: prompt of each image
 ) -> dict:
     "What the UNet is told of a batch; each prompt in it is encoded once."
-    found = labels.unique(return_inverse=True)  # on the CPU: a GPU would have to be waited for
-    used, of = (some.to(ids[0].device) for some in found)
+    used, row = labels.unique(return_inverse=True)  # on the CPU: a GPU would have to be waited for
+    used, row = used.to(ids[0].device), row.to(ids[0].device)  # prompts of the batch, and which of them each image has
     if isinstance(pipe, StableDiffusionPipeline):
-        return {"encoder_hidden_states": pipe.text_encoder(ids[0][used])[0].index_select(0, of)}
+        return {"encoder_hidden_states": pipe.text_encoder(ids[0][used])[0].index_select(0, row)}
     pool_at_end(pipe)
-    outs = [encoder(own[used], output_hidden_states=True) for (_, encoder), own in zip(text_models(pipe), ids)]
-    pooled = outs[-1][0].index_select(0, of)
+    encoders = [encoder for _, encoder in text_models(pipe)]
+    outs = [encoder(prompt_ids[used], output_hidden_states=True) for encoder, prompt_ids in zip(encoders, ids)]
+    pooled = outs[-1][0].index_select(0, row)
     side = (pipe.unet.config.sample_size * pipe.vae_scale_factor,) * 2
     times = pipe._get_add_time_ids(side, (0, 0), side, pooled.dtype, pipe.text_encoder_2.config.projection_dim)
     return {
-        "encoder_hidden_states": torch.cat([out.hidden_states[-2] for out in outs], -1).index_select(0, of),
+        "encoder_hidden_states": torch.cat([out.hidden_states[-2] for out in outs], -1).index_select(0, row),
         "added_cond_kwargs": {"text_embeds": pooled, "time_ids": times.to(pooled.device).expand(len(pooled), -1)},
     }
 
@@ -118,17 +119,17 @@ def _configuration(pipe: DiffusionPipeline) -> dict:
     Activations, the VAE's scaling, how text becomes tokens, and what noise the UNet was trained with, whichever sampler
     draws.
     """
-    said: dict[str, object] = {"pipeline": type(pipe).__name__}
+    settings: dict[str, object] = {"pipeline": type(pipe).__name__}
     for name, part in _networks(pipe).items():
-        known = part.config if isinstance(part.config, dict) else part.config.to_dict()
-        said[name] = {key: value for key, value in known.items() if key[0] != "_" and key not in _NO_MATTER}
+        config = part.config if isinstance(part.config, dict) else part.config.to_dict()
+        settings[name] = {key: value for key, value in config.items() if key[0] != "_" and key not in _NO_MATTER}
     for number, (tokenizer, _) in enumerate(text_models(pipe)):
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         rules |= {"padding": None, "truncation": None}  # these two change with each call
         limits = [tokenizer.special_tokens_map, tokenizer.model_max_length, tokenizer.padding_side]
-        said[f"tokenizer {number}"] = [rules, *limits]
+        settings[f"tokenizer {number}"] = [rules, *limits]
     scheduler = training_scheduler(pipe)
-    return said | {"noise": [scheduler.config.prediction_type, scheduler.alphas_cumprod.tolist()]}
+    return settings | {"noise": [scheduler.config.prediction_type, scheduler.alphas_cumprod.tolist()]}
 
 # %% ../../nbs/models/tokens.ipynb #ab909c9d
 def fingerprint(pipe: DiffusionPipeline) -> str:
@@ -160,9 +161,9 @@ def initial_rows(
         ids = tokenizer(initializer, add_special_tokens=False).input_ids
         num_vectors = num_vectors or max(1, len(ids))
         if len(ids) not in (1, num_vectors) or tokenizer.unk_token_id in ids:
-            said = " ".join(tokenizer.convert_ids_to_tokens(ids))
-            counted = f"initializer {initializer!r} is {len(ids)} tokens for this generator ({said})"
-            give = "give one common word, as many words as vectors, or None"
-            raise ValueError(f"{counted}, for {num_vectors} vector(s): {give}")
+            tokens = " ".join(tokenizer.convert_ids_to_tokens(ids))
+            counted = f"initializer {initializer!r} is {len(ids)} tokens for this generator ({tokens})"
+            advice = "give one common word, as many words as vectors, or None"
+            raise ValueError(f"{counted}, for {num_vectors} vector(s): {advice}")
         rows.append(table[ids].expand(num_vectors, -1).clone())
     return rows
