@@ -21,17 +21,17 @@ import synthnb
 _PACKAGE = Path(synthnb.__file__).parent  # where the modules lie
 
 
-def _imports(tree: ast.Module, own: str) -> set[str]:
-    "The modules of this package that the code of the module `own` may import; among them names that are no modules."
-    found, home = set(), own.split(".")[:-1]
+def _imports(tree: ast.Module, module: str) -> set[str]:
+    "The modules of this package that the code of a `module` may import; among them names that are no modules."
+    names, package = set(), module.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "synthnb"}
+            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "synthnb"}
         elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "synthnb"):
-            above = ["synthnb", *home[: len(home) + 1 - node.level]] if node.level else []
-            base = ".".join([*above, *filter(None, [node.module])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return {name.removeprefix("synthnb").strip(".") for name in found} - {""}
+            parents = ["synthnb", *package[: len(package) + 1 - node.level]] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return {name.removeprefix("synthnb").strip(".") for name in names} - {""}
 
 # %% ../../nbs/core/code.ipynb #25670249
 class _Computing(ast.NodeTransformer):
@@ -41,9 +41,8 @@ class _Computing(ast.NodeTransformer):
     """
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        fields = {i: one for i, one in enumerate(node.body) if isinstance(one, ast.AnnAssign)}
-        node.body = [fields.get(i) or self.visit(one) for i, one in enumerate(node.body)]
-        node.body = [one for one in node.body if one]
+        visited = [line if isinstance(line, ast.AnnAssign) else self.visit(line) for line in node.body]
+        node.body = [line for line in visited if line]
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -84,10 +83,10 @@ def _file(name: str, root: Path) -> Path | None:
 
 
 @cache
-def _read(file: Path, own: str, changed: int) -> tuple[frozenset[str], str]:
+def _read(file: Path, module: str, changed: int) -> tuple[frozenset[str], str]:
     "What a module imports, and its code; read again where the file has `changed`."
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    return frozenset(_imports(tree, own)), ast.dump(_Computing().visit(tree))
+    return frozenset(_imports(tree, module)), ast.dump(_Computing().visit(tree))
 
 # %% ../../nbs/core/code.ipynb #501b7642
 def _modules_run(
@@ -97,16 +96,16 @@ def _modules_run(
     "Modules of this package, and all modules that they import, directly or not; ValueError for a name that is none."
     if missing := [name for name in modules if not _file(name, root)]:
         raise ValueError(f"no module of this package: {', '.join(missing)}")
-    found, left = {}, list(modules)
-    while left:
-        name = left.pop()
-        if name in found or not (file := _file(name, root)):
+    code, waiting = {}, list(modules)
+    while waiting:
+        name = waiting.pop()
+        file = _file(name, root)
+        if name in code or not file:
             continue
-        imported, found[name] = _read(
-            file, f"{name}.x" if file.name == "__init__.py" else name, file.stat().st_mtime_ns
-        )
-        left += [*imported, *_packages(name)]
-    return dict(sorted(found.items()))
+        module = f"{name}.x" if file.name == "__init__.py" else name  # relative imports start in the file's folder
+        imported, code[name] = _read(file, module, file.stat().st_mtime_ns)
+        waiting += [*imported, *_packages(name)]
+    return dict(sorted(code.items()))
 
 
 def _packages(name: str) -> list[str]:
@@ -128,32 +127,33 @@ def code_hash(
 def _computed(code: CodeType) -> list:
     "What a function computes, whatever file or line it stands in."
     # the first constant of a function may be its docstring
-    consts = [_computed(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    consts = [_computed(const) if isinstance(const, CodeType) else repr(const) for const in code.co_consts]
     documented = code.co_consts[:1] and isinstance(code.co_consts[0], str) and code.co_name != "<lambda>"
     return [code.co_code.hex(), code.co_names, consts[1:] if documented else consts]
 
 
 def _named(code: CodeType) -> set[str]:
-    return set(code.co_names).union(*(_named(one) for one in code.co_consts if isinstance(one, CodeType)))
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*map(_named, inner))
 
 
 def code_of(
     made_by: Callable,  # a function of this package or of a notebook
 ) -> tuple[list[str], list]:  # modules of this package, and the code of functions that stand elsewhere
     "What a function runs: modules for `code_hash`, and the functions of a notebook that it calls."
-    modules, own, left, seen = set(), {}, [made_by], set()
-    while left:
-        thing = left.pop()
-        if id(thing) in seen:
+    modules, functions, waiting, visited = set(), {}, [made_by], set()
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in visited:
             continue
-        seen.add(id(thing))
-        place = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None)
+        visited.add(id(thing))
+        module = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None)
         if isinstance(thing, partial):
-            left.append(thing.func)
-        elif str(place).split(".")[0] == "synthnb":
-            modules.add(str(place).removeprefix("synthnb").strip("."))
-        elif isinstance(thing, FunctionType) and place == made_by.__module__:
-            own[thing.__qualname__] = _computed(thing.__code__)
-            left += [thing.__globals__[name] for name in _named(thing.__code__) if name in thing.__globals__]
-            left += inspect.getclosurevars(thing).nonlocals.values()
-    return sorted(modules - {""}), sorted(own.items())
+            waiting.append(thing.func)
+        elif str(module).split(".")[0] == "synthnb":
+            modules.add(str(module).removeprefix("synthnb").strip("."))
+        elif isinstance(thing, FunctionType) and module == made_by.__module__:
+            functions[thing.__qualname__] = _computed(thing.__code__)
+            waiting += [thing.__globals__[name] for name in _named(thing.__code__) if name in thing.__globals__]
+            waiting += inspect.getclosurevars(thing).nonlocals.values()
+    return sorted(modules - {""}), sorted(functions.items())
