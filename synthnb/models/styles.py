@@ -71,8 +71,8 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
     try:
         with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
-        return load_file(path), {k: value(v) for k, v in said.items() if k != "format"}
+            metadata = file.metadata() or {}
+        return load_file(path), {name: value(text) for name, text in metadata.items() if name != "format"}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, it will be made again") from error
 
@@ -83,25 +83,26 @@ _ENCODERS = ("clip_l", "clip_g")  # SDXL's, as diffusers' own scripts name them
 def save_style(style: Style, path: str | Path) -> Path:
     "Write a style in diffusers' textual-inversion format, whole or not at all."
     names = [style.token] if len(style.rows) == 1 else _ENCODERS
-    kept = ("token", "settings", "losses", "checks", "seconds")
-    record = {name: getattr(style, name) for name in kept}
-    return write_tensors(dict(zip(names, style.rows)), Path(path), record)
+    fields = ("token", "settings", "losses", "checks", "seconds")
+    metadata = {name: getattr(style, name) for name in fields}
+    return write_tensors(dict(zip(names, style.rows)), Path(path), metadata)
 
 # %% ../../nbs/models/styles.ipynb #da26957c
 def load_style(path: str | Path) -> Style:
     "Read a style; also one of another program, if its file holds one token."
-    tensors, said = read_tensors(Path(path))
-    names = _ENCODERS if set(tensors) == set(_ENCODERS) else list(tensors)
-    if (len(names) != 1 and names is not _ENCODERS) or (names is _ENCODERS and "token" not in said):
+    tensors, metadata = read_tensors(Path(path))
+    is_sdxl = set(tensors) == set(_ENCODERS)
+    names = _ENCODERS if is_sdxl else list(tensors)
+    if (len(names) != 1 and not is_sdxl) or (is_sdxl and "token" not in metadata):
         raise ValueError(f"{path} is not a style: it holds the tensors {sorted(tensors)}")
     rows = tuple(torch.atleast_2d(tensors[name]).float() for name in names)
     return Style(
-        said.get("token", names[0]),
+        metadata.get("token", names[0]),
         rows,
-        said.get("settings", {}),
-        tuple(said.get("losses", ())),
-        tuple(map(tuple, said.get("checks", ()))),
-        said.get("seconds", 0.0),
+        metadata.get("settings", {}),
+        tuple(metadata.get("losses", ())),
+        tuple(map(tuple, metadata.get("checks", ()))),
+        metadata.get("seconds", 0.0),
     )
 
 # %% ../../nbs/models/styles.ipynb #f22b49a7
@@ -114,9 +115,10 @@ def add_style(pipe: DiffusionPipeline, style: Style | str | Path) -> str:
     check_placeholder(pipe, style.token, len(style.rows[0]))
     pairs = text_models(pipe)
     widths = [encoder.get_input_embeddings().embedding_dim for _, encoder in pairs]
-    if widths != [rows.shape[1] for rows in style.rows]:
-        own = [rows.shape[1] for rows in style.rows]
-        raise ValueError(f"{style} has widths {own}, the generator reads {widths}: it was learned for another one")
+    style_widths = [rows.shape[1] for rows in style.rows]
+    if widths != style_widths:
+        reads = f"the generator reads {widths}"
+        raise ValueError(f"{style} has widths {style_widths}, {reads}: it was learned for another one")
     pool_at_end(pipe)
     with quiet_loading():
         for (tokenizer, encoder), rows in zip(pairs, style.rows):
@@ -143,7 +145,7 @@ class Run:
 
     def note(self, loss: float) -> None:
         "Add a check."
-        if loss < min((old for _, old in self.checks), default=math.inf):
+        if loss < min((earlier for _, earlier in self.checks), default=math.inf):
             self.best = [rows.detach().clone() for rows in self.rows]
         self.checks.append((self.step, loss))
 
@@ -157,28 +159,30 @@ def check_same_settings(path: Path, there: dict, now: dict) -> None:
     "ValueError if a file was made with other settings."
     changed = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
     if changed:
-        differ = "; ".join(f"{name} was {there.get(name)!r} and is now {now.get(name)!r}" for name in changed)
-        raise ValueError(f"{path} belongs to another run ({differ}): delete it, or name another file")
+        changes = "; ".join(f"{name} was {there.get(name)!r} and is now {now.get(name)!r}" for name in changed)
+        raise ValueError(f"{path} belongs to another run ({changes}): delete it, or name another file")
 
 
 def _save_run(run: Run, path: Path, settings: dict) -> None:
     "Write a checkpoint."
-    tensors = {f"rows.{i}": r for i, r in enumerate(run.rows)} | {f"best.{i}": r for i, r in enumerate(run.best)}
+    tensors: dict[str, torch.Tensor] = {f"rows.{i}": rows for i, rows in enumerate(run.rows)}
+    tensors |= {f"best.{i}": rows for i, rows in enumerate(run.best)}
     for i, state in run.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{name}": value for name, value in state.items()}
     tensors["losses"] = run.losses[: run.step]
-    said = {"settings": settings, "step": run.step, "checks": run.checks, "seconds": run.seconds}
-    write_tensors(tensors, path, said)
+    metadata = {"settings": settings, "step": run.step, "checks": run.checks, "seconds": run.seconds}
+    write_tensors(tensors, path, metadata)
 
 # %% ../../nbs/models/styles.ipynb #ec2bc767
 def _restore_run(run: Run, path: Path, settings: dict) -> None:
     "Go on from a checkpoint; ValueError says in what its settings differ."
-    tensors, said = read_tensors(path)
-    check_same_settings(path, said.get("settings", {}), settings)
-    if said["step"] > len(run.losses):
-        taken = f"{path} has taken {said['step']} steps already, and {len(run.losses)} are asked for"
-        raise ValueError(f"{taken}: ask for as many or more, or delete it")
-    run.step, run.checks, run.seconds = said["step"], [tuple(check) for check in said["checks"]], said["seconds"]
+    tensors, metadata = read_tensors(path)
+    check_same_settings(path, metadata.get("settings", {}), settings)
+    if metadata["step"] > len(run.losses):
+        too_many = f"{path} has taken {metadata['step']} steps already, and {len(run.losses)} are asked for"
+        raise ValueError(f"{too_many}: ask for as many or more, or delete it")
+    run.step, run.seconds = metadata["step"], metadata["seconds"]
+    run.checks = [tuple(check) for check in metadata["checks"]]
     with torch.no_grad():
         for i, rows in enumerate(run.rows):
             rows.copy_(tensors[f"rows.{i}"])
@@ -192,9 +196,9 @@ def _restore_run(run: Run, path: Path, settings: dict) -> None:
 def _check_finite(losses: torch.Tensor, first: int = 0) -> None:
     "FloatingPointError names the first step, counted from `first`, whose loss is no number."
     if len(bad := (~losses.isfinite()).nonzero()):
-        seen = f"the loss is {losses[bad[0]].item()} at step {first + bad[0].item()}"
-        helps = "lower the learning rate, or open the generator with dtype='float32'"
-        raise FloatingPointError(f"{seen}: {helps}; nothing of this was kept")
+        problem = f"the loss is {losses[bad[0]].item()} at step {first + bad[0].item()}"
+        advice = "lower the learning rate, or open the generator with dtype='float32'"
+        raise FloatingPointError(f"{problem}: {advice}; nothing of this was kept")
 
 # %% ../../nbs/models/styles.ipynb #57a7e9c0
 class Keeper:
