@@ -84,10 +84,10 @@ class Decisions:
         The ids it was about, none if there is nothing left.
         """
         with _transaction(self.path) as database:
-            said = database.execute(_LAST_FIRST, (reviewer,)).fetchall()
-            last = next((step for step, key in said if among is None or key in among), None)
+            latest_first = database.execute(_LAST_FIRST, (reviewer,)).fetchall()
+            last = next((step for step, key in latest_first if among is None or key in among), None)
             database.execute("UPDATE said SET undone = ? WHERE step = ?", (now(), last))
-        return [key for step, key in reversed(said) if step == last]
+        return [key for step, key in reversed(latest_first) if step == last]
 
     def table(self, reviewer: str | None = None) -> pd.DataFrame:  # id, decision, class, reviewer, time
         "The decisions that hold: the last of each person about each image, in the order in which they were said."
@@ -109,29 +109,29 @@ def check_decisions(
     reviewer: str = "",  # of lines that name nobody
 ) -> pd.DataFrame:  # id, decision, class, reviewer, time
     "Decisions in their one form. Raises `ValueError` naming the first line that is none."
-    if lost := [name for name in ("id", "decision") if name not in table]:
-        raise ValueError(f"decisions need a column {lost[0]!r}; there is {', '.join(map(str, table.columns))}")
-    told = table.reindex(columns=DECISION_COLUMNS).astype(object).reset_index(drop=True)
-    told = told.where(told.notna(), "").astype(str)
-    told["decision"] = told.decision.str.strip().str.lower()
-    told["reviewer"] = told.reviewer.where(told.reviewer != "", reviewer)
-    told["time"] = told.time.where(told.time != "", now())
-    told["class"] = [
+    if missing := [name for name in ("id", "decision") if name not in table]:
+        raise ValueError(f"decisions need a column {missing[0]!r}; there is {', '.join(map(str, table.columns))}")
+    decisions = table.reindex(columns=DECISION_COLUMNS).astype(object).reset_index(drop=True)
+    decisions = decisions.where(decisions.notna(), "").astype(str)
+    decisions["decision"] = decisions.decision.str.strip().str.lower()
+    decisions["reviewer"] = decisions.reviewer.where(decisions.reviewer != "", reviewer)
+    decisions["time"] = decisions.time.where(decisions.time != "", now())
+    decisions["class"] = [
         name or (decision != "relabel" and _own_class(key, classes)) or ""
-        for key, decision, name in zip(told.id, told.decision, told["class"])
+        for key, decision, name in zip(decisions.id, decisions.decision, decisions["class"])
     ]
-    for line, (key, decision, name, who, _) in enumerate(told.itertuples(index=False), 1):
+    for line, (key, decision, name, person, _) in enumerate(decisions.itertuples(index=False), 1):
         relabelled = decision == "relabel"
         problems = {
             f"{decision!r} is no decision, use one of {', '.join(SAID)}": decision not in SAID,
             "it names no image": not key,
-            "it names no reviewer: pass `reviewer`": not who,
+            "it names no reviewer: pass `reviewer`": not person,
             "it relabels to no class": relabelled and not name,
             f"there is no class {name!r}": relabelled and classes and name not in classes,
         }
-        if problem := next((said for said, holds in problems.items() if holds), ""):
+        if problem := next((text for text, holds in problems.items() if holds), ""):
             raise ValueError(f"decision {line} ({key or 'without id'}): {problem}")
-    return told
+    return decisions
 
 # %% ../../nbs/images/decisions.ipynb #c1f499f6
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ def agreement(
     if both.empty:
         raise ValueError("people and filter have no image in common: are both of the same folder?")
     cells = confusion_matrix(both.people, both["filter"], labels=[True, False]).ravel()
-    same = int(cells[0] + cells[3])
-    raw = wilson(same, len(both), level)
+    agreed = int(cells[0] + cells[3])
+    share = wilson(agreed, len(both), level)
     kappa = (
         cohen_kappa_score(both.people, both["filter"])
         if both.to_numpy().any() and not both.to_numpy().all()
@@ -197,7 +197,7 @@ def agreement(
         columns=pd.Index(["keep", "drop"], name="filter"),
     )
     kappa_low, kappa_high = map(float, ends)
-    return Agreement(len(both), raw.mean, raw.low, raw.high, float(kappa), kappa_low, kappa_high, table)
+    return Agreement(len(both), share.mean, share.low, share.high, float(kappa), kappa_low, kappa_high, table)
 
 # %% ../../nbs/images/decisions.ipynb #6da07173
 def read_decisions(
