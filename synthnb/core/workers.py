@@ -40,8 +40,8 @@ class Pool:
 
 def usable_cores() -> int:
     "Cores that this process may run on."
-    mine = psutil.Process()
-    return len(mine.cpu_affinity()) if hasattr(mine, "cpu_affinity") else os.cpu_count() or 1  # macOS has none
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1  # macOS has none
 
 
 def _own_gpu(number: int) -> dict[str, str]:
@@ -63,11 +63,11 @@ def one_thread(threads: int = 1) -> dict[str, str]:
 def _environment(pool: Pool, number: int) -> dict[str, str]:
     "The environment of a worker process."
     package = str(Path(synthnb.__file__).resolve().parents[1])
-    places = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    shared = {"OMP_NUM_THREADS": str(max(1, usable_cores() // pool.workers))}
+    import_paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    defaults = {"OMP_NUM_THREADS": str(max(1, usable_cores() // pool.workers))}
     gpu = _own_gpu(number) if pool.gpu else {}
     threads = one_thread(pool.threads) if pool.threads else {}
-    return shared | os.environ | threads | gpu | {"PYTHONPATH": os.pathsep.join(places)}
+    return defaults | os.environ | threads | gpu | {"PYTHONPATH": os.pathsep.join(import_paths)}
 
 # %% ../../nbs/core/workers.ipynb #55038525
 class Stopped(KeyboardInterrupt):
@@ -77,47 +77,51 @@ class Stopped(KeyboardInterrupt):
 @contextmanager
 def finish_first() -> Iterator[threading.Event]:
     "Inside, Ctrl-C and SIGTERM set the event instead of raising; a second one raises."
-    asked = threading.Event()
+    stop = threading.Event()
 
     def remember(number, frame):
-        if asked.is_set():
+        if stop.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        stop.set()
 
     if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
-        yield asked
+        yield stop
         return
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier_handlers = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in earlier_handlers.items():
             signal.signal(number, handler)
 
 # %% ../../nbs/core/workers.ipynb #5058e442
-def _call(work: str, told: dict, gone: Callable[[], bool] | None) -> None:
+def _call(work: str, job: dict, gone: Callable[[], bool] | None) -> None:
     "Run a function that is named by its module and its name."
     module, _, name = work.partition(":")
-    getattr(importlib.import_module(module), name)(told, gone)
+    getattr(importlib.import_module(module), name)(job, gone)
 
 
 def work_alone() -> None:
     "What a worker process runs: its job comes as JSON."
-    work, told, parent = json.loads(sys.stdin.read())  # who may have been killed before this process could look
+    work, job, parent = json.loads(
+        sys.stdin.read()
+    )  # a parent that may have been killed before this process could look
     try:
-        _call(work, told, lambda: os.getppid() != parent)
+        _call(work, job, lambda: os.getppid() != parent)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _start(work: str, told: dict, log: Path, variables: dict[str, str]) -> subprocess.Popen:
+def _start(work: str, job: dict, log: Path, variables: dict[str, str]) -> subprocess.Popen:
     "A worker process. It has its own session, so that Ctrl-C reaches it through us, once."
     command = [sys.executable, "-c", "from synthnb.core.workers import work_alone; work_alone()"]
     # a pipe holds some 64 kB: we would wait for each worker to read the rest
-    with open(log, "wb") as said, tempfile.TemporaryFile("w+", encoding="utf-8") as job:
-        json.dump([work, told, os.getpid()], job)
-        job.seek(0)
-        return subprocess.Popen(command, stdin=job, stdout=said, stderr=said, env=variables, start_new_session=True)
+    with open(log, "wb") as output, tempfile.TemporaryFile("w+", encoding="utf-8") as stdin:
+        json.dump([work, job, os.getpid()], stdin)
+        stdin.seek(0)
+        return subprocess.Popen(
+            command, stdin=stdin, stdout=output, stderr=output, env=variables, start_new_session=True
+        )
 
 # %% ../../nbs/core/workers.ipynb #f1b82d2d
 def _end(processes: list[subprocess.Popen], grace: float | None) -> None:
@@ -126,9 +130,9 @@ def _end(processes: list[subprocess.Popen], grace: float | None) -> None:
     try:
         for process in alive:
             process.terminate()
-        until = None if grace is None else time.monotonic() + grace
+        deadline = None if grace is None else time.monotonic() + grace
         for process in alive:
-            process.wait(None if until is None else max(0.0, until - time.monotonic()))
+            process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         pass
     finally:
@@ -142,26 +146,26 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
 
 
-def _in_processes(work: str, told: dict, pool: Pool, logs: Path, asked: Callable[[], bool]) -> list[str]:
+def _in_processes(work: str, job: dict, pool: Pool, logs: Path, should_stop: Callable[[], bool]) -> list[str]:
     "Run worker processes to their end; what became of those that died."
     logs.mkdir(parents=True, exist_ok=True)
     files = [logs / f"{platform.node()}-{number}.txt" for number in range(pool.workers)]
-    started = []
+    processes = []
     try:
         for number, log in enumerate(files):
-            started.append(_start(work, told, log, _environment(pool, number)))
-        while any(process.poll() is None for process in started) and not asked():
+            processes.append(_start(work, job, log, _environment(pool, number)))
+        while any(process.poll() is None for process in processes) and not should_stop():
             time.sleep(0.1)
     finally:
-        _end(started, pool.grace)
+        _end(processes, pool.grace)
     return [
         f"worker {number} ended with status {process.returncode} ({_last_line(log)})"
-        for number, (process, log) in enumerate(zip(started, files))
+        for number, (process, log) in enumerate(zip(processes, files))
         if process.returncode
     ]
 
 # %% ../../nbs/core/workers.ipynb #b032ee6f
-def _on_ray(work: str, told: dict, pool: Pool, asked: Callable[[], bool]) -> list[str]:
+def _on_ray(work: str, job: dict, pool: Pool, should_stop: Callable[[], bool]) -> list[str]:
     "Run workers as tasks of a cluster to their end; what became of those that failed."
     try:
         import ray
@@ -172,21 +176,21 @@ def _on_ray(work: str, told: dict, pool: Pool, asked: Callable[[], bool]) -> lis
     )
     gpus = 1 if pool.gpu and ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(_call)
-    left, lost = [task.remote(work, told, None) for _ in range(pool.workers)], []
+    running, failures = [task.remote(work, job, None) for _ in range(pool.workers)], []
     try:
-        while left and not asked():
-            done, left = ray.wait(left, timeout=0.2)
-            for reference in done:
+        while running and not should_stop():
+            ended, running = ray.wait(running, timeout=0.2)
+            for reference in ended:
                 try:
                     ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    lost.append(f"a task failed ({str(error).strip().splitlines()[-1]})")
+                    failures.append(f"a task failed ({str(error).strip().splitlines()[-1]})")
     finally:
-        for reference in left:  # somebody stopped us
+        for reference in running:  # somebody stopped us
             ray.cancel(reference)
-        if left:
-            ray.wait(left, num_returns=len(left), timeout=60)
-    return lost
+        if running:
+            ray.wait(running, num_returns=len(running), timeout=60)
+    return failures
 
 # %% ../../nbs/core/workers.ipynb #08abcc59
 def run_workers(
@@ -200,22 +204,22 @@ def run_workers(
 
     The others have taken over from these. Raises `RuntimeError` if all died, and `Stopped` where `asked` said so.
     """
-    lost = _on_ray(work, told, pool, asked) if pool.ray else _in_processes(work, told, pool, logs, asked)
+    failures = _on_ray(work, told, pool, asked) if pool.ray else _in_processes(work, told, pool, logs, asked)
     if asked():
         raise Stopped("stopped")
-    if len(lost) == pool.workers:
-        who = "tasks failed" if pool.ray else "workers died"
-        raise RuntimeError(f"all {who}: {'; '.join(lost)}. What is done stays; start again to go on")
-    return lost
+    if len(failures) == pool.workers:
+        all_failed = "all tasks failed" if pool.ray else "all workers died"
+        raise RuntimeError(f"{all_failed}: {'; '.join(failures)}. What is done stays; start again to go on")
+    return failures
 
 # %% ../../nbs/core/workers.ipynb #2fac212a
 @contextmanager
 def refresh(update: Callable[[], None], seconds: float = 1.0) -> Iterator[None]:
     "Inside, a thread calls `update` again and again; it is called once more at the end."
-    over = threading.Event()
+    ended = threading.Event()
 
     def keep_looking():
-        while not over.wait(seconds):
+        while not ended.wait(seconds):
             update()
 
     thread = threading.Thread(target=keep_looking, daemon=True)
@@ -223,6 +227,6 @@ def refresh(update: Callable[[], None], seconds: float = 1.0) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
         update()
