@@ -51,9 +51,9 @@ class _Job:
 def _draw(job: _Job, stop: Callable[[], bool]) -> int:
     "Open the generator and make shards; how many."
     folder = ShardFolder(job.folder)
-    made, draw = open_drawer(folder.plan.settings, job.generator, Drawing(**job.drawing))
+    drawn_with, draw = open_drawer(folder.plan.settings, job.generator, Drawing(**job.drawing))
     pieces = [Piece(*piece) for piece in job.pieces]
-    return make_shards(folder, pieces, draw, made, patience=job.patience, hours=job.hours, stop=stop)
+    return make_shards(folder, pieces, draw, drawn_with, patience=job.patience, hours=job.hours, stop=stop)
 
 
 def work(
@@ -61,8 +61,8 @@ def work(
     gone: Callable[[], bool] | None,  # is who started this process gone? None on a cluster, which stops tasks itself
 ) -> None:
     "What a worker runs."
-    with finish_first() if gone else nullcontext(threading.Event()) as asked:
-        _draw(_Job(**told), lambda: asked.is_set() or bool(gone and gone()))
+    with finish_first() if gone else nullcontext(threading.Event()) as stop:
+        _draw(_Job(**told), lambda: stop.is_set() or bool(gone and gone()))
 
 # %% ../../nbs/images/shards.ipynb #2b38fe57
 @dataclass
@@ -86,9 +86,9 @@ class Progress:
         for piece in (piece for piece in self.pieces if piece.name in fresh):
             _count(self, piece)
         self.published |= fresh
-        done = [piece.last - piece.first for piece in self.pieces if piece.name in self.published]
-        waiting = {piece.name for piece in self.pieces} - self.published
-        return sum(done) + sum(map(leases.images_under_way, waiting))
+        published_rows = [piece.last - piece.first for piece in self.pieces if piece.name in self.published]
+        unpublished = {piece.name for piece in self.pieces} - self.published
+        return sum(published_rows) + sum(map(leases.images_under_way, unpublished))
 
     def short_classes(self, share: float = 0.05) -> dict[str, float]:
         """Classes of which more than this share failed, the worst first.
@@ -96,52 +96,52 @@ class Progress:
         Failures that hit some classes only make a set uneven.
         """
         shares = {name: failed / self.rows_asked[name] for name, failed in self.rows_failed.items()}
-        worst = sorted(shares.items(), key=lambda one: -one[1])
-        return {name: lost for name, lost in worst if lost > share}
+        worst_first = sorted(shares, key=lambda name: -shares[name])
+        return {name: shares[name] for name in worst_first if shares[name] > share}
 
     def __str__(self) -> str:
-        left, short = len(self.pieces) - len(self.published), self.short_classes()
+        unpublished, short = len(self.pieces) - len(self.published), self.short_classes()
         lines = [
             f"{self.images:,} images in {len(self.published):,} new shards in {self.folder.path}, "
             f"{self.failed:,} failed",
             *([_short_said(short)] if short else []),
-            *([f"{left:,} shards are left, start again to go on"] if left else []),
+            *([f"{unpublished:,} shards are left, start again to go on"] if unpublished else []),
             *self.lost,
         ]
         return "; ".join(lines)
 
 # %% ../../nbs/images/shards.ipynb #9b1c4631
-def _count(at: Progress, piece: Piece) -> None:
+def _count(progress: Progress, piece: Piece) -> None:
     "Add what a new shard's sidecar says."
-    facts = at.folder.sidecar(piece.name)
-    classes = at.folder.plan.rows(piece.first, piece.last).set_index("id")["class"]
+    facts = progress.folder.sidecar(piece.name)
+    classes = progress.folder.plan.rows(piece.first, piece.last).set_index("id")["class"]
     failed = [failure["id"] for failure in facts.get("failed", ())]
-    at.failed += len(failed)
-    at.images += facts.get("images", 0)
-    at.bytes += facts.get("bytes", 0)
-    at.rows_asked.update(classes)
-    at.rows_failed.update(classes[failed])
+    progress.failed += len(failed)
+    progress.images += facts.get("images", 0)
+    progress.bytes += facts.get("bytes", 0)
+    progress.rows_asked.update(classes)
+    progress.rows_failed.update(classes[failed])
 
 
 def _short_said(short: dict[str, float]) -> str:
     "The warning about classes of which many images failed."
-    uneven = ", ".join(f"{name} {lost:.0%}" for name, lost in list(short.items())[:5])
+    worst = ", ".join(f"{name} {failed:.0%}" for name, failed in list(short.items())[:5])
     more = " ..." if len(short) > 5 else ""
-    return f"WARNING: more than 5 % failed of {len(short)} classes ({uneven}{more}), which are short of images now"
+    return f"WARNING: more than 5 % failed of {len(short)} classes ({worst}{more}), which are short of images now"
 
 
-def _short_of_disk(at: Progress) -> str:
+def _short_of_disk(progress: Progress) -> str:
     """What to say if the disk will not hold the rest, should it be like what is there.
 
     Nothing if it will, or if nothing is there yet.
     """
-    left = sum(piece.last - piece.first for piece in at.pieces if piece.name not in at.published)
-    need, free = left * at.bytes / max(at.images, 1), free_bytes(at.folder.path)
+    images = sum(piece.last - piece.first for piece in progress.pieces if piece.name not in progress.published)
+    need, free = images * progress.bytes / max(progress.images, 1), free_bytes(progress.folder.path)
     if need <= free:
         return ""
     return (
-        f"WARNING: the {left:,} images that are left need about {need / 1e6:,.1f} MB, "
-        f"but {free / 1e6:,.1f} MB are free on the disk of {at.folder.path}: "
+        f"WARNING: the {images:,} images that are left need about {need / 1e6:,.1f} MB, "
+        f"but {free / 1e6:,.1f} MB are free on the disk of {progress.folder.path}: "
         "make space while it goes on; a full disk stops it, and what is published stays"
     )
 
@@ -149,16 +149,16 @@ def _short_of_disk(at: Progress) -> str:
 @contextmanager
 def _watch(progress: Progress, show: bool) -> Iterator[None]:
     "A bar that is kept up to date."
-    total, told = sum(piece.last - piece.first for piece in progress.pieces), False
+    total, has_warned = sum(piece.last - piece.first for piece in progress.pieces), False
     with tqdm(total=total, desc="images", unit="img", disable=not show, smoothing=0.05) as bar:
 
         def update():
-            nonlocal told
+            nonlocal has_warned
             bar.update(progress.look() - bar.n)
             bar.set_postfix(failed=progress.failed, refresh=False)
-            if show and not told and (short := _short_of_disk(progress)):
-                bar.write(short, file=sys.stderr)
-                told = True
+            if show and not has_warned and (warning := _short_of_disk(progress)):
+                bar.write(warning, file=sys.stderr)
+                has_warned = True
 
         with refresh(update):
             yield
@@ -175,27 +175,27 @@ class Budget:
         "The first pieces that hold no more images than that. Raises `ValueError` for less than one shard."
         if self.images is None or not pieces:
             return pieces
-        held = np.cumsum([piece.last - piece.first for piece in pieces])
-        kept = int(np.searchsorted(held, self.images, side="right"))
-        if not kept:
+        images = np.cumsum([piece.last - piece.first for piece in pieces])  # in the first piece, the first two, ...
+        count = int(np.searchsorted(images, self.images, side="right"))
+        if not count:
             raise ValueError(
-                f"the budget of {self.images} images is less than one shard, {held[0]}: "
+                f"the budget of {self.images} images is less than one shard, {images[0]}: "
                 "raise it, or plan with a smaller shard_size"
             )
-        return pieces[:kept]
+        return pieces[:count]
 
 # %% ../../nbs/images/shards.ipynb #047da144
-def _run(job: _Job, watched: Progress, pool: Pool, asked: threading.Event) -> None:
+def _run(job: _Job, progress: Progress, pool: Pool, stop: threading.Event) -> None:
     "Here, in processes, or on a cluster."
     try:
         if pool.ray or pool.workers > 1:
-            logs = watched.folder.own / "logs"
-            watched.lost = run_workers("synthnb.images.shards:work", asdict(job), pool, logs, asked.is_set)
+            logs = progress.folder.own / "logs"
+            progress.lost = run_workers("synthnb.images.shards:work", asdict(job), pool, logs, stop.is_set)
         else:
-            _draw(job, asked.is_set)
+            _draw(job, stop.is_set)
     except Stopped:
-        watched.look()
-        raise KeyboardInterrupt(f"stopped: {watched}") from None
+        progress.look()
+        raise KeyboardInterrupt(f"stopped: {progress}") from None
 
 # %% ../../nbs/images/shards.ipynb #cc0c1bf2
 def generate_shards(
@@ -219,14 +219,14 @@ def generate_shards(
     settle_style(home, drawing.style)
     published = home.published()
     pieces = budget.pieces([piece for piece in home.pieces(plan.images)[shards] if piece.name not in published])
-    watched, place = Progress(home, pieces), home.path.resolve()
+    watched, path = Progress(home, pieces), home.path.resolve()
     # a worker takes the folder's own copy of the style
-    told = asdict(replace(drawing, style=str(ShardFolder(place).style or ""), clip=str(drawing.clip)))
-    job = _Job(str(place), str(generator or plan.settings.model), told, pieces, patience, budget.hours)
+    options = asdict(replace(drawing, style=str(ShardFolder(path).style or ""), clip=str(drawing.clip)))
+    job = _Job(str(path), str(generator or plan.settings.model), options, pieces, patience, budget.hours)
     pool = replace(pool, gpu=pool.gpu and drawing.device in ("auto", "cuda"))
     if pieces:
-        with finish_first() as asked, _watch(watched, progress):
-            _run(job, watched, pool, asked)
+        with finish_first() as stop, _watch(watched, progress):
+            _run(job, watched, pool, stop)
     return watched
 
 # %% ../../nbs/images/shards.ipynb #e4039fb9
@@ -251,60 +251,60 @@ def verify(
     "Compare a folder with its plan, byte by byte."
     home = ShardFolder(folder)
     published, pieces = home.published(), home.pieces()
-    made = home.drawn_with
+    drawn_with = home.drawn_with
     problems = [
         Problem("mismatch", name, "the plan has no such shard")
         for name in sorted(published - {piece.name for piece in pieces})
     ]
     for piece in tqdm(pieces, desc="verify", unit="shard", disable=not progress):
-        found = (
-            _check_piece(home, piece, made)
-            if piece.name in published
-            else [Problem("missing", piece.name, f"{piece.last - piece.first} rows")]
-        )
-        problems += found
-        if remove and found and piece.name in published:
+        if piece.name not in published:
+            problems.append(Problem("missing", piece.name, f"{piece.last - piece.first} rows"))
+            continue
+        piece_problems = _check_piece(home, piece, drawn_with)
+        problems += piece_problems
+        if remove and piece_problems:
             home.tar(piece.name).unlink()
     return problems
 
 # %% ../../nbs/images/shards.ipynb #2db0b975
-def _check_piece(home: ShardFolder, piece: Piece, made: dict) -> list[Problem]:
+def _check_piece(home: ShardFolder, piece: Piece, drawn_with: dict) -> list[Problem]:
     "What is wrong with one published shard."
     path, problems = home.tar(piece.name), []
     try:
         facts = home.sidecar(piece.name)
     except ValueError as error:
         return [Problem("corrupt", piece.name, str(error))]
-    said = facts.get("sha256", "nothing")
+    recorded = facts.get("sha256", "nothing")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != said:
-        detail = f"its checksum is {digest[:12]}..., its sidecar says {said[:12]}..."
+    if digest != recorded:
+        detail = f"its checksum is {digest[:12]}..., its sidecar says {recorded[:12]}..."
         problems.append(Problem("corrupt", piece.name, detail))
     expected = {row["id"]: row for row in home.plan.rows(piece.first, piece.last).to_dict("records")}
-    left = set(expected) - {failure["id"] for failure in facts.get("failed", ())}
+    unread = set(expected) - {failure["id"] for failure in facts.get("failed", ())}
     try:
         for content, record in read_tar(path):
-            if fault := _check_image(content, record, expected, left, made):
-                problems.append(Problem(fault[0], piece.name, fault[1]))
-            left.discard(record["id"])
+            if fault := _check_image(content, record, expected, unread, drawn_with):
+                kind, detail = fault
+                problems.append(Problem(kind, piece.name, detail))
+            unread.discard(record["id"])
     except ValueError as error:
         problems.append(Problem("corrupt", piece.name, str(error)))
-    return problems + [Problem("missing", piece.name, f"image {key}") for key in sorted(left)]
+    return problems + [Problem("missing", piece.name, f"image {key}") for key in sorted(unread)]
 
 # %% ../../nbs/images/shards.ipynb #39f59c1f
 def _check_image(
-    content: bytes, record: dict, expected: dict[str, dict], left: set[str], made: dict
+    content: bytes, record: dict, expected: dict[str, dict], unread: set[str], drawn_with: dict
 ) -> tuple[str, str] | None:
     "Kind and detail of what is wrong with an image."
     key = record.get("id", "")
     if key not in expected:
         return "mismatch", f"image {key!r} does not belong into this shard"
-    if key not in left:
+    if key not in unread:
         return "duplicate", f"image {key}"
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
         return "corrupt", f"image {key} is not what its provenance record says"
-    row = expected[key] | {"drawn_with": made}
+    row = expected[key] | {"drawn_with": drawn_with}
     if changes := describe_changes(row, {name: record.get(name) for name in row}):
         return "mismatch", f"image {key}: {changes}"
     return None
@@ -320,14 +320,16 @@ def estimate_cost(
     "Draw a few batches, and say what the plan will take. Raises `ValueError` for what `generate_shards` would refuse."
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     settings = plan.settings
-    (made, draw), versions = open_drawer(settings, generator or settings.model, drawing), library_versions()
-    sizes, times, last = [], [], time.perf_counter()
+    drawn_with, draw = open_drawer(settings, generator or settings.model, drawing)
+    versions = library_versions()
+    sizes, times, start = [], [], time.perf_counter()
     for batch in draw(plan.rows(0, min(plan.images, (batches + 1) * settings.batch_size))):
-        for image, record in zip(batch.images, make_records(batch, made, versions)):
-            sizes += [_bytes_of(image, record, drawing)] if record else []
-        now = time.perf_counter()
-        times.append(now - last)
-        last = now
+        for image, record in zip(batch.images, make_records(batch, drawn_with, versions)):
+            if record:
+                sizes.append(_bytes_of(image, record, drawing))
+        end = time.perf_counter()
+        times.append(end - start)
+        start = end
     pieces = cut_shards(plan.images, settings.shard_size, ())
     steps = sum(math.ceil((piece.last - piece.first) / settings.batch_size) for piece in pieces)
     return Cost(
