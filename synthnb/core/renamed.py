@@ -21,7 +21,8 @@ def _row(row: Mapping) -> Mapping:
     "A row of a table, or a filter on rows, with the columns of today in the old order."
     if _OLD not in row:
         return row
-    return {(_BESIDE if _NEW in row else _NEW) if name == _OLD else name: value for name, value in row.items()}
+    new = _BESIDE if _NEW in row else _NEW
+    return {new if name == _OLD else name: value for name, value in row.items()}
 
 
 class _Run:
@@ -34,11 +35,11 @@ class _Run:
         return getattr(self._run, _OLD if name == _NEW else name)
 
 
-def _item(one: Any) -> Any:
+def _item(item: Any) -> Any:
     "A row or a run."
-    if isinstance(one, Mapping):
-        return _row(one)
-    return _Run(one) if hasattr(one, _OLD) and not hasattr(one, _NEW) else one
+    if isinstance(item, Mapping):
+        return _row(item)
+    return _Run(item) if hasattr(item, _OLD) and not hasattr(item, _NEW) else item
 
 # %% ../../nbs/core/renamed.ipynb #4b3d031a
 def current_names(
@@ -56,7 +57,7 @@ def current_names(
         return {  # type: ignore
             name: current_names(part) if isinstance(part, list) else part for name, part in table.items()
         }
-    return [_item(one) for one in table] if isinstance(table, list | tuple) else table  # type: ignore
+    return [_item(item) for item in table] if isinstance(table, list | tuple) else table  # type: ignore
 
 # %% ../../nbs/core/renamed.ipynb #9d7f7cae
 SETTINGS = {"arms": "methods", "arm": "method"}  # of an experiment: old parameter -> new one
@@ -67,14 +68,14 @@ def current_settings(
     declared: Iterable[str] = tuple(SETTINGS.values()),  # the parameters that there are
 ) -> dict[str, Any]:
     "Parameters under the names of today. `ValueError` where one is given under both names."
-    there, found = set(declared), {}
+    declared, current = set(declared), {}
     for name, value in given.items():
         new = SETTINGS.get(name, name)
-        new = new if new in there and name not in there else name
+        new = new if new in declared and name not in declared else name
         if new != name and new in given:
             raise ValueError(f"parameter {name} is now called {new}, and both are given: leave {name} out")
-        found[new] = value
-    return found
+        current[new] = value
+    return current
 
 # %% ../../nbs/core/renamed.ipynb #d5e2dd48
 _IMPORTS = {
@@ -99,22 +100,27 @@ def old_import(module: Mapping[str, Any]) -> Callable[[str], Any]:  # for the mo
     return find
 
 
-def _renamed(given: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(keywords: dict[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
     "Keywords under the names of today; an old one where the function has the new one only."
-    return {_WORDS[k] if k in _WORDS and k not in known and _WORDS[k] in known else k: v for k, v in given.items()}
+    renamed = {}
+    for name, value in keywords.items():
+        new = _WORDS.get(name, name)
+        has_new_only = new in parameters and name not in parameters
+        renamed[new if has_new_only else name] = value
+    return renamed
 
 # %% ../../nbs/core/renamed.ipynb #6ea4656f
 def takes_old_names(known: _T) -> _T:  # of a function or a dataclass
     "Let old keywords through; a class has its fields under their old names as well."
-    made: Any = known
-    if hasattr(made, "__dataclass_fields__"):
-        made.__init__, made.__getattr__ = takes_old_names(made.__init__), _old_field
+    target: Any = known
+    if hasattr(target, "__dataclass_fields__"):
+        target.__init__, target.__getattr__ = takes_old_names(target.__init__), _old_field
         return known
-    parameters = inspect.signature(made).parameters
+    parameters = inspect.signature(target).parameters
 
-    @functools.wraps(made)
-    def call(*args: Any, **given: Any) -> Any:
-        return made(*args, **_renamed(given, parameters))
+    @functools.wraps(target)
+    def call(*args: Any, **keywords: Any) -> Any:
+        return target(*args, **_renamed(keywords, parameters))
 
     return call  # type: ignore
 
