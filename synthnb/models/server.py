@@ -136,9 +136,9 @@ class ErrorInside(ConnectionError):
 def error_in(completion, choice) -> object | None:
     "What a server says is wrong, in a body that came with status 200."
     for name in ("error", "errors", "detail"):
-        for place in (choice, completion):
-            if value := getattr(place, name, None):
-                return value
+        for holder in (choice, completion):
+            if error := getattr(holder, name, None):
+                return error
     if choice is None and getattr(completion, "message", None):
         return {"message": completion.message, "code": getattr(completion, "code", None)}
     return None
@@ -151,8 +151,8 @@ def read_completion(completion) -> Reply:
     """
     choices = getattr(completion, "choices", None)
     first = choices[0] if choices else None
-    if (said := error_in(completion, first)) is not None:
-        raise ErrorInside(said)
+    if (error := error_in(completion, first)) is not None:
+        raise ErrorInside(error)
     if first is None or getattr(first, "message", None) is None:
         raise ConnectionError(f"the body is not a chat completion: {str(completion)[:200]!r}")
     message, usage = first.message, completion.usage
@@ -161,10 +161,10 @@ def read_completion(completion) -> Reply:
     if refusal or first.finish_reason == "content_filter":
         finish = "refusal"
     text, thoughts = read_content(message.content)
-    apart = [getattr(message, name, None) for name in ("reasoning_content", "reasoning", "thinking")]
-    thoughts += "\n".join(strings([part for part in apart if part]))
-    asked, answered = (getattr(usage, name, 0) or 0 for name in ("prompt_tokens", "completion_tokens"))
-    return Reply(text or refusal or "", finish, asked, answered, thoughts)
+    separate = [getattr(message, name, None) for name in ("reasoning_content", "reasoning", "thinking")]
+    thoughts += "\n".join(strings([thought for thought in separate if thought]))
+    prompt_tokens, reply_tokens = (getattr(usage, name, 0) or 0 for name in ("prompt_tokens", "completion_tokens"))
+    return Reply(text or refusal or "", finish, prompt_tokens, reply_tokens, thoughts)
 
 # %% ../../nbs/models/server.ipynb #ca945327
 def read_content(content: object) -> tuple[str, str]:
@@ -207,10 +207,13 @@ def unsettled(llm: ServerLLM, body: dict) -> list[str]:
 
 def without(body: dict, refused: set[str]) -> dict:
     "A request without the settings that a server refused."
-    out = [name.partition(" of ")[0] for name in settings_of(body) if name in refused]
-    kept = {name: value for name, value in body.items() if name not in out}
-    kept |= {"max_completion_tokens": body["max_tokens"]} if "max_tokens" in out else {}
-    return kept | ({"messages": merged_system(body["messages"])} if "system" in out else {})
+    dropped = [name.partition(" of ")[0] for name in settings_of(body) if name in refused]
+    reduced = {name: value for name, value in body.items() if name not in dropped}
+    if "max_tokens" in dropped:
+        reduced["max_completion_tokens"] = body["max_tokens"]
+    if "system" in dropped:
+        reduced["messages"] = merged_system(body["messages"])
+    return reduced
 
 # %% ../../nbs/models/server.ipynb #22d11c1c
 def names_setting(words: str, name: str) -> bool:
@@ -227,25 +230,28 @@ def settings_to_drop(
     That is what the server names; at first also each setting by itself, and all. A server that echoes the request names
     them all, which says nothing.
     """
-    left = [name for name in unsettled(llm, body) if name not in trial]
-    if not left or error.status_code not in REFUSING or error.code in ("content_filter", "insufficient_quota"):
+    open_settings = [name for name in unsettled(llm, body) if name not in trial]
+    if not open_settings or error.status_code not in REFUSING or error.code in ("content_filter", "insufficient_quota"):
         return []
     words = whole_message(error)
-    named = [name for name in left if names_setting(words, name)]
+    named = [name for name in open_settings if names_setting(words, name)]
     trials = [named] if 0 < len(named) <= 2 else []
     if error.status_code == 500:  # mostly something that passes
-        return [frozenset(named or left[:1])] if trials or (left[0].startswith("response_format") and not trial) else []
-    both = {"top_p", "temperature"} <= set(left)
+        may_be_schema = open_settings[0].startswith("response_format") and not trial
+        return [frozenset(named or open_settings[:1])] if trials or may_be_schema else []
     if trials and set(named) == {"top_p", "temperature"}:
         trials = [["top_p"], ["temperature"], named]
     if not trial:
-        trials += [*([name] for name in left), *[["top_p", "temperature"]] * both, left]
+        trials += [[name] for name in open_settings]
+        if {"top_p", "temperature"} <= set(open_settings):
+            trials.append(["top_p", "temperature"])
+        trials.append(open_settings)
     return list(dict.fromkeys(map(frozenset, trials)))
 
 # %% ../../nbs/models/server.ipynb #40f70836
 async def post(llm: ServerLLM, client, body: dict) -> Reply:
     "One request, and if the server refuses a setting the same without it."
-    trials, tried, first = [frozenset[str]()], set(), None
+    trials, tried, first_error = [frozenset[str]()], set(), None
     while trials:
         trial = trials.pop(0)
         tried.add(trial)
@@ -254,14 +260,14 @@ async def post(llm: ServerLLM, client, body: dict) -> Reply:
         except (import_openai().APIStatusError, ErrorInside) as error:
             if error.status_code not in REFUSING:
                 raise
-            first = first or error
-            more = [trial | names for names in settings_to_drop(llm, body, error, trial)]
-            trials = [names for names in dict.fromkeys(more + trials) if names not in tried]
+            first_error = first_error or error
+            next_trials = [trial | names for names in settings_to_drop(llm, body, error, trial)]
+            trials = [names for names in dict.fromkeys(next_trials + trials) if names not in tried]
             continue
-        settle(llm, body, trial, getattr(first, "status_code", None) == 500)
+        settle(llm, body, trial, getattr(first_error, "status_code", None) == 500)
         return reply
-    assert first is not None, "the first trial was refused"
-    raise first
+    assert first_error is not None, "the first trial was refused"
+    raise first_error
 
 
 def settle(llm: ServerLLM, body: dict, trial: frozenset[str], doubtful: bool) -> None:
@@ -323,9 +329,11 @@ def whole_message(error: Exception) -> str:
 
     The client leaves these words out unless they look like OpenAI's.
     """
-    said, cause = getattr(error, "body", None), f" ({error.__cause__})" if error.__cause__ else ""
-    named = isinstance(said, dict) and str(said.get("message")) in str(error)
-    return f"{error}{cause}{f' - {said}' if said and not named else ''}"
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    body = getattr(error, "body", None)
+    is_repeated = isinstance(body, dict) and str(body.get("message")) in str(error)
+    server_words = f" - {body}" if body and not is_repeated else ""
+    return f"{error}{cause}{server_words}"
 
 # %% ../../nbs/models/server.ipynb #ade94d30
 def plain_error(llm: ServerLLM, error: Exception, key: str) -> Exception:
@@ -334,8 +342,8 @@ def plain_error(llm: ServerLLM, error: Exception, key: str) -> Exception:
     text = " ".join(whole_message(error).replace(key or "\0", "***").split())[:500]
     text = f"{llm.base_url} ({llm.name}): {type(error).__name__}: {text}"
     if status in (401, 403):
-        has = "is not accepted" if key else "is not set"
-        return _ServerRefusal(f"{text}. The key in the environment variable {llm.key_env} {has}")
+        fault = "is not accepted" if key else "is not set"
+        return _ServerRefusal(f"{text}. The key in the environment variable {llm.key_env} {fault}")
     if status == 404:
         advice = "Is the model's name right, and does the URL end as the server wants it, mostly in /v1?"
         return _ServerRefusal(f"{text}. {advice}")
@@ -349,24 +357,27 @@ async def send_all(llm: ServerLLM, bodies: list[dict], put: Callable) -> None:
     key = os.environ.get(llm.key_env, "").strip()
     gate, failures = asyncio.Semaphore(llm.concurrency), list[Exception]()
 
-    async def one(i: int):
+    async def send_one(i: int):
         async with gate:
             if len(failures) >= 2 * llm.concurrency:
-                why = f"not asked, since the last {len(failures)} requests all failed; the last one: {failures[-1]}"
-                return put((i, ConnectionError(why)))
+                reason = f"not asked, since the last {len(failures)} requests all failed; the last one: {failures[-1]}"
+                return put((i, ConnectionError(reason)))
             reply = await send(llm, client, bodies[i], key)
         if isinstance(reply, _ServerRefusal):
             return put(reply)  # raised to the caller
-        failures.append(reply) if isinstance(reply, Exception) else failures.clear()
+        if isinstance(reply, Exception):
+            failures.append(reply)
+        else:
+            failures.clear()
         put((i, reply))
 
     async with import_openai().AsyncOpenAI(
         base_url=llm.base_url, api_key=key or "none", max_retries=0, timeout=llm.timeout
     ) as client:
-        unknown = int(bool(bodies and unsettled(llm, bodies[0])))
-        for i in range(unknown):
-            await one(i)
-        await asyncio.gather(*(one(i) for i in range(unknown, len(bodies))))
+        goes_alone = bool(bodies and unsettled(llm, bodies[0]))
+        if goes_alone:
+            await send_one(0)
+        await asyncio.gather(*(send_one(i) for i in range(int(goes_alone), len(bodies))))
 
 # %% ../../nbs/models/server.ipynb #eb44cd50
 def stream_from_thread(work: Callable[[Callable], Coroutine]) -> Generator:
