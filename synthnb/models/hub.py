@@ -35,31 +35,31 @@ def _unusable_weights(
     files: Iterable[str],  # of a repository, as paths
 ) -> str:
     "What is wrong with the weights of a repository: only pickled, only a variant, or none; empty if nothing is."
-    parts: dict[Path, list[str]] = {}
+    names_by_folder: dict[Path, list[str]] = {}
     for file in map(Path, files):
-        parts.setdefault(file.parent, []).append(file.name)
-    whole = Path() in parts and "model_index.json" in parts[Path()]
-    found = False
-    for part, names in sorted(parts.items()):
+        names_by_folder.setdefault(file.parent, []).append(file.name)
+    is_pipeline = "model_index.json" in names_by_folder.get(Path(), ())
+    has_plain = False
+    for folder, names in sorted(names_by_folder.items()):
         variants = sorted({match[1] or match[2] for name in names if (match := _VARIANT.fullmatch(name))})
         pickled = [name for name in names if name.endswith(_PICKLED) and re.match(_WEIGHTS, name)]
         plain = [name for name in names if _PLAIN.fullmatch(name)]
-        if whole and part == Path():  # one large checkpoint beside the parts, which is not opened
+        if is_pipeline and folder == Path():  # one large checkpoint beside the parts, which is not opened
             continue
         if variants and not plain:
             first = next(name for name in names if _VARIANT.fullmatch(name))
-            return _only_variant(variants, part / first)
+            return _only_variant(variants, folder / first)
         if pickled and not plain:
-            return _only_pickled(part / pickled[0])
-        found = found or bool(plain)
-    return "" if found else "it has no weights of a name that is known (model.safetensors and the like)"
+            return _only_pickled(folder / pickled[0])
+        has_plain = has_plain or bool(plain)
+    return "" if has_plain else "it has no weights of a name that is known (model.safetensors and the like)"
 
 # %% ../../nbs/models/hub.ipynb #e8ad7193
 def _only_variant(variants: list[str], file: Path) -> str:
-    one = variants[0]
+    first = variants[0]
     return (
-        f"its weights are there only as the variant {' or '.join(variants)} ({file}): give variant {one!r} "
-        f"where a generator is opened; or load it once with variant={one!r}, `save_pretrained(FOLDER)` it and "
+        f"its weights are there only as the variant {' or '.join(variants)} ({file}): give variant {first!r} "
+        f"where a generator is opened; or load it once with variant={first!r}, `save_pretrained(FOLDER)` it and "
         "give that folder"
     )
 
@@ -80,11 +80,11 @@ def cached_snapshot(
     "The folder in the hub's cache in which a repository's files lie; None if none of these files has been fetched."
     for name in names:
         try:
-            found = try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision)
+            path = try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision)
         except ValueError:  # no name of a repository
             return None
-        if isinstance(found, str):
-            return Path(found.removesuffix(name))
+        if isinstance(path, str):
+            return Path(path.removesuffix(name))
     return None
 
 
@@ -122,9 +122,9 @@ def why_not_fetched(
     revision: str | None = None,
 ) -> str:
     "Why a model could not be opened, and what to do. Asks the hub for the list of files if the error does not tell."
-    told = _by_errors(repository, list(_chain_of(error)))
-    if told:
-        return told
+    reason = _by_errors(repository, list(_chain_of(error)))
+    if reason:
+        return reason
     return _by_cache(repository, error) if constants.HF_HUB_OFFLINE else _by_hub(repository, error, revision)
 
 
@@ -132,28 +132,28 @@ def _by_hub(repository: str, error: BaseException, revision: str | None) -> str:
     "The reason, by the hub's list of files."
     try:
         siblings = HfApi().model_info(repository, revision=revision, timeout=10).siblings or ()
-    except Exception as asked:  # whatever: it is the answer
-        unreachable = f"the hub could not be reached ({first_line(asked)}): try again later"
-        return _by_errors(repository, list(_chain_of(asked))) or unreachable
-    files, here = [file.rfilename for file in siblings], _cached_files(repository)
-    if wrong := _unusable_weights(files):
-        return wrong
-    lost = [file for file in files if _PLAIN.fullmatch(Path(file).name) and file not in here]
-    if here and lost:
-        return f"{lost[0]} has not been fetched whole: {_start_again(repository)}"
+    except Exception as hub_error:  # whatever: it is the answer
+        unreachable = f"the hub could not be reached ({first_line(hub_error)}): try again later"
+        return _by_errors(repository, list(_chain_of(hub_error))) or unreachable
+    files, cached = [file.rfilename for file in siblings], _cached_files(repository)
+    if problem := _unusable_weights(files):
+        return problem
+    missing = [file for file in files if _PLAIN.fullmatch(Path(file).name) and file not in cached]
+    if cached and missing:
+        return f"{missing[0]} has not been fetched whole: {_start_again(repository)}"
     return f"{first_line(error)}; its repository may be incomplete: take another copy"
 
 
 def _by_cache(repository: str, error: BaseException) -> str:
     "The reason, by the files in the cache."
-    there = _cached_files(repository)
-    get = f"`hf download {repository}` where there is a network fetches what is missing (HF_HUB_OFFLINE is set here)"
-    if not there:
-        return f"it is not in the cache {constants.HF_HUB_CACHE}: {get}"
-    wrong = _unusable_weights(there)
-    if "pickled" in wrong or "variant" in wrong:
-        return wrong
-    return f"only a part of it is in the cache, {len(there)} files ({first_line(error)}): {get}"
+    cached = _cached_files(repository)
+    remedy = f"`hf download {repository}` where there is a network fetches what is missing (HF_HUB_OFFLINE is set here)"
+    if not cached:
+        return f"it is not in the cache {constants.HF_HUB_CACHE}: {remedy}"
+    problem = _unusable_weights(cached)
+    if "pickled" in problem or "variant" in problem:
+        return problem
+    return f"only a part of it is in the cache, {len(cached)} files ({first_line(error)}): {remedy}"
 
 
 def _start_again(repository: str) -> str:
