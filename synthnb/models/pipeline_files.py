@@ -43,9 +43,9 @@ def _pipeline_parts(folder: Path) -> dict[str, str]:  # name of a part -> its cl
     if not isinstance(entries.pop("_class_name", None), str):
         raise ValueError(f"{index} asks for a pipeline that brings its own Python; only diffusers' own are opened")
     return {
-        part: value[1]
-        for part, value in entries.items()
-        if isinstance(value, list) and len(value) == 2 and all(isinstance(word, str) for word in value)
+        part: entry[1]
+        for part, entry in entries.items()
+        if isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
     }
 
 # %% ../../nbs/models/pipeline_files.ipynb #b7d9d572
@@ -57,14 +57,14 @@ def _stem(folder: Path) -> str:
 
 def _variants_in(folder: Path) -> set[str]:
     'Variants in which the weights of a part are there; "" stands for the plain ones.'
-    stem, found = _stem(folder), set()
+    stem, variants = _stem(folder), set()
     for file in folder.glob(f"{stem}*.safetensors"):
         match = re.fullmatch(
             r"(?:\.([\w]+))?(?:-\d{5}-of-\d{5})?(?:\.([\w]+))?",
             file.name.removeprefix(stem).removesuffix(".safetensors"),
         )
-        found.add((match[1] or match[2] or "") if match else "")
-    return found
+        variants.add((match[1] or match[2] or "") if match else "")
+    return variants
 
 # %% ../../nbs/models/pipeline_files.ipynb #79f37641
 def _listed(folder: Path, index: Path) -> list[Path]:
@@ -94,29 +94,30 @@ def _weight_files(
         if index := next((file for file in indices if file.is_file()), None):
             return _listed(folder, index)
         if any(folder.glob(f"{stem}{ending}-*-of-*.safetensors")):
-            what = "which says what is in the weights beside it"
-            raise FileNotFoundError(f"{indices[0]} is missing, {what}: copy the whole model")
-    others = ", ".join(sorted(_variants_in(folder) - {""}))
-    there = f"; there are weights of the variants {others}" if others else ""
-    raise FileNotFoundError(f"{folder / f'{stem}.safetensors'} is missing{there}: copy the whole model")
+            purpose = "which says what is in the weights beside it"
+            raise FileNotFoundError(f"{indices[0]} is missing, {purpose}: copy the whole model")
+    variants = ", ".join(sorted(_variants_in(folder) - {""}))
+    hint = f"; there are weights of the variants {variants}" if variants else ""
+    raise FileNotFoundError(f"{folder / f'{stem}.safetensors'} is missing{hint}: copy the whole model")
 
 # %% ../../nbs/models/pipeline_files.ipynb #06200613
 def only_variant(folder: Path) -> str:
     'The variant that opens a folder in which a part has no plain weights; "" where none is needed.'
-    there = [_variants_in(path.parent) for path in sorted(folder.glob("*/config.json"))]
-    lacking = [found for found in there if found and "" not in found]
-    if not lacking:
+    variants_of_parts = [_variants_in(path.parent) for path in sorted(folder.glob("*/config.json"))]
+    without_plain = [variants for variants in variants_of_parts if variants and "" not in variants]
+    if not without_plain:
         return ""
-    shared = sorted(set.intersection(*lacking))
+    shared = sorted(set.intersection(*without_plain))
     if len(shared) != 1:
-        variants = ", ".join(sorted(set.union(*lacking)))
-        lacks = f"{folder} holds no plain weights, but those of the variants {variants}"
-        raise ValueError(f"{lacks}: say which by `variant`")
+        choices = ", ".join(sorted(set.union(*without_plain)))
+        problem = f"{folder} holds no plain weights, but those of the variants {choices}"
+        raise ValueError(f"{problem}: say which by `variant`")
     return shared[0]
 
 # %% ../../nbs/models/pipeline_files.ipynb #5fc0442c
 def _has_vocabulary(files: list[Path]) -> bool:
-    return any(f.name in ("tokenizer.json", "vocab.json", "vocab.txt") or f.suffix == ".model" for f in files)
+    names = ("tokenizer.json", "vocab.json", "vocab.txt")
+    return any(file.name in names or file.suffix == ".model" for file in files)
 
 
 def _check_part(
@@ -131,8 +132,9 @@ def _check_part(
             f"{index} names the part {folder.name!r}, but {folder} is missing: copy the whole model"
         )
     files = sorted(folder.iterdir())
-    pickled = [f for f in files if f.suffix in _PICKLED]
-    if pickled and not any(f.suffix == ".safetensors" for f in files):
+    pickled = [file for file in files if file.suffix in _PICKLED]
+    has_safetensors = any(file.suffix == ".safetensors" for file in files)
+    if pickled and not has_safetensors:
         raise ValueError(
             f"{pickled[0]} holds pickled weights, which can run code when opened; only safetensors are "
             "accepted. On a machine you trust with it, load it once and save_pretrained(...) it again"
@@ -144,7 +146,7 @@ def _check_part(
             f"{folder / 'tokenizer.json'} is missing, and so is every other form of a vocabulary: copy the whole model"
         )
     weights = _weight_files(folder, variant) if (folder / "config.json").is_file() else []
-    if not weights and any(f.suffix == ".safetensors" for f in files):
+    if not weights and has_safetensors:
         raise FileNotFoundError(f"{folder / 'config.json'} is missing: copy the whole model")
     for file in weights:
         tensor_names(file)
@@ -159,10 +161,10 @@ def check_generator_folder(
     check_single_file(folder)
     parts = _pipeline_parts(folder)
     variant = variant or only_variant(folder)
-    index, found = folder / "model_index.json", []
+    index, weights = folder / "model_index.json", []
     for part, kind in parts.items():
-        found += _check_part(folder / part, index, kind, variant)
-    return found
+        weights += _check_part(folder / part, index, kind, variant)
+    return weights
 
 # %% ../../nbs/models/pipeline_files.ipynb #394d84d0
 def _content(folder: Path) -> str:
@@ -185,8 +187,8 @@ def generator_revision(
     folder = model_folder(model) or Path(model).expanduser()
     if folder.is_dir():
         return _content(folder)
-    found = try_to_load_from_cache(str(model), "model_index.json", revision=revision)
-    if isinstance(found, str):
-        return Path(found).parent.name
-    where = f"neither a folder nor fetched from the hub: `hf download {model}` fetches it"
-    raise FileNotFoundError(f"generator {str(model)!r} is {where}")
+    index = try_to_load_from_cache(str(model), "model_index.json", revision=revision)
+    if isinstance(index, str):
+        return Path(index).parent.name
+    problem = f"neither a folder nor fetched from the hub: `hf download {model}` fetches it"
+    raise FileNotFoundError(f"generator {str(model)!r} is {problem}")
