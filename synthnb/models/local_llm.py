@@ -58,8 +58,8 @@ _log = logging.getLogger(__name__)
 def _weight_files(folder: Path) -> list[Path]:
     "The safetensors files of a model, those that its index names and those that are there."
     index = folder / "model.safetensors.index.json"
-    parts = _read_json(index).get("weight_map", {}) if index.is_file() else {}
-    return sorted({folder / part for part in parts.values()} | set(folder.glob("*.safetensors")))
+    weight_map = _read_json(index).get("weight_map", {}) if index.is_file() else {}
+    return sorted({folder / name for name in weight_map.values()} | set(folder.glob("*.safetensors")))
 
 
 def _read_json(file: Path) -> dict:
@@ -78,11 +78,11 @@ def check_llm_folder(folder: Path) -> None:
     if not weights:
         suffixes = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
         pickled = [file.name for file in sorted(folder.glob("*")) if file.suffix in suffixes]
-        why = "it has no weights"
+        reason = "it has no weights"
         if pickled:
-            why = f"its weights are pickled ({pickled[0]}), which can run code when opened"
-        only = "only safetensors are accepted, as `model.save_pretrained(...)` writes them"
-        raise ValueError(f"{folder} cannot be used: {why}; {only}")
+            reason = f"its weights are pickled ({pickled[0]}), which can run code when opened"
+        accepted = "only safetensors are accepted, as `model.save_pretrained(...)` writes them"
+        raise ValueError(f"{folder} cannot be used: {reason}; {accepted}")
     for file in weights:
         tensor_names(file)
 
@@ -98,7 +98,7 @@ def _folder_revision(folder: Path) -> str:
 
 # %% ../../nbs/models/local_llm.ipynb #f2ed046d
 @dataclass(frozen=True)
-class _Found:
+class _Opened:
     "A chat model of which all but the weights is open."
 
     source: str  # for the loaders: a folder, or an id on the hub
@@ -112,7 +112,7 @@ class _Found:
 def _open_tokenizer(
     model: str | Path,  # shipped (glyphworld/llm), a transformers folder, or an id on the Hugging Face hub
     revision: str | None,  # branch, tag or commit of a hub id
-) -> _Found:
+) -> _Opened:
     "Find a chat model and open all but its weights."
     folder = model_folder(model) or Path(model).expanduser()
     if folder.is_dir():
@@ -132,34 +132,34 @@ def _open_tokenizer(
     if not tokenizer.chat_template:
         raise ValueError(f"{source!r} has no chat template, so it is not a chat model: take its instruct version")
     revision = _folder_revision(model) if isinstance(model, Path) else str(commit)
-    return _Found(source, commit, name, revision, config, tokenizer)
+    return _Opened(source, commit, name, revision, config, tokenizer)
 
 # %% ../../nbs/models/local_llm.ipynb #080f7880
-def _load_weights(found: _Found, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(opened: _Opened, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     "Open a causal LM from safetensors. Raises if a tensor is missing or has another shape."
-    source = found.source
+    source = opened.source
     transformers_logging.disable_progress_bar()
     try:
-        model, info = _from_pretrained(source, revision=found.commit, trust_remote_code=False, dtype=dtype)
+        model, info = _from_pretrained(source, revision=opened.commit, trust_remote_code=False, dtype=dtype)
     except FETCHING as error:
         path = Path(source)
-        why = explain_loading(path if path.is_dir() else source, error)
-        raise RuntimeError(f"chat model {source!r} could not be opened: {why}") from error
+        reason = explain_loading(path if path.is_dir() else source, error)
+        raise RuntimeError(f"chat model {source!r} could not be opened: {reason}") from error
     finally:
         transformers_logging.enable_progress_bar()
-    if lost := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
-        lacks = f"{source!r} lacks {len(lost)} tensors of {type(model).__name__}, the first is {lost[0]}"
-        raise ValueError(f"{lacks}: they would be random numbers")
-    model.generation_config = _ends_and_padding(model, found.tokenizer)
+    if missing := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
+        problem = f"{source!r} lacks {len(missing)} tensors of {type(model).__name__}, the first is {missing[0]}"
+        raise ValueError(f"{problem}: they would be random numbers")
+    model.generation_config = _ends_and_padding(model, opened.tokenizer)
     return model.eval().to(device)
 
 
-def _from_pretrained(source: str, *, dtype: torch.dtype, **where) -> tuple[PreTrainedModel, dict]:
+def _from_pretrained(source: str, *, dtype: torch.dtype, **options) -> tuple[PreTrainedModel, dict]:
     "A model and what transformers says about its loading."
-    config = AutoConfig.from_pretrained(source, **where)
-    causal = type(config) in AutoModelForCausalLM._model_mapping  # Mistral3 and others read images, too
-    kind = AutoModelForCausalLM if causal else AutoModelForImageTextToText
-    return kind.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True, **where)
+    config = AutoConfig.from_pretrained(source, **options)
+    is_causal = type(config) in AutoModelForCausalLM._model_mapping  # Mistral3 and others read images, too
+    auto_model = AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
+    return auto_model.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
 
 
 def _ends_and_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
@@ -186,9 +186,9 @@ class _RowSampler(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         "All but the drawn token get -inf; scores are [B, vocabulary]."
-        kept = self.top_p(input_ids, scores.float() / self.temperature).softmax(-1).cumsum(-1)
-        draw = self.draws[:, input_ids.shape[1] - self.start, None].to(kept.device)
-        chosen = torch.searchsorted(kept, draw * kept[:, -1:], right=True)  # never a token of probability 0
+        cumulative = self.top_p(input_ids, scores.float() / self.temperature).softmax(-1).cumsum(-1)
+        draw = self.draws[:, input_ids.shape[1] - self.start, None].to(cumulative.device)
+        chosen = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True)  # never one of probability 0
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen, 0.0)
 
 # %% ../../nbs/models/local_llm.ipynb #fa185a14
@@ -207,9 +207,9 @@ class LocalLLM:
         self.extra = check_extra(extra)
         self.device, self.batch_size = pick_device(device), batch_size
         self.dtype = pick_dtype(dtype, self.device)
-        self.found = found = _open_tokenizer(model, revision)
-        self.name, self.revision, self.tokenizer = found.name, found.revision, found.tokenizer
-        self.context = getattr(found.config.get_text_config(), "max_position_embeddings", None)  # tokens it can read
+        self.found = opened = _open_tokenizer(model, revision)
+        self.name, self.revision, self.tokenizer = opened.name, opened.revision, opened.tokenizer
+        self.context = getattr(opened.config.get_text_config(), "max_position_embeddings", None)  # tokens it can read
         self.control = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
 
     def __repr__(self) -> str:
@@ -256,13 +256,13 @@ def chat_tokens(tokenizer, messages: Sequence[Message], extra: dict | None = Non
 
 def checked_tokens(llm: LocalLLM, messages: Sequence[Message], sampling: Sampling) -> list[int]:
     "Token ids of a chat. Raises `ValueError` if the chat would steer the model, or not fit into it with its reply."
-    if found := [token for token in llm.control if any(token in message["content"] for message in messages)]:
-        raise ValueError(f"it contains {found[0]!r}, which steers {llm.name}: remove it")
+    if steering := [token for token in llm.control if any(token in message["content"] for message in messages)]:
+        raise ValueError(f"it contains {steering[0]!r}, which steers {llm.name}: remove it")
     ids = chat_tokens(llm.tokenizer, messages, llm.extra)
     if llm.context and len(ids) + sampling.max_tokens > llm.context:
-        both = f"its {len(ids)} tokens and {sampling.max_tokens} for the reply"
+        needed = f"its {len(ids)} tokens and {sampling.max_tokens} for the reply"
         limit = f"the {llm.context} that {llm.name} reads"
-        raise ValueError(f"{both} are more than {limit}: shorten it, or lower max_tokens")
+        raise ValueError(f"{needed} are more than {limit}: shorten it, or lower max_tokens")
     return ids
 
 # %% ../../nbs/models/local_llm.ipynb #8ec77088
@@ -271,9 +271,9 @@ def batched_replies(
 ) -> Generator[tuple[int, Reply]]:
     "Replies in batches of similar length, longest prompts first."
     prompts = [checked_tokens(llm, chat, sampling) for chat in chats]
-    left = sorted(range(len(chats)), key=lambda i: -len(prompts[i]))
-    while left:
-        batch = left[: llm.batch_size]
+    waiting = sorted(range(len(chats)), key=lambda i: -len(prompts[i]))
+    while waiting:
+        batch = waiting[: llm.batch_size]
         try:
             replies = write_replies(llm, [prompts[i] for i in batch], sampling, [seeds[i] for i in batch])
         except RuntimeError as error:
@@ -285,7 +285,7 @@ def batched_replies(
         if replies is None:  # not inside `except`, where the failed batch would still be held
             clear_device_cache(garbage_collection=True)
             continue
-        left = left[len(batch) :]
+        waiting = waiting[len(batch) :]
         yield from zip(batch, replies)
 
 # %% ../../nbs/models/local_llm.ipynb #d680ce45
@@ -293,8 +293,9 @@ def write_replies(llm: LocalLLM, prompts: list[list[int]], sampling: Sampling, s
     "One call of transformers' `generate`."
     longest = max(map(len, prompts))
     pad = llm.model.generation_config.pad_token_id
-    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=llm.device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=llm.device)
+    padding = [longest - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[pad] * n + prompt for n, prompt in zip(padding, prompts)], device=llm.device)
+    mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=llm.device)
     sampler = [_RowSampler(sampling, seeds, longest)] if sampling.temperature else []
     out = llm.model.generate(
         input_ids=ids,
