@@ -129,8 +129,8 @@ def next_chat(job: Job, llm, sampling: Sampling) -> list[Message]:
         return messages
     # an empty message or two of one role in a row break many templates
     bad = CONTROL.sub(" ", CLOSES.split(job.bad)[-1]).strip()[:4000] or "(nothing)"
-    told = AGAIN.format(error=CONTROL.sub(" ", job.error))
-    longer = [*messages, {"role": "assistant", "content": bad}, {"role": "user", "content": told}]
+    correction = AGAIN.format(error=CONTROL.sub(" ", job.error))
+    longer = [*messages, {"role": "assistant", "content": bad}, {"role": "user", "content": correction}]
     try:
         llm.check(longer, sampling)
     except ValueError:
@@ -153,18 +153,18 @@ def plan_jobs(
     asking: Asking, questions: list[Question], samples: range, seed: int
 ) -> tuple[list[Job], dict[str, Answer]]:
     "All answers that are wanted in order, and those that the cache has, by key."
-    jobs, found = [], {}
+    jobs, cached = [], {}
     for question in questions:
         for sample in samples:
             request = describe_request(asking.llm, question, asking.schema, asking.sampling, seed, sample)
             job = Job(question, sample, request, request_key(request))
             jobs.append(job)
             if answer := replay(asking, job):
-                found[job.key] = answer
+                cached[job.key] = answer
             else:
                 job.stale = asking.cache.get(job.key) is not None
                 job.earlier = malformed_tries(asking.cache, job.key)
-    return jobs, found
+    return jobs, cached
 
 
 def replay(asking: Asking, job: Job) -> Answer | None:
@@ -186,16 +186,16 @@ def check_askable(asking: Asking, jobs: list[Job]) -> None:
     if jobs and asking.cache.readonly:
         missing = f"{len(jobs)} answers, the first one about {jobs[0].question.about!r}, are not in {asking.cache.path}"
         raise ValueError(f"{missing}, which is opened read-only: ask with a writable copy")
-    wrong = {}
+    errors = {}
     for question in {id(job.question): job.question for job in jobs}.values():
         try:
             asking.llm.check(question.messages, asking.sampling)
         except ValueError as error:
-            wrong[question.about] = error
-    if wrong:
-        about, why = next(iter(wrong.items()))
-        others = f" ({len(wrong) - 1} more like it)" if len(wrong) > 1 else ""
-        raise ValueError(f"the question about {about!r} cannot be asked: {why}{others}")
+            errors[question.about] = error
+    if errors:
+        about, first_error = next(iter(errors.items()))
+        others = f" ({len(errors) - 1} more like it)" if len(errors) > 1 else ""
+        raise ValueError(f"the question about {about!r} cannot be asked: {first_error}{others}")
 
 # %% ../../nbs/models/llm.ipynb #53ef608d
 def ask_round(asking: Asking, jobs: list[Job], found: dict[str, Answer], bar: tqdm) -> list[Job]:
@@ -255,17 +255,18 @@ def ask(
         raise ValueError(f"n ({n}) and tries ({tries}) are at least 1, first ({first}) is at least 0")
     sampling = sampling_of(getattr(llm, "extra", {}), sampling)
     asking = Asking(llm, schema, sampling, AnswerCache(":memory:") if cache is None else cache, check)
-    jobs, found = plan_jobs(asking, questions, range(first, first + n), seed)
+    jobs, answers = plan_jobs(asking, questions, range(first, first + n), seed)
     distinct = {job.key: job for job in jobs}  # a question asked twice is paid once
-    todo = [job for key, job in distinct.items() if key not in found]
+    todo = [job for key, job in distinct.items() if key not in answers]
     check_askable(asking, todo)
-    how = dict(desc=f"asking {llm.name}", unit="answer", disable=not progress)
-    with tqdm(total=len(distinct), initial=len(found), **how) as bar:
+    bar_options = dict(desc=f"asking {llm.name}", unit="answer", disable=not progress)
+    with tqdm(total=len(distinct), initial=len(answers), **bar_options) as bar:
         for _ in range(tries):
             if todo:
-                todo = ask_round(asking, todo, found, bar)
-    failed = [_failure(job, distinct[job.key]) for job in jobs if job.key not in found]
-    return Answers([replace(found[job.key], about=job.question.about) for job in jobs if job.key in found], failed)
+                todo = ask_round(asking, todo, answers, bar)
+    answered = [replace(answers[job.key], about=job.question.about) for job in jobs if job.key in answers]
+    failed = [_failure(job, distinct[job.key]) for job in jobs if job.key not in answers]
+    return Answers(answered, failed)
 
 
 def _failure(job: Job, last: Job) -> Failure:
