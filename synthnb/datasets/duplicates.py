@@ -53,8 +53,8 @@ def cache_sized(
 
 def _grey(images: torch.Tensor, size: int) -> torch.Tensor:  # float32 [N, size, size]
     reduced = [
-        F.interpolate(part.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True)
-        for part in cache_sized(images)
+        F.interpolate(batch.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True)
+        for batch in cache_sized(images)
     ]
     return torch.cat(reduced)[:, 0] if reduced else torch.zeros(0, size, size)
 
@@ -74,10 +74,10 @@ def _symmetries(grey: torch.Tensor) -> torch.Tensor:  # [K, S, S] -> [8, K, S, S
     return torch.stack([turned.flip(axes) for turned in (grey, grey.mT) for axes in ((), (1,), (2,), (1, 2))])
 
 
-def _correlation(a: torch.Tensor, b: torch.Tensor, where: torch.Tensor) -> torch.Tensor:  # [K, S, S] each -> [K]
+def _correlation(a: torch.Tensor, b: torch.Tensor, both: torch.Tensor) -> torch.Tensor:  # [K, S, S] each -> [K]
     "Of pairs of images, over the pixels that both have."
-    n = where.sum((1, 2), keepdim=True).clamp(min=1)
-    a, b = ((one - (one * where).sum((1, 2), keepdim=True) / n) * where for one in (a, b))
+    pixels = both.sum((1, 2), keepdim=True).clamp(min=1)
+    a, b = ((image - (image * both).sum((1, 2), keepdim=True) / pixels) * both for image in (a, b))
     return (a * b).sum((1, 2)) / (a.square().sum((1, 2)) * b.square().sum((1, 2))).sqrt().clamp(min=1e-6)
 
 
@@ -88,52 +88,53 @@ def _detail(grey: torch.Tensor, size: int) -> torch.Tensor:
 
 # %% ../../nbs/datasets/duplicates.ipynb #1266a0f9
 def _aligned(
-    a: torch.Tensor, b: torch.Tensor, place: torch.Tensor, rounds: int
+    a: torch.Tensor, b: torch.Tensor, transform: torch.Tensor, rounds: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`b` laid over `a`, the pixels that both have, and scale and shift of each axis [K, 4].
 
-    Scale and shift are improved from `place` by Gauss-Newton steps.
+    Scale and shift are improved from `transform` by Gauss-Newton steps.
     """
     size = a.shape[-1]
     line = (torch.arange(size) + 0.5) / size * 2 - 1
     x, y = line.expand_as(a), line[:, None].expand_as(a)
 
-    def laid() -> tuple[torch.Tensor, torch.Tensor]:
-        scale_x, shift_x, scale_y, shift_y = place[:, :, None, None].unbind(1)
+    def overlay() -> tuple[torch.Tensor, torch.Tensor]:
+        scale_x, shift_x, scale_y, shift_y = transform[:, :, None, None].unbind(1)
         grid = torch.stack([x * scale_x + shift_x, y * scale_y + shift_y], -1)
-        over = F.grid_sample(b[:, None], grid, mode="bicubic", padding_mode="border", align_corners=False)[:, 0]
-        return over, (grid.abs() <= 1).all(-1).float()
+        overlaid = F.grid_sample(b[:, None], grid, mode="bicubic", padding_mode="border", align_corners=False)[:, 0]
+        return overlaid, (grid.abs() <= 1).all(-1).float()
 
     for _ in range(rounds):
-        over, both = laid()
-        slope_y, slope_x = torch.gradient(over, spacing=2 / size, dim=(1, 2))
-        slope_x, slope_y = slope_x / place[:, :1, None], slope_y / place[:, 2:3, None]
-        contrast, brightness = over, torch.ones_like(over)
-        moves = torch.stack([slope_x * x, slope_x, slope_y * y, slope_y, contrast, brightness], -1)
-        moves = (moves * both[..., None]).flatten(1, 2)
-        square = moves.mT @ moves
-        square = square + 1e-6 * square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(6)
-        step = torch.linalg.solve(square, moves.mT @ ((a - over) * both).flatten(1)[..., None])[:, :4, 0]
-        place = place + step.clamp(-0.1, 0.1)
-        place = place.clamp(torch.tensor([0.85, -0.15, 0.85, -0.15]), torch.tensor([1.18, 0.15, 1.18, 0.15]))
-    return *laid(), place
+        overlaid, both = overlay()
+        slope_y, slope_x = torch.gradient(overlaid, spacing=2 / size, dim=(1, 2))
+        slope_x, slope_y = slope_x / transform[:, :1, None], slope_y / transform[:, 2:3, None]
+        contrast, brightness = overlaid, torch.ones_like(overlaid)
+        jacobian = torch.stack([slope_x * x, slope_x, slope_y * y, slope_y, contrast, brightness], -1)
+        jacobian = (jacobian * both[..., None]).flatten(1, 2)
+        normal_matrix = jacobian.mT @ jacobian
+        ridge = 1e-6 * normal_matrix.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(6)
+        residual = ((a - overlaid) * both).flatten(1)[..., None]
+        step = torch.linalg.solve(normal_matrix + ridge, jacobian.mT @ residual)[:, :4, 0]
+        transform = transform + step.clamp(-0.1, 0.1)
+        transform = transform.clamp(torch.tensor([0.85, -0.15, 0.85, -0.15]), torch.tensor([1.18, 0.15, 1.18, 0.15]))
+    return *overlay(), transform
 
 # %% ../../nbs/datasets/duplicates.ipynb #2faa60b5
 def _is_copy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # float32 [K, 32, 32] each -> bool [K]
     "Pairs that agree, once they are aligned, as a whole and in their detail."
-    found = torch.zeros(len(a), dtype=torch.bool)
-    for part in torch.arange(len(a)).split(256):
-        small_a, small_b = (F.avg_pool2d(one[part][:, None], 2)[:, 0] for one in (a, b))
-        over, both, place = _aligned(small_a, small_b, torch.tensor([1.0, 0, 1, 0]).repeat(len(part), 1), 4)
-        near = _correlation(small_a, over, both) > 0.97
-        part, place = part[near], place[near]
-        if len(part):
-            over, both, _ = _aligned(a[part], b[part], place, 4)
-            alike = _correlation(a[part], over, both) > 0.9965
+    copied = torch.zeros(len(a), dtype=torch.bool)
+    for rows in torch.arange(len(a)).split(256):
+        small_a, small_b = (F.avg_pool2d(images[rows][:, None], 2)[:, 0] for images in (a, b))
+        overlaid, both, transform = _aligned(small_a, small_b, torch.tensor([1.0, 0, 1, 0]).repeat(len(rows), 1), 4)
+        near = _correlation(small_a, overlaid, both) > 0.97
+        rows, transform = rows[near], transform[near]
+        if len(rows):
+            overlaid, both, _ = _aligned(a[rows], b[rows], transform, 4)
+            alike = _correlation(a[rows], overlaid, both) > 0.9965
             for size, least in ((8, 0.98), (16, 0.971)):
-                alike &= _correlation(_detail(a[part], size), _detail(over, size), both) > least
-            found[part] = alike
-    return found
+                alike &= _correlation(_detail(a[rows], size), _detail(overlaid, size), both) > least
+            copied[rows] = alike
+    return copied
 
 # %% ../../nbs/datasets/duplicates.ipynb #43a52dbc
 def copied_pairs(
@@ -151,16 +152,16 @@ def copied_pairs(
 def _candidates(left: torch.Tensor, turned: torch.Tensor, same: bool) -> set[tuple[int, int]]:
     "Of each image the three that come nearest in one of the eight symmetries."
     candidates: set[tuple[int, int]] = set()
-    rows = max(1, 2**22 // turned.shape[1])
-    for start, part in zip(range(0, len(left), rows), left.split(rows)):
-        best = torch.stack([part @ one.T for one in turned]).amax(0)
+    batch_size = max(1, 2**22 // turned.shape[1])
+    for start, batch in zip(range(0, len(left), batch_size), left.split(batch_size)):
+        similarity = torch.stack([batch @ symmetry.T for symmetry in turned]).amax(0)
         if same:
-            best[torch.arange(len(part)), torch.arange(start, start + len(part))] = 0
+            similarity[torch.arange(len(batch)), torch.arange(start, start + len(batch))] = 0
         for axis in (0, 1):
-            value, at = best.topk(min(3, best.shape[axis]), axis)
-            other = torch.arange(best.shape[1 - axis])
-            other = other.expand_as(at) if axis == 0 else other[:, None].expand_as(at)
-            pairs = torch.stack([at, other] if axis == 0 else [other, at])[:, value > 0.7].T
+            value, nearest = similarity.topk(min(3, similarity.shape[axis]), axis)
+            others = torch.arange(similarity.shape[1 - axis])
+            others = others.expand_as(nearest) if axis == 0 else others[:, None].expand_as(nearest)
+            pairs = torch.stack([nearest, others] if axis == 0 else [others, nearest])[:, value > 0.7].T
             candidates.update((i + start, j) for i, j in pairs.tolist())
     return candidates
 
@@ -170,24 +171,24 @@ def _verified(
 ) -> torch.Tensor:
     "Those of the candidates that are copies."
     candidates = {(min(pair), max(pair)) for pair in candidates} if same else candidates
-    listed = torch.tensor(sorted(candidates), dtype=torch.int64).view(-1, 2)
-    which = (turned[:, listed[:, 1]] * left[listed[:, 0]]).sum(-1).argmax(0)
-    parts = [
-        _is_copy(a[part[:, 0]], _symmetries(b[part[:, 1]])[kind, torch.arange(len(part))])
-        for part, kind in zip(listed.split(1024), which.split(1024))
+    pairs = torch.tensor(sorted(candidates), dtype=torch.int64).view(-1, 2)
+    symmetry = (turned[:, pairs[:, 1]] * left[pairs[:, 0]]).sum(-1).argmax(0)
+    is_copy = [
+        _is_copy(a[batch[:, 0]], _symmetries(b[batch[:, 1]])[turns, torch.arange(len(batch))])
+        for batch, turns in zip(pairs.split(1024), symmetry.split(1024))
     ]
-    found = listed[torch.cat(parts)] if parts else listed
-    return torch.cat([found, found.flip(1)]) if same else found
+    copies = pairs[torch.cat(is_copy)] if is_copy else pairs
+    return torch.cat([copies, copies.flip(1)]) if same else copies
 
 
 def _near_all(a: torch.Tensor, b: torch.Tensor, alike: float) -> torch.Tensor:  # int64 [K, 2]
     "Pairs whose thumbnails are alike, all compared with all."
     left, right = thumbnails(a), thumbnails(b).T
-    found = [
-        (part @ right >= alike).nonzero() + torch.tensor([start, 0])
-        for start, part in zip(range(0, len(left), 1024), left.split(1024))
+    pairs = [
+        (batch @ right >= alike).nonzero() + torch.tensor([start, 0])
+        for start, batch in zip(range(0, len(left), 1024), left.split(1024))
     ]
-    return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
+    return torch.cat(pairs) if pairs else torch.zeros(0, 2, dtype=torch.int64)
 
 # %% ../../nbs/datasets/duplicates.ipynb #2d1bb45d
 _ALL, _LONG = 2**29, 2**16  # pairs, and images of one side, that are compared all with all
@@ -206,14 +207,14 @@ def widest_directions(
 
 def projected(thumbs: torch.Tensor, basis: torch.Tensor) -> np.ndarray:  # float32 [N, directions]
     "Thumbnails in some directions."
-    return torch.cat([part.float() @ basis for part in thumbs.split(4096)]).numpy()
+    return torch.cat([batch.float() @ basis for batch in thumbs.split(4096)]).numpy()
 
 
 def _half_thumbnails(images: torch.Tensor) -> torch.Tensor:  # float16 [N, 256]
     "Half the memory, and as near as 0.001."
     thumbs = torch.empty(len(images), 256, dtype=torch.half)
-    for part, place in zip(images.split(1024), thumbs.split(1024)):
-        place.copy_(thumbnails(part))
+    for batch, target in zip(images.split(1024), thumbs.split(1024)):
+        target.copy_(thumbnails(batch))
     return thumbs
 
 # %% ../../nbs/datasets/duplicates.ipynb #98ce10e7
@@ -225,18 +226,18 @@ def _near_by_tree(few: torch.Tensor, many: torch.Tensor, alike: float) -> Iterat
         return
     tree, radius, crowded = KDTree(right, balanced_tree=False), (2 * max(0, 1 - alike)) ** 0.5 + 0.005, []
     order = KDTree(left, balanced_tree=False).indices  # neighbours together
-    for part in np.array_split(order, -(-len(order) // 1024)):
-        own = KDTree(left[part])
-        if own.count_neighbors(tree, radius) > len(part) * len(right) / 400:  # a product of matrices is faster
-            crowded.append(part)
+    for batch in np.array_split(order, -(-len(order) // 1024)):
+        batch_tree = KDTree(left[batch])
+        if batch_tree.count_neighbors(tree, radius) > len(batch) * len(right) / 400:  # a product of matrices is faster
+            crowded.append(batch)
             continue
-        pairs = own.sparse_distance_matrix(tree, radius, output_type="ndarray")
-        yield of_few[part[pairs["i"]]], of_many[pairs["j"]]
-    for part in torch.from_numpy(np.concatenate(crowded)).split(4096) if crowded else ():
-        rows = few[of_few[part]].float()
+        pairs = batch_tree.sparse_distance_matrix(tree, radius, output_type="ndarray")
+        yield of_few[batch[pairs["i"]]], of_many[pairs["j"]]
+    for batch in torch.from_numpy(np.concatenate(crowded)).split(4096) if crowded else ():
+        batch_thumbs = few[of_few[batch]].float()
         for start, others in zip(range(0, len(many), 4096), many.split(4096)):
-            i, j = (rows @ others.float().T >= alike - 0.005).nonzero().T
-            yield of_few[part[i]], j + start
+            i, j = (batch_thumbs @ others.float().T >= alike - 0.005).nonzero().T
+            yield of_few[batch[i]], j + start
 
 
 def _filled(*sides: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -248,24 +249,24 @@ def _near_of_many(a: torch.Tensor, b: torch.Tensor, alike: float) -> torch.Tenso
     "As `_near_all`, by a tree."
     if len(a) < len(b):
         return _near_of_many(b, a, alike).flip(1)
-    found = [torch.zeros(0, 2, dtype=torch.int64)]
+    pairs = [torch.zeros(0, 2, dtype=torch.int64)]
     many = _half_thumbnails(a)
-    for right, left in _near_by_tree(many if a is b else _half_thumbnails(b), many, alike):
-        for i, j in zip(left.split(2**13), right.split(2**13)):
-            rows, others = (images[at] for images, at in ((a, i), (b, j)))
-            found.append(torch.stack([i, j], 1)[(thumbnails(rows) * thumbnails(others)).sum(1) >= alike])
-    return torch.cat(found)
+    for of_b, of_a in _near_by_tree(many if a is b else _half_thumbnails(b), many, alike):
+        for i, j in zip(of_a.split(2**13), of_b.split(2**13)):
+            correlation = (thumbnails(a[i]) * thumbnails(b[j])).sum(1)
+            pairs.append(torch.stack([i, j], 1)[correlation >= alike])
+    return torch.cat(pairs)
 
 # %% ../../nbs/datasets/duplicates.ipynb #6f58788f
-def _best_three(at: torch.Tensor, similar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _best_three(candidates: torch.Tensor, similar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Of each row of candidates [B, K], some of them named twice, the most similar three above 0.7: rows and candidates."
     similar, order = similar.sort(1, descending=True)
-    at, by_name = at.gather(1, order).sort(dim=1, stable=True)
-    similar = similar.gather(1, by_name)
-    similar[:, 1:][at[:, 1:] == at[:, :-1]] = -1
+    candidates, by_candidate = candidates.gather(1, order).sort(dim=1, stable=True)
+    similar = similar.gather(1, by_candidate)
+    similar[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = -1
     value, best = similar.topk(min(3, similar.shape[1]), 1)
     rows, column = (value > 0.7).nonzero().T
-    return rows, at[rows, best[rows, column]]
+    return rows, candidates[rows, best[rows, column]]
 
 
 def _nearest_of_few(
@@ -275,8 +276,8 @@ def _nearest_of_few(
     turns, ranks = _symmetries(_TURNS).flatten(1), [*range(1, 1 + min(_NEAR, len(left)))]
     for j in torch.arange(len(right)).split(1024):
         near = torch.from_numpy(tree.query(turned[:, j.numpy()], ranks)[1])
-        own = right[j].float()[:, turns].transpose(0, 1)
-        similar = torch.stack([(left[rank].float() * own).sum(-1) for rank in near.unbind(-1)], -1)
+        turned_thumbs = right[j].float()[:, turns].transpose(0, 1)
+        similar = torch.stack([(left[neighbour].float() * turned_thumbs).sum(-1) for neighbour in near.unbind(-1)], -1)
         similar[(near == j[:, None]) & same] = 0
         rows, i = _best_three(near.transpose(0, 1).flatten(1), similar.transpose(0, 1).flatten(1))
         yield torch.stack([i, j[rows]], 1)
@@ -288,9 +289,9 @@ def _nearest_of_many(
     "The same of each of `left` with those of `right`, whose eight symmetries are in the tree one after another."
     turns, ranks = _symmetries(_TURNS).flatten(1), [*range(1, 1 + min(_NEAR, 8 * len(right)))]
     for i in torch.arange(len(left)).split(1024):
-        at = torch.from_numpy(tree.query(points[i.numpy()], ranks)[1])
-        kind, near = at // len(right), at % len(right)
-        similar = (right[near].float().gather(2, turns[kind]) * left[i].float()[:, None]).sum(-1)
+        nearest = torch.from_numpy(tree.query(points[i.numpy()], ranks)[1])
+        symmetry, near = nearest // len(right), nearest % len(right)
+        similar = (right[near].float().gather(2, turns[symmetry]) * left[i].float()[:, None]).sum(-1)
         similar[(near == i[:, None]) & same] = 0
         rows, j = _best_three(near, similar)
         yield torch.stack([i[rows], j], 1)
@@ -304,9 +305,9 @@ def _candidates_of_many(a: torch.Tensor, b: torch.Tensor, same: bool) -> torch.T
     basis, turns = widest_directions(left, 8), _symmetries(_TURNS).flatten(1)
     points = projected(left, basis)
     turned = np.stack([projected(right, basis[turn.argsort()]) for turn in turns])  # of right[:, turn]
-    found = [*_nearest_of_few(left, right, KDTree(points, balanced_tree=False), turned, same)]
-    found += _nearest_of_many(left, right, KDTree(turned.reshape(-1, 8), balanced_tree=False), points, same)
-    i, j = torch.cat(found).T
+    pairs = [*_nearest_of_few(left, right, KDTree(points, balanced_tree=False), turned, same)]
+    pairs += _nearest_of_many(left, right, KDTree(turned.reshape(-1, 8), balanced_tree=False), points, same)
+    i, j = torch.cat(pairs).T
     return torch.stack([of_a[i], of_b[j]], 1)
 
 
@@ -314,17 +315,17 @@ def _copied_of_many(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # int64 
     "As `copied_pairs`, among images that are near in a few directions; a few thumbnails at a time are held in full."
     same, left = a is b, _half_thumbnails(a)
     candidates = _candidates_of_many(left, left if same else _half_thumbnails(b), same)
-    listed = (candidates.sort(1).values if same else candidates).unique(dim=0)
-    found = [torch.zeros(0, 2, dtype=torch.int64)]
-    for part in listed.split(4096):
-        (i, of_i), (j, of_j) = (side.unique(return_inverse=True) for side in part.T)
-        some, others = a[i], b[j]
+    candidates = (candidates.sort(1).values if same else candidates).unique(dim=0)
+    copied = [torch.zeros(0, 2, dtype=torch.int64)]
+    for batch in candidates.split(4096):
+        (i, of_i), (j, of_j) = (column.unique(return_inverse=True) for column in batch.T)
+        images, others = a[i], b[j]
         turned = _symmetries(thumbnails(others).view(-1, 16, 16)).flatten(2)
         pairs = set(zip(of_i.tolist(), of_j.tolist()))
-        copies = _verified(_grey(some, 32), _grey(others, 32), thumbnails(some), turned, pairs, False)
-        found.append(torch.stack([i[copies[:, 0]], j[copies[:, 1]]], 1))
-    whole = torch.cat(found)
-    return torch.cat([whole, whole.flip(1)]) if same else whole
+        copies = _verified(_grey(images, 32), _grey(others, 32), thumbnails(images), turned, pairs, False)
+        copied.append(torch.stack([i[copies[:, 0]], j[copies[:, 1]]], 1))
+    copied_all = torch.cat(copied)
+    return torch.cat([copied_all, copied_all.flip(1)]) if same else copied_all
 
 # %% ../../nbs/datasets/duplicates.ipynb #ed270707
 def near_pairs(
@@ -337,10 +338,10 @@ def near_pairs(
 
     In large sets a tree finds the same pairs; of the copies that are mirrored, turned or cut it may miss a few."""
     many = alike > 0.5 and (len(a) * len(b) > _ALL or max(len(a), len(b)) > _LONG)
-    found = [_near_of_many(a, b, alike) if many else _near_all(a, b, alike)]
+    pairs = [_near_of_many(a, b, alike) if many else _near_all(a, b, alike)]
     if copies:
-        found.append(_copied_of_many(a, b) if many else copied_pairs(a, b))
-    return torch.cat(found).unique(dim=0)
+        pairs.append(_copied_of_many(a, b) if many else copied_pairs(a, b))
+    return torch.cat(pairs).unique(dim=0)
 
 # %% ../../nbs/datasets/duplicates.ipynb #86b0b651
 def near_groups(
@@ -349,11 +350,11 @@ def near_groups(
     copies: bool = True,  # as in `near_pairs`
 ) -> list[list[int]]:
     "Indices of images that are nearly the same, or are linked by such, together; groups in the order of their first."
-    ends = near_pairs(images, images, alike, copies).T.numpy()
-    _, of = connected_components(
-        coo_array((np.ones(ends.shape[1]), ends), shape=(len(images), len(images))), directed=False
+    pairs = near_pairs(images, images, alike, copies).T.numpy()
+    _, group_of = connected_components(
+        coo_array((np.ones(pairs.shape[1]), pairs), shape=(len(images), len(images))), directed=False
     )
     groups: dict[int, list[int]] = {}
-    for i, group in enumerate(of):
+    for i, group in enumerate(group_of):
         groups.setdefault(group, []).append(i)
     return list(groups.values())
