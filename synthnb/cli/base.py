@@ -111,15 +111,15 @@ class ExperimentCommand(PairedParameters):
     def format_epilog(self, ctx, formatter):
         from synthnb.studies.parameters import declared_parameters
 
-        folder, found = checkout() / "nbs/experiments", list[Path]()
+        folder, notebooks = checkout() / "nbs/experiments", list[Path]()
         for word in ctx.meta.get("words", ()):
-            if not word.startswith("-") and not found:
-                found = [
+            if not word.startswith("-") and not notebooks:
+                notebooks = [
                     path
                     for path in (Path(word), folder / f"{word}.ipynb")
                     if path.suffix == ".ipynb" and path.is_file()
                 ]
-        if not found:
+        if not notebooks:
             known = ", ".join(sorted(path.stem for path in folder.glob("[!_.]*.ipynb")))
             with formatter.section("Experiments"):
                 formatter.write_text(
@@ -128,13 +128,12 @@ class ExperimentCommand(PairedParameters):
                     else "none here: go into a checkout of synthnb, or give a notebook's path"
                 )
             return
-        with formatter.section(f"Parameters of {found[0].stem}, each given as -p NAME VALUE"):
-            formatter.write_dl(
-                [
-                    (one.name, f"{one.help}  [{one.type}, default: {one.default if one.default != '' else 'empty'}]")
-                    for one in declared_parameters(found[0]).values()
-                ]
-            )
+        with formatter.section(f"Parameters of {notebooks[0].stem}, each given as -p NAME VALUE"):
+            lines = []
+            for parameter in declared_parameters(notebooks[0]).values():
+                default = parameter.default if parameter.default != "" else "empty"
+                lines.append((parameter.name, f"{parameter.help}  [{parameter.type}, default: {default}]"))
+            formatter.write_dl(lines)
 
 # %% ../../nbs/cli/base.ipynb #554e83bc
 app = typer.Typer(

@@ -42,14 +42,14 @@ def _stopped_drawing(out: Path) -> Iterator[None]:
         raise typer.Exit(130) from stopped
 
 # %% ../../nbs/cli/drawing.ipynb #21e62bbe
-def _place(model: str, plan) -> str:
+def _locate_generator(model: str, plan) -> str:
     """Where a generator lies; with a warning for classes of the plan that it was never taught."""
     from synthnb.images.scores import class_phrases
     from synthnb.studies.parameters import locate
 
-    place = locate(model)
+    generator = locate(model)
     warn_unknown(model, {name: [name, *phrases] for name, phrases in class_phrases(plan).items()})
-    return place
+    return generator
 
 
 def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
@@ -58,11 +58,13 @@ def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
 
     home = ShardFolder(folder)
     wanted = home.pieces(plan.images)[part]
-    there = [piece for piece in wanted if piece.name in home.published()]
-    drawn = sum(home.sidecar(piece.name).get("images", 0) for piece in there)
+    published = [piece for piece in wanted if piece.name in home.published()]
+    drawn = sum(home.sidecar(piece.name).get("images", 0) for piece in published)
     rows = sum(piece.last - piece.first for piece in wanted)
-    told = f"finished: all {rows:,} images of this part of the plan are drawn already, {drawn:,} of them in {folder}"
-    return f"{told} ({len(there):,} shards); nothing is left to do"
+    return (
+        f"finished: all {rows:,} images of this part of the plan are drawn already, {drawn:,} of them in {folder} "
+        f"({len(published):,} shards); nothing is left to do"
+    )
 
 # %% ../../nbs/cli/drawing.ipynb #2b94a3d2
 _Plan = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A plan, from `synthnb plan`.")]
@@ -133,16 +135,16 @@ def generate(
     from synthnb.studies.parameters import locate
 
     with before_start():
-        part, told, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
-        place = _place(generator or told.settings.model, told)
+        part, todo, out = _machine_slice(shards), Plan(plan), out or plan.with_suffix("")
+        model = _locate_generator(generator or todo.settings.model, todo)
     how = Drawing(style, device, kind, quality, clip_weights=clip_weights, memory=memory, variant=variant)
     how = replace(how, clip=locate(clip), compile=compile)
     if dry_run:
-        return typer.echo(estimate_cost(told, place, how, folder=out))
+        return typer.echo(estimate_cost(todo, model, how, folder=out))
     pool, budget = Pool(workers, ray), Budget(images, hours)
     with _stopped_drawing(out):
-        done = generate_shards(told, out, place, drawing=how, pool=pool, shards=part, budget=budget, patience=patience)
-    typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, told, part))
+        done = generate_shards(todo, out, model, drawing=how, pool=pool, shards=part, budget=budget, patience=patience)
+    typer.echo(done if done.published or done.lost or done.pieces else _nothing_to_draw(out, todo, part))
 
 # %% ../../nbs/cli/drawing.ipynb #0ef7fb10
 _Remove = Annotated[

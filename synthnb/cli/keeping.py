@@ -36,9 +36,9 @@ def _filters(agree, min_probability, min_percentile, blank, copies):  # `curate.
     """The filters that were asked for."""
     from synthnb.images.curate import Filters
 
-    least = _probability(min_probability)
-    share = dict(agree=agree, min_percentile=min_percentile, min_probability=least)
-    return Filters(blank=2.0 if blank else None, **share, **copies)
+    probability = _probability(min_probability)
+    thresholds = dict(agree=agree, min_percentile=min_percentile, min_probability=probability)
+    return Filters(blank=2.0 if blank else None, **thresholds, **copies)
 
 
 def _decisions(file: Path | None):  # a table
@@ -64,29 +64,29 @@ def _scores_and_board(
     plan, first = ShardFolder(folder).plan, next(stream_kept(folder), None)
     if first is None:
         raise ValueError(f"{folder} has no images yet: `synthnb generate` draws them")
-    phrases = _meant(plan, clip[0], senses)
+    phrases = _class_phrases(plan, clip[0], senses)
     model = load_clip(locate(clip[0]), clip[1] or None, device) if clip[0] else None
     splits = open_real(real, min(256, first[1]["height"])) if real else {}
-    alike = bool(splits) and splits["train"].classes == tuple(plan.classes)
-    if model is not None and alike:
+    same_classes = bool(splits) and splits["train"].classes == tuple(plan.classes)
+    if model is not None and same_classes:
         _refuse_unseen(model, splits["train"], phrases)
     train, test = splits.get("train"), splits.get("test")
     scores = score_images(folder, model, phrases=phrases, others=others, train=train, test=test)
     if model is None:
         return scores, None
-    return scores, make_board(scores, extract(open_extractor(model), splits["train"]) if alike else None)
+    return scores, make_board(scores, extract(open_extractor(model), splits["train"]) if same_classes else None)
 
 # %% ../../nbs/cli/keeping.ipynb #18ea3028
-def _meant(plan, clip: str, senses: Path | None) -> dict[str, list[str]]:
+def _class_phrases(plan, clip: str, senses: Path | None) -> dict[str, list[str]]:
     """Class name -> what it means; the file of senses wins over the plan."""
     from synthnb.images.scores import class_phrases
     from synthnb.models.meanings import read_overrides
     from synthnb.models.names import refuse_unknown
     from synthnb.studies.naming import bare_names
 
-    told = bare_names(plan.classes, senses).phrases
-    changed = [plan.classes[label] for label in read_overrides(senses, plan.classes)]
-    phrases = class_phrases(plan) | {name: [told[name]] for name in changed}
+    own_phrases = bare_names(plan.classes, senses).phrases
+    overridden = [plan.classes[label] for label in read_overrides(senses, plan.classes)]
+    phrases = class_phrases(plan) | {name: [own_phrases[name]] for name in overridden}
     if clip:
         with before_start():
             refuse_unknown({"clip": clip}, {name: [name, *words] for name, words in phrases.items()})
@@ -195,9 +195,12 @@ def _would_measure(folder: Path, clip: str) -> str:
     from synthnb.images.folder import ShardFolder
 
     home = ShardFolder(folder)
-    many = sum(home.sidecar(shard).get("images", 0) for shard in home.published())
-    told = f"{many:,} images in {folder} would be measured{f' by {clip}' if clip else ''}"
-    return f"{told}; those that were measured in the same way before are not measured again. Nothing was done"
+    images = sum(home.sidecar(shard).get("images", 0) for shard in home.published())
+    measuring = f"measured by {clip}" if clip else "measured"
+    return (
+        f"{images:,} images in {folder} would be {measuring}; those that were measured in the same way before are "
+        f"not measured again. Nothing was done"
+    )
 
 # %% ../../nbs/cli/keeping.ipynb #b5e8d18e
 _Out = Annotated[Path, typer.Argument(help="Folder for the data set: new, or of an export that was broken off.")]
@@ -239,8 +242,8 @@ def export(
     """Write a data set that others can open, with a card that says where it comes from. Starting again goes on."""
     from synthnb.images.share import About, export_images
 
-    said = gather_parameters(None, licence_of or [], ("generator", "llm", "real"))
-    stated = {part: str(words) for part, words in said.items()}
+    licences = gather_parameters(None, licence_of or [], ("generator", "llm", "real"))
+    stated = {part: str(text) for part, text in licences.items()}
     if dry_run:
         return typer.echo(_would_write(folder, out, format, kept))
     about = About(licence, title, llm, real, stated)
@@ -248,10 +251,10 @@ def export(
         if_stopped(f"what is written so far is kept in {out}; the same command goes on"),
         warnings.catch_warnings(record=True),  # they are in the result, and said once
     ):
-        done = export_images(folder, out, format, kept=kept, about=about)
-    for line in done.warnings:
+        result = export_images(folder, out, format, kept=kept, about=about)
+    for line in result.warnings:
         typer.echo(f"warning: {line}", err=True)
-    typer.echo(done)
+    typer.echo(result)
 
 # %% ../../nbs/cli/keeping.ipynb #98ee84a2
 def _would_write(folder: Path, out: Path, format: str, kept: Path | None) -> str:
@@ -259,8 +262,9 @@ def _would_write(folder: Path, out: Path, format: str, kept: Path | None) -> str
     from synthnb.images.folder import ShardFolder
 
     home = ShardFolder(folder)
-    facts = [home.sidecar(shard) for shard in sorted(home.published())]
-    images, size = sum(one.get("images", 0) for one in facts), sum(one.get("bytes", 0) for one in facts)
+    sidecars = [home.sidecar(shard) for shard in sorted(home.published())]
+    images = sum(sidecar.get("images", 0) for sidecar in sidecars)
+    size = sum(sidecar.get("bytes", 0) for sidecar in sidecars)
     less = f", less what {kept} rejects" if kept else ""
     return f"{images:,} images, {size / 1e6:,.1f} MB, would be written to {out} as {format}{less}; nothing was written"
 
@@ -282,8 +286,8 @@ def classify(classifier: _Trained, images: _Images, out: _Table = None) -> None:
     from synthnb.studies import keeping
 
     with before_start():
-        said = keeping.classify(classifier, images).round({"probability": 4})
-    table, faulty = said.drop(columns="fault"), said[said.fault != ""]
+        answers = keeping.classify(classifier, images).round({"probability": 4})
+    table, faulty = answers.drop(columns="fault"), answers[answers.fault != ""]
     if out is None:
         typer.echo(table.to_csv(index=False).rstrip())
     else:

@@ -22,12 +22,12 @@ def look_at_images(
     from synthnb.studies.check import check_before
     from synthnb.studies.parameters import own_images
 
-    if (place := own_images(source)) is None:
+    if (folder := own_images(source)) is None:
         return
-    found = check_before(place, size, fit, allowed, progress=True, training=training)
-    if found.refused:
-        raise ValueError(f"{source}: {'; '.join(found.named('refused'))}. `synthnb check {source}` names everything")
-    for line in found.named("look"):
+    findings = check_before(folder, size, fit, allowed, progress=True, training=training)
+    if findings.refused:
+        raise ValueError(f"{source}: {'; '.join(findings.named('refused'))}. `synthnb check {source}` names everything")
+    for line in findings.named("look"):
         typer.echo(f"worth a look: {line}", err=True)
 
 # %% ../../nbs/cli/looks.ipynb #f2baaacd
@@ -37,14 +37,15 @@ def _refuse_other_classes(source: str, drawn: str) -> None:
     from synthnb.datasets.layout import read_layout
     from synthnb.studies.parameters import folder_class_names
 
-    if not (wanted := folder_class_names(source)):
+    if not (source_classes := folder_class_names(source)):
         return
-    there = read_layout(drawn).classes
-    if odd := set(map(name_key, wanted)) ^ set(map(name_key, there)):
-        sides = {drawn: wanted, source: there}
-        lacking = {place: [name for name in names if name_key(name) in odd] for place, names in sides.items()}
-        told = " and ".join(f"{few_names(names)} not in {place}" for place, names in lacking.items() if names)
-        raise ValueError(f"{source} and {drawn} have different classes: {told}. Rename the folders so that they agree")
+    drawn_classes = read_layout(drawn).classes
+    if odd := set(map(name_key, source_classes)) ^ set(map(name_key, drawn_classes)):
+        not_drawn = [name for name in source_classes if name_key(name) in odd]
+        not_in_source = [name for name in drawn_classes if name_key(name) in odd]
+        lacking = {drawn: not_drawn, source: not_in_source}
+        where = " and ".join(f"{few_names(names)} not in {folder}" for folder, names in lacking.items() if names)
+        raise ValueError(f"{source} and {drawn} have different classes: {where}. Rename the folders so that they agree")
 
 
 def look_at_study(parameters: dict) -> None:
@@ -62,8 +63,10 @@ def look_at_study(parameters: dict) -> None:
     if brought:
         drawn = str(drawn_files(drawn))
         if len(splits := read_layout(drawn).splits) > 1:
-            told = f"{drawn} has the splits {', '.join(splits)}: generated images are for training only"
-            raise ValueError(f"{told}, give the folder of one split")
+            raise ValueError(
+                f"{drawn} has the splits {', '.join(splits)}: generated images are for training only, "
+                "give the folder of one split"
+            )
         _refuse_other_classes(source, drawn)
     size = max(parameters.get("image_size") or 0, parameters.get("keep_size") or 0)
     look_at_images(source, size, parameters.get("fit", "crop"), parameters.get("near_duplicates") or 0)
@@ -76,9 +79,9 @@ def refuse_models(parameters: dict) -> None:
     from synthnb.models.names import model_folder
 
     ids = {
-        what: model
-        for what in ("classifier", "clip")
-        if isinstance(model := parameters.get(what), str)
+        parameter: model
+        for parameter in ("classifier", "clip")
+        if isinstance(model := parameters.get(parameter), str)
         and model
         and model_folder(model) is None
         and not model.endswith(".safetensors")
@@ -89,10 +92,10 @@ def refuse_models(parameters: dict) -> None:
 
     from synthnb.studies.doctor_models import MODELS as checks  # timm and open_clip, which know their ids
 
-    for what, model in ids.items():
-        found = checks[what](model, parameters)
-        if found.state == "missing" and (constants.HF_HUB_OFFLINE or not found.cure.startswith("hf download")):
-            raise ValueError(f"parameter {what}: {found.told}" + (f": {found.cure}" if found.cure else ""))
+    for parameter, model in ids.items():
+        finding = checks[parameter](model, parameters)
+        if finding.state == "missing" and (constants.HF_HUB_OFFLINE or not finding.cure.startswith("hf download")):
+            raise ValueError(f"parameter {parameter}: {finding.told}" + (f": {finding.cure}" if finding.cure else ""))
 
 # %% ../../nbs/cli/looks.ipynb #9265847a
 def refuse_cells(cells: list[dict]) -> None:
@@ -130,12 +133,12 @@ def _refuse_typed(classes: Sequence[str]) -> None:
     from synthnb.models.names import check_classes
 
     for name in classes:
-        place = Path(name).expanduser()
+        path = Path(name).expanduser()
         if re.match(r"^([.~]|\.\.)?[/\\]|.*[/\\]$", name) or len(classes) == 1:
-            near = difflib.get_close_matches(place.name, [path.name for path in place.parent.glob("*/")], n=1)
+            near = difflib.get_close_matches(path.name, [folder.name for folder in path.parent.glob("*/")], n=1)
             raise ValueError(
                 f"there is no folder {name}"
-                + (f", did you mean {place.parent / near[0]}?" if near else "")
+                + (f", did you mean {path.parent / near[0]}?" if near else "")
                 + (
                     ": a classifier needs two class names or more, or one folder of images"
                     if len(classes) == 1

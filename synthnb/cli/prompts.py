@@ -22,8 +22,8 @@ from .looks import asked_classes, is_folder, look_at_images, warn_unknown
 
 # %% ../../nbs/cli/prompts.ipynb #d2fd90fc
 @dataclass(frozen=True)
-class _Asked:
-    """Which prompts `prompts` was asked for."""
+class _Options:
+    """Which prompts `prompts` is to write."""
 
     classes: tuple[str, ...]  # names, or one folder of images
     n: int  # prompts per class
@@ -34,52 +34,59 @@ class _Asked:
     seed: int
 
 
-def _refuse_asked(asked: _Asked, models: dict[str, str], clip: str) -> dict[str, list[str]]:
+def _refuse_options(options: _Options, models: dict[str, str], clip: str) -> dict[str, list[str]]:
     """Class name -> the words that models will be asked for; what is wrong with them ends the command."""
     from synthnb.models.names import refuse_unknown
 
     with before_start():
-        words = asked_classes(list(asked.classes), asked.senses)
-        refuse_unknown(models | ({"clip": clip} if is_folder(asked.classes) else {}), words)
-        if is_folder(asked.classes):
-            look_at_images(asked.classes[0])
+        words = asked_classes(list(options.classes), options.senses)
+        refuse_unknown(models | ({"clip": clip} if is_folder(options.classes) else {}), words)
+        if is_folder(options.classes):
+            look_at_images(options.classes[0])
     return words
 
 # %% ../../nbs/cli/prompts.ipynb #554d27e2
-def _further(text: str) -> dict:
+def _extra_fields(text: str) -> dict:
     "Further fields of requests, from the command line."
     try:
-        found = json.loads(text)
+        fields = json.loads(text)
     except ValueError as error:
         raise ValueError(f"--llm-extra is no JSON object ({error}): {text}") from error
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         raise ValueError(f'--llm-extra is no JSON object, as {{"reasoning_effort": "none"}} is one: {text}')
-    return found
+    return fields
 
 # %% ../../nbs/cli/prompts.ipynb #d38ca23f
-def _find_phrases(asked: _Asked, llm, clip, cache) -> tuple[dict[str, str], set[str]]:
+def _find_phrases(options: _Options, llm, clip, cache) -> tuple[dict[str, str], set[str]]:
     """Class name -> what it means, by images, by `senses` or as it stands; and the names that got no answer."""
     from synthnb.images.evidence import write_evidence
     from synthnb.lar import resolve_names
     from synthnb.models.pipelines import free_gpu
     from synthnb.studies.naming import bare_names
 
-    if not is_folder(asked.classes):
+    if not is_folder(options.classes):
         free_gpu(clip)
-        return bare_names(list(asked.classes), asked.senses).phrases, set()
-    features = _seen(clip, asked.classes[0])
+        return bare_names(list(options.classes), options.senses).phrases, set()
+    features = _features(clip, options.classes[0])
     free_gpu(clip)  # one large model at a time: CLIP reads texts on the CPU while the chat model answers
-    found, answers = resolve_names(
-        llm, clip, features, asked.senses, list(asked.templates), together=asked.together, cache=cache, seed=asked.seed
+    resolution, answers = resolve_names(
+        llm,
+        clip,
+        features,
+        options.senses,
+        list(options.templates),
+        together=options.together,
+        cache=cache,
+        seed=options.seed,
     )
     if answers.failed:
         typer.echo(answers.report(), err=True)
-    page = write_evidence(found, asked.out.with_suffix(".senses.html"), features)
-    typer.echo(f"{len(found.undecided)} of {len(found.classes)} names undecided; look at {page}", err=True)
-    return found.phrases, {failure.about for failure in answers.failed}
+    page = write_evidence(resolution, options.out.with_suffix(".senses.html"), features)
+    typer.echo(f"{len(resolution.undecided)} of {len(resolution.classes)} names undecided; look at {page}", err=True)
+    return resolution.phrases, {failure.about for failure in answers.failed}
 
 
-def _seen(clip, folder: str):  # `ImageFeatures`
+def _features(clip, folder: str):  # `ImageFeatures`
     """What CLIP sees in a folder of images; what is left out of it was said when it was looked at."""
     from open_clip import get_model_preprocess_cfg
 
@@ -155,25 +162,25 @@ def prompts(
 ) -> None:
     """Write diverse prompts for classes: what each name means, in many contexts and styles."""
 
-    put = tuple(template or ["a photo of a {phrase}"])
-    asked = _Asked(tuple(classes), n, out, senses, put, together, seed)
-    words = _refuse_asked(asked, {} if llm_url else {"llm": llm}, clip)
+    templates = tuple(template or ["a photo of a {phrase}"])
+    options = _Options(tuple(classes), n, out, senses, templates, together, seed)
+    words = _refuse_options(options, {} if llm_url else {"llm": llm}, clip)
     from synthnb.models.llm import open_llm
     from synthnb.prompts.cost import TYPICAL_CLASS, estimate_cost
     from synthnb.prompts.request import PromptRequest
     from synthnb.studies.parameters import locate
 
-    extra = _further(llm_extra) | ({"max_tokens": llm_tokens} if llm_tokens else {})
+    extra = _extra_fields(llm_extra) | ({"max_tokens": llm_tokens} if llm_tokens else {})
     model = open_llm(llm if llm_url else locate(llm), llm_url, extra=extra)
     if dry_run:
-        asked_for = estimate_cost(model, PromptRequest(TYPICAL_CLASS, n), len(words))
-        return typer.echo(f"{asked_for}\n{estimate_cost(model)}")
-    kept = cache or out.with_suffix(".answers.sqlite")
-    with if_stopped(f"the answers so far are kept in {kept}; the same command asks only what is missing"):
-        _write_prompts(asked, model, kept, (clip, clip_weights), generator)
+        cost = estimate_cost(model, PromptRequest(TYPICAL_CLASS, n), len(words))
+        return typer.echo(f"{cost}\n{estimate_cost(model)}")
+    answers_file = cache or out.with_suffix(".answers.sqlite")
+    with if_stopped(f"the answers so far are kept in {answers_file}; the same command asks only what is missing"):
+        _write_prompts(options, model, answers_file, (clip, clip_weights), generator)
 
 # %% ../../nbs/cli/prompts.ipynb #9577c503
-def _write_prompts(asked: _Asked, model, cache: Path, clip: tuple[str, str | None], generator: str) -> None:
+def _write_prompts(options: _Options, model, cache: Path, clip: tuple[str, str | None], generator: str) -> None:
     """The work of `prompts`, once everything is found."""
     from synthnb.diversify import PromptRequest, write_prompts
     from synthnb.models.answers import AnswerCache
@@ -181,23 +188,25 @@ def _write_prompts(asked: _Asked, model, cache: Path, clip: tuple[str, str | Non
     from synthnb.studies.parameters import locate
 
     answers, reader = AnswerCache(cache), load_clip(locate(clip[0]), clip[1])
-    phrases, unanswered = _find_phrases(asked, model, reader, answers)
-    request = PromptRequest(phrases, asked.n, seed=asked.seed)
-    book = write_prompts(model, request, asked.out, generator=locate(generator), clip=reader, cache=answers)
-    typer.echo(asked.out)
-    lacking = {"classes have no prompts": book.attrs["missing"]}
-    lacking |= {"names got an answer too few on what they mean": unanswered}
-    failed = [f"{len(set(names))} {what}: {', '.join(sorted(names))}" for what, names in lacking.items() if names]
+    phrases, unanswered = _find_phrases(options, model, reader, answers)
+    request = PromptRequest(phrases, options.n, seed=options.seed)
+    book = write_prompts(model, request, options.out, generator=locate(generator), clip=reader, cache=answers)
+    typer.echo(options.out)
+    lacking = {
+        "classes have no prompts": book.attrs["missing"],
+        "names got an answer too few on what they mean": unanswered,
+    }
+    failed = [f"{len(set(names))} {lack}: {', '.join(sorted(names))}" for lack, names in lacking.items() if names]
     if failed:
         raise RuntimeError("; ".join(failed) + ". Run it again: only what failed is asked again")
 
 # %% ../../nbs/cli/prompts.ipynb #3581c17c
 def _schedulers() -> list[str]:
     """The scheduler classes of diffusers, read from its source: importing it takes seconds."""
-    found = find_spec("diffusers")
-    assert found is not None and found.origin is not None, "this package requires diffusers"
-    place = Path(found.origin).parent / "schedulers" / "__init__.py"
-    names = re.findall(r"\"(\w+Scheduler)\"", place.read_text(encoding="utf-8"))
+    spec = find_spec("diffusers")
+    assert spec is not None and spec.origin is not None, "this package requires diffusers"
+    source = Path(spec.origin).parent / "schedulers" / "__init__.py"
+    names = re.findall(r"\"(\w+Scheduler)\"", source.read_text(encoding="utf-8"))
     return sorted({name for name in names if not name.startswith("Flax")})
 
 
@@ -312,13 +321,13 @@ def plan(
     with before_start():
         _refuse_settings(generator, scheduler, size, dtype)
     table, token = load_book(book), _style_id(style, generator)
-    many = n * table["class"].nunique()
-    drawing = dict(steps=steps, guidance=guidance, guidance_interval=guidance_interval, dtype=dtype, size=size)
-    drawing |= dict(scheduler=scheduler, scheduler_options=scheduler_options, negative_prompt=negative)
-    shared = dict(batch_size=batch_size, shard_size=shard_size or (64 if many <= 1024 else 1024))
+    images = n * table["class"].nunique()
+    sampling = dict(steps=steps, guidance=guidance, guidance_interval=guidance_interval, dtype=dtype, size=size)
+    scheduling = dict(scheduler=scheduler, scheduler_options=scheduler_options, negative_prompt=negative)
+    shared = dict(batch_size=batch_size, shard_size=shard_size or (64 if images <= 1024 else 1024))
     adapted = dict(style=token, lora=lora, lora_weight=lora_weight)
     model = dict(model=generator, revision=revision)
-    written = write_plan(out, table, n, seed=seed, **model, **adapted, **drawing, **shared)
+    written = write_plan(out, table, n, seed=seed, **model, **adapted, **sampling, **scheduling, **shared)
     phrases = table.groupby("class", sort=False).phrase.unique()
     warn_unknown(generator, {name: [name, *rows] for name, rows in phrases.items()})
     typer.echo(f"{written}\n{out}")

@@ -76,10 +76,10 @@ def find_experiment(
     name: str,  # "quickstart", or the path of a notebook
 ) -> tuple[Path, Path]:
     """The experiment notebook called `name` and the `outputs` folder its runs go to; raises FileNotFoundError."""
-    here = Path.cwd()
+    current_folder = Path.cwd()
     roots = [
         root
-        for root in (here, *here.parents, Path(synthnb.__file__).resolve().parents[1])
+        for root in (current_folder, *current_folder.parents, Path(synthnb.__file__).resolve().parents[1])
         if (root / "nbs/experiments").is_dir()
     ]
     if name.endswith(".ipynb"):
@@ -87,7 +87,7 @@ def find_experiment(
             raise FileNotFoundError(
                 f"there is no notebook {name}: check its name; `synthnb run --help` lists the experiments"
             )
-        return Path(name).resolve(), (roots[0] if roots else here) / "outputs"
+        return Path(name).resolve(), (roots[0] if roots else current_folder) / "outputs"
     if not roots:
         raise FileNotFoundError(
             "experiments live in a checkout of synthnb (nbs/experiments): go into one, or give the path of a notebook"
@@ -105,8 +105,9 @@ def find_experiment(
 # %% ../../nbs/cli/values.ipynb #388068f2
 def checkout() -> Path:
     """The checkout that the current folder or the package lies in; the current folder, if there is none."""
-    here, own = Path.cwd(), Path(synthnb.__file__).resolve().parents[1]
-    return next((root for root in (here, *here.parents, own) if (root / "nbs/experiments").is_dir()), here)
+    current_folder, package_root = Path.cwd(), Path(synthnb.__file__).resolve().parents[1]
+    roots = (current_folder, *current_folder.parents, package_root)
+    return next((root for root in roots if (root / "nbs/experiments").is_dir()), current_folder)
 
 
 def experiment_of(grid: Path, spec: dict) -> tuple[Path, Path]:

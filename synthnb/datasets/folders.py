@@ -70,8 +70,8 @@ class _Folder:
 
     def below(self) -> list[str]:
         "All images, deeper ones too, by their paths."
-        found = self.images + [path for folder in self.folders.values() for path in folder.below()]
-        return sorted(found, key=lambda path: path.split("/"))
+        paths = self.images + [path for folder in self.folders.values() for path in folder.below()]
+        return sorted(paths, key=lambda path: path.split("/"))
 
     def holding(self) -> dict[str, "_Folder"]:
         "The folders below that hold an image somewhere."
@@ -99,8 +99,8 @@ def _why_left(name: str, entry: os.DirEntry) -> LeftOut | None:
 def scan(root: Path, left_out: list[LeftOut], path: str = "", above: tuple[str, ...] = ()) -> _Folder:
     "All that lies below a folder; a link back to a folder above is not followed."
     folder, above = _Folder(path), (*above, os.path.realpath(root / path))
-    with os.scandir(root / path) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    with os.scandir(root / path) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         name, inner = entry.name, f"{path}/{entry.name}" if path else entry.name
         if entry.is_dir() and _is_system(name):
@@ -137,11 +137,11 @@ class Layout:
 
     def told(self) -> str:
         "What has to be said when it is opened: what is left out, or may be meant otherwise; empty if all is plain."
-        loud = [one for one in self.left_out if not one.silent]
-        said = (
+        loud = [file for file in self.left_out if not file.silent]
+        messages = (
             [f"{len(loud)} files are left out: {_count_reasons(loud)} (such as {shown(loud[0].path)})"] if loud else []
         )
-        return "; ".join([*said, *self.notes])
+        return "; ".join([*messages, *self.notes])
 
 
 def shown(path: str | Path) -> str:
@@ -151,7 +151,7 @@ def shown(path: str | Path) -> str:
 
 def _count_reasons(left_out: Iterable[LeftOut]) -> str:
     "How many files are left out for which reason, the most frequent first."
-    return ", ".join(f"{n} x {reason}" for reason, n in Counter(one.reason for one in left_out).most_common())
+    return ", ".join(f"{n} x {reason}" for reason, n in Counter(file.reason for file in left_out).most_common())
 
 # %% ../../nbs/datasets/folders.ipynb #cf4ba7d8
 _WORDS = {  # in the languages that folders of photographs come in; without accents, see `_bare`
@@ -265,36 +265,36 @@ def _refuse_masks(root: Path, folder: _Folder) -> None:
         )
 
 # %% ../../nbs/datasets/folders.ipynb #a4a89a7a
-def _refuse_parts(root: Path, folder: _Folder, held: dict[str, _Folder]) -> None:
+def _refuse_parts(root: Path, folder: _Folder, filled: dict[str, _Folder]) -> None:
     "ValueError for folders that are parts of a set, with the classes below each."
-    _refuse_told_splits(root, folder)
-    below = [set(map(name_key, one.holding())) for one in held.values()]
-    if all(_BARE_PARTS.fullmatch(name) for name in held) and not any(below):
+    _refuse_split_names(root, folder)
+    below = [set(map(name_key, child.holding())) for child in filled.values()]
+    if all(_BARE_PARTS.fullmatch(name) for name in filled) and not any(below):
         raise ValueError(
-            f"{root / folder.path}: {few_names(held)} look like parts of one set, not like classes: give a folder "
+            f"{root / folder.path}: {few_names(filled)} look like parts of one set, not like classes: give a folder "
             f"with one sub-folder of "
             f"images per class, or a CSV of (file, label)"
         )
-    if len(held) > 1 and all(_PARTS.fullmatch(name) for name in held) and len(set.intersection(*below)) > 1:
-        inner = sorted(next(iter(held.values())).holding())
+    if len(filled) > 1 and all(_PARTS.fullmatch(name) for name in filled) and len(set.intersection(*below)) > 1:
+        inner = sorted(next(iter(filled.values())).holding())
         raise ValueError(
-            f"{root / folder.path}: {few_names(held)} look like parts of one set with the classes {few_names(inner)} "
+            f"{root / folder.path}: {few_names(filled)} look like parts of one set with the classes {few_names(inner)} "
             f"below each, not like classes: "
             f"put all images of one class into one folder, or give a CSV of (file, label)"
         )
 
 
-_TOLD_SPLIT = re.compile(r"(.*[^\W_])[\W_]+(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?)", re.IGNORECASE)
+_SPLIT_NAME = re.compile(r"(.*[^\W_])[\W_]+(train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?)", re.IGNORECASE)
 
 
-def _refuse_told_splits(root: Path, folder: _Folder) -> None:
+def _refuse_split_names(root: Path, folder: _Folder) -> None:
     "ValueError for folders such as seg_train beside seg_test, or cat_train beside cat_test: splits, and no classes."
-    splits: dict[str, set[str]] = {}
+    endings: dict[str, set[str]] = {}
     for name in folder.folders:
-        if found := _TOLD_SPLIT.fullmatch(name):
-            splits.setdefault(found[1].casefold(), set()).add(found[2].casefold()[:2])
-    if told := [name for name, words in splits.items() if len(words) > 1]:
-        named = [name for name in folder.folders if name.casefold().startswith(told[0])]
+        if match := _SPLIT_NAME.fullmatch(name):
+            endings.setdefault(match[1].casefold(), set()).add(match[2].casefold()[:2])
+    if stems := [stem for stem, words in endings.items() if len(words) > 1]:
+        named = [name for name in folder.folders if name.casefold().startswith(stems[0])]
         raise ValueError(
             f"{root / folder.path}: {few_names(named)} are called like splits, not like classes: "
             "name folders train, val and test, with a sub-folder of images for each class in each"
@@ -310,9 +310,9 @@ def few_names(names: Iterable[str], n: int = 5) -> str:
 def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> dict[str, list[str]]:
     "Images by name of their class folder; ValueError for too few classes, and for empty ones by name."
     _refuse_masks(root, folder)
-    here, held = root / folder.path, folder.holding()
-    if len(folder.folders) < 2 or not held:
-        found = (
+    place, filled = root / folder.path, folder.holding()
+    if len(folder.folders) < 2 or not filled:
+        subfolders = (
             f"only one ({next(iter(folder.folders))!r})"
             if len(folder.folders) == 1
             else "none with an image"
@@ -326,34 +326,34 @@ def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: l
             else ""
         )
         raise ValueError(
-            f"{here} needs one sub-folder of images per class, at least two classes; found "
-            f"{found}{loose}{_reasons(folder, left_out)}"
+            f"{place} needs one sub-folder of images per class, at least two classes; found "
+            f"{subfolders}{loose}{_reasons(folder, left_out)}"
         )
-    _refuse_parts(root, folder, held)
-    if empty := [name for name in folder.folders if name not in held]:
+    _refuse_parts(root, folder, filled)
+    if empty := [name for name in folder.folders if name not in filled]:
         raise ValueError(
-            f"no images ({USUAL_SUFFIXES}) in class folder {few_names(empty)} of {here}: add some or remove "
+            f"no images ({USUAL_SUFFIXES}) in class folder {few_names(empty)} of {place}: add some or remove "
             f"it{_reasons(folder, left_out)}"
         )
     left_out += [LeftOut(path, "an image beside the class folders has no class") for path in folder.images]
     shared = set.intersection(
-        *({name_key(inner) for inner in one.holding() if _bare(inner) not in MASK_WORDS} for one in held.values())
+        *({name_key(inner) for inner in child.holding() if _bare(inner) not in MASK_WORDS} for child in filled.values())
     )
     if len(shared) > 1:
         notes.append(
-            f"each of the classes {few_names(held)} holds folders {few_names(sorted(shared))}, which are read as "
+            f"each of the classes {few_names(filled)} holds folders {few_names(sorted(shared))}, which are read as "
             f"one: if those are the classes, "
             f"put them on top"
         )
-    return {name: _without_masks(one, left_out) for name, one in held.items()}
+    return {name: _without_masks(child, left_out) for name, child in filled.items()}
 
 # %% ../../nbs/datasets/folders.ipynb #6fccd252
 def _without_masks(folder: _Folder, left_out: list[LeftOut]) -> list[str]:
     "Images of a class; those of a folder of masks beside a folder of images are left out."
-    bare = {_bare(name): one for name, one in folder.folders.items()}
+    bare = {_bare(name): child for name, child in folder.folders.items()}
     if not (any(word in _IMAGES for word in bare) or folder.images):
         return folder.below()
-    masks = {path for word, one in bare.items() if word in MASK_WORDS for path in one.below()}
+    masks = {path for word, child in bare.items() if word in MASK_WORDS for path in child.below()}
     left_out += [LeftOut(path, "a mask, by the name of its folder") for path in sorted(masks)]
     beside = _masks_beside(folder.images)
     left_out += [LeftOut(path, "a mask, by its name beside an image") for path in sorted(beside)]
@@ -363,24 +363,24 @@ def _without_masks(folder: _Folder, left_out: list[LeftOut]) -> list[str]:
 def _masks_beside(images: list[str]) -> set[str]:
     "Of the images of one folder those that are called as another one and `_mask`, or what else masks are called."
     stems = {os.path.splitext(path)[0] for path in images}
-    named = {path: re.fullmatch(r"(.+?)[ _.-]+([^\W\d_]+)[ _.-]?\d*", os.path.splitext(path)[0]) for path in images}
-    return {path for path, found in named.items() if found and _bare(found[2]) in MASK_WORDS and found[1] in stems}
+    matches = {path: re.fullmatch(r"(.+?)[ _.-]+([^\W\d_]+)[ _.-]?\d*", os.path.splitext(path)[0]) for path in images}
+    return {path for path, match in matches.items() if match and _bare(match[2]) in MASK_WORDS and match[1] in stems}
 
 
 def _reasons(folder: _Folder, left_out: list[LeftOut]) -> str:
     "A sentence on what lies in a folder and is not read."
     inside = [
-        one for one in left_out if one.path.startswith(f"{folder.path}/" if folder.path else "") and not one.silent
+        file for file in left_out if file.path.startswith(f"{folder.path}/" if folder.path else "") and not file.silent
     ]
     return f" ({len(inside)} files there are left out: {_count_reasons(inside)})" if inside else ""
 
 # %% ../../nbs/datasets/folders.ipynb #65463a9f
 def _find_splits(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> dict[str, _Folder]:
     "The folders of train, val and test where those are on top; ValueError where they stand beside classes or twice."
-    held, splits = folder.holding(), dict[str, _Folder]()
-    word = {name: split_word(name) for name in folder.folders}
-    others = [name for name in folder.folders if not word[name] and _bare(name) not in _UNLABELLED]
-    named = {name: split for name, split in word.items() if split}
+    filled, splits = folder.holding(), dict[str, _Folder]()
+    split_of = {name: split_word(name) for name in folder.folders}
+    others = [name for name in folder.folders if not split_of[name] and _bare(name) not in _UNLABELLED]
+    named = {name: split for name, split in split_of.items() if split}
     deep = [name for name in named if len(folder.folders[name].holding()) > 1]
     if not named or (others and len(set(named.values())) < 2 and not deep):
         return {}  # "train" beside "bus" is a vehicle
@@ -401,19 +401,19 @@ def _find_splits(root: Path, folder: _Folder, left_out: list[LeftOut], notes: li
         notes.append(f"{name!r} holds images without labels")
         left_out += [LeftOut(path, "an image without a label") for path in folder.folders[name].below()]
     left_out += [LeftOut(path, "an image beside the splits has no class") for path in folder.images]
-    return splits if held else {}
+    return splits if filled else {}
 
 
 def _splits_below(folder: _Folder) -> dict[str, dict[str, list[str]]]:
     "Images by split and class of a folder that has the splits below each class; nothing for any other."
-    held, splits = folder.holding(), dict[str, dict[str, list[str]]]()
-    for name, one in held.items():
-        words = [split_word(inner) or "" for inner in one.folders]
-        if one.images or "" in words or len(set(words)) < len(words) or "train" not in words:
+    filled, splits = folder.holding(), dict[str, dict[str, list[str]]]()
+    for name, child in filled.items():
+        words = [split_word(inner) or "" for inner in child.folders]
+        if child.images or "" in words or len(set(words)) < len(words) or "train" not in words:
             return {}
-        for inner, split in zip(one.folders.values(), words):
+        for inner, split in zip(child.folders.values(), words):
             splits.setdefault(split, {})[name] = inner.below()
-    return splits if len(held) > 1 and all(set(found) == set(held) for found in splits.values()) else {}
+    return splits if len(filled) > 1 and all(set(classes) == set(filled) for classes in splits.values()) else {}
 
 # %% ../../nbs/datasets/folders.ipynb #eb71475e
 def read_folder(
@@ -428,8 +428,8 @@ def read_folder(
         raise FileNotFoundError(f"{root} is not a folder: give a folder with one sub-folder of images per class")
     left_out, notes = list[LeftOut](), list[str]()
     top = scan(root, left_out)
-    how, splits, own = _read_tree(root, _descend(top, left_out, notes), left_out, notes)
-    return _laid_out(root, how, splits, left_out, [*notes, *frames_read(splits)], own)
+    how, splits, own_splits = _read_tree(root, _descend(top, left_out, notes), left_out, notes)
+    return _laid_out(root, how, splits, left_out, [*notes, *frames_read(splits)], own_splits)
 
 # %% ../../nbs/datasets/folders.ipynb #76f657fd
 def _descend(folder: _Folder, left_out: list[LeftOut], notes: list[str], within: str = "") -> _Folder:
@@ -444,12 +444,11 @@ def _descend(folder: _Folder, left_out: list[LeftOut], notes: list[str], within:
     return folder
 
 
-_Found = tuple[
-    str, dict[str, dict[str, list[str]]], bool
-]  # how, split -> class folder -> images, whether the splits are its own
+_Classes = dict[str, list[str]]  # class folder -> images
+_Reading = tuple[str, dict[str, _Classes], bool]  # how, classes by split, whether the splits are its own
 
 
-def _read_tree(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> _Found:
+def _read_tree(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list[str]) -> _Reading:
     "The splits and classes of a folder."
     if below := _splits_below(folder):
         left_out += [LeftOut(path, "an image beside the class folders has no class") for path in folder.images]
@@ -459,19 +458,19 @@ def _read_tree(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list
         return "one sub-folder per class, no splits", {"train": _read_classes(root, folder, left_out, notes)}, False
     if "train" not in splits:
         raise ValueError(f"{root / folder.path} holds split folders {few_names(folder.folders)} but no 'train': add it")
-    read, bare = {}, []
-    for split, one in splits.items():
-        if split != "train" and one.images and not one.folders:
-            notes.append(f"{one.path!r} holds {len(one.images)} images without class folders, so without labels")
-            left_out += [LeftOut(path, "an image without a label") for path in one.images]
-            bare.append(split)
+    images, unlabelled = {}, []
+    for split, child in splits.items():
+        if split != "train" and child.images and not child.folders:
+            notes.append(f"{child.path!r} holds {len(child.images)} images without class folders, so without labels")
+            left_out += [LeftOut(path, "an image without a label") for path in child.images]
+            unlabelled.append(split)
         else:
-            inner = _descend(one, left_out, [], split) if len(one.folders) == 1 and not one.images else one
-            read[split] = _read_classes(root, inner, left_out, notes)
+            inner = _descend(child, left_out, [], split) if len(child.folders) == 1 and not child.images else child
+            images[split] = _read_classes(root, inner, left_out, notes)
     return (
-        f"splits on top ({', '.join(one.path for one in splits.values())}), with the classes below each",
-        read,
-        len(read) > 1 or not bare,
+        f"splits on top ({', '.join(child.path for child in splits.values())}), with the classes below each",
+        images,
+        len(images) > 1 or not unlabelled,
     )
 
 # %% ../../nbs/datasets/folders.ipynb #ec39523c
@@ -479,8 +478,8 @@ def frames_read(splits: dict[str, dict[str, list[str]]]) -> list[str]:
     "A word on files that may hold several images."
     ends = Counter(
         end
-        for found in splits.values()
-        for files in found.values()
+        for classes in splits.values()
+        for files in classes.values()
         for path in files
         if (end := os.path.splitext(path)[1].lower()) in FRAMES and end != ".webp"
     )
@@ -488,33 +487,33 @@ def frames_read(splits: dict[str, dict[str, list[str]]]) -> list[str]:
 
 # %% ../../nbs/datasets/folders.ipynb #4124852a
 def _laid_out(
-    root: Path, how: str, splits: dict[str, dict[str, list[str]]], left_out: list[LeftOut], notes: list[str], own: bool
+    root: Path, how: str, splits: dict[str, _Classes], left_out: list[LeftOut], notes: list[str], own_splits: bool
 ) -> Layout:
     "Labels in place of folders; ValueError naming the split that lacks a class."
     folders = sorted(splits["train"])
     classes = check_classes(class_names(folders))
-    label = {name_key(folder): i for i, folder in enumerate(folders)}
+    label_of = {name_key(folder): i for i, folder in enumerate(folders)}
     listed = {}
     for split in sorted(splits, key=("train", "val", "test").index):
         keys = {name_key(name): name for name in splits[split]}
-        for there, lacking, names in (
-            ("train", split, set(label) - set(keys)),
-            (split, "train", set(keys) - set(label)),
+        for holder, lacking, names in (
+            ("train", split, set(label_of) - set(keys)),
+            (split, "train", set(keys) - set(label_of)),
         ):
             if names:
                 raise ValueError(
-                    f"{root}: train and {split} have different classes: {few_names(sorted(names))} is in {there} and "
+                    f"{root}: train and {split} have different classes: {few_names(sorted(names))} is in {holder} and "
                     f"not in {lacking}"
                 )
         if len(keys) < len(splits[split]):
             check_classes(list(splits[split]))  # two folders of one name
-        own_files = [
-            (path, label[key]) for key in sorted(keys, key=label.__getitem__) for path in splits[split][keys[key]]
+        listed[split] = [
+            (path, label_of[key]) for key in sorted(keys, key=label_of.__getitem__) for path in splits[split][keys[key]]
         ]
-        listed[split] = own_files
     counts = (
         ", ".join(f"{len(files):,} {split}" for split, files in listed.items())
-        if own
+        if own_splits
         else f"{len(listed['train']):,} images"
     )
-    return Layout(root, f"{how}: {len(classes)} classes, {counts}", classes, listed, tuple(left_out), tuple(notes), own)
+    how = f"{how}: {len(classes)} classes, {counts}"
+    return Layout(root, how, classes, listed, tuple(left_out), tuple(notes), own_splits)

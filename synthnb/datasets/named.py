@@ -75,27 +75,27 @@ _Files = list[tuple[Path, int]]  # with labels
 
 def _files_of(opened: torchvision_sets.VisionDataset) -> _Files:
     "Files and labels of a torchvision set."
-    kept = vars(opened)
-    pairs = kept.get("samples", kept.get("_samples"))  # folders of classes; Stanford Cars
-    files = kept.get("_images", kept.get("_image_files"))
-    if pairs is None and files is not None and "_labels" in kept:
-        pairs = zip(files, kept["_labels"])
-    found = [] if pairs is None else list(pairs)
-    whole = pairs is not None and hasattr(opened, "classes")
-    if not whole or not all(isinstance(path, str | Path) for path, _ in found):
+    attributes = vars(opened)
+    pairs = attributes.get("samples", attributes.get("_samples"))  # folders of classes; Stanford Cars
+    files = attributes.get("_images", attributes.get("_image_files"))
+    if pairs is None and files is not None and "_labels" in attributes:
+        pairs = zip(files, attributes["_labels"])
+    labelled_files = [] if pairs is None else list(pairs)
+    complete = pairs is not None and hasattr(opened, "classes")
+    if not complete or not all(isinstance(path, str | Path) for path, _ in labelled_files):
         raise ValueError(
             f"torchvision's {type(opened).__name__} does not say the files and classes of its images: "
             f"read them by a function of their own in `_READERS` of synthnb.datasets.named"
         )
-    return [(Path(path), int(label)) for path, label in found]
+    return [(Path(path), int(label)) for path, label in labelled_files]
 
 
 def _read_torchvision(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, _Files]]:
     "A set that has a class with splits in torchvision."
     kind = getattr(torchvision_sets, facts.torchvision)
     options = {"download": True} if download and not facts.dead else {}
-    opened = {split: kind(root, split=called, **options) for split, called in facts.splits.items()}
-    return list(opened["train"].classes), {split: _files_of(one) for split, one in opened.items()}
+    opened = {split: kind(root, split=name, **options) for split, name in facts.splits.items()}
+    return list(opened["train"].classes), {split: _files_of(data) for split, data in opened.items()}
 
 # %% ../../nbs/datasets/named.ipynb #852bf712
 def _read_sun397(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, _Files]]:
@@ -120,8 +120,8 @@ def _read_caltech101(facts: NamedSet, root: Path, download: bool) -> tuple[list[
         raise FileNotFoundError(f"there is no folder {home}")  # torchvision would make one
     opened = torchvision_sets.Caltech101(root, download=download)
     for label, name in enumerate(opened.categories):
-        drawn = lambda path: hashlib.sha256(f"{name}/{path.name}".encode()).digest()
-        files = sorted((home / name).glob("*.jpg"), key=drawn)
+        draw_order = lambda path: hashlib.sha256(f"{name}/{path.name}".encode()).digest()
+        files = sorted((home / name).glob("*.jpg"), key=draw_order)
         splits["train"] += [(path, label) for path in files[:30]]
         splits["test"] += [(path, label) for path in files[30:]]
     return opened.categories, splits
@@ -142,15 +142,15 @@ def _read_dogs(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], 
 def _read_cub(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, _Files]]:
     "Text files with a number and a value in each line."
     home = root / "CUB_200_2011"
-    told = {
+    tables = {
         name: dict(line.split() for line in (home / f"{name}.txt").read_text().splitlines())
         for name in ("classes", "images", "image_class_labels", "train_test_split")
     }
     splits: dict[str, _Files] = {"train": [], "test": []}
-    for number, path in told["images"].items():
-        split = "train" if told["train_test_split"][number] == "1" else "test"
-        splits[split].append((home / "images" / path, int(told["image_class_labels"][number]) - 1))
-    return list(told["classes"].values()), splits
+    for number, path in tables["images"].items():
+        split = "train" if tables["train_test_split"][number] == "1" else "test"
+        splits[split].append((home / "images" / path, int(tables["image_class_labels"][number]) - 1))
+    return list(tables["classes"].values()), splits
 
 # %% ../../nbs/datasets/named.ipynb #52f92b21
 def _read_imagenet(facts: NamedSet, root: Path, download: bool, name: str) -> tuple[list[str], dict[str, _Files]]:
@@ -170,10 +170,10 @@ def _images_in(folder: Path) -> list[Path]:
     "Image files anywhere below a folder, hidden ones left out; FileNotFoundError if there is no such folder."
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = [
+    paths = [
         Path(home) / name for home, _, names in os.walk(folder) for name in names if name.lower().endswith(SUFFIXES)
     ]
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 # %% ../../nbs/datasets/named.ipynb #9d645612
 _READERS = {"sun397": _read_sun397, "caltech101": _read_caltech101, "dogs": _read_dogs, "cub": _read_cub}
@@ -197,8 +197,8 @@ def list_named(
         raise FileNotFoundError(_how_to_get(facts, root, error)) from error
     paths = [] if name.startswith("imagenet") else [path for files in splits.values() for path, _ in files]
     if lost := [path for path in paths if not path.is_file()]:
-        told = f"{len(lost)} of its images are missing, the first is {lost[0]}"
-        raise FileNotFoundError(_how_to_get(facts, root, told))
+        cause = f"{len(lost)} of its images are missing, the first is {lost[0]}"
+        raise FileNotFoundError(_how_to_get(facts, root, cause))
     names = [prompt_name(raw) for raw in classes]
     listed = {split: _listed(files, root, names, f"{name} {split}") for split, files in splits.items()}
     if complete:
@@ -227,12 +227,12 @@ def _how_to_get(facts: NamedSet, root: Path, cause: object) -> str:
 
 def check_complete(facts: NamedSet, listed: dict[str, ListedImages]) -> None:
     "ValueError if there are not as many classes and images as the set is known to have."
-    found = {
+    counts = {
         "classes": len(next(iter(listed.values())).classes),
         "test": len(listed.get("test", ())),
         "train": len(listed.get("train", ())) + len(listed.get("val", ())),
     }
-    if wrong := [f"{n} {what}, not {getattr(facts, what)}" for what, n in found.items() if n != getattr(facts, what)]:
+    if wrong := [f"{n} {key}, not {getattr(facts, key)}" for key, n in counts.items() if n != getattr(facts, key)]:
         raise ValueError(
             f"{facts.title} is known to have other numbers of classes or images ({'; '.join(wrong)}): "
             f"get the whole set, or pass complete=False to go on with this part"

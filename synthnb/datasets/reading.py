@@ -33,10 +33,10 @@ def memory_limit() -> int:
     return max(8 << 30, psutil.virtual_memory().available // 2)
 
 
-def _first(things: Sequence) -> str:
+def _first(items: Sequence) -> str:
     "The first five, for a message."
-    more = f" and {len(things) - 5} more" if len(things) > 5 else ""
-    return "; ".join(shown(thing) for thing in things[:5]) + more
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return "; ".join(shown(item) for item in items[:5]) + more
 
 
 def fitting_workers(
@@ -86,11 +86,12 @@ def _read_splits(
         raise ValueError(
             f"{layout.root} holds split folders {sorted(layout.splits)} but no {sorted(missing)[0]!r}: add it"
         )
-    read = {split: _read_split(layout, split, size, progress, fit) for split in layout.splits}
-    if "val" not in read:
-        parts = split_by_content(read["train"][0], val=val, test=0, seed=seed, where=read["train"][1])
-        read |= {"train": (parts["train"], []), "val": (parts["val"], [])}
-    splits = {split: replace(read[split][0], name=f"{layout.root.name} {split}") for split in ("train", "val", "test")}
+    loaded = {split: _read_split(layout, split, size, progress, fit) for split in layout.splits}
+    if "val" not in loaded:
+        parts = split_by_content(loaded["train"][0], val=val, test=0, seed=seed, where=loaded["train"][1])
+        loaded |= {"train": (parts["train"], []), "val": (parts["val"], [])}
+    names = {split: f"{layout.root.name} {split}" for split in ("train", "val", "test")}
+    splits = {split: replace(loaded[split][0], name=name) for split, name in names.items()}
     check_disjoint(splits)
     return splits
 
@@ -100,8 +101,8 @@ def open_layout(
 ) -> Layout:
     "`layout.read_layout`, with a warning that says what it leaves out and what may be meant otherwise."
     layout = read_layout(root)
-    if told := layout.told():
-        warnings.warn(f"{shown(root)}: {told}", stacklevel=3)
+    if notice := layout.told():
+        warnings.warn(f"{shown(root)}: {notice}", stacklevel=3)
     return layout
 
 # %% ../../nbs/datasets/reading.ipynb #6f4abd6a
@@ -120,8 +121,8 @@ def image_folder(
     layout = open_layout(root)
     if layout.own_splits:
         return _read_splits(layout, size, fractions[1] / (fractions[0] + fractions[1]), seed, progress, fit)
-    data, where = _read_split(layout, "train", size, progress, fit)
-    return split_by_content(data, fractions[1], fractions[2], seed, where)
+    data, paths = _read_split(layout, "train", size, progress, fit)
+    return split_by_content(data, fractions[1], fractions[2], seed, paths)
 
 # %% ../../nbs/datasets/reading.ipynb #21c0ec16
 def stream_folder(
@@ -139,9 +140,9 @@ def stream_folder(
     Raises `FileNotFoundError` for a class without images, `ValueError` naming a file that cannot be read.
     """
     root, files = Path(root).expanduser(), []
-    for label, (name, found) in enumerate(zip(classes, _class_files(root, classes))):
-        taken = random.Random(f"{seed} {name}").sample(found, min(per_class or len(found), len(found)))
-        files += [(path, label) for path in taken]
+    for label, (name, paths) in enumerate(zip(classes, _class_files(root, classes))):
+        drawn = random.Random(f"{seed} {name}").sample(paths, min(per_class or len(paths), len(paths)))
+        files += [(path, label) for path in drawn]
     largest = 2 * min(batch_size, len(files)) * 3 * longest * longest  # bytes; most are at most twice as long as wide
     workers = fitting_workers(workers, largest)
     loader: DataLoader = DataLoader(
@@ -163,10 +164,10 @@ def _class_files(root: Path, classes: Sequence[str]) -> list[list[Path]]:
     folders |= {name_key(name): name for name in names} | {name: name for name in names}
     for name in classes:
         folder = folders.get(name) or folders.get(name_key(name))
-        found = [root / path for path in scan(root, [], folder).below()] if folder else []
-        if not found:
+        paths = [root / path for path in scan(root, [], folder).below()] if folder else []
+        if not paths:
             raise FileNotFoundError(f"no images in {root / name}: {name!r} needs a folder of them below {root}")
-        files.append(found)
+        files.append(paths)
     return files
 
 

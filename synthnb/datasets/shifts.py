@@ -221,8 +221,8 @@ def _measure_set(name: str, data: LabelledImages, probabilities: torch.Tensor) -
     rows.append(_row(name, "ECE by chance", Interval(floor, math.nan, math.nan, len(data))))
     classes = per_class_accuracy(right[1], data).set_index("class")
     return rows + [
-        _row(name, "top-1", Interval(v.accuracy, v.low, v.high, int(v.images)), label)
-        for label, v in classes.iterrows()
+        _row(name, "top-1", Interval(row.accuracy, row.low, row.high, int(row.images)), label)
+        for label, row in classes.iterrows()
     ]
 
 
@@ -230,8 +230,8 @@ def _averages(right: Mapping[str, np.ndarray]) -> list[dict]:
     "Top-1 accuracy averaged over a kind's severities and over all corruptions; `right` [N] by name of the set."
     rows, names = [], [name for name in right if name in _CORRUPTED]
     for kind in dict.fromkeys(_CORRUPTED[name][0] for name in names):
-        own = np.stack([right[name] for name in names if _CORRUPTED[name][0] == kind])
-        rows.append(_row(f"{kind} mean", "top-1", bootstrap_accuracy(own)))
+        of_kind = np.stack([right[name] for name in names if _CORRUPTED[name][0] == kind])
+        rows.append(_row(f"{kind} mean", "top-1", bootstrap_accuracy(of_kind)))
     return rows + (
         [_row("corruptions mean", "top-1", bootstrap_accuracy(np.stack([right[name] for name in names])))]
         if names
@@ -295,7 +295,7 @@ def show_severities(
 ) -> Figure:
     "Top-1 accuracy against severity with its interval, one panel per corruption; severity 0 is the set `clean`."
     lines = {name: _severities(frame) for name, frame in frames.items()}
-    kinds = list(dict.fromkeys(kind for own in lines.values() for kind in own))
+    kinds = list(dict.fromkeys(kind for curves in lines.values() for kind in curves))
     if not kinds:
         raise ValueError("no corruptions among these sets: measure(model, shifted(test)) has them")
     cols, rows = min(5, len(kinds)), math.ceil(len(kinds) / 5)
@@ -311,10 +311,10 @@ def show_severities(
     for ax in axes.flat[len(kinds) :]:
         ax.axis("off")
     for ax, kind in zip(axes.flat, kinds):
-        for i, (name, own) in enumerate(lines.items()):
-            if kind in own:
-                ax.plot(own[kind].severity, own[kind].value, color=f"C{i}", label=name)
-                ax.fill_between(own[kind].severity, own[kind].low, own[kind].high, color=f"C{i}", alpha=0.3)
+        for i, (name, curves) in enumerate(lines.items()):
+            if kind in curves:
+                ax.plot(curves[kind].severity, curves[kind].value, color=f"C{i}", label=name)
+                ax.fill_between(curves[kind].severity, curves[kind].low, curves[kind].high, color=f"C{i}", alpha=0.3)
         ax.set(ylim=(0, 1.02), xticks=range(6))
         ax.set_title(kind, fontsize=8)
     fig.supxlabel("severity", fontsize=8)

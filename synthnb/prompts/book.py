@@ -47,8 +47,8 @@ def save_book(book: pd.DataFrame, path: str | Path) -> Path:
     path, rows = check_suffix(Path(path)), pd.DataFrame(book[list(COLUMNS)])
     if book.empty:
         raise ValueError(f"no prompts to write: {book.attrs.get('missing', {})}")
-    told = {"missing": book.attrs.get("missing", {}), "about": book.attrs.get("about", {})}
-    about = json.dumps(told, ensure_ascii=False, indent=1)
+    facts = {"missing": book.attrs.get("missing", {}), "about": book.attrs.get("about", {})}
+    about = json.dumps(facts, ensure_ascii=False, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         table = pa.Table.from_pandas(rows, preserve_index=False)
@@ -82,31 +82,31 @@ def load_book(path: str | Path) -> pd.DataFrame:
     return book
 
 
-def _of_today(book: pd.DataFrame, told: dict) -> tuple[pd.DataFrame, dict]:
+def _of_today(book: pd.DataFrame, facts: dict) -> tuple[pd.DataFrame, dict]:
     "A book of an older version with the names of today, in its rows and in what is told of it."
     if "scene_key" not in book or "context_key" in book:
-        return book, told
-    about, renamed = dict(told.get("about", {})), {}
+        return book, facts
+    about, renamed = dict(facts.get("about", {})), {}
     for version, template in about.get("templates", {}).items():
         renamed[version] = template.replace("{scene}", "{context}")
     if renamed:
         about["templates"] = {template_version(template): template for template in renamed.values()}
     if "ideas" in about:
-        about["ideas"] = {"contexts" if kind == "scenes" else kind: said for kind, said in about["ideas"].items()}
+        about["ideas"] = {"contexts" if kind == "scenes" else kind: counts for kind, counts in about["ideas"].items()}
     book = book.rename(columns={"scene_key": "context_key"})
     if "template_version" in book:
         versions = {old: template_version(template) for old, template in renamed.items()}
         book["template_version"] = book.template_version.replace(versions)
-    return book, told | {"about": about}
+    return book, facts | {"about": about}
 
 # %% ../../nbs/prompts/book.ipynb #29a3966f
 def _problem(book: pd.DataFrame) -> str:
     "What is wrong with the rows of a book; empty if nothing."
-    if lost := [column for column in COLUMNS if column not in book]:
-        return f"it has no column {lost[0]!r}"
+    if missing := [column for column in COLUMNS if column not in book]:
+        return f"it has no column {missing[0]!r}"
     numbers, words = ["label", "tokens"], [column for column in COLUMNS if column not in ("label", "tokens")]
-    whole = all(pd.api.types.is_integer_dtype(book[column]) for column in numbers)
-    if not whole or not book[words].map(lambda cell: isinstance(cell, str)).all(axis=None):
+    integers = all(pd.api.types.is_integer_dtype(book[column]) for column in numbers)
+    if not integers or not book[words].map(lambda cell: isinstance(cell, str)).all(axis=None):
         return f"{' and '.join(numbers)} must be whole numbers, all else text, and no cell empty"
     classes = book["class"].nunique()
     if len(book.drop_duplicates(["label", "class"])) != classes or classes != book.label.nunique():
@@ -116,8 +116,8 @@ def _problem(book: pd.DataFrame) -> str:
         return next(f"where {e} should be stands {i}" for i, e in zip(book.id, expected) if i != e)
     for row in book.itertuples(index=False):
         if not row.phrase or row.phrase not in row.prompt or re.search(r"[\x00-\x1f\x7f-\x9f]", row.prompt):
-            lacks = f"lacks the phrase {row.phrase!r}, or is not one line of text"
-            return f"row {row.id}: the prompt {row.prompt!r} {lacks}"
+            fault = f"lacks the phrase {row.phrase!r}, or is not one line of text"
+            return f"row {row.id}: the prompt {row.prompt!r} {fault}"
     return ""
 
 # %% ../../nbs/prompts/book.ipynb #07836f57
@@ -126,17 +126,17 @@ _SAME = ("templates", "looks", "token", "shares", "drop_order", "limits", "seed"
 
 def check_begin(begin: pd.DataFrame, about: dict, per_class: int) -> None:
     "Raise `ValueError` if a book cannot go on from an older one: other settings, other classes, or fewer prompts."
-    older, end = begin.attrs.get("about", {}), "begin a new one"
-    for what in _SAME:
-        if what in about and about[what] != (old := older.get(what, about[what])):
-            raise ValueError(f"the older book was made with {what} {old!r}, not {about[what]!r}: {end}")
+    older, advice = begin.attrs.get("about", {}), "begin a new one"
+    for setting in _SAME:
+        if setting in about and about[setting] != (before := older.get(setting, about[setting])):
+            raise ValueError(f"the older book was made with {setting} {before!r}, not {about[setting]!r}: {advice}")
     labels = {name: label for label, name in enumerate(about["classes"])}
     for (name, label, phrase), n in begin.groupby(["class", "label", "phrase"], sort=False).size().items():
         if labels.get(name) != label or clean(about["classes"][name]) != phrase:
-            raise ValueError(f"in the older book class {label} is {name!r}, {phrase!r}: {end}")
+            raise ValueError(f"in the older book class {label} is {name!r}, {phrase!r}: {advice}")
         if n > per_class:
-            many = f"{n} prompts of {name!r}, {n - per_class} more than asked for"
-            raise ValueError(f"the older book has {many}: {end}")
+            surplus = f"{n} prompts of {name!r}, {n - per_class} more than asked for"
+            raise ValueError(f"the older book has {surplus}: {advice}")
 
 # %% ../../nbs/prompts/book.ipynb #e77e7d6c
 def prompts_by_class(
@@ -155,12 +155,12 @@ def prompts_by_class(
 # %% ../../nbs/prompts/book.ipynb #b7a919f9
 def in_turn(*books: pd.DataFrame) -> pd.DataFrame:
     "Books of the same classes as one: first prompts of each, second prompts of each, ..., with new ids."
-    named = [dict(zip(book.label, book["class"])) for book in books]
-    if any(names != named[0] for names in named[1:]):
+    class_names = [dict(zip(book.label, book["class"])) for book in books]
+    if any(names != class_names[0] for names in class_names[1:]):
         raise ValueError("the books have other classes, or other labels for them: make them of the same phrases")
-    whole = pd.concat([book.assign(place=book.groupby("label").cumcount()) for book in books])
-    whole = whole.sort_values(["label", "place"], kind="stable", ignore_index=True).drop(columns="place")
-    numbers = whole.groupby("label").cumcount()
-    whole["id"] = [f"{label:04d}-{number:06d}" for label, number in zip(whole.label, numbers)]
-    whole.attrs = {"missing": {name: why for book in books for name, why in book.attrs.get("missing", {}).items()}}
-    return whole
+    joined = pd.concat([book.assign(place=book.groupby("label").cumcount()) for book in books])
+    joined = joined.sort_values(["label", "place"], kind="stable", ignore_index=True).drop(columns="place")
+    numbers = joined.groupby("label").cumcount()
+    joined["id"] = [f"{label:04d}-{number:06d}" for label, number in zip(joined.label, numbers)]
+    joined.attrs = {"missing": {name: why for book in books for name, why in book.attrs.get("missing", {}).items()}}
+    return joined

@@ -71,8 +71,17 @@ def fill(
     "A prompt; parts of the template whose aspect is empty are left out."
     aspects = {aspect: (context or {}).get(aspect, "") for aspect in ASPECTS}
     article = indefinite_article(phrase)
-    values = {"a phrase": with_article(phrase), "phrase": phrase, "a": article, "A": article.capitalize()}
-    values |= {"token": token, "looks": looks, "style": style, "context": Context(**aspects).text, **aspects}
+    values = {
+        "a phrase": with_article(phrase),
+        "phrase": phrase,
+        "a": article,
+        "A": article.capitalize(),
+        "token": token,
+        "looks": looks,
+        "style": style,
+        "context": Context(**aspects).text,
+        **aspects,
+    }
     parts = [part for part in _PART.split(template) if all(values[slot] for slot in slots_of(part) if slot in OPTIONAL)]
     written = [" ".join(_SLOT.sub(lambda slot: values[slot[1]], part).split()) for part in parts]
     return ", ".join(filter(None, written))
@@ -89,8 +98,8 @@ def check_template(template: str, token: str = "") -> None:
     if not {"phrase", "a phrase"} & set(slots):
         raise ValueError(f"no place for the sense{advice}")
     for part in _PART.split(template):
-        inside = set(slots_of(part))
-        if inside & optional and inside - optional:
+        part_slots = set(slots_of(part))
+        if part_slots & optional and part_slots - optional:
             lost = f"{part!r} would be left out with its aspect, and the sense with it"
             raise ValueError(f"{lost}: put a comma between{advice}")
     if len(slots) != len(set(slots)) or ("context" in slots and set(slots) & set(ASPECTS)):
@@ -109,38 +118,40 @@ def tokenizers_of(
 ) -> list[PreTrainedTokenizerBase]:
     "Every tokenizer of a text-to-image pipeline. `FileNotFoundError` or `ValueError` if none can be opened."
     if isinstance(generator, DiffusionPipeline):
-        parts = [part for name, part in generator.components.items() if _READS.fullmatch(name)]
-        inside = [getattr(part, "tokenizer", None) if isinstance(part, ProcessorMixin) else part for part in parts]
-        found = [part for part in inside if part is not None]
+        readers = [component for name, component in generator.components.items() if _READS.fullmatch(name)]
+        candidates = [
+            getattr(reader, "tokenizer", None) if isinstance(reader, ProcessorMixin) else reader for reader in readers
+        ]
+        tokenizers = [tokenizer for tokenizer in candidates if tokenizer is not None]
     else:
         if not Path(generator).is_dir() and not _HUB_ID.fullmatch(str(generator)):
             raise FileNotFoundError(f"there is no generator folder {generator}")
         try:
-            found = _open_tokenizers(str(generator), revision)
+            tokenizers = _open_tokenizers(str(generator), revision)
         except (OSError, ValueError) as error:
             why = str(error).strip().splitlines()[0]
             raise FileNotFoundError(
                 f"the tokenizers of generator {str(generator)!r} could not be opened: {why}"
             ) from error
-    if not found:
+    if not tokenizers:
         raise ValueError(f"generator {generator!r} has no tokenizer: prompts cannot be counted with it")
-    return found
+    return tokenizers
 
 # %% ../../nbs/prompts/grammar.ipynb #73298015
 def _open_tokenizers(generator: str, revision: str | None) -> list[PreTrainedTokenizerBase]:
     "The tokenizers that a pipeline's index names."
-    found = []
+    tokenizers = []
     for name, kind in DiffusionPipeline.load_config(generator, revision=revision).items():
         if _READS.fullmatch(name) and isinstance(kind, list) and kind[0] == "transformers":
             opener = AutoTokenizer if kind[1].endswith("Processor") else getattr(transformers, kind[1])
-            found.append(opener.from_pretrained(generator, subfolder=name, revision=revision))
-    return found
+            tokenizers.append(opener.from_pretrained(generator, subfolder=name, revision=revision))
+    return tokenizers
 
 # %% ../../nbs/prompts/grammar.ipynb #fb555871
 def _several_vectors(tokenizer: PreTrainedTokenizerBase) -> bool:
     "Has it learned a token that stands for several vectors?"
-    known = tokenizer.added_tokens_encoder
-    return any(f"{word}_1" in known for word in known)
+    words = tokenizer.added_tokens_encoder
+    return any(f"{word}_1" in words for word in words)
 
 # %% ../../nbs/prompts/grammar.ipynb #282fe255
 def _token_counts(
@@ -199,7 +210,10 @@ def shorten(
     room: TokenRoom,
 ) -> tuple[str, list[str]]:  # the prompt, and what it lost
     "Drop parts in their order until the prompt fits, then put back what still fits; it may lose all of them."
-    fits = lambda parts: (room.count([write(parts)])[0] <= room.limits).all()
+
+    def fits(parts: dict[str, str]) -> bool:
+        return bool((room.count([write(parts)])[0] <= room.limits).all())
+
     kept, dropped = dict(parts), []
     for part in (None, *parts):
         if part and not kept[part]:

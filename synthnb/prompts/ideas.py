@@ -48,7 +48,7 @@ class StylesAnswer(BaseModel):
     styles: list[str]
 
 # %% ../../nbs/prompts/ideas.ipynb #43099d91
-def _told(phrase: str, looks: str) -> str:
+def _with_looks(phrase: str, looks: str) -> str:
     return f'"{phrase}" ({looks})' if looks else f'"{phrase}"'
 
 
@@ -63,14 +63,14 @@ def context_question(
     looks: str = "",  # what it looks like, "a large, long-legged bird"
 ) -> Question:
     "Ask for plausible contexts of one meaning, in the four aspects of contextual diversification."
-    asked = (
-        f"Imagine {count} different, plausible photos of {_told(phrase, looks)}. For each give, in a few words, "
+    task = (
+        f"Imagine {count} different, plausible photos of {_with_looks(phrase, looks)}. For each give, in a few words, "
         '"foreground" (objects around it), "background", "lighting" and "camera" (angle and distance); '
         "leave one empty where nothing is remarkable.\n"
     )
-    known = _unlike([asdict(context) for context in examples])
+    exclusions = _unlike([asdict(context) for context in examples])
     form = '{"scenes": [{"foreground": "...", "background": "...", "lighting": "...", "camera": "..."}]}'
-    return json_question(phrase, f"{asked}{known}Answer in this form: {form}")
+    return json_question(phrase, f"{task}{exclusions}Answer in this form: {form}")
 
 # %% ../../nbs/prompts/ideas.ipynb #23121dba
 def style_question(
@@ -80,11 +80,11 @@ def style_question(
     looks: str = "",  # as in `context_question`
 ) -> Question:
     "Ask for styles and materials in which one meaning could be pictured."
-    asked = (
-        f"Name {count} different styles or materials in which {_told(phrase, looks)} could be pictured, "
+    task = (
+        f"Name {count} different styles or materials in which {_with_looks(phrase, looks)} could be pictured, "
         'each as a phrase that can follow the words "a photo of it, ".\n'
     )
-    return json_question(phrase, f'{asked}{_unlike(list(examples))}Answer in this form: {{"styles": ["..."]}}')
+    return json_question(phrase, f'{task}{_unlike(list(examples))}Answer in this form: {{"styles": ["..."]}}')
 
 # %% ../../nbs/prompts/ideas.ipynb #d19497f2
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def _answer_values(answer: BaseModel) -> list[Context] | list[str]:  # of a Cont
     "The contexts or styles of an answer, without its markup."
     if isinstance(answer, StylesAnswer):
         return [clean_answer(style) for style in answer.styles]
-    told = [{aspect: clean_answer(words) for aspect, words in scene} for scene in dict(answer)["scenes"]]
-    return [Context(**aspects) for aspects in told]
+    scenes = [{aspect: clean_answer(words) for aspect, words in scene} for scene in dict(answer)["scenes"]]
+    return [Context(**aspects) for aspects in scenes]
 
 # %% ../../nbs/prompts/ideas.ipynb #8b89a971
 def check_answer(
@@ -170,10 +170,10 @@ class _Pool:
         before = len(self.ideas)
         for i, idea in enumerate(fresh):
             if features is not None:
-                own = features[i : i + 1]
-                if self.features is not None and (self.features @ own[0]).max() > near:
+                feature = features[i : i + 1]
+                if self.features is not None and (self.features @ feature[0]).max() > near:
                     continue
-                self.features = own if self.features is None else torch.cat([self.features, own])
+                self.features = feature if self.features is None else torch.cat([self.features, feature])
             self.ideas.append(idea)
         self.idle = 0 if len(self.ideas) > before else self.idle + 1
 
@@ -286,19 +286,19 @@ def _questions(
             draw = random.Random(f"{request.seed}/{word}/{name}/{turn}/{i}")
             shown = draw.sample(pool.ideas, min(asking.examples, len(pool.ideas)))
             phrase, looks = clean(request.phrases[about]), clean(request.looks.get(about, ""))
-            asked = KINDS[kind].question(phrase, asking.count, [idea.value for idea in shown], looks)
-            questions[about, asked.messages[-1]["content"]] = replace(asked, about=about)
+            question = KINDS[kind].question(phrase, asking.count, [idea.value for idea in shown], looks)
+            questions[about, question.messages[-1]["content"]] = replace(question, about=about)
     return list(questions.values())
 
 # %% ../../nbs/prompts/ideas.ipynb #7410b560
 def _learn(result: Ideas, pools: dict[str, _Pool], answers: Answers, asking: Asking, clip: Clip | None) -> None:
     "Give a round's answers to the pools that asked. `ConnectionError` if nobody answers at all."
-    found, failed = answers.found, answers.failed
-    if failed and not found and not any(failure.reply for failure in failed):
-        none = f"not one of {len(failed)} questions was answered ({failed[0].error})"
-        raise ConnectionError(f"{none}: what came before is in the cache, so start again later")
+    valid, failed = answers.found, answers.failed
+    if failed and not valid and not any(failure.reply for failure in failed):
+        problem = f"not one of {len(failed)} questions was answered ({failed[0].error})"
+        raise ConnectionError(f"{problem}: what came before is in the cache, so start again later")
     shared, offered = "" in pools, defaultdict[str, list[Idea]](list)  # a pool without a name is everybody's
-    for answer in found:  # in the order of the questions, whoever was answered first
+    for answer in valid:  # in the order of the questions, whoever was answered first
         values = check_answer(answer.value, asking.count, asking.longest)
         offered["" if shared else answer.about] += [Idea(value, answer.key) for value in values]
     for failure in failed:
@@ -311,7 +311,7 @@ def _learn(result: Ideas, pools: dict[str, _Pool], answers: Answers, asking: Ask
         pool.add(fresh[name], None if features is None else features[start:end], asking.near)
         start, result.distinct = end, result.distinct + len(pool.ideas) - before
         result.curves.setdefault(name, []).append(len(pool.ideas))
-    result.answers += len(found)
+    result.answers += len(valid)
     result.offered += sum(map(len, offered.values()))
     result.failed += failed
 
@@ -324,12 +324,12 @@ def _finish(result: Ideas, pools: dict[str, _Pool], request: PromptRequest, pati
         if "" in pools:  # everybody's: else each class would begin with the same one
             random.Random(f"{request.seed}/{KINDS[result.kind].word}/{name}").shuffle(result.found[name])
         if len(pool.ideas) < result.wanted:
-            last = f"; the last failure: {' '.join(pool.trouble.split())[:120]}" if pool.trouble else ""
-            had = f"{len(pool.ideas)} of {result.wanted} {result.kind}"
-            result.dry[name] = f"{had}, nothing new in {patience} rounds{last}"
+            last_failure = f"; the last failure: {' '.join(pool.trouble.split())[:120]}" if pool.trouble else ""
+            count = f"{len(pool.ideas)} of {result.wanted} {result.kind}"
+            result.dry[name] = f"{count}, nothing new in {patience} rounds{last_failure}"
     if result.dry:
         name, why = next(iter(result.dry.items()))
-        more = f", and {len(result.dry) - 1} more classes" if len(result.dry) > 1 else ""
-        what = "not enough valid answers" if any(pool.trouble for pool in pools.values()) else "the model ran dry"
-        warnings.warn(f"{what}: {name!r} has {why}{more}", stacklevel=3)
+        others = f", and {len(result.dry) - 1} more classes" if len(result.dry) > 1 else ""
+        cause = "not enough valid answers" if any(pool.trouble for pool in pools.values()) else "the model ran dry"
+        warnings.warn(f"{cause}: {name!r} has {why}{others}", stacklevel=3)
     return result
