@@ -148,7 +148,7 @@ def test_metadata_files_that_disagree_name_themselves(tmp_path):
 
 @pytest.mark.parametrize(
     "form",
-    ["C:\\data\\set\\images\\{}\\{}.PNG", "/home/me/set/images/{}/{}.png", "set/images/{}/{}.png", "./images/{}/{}"],
+    ["C:\\data\\set\\images\\{}\\{}.PNG", "/data/me/set/images/{}/{}.png", "set/images/{}/{}.png", "./images/{}/{}"],
 )
 def test_paths_of_another_machine_are_found_by_their_ends(tmp_path, form):
     lines = ["\ufefffile;label"]

@@ -50,7 +50,7 @@ _TEXTS = (
     ".log",
 )
 
-
+# %% ../../nbs/datasets/folders.ipynb #ea632262
 @dataclass(frozen=True)
 class LeftOut:
     "A file that is not read, and why."

@@ -396,7 +396,7 @@ def read_layout(
     note = f"{', '.join(labelling)} is not read, as the folders name the classes: give its path to read it"
     return replace(found, notes=(*found.notes, note)) if labelling else found
 
-
+# %% ../../nbs/datasets/layout.ipynb #23ff2253
 def _tables_in(folder: Path) -> list[Path]:
     "The tables that lie in a folder."
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
@@ -427,7 +427,7 @@ def _says_otherwise(name: str, found: Layout) -> bool:
     pairs = {(folders.get(place), label) for place, label in tables.items()}
     return len({a for a, _ in pairs} - {None}) < len(pairs) or len({b for _, b in pairs}) < len(pairs)
 
-
+# %% ../../nbs/datasets/layout.ipynb #b7c5a9b4
 def drawn_files(source: str | Path) -> Path | None:
     "Where generated images lie as files: a folder, or an export's table of classes; None for tars, parquet and hf:ID."
     folder = Path(source).expanduser()
