@@ -182,3 +182,20 @@ def test_several_labels_of_an_image_are_no_class(tmp_path, name, labels):
     write(tmp_path / name, [{"file_name": put(tmp_path / f"{i}.png", i).name, "label": labels} for i in range(4)])
     with pytest.raises(ValueError, match=f"{name}: the column 'label' holds lists, such as .*: give one label"):
         read_layout(tmp_path)
+
+
+def test_folders_without_tables_are_looked_through_once(tmp_path, monkeypatch):
+    """A second look took twelve seconds for a million images."""
+    from synthnb.datasets import folders, layout
+
+    for i in range(4):
+        put(tmp_path / f"class {i % 2}" / f"{i}.png", i)
+    tops, scan = [], folders.scan
+
+    def counted(root, left_out, path="", above=()):
+        tops.extend([root] if not path else [])
+        return scan(root, left_out, path, above)
+
+    monkeypatch.setattr(folders, "scan", counted)
+    monkeypatch.setattr(layout, "scan", counted)
+    assert len(read_layout(tmp_path).classes) == 2 and tops == [tmp_path]

@@ -83,7 +83,7 @@ TABLE = [
     ("masks beside the images of a class", [*CHECK, "segmented"], 0, ("8 x a mask, by the name of its folder", "eight/gt/", None)),
     ("images in one folder, without labels", [*CHECK, "flat"], 1, ("only one ('images')", "flat", "a CSV of (file, label) can say")),
     ("a table of a spreadsheet", [*CHECK, "flat/unicode.csv"], 0, ("files and labels from unicode.csv", "2 classes, 8 images", None)),
-    ("a table of another machine", [*CHECK, "flat/windows.csv"], 0, ("found by their last names", r"'C:\Users\me\0.png'", None)),
+    ("a table of another machine", [*CHECK, "flat/windows.csv"], 0, ("found by the ends of their paths", r"'C:\Users\me\0.png'", None)),
     ("a table with a column that is like splits", [*CHECK, "flat/folds.csv"], 0, ("'fold' is not read", "folds.csv", "a column split with train, val and test")),
     ("a table that is not in UTF-8", [*CHECK, "flat/latin.csv"], 1, ("not in UTF-8", "latin.csv", "Save it as CSV in UTF-8")),
     ("a table with a column for each class", [*CHECK, "flat/onehot.csv"], 1, ("needs a column of files (file)", "onehot.csv", "name them so in the first line")),

@@ -34,21 +34,7 @@ _SYSTEM = {
     "ehthumbs.db",
     "system volume information",
 }
-_TEXTS = (
-    ".txt",
-    ".md",
-    ".rst",
-    ".json",
-    ".jsonl",
-    ".xml",
-    ".csv",
-    ".tsv",
-    ".parquet",
-    ".yaml",
-    ".yml",
-    ".html",
-    ".log",
-)
+_TEXTS = tuple(".txt .md .rst .json .jsonl .xml .csv .tsv .parquet .yaml .yml .html .log".split())
 
 # %% ../../nbs/datasets/folders.ipynb #ea632262
 @dataclass(frozen=True)
@@ -428,11 +414,11 @@ def read_folder(
         raise FileNotFoundError(f"{root} is not a folder: give a folder with one sub-folder of images per class")
     left_out, notes = list[LeftOut](), list[str]()
     top = scan(root, left_out)
-    how, splits, own_splits = _read_tree(root, _descend(top, left_out, notes), left_out, notes)
+    how, splits, own_splits = _read_tree(root, descend(top, left_out, notes), left_out, notes)
     return _laid_out(root, how, splits, left_out, [*notes, *frames_read(splits)], own_splits)
 
 # %% ../../nbs/datasets/folders.ipynb #76f657fd
-def _descend(folder: _Folder, left_out: list[LeftOut], notes: list[str], within: str = "") -> _Folder:
+def descend(folder: _Folder, left_out: list[LeftOut], notes: list[str], within: str = "") -> _Folder:
     "Down to where there is a choice: archives often unpack into a folder in a folder."
     while len(folder.folders) == 1 and not folder.images:
         ((name, inner),) = folder.folders.items()
@@ -465,7 +451,7 @@ def _read_tree(root: Path, folder: _Folder, left_out: list[LeftOut], notes: list
             left_out += [LeftOut(path, "an image without a label") for path in child.images]
             unlabelled.append(split)
         else:
-            inner = _descend(child, left_out, [], split) if len(child.folders) == 1 and not child.images else child
+            inner = descend(child, left_out, [], split) if len(child.folders) == 1 and not child.images else child
             images[split] = _read_classes(root, inner, left_out, notes)
     return (
         f"splits on top ({', '.join(child.path for child in splits.values())}), with the classes below each",

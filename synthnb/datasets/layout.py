@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from synthnb.datasets.folders import (
     Layout,
     LeftOut,
-    _descend,
+    descend,
     few_names,
     frames_read,
     name_key,
@@ -154,14 +154,9 @@ def _columns_of(
         next((names[name] for name in known if name in names), "")
         for known in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
     )
-    if (
-        file
-        and not label
-        and len(others := {key: name for key, name in names.items() if name not in (file, split)}) == 1
-    ):
-        label = next(
-            (name for key, name in others.items() if key not in _CAPTIONS), ""
-        )  # of two columns the other one, whatever it is called
+    others = [key for key, name in names.items() if name not in (file, split)]
+    if file and not label and len(others) == 1 and others[0] not in _CAPTIONS:
+        label = names[others[0]]  # of two columns the other one, whatever it is called
     return file, _in_words(path, names, label), split
 
 
@@ -262,26 +257,27 @@ def _read_tables(
     "The images that one or more tables name, each below the folder of its table."
     import pandas as pd
 
-    left_out, parts, notes = list[LeftOut](), list["pd.DataFrame"](), list[str]()
+    left_out, frames, notes = list[LeftOut](), list["pd.DataFrame"](), list[str]()
     images = scan(root, left_out).below()
     for name, split in tables.items():
         home = name.rpartition("/")[0]
         inside = f"{home}/" if home else ""
         below = [image.removeprefix(inside) for image in images if image.startswith(inside)]
-        rows, told = _rows_of(root / name, below)
+        rows, table_notes = _rows_of(root / name, below)
         rows["place"] = [os.path.normpath(inside + place) for place in rows.place]
-        parts.append(rows.assign(split=rows.split.where(rows.split != "", split)))
-        notes += told
-    table = pd.concat(parts, ignore_index=True)
+        frames.append(rows.assign(split=rows.split.where(rows.split != "", split)))
+        notes += table_notes
+    table = pd.concat(frames, ignore_index=True)
     if (table.split == "").all():  # folders called like splits say them
         words = {place: split_word(place.partition("/")[0]) for place in table.place}
         if None not in words.values() and {"train"} < set(words.values()):
             table["split"] = table.place.map(words)
-    own = table.split.nunique() > 1 or ((table.split != "").all() and not any(tables.values()))
+    own_splits = table.split.nunique() > 1 or ((table.split != "").all() and not any(tables.values()))
     table["split"] = table.split.replace("", "train")
     _check_rows(root / " and ".join(tables), table)
-    found = _table_layout(root, tuple(tables), table.drop_duplicates("place"), left_out, images, own, len(table))
-    return replace(found, notes=(*found.notes, *notes))
+    distinct = table.drop_duplicates("place")
+    layout = _table_layout(root, tuple(tables), distinct, left_out, images, own_splits, len(table))
+    return replace(layout, notes=(*layout.notes, *notes))
 
 # %% ../../nbs/datasets/layout.ipynb #ee08d499
 def _rows_of(path: Path, images: list[str]) -> tuple["pd.DataFrame", list[str]]:
@@ -296,8 +292,9 @@ def _rows_of(path: Path, images: list[str]) -> tuple["pd.DataFrame", list[str]]:
         )
     like = [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
     table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else ""})
-    if path.suffix.lower() in (".jsonl", ".parquet") and (told := table.label[table.label.str.match(r"[\[{]")]).size:
-        raise ValueError(f"{path}: the column {label!r} holds lists, such as {told.iloc[0]}: give one label per image")
+    lists = table.label[table.label.str.match(r"[\[{]")]
+    if path.suffix.lower() in (".jsonl", ".parquet") and len(lists):
+        raise ValueError(f"{path}: the column {label!r} holds lists, such as {lists.iloc[0]}: give one label per image")
     places = _places(path.parent, list(dict.fromkeys(table.file)), images)
     table["place"] = [places.get(name, "") for name in table.file]
     if missing := [name for name in dict.fromkeys(table.file) if name and name not in places]:
@@ -323,7 +320,7 @@ def _table_notes(unread: list[str], places: Iterable[str]) -> list[str]:
     if far := [name for name in places if _FAR.match(name.replace("\\", "/")) and not Path(name).exists()]:
         notes.append(
             f"{len(far)} files are named in folders that are not here, such as {few_names(far, 1)}, and found by "
-            f"their last names"
+            f"the ends of their paths"
         )
     return notes
 
@@ -381,51 +378,55 @@ def read_layout(
         return _read_table(root)
     tables = _tables_in(root)
     try:
-        found = read_folder(root)
+        layout = read_folder(root)
     except ValueError as error:
-        saying = [table for table in tables if _names_labels(table)]
-        if len(saying) == 1:
-            return _read_table(saying[0])
+        labelling = [table for table in tables if _names_labels(table)]
+        if len(labelling) == 1:
+            return _read_table(labelling[0])
         if splits := _split_tables(root):
             return _read_tables(root, splits)
         if len(tables) != 1:
             raise
         raise ValueError(f"{error}; {tables[0].name} lies there, but {_why_no_labels(tables[0])}") from error
-    named = [*(table.name for table in tables if _names_labels(table)), *_split_tables(root)]
-    labelling = [name for name in dict.fromkeys(named) if _says_otherwise(name, found)]
-    note = f"{', '.join(labelling)} is not read, as the folders name the classes: give its path to read it"
-    return replace(found, notes=(*found.notes, note)) if labelling else found
+    if not any(Path(file.path).suffix.lower() in TABLES for file in layout.left_out):
+        return layout  # most folders: there is no need to look through a million images again
+    names = [*(table.name for table in tables if _names_labels(table)), *_split_tables(root)]
+    contrary = [name for name in dict.fromkeys(names) if _says_otherwise(name, layout)]
+    note = f"{', '.join(contrary)} is not read, as the folders name the classes: give its path to read it"
+    return replace(layout, notes=(*layout.notes, note)) if contrary else layout
 
 # %% ../../nbs/datasets/layout.ipynb #23ff2253
 def _tables_in(folder: Path) -> list[Path]:
     "The tables that lie in a folder."
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
-    return [path for path in found if path.is_file() and not path.name.startswith(".")]
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
+    return [path for path in paths if path.is_file() and not path.name.startswith(".")]
 
 
 def _split_tables(root: Path) -> dict[str, str]:
     "Tables of labels, each of one split that its folder or its name says, by their paths; empty if a split has two."
-    top = root / _descend(scan(root, []), [], []).path
-    folders = [(split_word(path.name), table) for path in top.iterdir() if path.is_dir() for table in _tables_in(path)]
-    found = folders + [(split_word(table.stem), table) for table in _tables_in(top)]
-    told = [(split, table) for split in ("train", "val", "test") for word, table in found if word == split]
-    splits: dict[str, str] = {
-        table.relative_to(root).as_posix(): split for split, table in told if _names_labels(table)
-    }
-    return splits if "train" in splits.values() and len(set(splits.values())) == len(splits) else {}
+    top = root / descend(scan(root, []), [], []).path
+    inside = [(split_word(path.name), table) for path in top.iterdir() if path.is_dir() for table in _tables_in(path)]
+    candidates = inside + [(split_word(table.stem), table) for table in _tables_in(top)]
+    splits: dict[str, str] = {}
+    for split in ("train", "val", "test"):
+        tables = [table for word, table in candidates if word == split and _names_labels(table)]
+        if len(tables) > 1:
+            return {}
+        splits |= {table.relative_to(root).as_posix(): split for table in tables}
+    return splits if "train" in splits.values() else {}
 
 
-def _says_otherwise(name: str, found: Layout) -> bool:
-    "Does a table below a folder give images other classes than their folders do?"
+def _says_otherwise(name: str, layout: Layout) -> bool:
+    "Does a table below a folder give images other classes than their folders do? Labels may be numbered differently."
     try:
-        rows = _read_tables(found.root, {name: ""})
+        table = _read_tables(layout.root, {name: ""})
     except ValueError:
         return True
-    folders, tables = (
-        {place: label for files in one.splits.values() for place, label in files} for one in (found, rows)
-    )
-    pairs = {(folders.get(place), label) for place, label in tables.items()}
-    return len({a for a, _ in pairs} - {None}) < len(pairs) or len({b for _, b in pairs}) < len(pairs)
+    of_folder = dict(pair for files in layout.splits.values() for pair in files)
+    of_table = dict(pair for files in table.splits.values() for pair in files)
+    pairs = {(of_folder.get(place), label) for place, label in of_table.items()}
+    folder_labels, table_labels = {a for a, _ in pairs} - {None}, {b for _, b in pairs}
+    return not len(folder_labels) == len(table_labels) == len(pairs)
 
 # %% ../../nbs/datasets/layout.ipynb #b7c5a9b4
 def drawn_files(source: str | Path) -> Path | None:

@@ -187,6 +187,9 @@ def _four_bits(
     return PipelineQuantizationConfig(quant_mapping=mapping)
 
 # %% ../../nbs/models/pipelines.ipynb #f42f0521
+_ROOM = 0.85  # share of a GPU's memory for weights; the rest is for what is computed
+
+
 def _weights_bytes(pipe: DiffusionPipeline) -> int:
     "Bytes of all weights of a pipeline, as they were loaded."
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
@@ -198,7 +201,7 @@ def _weights_bytes(pipe: DiffusionPipeline) -> int:
 def _fits(pipe: DiffusionPipeline, gpu: torch.device) -> bool:
     "Is there room for all weights at once? Logs it if there is not."
     needed, free = _weights_bytes(pipe), torch.cuda.mem_get_info(gpu)[0]
-    if needed <= 0.85 * free:  # the rest is for what is computed
+    if needed <= _ROOM * free:
         return True
     sizes = "the weights of %s take %.1f GB, and %.1f GB of the GPU are free"
     _log.warning(
@@ -376,7 +379,7 @@ def _too_large(model: str | Path, kind: str, gpu: torch.device, dtype: str | tor
     if gpu.type != "cuda" or family is None or (folder and (folder / KNOWN_NAMES).is_file()):  # shipped ones are tiny
         return ""
     width, total = pick_dtype(dtype, gpu).itemsize, torch.cuda.mem_get_info(gpu)[1]
-    if (needed := family.weights_gb() * width / 2 * 1e9) <= 0.85 * total:  # as `_fits` does
+    if (needed := family.weights_gb() * width / 2 * 1e9) <= _ROOM * total:
         return ""
     return (
         f"{model} takes about {needed / 1e9:.1f} GB and the GPU has {total / 1e9:.1f}: so its parts would move there "
