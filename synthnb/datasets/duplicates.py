@@ -220,18 +220,18 @@ def _half_thumbnails(images: torch.Tensor) -> torch.Tensor:  # float16 [N, 256]
 # %% ../../nbs/datasets/duplicates.ipynb #98ce10e7
 def _near_by_tree(few: torch.Tensor, many: torch.Tensor, alike: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     "Indices of thumbnails that may be alike, a part at a time; each pair that is alike is among them."
-    basis = widest_directions(many)
-    (of_few, left), (of_many, right) = ((rows, projected(thumbs[rows], basis)) for rows, thumbs in _filled(few, many))
+    basis, of_few, of_many = widest_directions(many), _filled(few), _filled(many)
+    left, right = projected(few, basis)[of_few], projected(many, basis)[of_many]
     if not len(left) or not len(right):
         return
     tree, radius, crowded = KDTree(right, balanced_tree=False), (2 * max(0, 1 - alike)) ** 0.5 + 0.005, []
     order = KDTree(left, balanced_tree=False).indices  # neighbours together
     for batch in np.array_split(order, -(-len(order) // 1024)):
-        batch_tree = KDTree(left[batch])
-        if batch_tree.count_neighbors(tree, radius) > len(batch) * len(right) / 400:  # a product of matrices is faster
-            crowded.append(batch)
+        sample = batch[::8]
+        if KDTree(left[sample]).count_neighbors(tree, radius) > len(sample) * len(right) / 400:
+            crowded.append(batch)  # a product of matrices is faster
             continue
-        pairs = batch_tree.sparse_distance_matrix(tree, radius, output_type="ndarray")
+        pairs = KDTree(left[batch]).sparse_distance_matrix(tree, radius, output_type="ndarray")
         yield of_few[batch[pairs["i"]]], of_many[pairs["j"]]
     for batch in torch.from_numpy(np.concatenate(crowded)).split(4096) if crowded else ():
         batch_thumbs = few[of_few[batch]].float()
@@ -240,9 +240,9 @@ def _near_by_tree(few: torch.Tensor, many: torch.Tensor, alike: float) -> Iterat
             yield of_few[batch[i]], j + start
 
 
-def _filled(*sides: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    "Rows of the thumbnails that are not blank, and the thumbnails."
-    return [((thumbs != 0).any(1).nonzero().flatten(), thumbs) for thumbs in sides]
+def _filled(thumbs: torch.Tensor) -> torch.Tensor:  # int64 [M]
+    "Rows of the thumbnails that are not blank."
+    return torch.cat([batch.any(1) for batch in thumbs.split(2**16)]).nonzero().flatten()
 
 
 def _near_of_many(a: torch.Tensor, b: torch.Tensor, alike: float) -> torch.Tensor:  # int64 [K, 2]
@@ -269,52 +269,67 @@ def _best_three(candidates: torch.Tensor, similar: torch.Tensor) -> tuple[torch.
     return rows, candidates[rows, best[rows, column]]
 
 
-def _nearest_of_few(
-    left: torch.Tensor, right: torch.Tensor, tree: KDTree, turned: np.ndarray, same: bool
-) -> Iterator[torch.Tensor]:
+def _neighbours(points: np.ndarray, tree: KDTree) -> torch.Tensor:  # int32 [N, K]
+    "Of each point those of a tree that are nearest; points near each other ask one after another, for the cache."
+    ranks, nearest = [*range(1, 1 + min(_NEAR, tree.n))], np.empty((len(points), min(_NEAR, tree.n)), np.int32)
+    order = KDTree(points, balanced_tree=False).indices
+    for batch in np.array_split(order, -(-len(order) // 4096)):
+        nearest[batch] = tree.query(points[batch], ranks)[1]
+    return torch.from_numpy(nearest)
+
+# %% ../../nbs/datasets/duplicates.ipynb #54e09d11
+def _nearest_of_few(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor, same: bool) -> Iterator[torch.Tensor]:
     "Pairs [K, 2] of each of `right` with the three most similar of those of `left` that it is near, however turned."
-    turns, ranks = _symmetries(_TURNS).flatten(1), [*range(1, 1 + min(_NEAR, len(left)))]
+    turns = _symmetries(_TURNS).flatten(1)
     for j in torch.arange(len(right)).split(1024):
-        near = torch.from_numpy(tree.query(turned[:, j.numpy()], ranks)[1])
+        near_batch = near[:, j].long()  # [8, B, K]
         turned_thumbs = right[j].float()[:, turns].transpose(0, 1)
-        similar = torch.stack([(left[neighbour].float() * turned_thumbs).sum(-1) for neighbour in near.unbind(-1)], -1)
-        similar[(near == j[:, None]) & same] = 0
-        rows, i = _best_three(near.transpose(0, 1).flatten(1), similar.transpose(0, 1).flatten(1))
+        similar = [(left[neighbour].float() * turned_thumbs).sum(-1) for neighbour in near_batch.unbind(-1)]
+        similarity = torch.stack(similar, -1)
+        similarity[(near_batch == j[:, None]) & same] = 0
+        rows, i = _best_three(near_batch.transpose(0, 1).flatten(1), similarity.transpose(0, 1).flatten(1))
         yield torch.stack([i, j[rows]], 1)
 
 
-def _nearest_of_many(
-    left: torch.Tensor, right: torch.Tensor, tree: KDTree, points: np.ndarray, same: bool
-) -> Iterator[torch.Tensor]:
-    "The same of each of `left` with those of `right`, whose eight symmetries are in the tree one after another."
-    turns, ranks = _symmetries(_TURNS).flatten(1), [*range(1, 1 + min(_NEAR, 8 * len(right)))]
+def _nearest_of_many(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor, same: bool) -> Iterator[torch.Tensor]:
+    "The same of each of `left` with those of `right`; `near` counts the eight symmetries of `right` on, one by one."
+    turns = _symmetries(_TURNS).flatten(1)
     for i in torch.arange(len(left)).split(1024):
-        nearest = torch.from_numpy(tree.query(points[i.numpy()], ranks)[1])
-        symmetry, near = nearest // len(right), nearest % len(right)
-        similar = (right[near].float().gather(2, turns[symmetry]) * left[i].float()[:, None]).sum(-1)
-        similar[(near == i[:, None]) & same] = 0
-        rows, j = _best_three(near, similar)
+        symmetry, near_batch = near[i].long() // len(right), near[i].long() % len(right)
+        similarity = (right[near_batch].float().gather(2, turns[symmetry]) * left[i].float()[:, None]).sum(-1)
+        similarity[(near_batch == i[:, None]) & same] = 0
+        rows, j = _best_three(near_batch, similarity)
         yield torch.stack([i[rows], j], 1)
 
-# %% ../../nbs/datasets/duplicates.ipynb #54e09d11
-def _candidates_of_many(a: torch.Tensor, b: torch.Tensor, same: bool) -> torch.Tensor:  # int64 [K, 2]
-    "Of each thumbnail the three that come nearest among those that are near in a few directions."
-    (of_a, left), (of_b, right) = ((rows, thumbs[rows]) for rows, thumbs in _filled(a, b))
+# %% ../../nbs/datasets/duplicates.ipynb #ac914ad7
+def _candidates_of_many(left: torch.Tensor, right: torch.Tensor, same: bool) -> torch.Tensor:  # int64 [K, 2]
+    "Of each thumbnail, none of them blank, the three that come nearest among those that are near in a few directions."
     if not len(left) or not len(right):
         return torch.zeros(0, 2, dtype=torch.int64)
     basis, turns = widest_directions(left, 8), _symmetries(_TURNS).flatten(1)
     points = projected(left, basis)
     turned = np.stack([projected(right, basis[turn.argsort()]) for turn in turns])  # of right[:, turn]
-    pairs = [*_nearest_of_few(left, right, KDTree(points, balanced_tree=False), turned, same)]
-    pairs += _nearest_of_many(left, right, KDTree(turned.reshape(-1, 8), balanced_tree=False), points, same)
-    i, j = torch.cat(pairs).T
-    return torch.stack([of_a[i], of_b[j]], 1)
+    tree = KDTree(points, 32, balanced_tree=False)
+    near = torch.stack([_neighbours(turned_points, tree) for turned_points in turned])
+    pairs = [*_nearest_of_few(left, right, near, same)]
+    near = _neighbours(points, KDTree(turned.reshape(-1, 8), 32, balanced_tree=False))
+    return torch.cat(pairs + [*_nearest_of_many(left, right, near, same)])
+
+# %% ../../nbs/datasets/duplicates.ipynb #7911bb11
+def _filled_thumbnails(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [M], float16 [M, 256]
+    "The images that are not blank, and their thumbnails."
+    thumbs = _half_thumbnails(images)
+    rows = _filled(thumbs)
+    return rows, thumbs if len(rows) == len(thumbs) else thumbs[rows]
 
 
 def _copied_of_many(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # int64 [K, 2]
     "As `copied_pairs`, among images that are near in a few directions; a few thumbnails at a time are held in full."
-    same, left = a is b, _half_thumbnails(a)
-    candidates = _candidates_of_many(left, left if same else _half_thumbnails(b), same)
+    same, (of_a, left) = a is b, _filled_thumbnails(a)
+    of_b, right = (of_a, left) if same else _filled_thumbnails(b)
+    candidates = _candidates_of_many(left, right, same)
+    del left, right  # half a gigabyte for a million
+    candidates = torch.stack([of_a[candidates[:, 0]], of_b[candidates[:, 1]]], 1)
     candidates = (candidates.sort(1).values if same else candidates).unique(dim=0)
     copied = [torch.zeros(0, 2, dtype=torch.int64)]
     for batch in candidates.split(4096):
