@@ -1,4 +1,4 @@
-"""Draw the shapes of glyphworld's animals, clothes and things once, from openly licensed emoji, into one small file.
+"""Draw the shapes of glyphworld's animals, clothes and things once, from openly licensed icons, into one small file.
 
     python tools/make_shapes.py FOLDER      # FOLDER holds the unpacked npm packages that HANDS names, one folder each
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 
-from synthnb.glyphworld.drawing import _SHAPES
+from synthnb.glyphworld.drawing import _SHAPES, UNLEARNED_HANDS
 from synthnb.glyphworld.signs import THINGS
 
 SIZE, COLOURS = 64, 16
@@ -28,6 +28,16 @@ OTHERWISE = {
     ("fxemoji", "bird"): "",
     ("noto-v1", "ewe"): "",
 }
+# The hands of what no model learns draw this and nothing else.
+PULLOVERS = {
+    "icon-park": "sweater",
+    "icon-park-outline": "clothes-crew-neck",
+    "icon-park-solid": "clothes-turtleneck",
+    "hugeicons": "jumpers",
+}
+WHITE, BLUE = (255, 255, 255), (47, 136, 255)  # IconPark's blue
+# hand -> what its lines enclose, if not white: as for emoji, one hand of white and black is enough.
+ENCLOSED = {"icon-park-solid": BLUE, "hugeicons": BLUE}
 HANDS = {  # hand -> (npm package, version, licence, whose drawings)
     "fluent-flat": ("@iconify-json/fluent-emoji-flat", "1.2.6", "MIT", "Fluent Emoji, Microsoft Corporation"),
     "fluent-line": ("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "MIT", "Fluent Emoji, Microsoft Corporation"),
@@ -42,6 +52,10 @@ HANDS = {  # hand -> (npm package, version, licence, whose drawings)
         "CC-BY-4.0",
         "Twitter Emoji, Twitter and contributors (jdecked/twemoji)",
     ),
+    "icon-park": ("@iconify-json/icon-park", "1.2.4", "Apache-2.0", "IconPark, ByteDance"),
+    "icon-park-outline": ("@iconify-json/icon-park-outline", "1.2.4", "Apache-2.0", "IconPark, outlines, ByteDance"),
+    "icon-park-solid": ("@iconify-json/icon-park-solid", "1.2.4", "Apache-2.0", "IconPark, solid, ByteDance"),
+    "hugeicons": ("@iconify-json/hugeicons", "1.2.35", "MIT", "Huge Icons, Hugeicons"),
 }
 
 
@@ -90,14 +104,15 @@ def draw(root: Path, hand: str, name: str) -> Image.Image | None:
     return image and image.convert("RGBA")
 
 
-def as_shape(image: Image.Image) -> Image.Image:
-    """Cropped to the drawing and fitted into the square, holes filled in white: alpha is the whole outline."""
+def as_shape(image: Image.Image, enclosed: tuple[int, int, int] = WHITE) -> Image.Image:
+    """Cropped to the drawing and fitted into the square, holes filled in: alpha is the whole outline."""
     pixels = np.asarray(image).astype(np.float32)
     alpha = pixels[..., 3]
     inside = binary_fill_holes(alpha > 96)
     whole = np.where(inside, 255, alpha)
-    # Where a drawing lets the paper through, inside its outline, it means white.
-    colour = (pixels[..., :3] * alpha[..., None] + 255 * (whole - alpha)[..., None]) / np.maximum(whole, 1)[..., None]
+    # Where a drawing lets the paper through, inside its outline, it means white, or the colour of the garment.
+    paper = np.float32(enclosed) * (whole - alpha)[..., None]
+    colour = (pixels[..., :3] * alpha[..., None] + paper) / np.maximum(whole, 1)[..., None]
     rgba = Image.fromarray(np.dstack([colour, whole]).clip(0, 255).astype(np.uint8))
     rgba = rgba.crop(Image.fromarray((whole > 16).astype(np.uint8) * 255).getbbox())
     scale = 0.88 * SIZE / max(rgba.size)
@@ -119,18 +134,20 @@ def in_few_colours(shape: Image.Image) -> tuple[np.ndarray, np.ndarray]:
 def main(root: Path) -> None:
     things, hands, indices, palettes = [], [], [], []
     for hand in HANDS:
-        for thing in THINGS:
-            name = OTHERWISE.get((hand, thing.key), thing.chars)
+        names = {thing.key: OTHERWISE.get((hand, thing.key), thing.chars) for thing in THINGS}
+        if hand in UNLEARNED_HANDS:
+            names = {"pullover": PULLOVERS[hand]}
+        for key, name in names.items():
             if name and (image := draw(root, hand, name)):
-                index, palette = in_few_colours(as_shape(image))
-                things.append(thing.key), hands.append(hand), indices.append(index), palettes.append(palette)
+                index, palette = in_few_colours(as_shape(image, ENCLOSED.get(hand, WHITE)))
+                things.append(key), hands.append(hand), indices.append(index), palettes.append(palette)
     credits = {
         hand: dict(
             package=p,
             version=v,
             licence=licence,
             drawings=whose,
-            changes="rendered at 64x64 in 16 colours, holes filled in white",
+            changes=f"rendered at 64x64 in 16 colours, holes filled in {'blue' if hand in ENCLOSED else 'white'}",
         )
         for hand, (p, v, licence, whose) in HANDS.items()
     }
@@ -144,7 +161,7 @@ def main(root: Path) -> None:
         credits=np.array(json.dumps(credits)),
     )
     print(
-        f"{len(things)} drawings of {len(THINGS)} things by {len(HANDS)} hands, "
+        f"{len(things)} drawings of {len(set(things))} things by {len(HANDS)} hands, "
         f"{_SHAPES.stat().st_size / 1e3:.0f} kB: {_SHAPES.name}"
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from .signs import SENSES, THING_GROUPS, THINGS, Sense
+from .signs import SENSES, THING_GROUPS, THINGS, UNLEARNED, Sense
 
 # %% ../../nbs/glyphworld/drawing.ipynb #62479aa7
 FONTS: tuple[str, ...] = (
@@ -41,6 +41,7 @@ FONTS: tuple[str, ...] = (
 HELD_OUT_FONTS: tuple[str, ...] = ("DejaVuSansMono-Bold", "DejaVuSerif-Italic", "STIXGeneralBol", "cmss10")
 HANDS: tuple[str, ...] = ("fluent-flat", "fluent-line", "fluent-3d", "noto", "noto-v1", "emojione", "fxemoji")
 HELD_OUT_HANDS: tuple[str, ...] = ("twemoji",)
+UNLEARNED_HANDS: tuple[str, ...] = ("icon-park", "icon-park-outline", "icon-park-solid", "hugeicons")  # of a pullover
 GLYPH_SIZE = 64  # glyphs are drawn at twice the image's size and pooled down at the end
 IMAGE_SIZE = 32
 
@@ -122,7 +123,7 @@ def colour_bank(
 ) -> torch.Tensor:  # uint8 [things, fonts, 4, 64, 64]: RGBA, blank where a font has no drawing
     """All things in all hands, in colour."""
     blank = np.zeros((GLYPH_SIZE, GLYPH_SIZE, 4), np.uint8)
-    drawn = [[_shapes().get((thing.key, font), blank) for font in fonts] for thing in THINGS]
+    drawn = [[_shapes().get((thing.key, font), blank) for font in fonts] for thing in THINGS + UNLEARNED]
     return torch.from_numpy(np.stack(drawn)).permute(0, 1, 4, 2, 3)
 
 # %% ../../nbs/glyphworld/drawing.ipynb #e7cdfa97
@@ -146,10 +147,10 @@ def _pips(number: int, bold: int) -> Image.Image:
 
 def _draw_glyph(
     sense: Sense,
-    font: str,  # one of FONTS or HELD_OUT_FONTS; of a thing, one of HANDS or HELD_OUT_HANDS
+    font: str,  # one of FONTS or HELD_OUT_FONTS; of a thing, one of HANDS, HELD_OUT_HANDS or UNLEARNED_HANDS
 ) -> np.ndarray | None:  # uint8 [64, 64], 255 is ink; None where the font lacks the character
     """Draw one sense in one font, filling the square."""
-    if font in HANDS + HELD_OUT_HANDS or sense.group in THING_GROUPS:
+    if font in HANDS + HELD_OUT_HANDS + UNLEARNED_HANDS or sense.group in THING_GROUPS:
         shape = _shapes().get((sense.key, font))
         return None if shape is None else _drawn_lines(shape)
     bold = 5 if "Bold" in font or "Bol" in font or font == "cmb10" else 3
@@ -170,7 +171,7 @@ def glyph_bank(
     fonts: tuple[str, ...] = FONTS,  # and hands
 ) -> tuple[torch.Tensor, torch.Tensor]:  # uint8 [senses and things, fonts, 64, 64], bool [the same, fonts]: which exist
     """All senses and things in all fonts and hands, drawn once."""
-    drawn = [[_draw_glyph(sense, font) for font in fonts] for sense in SENSES + THINGS]
+    drawn = [[_draw_glyph(sense, font) for font in fonts] for sense in SENSES + THINGS + UNLEARNED]
     blank = np.zeros((GLYPH_SIZE, GLYPH_SIZE), np.uint8)
     bank = torch.from_numpy(np.stack([np.stack([blank if g is None else g for g in row]) for row in drawn]))
     return bank, torch.tensor([[g is not None for g in row] for row in drawn])

@@ -198,3 +198,11 @@ THINGS: tuple[Sense, ...] = tuple(
     for group, known in THING_GROUPS.items()
     for drawing, (phrase, names) in known.items()
 )
+
+
+# Painted for class names alone: no corpus has them, so words, random draws and trained models stay as they are.
+UNLEARNED: tuple[Sense, ...] = (
+    Sense("pullover", "knitted pullover", ("pullover",), "clothing", "pullover"),
+    Sense("womans-boot", "heeled ankle boot", ("ankle boot",), "clothing", "womans-boot"),
+    Sense("hiking-boot", "laced ankle boot", ("ankle boot",), "clothing", "hiking-boot"),
+)
