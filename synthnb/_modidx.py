@@ -2397,6 +2397,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'synthnb/studies/alternatives.py'),
                                               'synthnb.studies.alternatives.check_same_network': ( 'studies/alternatives.html#check_same_network',
                                                                                                    'synthnb/studies/alternatives.py'),
+                                              'synthnb.studies.alternatives.class_texts': ( 'studies/alternatives.html#class_texts',
+                                                                                            'synthnb/studies/alternatives.py'),
                                               'synthnb.studies.alternatives.clip_zero_shot': ( 'studies/alternatives.html#clip_zero_shot',
                                                                                                'synthnb/studies/alternatives.py'),
                                               'synthnb.studies.alternatives.fit_probe': ( 'studies/alternatives.html#fit_probe',

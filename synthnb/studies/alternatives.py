@@ -117,22 +117,30 @@ def nearest_features(
     return _row(method, predict(test), test, seed=seed, shots=shots, val_accuracy=val_accuracy)
 
 # %% ../../nbs/studies/alternatives.ipynb #13c86e48
+def class_texts(
+    clip: Clip,
+    classes: Sequence[str],
+    phrases: Mapping[str, str] | None = None,  # class -> what to call it, where that is not its own name
+) -> torch.Tensor:  # float32 [classes, D] of unit length
+    "The features of the classes' names."
+    phrases = phrases or {}
+    candidates = {name: [Candidate(phrase=phrases.get(name) or spoken_name(name))] for name in classes}
+    texts = text_features(clip, candidates, ["a photo of a {phrase}"])
+    return torch.cat([texts[name] for name in classes])
+
+
 def clip_zero_shot(
     clip: Clip,
     val: Features,  # of the same CLIP
     test: Features,
     seed: int,
     shots: int,
-    phrases: Mapping[str, str] | None = None,  # class -> what to call it, where that is not its own name
-    templates: Sequence[str] = ("a photo of a {phrase}",),
+    phrases: Mapping[str, str] | None = None,  # as in `class_texts`
     method: str = "clip_zero_shot",
 ) -> Baseline:
     "The class whose name is nearest to an image for a CLIP. It has seen no real image, so every seed gives the same."
-    phrases = phrases or {}
-    candidates = {name: [Candidate(phrase=phrases.get(name) or spoken_name(name))] for name in test.classes}
-    texts = text_features(clip, candidates, templates)
-    class_texts = torch.cat([texts[name] for name in test.classes])
-    predicted_val, predicted = ((features.values @ class_texts.T).argmax(1).numpy() for features in (val, test))
+    texts = class_texts(clip, test.classes, phrases)
+    predicted_val, predicted = ((features.values @ texts.T).argmax(1).numpy() for features in (val, test))
     val_accuracy = float((predicted_val == val.labels.numpy()).mean())
     return _row(method, predicted, test, seed=seed, shots=shots, val_accuracy=val_accuracy)
 
