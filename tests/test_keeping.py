@@ -81,7 +81,7 @@ def test_a_kept_network_says_what_was_measured(classifier, method, tmp_path):
 
 def test_what_is_no_classifier_is_refused_by_name():
     study, _ = study_of(folder("cnn"))
-    for method in ("clip_zero_shot", "nearest (features)", "bridgd"):
+    for method in ("nearest (pixels)", "nearest (features)", "bridgd"):
         with pytest.raises(ValueError, match=re.escape(f"{method!r} is no classifier that can be kept")):
             train_again(study, method, 5)
 

@@ -277,16 +277,22 @@ _Trained = Annotated[
 ]
 _Images = Annotated[Path, typer.Argument(exists=True, metavar="IMAGES", help="A folder of images, or one image.")]
 _Table = Annotated[Path | None, typer.Option(help="A CSV for the answers.  [default: print them]")]
+_ItsClip = Annotated[
+    str,
+    typer.Option(
+        help="Where the CLIP is that the classifier may need: a folder or a name.  [default: as the run had it]"
+    ),
+]
 
-
+# %% ../../nbs/cli/keeping.ipynb #b7c92cad
 @app.command()
-def classify(classifier: _Trained, images: _Images, out: _Table = None) -> None:
+def classify(classifier: _Trained, images: _Images, out: _Table = None, clip: _ItsClip = "") -> None:
     """Say what a kept classifier sees in each image below a folder: file, class and probability. Status 1 if an image
     could not be read."""
     from synthnb.studies import keeping
 
     with before_start():
-        answers = keeping.classify(classifier, images).round({"probability": 4})
+        answers = keeping.classify(classifier, images, clip=clip).round({"probability": 4})
     table, faulty = answers.drop(columns="fault"), answers[answers.fault != ""]
     if out is None:
         typer.echo(table.to_csv(index=False).rstrip())

@@ -127,13 +127,24 @@ def _with_size(about: dict, image_size: int, model_args: dict) -> dict:
     )
 
 # %% ../../nbs/models/classifiers.ipynb #a8b2e283
+HEAD_FILE = "head.safetensors"  # in a folder of `studies.keeping.keep_best`: a classifier of a CLIP's features
+
+
+def _config_of(folder: Path) -> Path:
+    "The configuration of a timm folder; errors say what the folder is instead."
+    if (folder / "config.json").is_file():
+        return folder / "config.json"
+    if (folder / HEAD_FILE).is_file():
+        raise ValueError(
+            f"{folder} holds a classifier of a CLIP's features, and no network: ask it with "
+            f"`synthnb classify {folder} IMAGES` or `classify` of synthnb.studies.keeping"
+        )
+    raise FileNotFoundError(f"{folder} holds no config.json: a timm model folder has config.json and model.safetensors")
+
+# %% ../../nbs/models/classifiers.ipynb #047150e0
 def _from_folder(folder: Path, image_size: int, model_args: dict) -> TimmModel:
     "The model of a timm folder, every weight in its place."
-    config = folder / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no config.json: a timm model folder has config.json and model.safetensors"
-        )
+    config = _config_of(folder)
     about = json.loads(config.read_text(encoding="utf-8"))
     architecture = about.get("architecture")
     if not architecture or not timm.is_model(architecture):
