@@ -98,7 +98,8 @@ def test_quickstart_keeps_and_the_command_line_asks(tmp_path, monkeypatch):
             space |= {"denoising_steps": 1, "keep_best": True, "threads": 1}
         if "keep_classifier(" in cell.source:
             break
-    kept = space["kept"]
+    kept, study = space["kept"], space["study"]
+    assert study.clip is space["clip_model"] and study.phrases == space["phrases"]
     assert f"synthnb classify {kept.folder} IMAGES" in str(kept) and (kept.folder / "kept.json").is_file()
     few = digits()["test"].subset(range(7))
     save_folder({"new": few}, tmp_path / "scans")
