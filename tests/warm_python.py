@@ -2,8 +2,9 @@
 
 `python tests/warm_python.py -c ..., -m ..., or a script` does what `python` does with these arguments, but in a fork of
 one server instead of after seconds of imports: the same arguments, directory, variables and streams, and a process of
-its own. The server is started by conftest.py and imports at the first request. It calls nothing that it imports, so it
-has one thread, and every fork begins where a new process would be after its imports.
+its own. The server is started by conftest.py and imports at the first request. It calls nothing that it imports but
+`code_hash`, which remembers what it has read: it has one thread, and every fork begins where a new process would be
+after its imports.
 
 Libraries read some variables when they are imported: a fork has those of `SETTINGS` and a model cache that begins
 empty. Where another value is asked for, or no server runs (there is one on Linux only), `python` is started as usual.
@@ -77,6 +78,7 @@ def import_all() -> None:
     import pkgutil
 
     import datasets  # noqa: F401
+    import debugpy.server  # noqa: F401  # by kernels, when they start
     import ipykernel.ipkernel
     import ipykernel.kernelapp  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
@@ -87,9 +89,11 @@ def import_all() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
     import synthnb
+    from synthnb.core.code import code_hash
 
     for module in pkgutil.walk_packages(synthnb.__path__, "synthnb."):
         importlib.import_module(module.name)
+    code_hash()  # a second in every fork that looks whether a stage was computed by the same code
 
 
 def refuse_threads() -> None:
