@@ -38,6 +38,9 @@ def start_warm_python():
     """Costs nothing until a test asks for the first fork; ends with this process, whatever ends it."""
     home = tempfile.mkdtemp(prefix="synthnb-warm-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
+    with open(f"{home}/python", "w") as file:
+        file.write(f'#!/bin/sh\nexec {sys.executable} {warm_python.__file__} "$@"\n')
+    os.chmod(f"{home}/python", 0o755)
     command = [sys.executable, warm_python.__file__, "--serve", f"{home}/socket"]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     assert server.stdout.readline() == b"ready\n"

@@ -69,6 +69,12 @@ def test_another_value_of_what_libraries_read_starts_python_anew(tmp_path):
     assert cold == warm == (0, f"False\n{tmp_path}\n", "")
 
 
+def test_what_a_fork_starts_is_a_fork_where_this_is_asked_for():
+    code = f"import subprocess; subprocess.run([sys.executable, '-c', \"{LOADED}\"])"
+    started = lambda **more: subprocess.check_output([*WARM, "-c", f"import sys; {code}"], env=os.environ | more)
+    assert [started(), started(**{warm_python.FORKS_TOO: "1"})] == [b"False\n", b"True\n"]
+
+
 def test_random_numbers_are_not_those_of_the_next_fork():
     code = "import random, numpy, tempfile; print(random.random(), numpy.random.rand(), tempfile.mktemp())"
     drawn = [subprocess.check_output([*WARM, "-c", code], text=True).split() for _ in range(2)]

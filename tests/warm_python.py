@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 
 SERVER = "SYNTHNB_WARM_PYTHON"  # the server's socket
+FORKS_TOO = "SYNTHNB_WARM_CHILDREN"  # set: what a fork starts by `sys.executable` is a fork as well
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -27,7 +28,7 @@ SETTINGS = {
     "MKL_NUM_THREADS": "1",
 }
 READ_AT_IMPORT = ("CUDA_", "DIFFUSERS_", "HF_", "MKL_", "MPL", "OMP_", "PYTHON", "TORCH", "TRANSFORMERS_")
-READ_ANEW = ("PYTHONWARNINGS", "PYTHONUTF8")  # by a fork, or by what it starts itself
+READ_ANEW = ("CUDA_VISIBLE_DEVICES", "PYTHONWARNINGS", "PYTHONUTF8")  # by a fork, or by what it starts itself
 
 
 def model_cache() -> str:
@@ -129,6 +130,8 @@ def become(wanted: dict, streams: list[int]) -> None:
         del os.environ[name]
     os.environ.update(wanted["environment"])
     warnings._processoptions([one for one in os.environ.get("PYTHONWARNINGS", "").split(",") if one])
+    if FORKS_TOO in os.environ:
+        sys.executable = os.path.join(os.path.dirname(os.environ[SERVER]), "python")
     random.seed()
     np.random.seed()
     kind, *rest = wanted["arguments"]
