@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import warm_python
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -25,7 +26,8 @@ g.build(sys.argv[1], device="cpu", only=["cnn"], progress=False)
 
 def start(out: Path) -> subprocess.Popen:
     env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], env=env, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, warm_python.__file__, "-c", SCRIPT, str(out)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
 
 
 def steps_saved(checkpoint: Path) -> int:
