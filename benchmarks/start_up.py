@@ -17,6 +17,15 @@ from pathlib import Path
 BAR = 0.8  # CPU seconds
 PARAMETERS = Path(__file__).resolve().parents[1] / "nbs" / "experiments" / "params" / "glyphworld" / "quickstart.yaml"
 SYNTHNB = (sys.executable, "-c", "from synthnb.cli import app; app()")
+MADE = """
+from synthnb.cli import app
+for words in (
+    "prompts one two -n 1 --out book.jsonl",
+    "plan book.jsonl -n 1 --steps 1 --out drawn.parquet",
+    "generate drawn.parquet --device cpu",
+):
+    app(words.split(), standalone_mode=False)
+"""  # what the commands look at, by one process, which loads the libraries once
 
 
 def cpu_of(command: tuple[str, ...], place: Path) -> float:
@@ -37,12 +46,7 @@ def main() -> int:
     print(platform.platform(), platform.processor(), f"Python {platform.python_version()}", sep=", ")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for words in (
-            ("prompts", "one", "two", "-n", "1", "--out", "book.jsonl"),
-            ("plan", "book.jsonl", "-n", "1", "--steps", "1", "--out", "drawn.parquet"),
-            ("generate", "drawn.parquet", "--device", "cpu"),
-        ):
-            cpu_of((*SYNTHNB, *words), place)
+        cpu_of((sys.executable, "-c", MADE), place)
         commands = {
             "python -c pass": (sys.executable, "-c", "pass"),
             "synthnb --help": (*SYNTHNB, "--help"),
