@@ -83,3 +83,11 @@ def warm_jupyter(tmp_path_factory) -> str:
 def warm_kernels(warm_jupyter, monkeypatch):
     """Kernels of notebooks are those of `warm_jupyter`."""
     monkeypatch.setenv("JUPYTER_PATH", warm_jupyter)
+
+
+@pytest.fixture
+def warm_workers(monkeypatch):
+    """What a test starts by `sys.executable` is a fork of the warm Python, and so is what that one starts."""
+    monkeypatch.setenv(warm_python.FORKS_TOO, "1")
+    if server := os.environ.get(warm_python.SERVER):
+        monkeypatch.setattr(sys, "executable", os.path.join(os.path.dirname(server), "python"))

@@ -58,7 +58,7 @@ def undisturbed():
 
 
 @pytest.mark.parametrize("stage", ["stage1", "run"])
-def test_killed_in_a_stage_it_goes_on_from_there(stage, undisturbed, tmp_path, monkeypatch):
+def test_killed_in_a_stage_it_goes_on_from_there(stage, undisturbed, tmp_path, monkeypatch, warm_workers):
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)])
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(f"{stage}-*.checkpoint")) and child.poll() is None and time.monotonic() < deadline:

@@ -98,7 +98,7 @@ def test_what_fails_after_the_start_exits_with_1(tiny, tmp_path):
         assert done.exit_code == 1 and done.output.startswith("error: "), done.output
 
 
-def test_from_names_to_images_by_two_processes(tmp_path, monkeypatch):
+def test_from_names_to_images_by_two_processes(tmp_path, monkeypatch, warm_workers):
     monkeypatch.chdir(tmp_path)
 
     def synthnb_says(*words):  # here, where everything is imported once
@@ -125,7 +125,9 @@ def test_from_names_to_images_by_two_processes(tmp_path, monkeypatch):
         4,
     )
     done = subprocess.run(
-        [COMMAND, "generate", "plan.parquet", "--workers", "2", "--format", "png"], capture_output=True, text=True
+        [sys.executable, COMMAND, "generate", "plan.parquet", "--workers", "2", "--format", "png"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and "16 images in 4 new shards" in done.stdout, done.stderr
     assert "is whole" in synthnb_says("verify", "plan")

@@ -346,7 +346,7 @@ CHILD = textwrap.dedent("""
 """)
 
 
-def test_killed_and_started_again_is_as_if_never_killed(world, scans, phrases, tmp_path):
+def test_killed_and_started_again_is_as_if_never_killed(world, scans, phrases, tmp_path, warm_workers):
     path = tmp_path / "style.safetensors"
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path), "100000"], stderr=subprocess.DEVNULL)
     kept, deadline = path.with_suffix(".checkpoint"), time.monotonic() + 120

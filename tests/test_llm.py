@@ -254,7 +254,7 @@ def test_all_is_answered_where_three_in_ten_requests_fail(server):
     assert set(proxy.failed) >= {"429", "500", "delay", "cut", "half", "short"} and failed / (failed + 60) > 0.25
 
 
-def test_nothing_is_paid_twice_after_a_kill_and_an_interrupt(server, tmp_path):
+def test_nothing_is_paid_twice_after_a_kill_and_an_interrupt(server, tmp_path, warm_workers):
     proxy, path = FaultyProxy(server, slow=0.1), tmp_path / "answers.sqlite"
     stored = 0
     for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 1)):
@@ -726,7 +726,7 @@ def as_the_shipped_model_answers():
     )
 
 
-def test_further_fields_reach_the_server_from_the_command_line(tmp_path, monkeypatch):
+def test_further_fields_reach_the_server_from_the_command_line(tmp_path, monkeypatch, warm_kernels, warm_workers):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     command = [sys.executable, "-c", "from synthnb.cli import app; app(prog_name='synthnb')"]
     with as_the_shipped_model_answers() as server:

@@ -533,7 +533,7 @@ def test_volume_study_runs_to_the_end(here, monkeypatch):
     ] is False
 
 
-def test_imagenet_study_runs_to_the_end(here, monkeypatch):
+def test_imagenet_study_runs_to_the_end(here, monkeypatch, warm_workers):
     own_pictures(here / "elsewhere", seed=2)
     shutil.rmtree(here / "elsewhere" / "train" / "club")
     (here / "elsewhere" / "train").rename(here / "drawn in two classes")  # which is all that a test set has to be

@@ -410,7 +410,7 @@ def test_of_plans_that_come_at_the_same_moment_one_gets_in(tmp_path):
         assert sum("another plan" in answer for answer in answers) == 3
 
 
-def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path):
+def test_a_style_goes_with_the_folder_to_every_worker(pipe, tmp_path, warm_workers):
     styles = {
         name: save_style(initial_style(pipe, "<look>", word), tmp_path / f"{name}.safetensors")
         for name, word in (("neon", "neon at night"), ("ink", "ink brush"))
@@ -773,7 +773,7 @@ def start_job(*arguments):
     return process
 
 
-def test_ctrl_c_then_a_dead_worker_then_the_end(pipe, tmp_path):
+def test_ctrl_c_then_a_dead_worker_then_the_end(pipe, tmp_path, warm_workers):
     plan = write_plan(tmp_path / "plan.parquet", PROMPTS, 60, **SETTINGS | {"steps": 6})
     folder, leases = tmp_path / "shards", tmp_path / "shards" / ".synthnb" / "leases"
     first = start_job(plan, folder, tmp_path / "first.txt")
@@ -805,7 +805,7 @@ def test_ctrl_c_then_a_dead_worker_then_the_end(pipe, tmp_path):
     assert verify(folder, progress=False) == [] and leftovers(folder) == []
 
 
-def test_a_mistake_in_every_worker_is_said(plan, tmp_path):
+def test_a_mistake_in_every_worker_is_said(plan, tmp_path, warm_workers):
     (tmp_path / "model").mkdir()
     with pytest.raises(RuntimeError, match="all workers died.*no model_index.json"):
         generate_shards(plan, tmp_path / "shards", tmp_path / "model", pool=Pool(2), progress=False)

@@ -121,7 +121,7 @@ def trained(scans, steps, **options):
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.2, 0.45])
-def test_killed_and_started_again_is_as_if_never_killed(scans, tmp_path, delay):
+def test_killed_and_started_again_is_as_if_never_killed(scans, tmp_path, delay, warm_workers):
     file, steps = tmp_path / "run.safetensors", 60
     child = subprocess.Popen([sys.executable, "-c", CHILD.replace("STEPS", str(steps)), str(file)])
     deadline = time.monotonic() + 120

@@ -69,6 +69,13 @@ def test_another_value_of_what_libraries_read_starts_python_anew(tmp_path):
     assert cold == warm == (0, f"False\n{tmp_path}\n", "")
 
 
+def test_a_fork_sees_who_asked_as_its_parent_and_imports_from_the_same_folders():
+    code = "import os, sys; print(os.getppid(), os.environ['PYTHONPATH'] in sys.path)"
+    same = os.environ | {"PYTHONPATH": str(Path(warm_python.__file__).parents[1])}
+    said = subprocess.check_output([*WARM, "-c", f"{LOADED}; {code}"], text=True, env=same)
+    assert said == f"True\n{os.getpid()} True\n"
+
+
 def test_what_a_fork_starts_is_a_fork_where_this_is_asked_for():
     code = f"import subprocess; subprocess.run([sys.executable, '-c', \"{LOADED}\"])"
     started = lambda **more: subprocess.check_output([*WARM, "-c", f"import sys; {code}"], env=os.environ | more)

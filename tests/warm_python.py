@@ -54,7 +54,7 @@ def ask(arguments: list[str]) -> int:
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.connect(os.environ[SERVER])
-        wanted = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+        wanted = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "asker": os.getpid()}
         socket.send_fds(server, [json.dumps(wanted).encode()], [0, 1, 2])
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, frame: server.send(bytes([number])))
@@ -106,6 +106,25 @@ def refuse_threads() -> None:
         sys.exit(f"warm_python: threads run after the imports, so a fork is not safe: {', '.join(names)}")
 
 
+def parent_of(pid: int) -> int:
+    """The process that started another one; 1 where that one has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return 1
+
+
+def differs(environment: Mapping[str, str]) -> bool:
+    """Do the libraries read other values than the server's? Folders that it imports from already do not count."""
+    import synthnb
+
+    asked = read_at_import(environment)
+    if set(asked.get("PYTHONPATH", "").split(os.pathsep)) <= {"", os.path.dirname(synthnb.__path__[0]), *sys.path[1:]}:
+        asked.pop("PYTHONPATH", None)
+    return bool(asked.items() - os.environ.items())
+
+
 def become(wanted: dict, streams: list[int]) -> None:
     """Be the process that was asked for, to its end."""
     import atexit
@@ -130,6 +149,11 @@ def become(wanted: dict, streams: list[int]) -> None:
         del os.environ[name]
     os.environ.update(wanted["environment"])
     warnings._processoptions([one for one in os.environ.get("PYTHONWARNINGS", "").split(",") if one])
+    for place in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if place and place not in sys.path:
+            sys.path.insert(1, place)
+    own, real = os.getpid(), os.getppid
+    os.getppid = lambda: parent_of(wanted["asker"]) if os.getpid() == own else real()
     if FORKS_TOO in os.environ:
         sys.executable = os.path.join(os.path.dirname(os.environ[SERVER]), "python")
     random.seed()
@@ -205,7 +229,7 @@ def serve(place: str) -> None:
                     gc.freeze()
                     refuse_threads()
                     imported = True
-                if read_at_import(wanted["environment"]).items() - os.environ.items():
+                if differs(wanted["environment"]):
                     connection.send(b"start it anew")
                     connection.close()
                 else:
