@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.layers import convert_splitbn_model
 from timm.scheduler import create_scheduler_v2
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from synthnb.core.streams import stream
@@ -371,6 +372,26 @@ def test_every_field_of_a_configuration_decides_what_a_checkpoint_belongs_to(sca
         for field in fields(TrainConfig)
     ]
     assert len({*keys, stage_key(net, [scans], {"config": plain})}) == len(fields(TrainConfig)) + 1
+
+
+def test_networks_that_differ_by_no_weight_are_known_apart():
+    layers = [nn.Sequential(nn.Linear(2, 2), act, nn.Linear(2, 2)) for act in (nn.ReLU(), nn.GELU())]
+    layers[1].load_state_dict(layers[0].state_dict())
+    assert len({stage_key(net, [], {}) for net in layers}) == 2
+    # TensorFlow's padding, as of many shipped weights: the sums of a step differ, and no layer has another weight
+    pads = [timm.create_model(name) for name in ("mobilenetv3_small_075", "tf_mobilenetv3_small_075")]
+    pads[1].load_state_dict(pads[0].state_dict())
+    for name in ("mean", "std", "crop_pct", "interpolation"):
+        pads[1].pretrained_cfg[name] = pads[0].pretrained_cfg[name]
+    assert len({stage_key(net, [], {}) for net in pads}) == 2
+
+
+def test_the_checkpoint_of_a_probe_is_not_taken_for_a_whole_network(scans, tmp_path):
+    file, net = tmp_path / "run.safetensors", cnn()
+    with only_head(net):
+        train(net, scans, steps=2, checkpoint=file, **HOW)
+    with pytest.raises(ValueError, match="is of another run"):
+        train(cnn(), scans, steps=2, checkpoint=file, **HOW)
 
 
 # ---- averages, schedules, sets on disk

@@ -8,12 +8,13 @@ __all__ = ['stage_key', 'History', 'Checkpoint']
 # %% ../../nbs/training/checkpoints.ipynb #207fdb18
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 
 import numpy as np
 import pandas as pd
@@ -30,19 +31,41 @@ from ..core.files import whole_file
 from ..data import ImageSet
 
 # %% ../../nbs/training/checkpoints.ipynb #6240bf8a
+def _text(value: object) -> object:
+    "A value as text that is the same in another process."
+    if torch.is_tensor(value) or isinstance(value, np.ndarray):  # whose own text leaves out what is in the middle
+        content = torch.as_tensor(value).detach().cpu().float().numpy().tobytes()
+        return [str(value.dtype), list(value.shape), hashlib.sha256(content).hexdigest()]
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+
+
 def _code(code: CodeType) -> list:
     "What a function does, whatever file or line it stands in."
+    constants = [_code(constant) if isinstance(constant, CodeType) else _text(constant) for constant in code.co_consts]
+    return [code.co_code.hex(), code.co_names, constants]
 
-    def describe(constant: object) -> object:
-        if isinstance(constant, CodeType):
-            return _code(constant)
-        return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
-
-    return [code.co_code.hex(), code.co_names, [describe(constant) for constant in code.co_consts]]
+# %% ../../nbs/training/checkpoints.ipynb #55983820
+def _global_values(function: FunctionType, seen: set) -> dict[str, object]:
+    "What the global names in a function stand for; of functions, only those of its own module are looked into."
+    codes, values = [function.__code__], {}
+    for code in codes:  # grows meanwhile: functions within the function
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    for name in sorted({name for code in codes for name in code.co_names} & {*function.__globals__}):
+        value = function.__globals__[name]
+        if not isinstance(value, FunctionType):
+            values[name] = None if isinstance(value, ModuleType) else _text(value)
+        elif value.__module__ == function.__module__ and value not in seen:
+            seen.add(value)
+            values[name] = [_code(value.__code__), _global_values(value, seen)]
+    return values
 
 
 def _plain(value: object) -> object:
     "Settings as JSON can hold them."
+    if torch.is_tensor(value) or isinstance(value, np.ndarray):
+        return _text(value)
     if isinstance(value, partial):
         return [_plain(value.func), [*value.args], value.keywords]
     if is_dataclass(value) and not isinstance(value, type):
@@ -56,7 +79,8 @@ def _plain(value: object) -> object:
     if name.startswith("synthnb.") or not isinstance(value, FunctionType):
         return name
     captured = [cell.cell_contents for cell in value.__closure__ or ()]
-    return [name, _code(value.__code__), value.__defaults__, value.__kwdefaults__, captured]
+    outside = [captured, _global_values(value, {value})]
+    return [name, _code(value.__code__), value.__defaults__, value.__kwdefaults__, outside]
 
 # %% ../../nbs/training/checkpoints.ipynb #05c16a3a
 def stage_key(
@@ -65,15 +89,18 @@ def stage_key(
     settings: Mapping[str, object],  # of the training; a configuration's fields all count
     module: str = "train",  # of this package: its code counts, and that of all modules that it imports
 ) -> str:
-    "Twenty hex digits of starting weights, image sets, settings and the code that computes."
-    digest = hashlib.sha256()
+    """Twenty hex digits of starting weights, layers, image sets, settings and the code that computes.
+
+    Of the weights it counts which ones learn, too."""
+    digest = hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", str(model)).encode())  # activations, strides: no weights
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     config = getattr(model, "pretrained_cfg", None) or {}
-    # no weights, and they decide what is seen
-    preprocessing = [config.get(name) for name in ("mean", "std", "crop_pct", "interpolation")]
-    model_settings = [getattr(model, "_model_args", None), *preprocessing]
+    # no weights, and they decide what is computed and seen
+    told = [config.get(name) for name in ("architecture", "mean", "std", "crop_pct", "interpolation")]
+    learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    model_settings = [getattr(model, "_model_args", None), *told, learns]
     prints = [None if data is None else data.fingerprint() for data in sets]
     facts = [prints, model_settings, dict(settings), code_hash(module), torch.__version__, timm.__version__]
     digest.update(json.dumps(facts, sort_keys=True, default=_plain).encode())
