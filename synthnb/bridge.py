@@ -171,7 +171,8 @@ def _write_weights(model: nn.Module, file: Path) -> None:
     "Write the state of `model` as safetensors, whole or not at all, and keep no checkpoint of it."
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, partial)
+        # Copies: some networks have one tensor under two names, which safetensors refuses
+        save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}, partial)
     file.with_suffix(".checkpoint").unlink(missing_ok=True)
 
 # %% ../nbs/08_bridge.ipynb #e6d78055

@@ -98,10 +98,11 @@ def _branches_of(layer: "Dual | DomainToken", x: torch.Tensor) -> Branches | Non
             f"a model with {kind} is trained inside of `with domains(model, synthetic):`, "
             "which says which images are synthetic"
         )
-    if branches is not None and branches.real + branches.synthetic != len(x):
-        raise ValueError(
-            f"the batch has {len(x)} images, but `domains` was told of {branches.real + branches.synthetic}"
-        )
+    if branches is not None and (told := branches.real + branches.synthetic) != len(x):
+        problem = f"the batch has {len(x)} images, but `domains` was told of {told}"
+        if len(x) % told == 0:
+            problem += ": where a norm reads parts of images one by one, as in LeViT, a network can have no dual norms"
+        raise ValueError(problem)
     return branches
 
 # %% ../nbs/06_dualbn.ipynb #9bbb17f5
@@ -125,6 +126,11 @@ class DomainToken(nn.Module):
         out, branches = super().forward(x), _branches_of(self, x)
         if branches is None:
             return out
+        if not torch.is_tensor(out) or out.shape[-1] != len(self.domain_token):  # PiT, XCiT
+            raise ValueError(
+                f"{type(self).__bases__[1].__name__} does not give one vector of {len(self.domain_token)} numbers for "
+                "each patch, to which a domain token could be added: take dual norms"
+            )
         marks = torch.cat([out.new_zeros(branches.real), out.new_ones(branches.synthetic)])
         marks = marks if branches.back is None else marks[branches.back]
         return out + marks.view(-1, *[1] * (out.ndim - 1)) * self.domain_token

@@ -217,6 +217,20 @@ def test_a_batch_that_cannot_be_told_apart_is_refused():
         convert(build("resnet10t"), "token")
 
 
+@pytest.mark.parametrize(
+    "name, kind, why",
+    [
+        ("levit_128s", "auto", "a norm reads parts of images one by one"),
+        ("pit_ti_224", "token", "ConvEmbedding does not give one vector of 256 numbers for each patch"),
+        ("xcit_nano_12_p16_224", "token", "ConvPatchEmbed does not give one vector of 128 numbers"),
+    ],
+)
+def test_networks_that_cannot_tell_their_images_apart_say_so(name, kind, why):
+    net = convert(timm.create_model(name, num_classes=5), kind).train()
+    with pytest.raises(ValueError, match=why), domains(net, HALF):
+        net(torch.zeros(8, 3, 224, 224))
+
+
 def test_syncbn_on_request():
     dual = convert(build("resnet10t"), sync=True)
     assert (

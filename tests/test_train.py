@@ -27,6 +27,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from synthnb.bridge import _read_weights, _write_weights
 from synthnb.core.streams import stream
 from synthnb.data import LabelledImages, digits, few_shot
 from synthnb.datasets.listed import list_folder, save_folder
@@ -392,6 +393,43 @@ def test_the_checkpoint_of_a_probe_is_not_taken_for_a_whole_network(scans, tmp_p
         train(net, scans, steps=2, checkpoint=file, **HOW)
     with pytest.raises(ValueError, match="is of another run"):
         train(cnn(), scans, steps=2, checkpoint=file, **HOW)
+
+
+class Tied(nn.Module):
+    "A network that has one tensor under two names, as CoaT has."
+
+    def __init__(self):
+        super().__init__()
+        self.num_classes, self.body = 10, nn.Linear(8, 8)
+        self.twin, self.first, self.head = self.body, nn.Conv2d(3, 8, 1, 2), nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.head(self.twin(self.body(self.first(images).mean((2, 3)))))
+
+
+def test_tied_weights_are_kept(scans, tmp_path):
+    whole = Tied()
+    train(whole, scans, steps=2, checkpoint=tmp_path / "run.safetensors", **HOW)
+    _write_weights(whole, tmp_path / "stage1.safetensors")
+    _read_weights(again := Tied(), tmp_path / "stage1.safetensors")
+    assert torch.equal(again.twin.weight, whole.body.weight)
+    coat = timm.create_model("coat_tiny")
+    save_classifier(coat, tmp_path / "coat")
+    assert torch.equal(load_classifier(tmp_path / "coat").head.weight, coat.head.weight)
+
+
+def test_a_network_whose_gradient_would_corrupt_memory_reads_rows_on_cpus(scans):
+    images = torch.zeros(2, 3, 8, 8)  # of one strided convolution of three channels torch 2.14 writes beyond its memory
+    assert normalise(Tied(), images).is_contiguous()
+    assert normalise(cnn(), images).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_networks_that_cannot_be_used_so_are_refused(tmp_path):
+    save_classifier(timm.create_model("test_resnet", in_chans=1), tmp_path / "grey")
+    with pytest.raises(ValueError, match="reads 1-channel images"):
+        load_classifier(tmp_path / "grey", 10)
+    with pytest.raises(ValueError, match="timm does not say which weights of Tied are its last blocks"):
+        reset_blocks(Tied(), 1)
 
 
 # ---- averages, schedules, sets on disk

@@ -73,7 +73,11 @@ def reset_blocks(
     blocks: int,  # at the end of the network: stages of a ResNet, blocks of a ViT
     seed: int = 0,  # of the new weights
 ) -> TimmModel:
-    "Put random weights in the last blocks of `model` and in all that comes after them, and return it."
+    """Put random weights in the last blocks of `model` and in all that comes after them, and return it.
+
+    ValueError for a number of blocks that it has not, and where timm does not say which its blocks are."""
+    if not hasattr(model, "group_matcher"):
+        raise ValueError(f"timm does not say which weights of {type(model).__name__} are its last blocks: leave them")
     state = model.state_dict()
     layers = group_with_matcher(state.items(), model.group_matcher(coarse=True), reverse=True)
     inner = sorted({layer for layer in layers.values() if 0 < layer < max(layers.values())})
@@ -253,6 +257,9 @@ def load_classifier(
         net = _from_file(path, name, _classes_of(path, name), sized)
     else:
         net = _from_hub(str(model), image_size, model_args)
+    channels = getattr(net, "_model_args", {}).get("in_chans") or net.pretrained_cfg.get("input_size", (3,))[0]
+    if channels != 3:
+        raise ValueError(f"classifier {model} reads {channels}-channel images, and images have 3 here: take another")
     return net if num_classes is None else reset_head(net, seed, num_classes, "head")
 
 # %% ../../nbs/models/classifiers.ipynb #dacef182
@@ -330,19 +337,26 @@ def save_classifier(
         config["label_names"] = list(label_names)
     if isinstance(model.get_classifier(), _Probe):
         config["last_layer"] = _UNIT_LENGTH
-    state = {
-        k: v.to("cpu", dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in model.state_dict().items()
+    state = {  # copies: some networks have one tensor under two names, which safetensors refuses
+        k: v.to("cpu", dtype if v.is_floating_point() else v.dtype, copy=True).contiguous()
+        for k, v in model.state_dict().items()
     }
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
 
 # %% ../../nbs/models/classifiers.ipynb #075cc432
+def _begins_strided(model: nn.Module) -> bool:
+    "Has a network 1x1 convolutions that skip pixels and read a number of channels which no vector register holds?"
+    convolutions = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    return any(max(conv.kernel_size) == 1 < max(conv.stride) and conv.in_channels % 16 for conv in convolutions)
+
+# %% ../../nbs/models/classifiers.ipynb #e021e423
 def normalise(
     model: TimmModel,  # its pretrained_cfg holds mean and std; 0.5 and 0.5 where it has none
     images: torch.Tensor,  # [B, 3, H, W] in 0..255, any dtype
 ) -> torch.Tensor:
-    """float32 images with the mean and deviation that `model` was trained with, channels last.
+    """float32 images with the mean and deviation that `model` was trained with, channels last where that is safe.
 
     Shapes: images [B, 3, H, W] in 0..255.
     """
@@ -350,7 +364,9 @@ def normalise(
     mean, std = (
         torch.tensor(config.get(key, (0.5,) * 3), device=images.device).view(3, 1, 1) for key in ("mean", "std")
     )
-    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+    unsafe = images.device.type == "cpu" and _begins_strided(model)
+    layout = torch.contiguous_format if unsafe else torch.channels_last
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=layout)
 
 # %% ../../nbs/models/classifiers.ipynb #da368988
 def evaluated_size(

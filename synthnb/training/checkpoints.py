@@ -218,7 +218,8 @@ class Checkpoint:
         "Write the file, whole or not at all."
         Path(self.file).parent.mkdir(parents=True, exist_ok=True)
         tensors = run.tensors() | _randomness(run.random)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        # Copies: some networks have one tensor under two names, which safetensors refuses
+        tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
         with whole_file(self.file) as beside:
             save_file(tensors, beside, {"key": key, "facts": json.dumps(run.facts())})
 
