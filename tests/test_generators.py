@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import importlib.util
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from synthnb.data import LabelledImages
 from synthnb.generate import draw_batches
 from synthnb.glyphworld import world as glyphworld
 from synthnb.images.denoise import DenoisingLoop, MemoryRoom, TextTable
@@ -28,6 +30,7 @@ from synthnb.images.inspection import replay, why
 from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.shards import generate_shards
 from synthnb.models import pipelines
+from synthnb.models.latents import encode_images
 from synthnb.models.pipeline_files import check_generator_folder
 from synthnb.models.pipelines import GeneratorConfig, _check_memory, fetch_generator, load_generator, lora_revision
 from synthnb.studies import drawing
@@ -113,6 +116,25 @@ def test_only_what_opening_reads_is_counted(folders, tmp_path):
     assert not [file for file in check_generator_folder(tmp_path / "both") if "fp16" in file.name]
     assert all("fp16" in file.name for file in check_generator_folder(tmp_path / "both", "fp16"))
     assert len(check_generator_folder(folders / "parts")) > len(check_generator_folder(folders / "whole")) == 3
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"])
+def test_a_pipeline_that_starts_from_images_is_refused(kind, tmp_path):
+    parts = StableDiffusionPipeline.from_pretrained(GENERATOR).components
+    getattr(diffusers, kind)(**parts, requires_safety_checker=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"is a {kind}, which draws from an image, not from a prompt alone"):
+        load_generator(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("latents, side", [(8, 32), ([8, 8], 32), ([8, 16], None), (None, None)])
+def test_a_generators_own_size_is_one_for_drawing_and_learning(latents, side):
+    pipe = opened()
+    pipe.unet.register_to_config(sample_size=latents)
+    images = LabelledImages(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.arange(2), ("a", "b"))
+    for use in (lambda: encode_images(pipe, images), lambda: DenoisingLoop(pipe, steps=1, guidance=1.0)):
+        with nullcontext() if side else pytest.raises(ValueError, match="is not a square: give the plan a size"):
+            made = use()
+            assert side in (getattr(made, "side", 0), 4 * made.mean.shape[-1] if hasattr(made, "mean") else 0)
 
 
 def test_lists_that_are_settings_are_no_parts(folders, tmp_path):

@@ -15,7 +15,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import BaseOutput
 
-from ..models.pipelines import pool_at_end
+from ..models.pipelines import own_side, pool_at_end
 
 # %% ../../nbs/images/denoise.ipynb #f62a8883
 def loop_of(pipe: DiffusionPipeline) -> str:  # "denoise" or "pipeline"
@@ -267,7 +267,7 @@ class DenoisingLoop:
             raise ValueError(f"{type(pipe).__name__} has a loop of its own: call the pipeline")
         if not 0 <= guided[0] <= guided[1] <= 1:
             raise ValueError(f"guided must be two shares of the steps, 0 <= from <= to <= 1, got {guided}")
-        side = size or _own_side(pipe.unet.config.sample_size) * pipe.vae_scale_factor
+        side = size or own_side(pipe)
         self.steps, self.guidance, self.guided, self.side = steps, guidance, guided, side
         self.pipe, self.unet, self.room = pipe, pipe.unet, room or MemoryRoom(batch_size, decode_batch)
         if pipe.vae.dtype == torch.float16 and pipe.vae.config.force_upcast:
@@ -286,16 +286,6 @@ class DenoisingLoop:
             return _decode_latents(self.pipe, latents, self.room)
 
         return draw_in_batches(self.room, len(seeds), draw)
-
-# %% ../../nbs/images/denoise.ipynb #ab06c010
-def _own_side(
-    sample_size: int | Sequence[int],  # of a network's configuration; some hold a pair
-) -> int:
-    "Latents a side of a network's own square. Raises `ValueError` if it is not a square."
-    sides = [sample_size] if isinstance(sample_size, int) else list(sample_size)
-    if len(set(sides)) != 1:
-        raise ValueError(f"the generator's own size is {sides} latents, which is not a square: give the plan a size")
-    return sides[0]
 
 # %% ../../nbs/images/denoise.ipynb #c8238635
 @torch.no_grad()

@@ -34,7 +34,7 @@ from ..generate import find_faults, generate, plan_call
 from ..images.plan import make_plan
 from .families import call_parameters, call_pipeline
 from .latents import check_request, encode_images
-from .pipelines import quiet_loading
+from .pipelines import own_side, quiet_loading
 from .styles import Keeper, Run, Style, add_style, check_same_settings, read_tensors, write_tensors
 from .tokens import fingerprint, text_models, tokenize, training_scheduler
 
@@ -221,10 +221,9 @@ def _painter(pipe: DiffusionPipeline) -> DiffusionPipeline:
 # %% ../../nbs/models/finetune.ipynb #601c0d83
 def _side_of(pipe: DiffusionPipeline, size: int) -> int:
     "Pixels a side that are drawn. ValueError where neither plan nor pipeline says."
-    latent_size: int = getattr(getattr(pipe, "unet", None), "config", {}).get("sample_size") or 0
-    if not size and not latent_size:
+    if not size and getattr(pipe, "unet", None) is None:
         raise ValueError(f"{type(pipe).__name__} does not say what size it draws: give the plan a size")
-    return size or latent_size * pipe.vae_scale_factor
+    return size or own_side(pipe)
 
 # %% ../../nbs/models/finetune.ipynb #6593f03d
 def image_to_image(

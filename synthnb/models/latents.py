@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..data import LabelledImages
+from .pipelines import own_side
 
 # %% ../../nbs/models/latents.ipynb #c0ad499c
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def encode_images(
             f"{type(pipe).__name__} does not fit the GPU and is offloaded to the CPU: so it draws, but it cannot learn "
             "a style or a LoRA. Take a GPU with more memory or a smaller generator, or leave this out"
         )
-    side, vae, kind = pipe.unet.config.sample_size * pipe.vae_scale_factor, pipe.vae, pipe.vae.dtype
+    side, vae, kind = own_side(pipe), pipe.vae, pipe.vae.dtype
     nn.Module.to(vae, torch.float32)  # half precision overflows in some VAEs; diffusers' own `to` has a remark
     parts = []
     for pixels in images.images.split(batch_size):

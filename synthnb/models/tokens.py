@@ -17,7 +17,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, ModelMixin, StableDiffus
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .pipelines import pool_at_end
+from .pipelines import own_side, pool_at_end
 
 # %% ../../nbs/models/tokens.ipynb #cb645340
 def text_models(pipe: DiffusionPipeline) -> list[tuple[PreTrainedTokenizerBase, PreTrainedModel]]:
@@ -84,7 +84,7 @@ def condition(
     encoders = [encoder for _, encoder in text_models(pipe)]
     outs = [encoder(prompt_ids[used], output_hidden_states=True) for encoder, prompt_ids in zip(encoders, ids)]
     pooled = outs[-1][0].index_select(0, row)
-    side = (pipe.unet.config.sample_size * pipe.vae_scale_factor,) * 2
+    side = (own_side(pipe),) * 2
     times = pipe._get_add_time_ids(side, (0, 0), side, pooled.dtype, pipe.text_encoder_2.config.projection_dim)
     return {
         "encoder_hidden_states": torch.cat([out.hidden_states[-2] for out in outs], -1).index_select(0, row),
