@@ -3189,6 +3189,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'synthnb.train._begin': ('train.html#_begin', 'synthnb/train.py'),
                                'synthnb.train._check': ('train.html#_check', 'synthnb/train.py'),
                                'synthnb.train._check_finite': ('train.html#_check_finite', 'synthnb/train.py'),
+                               'synthnb.train._check_numbers': ('train.html#_check_numbers', 'synthnb/train.py'),
                                'synthnb.train._check_sets': ('train.html#_check_sets', 'synthnb/train.py'),
                                'synthnb.train._clock': ('train.html#_clock', 'synthnb/train.py'),
                                'synthnb.train._domain_loss': ('train.html#_domain_loss', 'synthnb/train.py'),

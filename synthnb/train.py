@@ -242,8 +242,22 @@ def _key(model: nn.Module, loader: Loader, config: TrainConfig) -> str:
     return stage_key(model, images, {"shares": shares, "seed": loader.seed, "config": config})
 
 # %% ../nbs/07_train.ipynb #abc1c829
+_NEVER_BELOW_0 = ("lr", "weight_decay", "warmup", "clip_grad", "mixup", "cutmix", "synthetic_weight")
+
+
+def _check_numbers(config: TrainConfig) -> None:
+    "ValueError for numbers that make no sense: -1, which elsewhere means off, would clip gradients to their opposite."
+    for name in _NEVER_BELOW_0:
+        if (value := getattr(config, name) or 0) < 0:
+            raise ValueError(f"{name} must be 0 or more, got {value}")
+    for name in ("ema", "label_smoothing"):
+        if not 0 <= (value := getattr(config, name)) < 1:
+            raise ValueError(f"{name} must lie in 0..1, 1 left out, got {value}")
+
+# %% ../nbs/07_train.ipynb #c286da68
 def _check(model: nn.Module, loader: Loader, config: TrainConfig, watch: Watch = Watch()) -> None:
     "ValueError for anything that would stop or spoil a run."
+    _check_numbers(config)
     counts = loader.counts
     if watch.val is not None:
         check_size(watch.val, config.image_size)

@@ -345,6 +345,11 @@ def test_a_crop_of_the_whole_image_is_resizing(scans):
     "told, why",
     [
         ({"steps": 0}, "steps must be 1 or more"),
+        ({"clip_grad": -1}, "clip_grad must be 0 or more"),  # it climbed the loss
+        ({"warmup": -5}, "warmup must be 0 or more"),
+        ({"synthetic_weight": -1.0}, "synthetic_weight must be 0 or more"),
+        ({"label_smoothing": 1.5}, "label_smoothing must lie in 0..1"),
+        ({"ema": 1.0}, "ema must lie in 0..1"),
         ({"batch_size": 6, "mixup": 0.2}, r"must be even, got \[3, 3\]"),
         ({"synthetic": [True]}, "1 values for 2 sets"),
         ({"net": lambda: load_classifier(folder("cnn"))}, "use reset_head"),
