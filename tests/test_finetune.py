@@ -174,6 +174,12 @@ def test_classes_start_from_their_own_images_in_turn(few, phrases):
         assert own == [there[i % 2] for i in range(5)]
 
 
+def test_guidance_of_some_steps_alone_is_refused(pipe, few, phrases):
+    plan = plan_of(phrases).assign(guidance_from=0.2, guidance_until=0.8)
+    with pytest.raises(ValueError, match="guides 0.2..0.8 of the steps, but image to image guides all of them"):
+        image_to_image(pipe, few, plan, progress=False)
+
+
 def test_another_batch_size_draws_the_same(pipe, few, phrases):
     plan = plan_of(phrases)
     some, all_at_once = (image_to_image(pipe, few, plan, batch_size=n, progress=False).images for n in (3, 10))

@@ -241,6 +241,9 @@ def image_to_image(
     if not 0 < strength <= 1 or int(first.steps * strength) < 1:
         least = f"at least 1/{int(first.steps)}, for one of the plan's {int(first.steps)} steps"
         raise ValueError(f"strength is {strength}; it must be at most 1, and {least}")
+    if (first.guidance_from, first.guidance_until) != (0, 1):  # other sources would be guided otherwise
+        problem = f"the plan guides {first.guidance_from}..{first.guidance_until} of the steps"
+        raise ValueError(f"{problem}, but image to image guides all of them: leave guidance_interval out")
     start_rows, painter, side = _start_images(images, plan), _painter(pipe), _side_of(pipe, int(first["size"]))
     accepted = call_parameters(painter)  # Stable Diffusion 3 and FLUX ask for a size, others take that of the image
     call = plan_call(pipe, first) | {"height": side, "width": side}
