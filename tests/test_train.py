@@ -39,6 +39,7 @@ from synthnb.models.classifiers import (
     load_classifier,
     normalise,
     only_head,
+    put_probe,
     reset_blocks,
     save_classifier,
 )
@@ -435,6 +436,15 @@ def test_networks_that_cannot_be_used_so_are_refused(tmp_path):
         load_classifier(tmp_path / "grey", 10)
     with pytest.raises(ValueError, match="timm does not say which weights of Tied are its last blocks"):
         reset_blocks(Tied(), 1)
+
+
+def test_a_probe_takes_the_place_of_a_convolution():
+    net, images = timm.create_model("resnetv2_18", num_classes=3).eval(), torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        features = net.forward_head(net.forward_features(images), pre_logits=True)
+        weight, bias = torch.randn(3, features.shape[1]), torch.randn(3)
+        probed = put_probe(net, weight, bias).eval()(images)
+    torch.testing.assert_close(probed, nn.functional.normalize(features) @ weight.T + bias, atol=1e-4, rtol=1e-4)
 
 
 # ---- averages, schedules, sets on disk

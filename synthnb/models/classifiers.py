@@ -276,7 +276,8 @@ class _Probe(nn.Module):
         self.linear.load_state_dict({"weight": weight, "bias": bias})
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(F.normalize(features, dim=-1))
+        # Where the last layer was a convolution, as in ResNetV2 and BiT, features are [B, C, 1, 1]
+        return self.linear(F.normalize(features.flatten(1), dim=-1))
 
 
 def can_hold_probe(model: TimmModel) -> bool:
