@@ -65,9 +65,10 @@ def test_a_claim_is_run_by_its_experiment_here(monkeypatch):
     assert "nothing was started" in text
     files = {claim.name: glyphworld_file(ROOT, claim) for claim in CLAIMS if claim.compare}
     assert all(file.is_file() for _, file in files.values())
-    assert (files["low-data"][0], files["low-data"][1].stem) == ("bridge_study", "bridge_mnist"), (
-        "the primary's settings"
-    )
+    chosen = {name: (experiment, file.stem) for name, (experiment, file) in files.items()}
+    assert chosen["low-data"] == ("bridge_study", "bridge_mnist"), "the primary's settings"
+    assert chosen["few-shot-most"] == ("bridge_study", "bridge_mnist"), "the controls have no sixteen real images"
+    assert chosen["spoilt-head"] == ("bridge_study", "bridge_controls_mnist"), "which has the method with a new head"
 
 
 def test_how_long_a_claim_takes_is_said_before_and_that_it_goes_on(monkeypatch, tmp_path):

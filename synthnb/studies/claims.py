@@ -345,6 +345,15 @@ def asked_by(claim: Claim) -> str:
     return (first.experiment if first else "") or claim.experiment
 
 
+def _lacking(settings: dict, comparison: Comparison) -> int:
+    "How many methods and numbers of real images of a comparison are not among the settings."
+    sides = [side for side in (*comparison.plus, *comparison.minus) if "table" not in side]
+    lists = {
+        name: settings[listed] for name, listed in (("method", "methods"), ("shots", "shots")) if listed in settings
+    }
+    return sum(side[name] not in values for side in sides for name, values in lists.items() if name in side)
+
+
 def glyphworld_file(root: Path, claim: Claim) -> tuple[str, Path]:
     """The experiment of a claim's primary comparison, and its settings here that meet the comparison's conditions.
 
@@ -353,15 +362,19 @@ def glyphworld_file(root: Path, claim: Claim) -> tuple[str, Path]:
     experiment = asked_by(claim)
     files = sorted(
         (root / "nbs/experiments/params/glyphworld").glob("*.yaml"),
-        key=lambda file: (file.stem != experiment, not file.stem.startswith(experiment), file.name),
+        key=lambda file: (file.stem != experiment, not file.stem.startswith(experiment), len(file.stem), file.name),
     )
     if first:
         declared = declared_parameters(root / f"nbs/experiments/{experiment}.ipynb")
         defaults = {name: parameter.default for name, parameter in declared.items()}
-        for file in files:
-            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if set(settings) <= set(defaults) and _meets(defaults | settings, first.where):
-                return experiment, file
+        all_settings = {file: yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
+        fitting = [
+            file
+            for file, settings in all_settings.items()
+            if set(settings) <= set(defaults) and _meets(defaults | settings, first.where)
+        ]
+        if fitting:
+            return experiment, min(fitting, key=lambda file: _lacking(defaults | all_settings[file], first))
     raise ValueError(f"no experiment here asks {claim.name!r}; --paper says what it would take")
 
 # %% ../../nbs/studies/claims.ipynb #8d517c5b
