@@ -2513,6 +2513,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'synthnb/studies/claims.py'),
                                         'synthnb.studies.claims._entry_for': ( 'studies/claims.html#_entry_for',
                                                                                'synthnb/studies/claims.py'),
+                                        'synthnb.studies.claims._lacking': ('studies/claims.html#_lacking', 'synthnb/studies/claims.py'),
                                         'synthnb.studies.claims._meets': ('studies/claims.html#_meets', 'synthnb/studies/claims.py'),
                                         'synthnb.studies.claims._open_run': ('studies/claims.html#_open_run', 'synthnb/studies/claims.py'),
                                         'synthnb.studies.claims._picked': ('studies/claims.html#_picked', 'synthnb/studies/claims.py'),

@@ -240,7 +240,7 @@ class Checkpoint:
             )
         _restore(run, tensors, json.loads(metadata["facts"]))
 
-
+# %% ../../nbs/training/checkpoints.ipynb #e4212920
 def _restore(run: Run, tensors: dict[str, torch.Tensor], facts: dict) -> None:
     run.model.load_state_dict(_part(tensors, "model"))
     if run.average:
