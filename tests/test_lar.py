@@ -20,6 +20,8 @@ from synthnb.models.answers import AnswerCache, cached_llm
 from synthnb.models.clip import image_features
 from synthnb.models.llm import open_llm
 from synthnb.models.meanings import Candidate
+from synthnb.models.merging import merge
+from synthnb.models.names import same_phrase
 
 torch.set_num_threads(1)
 
@@ -373,3 +375,10 @@ def test_an_answer_of_no_use_says_why(phrases, why):
     answer = lar.SensesAnswer(senses=[lar.SenseAnswer(phrase=phrase, looks="") for phrase in phrases])
     with pytest.raises(ValueError, match=why):
         lar.check_senses(lar.sense_question("crane"), answer)
+
+
+@pytest.mark.parametrize("one, other", [("दिन", "दीन"), ("กี่", "กู้"), ("ꦏꦶ", "ꦏꦸ")])
+def test_words_that_differ_in_vowel_signs_alone_are_two_meanings(one, other):
+    assert same_phrase(one) != same_phrase(other)
+    assert len(merge([Candidate(phrase=one, source="llm"), Candidate(phrase=other, source="llm")])) == 2
+    assert same_phrase(f"{one}-{one}!") == same_phrase(f"{one} {one}")

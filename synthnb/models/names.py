@@ -42,7 +42,9 @@ def same_name(name: str) -> str:
 
 def same_phrase(phrase: str) -> str:
     "Equal for phrases that differ in case, article, hyphens, underscores, punctuation or form only."
-    words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", phrase).casefold()).split()
+    folded = unicodedata.normalize("NFKC", phrase).casefold()
+    # By category: \w leaves out the vowel signs of Hindi, Thai and more, and दिन (day) would be दीन (poor)
+    words = "".join(" " if unicodedata.category(c)[0] in "PSZC" else c for c in folded).split()
     has_article = words[:1] in (["a"], ["an"], ["the"]) and len(words) > 1
     return " ".join(words[has_article:]) or phrase
 
