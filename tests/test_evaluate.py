@@ -7,6 +7,7 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -26,6 +27,7 @@ from synthnb.evaluate import (
     verdicts,
 )
 from synthnb.studies.calibration import calibration_error, calibration_floor
+from synthnb.studies.exchange import exchange_rate
 
 torch.set_num_threads(1)
 
@@ -208,3 +210,14 @@ def test_gains_by_class(scans):
     assert gains.gain[0] == pytest.approx(own - others) and gains.low[0] < gains.gain[0] < gains.high[0]
     with pytest.raises(ValueError, match="the same seeds"):
         gain_by_class(runs[:3], scans["test"], "bridged")
+
+
+@pytest.mark.parametrize(
+    "levels, real, worth",  # accuracies with 1, 4 and 16 real images, of which the middle one is reached
+    [((0.5, 0.8, 0.8), 4, 0), ((0.5, 0.8, 0.8), 1, 3), ((0.5, 0.5, 0.8), 1, 0), ((1.0, 1.0, 1.0), 4, 0)],
+)
+def test_where_the_curve_is_flat_images_that_gain_nothing_are_worth_nothing(levels, real, worth):
+    rows = [("vanilla_matched", n, seed, value) for n, value in zip((1, 4, 16), levels) for seed in range(3)]
+    rows += [("bridged", real, seed, levels[1]) for seed in range(3)]
+    found = exchange_rate(pd.DataFrame(rows, columns=["method", "shots", "seed", "value"]), "bridged", real, 80)
+    assert abs(found.worth - worth) < 0.02  # between the points that are looked at

@@ -116,8 +116,10 @@ def exchange_rate(
     first, last = np.log(shots[[0, -1]].astype(float))
     places = np.linspace(first, last, _GRID)
     curves = np.stack([_real_curve(shots, accuracies)(places) for accuracies in reference])  # [seeds, GRID]
-    mean, target = curves.mean(0), reached.mean()
-    best = float(np.exp(np.interp(target, mean, places))) - real
+    mean, target = curves.mean(0).round(12), reached.mean().round(12)  # sums in another order differ by less
+    # Where the curve is flat many numbers are worth as much; of those the nearest, so that no gain is worth nothing
+    most, fewest = np.interp(target, mean, places), np.interp(-target, -mean[::-1], places[::-1])
+    best = float(np.clip(real, *np.exp([fewest, most]))) - real
     if not mean[0] <= target <= mean[-1]:
         best = math.inf if target > mean[-1] else -math.inf
     low = high = math.nan
