@@ -434,17 +434,30 @@ def test_networks_that_cannot_be_used_so_are_refused(tmp_path):
     save_classifier(timm.create_model("test_resnet", in_chans=1), tmp_path / "grey")
     with pytest.raises(ValueError, match="reads 1-channel images"):
         load_classifier(tmp_path / "grey", 10)
+    save_classifier(timm.create_model("test_resnet", global_pool=""), tmp_path / "maps")
+    with pytest.raises(ValueError, match="judges no image as a whole"):
+        load_classifier(tmp_path / "maps", 10)
     with pytest.raises(ValueError, match="timm does not say which weights of Tied are its last blocks"):
         reset_blocks(Tied(), 1)
 
 
-def test_a_probe_takes_the_place_of_a_convolution():
-    net, images = timm.create_model("resnetv2_18", num_classes=3).eval(), torch.randn(2, 3, 32, 32)
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("resnetv2_18", 32),  # the last layer is a convolution
+        ("caformer_s18", 32),  # the head has a hidden layer
+        ("sequencer2d_s", 224),  # timm gives head for the last layer, which is head.fc
+    ],
+)
+def test_a_probe_takes_the_place_of_a_head_and_is_found_again(name, size, tmp_path):
+    net, images = timm.create_model(name, num_classes=5).eval(), torch.randn(2, 3, size, size)
     with torch.inference_mode():
-        features = net.forward_head(net.forward_features(images), pre_logits=True)
+        features = net.forward_head(net.forward_features(images), pre_logits=True).flatten(1)
         weight, bias = torch.randn(3, features.shape[1]), torch.randn(3)
         probed = put_probe(net, weight, bias).eval()(images)
+        again = load_classifier(save_classifier(net, tmp_path)).eval()(images)
     torch.testing.assert_close(probed, nn.functional.normalize(features) @ weight.T + bias, atol=1e-4, rtol=1e-4)
+    assert torch.equal(again, probed)
 
 
 # ---- averages, schedules, sets on disk

@@ -260,6 +260,11 @@ def load_classifier(
     channels = getattr(net, "_model_args", {}).get("in_chans") or net.pretrained_cfg.get("input_size", (3,))[0]
     if channels != 3:
         raise ValueError(f"classifier {model} reads {channels}-channel images, and images have 3 here: take another")
+    if {**net.pretrained_cfg, **getattr(net, "_model_args", {})}.get("global_pool") == "":
+        raise ValueError(
+            f"classifier {model} was saved with global_pool='', which judges no image as a whole: "
+            "save it with the pooling that it was trained with"
+        )
     return net if num_classes is None else reset_head(net, seed, num_classes, "head")
 
 # %% ../../nbs/models/classifiers.ipynb #dacef182
@@ -285,12 +290,19 @@ def can_hold_probe(model: TimmModel) -> bool:
     return isinstance(model.pretrained_cfg.get("classifier"), str)
 
 
-def _place_of_head(model: TimmModel) -> str:
-    "The name of the last layer; ValueError where there are several."
+def _places_of_head(model: TimmModel) -> list[str]:
+    "The name of the last layer, and those of the modules that it is in, outwards; ValueError where there are several."
     name = model.pretrained_cfg.get("classifier")
     if not can_hold_probe(model):
         raise ValueError(f"{model.pretrained_cfg['architecture']} has no single last layer: it can hold no probe")
-    return name
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+
+
+def _reads(layer: nn.Module) -> int:
+    "Number of features that a head takes: in CAFormer it has a hidden layer, and the last layer takes others."
+    first = next(module for module in layer.modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    return first.in_features if isinstance(first, nn.Linear) else first.in_channels
 
 
 def put_probe(
@@ -301,15 +313,16 @@ def put_probe(
     """Make a probe of its features the last layer of `model`, and return it.
 
     Shapes: weight [classes, features] and bias [classes], of features of unit length."""
-    place = _place_of_head(model)
     model.reset_classifier(len(weight))
-    model.set_submodule(place, _Probe(weight, bias))
+    places = _places_of_head(model)
+    fitting = [place for place in places if _reads(model.get_submodule(place)) == weight.shape[1]]
+    model.set_submodule((fitting or places)[0], _Probe(weight, bias))
     return model
 
 
 def _with_probe(model: TimmModel, state: dict[str, torch.Tensor]) -> TimmModel:
     "A network for the weights of one with a probe, every weight in its place."
-    last = f"{_place_of_head(model)}.linear"
+    last = next(f"{place}.linear" for place in _places_of_head(model) if f"{place}.linear.weight" in state)
     put_probe(model, state[f"{last}.weight"], state[f"{last}.bias"]).load_state_dict(state)
     return model
 
@@ -336,7 +349,7 @@ def save_classifier(
     }
     if label_names:
         config["label_names"] = list(label_names)
-    if isinstance(model.get_classifier(), _Probe):
+    if any(isinstance(layer, _Probe) for layer in model.modules()):
         config["last_layer"] = _UNIT_LENGTH
     state = {  # copies: some networks have one tensor under two names, which safetensors refuses
         k: v.to("cpu", dtype if v.is_floating_point() else v.dtype, copy=True).contiguous()
