@@ -26,7 +26,7 @@ from .core.files import check_chosen, whole_file
 from .core.renamed import old_import, takes_old_names
 from .core.streams import stream
 from .data import ImageSet, check_size, join
-from .dualbn import convert
+from .dualbn import convert, domains
 from .models.classifiers import fresh, load_classifier, only_head, reset_blocks, reset_head
 from .train import TrainConfig, Watch, fit
 from .training.augmentation import TimmPolicy
@@ -276,6 +276,8 @@ def run_method(
     start, size = time.perf_counter(), config.training.image_size
     _check_run(method, (real, synthetic, test, watch.val), size, runtime)
     spec = METHODS[method]
+    if spec.stage1 and (spec.dual or spec.new_blocks):  # other networks are refused before they cost a stage 1
+        _check_network(method, model, config)
     if not spec.needs_synthetic:
         synthetic = None  # so that the run does not depend on it
     stage1_seed = seed if config.stage1_seed is None else config.stage1_seed
@@ -344,11 +346,38 @@ def _result(
 def check_methods(
     names: Sequence[str],
     always: Sequence[str] = (),  # names that may not be missing
+    *,
+    classifier: str | Path = "",  # for `load_classifier`; empty: which network will be trained is not known
+    config: TransferConfig = TransferConfig(),
 ) -> None:
-    "ValueError for unknown or repeated names, for none at all, or where one of `always` is missing."
+    """ValueError for unknown or repeated names, for none at all, or where one of `always` is missing.
+
+    And for a method by which the classifier cannot be trained, before earlier methods take hours."""
     check_chosen(names, METHODS, "method")
     if missing := [name for name in always if name not in names]:
         raise ValueError(f"the methods must have {missing[0]}, which others are compared with; got {list(names)}")
+    checked = set()
+    for name in names if classifier else ():
+        spec = METHODS[name]
+        if (kind := (spec.dual, spec.new_blocks)) not in checked:
+            _check_network(name, classifier, config)
+        checked.add(kind)
+
+
+def _check_network(method: str, model: str | Path, config: TransferConfig) -> None:
+    "ValueError where a network lacks what a method changes, or tells no classes apart: of two images of each kind."
+    spec, net = METHODS[method], load_classifier(model, 2, **_model_args(config))
+    size = config.training.image_size or net.pretrained_cfg["input_size"][-1]
+    try:
+        net = reset_blocks(net, spec.new_blocks) if spec.new_blocks else net
+        net = convert(net, spec.dual) if spec.dual else net
+        with torch.inference_mode(), domains(net.eval(), torch.tensor([False, False, True, True])):
+            shape = tuple(net(torch.zeros(4, 3, size, size)).shape)
+    except (ValueError, RuntimeError, AssertionError) as error:  # the last two are timm's, for a size that does not fit
+        reason = f"{model} at {size} pixels cannot be trained by method {method!r}: {error}"
+        raise ValueError(f"{reason}. Take another classifier or image_size, or leave this method out") from error
+    if shape != (4, 2):
+        raise ValueError(f"{model} gives numbers of shape {shape} for 4 images of 2 classes: it is no classifier")
 
 # %% ../nbs/08_bridge.ipynb #bbfc2af4
 def _check_run(method: str, sets: _Sets, image_size: int, runtime: Runtime) -> None:

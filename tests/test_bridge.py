@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -24,6 +25,7 @@ from synthnb.core.streams import PURPOSES
 from synthnb.data import LabelledImages, check_disjoint, digits, few_shot, ordered, split_by_content
 from synthnb.datasets.listed import ListedImages, list_folder, save_folder
 from synthnb.glyphworld.world import folder, rendered_digits
+from synthnb.models.classifiers import save_classifier
 from synthnb.train import TrainConfig, Watch, _domain_loss, with_recipe
 from synthnb.training import checkpoints
 from synthnb.training.augmentation import TimmPolicy, ready
@@ -317,6 +319,30 @@ def test_runs_that_cannot_work_are_refused_before_they_cost_anything(digits_and_
         run("vanilla", few.subset((few.labels > 0).nonzero().flatten()), None, test)
     with pytest.raises(ValueError, match="no patch embedding"):
         run("mixed_per_batch+token", few, synthetic, test)
+
+
+@pytest.mark.parametrize(
+    "name, method, why",
+    [
+        ("test_nfnet", "mixed_per_batch+dual", "no batchnorm and no layernorm"),
+        ("test_resnet", "mixed_per_batch+token", "no patch embedding"),
+        ("xcit_nano_12_p16_224", "mixed_per_batch+token", "does not give one vector"),  # seen in a forward pass alone
+    ],
+)
+def test_a_classifier_that_a_later_method_cannot_train_is_refused_before_the_first(name, method, why, tmp_path):
+    save_classifier(timm.create_model(name), tmp_path)
+    config = TransferConfig(TrainConfig(image_size=48))
+    check_methods(["vanilla", "bridged", method])  # no classifier is named
+    with pytest.raises(ValueError, match=f"cannot be trained by method .*{why}"):
+        check_methods(["vanilla", "bridged", method], classifier=tmp_path, config=config)
+    check_methods(["vanilla", "bridged"], classifier=tmp_path, config=config)
+
+
+def test_all_experiments_with_methods_check_the_classifier():
+    for path in Path(__file__).parents[1].glob("nbs/experiments/*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        if re.search('"(methods: list|norms: list|method: str)', text):  # what to train is a parameter
+            assert re.search(r"check_methods\(.*classifier=locate\(classifier\), config=", text), path.name
 
 
 def test_damaged_stage_1_weights_are_named(digits_and_renders, tmp_path):
