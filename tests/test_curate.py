@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -571,3 +572,20 @@ def test_pixel_statistics_of_plain_images():
     half = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     half[..., 4:] = 200
     assert _pixel_statistics(half)["contrast"].item() == 100 and _pixel_statistics(half)["brightest"].item() == 200
+
+
+@pytest.mark.parametrize(
+    "asked, why",
+    [
+        ({"agree": "no"}, "must be true or false"),  # a text, which would turn the filter on
+        ({"leaked": False}, "must be a number, or left out"),  # every image is at least as alike as that
+        ({"min_percentile": True}, "must be a number"),
+        ({"duplicates": "0.99"}, "must be a number"),
+        ({"min_probability": "0.3"}, "a number or '1/N'"),
+        ({"blank": math.nan}, "must lie in 0..255"),
+        ({"blank": -1}, "must lie in 0..255"),
+    ],
+)
+def test_thresholds_of_the_wrong_kind_are_refused_before_anything_is_drawn(asked, why):
+    with pytest.raises(ValueError, match=f"{next(iter(asked))} is .*{why}"):
+        Filters.named(asked)

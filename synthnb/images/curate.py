@@ -50,11 +50,16 @@ class Filters:
     duplicates: float | None = None  # similarity to an earlier image that stays; 1 finds equal pixels only
 
     def __post_init__(self):
+        if not isinstance(self.agree, bool):  # the text "no" would turn it on
+            raise ValueError(f"agree is {self.agree!r}; it must be true or false")
         for name, value in asdict(self).items():
-            if isinstance(value, float | int) and name not in ("agree", "blank") and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must lie in 0..1")
-        if isinstance(self.min_probability, str) and self.min_probability != "1/N":
-            raise ValueError(f"min_probability is {self.min_probability!r}; it must be a number or '1/N'")
+            if name == "agree" or value is None or (name, value) == ("min_probability", "1/N"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, float | int):
+                also = " or '1/N'" if name == "min_probability" else ""
+                raise ValueError(f"{name} is {value!r}; it must be a number{also}, or left out")
+            if not 0 <= value <= (255 if name == "blank" else 1):
+                raise ValueError(f"{name} is {value}; it must lie in 0..{255 if name == 'blank' else 1}")
 
     @classmethod
     def named(cls, asked: dict) -> "Filters":
