@@ -516,3 +516,10 @@ def test_a_list_without_its_brackets_is_shown_with_them(value, brackets):
     )
     with pytest.raises(ValueError, match=re.escape(f"a list stands in brackets: {brackets}")):
         _check_value(declared["styles" if value == "chalk" else "shots"], value)
+
+
+@pytest.mark.parametrize("written", ["no", "off", "False"])
+def test_a_truth_value_that_is_spelt_otherwise_is_told_how_to_write_it(written, tmp_path):
+    (file := tmp_path / "p.yaml").write_text(f"on: {written}\n")
+    with pytest.raises(ValueError, match="must be bool; write true or false"):
+        check_parameters(read_parameters("on: bool = True"), gather_parameters(file, []))

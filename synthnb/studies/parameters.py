@@ -77,6 +77,8 @@ def _yaml_hint(value: object, wanted: str = "") -> str:
         return f"; a list stands in brackets: [{value}]"
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+([eE][-+]?\d+)?", value):
         return f"; in a YAML file write {float(value)!r} without quotes"
+    if wanted == "bool":
+        return "; write true or false"
     return "; in a YAML file put text in quotes" if isinstance(value, (int, float, dict)) else ""
 
 # %% ../../nbs/studies/parameters.ipynb #a2b4f307
