@@ -523,3 +523,16 @@ def test_a_truth_value_that_is_spelt_otherwise_is_told_how_to_write_it(written, 
     (file := tmp_path / "p.yaml").write_text(f"on: {written}\n")
     with pytest.raises(ValueError, match="must be bool; write true or false"):
         check_parameters(read_parameters("on: bool = True"), gather_parameters(file, []))
+
+
+def test_of_several_files_of_parameters_all_are_read_and_the_last_wins(tmp_path):
+    from typer.testing import CliRunner
+
+    from synthnb.cli.commands import app
+
+    command = ["run", "compare", "--dry-run", "--outputs", str(tmp_path)]
+    for name, text in {"ä 1.yaml": "lr: 1e-2\nseeds: [3]", "ä 2.yaml": "seeds: [5]\nbatch_size: 16"}.items():
+        (file := tmp_path / name).write_text(text)
+        command += ["-f", str(file)]
+    told = CliRunner().invoke(app, [*command, "-p", "batch_size", "8"], catch_exceptions=False).output
+    assert "with lr 0.01, seeds [5], batch_size 8;" in " ".join(told.split())

@@ -35,14 +35,15 @@ _STATES = {
 _DONE_AGAIN = "it is done already and would be made anew"
 
 # %% ../../nbs/cli/studies.ipynb #3344d77c
-def _asked(experiment: str, file: Path | None, pairs: list[str]) -> tuple[Path, Path, dict, dict, dict]:
+def _asked(experiment: str, files: list[Path], pairs: list[str]) -> tuple[Path, Path, dict, dict, dict]:
     """Notebook, its outputs, and its parameters as read, typed and in full; wrong ones end the command."""
     from synthnb.studies.parameters import declared_parameters, refuse_study, resolve_parameters
 
     with before_start():
         notebook, outputs = find_experiment(experiment)
         texts = {name for name, declared in declared_parameters(notebook).items() if declared.type == "str"}
-        parameters = gather_parameters(file, pairs, texts)
+        parameters = {name: value for file in files for name, value in gather_parameters(file, [], texts).items()}
+        parameters |= gather_parameters(None, pairs, texts)
         typed, resolved = resolve_parameters(notebook, parameters)
         refuse_study(resolved)  # in a second, before Jupyter is imported
         look_at_study(resolved)
@@ -57,7 +58,10 @@ _Experiment = Annotated[
     ),
 ]
 _File = Annotated[
-    Path | None, typer.Option("-f", "--file", exists=True, dir_okay=False, help="YAML file of parameters.")
+    list[Path] | None,
+    typer.Option(
+        "-f", "--file", exists=True, dir_okay=False, help="YAML file of parameters; of several the last wins."
+    ),
 ]
 _Again = Annotated[
     bool,
@@ -84,7 +88,7 @@ def run(
     from synthnb.studies.experiment import refuse_before_start
     from synthnb.studies.folder import run_id, state
 
-    notebook, default_outputs, parameters, typed, resolved = _asked(experiment, file, parameter or [])
+    notebook, default_outputs, parameters, typed, resolved = _asked(experiment, file or [], parameter or [])
     place = outputs or default_outputs
     with before_start():
         refuse_before_start(resolved)
@@ -368,14 +372,14 @@ def claim(name: _Claim, paper: _Paper = False, dry_run: _DryRun = False) -> None
         if paper:
             return typer.echo("\n".join(paper_lines(root, named_claim)))
         experiment, file = glyphworld_file(root, named_claim)
-    notebook, place, _, _, resolved = _asked(experiment, file, [])
+    notebook, place, _, _, resolved = _asked(experiment, [file], [])
     lines = [
         named_claim.claim,
         f"synthnb run {experiment} -f {file.relative_to(root)}",
         *before_lines(root, experiment, resolved),
     ]
     typer.echo("\n".join(lines), err=True)
-    run(experiment, file, dry_run=dry_run)
+    run(experiment, [file], dry_run=dry_run)
     if not dry_run:
         folder = place / notebook.stem / run_id(notebook, resolved)
         typer.echo("\n".join(run_lines(root, named_claim, folder)))
