@@ -284,7 +284,7 @@ class _Probe(nn.Module):
         # Where the last layer was a convolution, as in ResNetV2 and BiT, features are [B, C, 1, 1]
         return self.linear(F.normalize(features.flatten(1), dim=-1))
 
-
+# %% ../../nbs/models/classifiers.ipynb #31a84d60
 def can_hold_probe(model: TimmModel) -> bool:
     "Has it a single last layer, which a distilled network has not?"
     return isinstance(model.pretrained_cfg.get("classifier"), str)
