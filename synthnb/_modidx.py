@@ -2549,6 +2549,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'synthnb.studies.cover': { 'synthnb.studies.cover._beside_verdict': ( 'studies/cover.html#_beside_verdict',
                                                                                   'synthnb/studies/cover.py'),
                                        'synthnb.studies.cover._caption': ('studies/cover.html#_caption', 'synthnb/studies/cover.py'),
+                                       'synthnb.studies.cover._cut': ('studies/cover.html#_cut', 'synthnb/studies/cover.py'),
                                        'synthnb.studies.cover._figure': ('studies/cover.html#_figure', 'synthnb/studies/cover.py'),
                                        'synthnb.studies.cover._figure_files': ( 'studies/cover.html#_figure_files',
                                                                                 'synthnb/studies/cover.py'),

@@ -52,6 +52,7 @@ def explain(method: str) -> str:
 
 # %% ../../nbs/studies/cover.ipynb #e484611f
 _ROW, _TOP = 39, 26  # pixels
+_MOST = 10  # rows, with which the first screen of a phone holds the figure and a part of the images
 
 
 def _placed(value: float, low: float, high: float) -> str:
@@ -73,6 +74,17 @@ def _shown(comparison: Comparison) -> list[tuple[Line, str]]:
     if answer and abs(answer.gain.mean - comparison.row.gain.mean) > 5e-4:
         return [(answer, "the answer"), *((line, line.method) for line in lines)]
     return [(line, line.method) for line in lines]
+
+
+def _cut(comparison: Comparison) -> tuple[list[tuple[Line, str]], int]:
+    "As many rows as the figure shows, and how many it leaves out: those with the lowest gains, never the best method."
+    rows = _shown(comparison)
+    if len(rows) <= _MOST:
+        return rows, 0
+    in_order = sorted(rows, key=lambda row: (row[0].method != comparison.best, -row[0].gain.mean))
+    names = {name for _, name in in_order[: _MOST - 1]} | {"the answer"}
+    kept = [row for row in rows if row[1] in names]
+    return kept, len(rows) - len(kept)
 
 
 def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool) -> list[str]:
@@ -97,13 +109,13 @@ def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool
 
 # %% ../../nbs/studies/cover.ipynb #82aeb077
 def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
-    "Paired gains of all methods over the best one without generated images, as an SVG element."
-    rows = _shown(comparison)
+    "Paired gains of the methods, at most ten, over the best one without generated images, as an SVG element."
+    rows, left_out = _cut(comparison)
     gains = [100 * value for line, _ in rows for value in (line.gain.mean, *line.gain.ends) if not math.isnan(value)]
     low, high = min(0.0, *gains), max(0.0, *gains)
     room = 0.04 * (high - low or 1)
     low, high = low - room, high + room
-    height, zero = _TOP + _ROW * len(rows) + 4, _placed(0, low, high)
+    height, zero = _TOP + _ROW * len(rows) + (24 if left_out else 4), _placed(0, low, high)
     rival = next(line for line in comparison.lines if line.method == comparison.against)
     anchor = "start" if -low < high / 2 else "end" if high < -low / 2 else "middle"
     label = f"0 = {html.escape(rival.method)}, {100 * rival.accuracy:.1f} %"
@@ -112,6 +124,9 @@ def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
         answer_first = rows[0][0] is comparison.answer
         best = i == 0 if answer_first else line.method == comparison.best
         marks += _gain_row(line, name, _TOP + _ROW * i, low, high, best)
+    if left_out:
+        note = f"{left_out} more, with lower gains, in the table below"
+        marks.append(f'<text x="2%" y="{height - 8}" fill="var(--soft)">{note}</text>')
     title = f"Paired gains over {comparison.against} in points with 95 % intervals, {real_images(comparison.shots)}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="gains" role="img" {attributes} height="{height}"'
     head += ' font-size="14" font-family="system-ui, sans-serif">'
