@@ -335,16 +335,18 @@ def refused(call: list[str]) -> str:
                 patch.setattr(parameter.type_descriptor.parameter_info, "exists", False)
             given = command.make_context(name, words).params
         if name in ("run", "doctor"):
-            file = given["file"] if given["file"] and given["file"].is_file() else None
-            if name == "doctor" and not (given["experiment"] or file):
+            named = (given["file"] or []) if name == "run" else [given["file"]]  # run takes several
+            files = [file for file in named if file and file.is_file()]
+            if name == "doctor" and not (given["experiment"] or files):
                 return f"there is no {given['file']}"
             notebook = (
                 find_experiment(given["experiment"])[0]
                 if given["experiment"]
-                else guess_experiment(file, gather_parameters(file, []), EXPERIMENTS)[0]
+                else guess_experiment(files[0], gather_parameters(files[0], []), EXPERIMENTS)[0]
             )
             texts = {each for each, declared in declared_parameters(notebook).items() if declared.type == "str"}
-            resolve_parameters(notebook, gather_parameters(file, given["parameter"] or [], texts))
+            parameters = {key: value for file in files for key, value in gather_parameters(file, [], texts).items()}
+            resolve_parameters(notebook, parameters | gather_parameters(None, given["parameter"] or [], texts))
         elif name == "sweep" and given["grid"].is_file():
             spec = gather_parameters(given["grid"], [])
             plan_sweep(find_experiment(spec["experiment"])[0], spec)

@@ -55,7 +55,7 @@ class Filters:
         for name, value in asdict(self).items():
             if name == "agree" or value is None or (name, value) == ("min_probability", "1/N"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, float | int):
+            if isinstance(value, bool) or not isinstance(value, float | int | np.floating | np.integer):
                 also = " or '1/N'" if name == "min_probability" else ""
                 raise ValueError(f"{name} is {value!r}; it must be a number{also}, or left out")
             if not 0 <= value <= (255 if name == "blank" else 1):
