@@ -75,7 +75,7 @@ def _shown(comparison: Comparison) -> list[tuple[Line, str]]:
         return [(answer, "the answer"), *((line, line.method) for line in lines)]
     return [(line, line.method) for line in lines]
 
-
+# %% ../../nbs/studies/cover.ipynb #fcf29e86
 def _cut(comparison: Comparison) -> tuple[list[tuple[Line, str]], int]:
     "As many rows as the figure shows, and how many it leaves out: those with the lowest gains, never the best method."
     rows = _shown(comparison)
