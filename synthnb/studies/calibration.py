@@ -9,6 +9,7 @@ __all__ = ['calibration_error', 'calibration_floor']
 import numpy as np
 import torch
 from scipy import stats
+from torchmetrics.functional.classification import binary_calibration_error
 
 from ..core.intervals import Interval
 from ..evaluate import correct
@@ -19,29 +20,9 @@ def _confidence(probabilities: torch.Tensor) -> torch.Tensor:
     sums = probabilities.sum(1).float()
     if not torch.allclose(sums, torch.ones(len(probabilities)), atol=1e-3) or probabilities.min() < 0:
         raise ValueError("calibration needs probabilities, rows that sum to 1: give logits.softmax(1)")
-    return probabilities.max(1).values.float().clamp(max=1)  # rounding can leave a sum above 1
+    return probabilities.max(1).values.float().clamp(max=1)  # torchmetrics takes anything above 1 for logits
 
 # %% ../../nbs/studies/calibration.ipynb #5ec4f6c4
-def _bin_errors(
-    gaps: np.ndarray,  # [..., N]: probability less 1 where the image is right, 0 where it is not
-    bins: np.ndarray,  # int [..., N]: each image's bin
-) -> np.ndarray:  # [...]
-    "The expected calibration error of every row of images at once: one call a row would take seconds."
-    rows = gaps.reshape(-1, gaps.shape[-1])
-    width = int(bins.max()) + 1
-    places = bins.reshape(rows.shape) + width * np.arange(len(rows))[:, None]
-    sums = np.bincount(places.ravel(), rows.ravel(), width * len(rows)).reshape(len(rows), width)
-    return (np.abs(sums).sum(1) / rows.shape[1]).reshape(gaps.shape[:-1])
-
-
-def _bins(confidence: torch.Tensor, bins: int) -> np.ndarray:
-    "int [N]: the bin of each probability, of equal width, lower ends included."
-    return (torch.bucketize(confidence, torch.linspace(0, 1, bins + 1), right=True) - 1).numpy()
-
-# %% ../../nbs/studies/calibration.ipynb #4d926f13
-_AT_ONCE = 2_000_000  # resampled images in memory
-
-
 def calibration_error(
     probabilities: torch.Tensor,  # [N, C]
     labels: torch.Tensor,  # int64 [N]
@@ -50,25 +31,22 @@ def calibration_error(
     resamples: int = 400,
     seed: int = 0,
 ) -> Interval:
-    """Expected calibration error with a basic-bootstrap interval over test images, cut at 0.
+    """Expected calibration error (torchmetrics) with a basic-bootstrap interval over test images, cut at 0.
 
     The interval holds the truth less often than `level` says, see below."""
     right, confidence = correct(probabilities, labels), _confidence(probabilities)
-    samples = (confidence.numpy().astype(float) - right, _bins(confidence, bins))
-    how = dict(confidence_level=level, n_resamples=resamples, rng=np.random.default_rng(seed))
-    found = stats.bootstrap(
-        samples,
-        lambda gaps, bins, axis: _bin_errors(gaps, bins),
-        paired=True,
-        vectorized=True,
-        method="basic",
-        batch=max(1, _AT_ONCE // len(right)),
-        **how,
-    )
-    low, high = (max(0.0, float(end)) for end in found.confidence_interval)
-    return Interval(float(_bin_errors(*samples)), low, high, len(right), level)
 
-# %% ../../nbs/studies/calibration.ipynb #ebc94650
+    def error(right: np.ndarray, confidence: np.ndarray) -> float:
+        told, hits = torch.from_numpy(confidence), torch.from_numpy(right).long()
+        return binary_calibration_error(told, hits, bins, validate_args=False).item()
+
+    samples = (right, confidence.numpy())
+    how = dict(confidence_level=level, n_resamples=resamples, rng=np.random.default_rng(seed))
+    found = stats.bootstrap(samples, error, paired=True, vectorized=False, method="basic", **how)
+    low, high = (max(0.0, float(end)) for end in found.confidence_interval)
+    return Interval(error(*samples), low, high, len(right), level)
+
+# %% ../../nbs/studies/calibration.ipynb #4d926f13
 def calibration_floor(
     probabilities: torch.Tensor,  # [N, C]
     bins: int = 15,
@@ -79,6 +57,6 @@ def calibration_floor(
 
     It is that of a classifier which is right exactly as often as these probabilities say."""
     confidence, chance = _confidence(probabilities), torch.Generator().manual_seed(seed)
-    said, places = confidence.numpy().astype(float), _bins(confidence, bins)
-    happened = (torch.bernoulli(confidence, generator=chance).numpy() for _ in range(draws))
-    return float(np.mean([_bin_errors(said - right, places) for right in happened]))
+    happened = (torch.bernoulli(confidence, generator=chance).long() for _ in range(draws))
+    errors = [binary_calibration_error(confidence, right, bins) for right in happened]
+    return float(torch.stack(errors).mean())
