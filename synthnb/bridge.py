@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .core.devices import cpu_copies
 from .core.files import check_chosen, whole_file
 from .core.renamed import old_import, takes_old_names
 from .core.streams import stream
@@ -171,8 +172,7 @@ def _write_weights(model: nn.Module, file: Path) -> None:
     "Write the state of `model` as safetensors, whole or not at all, and keep no checkpoint of it."
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as partial:
-        # Copies: some networks have one tensor under two names, which safetensors refuses
-        save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}, partial)
+        save_file(cpu_copies(model.state_dict()), partial)
     file.with_suffix(".checkpoint").unlink(missing_ok=True)
 
 # %% ../nbs/08_bridge.ipynb #e6d78055

@@ -23,7 +23,7 @@ from synthnb.images.fidelity import extract, open_extractor
 from synthnb.models.classifiers import load_classifier
 from synthnb.models.clip import Clip, load_clip
 from synthnb.studies.alternatives import alternatives, clip_zero_shot, frozen
-from synthnb.studies.keeping import Kept, Study, _clip_told, classify, keep_best, train_again
+from synthnb.studies.keeping import Kept, Study, _clip_record, classify, keep_best, train_again
 from synthnb.train import TrainConfig
 
 METHODS = ("clip_zero_shot", "clip_probe", "clip_probe+synthetic")
@@ -218,5 +218,5 @@ def test_what_is_kept_of_several_and_what_is_said_of_it(tmp_path):
     ],
 )
 def test_a_clip_that_has_a_name_is_opened_by_it(name, opens, tiny):
-    told = _clip_told(replace(load_clip(tiny), name=name, source=""))
+    told = _clip_record(replace(load_clip(tiny), name=name, source=""))
     assert (told["model"], told["pretrained"], told["name"]) == (*opens, name)

@@ -6,6 +6,8 @@
 __all__ = ['pick_device', 'pick_dtype']
 
 # %% ../../nbs/core/devices.ipynb #520d256c
+from collections.abc import Mapping
+
 import torch
 
 # %% ../../nbs/core/devices.ipynb #19cbf4bc
@@ -31,3 +33,8 @@ def pick_dtype(
     if found not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"unknown dtype {dtype!r}: use auto, float32, float16 or bfloat16")
     return found
+
+# %% ../../nbs/core/devices.ipynb #b6fbceae
+def cpu_copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    "Copies on the CPU, each in memory of its own, as safetensors takes them."
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

@@ -271,7 +271,8 @@ def _best_three(candidates: torch.Tensor, similar: torch.Tensor) -> tuple[torch.
 
 def _neighbours(points: np.ndarray, tree: KDTree) -> torch.Tensor:  # int32 [N, K]
     "Of each point those of a tree that are nearest; points near each other ask one after another, for the cache."
-    ranks, nearest = [*range(1, 1 + min(_NEAR, tree.n))], np.empty((len(points), min(_NEAR, tree.n)), np.int32)
+    ranks = [*range(1, 1 + min(_NEAR, tree.n))]
+    nearest = np.empty((len(points), len(ranks)), np.int32)
     order = KDTree(points, balanced_tree=False).indices
     for batch in np.array_split(order, -(-len(order) // 4096)):
         nearest[batch] = tree.query(points[batch], ranks)[1]

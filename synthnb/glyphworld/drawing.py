@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from .signs import SENSES, THING_GROUPS, THINGS, UNLEARNED, Sense
+from .signs import DRAWN, SENSES, THING_GROUPS, Sense
 
 # %% ../../nbs/glyphworld/drawing.ipynb #62479aa7
 FONTS: tuple[str, ...] = (
@@ -123,7 +123,7 @@ def colour_bank(
 ) -> torch.Tensor:  # uint8 [things, fonts, 4, 64, 64]: RGBA, blank where a font has no drawing
     """All things in all hands, in colour."""
     blank = np.zeros((GLYPH_SIZE, GLYPH_SIZE, 4), np.uint8)
-    drawn = [[_shapes().get((thing.key, font), blank) for font in fonts] for thing in THINGS + UNLEARNED]
+    drawn = [[_shapes().get((thing.key, font), blank) for font in fonts] for thing in DRAWN[len(SENSES) :]]
     return torch.from_numpy(np.stack(drawn)).permute(0, 1, 4, 2, 3)
 
 # %% ../../nbs/glyphworld/drawing.ipynb #e7cdfa97
@@ -171,7 +171,7 @@ def glyph_bank(
     fonts: tuple[str, ...] = FONTS,  # and hands
 ) -> tuple[torch.Tensor, torch.Tensor]:  # uint8 [senses and things, fonts, 64, 64], bool [the same, fonts]: which exist
     """All senses and things in all fonts and hands, drawn once."""
-    drawn = [[_draw_glyph(sense, font) for font in fonts] for sense in SENSES + THINGS + UNLEARNED]
+    drawn = [[_draw_glyph(sense, font) for font in fonts] for sense in DRAWN]
     blank = np.zeros((GLYPH_SIZE, GLYPH_SIZE), np.uint8)
     bank = torch.from_numpy(np.stack([np.stack([blank if g is None else g for g in row]) for row in drawn]))
     return bank, torch.tensor([[g is not None for g in row] for row in drawn])

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from ..core.devices import cpu_copies
 from .world import GLYPHS, World, captions, render, sample_scenes
 
 # %% ../../nbs/glyphworld/loop.ipynb #ebcb152e
@@ -137,7 +138,7 @@ def plain_attention(device: str) -> AbstractContextManager:
 def save_atomic(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write safetensors that are there whole or not at all, on the CPU, readable by all."""
     partial = path.with_suffix(".partial")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, partial, metadata)
+    save_file(cpu_copies(tensors), partial, metadata)
     partial.chmod(0o644)  # safetensors makes private files; a wheel must be readable by all
     os.replace(partial, path)
 

@@ -206,3 +206,4 @@ UNLEARNED: tuple[Sense, ...] = (
     Sense("womans-boot", "heeled ankle boot", ("ankle boot",), "clothing", "womans-boot"),
     Sense("hiking-boot", "laced ankle boot", ("ankle boot",), "clothing", "hiking-boot"),
 )
+DRAWN: tuple[Sense, ...] = SENSES + THINGS + UNLEARNED  # whatever can be painted, in the order of the banks

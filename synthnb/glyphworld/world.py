@@ -30,7 +30,7 @@ from synthnb.glyphworld.drawing import (
     glyph_bank,
 )
 from .painting import STYLES, THING_STYLES, Style, blur, pixel_grid, turned
-from .signs import NUMBERS, SENSE_INDEX, SENSES, THING_GROUPS, THINGS, UNLEARNED, Sense
+from .signs import DRAWN, NUMBERS, SENSE_INDEX, SENSES, THING_GROUPS, THINGS, Sense
 
 # %% ../../nbs/glyphworld/world.ipynb #abe68641
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ WORLDS: dict[str, World] = {
     "glyphs": GLYPHS,
     "things": World(SENSES + THINGS, STYLES + THING_STYLES, FONTS + HANDS, HELD_OUT_FONTS + HELD_OUT_HANDS),
 }
-PAINTABLE = replace(WORLDS["things"], senses=SENSES + THINGS + UNLEARNED, fonts=FONTS + HANDS + UNLEARNED_HANDS)
+PAINTABLE = replace(WORLDS["things"], senses=DRAWN, fonts=FONTS + HANDS + UNLEARNED_HANDS)
 
 # %% ../../nbs/glyphworld/world.ipynb #49361b66
 ASPECTS: dict[str, tuple[str, ...]] = {
@@ -83,7 +83,7 @@ _ANGLES, _SCALES = (0.0, 17.0, -17.0), (0.8, 0.95, 0.62)  # degrees; fraction of
 class Scenes:
     """A batch of images before they are painted; every tensor has B rows, on the CPU."""
 
-    sense: torch.Tensor  # int64 [B], index into SENSES + THINGS + UNLEARNED
+    sense: torch.Tensor  # int64 [B], index into DRAWN
     font: torch.Tensor  # int64 [B], index into `fonts`, which may be hands
     style: torch.Tensor  # int64 [B], index into STYLES + THING_STYLES
     aspects: torch.Tensor  # int64 [B, 4], index into each of ASPECTS
@@ -197,7 +197,7 @@ def _own_colours(scenes: Scenes, rows: torch.Tensor, grid: torch.Tensor) -> torc
     thing = scenes.sense[rows] - len(SENSES)
     flat = colour_bank(scenes.fonts)[thing, scenes.font[rows]].to(grid.device).float().div(255)
     rgba = F.grid_sample(torch.cat([flat[:, :3] * flat[:, 3:], flat[:, 3:]], 1), grid, align_corners=False)
-    reach = torch.tensor([3.14 if s.group == "clothing" else 0.3 for s in THINGS + UNLEARNED])[thing]
+    reach = torch.tensor([3.14 if s.group == "clothing" else 0.3 for s in DRAWN[len(SENSES) :]])[thing]
     colour = rgba[:, :3] / rgba[:, 3:].clamp(min=1e-3)
     angle = (reach * (2 * scenes.u[rows, 21] - 1)).to(grid.device)
     return torch.cat([turned(colour.clamp(0, 1), angle), rgba[:, 3:]], 1)
@@ -316,7 +316,7 @@ def _caption(
 def captions(scenes: Scenes, seed: int) -> list[str]:
     """One caption per scene."""
     rng, values = np.random.default_rng(seed), list(ASPECTS.values())
-    known, styles = SENSES + THINGS + UNLEARNED, STYLES + THING_STYLES
+    known, styles = DRAWN, STYLES + THING_STYLES
     return [
         _caption(known[s], styles[k], [values[i][v] for i, v in enumerate(row) if v], rng)
         for s, k, row in zip(scenes.sense.tolist(), scenes.style.tolist(), scenes.aspects.tolist())

@@ -29,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
+from ..core.devices import cpu_copies
 from ..core.streams import seeded, stream
 from .hub import why_not_fetched
 from .names import model_folder
@@ -351,16 +352,14 @@ def save_classifier(
         config["label_names"] = list(label_names)
     if any(isinstance(layer, _Probe) for layer in model.modules()):
         config["last_layer"] = _UNIT_LENGTH
-    state = {  # copies: some networks have one tensor under two names, which safetensors refuses
-        k: v.to("cpu", dtype if v.is_floating_point() else v.dtype, copy=True).contiguous()
-        for k, v in model.state_dict().items()
-    }
+    weights = cpu_copies(model.state_dict())
+    state = {name: weight.to(dtype) if weight.is_floating_point() else weight for name, weight in weights.items()}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     return folder
 
 # %% ../../nbs/models/classifiers.ipynb #075cc432
-def _begins_strided(model: nn.Module) -> bool:
+def _has_narrow_strided(model: nn.Module) -> bool:
     "Has a network 1x1 convolutions that skip pixels and read a number of channels which no vector register holds?"
     convolutions = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
     return any(max(conv.kernel_size) == 1 < max(conv.stride) and conv.in_channels % 16 for conv in convolutions)
@@ -378,7 +377,7 @@ def normalise(
     mean, std = (
         torch.tensor(config.get(key, (0.5,) * 3), device=images.device).view(3, 1, 1) for key in ("mean", "std")
     )
-    unsafe = images.device.type == "cpu" and _begins_strided(model)
+    unsafe = images.device.type == "cpu" and _has_narrow_strided(model)
     layout = torch.contiguous_format if unsafe else torch.channels_last
     return ((images.float() / 255 - mean) / std).contiguous(memory_format=layout)
 

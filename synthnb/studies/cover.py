@@ -125,7 +125,7 @@ def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
         best = i == 0 if answer_first else line.method == comparison.best
         marks += _gain_row(line, name, _TOP + _ROW * i, low, high, best)
     if left_out:
-        note = f"{left_out} more, with lower gains, in the table below"
+        note = f"{left_out} more in the table below"
         marks.append(f'<text x="2%" y="{height - 8}" fill="var(--soft)">{note}</text>')
     title = f"Paired gains over {comparison.against} in points with 95 % intervals, {real_images(comparison.shots)}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="gains" role="img" {attributes} height="{height}"'

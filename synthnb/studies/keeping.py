@@ -183,7 +183,7 @@ def keep_best(
         0 if method == "clip_zero_shot" else len(study.few[seed]),
         len(study.synthetic[seed]) if uses else 0,
         "" if best == method else f"`{best}`",
-        _clip_told(clip) if clip else None,
+        _clip_record(clip) if clip else None,
         study.val.classes,
     )
     _write(kept, net)
@@ -195,7 +195,7 @@ def _probabilities(net: TimmModel | ClipHead, images: ImageSet, image_size: int)
     return net.predict(images, image_size) if isinstance(net, ClipHead) else predict(net, images, image_size=image_size)
 
 
-def _clip_told(clip: Clip) -> dict[str, str]:
+def _clip_record(clip: Clip) -> dict[str, str]:
     "What opens a CLIP again, and tells it from others."
     name, model, pretrained = clip.name, clip.name, ""
     if clip.source:
@@ -225,10 +225,10 @@ def _write(kept: Kept, net: TimmModel | ClipHead) -> None:
 def _open(folder: Path, clip: str | Path) -> tuple[TimmModel | ClipHead, Sequence[str], _View]:
     "A kept classifier, the names of its classes, and how it is shown images."
     description = folder / "kept.json"
-    told = json.loads(description.read_text()) if description.is_file() else {}
-    view = _View(**told.get("view", {}))
-    if told.get("clip"):
-        return _open_head(folder, told["clip"], clip), told["classes"], view
+    kept = json.loads(description.read_text()) if description.is_file() else {}
+    view = _View(**kept.get("view", {}))
+    if kept.get("clip"):
+        return _open_head(folder, kept["clip"], clip), kept["classes"], view
     net = load_classifier(folder)
     names = net.pretrained_cfg.get("label_names")
     if not names or len(names) != net.num_classes:
@@ -236,16 +236,16 @@ def _open(folder: Path, clip: str | Path) -> tuple[TimmModel | ClipHead, Sequenc
     return net, names, replace(view, size=view.size or net.pretrained_cfg["input_size"][-1])
 
 
-def _open_head(folder: Path, told: Mapping[str, str], clip: str | Path) -> ClipHead:
+def _open_head(folder: Path, needs: Mapping[str, str], clip: str | Path) -> ClipHead:
     "The head of a folder with its CLIP; errors say which CLIP is needed, and how it is named."
-    needed = f"{folder} holds a classifier of the CLIP {told['name']} ({told['fingerprint']})"
+    needed = f"{folder} holds a classifier of the CLIP {needs['name']} ({needs['fingerprint']})"
     cure = "name that CLIP with `--clip` (in Python `clip`), its folder or hf-hub:owner/name"
     try:
-        opened = load_clip(clip or told["model"], told["pretrained"] or None, dtype=told["dtype"])
+        opened = load_clip(clip or needs["model"], needs["pretrained"] or None, dtype=needs["dtype"])
     except (OSError, RuntimeError, ValueError) as error:
         raise FileNotFoundError(f"{needed}, which cannot be opened ({error}): {cure}") from error
-    if opened.fingerprint != told["fingerprint"]:
-        other = f"{clip or told['model']} is another CLIP ({opened.fingerprint})"
+    if opened.fingerprint != needs["fingerprint"]:
+        other = f"{clip or needs['model']} is another CLIP ({opened.fingerprint})"
         raise ValueError(f"{needed}, and {other}: its weights, layers or preparation of images differ; {cure}")
     return ClipHead(opened, **load_file(folder / HEAD_FILE))
 

@@ -27,6 +27,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..core.code import code_hash
+from ..core.devices import cpu_copies
 from ..core.files import whole_file
 from ..data import ImageSet
 
@@ -217,9 +218,7 @@ class Checkpoint:
     def keep(self, run: Run, key: str) -> None:
         "Write the file, whole or not at all."
         Path(self.file).parent.mkdir(parents=True, exist_ok=True)
-        tensors = run.tensors() | _randomness(run.random)
-        # Copies: some networks have one tensor under two names, which safetensors refuses
-        tensors = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+        tensors = cpu_copies(run.tensors() | _randomness(run.random))
         with whole_file(self.file) as beside:
             save_file(tensors, beside, {"key": key, "facts": json.dumps(run.facts())})
 
