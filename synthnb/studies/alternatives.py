@@ -40,7 +40,6 @@ def frozen_extractor(
     net: TimmModel = (
         classifier if isinstance(classifier, nn.Module) else load_classifier(classifier, image_size=image_size)
     ).eval()
-    net.to(memory_format=torch.channels_last)  # convolutions over single channels take half the time on a CPU
 
     @torch.inference_mode()
     def encode(images: torch.Tensor) -> torch.Tensor:
