@@ -103,7 +103,7 @@ _LIKE_SPLITS = (
     "fold",
     "kfold",
     "cv_fold",
-)  # said, not read
+)  # mentioned, not read
 
 # %% ../../nbs/datasets/layout.ipynb #0af37ee3
 def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
@@ -151,8 +151,8 @@ def _columns_of(
     table = _read(path, 5)
     names = {str(name).strip().casefold().replace(" ", "_"): str(name) for name in table.columns}
     file, label, split = (
-        next((names[name] for name in known if name in names), "")
-        for known in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
+        next((names[name] for name in usual_names if name in names), "")
+        for usual_names in (_FILE_COLUMNS, _LABEL_COLUMNS, _SPLIT_COLUMNS)
     )
     others = [key for key, name in names.items() if name not in (file, split)]
     if file and not label and len(others) == 1 and others[0] not in _CAPTIONS:
@@ -162,7 +162,7 @@ def _columns_of(
 
 def _in_words(path: Path, names: Mapping[str, str], label: str) -> str:
     "The column that says in words what `label` says in numbers, one word for each number; `label` where there is none."
-    others = [names[known] for known in _LABEL_COLUMNS if known in names and names[known] != label]
+    others = [names[name] for name in _LABEL_COLUMNS if name in names and names[name] != label]
     if not label or not others:
         return label
     table = _read(path)
@@ -182,7 +182,7 @@ _FAR = re.compile(r"([A-Za-z]:)?/")  # a path of another machine, perhaps, with 
 
 def _places(root: Path, names: Sequence[str], images: list[str]) -> dict[str, str]:
     "Where each named file lies below a folder; those that lie nowhere, or in two places, are missing."
-    there, by_end = set(images), dict[str, list[str]]()
+    paths, by_end = set(images), dict[str, list[str]]()
     for path in images:
         for end in {
             path.rpartition("/")[2],
@@ -192,7 +192,7 @@ def _places(root: Path, names: Sequence[str], images: list[str]) -> dict[str, st
         }:
             for key in {end, _folded(end)}:
                 by_end.setdefault(key, []).append(path)
-    found = {}
+    places = {}
     for name in names:
         plain = os.path.normpath(name.replace("\\", "/")) if name else ""
         if os.path.isabs(plain) and Path(plain).is_file() and Path(plain).is_relative_to(root.absolute()):
@@ -200,13 +200,13 @@ def _places(root: Path, names: Sequence[str], images: list[str]) -> dict[str, st
         parts = plain.split("/")  # a path from a folder above, or of another machine, ends as one below here does
         ends = ["/".join(parts[i:]) for i in range(len(parts) - (not _FAR.match(plain)))] or [plain]
         keys = (key for end in ends for key in (end, _folded(end)))
-        if plain in there:
-            found[name] = plain
+        if plain in paths:
+            places[name] = plain
         elif key := next((key for key in keys if key and len(by_end.get(key, ())) == 1), ""):
-            found[name] = by_end[key][0]
+            places[name] = by_end[key][0]
         elif plain and (root / plain).is_file():  # outside of the folder, or of a kind that is not looked for
-            found[name] = plain
-    return found
+            places[name] = plain
+    return places
 
 
 def _folded(name: str) -> str:
@@ -216,23 +216,24 @@ def _folded(name: str) -> str:
 # %% ../../nbs/datasets/layout.ipynb #9d439d7a
 def _check_rows(path: Path, table: "pd.DataFrame") -> None:
     "ValueError for a row without file or label, and for a file with two labels."
-    for what in ("file", "label"):
-        if len(rows := table.index[table[what].str.strip() == ""]):
+    for column in ("file", "label"):
+        if len(rows := table.index[table[column].str.strip() == ""]):
             raise ValueError(
-                f"{path}: {len(rows)} rows have no {what}, the first is row {rows[0] + 1} below the head: fill it in "
+                f"{path}: {len(rows)} rows have no {column}, the first is row {rows[0] + 1} below the head: fill it in "
                 f"or remove it"
             )
     keyed = table.assign(key=table.label.map(name_key)).groupby("place")
-    if (many := keyed.key.nunique().loc[lambda n: n > 1]).size:
-        labels = sorted(set(table.label[table.place == many.index[0]]))
+    labels_of, splits_of = keyed.key.nunique(), keyed.split.nunique()  # how many different ones a file has
+    if len(files := labels_of.index[labels_of > 1]):
+        labels = sorted(set(table.label[table.place == files[0]]))
         raise ValueError(
-            f"{path}: labels disagree: {len(many)} files have more than one, such as {shown(many.index[0])}: "
+            f"{path}: labels disagree: {len(files)} files have more than one, such as {shown(files[0])}: "
             f"{few_names(labels)}. "
             f"Leave one row of each file"
         )
-    if (many := keyed.split.nunique().loc[lambda n: n > 1]).size:
+    if len(files := splits_of.index[splits_of > 1]):
         raise ValueError(
-            f"{path}: {len(many)} files are in more than one split, such as {shown(many.index[0])}: leave one row of "
+            f"{path}: {len(files)} files are in more than one split, such as {shown(files[0])}: leave one row of "
             f"each file"
         )
 
@@ -290,7 +291,7 @@ def _rows_of(path: Path, images: list[str]) -> tuple["pd.DataFrame", list[str]]:
             f"{path} needs a column of files ({_FILE_COLUMNS[0]}) and one of labels ({_LABEL_COLUMNS[0]}); "
             f"it has {few_names(map(str, table.columns), 8)}: name them so in the first line"
         )
-    like = [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
+    like_splits = [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
     table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else ""})
     lists = table.label[table.label.str.match(r"[\[{]")]
     if path.suffix.lower() in (".jsonl", ".parquet") and len(lists):
@@ -303,11 +304,11 @@ def _rows_of(path: Path, images: list[str]) -> tuple["pd.DataFrame", list[str]]:
             f"correct the table, or put them there"
         )
     words = {word: split_word(word) for word in dict.fromkeys(table.split)} if split else {"": ""}
-    if odd := [word for word, meant in words.items() if meant is None]:
-        raise ValueError(f"{path}: the column {split!r} holds {few_names(odd)}: use train, val and test")
+    if unknown := [word for word, meant in words.items() if meant is None]:
+        raise ValueError(f"{path}: the column {split!r} holds {few_names(unknown)}: use train, val and test")
     table["split"] = table.split.map(words)
     _check_rows(path, table)
-    return table, _table_notes(like, places)
+    return table, _table_notes(like_splits, places)
 
 # %% ../../nbs/datasets/layout.ipynb #6d1ab79d
 def _table_notes(unread: list[str], places: Iterable[str]) -> list[str]:
@@ -331,24 +332,24 @@ def _table_layout(
     table: "pd.DataFrame",
     left_out: list[LeftOut],
     images: list[str],
-    own: bool,
-    rows: int,
+    has_splits: bool,  # of its own
+    rows: int,  # of the tables, those too that name a file again
 ) -> Layout:
     "Labels in place of names."
-    path = root / (named_in := " and ".join(tables))
+    table_names = " and ".join(tables)
+    path = root / table_names
     labels = sorted({name_key(name): name for name in table.label.tolist()[::-1]}.values())
     try:
         classes = check_classes(class_names(labels))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    number = {name_key(name): i for i, name in enumerate(labels)}
-    splits, named = {}, set(table.place)
+    label_of = {name_key(name): i for i, name in enumerate(labels)}
+    splits, placed = {}, set(table.place)
     for split in ("train", "val", "test"):
-        own_rows = table[table.split == split]
-        if len(own_rows):
-            splits[split] = sorted(
-                zip(own_rows.place, own_rows.label.map(lambda name: number[name_key(name)]), strict=True)
-            )
+        rows_of_split = table[table.split == split]
+        if len(rows_of_split):
+            numbers = [label_of[name_key(name)] for name in rows_of_split.label]
+            splits[split] = sorted(zip(rows_of_split.place, numbers, strict=True))
     if "train" not in splits:
         raise ValueError(f"{path} names no images of train, only of {', '.join(splits)}: add some")
     for split, files in splits.items():
@@ -357,13 +358,13 @@ def _table_layout(
                 f"{path}: {split} has no image of {few_names(classes[label] for label in sorted(lacking))}: every "
                 f"split needs every class"
             )
-    left_out = [one for one in left_out if one.path not in {*named, *tables}]
-    left_out += [LeftOut(image, f"not named in {named_in}") for image in images if image not in named]
+    left_out = [file for file in left_out if file.path not in {*placed, *tables}]
+    left_out += [LeftOut(image, f"not named in {table_names}") for image in images if image not in placed]
     notes = frames_read({split: {"": [file for file, _ in files]} for split, files in splits.items()})
     notes += [f"{rows - len(table)} rows name a file again"] if rows > len(table) else []
-    sizes = [f"{len(files):,} {split}" for split, files in splits.items()] if own else [f"{len(table):,} images"]
-    how = f"files and labels from {named_in}: {len(classes)} classes, {', '.join(sizes)}"
-    return Layout(root, how, classes, splits, tuple(left_out), tuple(notes), own)
+    sizes = [f"{len(files):,} {split}" for split, files in splits.items()] if has_splits else [f"{len(table):,} images"]
+    how = f"files and labels from {table_names}: {len(classes)} classes, {', '.join(sizes)}"
+    return Layout(root, how, classes, splits, tuple(left_out), tuple(notes), has_splits)
 
 # %% ../../nbs/datasets/layout.ipynb #1d72fe2c
 def read_layout(

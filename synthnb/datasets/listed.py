@@ -79,8 +79,8 @@ class ListedImages(ImageSet):
 # %% ../../nbs/datasets/listed.ipynb #071f2dae
 def _distinct(data: ListedImages, label: int, seed: int) -> Iterator[int]:
     "Indices of a class in the order drawn by `seed`, without those whose file has come before."
-    own, seen = (data.labels == label).nonzero().flatten().tolist(), set()
-    for i in sorted(own, key=lambda i: hashlib.sha256(f"{seed}:{data.items[i]}".encode()).digest()):
+    of_class, seen = (data.labels == label).nonzero().flatten().tolist(), set()
+    for i in sorted(of_class, key=lambda i: hashlib.sha256(f"{seed}:{data.items[i]}".encode()).digest()):
         if (content := hashlib.sha256(data.fetch(data.items[i])).digest()) not in seen:
             seen.add(content)
             yield i
@@ -92,15 +92,15 @@ def _joined(sets: Sequence[ListedImages], name: str) -> ListedImages:
     for other in sets:
         if other.fit != first.fit:
             raise ValueError(f"{first} is read with fit={first.fit!r} and {other} with {other.fit!r}: open both alike")
-    items = [(which, item) for which, one in enumerate(sets) for item in one.items]
-    fetch = partial(_fetched, [one.fetch for one in sets])
-    return ListedImages(items, torch.cat([one.labels for one in sets]), first.classes, fetch, name, first.fit)
+    items = [(which, item) for which, data in enumerate(sets) for item in data.items]
+    fetch = partial(_fetched, [data.fetch for data in sets])
+    return ListedImages(items, torch.cat([data.labels for data in sets]), first.classes, fetch, name, first.fit)
 
 
 def _content_hash(data: ListedImages) -> str:
     "Of items, labels, classes and a few hundred files, evenly spread; another file that changes is not noticed."
-    known = [list(data.items), data.labels.tolist(), data.classes, *([data.fit] if data.fit != "crop" else [])]
-    digest = hashlib.sha256(repr(known).encode())
+    content = [list(data.items), data.labels.tolist(), data.classes, *([data.fit] if data.fit != "crop" else [])]
+    digest = hashlib.sha256(repr(content).encode())
     for i in range(0, len(data), max(1, len(data) // 256)):
         digest.update(hashlib.sha256(data.fetch(data.items[i])).digest())
     return digest.hexdigest()[:16]
@@ -146,10 +146,10 @@ def _read_images(listed: ListedImages, size: int, indices: list[int]) -> tuple[t
         try:
             images.append(read_image(BytesIO(listed.fetch(listed.items[i])), size, listed.fit))
         except Exception as error:  # Pillow raises many kinds
-            told = f"{listed.items[i]} of {listed.name} cannot be read, repair or remove it"
+            what_to_do = f"{listed.items[i]} of {listed.name} cannot be read, repair or remove it"
             unknown = isinstance(error, UnidentifiedImageError)  # its own text names an object of Python
             why = "it holds no image that Pillow knows" if unknown else f"{type(error).__name__}: {error}"
-            raise ValueError(f"{told} ({why})") from error
+            raise ValueError(f"{what_to_do} ({why})") from error
     return torch.stack(images), listed.labels[indices]
 
 # %% ../../nbs/datasets/listed.ipynb #5ee419dc
@@ -244,27 +244,29 @@ def list_hub(
     first = opened[splits.get("train") or next(iter(splits.values()))]
     image, label = _columns(first, path, *columns.partition(",")[::2])
     listed = {}
-    for split, called in splits.items():
-        rows = opened[called].cast_column(image, Image(decode=False))
-        if (found := _listed_rows(rows, image, label, f"hf:{path}, split {called}", name)) is not None:
-            listed[split] = replace(found, name=f"{Path(path).name} {split}")
+    for split, name_there in splits.items():
+        rows = opened[name_there].cast_column(image, Image(decode=False))
+        data = _listed_rows(rows, image, label, f"hf:{path}, split {name_there}", name)
+        if data is not None:
+            listed[split] = replace(data, name=f"{Path(path).name} {split}")
     if "test" not in listed and "val" in listed:
         listed["test"] = listed.pop("val")
     return listed
 
 # %% ../../nbs/datasets/listed.ipynb #1002e21e
-def _hub_splits(path: str, there: list[str]) -> dict[str, str]:
+def _hub_splits(path: str, names: list[str]) -> dict[str, str]:
     "What train, val and test are called; a warning names splits that are not read, ValueError if none is."
     splits: dict[str, str] = {}
-    plain = ("train", "validation", "val", "test")
-    for split in sorted(there, key=lambda split: split not in plain):  # a plain name before a like one
-        if (meant := split_word(split)) and meant not in splits:
-            splits[meant] = split
+    usual = ("train", "validation", "val", "test")
+    for name in sorted(names, key=lambda name: name not in usual):  # a usual name before a like one
+        split = split_word(name)
+        if split and split not in splits:
+            splits[split] = name
     if not splits:
-        raise ValueError(f"hf:{path} has the splits {there}, none of which is called train, validation or test")
-    if left := [split for split in there if split not in splits.values()]:
+        raise ValueError(f"hf:{path} has the splits {names}, none of which is called train, validation or test")
+    if unread := [name for name in names if name not in splits.values()]:
         warnings.warn(
-            f"hf:{path}: the splits {few_names(left)} are not read, only {few_names(splits.values())}", stacklevel=4
+            f"hf:{path}: the splits {few_names(unread)} are not read, only {few_names(splits.values())}", stacklevel=4
         )
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
@@ -282,9 +284,9 @@ def _columns(rows, path: str, label: str, image: str) -> tuple[str, str]:
             f"choose one as hf:{path}#COLUMN"
         )
     # not "mask" and not "depth_map"
-    plain = [name for name in images if not MASK_WORDS & set(re.findall("[a-z]+", name.casefold()))]
-    only = images[0] if len(images) == 1 else plain[0] if len(plain) == 1 else ""
-    image = image or ("image" if "image" in images else only)
+    without_masks = [name for name in images if not MASK_WORDS & set(re.findall("[a-z]+", name.casefold()))]
+    only_column = images[0] if len(images) == 1 else without_masks[0] if len(without_masks) == 1 else ""
+    image = image or ("image" if "image" in images else only_column)
     if image not in images:
         raise ValueError(f"hf:{path} has the columns of images {images}: choose one as hf:{path}#{label},COLUMN")
     return image, label
@@ -293,32 +295,36 @@ def _columns(rows, path: str, label: str, image: str) -> tuple[str, str]:
 def _listed_rows(rows, image: str, label: str, where: str, name: Callable[[str], str] | None) -> ListedImages | None:
     "The rows that have a label; None if there is none. A warning counts the others."
     names, labels = rows.features[label].names, rows[label][:]
-    without = [i for i, one in enumerate(labels) if one is None or one < 0]
+    without = [i for i, number in enumerate(labels) if number is None or number < 0]
     if len(without) == len(labels):
         warnings.warn(f"{where}: no row has a label, so it is left out", stacklevel=5)
         return None
     if without:
-        told = f"{len(without)} of {len(labels)} rows have no label, row {without[0]} first"
-        warnings.warn(f"{where}: {told}; they are left out", stacklevel=5)
+        warnings.warn(
+            f"{where}: {len(without)} of {len(labels)} rows have no label, row {without[0]} first; they are left out",
+            stacklevel=5,
+        )
     kept = range(len(labels)) if not without else sorted(set(range(len(labels))) - set(without))
     classes = tuple(map(name, names)) if name else tuple(map(readable_name, class_names(names)))
     return ListedImages(kept, torch.tensor([labels[i] for i in kept]), classes, partial(_row_bytes, rows, image))
 
 # %% ../../nbs/datasets/listed.ipynb #a2f11577
 def _row_bytes(rows, column: str, row: int) -> bytes:
-    found = rows[row][column]
-    return found["bytes"] if found["bytes"] is not None else Path(found["path"]).read_bytes()
+    image = rows[row][column]
+    return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
 # %% ../../nbs/datasets/listed.ipynb #2ee7a4b2
 def _checked_label(key: str, record: dict, names: dict[int, str]) -> int:
     "The label of a record, whose class is kept in `names`; ValueError for one that is none, or has another name."
     label, name = record["label"], record["class"]
     if isinstance(label, bool) or not isinstance(label, int) or label < 0 or not isinstance(name, str):
-        told = f"it has {label!r} and {name!r}"
-        raise ValueError(f"the record of {key} needs a whole number as label and text as class, {told}")
+        raise ValueError(
+            f"the record of {key} needs a whole number as label and text as class, it has {label!r} and {name!r}"
+        )
     if names.setdefault(label, name) != name:
-        told = f"label {label} is {names[label]!r} before and {name!r} in the record of {key}"
-        raise ValueError(f"labels disagree: {told}")
+        raise ValueError(
+            f"labels disagree: label {label} is {names[label]!r} before and {name!r} in the record of {key}"
+        )
     return label
 
 # %% ../../nbs/datasets/listed.ipynb #dca068c5
@@ -333,18 +339,20 @@ def list_shards(
     for path in tqdm(paths, desc=f"listing {folder.name}", unit="tar", delay=5):  # a million images take minutes
         try:
             for key, sample in _samples(path).items():
-                drawn_as = _checked_label(key, sample["record"], names)
-                labels.append(sample.get("label", drawn_as))  # WebDataset's own label, which a review may have changed
+                recorded_label = _checked_label(key, sample["record"], names)
+                # WebDataset's own label, which a review may have changed, counts before the record's
+                labels.append(sample.get("label", recorded_label))
                 items.append((path.name, *sample["image"]))
         except (*DAMAGED, ValueError, KeyError) as error:
-            told = f"{path} is damaged, or its records have no label and class"
-            raise ValueError(f"{told} ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"{path} is damaged, or its records have no label and class ({type(error).__name__}: {error})"
+            ) from error
     if missing := set(range(max([*names, *labels], default=0) + 1)) - set(names):
         raise ValueError(f"{folder} has no image of class {min(missing)}: its name is not known")
     classes = tuple(names[i] for i in sorted(names))
-    if twice := [name for name, n in Counter(classes).items() if n > 1]:
-        own = [i for i in sorted(names) if names[i] == twice[0]]
-        raise ValueError(f"{folder}: labels disagree: {twice[0]!r} is the class of the labels {own}")
+    if repeated := [name for name, n in Counter(classes).items() if n > 1]:
+        labels_of_it = [i for i in sorted(names) if names[i] == repeated[0]]
+        raise ValueError(f"{folder}: labels disagree: {repeated[0]!r} is the class of the labels {labels_of_it}")
     fetch = partial(_tar_bytes, folder)
     return ListedImages(items, torch.tensor(labels, dtype=torch.int64), classes, fetch, folder.name)
 
@@ -359,21 +367,23 @@ def _samples(path: Path) -> dict[str, dict]:
         home, slash, file = member.name.rpartition("/")
         stem, _, end = file.partition(".")
         key = home + slash + stem
-        kinds = {"json": "record", "cls": "label"}
-        what = "image" if f".{end.lower()}" in SUFFIXES else kinds.get(end.lower())
-        if file.startswith(".") or what is None:
+        part_of = {"json": "record", "cls": "label"}
+        part = "image" if f".{end.lower()}" in SUFFIXES else part_of.get(end.lower())
+        if file.startswith(".") or part is None:
             continue
-        if what in samples.setdefault(key, {}):
-            raise ValueError(f"the key {key} has two files for its {what}")
-        if what != "label":
-            samples[key][what] = (member.offset, member.size) if what == "image" else json.loads(member.read())
+        if part in samples.setdefault(key, {}):
+            raise ValueError(f"the key {key} has two files for its {part}")
+        if part != "label":
+            samples[key][part] = (member.offset, member.size) if part == "image" else json.loads(member.read())
         elif (number := member.read().strip()).isdigit():  # else a name, which the record has, too
-            samples[key][what] = int(number)
+            samples[key][part] = int(number)
     lacking = {key: sample for key, sample in samples.items() if not {"image", "record"} <= set(sample)}
     if lacking:
-        lack = {key: "no record" if "image" in sample else "no image" for key, sample in lacking.items()}
-        told = ", ".join(f"{shown(key)} has {lack[key]}" for key in list(lacking)[:5])
-        raise ValueError(f"{len(lacking)} keys lack their partner: {told}: remove them from the tar, or make it again")
+        missing_part = {key: "no record" if "image" in sample else "no image" for key, sample in lacking.items()}
+        lacking_parts = ", ".join(f"{shown(key)} has {missing_part[key]}" for key in list(lacking)[:5])
+        raise ValueError(
+            f"{len(lacking)} keys lack their partner: {lacking_parts}: remove them from the tar, or make it again"
+        )
     return samples
 
 
