@@ -1071,6 +1071,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'synthnb.images.board._describe_class': ( 'images/board.html#_describe_class',
                                                                                 'synthnb/images/board.py'),
                                       'synthnb.images.board._distance': ('images/board.html#_distance', 'synthnb/images/board.py'),
+                                      'synthnb.images.board._draw_class': ('images/board.html#_draw_class', 'synthnb/images/board.py'),
                                       'synthnb.images.board._figures': ('images/board.html#_figures', 'synthnb/images/board.py'),
                                       'synthnb.images.board._page_row': ('images/board.html#_page_row', 'synthnb/images/board.py'),
                                       'synthnb.images.board._rank_classes': ('images/board.html#_rank_classes', 'synthnb/images/board.py'),

@@ -9,7 +9,6 @@ __all__ = ['CORRUPTIONS', 'ReadOnce', 'inverted', 'textured', 'corrupt']
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -24,6 +23,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from ..core.files import did_you_mean
 from ..core.intervals import Interval, wilson
+from ..core.plots import drawing
 from ..core.streams import seeded, stream
 from ..data import LabelledImages
 from .duplicates import check_in_memory
@@ -299,27 +299,17 @@ def show_severities(
     if not kinds:
         raise ValueError("no corruptions among these sets: measure(model, shifted(test)) has them")
     cols, rows = min(5, len(kinds)), math.ceil(len(kinds) / 5)
-    fig, axes = plt.subplots(
-        rows,
-        cols,
-        figsize=(1.7 * cols, 1.6 * rows + 0.5),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
-    for ax in axes.flat[len(kinds) :]:
-        ax.axis("off")
-    for ax, kind in zip(axes.flat, kinds):
-        for i, (name, curves) in enumerate(lines.items()):
-            if kind in curves:
-                ax.plot(curves[kind].severity, curves[kind].value, color=f"C{i}", label=name)
-                ax.fill_between(curves[kind].severity, curves[kind].low, curves[kind].high, color=f"C{i}", alpha=0.3)
-        ax.set(ylim=(0, 1.02), xticks=range(6))
-        ax.set_title(kind, fontsize=8)
-    fig.supxlabel("severity", fontsize=8)
-    fig.supylabel("accuracy", fontsize=8)
-    fig.suptitle(title, fontsize=9)
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower right", fontsize=7, ncols=len(frames))
-    plt.close(fig)
+    with drawing(rows, cols, (1.7 * cols, 1.6 * rows + 0.5), title, share="xy") as (fig, axes):
+        for ax in axes[len(kinds) :]:
+            ax.axis("off")
+        for ax, kind in zip(axes, kinds):
+            for i, (name, curves) in enumerate(lines.items()):
+                if kind in curves:
+                    x, color = curves[kind].severity, f"C{i}"
+                    ax.plot(x, curves[kind].value, color=color, label=name)
+                    ax.fill_between(x, curves[kind].low, curves[kind].high, color=color, alpha=0.3)
+            ax.set(title=kind, ylim=(0, 1.02), xticks=range(6))
+        fig.supxlabel("severity")
+        fig.supylabel("accuracy")
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=len(frames))
     return fig

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 # %% ../../nbs/images/board.ipynb #edbaa9c4
 from ..core.files import whole_file
+from ..core.plots import drawing
 from ..core.stylesheet import STYLE
 from .curate import stream_kept
 from .fidelity import Features, kid, share_estimate
@@ -172,32 +173,30 @@ def show_board(
     "The worst classes, a row each, as a closed figure that a notebook shows once."
     names = list(board.images)[:classes]
     columns = max((len(thumbnails) for thumbnails in board.images.values()), default=1)
-    figure, axes = plt.subplots(
-        len(names), 1, figsize=(8.4, 0.78 * len(names) + 0.3), squeeze=False, layout="constrained"
-    )
-
-    def plain(text: str, limit: int) -> str:
-        return plain_text(text, limit).replace("$", r"\$")  # $ would start mathematics
-
-    for axis, name in zip(axes[:, 0], names):
-        for place, image in enumerate(board.images[name]):
-            axis.imshow(
-                np.asarray(Image.open(io.BytesIO(image.file))),
-                extent=(place, place + 0.92, 0, 0.92),
-                interpolation="nearest",
-            )
-        lines = [
-            f"{plain(name, 30)}: {plain(', '.join(board.phrases.get(name, [])), 60)}",
-            _figures(board.table.loc[name]).replace("; blank", "\nblank"),
-        ]
-        if thumbnails := board.images[name]:
-            lines.append(f'first: "{plain(thumbnails[0].prompt, 70)}", seen as {plain(thumbnails[0].seen, 25)}')
-        axis.text(columns + 0.1, 0.46, "\n".join(lines), fontsize=6.5, va="center")
-        axis.set(xlim=(0, columns + 7), ylim=(0, 0.92), aspect="equal")
-        axis.axis("off")
-    figure.suptitle(title or f"the classes that {Path(board.generator).name} draws worst", fontsize=9)
-    plt.close(figure)
+    title = title or f"the classes that {Path(board.generator).name} draws worst"
+    with drawing(len(names), 1, (8.4, 0.78 * len(names) + 0.3), title) as (figure, axes):
+        for axis, name in zip(axes, names):
+            _draw_class(axis, board, name, columns)
     return figure
+
+
+def _draw_class(axis: Axes, board: Board, name: str, columns: int) -> None:
+    "Images of one class, and what is said of it at their right."
+    for place, image in enumerate(board.images[name]):
+        axis.imshow(
+            np.asarray(Image.open(io.BytesIO(image.file))),
+            extent=(place, place + 0.92, 0, 0.92),
+            interpolation="nearest",
+        )
+    lines = [
+        f"{plain_text(name, 30)}: {plain_text(', '.join(board.phrases.get(name, [])), 60)}",
+        _figures(board.table.loc[name]).replace("; blank", "\nblank"),
+    ]
+    if thumbnails := board.images[name]:
+        lines.append(f'first: "{plain_text(thumbnails[0].prompt, 70)}", seen as {plain_text(thumbnails[0].seen, 25)}')
+    axis.text(columns + 0.1, 0.46, "\n".join(lines), fontsize=6.5, va="center")
+    axis.set(xlim=(0, columns + 7), ylim=(0, 0.92), aspect="equal")
+    axis.axis("off")
 
 # %% ../../nbs/images/board.ipynb #aa90e187
 _PAGE_STYLE = """

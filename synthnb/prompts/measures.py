@@ -8,12 +8,12 @@ __all__ = ['diversity', 'show_pools']
 # %% ../../nbs/prompts/measures.ipynb #e5741b2c
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from ..core.plots import bare, drawing
 from ..data import LabelledImages
 from ..models.clip import Clip
 from .request import SHARES
@@ -94,15 +94,11 @@ def show_pools(
         has = f"class {wrong[0][0]!r} has {wrong[0][1]} images"
         raise ValueError(f"{has}; {len(pools)} pools of {each} are {width}")
     shape = (width * scale + 0.9, len(classes) * scale + 0.45)
-    figure, axes = plt.subplots(len(classes), len(pools), figsize=shape, squeeze=False, layout="constrained")
-    for name, mine, line in zip(classes, rows, axes):
-        top = name == classes[0]
-        for i, (pool, axis) in enumerate(zip(pools, line)):
-            axis.imshow(torch.cat([*mine[i * each : (i + 1) * each]], 2).permute(1, 2, 0), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            axis.set_title(pool if top else "", fontsize=8, pad=3)
-        line[0].set_ylabel(name[:14].replace("$", r"\$"), fontsize=8, rotation=0, ha="right", va="center")
-    figure.suptitle(title, fontsize=8)
-    plt.close(figure)
+    with drawing(len(classes), len(pools), shape, title) as (figure, axes):
+        bare(*axes)
+        for name, mine, line in zip(classes, rows, axes.reshape(len(classes), -1)):
+            for i, (pool, axis) in enumerate(zip(pools, line)):
+                axis.imshow(torch.cat([*mine[i * each : (i + 1) * each]], 2).permute(1, 2, 0), interpolation="nearest")
+                axis.set_title(pool if name == classes[0] else "", fontsize=8, pad=3)
+            line[0].set_ylabel(name[:14], fontsize=8, rotation=0, ha="right", va="center")
     return figure
