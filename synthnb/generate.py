@@ -117,7 +117,7 @@ def _check_drawable(pipe: DiffusionPipeline, plan: pd.DataFrame) -> None:
         raise ValueError(f"{problem}, but {type(pipe).__name__} guides all of them")
     plan_call(pipe, first)
     factor, size = getattr(pipe, "vae_scale_factor", 1), int(first["size"])
-    factor *= 2 if hasattr(pipe, "_pack_latents") else 1  # two latents a side are one token
+    factor *= 2 if hasattr(pipe, "_pack_latents") else 1  # two latents per side are one token
     if size % factor:
         raise ValueError(f"size {size} is not a multiple of {factor}, which this generator's latents need")
 
@@ -140,7 +140,7 @@ def row_seeds(rows: pd.DataFrame, attempt: int) -> list[int]:
 
 
 def _to_uint8(pixels: torch.Tensor, size: int | None) -> torch.Tensor:
-    "[B, 3, H, W] in 0..1 to uint8 on the CPU, resized to `size` pixels a side if that is given."
+    "[B, 3, H, W] in 0..1 to uint8 on the CPU, resized to `size` pixels per side if that is given."
     if size and tuple(pixels.shape[-2:]) != (size, size):
         pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
     return pixels.nan_to_num().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
@@ -176,7 +176,7 @@ def draw_batches(
     rows: pd.DataFrame,  # of a plan
     *,
     batch_size: int = 64,
-    resize: int | None = None,  # pixels a side of the result; None keeps what the pipeline draws
+    resize: int | None = None,  # pixels per side of the result; None keeps what the pipeline draws
     retries: int = 3,  # new seeds that a faulty row gets
     score: Score | None = None,  # such as `ClipScore`
     room: MemoryRoom | None = None,  # what memory was found to have room for, from an earlier call
@@ -233,7 +233,7 @@ def generate(
     plan: pd.DataFrame,  # from `make_plan`, or some of its rows
     *,
     batch_size: int = 64,
-    resize: int | None = None,  # pixels a side of the result; None keeps what the pipeline draws
+    resize: int | None = None,  # pixels per side of the result; None keeps what the pipeline draws
     retries: int = 3,  # new seeds that a faulty row gets
     progress: bool = True,
 ) -> LabelledImages:
