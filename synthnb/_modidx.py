@@ -2086,6 +2086,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'synthnb/models/questions.py'),
                                           'synthnb.models.questions._latin_share': ( 'models/questions.html#_latin_share',
                                                                                      'synthnb/models/questions.py'),
+                                          'synthnb.models.questions._letters': ( 'models/questions.html#_letters',
+                                                                                 'synthnb/models/questions.py'),
                                           'synthnb.models.questions._mend_object': ( 'models/questions.html#_mend_object',
                                                                                      'synthnb/models/questions.py'),
                                           'synthnb.models.questions._object_in': ( 'models/questions.html#_object_in',

@@ -596,11 +596,53 @@ def test_small_faults_are_mended(text):
         GOOD + GOOD,
         '{"senses": [{"phrase": "a", "phrase": "b", "looks": "c",}]}',
         '{"senses": [{"phrase": NaN, "looks": "c",}]}',
+        "{'senses': [{'phrase': 'crane', 'looks': 'it's tall, it's grey'}]}",  # was "it"
+        "{'senses': [{'phrase': 'crane', 'looks': 'a farmer's hat, a dog's bowl'}]}",  # was "a farmer"
+        "{'senses': [{'phrase': 'a harbours' crane', 'looks': 'bird's-eye view'}]}",  # was "bird's-eye view'}"
+        '{"senses": [{"phrase": "crane", "looks": "5" tall, with a 3" beak"}]}',  # was "5"
+        '{"senses": [{"phrase": "crane", "looks": "grey, red": "white"}]}',  # was 'grey, red": "white'
+        '{"senses": [{"phrase": "crane", "looks": "grey"}, {"phrase": ..., "looks": ...}]}',  # was a meaning "..."
     ],
 )
 def test_what_is_cut_or_unclear_is_not_mended(text):
     with pytest.raises(ValueError):
         read_answer(Reply(text, "stop", 1, 20), QUESTIONS[0], Senses)
+
+
+def test_a_mended_reply_holds_all_that_was_said():
+    text = "{'senses': [{'phrase': 'a bird's nest', 'looks': 'caf\\u00e9 \\'red\\', twigs // and moss'}]} # done"
+    (sense,) = read_answer(Reply(text, "stop", 1, 20), QUESTIONS[0], Senses).senses
+    assert (sense.phrase, sense.looks) == ("a bird's nest", "café 'red', twigs // and moss")
+    with pytest.raises(ValueError, match="cut after 20 tokens.*max_tokens"):  # whole but for a brace: more may follow
+        read_answer(Reply(GOOD[:-2], "length", 1, 20), QUESTIONS[0], Senses)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "I apologize, but this is not possible",
+        "I can’t generate such images",
+        "As a language model",
+        "I must decline",
+        "Es tut mir leid, dabei kann ich nicht helfen",
+        "Lo siento, eso no",
+        "Je ne peux pas vous aider",
+    ],
+)
+def test_a_refusal_in_the_place_of_a_meaning_is_none(words):
+    with pytest.raises(ValueError, match="refused inside its answer"):
+        read_answer(Reply(GOOD.replace("crane bird", words), "stop", 1, 20), QUESTIONS[0], Senses)
+
+
+def test_a_long_answer_gets_more_tokens_once():
+    def verbose(body, needs=1000):
+        whole = body["max_tokens"] >= needs
+        return completion(GOOD if whole else GOOD[:60], "stop" if whole else "length")
+
+    found, error, requests = asked(verbose)
+    assert found == ["crane bird"] and [body["max_tokens"] for body in requests] == [512, 2048], error
+    found, error, requests = asked(lambda body: verbose(body, 10**6))
+    assert found == [] and [body["max_tokens"] for body in requests] == [512, 2048, 2048] and "max_tokens" in error
 
 
 def test_further_fields_belong_to_the_key(tmp_path, local):

@@ -106,7 +106,7 @@ class Job:
     bad: str = ""  # the last malformed one
     error: str = ""  # what was wrong with it
     stale: bool = False  # the cache holds an answer that no longer passes the check
-    more: int = 1  # times as many tokens as were asked for, after thoughts that did not end
+    more: int = 1  # times as many tokens as were asked for, after thoughts or answers that were cut
 
     def seed(self) -> int:
         "31 bits, which every server takes; another one for every try."
@@ -229,7 +229,8 @@ def keep_reply(asking: Asking, job: Job, reply: Reply | Exception) -> Answer | N
     except ValueError as error:
         job.bad, job.error = reply.text, str(error)
         cache.put_malformed(job.key, job.earlier + job.tries - 1, about, job.request, reply.text, job.error)
-        if isinstance(error, UnfinishedThought):
+        # An answer that is merely long is given more room once; what is cut then, too, goes round in circles
+        if isinstance(error, UnfinishedThought) or (reply.finish == "length" and job.more == 1):
             job.think_longer(asking.llm, asking.sampling)
         return None
     cache.put(job.key, about, job.request, reply, value.model_dump_json(), job.tries + job.earlier, job.stale)

@@ -163,15 +163,19 @@ def _after_thoughts(text: str) -> str:
 
 # %% ../../nbs/models/questions.ipynb #79ff1371
 _REFUSAL = re.compile(
-    r"\bi(['’]m| am) (very )?(sorry|unable|not able)\b"
+    r"\bi(['’]m| am) (very )?(sorry|unable|not (able|allowed|comfortable))\b"
     r"|\bi (can['’]?t|cannot|can not|won['’]t) (help|assist|provide|answer|comply|fulfil|create|do)"
-    r"|\bas an ai\b",
+    r"|\bi (can['’]?t|cannot|can not|won['’]t) (be able|generate|depict)"
+    r"|\bi apologi[sz]e\b|\bi (must|have to) (decline|refuse)\b|\bas an? (ai|(large )?language model)\b"
+    # in the languages that `_check_words` takes for that of the question
+    r"|\bes tut mir leid\b|\bje (suis désolée?|ne peux pas)\b|\blo siento\b|\bno puedo (ayudar|proporcionar)"
+    r"|\bmi dispiace\b|\bnon posso (aiutar|fornir)|\bdesculpe, (mas )?não posso\b|\bhet spijt me\b|\bprzykro mi\b",
     re.IGNORECASE,
 )
 
 
-def _find_object(text: str) -> str:
-    "The one JSON object in a text, after its thoughts. Raises `ValueError` with what is wrong."
+def _find_object(text: str, cut: bool = False) -> str:
+    "The one JSON object in a text, after its thoughts. Raises `ValueError` with what is wrong; nothing cut is mended."
     text = _after_thoughts(text)
     fences = re.findall(r"```[\w-]*\s*\n?(.*?)```", text, re.DOTALL)
     fenced_objects = [fence for fence in fences if fence.lstrip().startswith("{")]
@@ -185,6 +189,8 @@ def _find_object(text: str) -> str:
         raise ValueError("it is a JSON list, not an object")
     if len(whole) > 1:
         raise ValueError("there is more than one JSON object in it")
+    if cut and not whole:
+        raise ValueError("its JSON is cut")
     return whole[0] if whole else _mend_object(broken)
 
 # %% ../../nbs/models/questions.ipynb #1a2d4d37
@@ -243,7 +249,7 @@ def _mend_object(broken: list[str]) -> str:
         fault = ValueError(f"its JSON is broken or cut: {error.msg} at character {error.pos}")
     else:
         return text
-    if not text.endswith(("}", "]")) or re.search(r"[\[{,]\s*(\.\.\.|…)\s*[\]},]|:\s*-?(NaN|Infinity)\b", text):
+    if not text.endswith(("}", "]")) or re.search(r"[\[{,:]\s*(\.\.\.|…)\s*[\]},]|:\s*-?(NaN|Infinity)\b", text):
         raise fault
     try:
         mended = repair_json(text, skip_json_loads=True, ensure_ascii=False)
@@ -252,7 +258,20 @@ def _mend_object(broken: list[str]) -> str:
         raise fault from None
     if not isinstance(value, dict) or len(re.findall(r"""(["'])\w+\1\s*:""", text)) > _keys_in(value):
         raise fault
+    uncommented = re.sub(r"//[^\n]*|/\*.*?\*/|#[^\n]*", "", text, flags=re.DOTALL)
+    if _letters(mended) not in (_letters(text), _letters(uncommented)) or any(map(_JSON_INSIDE.search, strings(value))):
+        raise fault
     return mended
+
+
+_JSON_INSIDE = re.compile(r"""["']\s*([\]}]|[,:]\s*["'])""")  # the end of a text, taken for a part of it
+
+
+def _letters(text: str) -> str:
+    "Letters, digits and the apostrophes between them of a JSON text."
+    plain = re.sub(r"\\u([\da-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), text)
+    plain = re.sub(r"\\[bfnrt]", " ", plain).replace("\\", "")
+    return re.sub(r"(?!(?<=\w)'\w)[\W_]", "", plain).casefold()
 
 # %% ../../nbs/models/questions.ipynb #b70be5be
 def _keys_in(value: object) -> int:
@@ -294,11 +313,11 @@ def _object_in(reply: Reply) -> str:
     "The JSON object in a reply. Raises `ValueError` with what is wrong and what may help."
     try:
         _check_finished(reply)
-        return _find_object(reply.text)
+        return _find_object(reply.text, reply.finish == "length")
     except ValueError as error:
         refused = "; it reads like a refusal" if _REFUSAL.search(reply.text) else ""
         cut = f"; it was cut after {reply.answer_tokens} tokens" if reply.finish == "length" else ""
-        advice = f": {_MORE_TOKENS}" if isinstance(error, UnfinishedThought) else ""
+        advice = f": {_MORE_TOKENS}" if cut or isinstance(error, UnfinishedThought) else ""
         raise type(error)(f"{error}{refused}{cut}{advice}") from None
 
 # %% ../../nbs/models/questions.ipynb #feae88f2
