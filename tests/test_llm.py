@@ -645,6 +645,15 @@ def test_a_long_answer_gets_more_tokens_once():
     assert found == [] and [body["max_tokens"] for body in requests] == [512, 2048, 2048] and "max_tokens" in error
 
 
+def test_a_small_server_may_take_minutes(monkeypatch):
+    import openai
+
+    waits, Client = [], openai.AsyncOpenAI
+    monkeypatch.setattr(openai, "AsyncOpenAI", lambda **how: waits.append(how["timeout"]) or Client(**how))
+    assert asked(lambda body: completion(GOOD))[0] == ["crane bird"]
+    assert waits[0].read >= 300 and waits[0].connect <= 30  # eight questions at half a minute each, one after the other
+
+
 def test_further_fields_belong_to_the_key(tmp_path, local):
     with (
         ChatServer(lambda body: completion(GOOD)) as server,

@@ -53,7 +53,7 @@ class ServerLLM:
         model: str,  # as the server calls it
         key_env: str = "OPENAI_API_KEY",  # environment variable that holds the key, if the server wants one
         concurrency: int = 8,  # requests at once
-        timeout: float = 60.0,  # seconds without a sign of life
+        timeout: float = 600.0,  # seconds without a sign of life: small servers answer one request after the other
         tries: int = 6,  # of one request, over 429, 5xx, broken connections and time-outs
         revision: str = "",  # a server does not tell: name one to keep cached answers of two versions apart
         extra: dict | None = None,  # further fields: {"reasoning_effort": "none"}; of `Sampling`, None leaves one out
@@ -371,8 +371,9 @@ async def send_all(llm: ServerLLM, bodies: list[dict], put: Callable) -> None:
             failures.clear()
         put((i, reply))
 
+    patience = import_openai().Timeout(llm.timeout, connect=min(llm.timeout, 20.0))  # who is there connects at once
     async with import_openai().AsyncOpenAI(
-        base_url=llm.base_url, api_key=key or "none", max_retries=0, timeout=llm.timeout
+        base_url=llm.base_url, api_key=key or "none", max_retries=0, timeout=patience
     ) as client:
         goes_alone = bool(bodies and unsettled(llm, bodies[0]))
         if goes_alone:
