@@ -41,6 +41,7 @@ from .models.questions import Question, Sampling, json_question
 from .models.server import ServerLLM
 from .models.together import choose_together
 from .models.wordnet import spoken_name, synsets_named
+from .prompts.words import clean_answer
 
 # %% ../nbs/02_lar.ipynb #5f9622b9
 class SenseAnswer(BaseModel):
@@ -73,7 +74,7 @@ def sense_question(
 # %% ../nbs/02_lar.ipynb #4e6d3719
 def check_senses(question: Question, answer: SensesAnswer) -> None:
     "ValueError for an answer without senses, with an empty phrase, or with one phrase for two senses."
-    phrases = [same_phrase(plain_text(sense.phrase)) for sense in answer.senses]
+    phrases = [same_phrase(clean_answer(plain_text(sense.phrase))) for sense in answer.senses]
     if not phrases:
         raise ValueError('the list "senses" is empty')
     if "" in phrases:
@@ -115,16 +116,17 @@ def llm_candidates(
 # %% ../nbs/02_lar.ipynb #fa1ad8a9
 def _by_votes(answers: Sequence) -> list[Candidate]:
     "The senses of several answers, those that most samples name first, then by their mean place."
-    mentions_of = defaultdict(list)  # phrase -> (place in the answer, sense, key of the answer), one per sample
+    mentions_of = defaultdict(list)  # phrase -> (place in the answer, phrase, looks, key of the answer), one per sample
     for answer in sorted(answers, key=lambda answer: answer.sample):
         for place, sense in enumerate(answer.value.senses):
-            mentions_of[same_phrase(plain_text(sense.phrase))].append((place, sense, answer.key))
-    rank = lambda mentions: (-len(mentions), sum(place for place, _, _ in mentions) / len(mentions))
+            phrase, looks = (clean_answer(plain_text(words)) for words in (sense.phrase, sense.looks))
+            mentions_of[same_phrase(phrase)].append((place, phrase, looks, answer.key))
+    rank = lambda mentions: (-len(mentions), sum(place for place, *_ in mentions) / len(mentions))
     candidates = []
     for mentions in sorted(mentions_of.values(), key=rank):
-        _, senses, keys = zip(*mentions)
-        looks = next((sense.looks for sense in senses if sense.looks.strip()), "")
-        candidates.append(Candidate(phrase=senses[0].phrase, looks=looks, source="llm", answers=keys))
+        _, phrases, all_looks, keys = zip(*mentions)
+        looks = next(filter(None, all_looks), "")
+        candidates.append(Candidate(phrase=phrases[0], looks=looks, source="llm", answers=keys))
     return candidates
 
 # %% ../nbs/02_lar.ipynb #026e3d8d

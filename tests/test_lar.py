@@ -1,5 +1,6 @@
 """Label ambiguity resolution at its edges: overrides, ties, few images, candidates, merging, another score."""
 
+import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -7,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from chat_server import ChatServer, completion
 from lar_cases import TEMPLATES, senses_of
 from scipy import stats
 
@@ -369,12 +371,34 @@ def test_what_cannot_be_meant_is_refused(clip, scans):
 
 
 @pytest.mark.parametrize(
-    "phrases, why", [([], "is empty"), (["bird", " \n"], "sense 2"), (["Crane", "a crane"], "two senses")]
+    "phrases, why",
+    [
+        ([], "is empty"),
+        (["bird", " \n"], "sense 2"),
+        (["Crane", "a crane"], "two senses"),
+        (["1. crane", "2. **Crane**"], "two senses"),
+        (["bird", "..."], "sense 2"),  # the question's own form
+        (["bird", "…"], "sense 2"),
+    ],
 )
 def test_an_answer_of_no_use_says_why(phrases, why):
     answer = lar.SensesAnswer(senses=[lar.SenseAnswer(phrase=phrase, looks="") for phrase in phrases])
     with pytest.raises(ValueError, match=why):
         lar.check_senses(lar.sense_question("crane"), answer)
+
+
+def test_a_meaning_has_no_markup_of_a_list():
+    with ChatServer(
+        lambda body: completion(json.dumps({"senses": [next(senses), {"phrase": "2) tower", "looks": ""}]}))
+    ) as server:
+        senses = iter(
+            {"phrase": phrase, "looks": "*tall*"} for phrase in ("1. Crane bird", "**Crane bird**", "crane bird")
+        )
+        found, _ = lar.llm_candidates(open_llm("m", server.url), ["crane"], progress=False)
+    assert {c.phrase.casefold(): (c.looks, len(c.answers)) for c in found["crane"]} == {
+        "crane bird": ("tall", 3),
+        "tower": ("", 3),
+    }
 
 
 @pytest.mark.parametrize("one, other", [("दिन", "दीन"), ("กี่", "กู้"), ("ꦏꦶ", "ꦏꦸ")])

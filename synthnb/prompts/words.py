@@ -28,7 +28,7 @@ def clean(
         kind = unicodedata.category(c)
         if kind != "Cf" or c in "\u200c\u200d":  # the two joiners are letters' business; other invisible ones go
             kept.append(" " if c in BRACKETS or kind in _UNPRINTABLE else c)
-    return " ".join("".join(kept).split()).strip(" ,.;:!?-–—•")
+    return " ".join("".join(kept).split()).strip(" ,.;:!?-–—•…")
 
 # %% ../../nbs/prompts/words.ipynb #68c4b078
 _BULLET = re.compile(r"^\s*(?:[-•–]|\d{1,2}[.)])\s+")
