@@ -539,6 +539,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'synthnb.datasets.pixels.bits_of': ('datasets/pixels.html#bits_of', 'synthnb/datasets/pixels.py'),
                                          'synthnb.datasets.pixels.check_fit': ( 'datasets/pixels.html#check_fit',
                                                                                 'synthnb/datasets/pixels.py'),
+                                         'synthnb.datasets.pixels.open_file': ( 'datasets/pixels.html#open_file',
+                                                                                'synthnb/datasets/pixels.py'),
                                          'synthnb.datasets.pixels.open_image': ( 'datasets/pixels.html#open_image',
                                                                                  'synthnb/datasets/pixels.py'),
                                          'synthnb.datasets.pixels.part_kept': ( 'datasets/pixels.html#part_kept',

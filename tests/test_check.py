@@ -239,6 +239,17 @@ def photo(seed: int) -> Image.Image:
     )
 
 
+def test_an_image_that_is_too_large_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    photo(0).save(tmp_path / "large.png")
+    assert (
+        reading.look_at(tmp_path / "large.png").error
+        == "it has more than 2,000 pixels, which are not opened: make it smaller"
+    )
+    with pytest.raises(ValueError, match="make it smaller"):
+        open_image(tmp_path / "large.png")
+
+
 def test_check_names_what_a_run_would_refuse(tmp_path):
     for split, first in (("train", 0), ("test", 100)):
         for label, name in enumerate(("hill", "lake")):

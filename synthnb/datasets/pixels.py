@@ -45,7 +45,10 @@ def bits_of(
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     "A grey image of more than 8 bits, or of floating point numbers, as one of 8."
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    values = np.asarray(image, dtype=np.float64)
+    finite = values[np.isfinite(values)]  # infinity is no brightness that others could be measured by
+    least, most = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=min(max(0.0, least), most), posinf=most, neginf=least)
     if image.mode == "F":
         low, high = (0, 1) if values.size and values.min() >= 0 and values.max() <= 1 else (values.min(), values.max())
     elif bits := bits_of(values):
@@ -66,12 +69,21 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
+def open_file(file: str | Path | BinaryIO) -> Image.Image:
+    "As `Image.open`; ValueError in plain words for an image that Pillow takes for an attack on the memory."
+    try:
+        return Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(f"it has more than {most:,} pixels, which are not opened: make it smaller") from None
+
+
 def open_image(
     file: str | Path | BinaryIO,  # of one of `FORMATS`
     least: int = 0,  # pixels that the shorter side keeps: a JPEG may be decoded at 1/2 to 1/8 of its size; 0: whole
 ) -> Image.Image:
     "The first frame, upright, in 8-bit RGB, transparent pixels over white; whatever Pillow raises for a bad file."
-    with Image.open(file, formats=FORMATS) as image:
+    with open_file(file) as image:
         if least:
             image.draft(None, (least, least))
         sixteen = any("16" in str(tile.args) for tile in getattr(image, "tile", ()) or ())

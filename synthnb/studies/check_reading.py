@@ -26,7 +26,7 @@ from ..core.code import code_hash
 from ..core.files import whole_file
 from ..datasets.folders import Layout, shown
 from ..datasets.layout import FRACTIONS
-from ..datasets.pixels import FORMATS, bits_of, open_image, part_kept
+from ..datasets.pixels import bits_of, open_file, open_image, part_kept
 
 # %% ../../nbs/studies/check_reading.ipynb #cf6776c9
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def look_at(file: Path, keep: bool = True) -> Seen:
         content = file.read_bytes()
         if not content:
             return Seen("an empty file")
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with open_file(io.BytesIO(content)) as image:
             kind, (width, height) = image.format or "", image.size
             frames, clear = getattr(image, "n_frames", 1), image.has_transparency_data
             bits = 32 if image.mode == "F" else 8
