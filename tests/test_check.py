@@ -271,6 +271,9 @@ def test_check_names_what_a_run_would_refuse(tmp_path):
         and "train/hill/2.png" in run.output
         and "broken.jpg" in run.output
     ), run.output
+    (tmp_path / "file").touch()
+    lost = CliRunner().invoke(app, ["check", str(tmp_path / "set"), "--out", str(tmp_path / "file/page.html")])
+    assert lost.exit_code == 1 and "broken.jpg" in lost.output, "what was found is told though the page has no place"
     page = (tmp_path / "page.html").read_text()
     assert (
         "A run refuses these images." in page

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/cli/base.ipynb #0493e3bc
+import errno
 import os
 import re
 import warnings
@@ -36,7 +37,11 @@ def before_start() -> Iterator[None]:
 # %% ../../nbs/cli/base.ipynb #2812e2fe
 def _plain_error(error: BaseException) -> str:
     """An exception as one line for people: no system number, no quoted text, no place inside this package."""
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = (
+            f"{f'{error.filename}: ' if error.filename else ''}the disk is full: make space, and give the command again"
+        )
+    elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         text += ": look whether you may read and write there" if isinstance(error, PermissionError) else ""
     else:

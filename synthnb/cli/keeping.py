@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/cli/keeping.ipynb #42ecd85d
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -289,16 +290,21 @@ _ItsClip = Annotated[
 def classify(classifier: _Trained, images: _Images, out: _Table = None, clip: _ItsClip = "") -> None:
     """Say what a kept classifier sees in each image below a folder: file, class and probability. Status 1 if an image
     could not be read."""
+    from synthnb.core.files import whole_file
     from synthnb.studies import keeping
 
-    with before_start():
-        answers = keeping.classify(classifier, images, clip=clip).round({"probability": 4})
-    table, faulty = answers.drop(columns="fault"), answers[answers.fault != ""]
+    with whole_file(out) if out else nullcontext() as partial:
+        if out and partial:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            partial.touch()  # what cannot be written is refused now, not after all images
+        with before_start():
+            answers = keeping.classify(classifier, images, clip=clip).round({"probability": 4})
+        table, faulty = answers.drop(columns="fault"), answers[answers.fault != ""]
+        if partial:
+            table.to_csv(partial, index=False)
     if out is None:
         typer.echo(table.to_csv(index=False).rstrip())
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(out, index=False)
         counts = ", ".join(f"{name} {count}" for name, count in table["class"].value_counts().items() if name)
         typer.echo(f"{len(table) - len(faulty)} images: {counts}\n{out}")
     for fault in faulty.fault:

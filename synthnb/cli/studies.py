@@ -222,7 +222,8 @@ def check(folder: _Folder, out: _Out = Path("check.html"), size: _Size = 224, fi
     from synthnb.studies.check import check_images, write_check
 
     folder_check = check_images(folder, size, fit, progress=True)
-    typer.echo(f"{folder_check}\n{write_check(folder_check, out)}")
+    typer.echo(folder_check)  # first: what was found is told though the page may not be written
+    typer.echo(write_check(folder_check, out))
     if folder_check.refused:
         raise typer.Exit(1)
 

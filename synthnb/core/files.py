@@ -7,6 +7,7 @@ __all__ = ['whole_file', 'did_you_mean', 'check_chosen']
 
 # %% ../../nbs/core/files.ipynb #77824684
 import difflib
+import errno
 import os
 import shutil
 import threading
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 def whole_file(
     path: str | Path,  # what the file will be called
 ) -> Iterator[Path]:  # where to write it
-    "A file that appears when the block ends well, or not at all; what was there stays until then."
+    "A file that appears when the block ends well, or not at all; an `OSError` in writing it names it by its own name."
     path = Path(path)
     partial = path.with_name(
         f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial"
@@ -29,6 +30,10 @@ def whole_file(
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:  # of a full disk Python names no file, or the one that is copied
+        if error.errno and (error.errno in (errno.ENOSPC, errno.EDQUOT) or str(partial) in str(error)):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

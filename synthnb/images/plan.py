@@ -8,7 +8,6 @@ __all__ = ['image_seed', 'make_plan', 'write_plan']
 # %% ../../nbs/images/plan.ipynb #ac6b8272
 import hashlib
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..core.files import whole_file
 from ..models.names import check_classes
 
 # %% ../../nbs/images/plan.ipynb #c90a8393
@@ -284,8 +284,8 @@ def write_plan(
     if path.suffix != ".parquet":
         raise ValueError(f"a plan is a parquet file: call it {path.with_suffix('.parquet').name!r}, not {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, row_hash, images, writer = path.with_name(f"{path.name}.{os.getpid()}.partial"), _RowHash(), 0, None
-    try:
+    row_hash, images, writer = _RowHash(), 0, None
+    with whole_file(path) as partial:
         for table in _plan_tables(prompts, per_class, chosen):
             repeated = [name for name in table.column_names if name not in ("id", "seed")]
             writer = writer or pq.ParquetWriter(partial, table.schema, use_dictionary=repeated, write_statistics=False)
@@ -300,9 +300,6 @@ def write_plan(
         if path.exists() and (existing := Plan(path)).hash != row_hash.hexdigest():
             changed = describe_plans(existing, Plan(partial))
             raise FileExistsError(f"{path} is another plan ({changed}): plans are not changed, choose another name")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return Plan(path)
 
 # %% ../../nbs/images/plan.ipynb #6d313826
