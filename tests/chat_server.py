@@ -24,7 +24,7 @@ def refusal(words: str, status: int = 400) -> tuple[int, dict]:
 
 
 class ChatServer:
-    """`reply` makes status and body of the answer from a request's body; `requests` are the bodies that came."""
+    """`reply` makes status, body and maybe headers of the answer from a request's body; `requests` are such bodies."""
 
     def __init__(self, reply):
         self.requests = requests = []
@@ -35,11 +35,13 @@ class ChatServer:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 requests.append(body)
-                status, answer = reply(body)
+                status, answer, *headers = reply(body)
                 data = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(data)))
+                for name, value in headers[0].items() if headers else ():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 

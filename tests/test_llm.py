@@ -654,6 +654,13 @@ def test_a_small_server_may_take_minutes(monkeypatch):
     assert waits[0].read >= 300 and waits[0].connect <= 30  # eight questions at half a minute each, one after the other
 
 
+def test_a_server_that_asks_for_an_hour_is_asked_once():
+    with ChatServer(lambda body: (*refusal("too many requests", 429), {"Retry-After": "3600"})) as server:
+        with pytest.raises(RuntimeError, match="asks to wait 3,600 s: start again then"):
+            ask(ServerLLM(server.url, "m"), QUESTIONS, Senses, progress=False)
+        assert len(server.requests) == 1
+
+
 def test_further_fields_belong_to_the_key(tmp_path, local):
     with (
         ChatServer(lambda body: completion(GOOD)) as server,

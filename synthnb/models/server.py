@@ -314,7 +314,10 @@ def asked_to_wait(error: BaseException) -> float:
         return 0.0
 
 # %% ../../nbs/models/server.ipynb #4dd584c1
-def is_passing(error: BaseException, longest: float = 120.0) -> bool:
+_LONGEST_WAIT = 120.0  # seconds that a server may ask for
+
+
+def is_passing(error: BaseException, longest: float = _LONGEST_WAIT) -> bool:
     "Whether the same request may do better soon."
     openai = import_openai()
     if isinstance(error, openai.APIStatusError | ErrorInside):
@@ -349,6 +352,8 @@ def plain_error(llm: ServerLLM, error: Exception, key: str) -> Exception:
         return _ServerRefusal(f"{text}. {advice}")
     if code == "insufficient_quota":
         return _ServerRefusal(f"{text}. The account has no credit left")
+    if (wait := asked_to_wait(error)) > _LONGEST_WAIT:
+        return _ServerRefusal(f"{text}. The server asks to wait {wait:,.0f} s: start again then")
     return ConnectionError(f"{text} (given up after {llm.tries} tries)") if is_passing(error) else RuntimeError(text)
 
 # %% ../../nbs/models/server.ipynb #fc82a34e
