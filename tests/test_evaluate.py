@@ -27,7 +27,7 @@ from synthnb.evaluate import (
     verdicts,
 )
 from synthnb.studies.calibration import calibration_error, calibration_floor
-from synthnb.studies.exchange import exchange_rate
+from synthnb.studies.exchange import exchange_rate, show_exchange
 
 torch.set_num_threads(1)
 
@@ -221,3 +221,21 @@ def test_where_the_curve_is_flat_images_that_gain_nothing_are_worth_nothing(leve
     rows += [("bridged", real, seed, levels[1]) for seed in range(3)]
     found = exchange_rate(pd.DataFrame(rows, columns=["method", "shots", "seed", "value"]), "bridged", real, 80)
     assert abs(found.worth - worth) < 0.02  # between the points that are looked at
+
+
+@pytest.mark.parametrize(
+    "seeds, said",  # accuracies of each seed with 1, 4 and 16 real images
+    [
+        ([(0.5, 0.8, 0.75)] * 3, "over real images alone accuracy falls from 4 to 16 (80.0 to 75.0 %)"),
+        ([(0.5, 0.7, 0.8), (0.5, 0.7, 0.8), (0.6, 0.5, 0.8)], "accuracy falls somewhere in 1 of 3 seeds"),
+        ([(0.5, 0.7, 0.7)] * 3, ""),
+    ],
+)
+def test_a_curve_of_real_images_that_falls_is_told(seeds, said):
+    values = [(n, seed, value) for seed, row in enumerate(seeds) for n, value in zip((1, 4, 16), row)]
+    rows = [("vanilla_matched", *value) for value in values] + [("bridged", 1, seed, 0.65) for seed in range(3)]
+    rows = pd.DataFrame(rows, columns=["method", "shots", "seed", "value"])
+    found = exchange_rate(rows, "bridged", 1, 80)
+    assert said in str(found) and ("isotonic" in str(found)) == bool(said)
+    label = show_exchange(rows, found, "bridged").axes[0].get_legend_handles_labels()[1][0]
+    assert ("fitted" in label) == bool(said)

@@ -61,6 +61,7 @@ class Exchange:
     low: float  # of the 95 % interval; -inf where it leaves what was measured, nan below five seeds
     high: float  # inf where it leaves what was measured
     largest: int  # real images up to which the curve was measured
+    fall: str = ""  # where the measured curve falls, in words: a rising one was fitted there
 
     @property
     def per_hundred(self) -> float:
@@ -68,6 +69,10 @@ class Exchange:
         return 100 * self.worth / self.synthetic
 
     def __str__(self) -> str:
+        return f"{self._worth}; {self.fall}, where a rising (isotonic) curve is fitted" if self.fall else self._worth
+
+    @property
+    def _worth(self) -> str:
         start = f"{self.synthetic} synthetic images per class, beside {self.real} real"
         if math.isinf(self.worth):
             side = f"more than {self.largest - self.real}" if self.worth > 0 else "fewer than were measured"
@@ -81,6 +86,20 @@ class Exchange:
         return f"{start}, are worth {self.worth:.1f} more real images per class [{low}, {high}]"
 
 # %% ../../nbs/studies/exchange.ipynb #03872a27
+def _fall(shots: np.ndarray, reference: np.ndarray) -> str:
+    "In words where the mean of the reference's accuracies [seeds, numbers] falls, else in how many seeds; else empty."
+    means, falls = reference.mean(0), np.diff(reference) < -1e-12
+    levels = [f"{100 * mean:.1f}" for mean in means]
+    places = [
+        f"from {shots[i]:g} to {shots[i + 1]:g} ({levels[i]} to {levels[i + 1]} %)"
+        for i in np.flatnonzero(np.diff(means) < -1e-12)
+    ]
+    if places:
+        return f"over real images alone accuracy falls {' and '.join(places)}"
+    seeds = int(falls.any(1).sum())
+    return f"over real images alone accuracy falls somewhere in {seeds} of {len(reference)} seeds" if seeds else ""
+
+
 def _aligned(rows: pd.DataFrame, method: str, against: str, real: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers of real images, the reference's accuracies [seeds, numbers], and the method's [seeds].
 
@@ -130,7 +149,7 @@ def exchange_rate(
         first, last = (inside[0], inside[-1]) if len(inside) else (_GRID - 1, 0)
         low = -math.inf if is_possible[0] or best == -math.inf else float(np.exp(places[first])) - real
         high = math.inf if is_possible[-1] or best == math.inf else float(np.exp(places[last])) - real
-    return Exchange(real, synthetic, best, low, high, int(shots[-1]))
+    return Exchange(real, synthetic, best, low, high, int(shots[-1]), _fall(shots, reference))
 
 # %% ../../nbs/studies/exchange.ipynb #e94df5e9
 def _possible(
@@ -171,7 +190,9 @@ def show_exchange(
     for accuracies in reference:
         axis.plot(shots, 100 * accuracies, ".", color="0.75")
     mean = np.mean([_real_curve(shots, accuracies)(places) for accuracies in reference], 0)
-    axis.plot(np.exp(places), 100 * mean, color="C0", label=f"real images alone ({against})")
+    axis.plot(
+        np.exp(places), 100 * mean, color="C0", label=f"real images alone ({against}{', fitted' * bool(found.fall)})"
+    )
     axis.plot([found.real] * len(reached), 100 * reached, ".", color="0.75")
     axis.plot(
         found.real,
