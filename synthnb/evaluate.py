@@ -158,10 +158,12 @@ def results_table(
     per_class: mean over classes; gain, gain_low, gain_high: paired difference to the reference, whose interval counts
     seeds and test images; verdict, smallest, more_seeds: of `intervals.judge`, of which better and worse are corrected
     for the methods with as many real images; test_errors: of the difference to each other method, by the choice of the
-    test images; sets: generated sets behind the seeds. Raises `ValueError` for a seed that comes twice."""
+    test images; sets: generated sets behind the seeds; unpaired: why there is no gain where the method has other seeds
+    than the reference. Raises `ValueError` for a seed that comes twice."""
     results = current_names(results)
     grouped = _by_shots(results)
-    judged = {shots: _gains(by_method, against, level, margin) for shots, by_method in grouped.items()}
+    anywhere = any(against in by_method for by_method in grouped.values())
+    judged = {shots: _gains(by_method, against, level, margin, anywhere) for shots, by_method in grouped.items()}
     rows = []
     for shots, method in dict.fromkeys((run.shots, run.method) for run in results):  # in order of appearance
         by_method = grouped[shots]
@@ -201,21 +203,44 @@ def _reached(runs: Sequence, level: float) -> dict:
 
 # %% ../nbs/09_evaluate.ipynb #0ac52f44
 _NOTHING = dict(
-    gain=math.nan, gain_low=math.nan, gain_high=math.nan, verdict="", smallest=math.nan, more_seeds=math.nan
+    gain=math.nan,
+    gain_low=math.nan,
+    gain_high=math.nan,
+    verdict="",
+    smallest=math.nan,
+    more_seeds=math.nan,
+    unpaired="",
 )
 
 
-def _gains(by_method: dict[str, list], against: str, level: float, margin: float) -> dict[str, dict]:
-    "Paired difference and verdict of each method that ran with the seeds of the reference."
+def _gains(by_method: dict[str, list], against: str, level: float, margin: float, anywhere: bool) -> dict[str, dict]:
+    "Paired difference and verdict of each method that ran with the seeds of the reference, or why there is none."
     accuracies = {method: {run.seed: run.accuracy for run in runs} for method, runs in by_method.items()}
     reference = accuracies.get(against, {})
-    differences, test_errors = {}, {}
+    differences, test_errors, unpaired = {}, {}, {}
     for method, by_seed in accuracies.items():
+        if by_seed.keys() != reference.keys() and anywhere:
+            unpaired[method] = _NOTHING | {"unpaired": _unpaired(list(by_seed), list(reference), against)}
         if method != against and by_seed.keys() == reference.keys():
             differences[method] = [by_seed[seed] - reference[seed] for seed in sorted(reference)]
             test_errors[method] = _test_error(by_method[method], by_method[against])
     judged = judge(differences, test_errors, margin=margin, level=level)
-    return {method: _compared(verdict) for method, verdict in judged.items()}
+    return unpaired | {method: _compared(verdict) for method, verdict in judged.items()}
+
+
+def _unpaired(seeds: Sequence[int], reference_seeds: Sequence[int], against: str) -> str:
+    "Why a method with these seeds is not compared with the reference."
+    if not reference_seeds:
+        return f"not paired: no {against} here"
+    relation = " of" if set(seeds) < set(reference_seeds) else ", not"
+    return f"not paired: seeds {_listed(seeds)}{relation} {_listed(reference_seeds)}"
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    "0..4, or 0, 2 where they are few or have gaps."
+    first, last = min(seeds), max(seeds)
+    whole = len(seeds) > 2 and last - first == len(seeds) - 1
+    return f"{first}..{last}" if whole else ", ".join(map(str, sorted(seeds)))
 
 
 def _compared(verdict: Verdict) -> dict:
@@ -227,6 +252,7 @@ def _compared(verdict: Verdict) -> dict:
         verdict=verdict.name,
         smallest=verdict.smallest,
         more_seeds=math.nan if verdict.more_seeds is None else verdict.more_seeds,
+        unpaired="",
     )
 
 # %% ../nbs/09_evaluate.ipynb #aecb17fc
@@ -274,7 +300,7 @@ def readable_table(
     columns = {
         "accuracy %": [_accuracy_text(row) for row in rows],
         "per class %": ["" if math.isnan(row.per_class) else f"{100 * row.per_class:.1f}" for row in rows],
-        "paired gain": ["" if math.isnan(row.gain) else _gain(row).points for row in rows],
+        "paired gain": [row.unpaired if math.isnan(row.gain) else _gain(row).points for row in rows],
         "verdict": table.verdict,
         "seeds": table.seeds,
         "generated sets": table.sets,
@@ -308,11 +334,11 @@ def verdicts(
 
 # %% ../nbs/09_evaluate.ipynb #bf2b78e4
 def _in_words(row: tuple, against: str) -> str:
-    "The gain of a method and what follows from it; nothing for a method that was not compared."
+    "The gain of a method and what follows from it, or why it was not compared; nothing for the reference."
     gain, columns = _gain(row), row._asdict()  # type: ignore[attr-defined]
     verdict, seeds, more_seeds = columns["verdict"], columns["seeds"], columns["more_seeds"]
     if math.isnan(gain.mean):
-        return ""
+        return f", {columns['unpaired']}" if columns["unpaired"] else ""
     if gain.is_empty:
         in_seeds = f"each of {seeds} seeds" if seeds > 1 else "one seed"
         return f", {100 * gain.mean:+.1f} points against `{against}` in {in_seeds}, which is no interval"
@@ -339,7 +365,8 @@ def show_results(
     with drawing(1, 2, size=size, title=title, share="y", widths=(3, 2)) as (figure, (left, right)):
         _show_gains(left, table)
         left.set(xlabel=f"points against {against}, 95 %\ngreen better, red worse,\nblue equivalent, grey inconclusive")
-        left.set_yticks(range(len(methods)), methods)
+        labels = [name + " (not paired)" * bool(reason) for name, reason in zip(methods, table.unpaired)]
+        left.set_yticks(range(len(methods)), labels)
         left.axvline(0, color="0.7", linewidth=1, zorder=0)
         left.invert_yaxis()
         percents = [100 * run.accuracy for run in results]

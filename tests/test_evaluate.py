@@ -147,6 +147,7 @@ def test_three_seeds_have_a_verdict_and_no_interval_of_an_accuracy(three_seeds):
     assert table["equal steps"].tolist() == ["NO: 100 against 200", "yes", "yes"]
     columns = (
         "shots method accuracy low high seeds seeds_at per_class gain gain_low gain_high verdict smallest more_seeds"
+        " unpaired"
     )
     assert list(table) == [*columns.split(), "test_errors", "sets", "steps", "equal steps"]
     assert readable_table(table)["accuracy %"].tolist()[2] == "60.0 (50.0, 60.0, 70.0)"
@@ -165,6 +166,31 @@ def test_one_seed_is_a_point():
     table = results_table(runs_of("vanilla", [0.4], (0, 100)))
     assert table.low.isna().all() and readable_table(table)["accuracy %"].tolist() == ["40.0"]
     assert verdicts(table) == ["- `vanilla` reaches 40.0%."]
+
+
+@pytest.mark.parametrize(
+    "left_out, said",
+    [
+        ("bridged", "not paired: seeds 1, 2 of 0..2"),
+        ("vanilla_matched", "not paired: seeds 0..2, not 1, 2"),
+        (None, ""),
+    ],
+)
+def test_a_method_with_other_seeds_says_why_it_has_no_gain(three_seeds, left_out, said):
+    runs = [run for run in three_seeds if (run.method, run.seed) != (left_out, 0)]
+    table = results_table(runs)
+    row = table[table.method == "bridged"].iloc[0]
+    assert row.unpaired == said
+    shown = readable_table(table)["paired gain"].tolist()[2]
+    assert shown == (said or "+5.0 [+2.5, +7.5]")
+    assert said in verdicts(table)[2] and (math.isnan(row.gain) == bool(said))
+    ticks = [tick.get_text() for tick in show_results(runs, table).axes[0].get_yticklabels()]
+    assert ("bridged (not paired)" in ticks) == bool(said)
+
+
+def test_methods_at_numbers_of_images_without_the_reference_say_so(three_seeds):
+    more = [SimpleNamespace(**vars(run) | {"shots": 4}) for run in three_seeds if run.method == "bridged"]
+    assert results_table(three_seeds + more).unpaired.tolist() == ["", "", "", "not paired: no vanilla_matched here"]
 
 
 def test_verdicts_in_words(three_seeds):

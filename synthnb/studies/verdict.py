@@ -170,7 +170,8 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     "The methods at one number of real images; None where there are none of both kinds."
     sets_known = any(row.get("sets") for row in results["summary"])
     generated = {row["method"]: _is_generated(row, sets_known) for row in rows}
-    reference = next((row for row in rows if row["gain"] is None and not generated[row["method"]]), None)
+    alone = (row for row in rows if not generated[row["method"]])
+    reference = next((row for row in alone if row["gain"] is None and not row.get("unpaired")), None)
     if reference is None or not any(generated.values()):
         return None
     # A method without a gain has other seeds than the table's reference: it is paired with nothing
