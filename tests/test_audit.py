@@ -34,6 +34,7 @@ from synthnb.studies.sweep_page import summarise
 from synthnb.studies.verdict import comparisons
 from synthnb.training.augmentation import TimmPolicy, random_resized_crop, sized
 from synthnb.training.checkpoints import stage_key
+from synthnb.training.prediction import predict
 
 
 def drawn(path: Path, size: tuple[int, int] = (12, 12), colour: str = "red") -> Path:
@@ -170,6 +171,32 @@ def test_a_linear_probe_freezes_norms_of_vectors_too():
     assert all(torch.equal(inside[name], after[name]) for name in head), "what the head has learned stays"
     assert any(not torch.equal(before[name], after[name]) for name in head)
     assert all(module.training for module in net.train().modules())
+
+
+@pytest.mark.parametrize(
+    "name, settings",  # what drops in the body: a layer, stochastic depth (on by default in Swin), the network itself
+    [
+        ("vit_tiny_patch16_224", dict(img_size=32, depth=2, proj_drop_rate=0.5, drop_path_rate=0.5)),
+        ("swin_tiny_patch4_window7_224", dict(img_size=56, embed_dim=24, depths=(1, 1), num_heads=(1, 1))),
+        ("efficientnet_lite0", dict(drop_rate=0.5, drop_path_rate=0.5)),
+    ],
+)
+def test_a_linear_probe_learns_from_the_features_of_evaluation(name, settings):
+    net = timm.create_model(name, num_classes=3, **settings)
+    images = torch.randn(4, 3, settings.get("img_size", 64), settings.get("img_size", 64))
+    features = lambda: net.forward_head(net.forward_features(images), pre_logits=True)
+    tested = [module.training for module in net.modules()], net.eval() and features()
+    net.train()
+    seen, read = [], net.get_classifier().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    with classifiers.only_head(net):
+        for _ in range(2):
+            net.train()
+            net(images)
+            predict(net, torch.zeros(2, *images.shape[1:], dtype=torch.uint8))
+            assert net.get_classifier().training, "validation images change no mode"
+    assert torch.equal(seen[0], tested[1]) and torch.equal(seen[2], tested[1])
+    assert tested[0] == [module.training for module in net.modules()]
+    read.remove()
 
 
 def test_an_offloaded_generator_cannot_learn():

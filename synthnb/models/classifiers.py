@@ -25,7 +25,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.models._manipulate import group_with_matcher
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
@@ -93,13 +92,19 @@ def reset_blocks(
     return model
 
 # %% ../../nbs/models/classifiers.ipynb #28f0971c
-def _still(layer: nn.Module, mode: bool = True) -> nn.Module:
-    return layer
+def _only_these(layers: Sequence[nn.Module], whole: nn.Module, mode: bool = True) -> nn.Module:
+    "What stands in for `whole.train(mode)` where only some of its layers may change their mode."
+    for layer in layers:
+        layer.train(mode)
+    return whole
 
 
 @contextmanager
 def only_head(model: TimmModel) -> Iterator[nn.Module]:
-    "The model with nothing but its last layer to be trained, statistics of batch norms frozen: a linear probe."
+    """The model with nothing but its last layer to be trained: a linear probe.
+
+    All layers before it stay in evaluation mode, so features are those that the network is tested with: without
+    dropout or stochastic depth, and with the statistics that its batch norms have."""
     learns = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     found = model.get_classifier()
@@ -107,17 +112,19 @@ def only_head(model: TimmModel) -> Iterator[nn.Module]:
     for head in heads:
         head.requires_grad_(True)
     own = {layer for head in heads for layer in head.modules()}
-    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer not in own]
-    before = [layer.training for layer in norms]
-    for layer in norms:
-        layer.eval()
-        object.__setattr__(layer, "train", partial(_still, layer))  # `model.train()` does not reach it
+    frozen = [layer for layer in model.modules() if layer not in own]
+    before = [(layer, layer.training) for layer in model.modules()]
+    model.eval()
+    for layer in frozen:  # `train` of the whole reaches the heads alone
+        object.__setattr__(layer, "train", partial(_only_these, heads if layer is model else (), layer))
+    model.train()
     try:
         yield model
     finally:
-        for layer, mode in zip(norms, before):
+        for layer in frozen:
             del layer.train
-            layer.train(mode)
+        for layer, mode in before:
+            layer.training = mode
         for parameter in learns:
             parameter.requires_grad_(True)
 

@@ -76,7 +76,7 @@ def predict(
     workers: int = 0,  # processes that decode a set on disk
     read: str = "main",  # which branch of dual norms is asked: a name of `READINGS`
 ) -> torch.Tensor:  # float32 [N, C] on the CPU
-    """Class probabilities, in evaluation mode; the model's mode is put back.
+    """Class probabilities, in evaluation mode; the mode of each layer is put back.
 
     Raises `ValueError` for a set on disk and no `image_size`, for a branch that the model does not have, and for
     statistics of fewer than two images.
@@ -94,7 +94,7 @@ def predict(
         if len(images) < 2:
             raise ValueError(f"statistics of {len(images)} image say nothing: give more, or read the main branch")
         model = _adapted(strip(model) if is_dual(model) else model, _chunks(*source, shuffled=True))
-    device, training, probabilities = next(model.parameters()).device, model.training, []
+    device, modes, probabilities = next(model.parameters()).device, [(m, m.training) for m in model.modules()], []
     branches = {"auxiliary": [True], "both": [False, True]}.get(read, [False])
     model.eval()
     for batch in _chunks(*source, shuffled=False):
@@ -104,7 +104,8 @@ def predict(
             with domains(model, torch.full((len(batch),), branch)):
                 by_branch.append(model(batch).float().softmax(-1))
         probabilities.append(torch.stack(by_branch).mean(0).cpu())
-    model.train(training)
+    for layer, mode in modes:  # of each layer: some may be frozen in evaluation mode
+        layer.training = mode
     return torch.cat(probabilities)
 
 # %% ../../nbs/training/prediction.ipynb #eecbdcc3
