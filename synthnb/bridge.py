@@ -226,9 +226,11 @@ def _last_training(spec: Method, config: TransferConfig) -> TrainConfig:
     return training
 
 # %% ../nbs/08_bridge.ipynb #72ad282b
-def _model_args(config: TransferConfig) -> dict:
+def _model_args(config: TransferConfig, images: ImageSet | None = None) -> dict:
     "What `load_classifier` is told: a network that is made for one size of images is made for the size of this run."
-    return {"image_size": config.training.image_size} | (config.model_args or {})
+    height, width = (images and images.held) or (0, 0)
+    size = config.training.image_size or (height if height == width else 0)
+    return {"image_size": size} | (config.model_args or {})
 
 
 def train_method(
@@ -246,7 +248,7 @@ def train_method(
     "Train by one method. Dual norms keep both branches, for `predict(read=...)`; `dualbn.strip` leaves the main one."
     first_images = synthetic if spec.stage1 == "synthetic" else real
     assert first_images is not None, "`_check_run` has asked for it"
-    config = replace(config, model_args=_model_args(config))
+    config = replace(config, model_args=_model_args(config, real))
     net, found = _start(spec, model, first_images, config, seed, runtime)
     training = _last_training(spec, config)
     sets = _last_sets(spec, real, synthetic, config.synthetic_share)
@@ -281,7 +283,7 @@ def run_method(
     if not spec.needs_synthetic:
         synthetic = None  # so that the run does not depend on it
     stage1_seed = seed if config.stage1_seed is None else config.stage1_seed
-    config = replace(config, stage1_seed=stage1_seed, model_args=_model_args(config))
+    config = replace(config, stage1_seed=stage1_seed, model_args=_model_args(config, real))
     file = _run_file(spec, model, (real, synthetic, test, watch.val), config, seed, watch, runtime)
     if file and file.is_file():
         return replace(read_result(file), method=method)

@@ -722,6 +722,23 @@ def _three_classes() -> LabelledImages:
     return LabelledImages(images, torch.arange(12) % 3, ["a", "b", "c"])
 
 
+@pytest.mark.parametrize(
+    "name, size, said",  # weights of one size, a network that can read one, sizes that its parts do not divide
+    [
+        ("levit_128s", 96, "its weights stages.0"),
+        ("mixer_s32_224", 96, "its weights blocks.0.mlp_tokens"),
+        ("pit_ti_224", 96, "its weights pos_embed"),
+        ("efficientformer_l1", 96, "The size of tensor a"),
+        ("xcit_nano_12_p16_224", 100, "should divide image dimensions evenly"),
+    ],
+)
+def test_a_network_of_one_size_says_so_at_another(name, size, said, tmp_path):
+    save_classifier(timm.create_model(name, num_classes=3), tmp_path)
+    with pytest.raises(ValueError, match=f"made for images of 224 pixels and cannot see {size}: .*{said}") as error:
+        load_classifier(tmp_path, 3, image_size=size)
+    assert "Give image_size: 224" in str(error.value) and len(str(error.value)) < 400
+
+
 def test_a_network_for_one_size_takes_the_images_size(tmp_path, monkeypatch):
     net = timm.create_model("vit_small_patch14_dinov2", img_size=56, embed_dim=24, depth=1, num_heads=2, num_classes=3)
     saved = save_classifier(net, tmp_path / "dinov2")

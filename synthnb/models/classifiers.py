@@ -11,6 +11,7 @@ import copy
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -138,6 +139,25 @@ def _with_size(about: dict, image_size: int, model_args: dict) -> dict:
         else model_args
     )
 
+
+def _create(source: str | Path, name: str, about: dict, **arguments) -> TimmModel:
+    "`timm.create_model`; ValueError in words where a network of one size cannot be made for that of `img_size`."
+    made_for, size = (about.get("input_size") or (3, 0))[-1], arguments.get("img_size")
+    if not about.get("fixed_input_size") or size in (None, made_for):
+        return timm.create_model(name, **arguments)
+    try:
+        net = timm.create_model(name, **arguments).eval()
+        with torch.inference_mode():  # some are made for any size and read one
+            net(torch.zeros(1, 3, size, size))
+        return net.train()
+    except (RuntimeError, AssertionError, IndexError, TypeError) as error:  # timm's and torch's, without the sizes
+        weights = re.findall(r"size mismatch for (\S+):", str(error))
+        reason = f"its weights {weights[0]} fit that size alone" if weights else str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"classifier {source} is made for images of {made_for} pixels and cannot see {size}: {reason}. "
+            f"Give image_size: {made_for}, or a classifier for any size, such as a ResNet, a ConvNeXt or a ViT"
+        ) from error
+
 # %% ../../nbs/models/classifiers.ipynb #a8b2e283
 HEAD_FILE = "head.safetensors"  # in a folder of `studies.keeping.keep_best`: a classifier of a CLIP's features
 
@@ -172,10 +192,10 @@ def _from_folder(folder: Path, image_size: int, model_args: dict) -> TimmModel:
     model_args = model_args | {name: value for name, value in sized.items() if name == "img_size"}
     if about.get("last_layer") == _UNIT_LENGTH:
         args = (about.get("model_args") or {}) | model_args
-        net = timm.create_model(architecture, num_classes=about["num_classes"], pretrained_cfg=told, **args)
+        net = _create(folder, architecture, told, num_classes=about["num_classes"], pretrained_cfg=told, **args)
         net.pretrained_cfg["label_names"] = about.get("label_names")
         return _with_probe(net, load_file(folder / "model.safetensors"))
-    return timm.create_model(f"local-dir:{folder}", pretrained=True, **model_args)
+    return _create(folder, f"local-dir:{folder}", told, pretrained=True, **model_args)
 
 
 def _classes_of(file: Path, name: str) -> int:
@@ -192,7 +212,8 @@ def _classes_of(file: Path, name: str) -> int:
 def _from_file(file: Path, name: str, num_classes: int, model_args: dict) -> TimmModel:
     "The model `name` with the weights of a safetensors file that has `num_classes`, every weight in its place."
     overlay = {"file": str(file), "num_classes": num_classes}  # without the number timm drops a head of another size
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **model_args)
+    about = timm.get_pretrained_cfg(name).to_dict()
+    return _create(name, name, about, pretrained=True, pretrained_cfg_overlay=overlay, **model_args)
 
 # %% ../../nbs/models/classifiers.ipynb #4ace1b69
 def _known(name: str) -> str:
