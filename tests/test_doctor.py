@@ -305,6 +305,28 @@ def test_a_style_token_is_asked_about(generator, given, state, told, tmp_path, m
         }
 
 
+@pytest.mark.parametrize(
+    "gb, bfloat16, given, state",
+    [
+        (24, True, {"dataset_style": True}, "ok"),
+        (6, True, {"dataset_style": True}, "missing"),
+        (10, True, {"dataset_style": True}, "ok"),
+        (10, False, {"dataset_style": True}, "missing"),
+        (10, True, {"style_steps": 10}, "missing"),  # dsi_study learns in float32
+        (0, False, {"dataset_style": True}, "ok"),
+    ],
+)
+def test_a_generator_that_would_be_offloaded_learns_no_token(gb, bfloat16, given, state, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(doctor_machine, "gpu_memory", lambda: gb * 10**9)
+    monkeypatch.setattr(doctor_machine, "has_bfloat16", lambda: bfloat16)
+    model = "stabilityai/stable-diffusion-xl-base-1.0"  # 7 GB in half precision
+    finding = check_token({"generator": model, "generator_memory": "offload"} | given)
+    assert finding.state == state and ("cannot learn" in finding.told) == (state == "missing")
+    if state == "missing":
+        assert ("-p dataset_style false" in finding.cure) == ("dataset_style" in given)
+
+
 def test_what_is_here_decides_about_the_token_not_what_it_is_called(cache, tmp_path):
     index = cache / "model_index.json"
     index.write_text(index.read_text().replace("StableDiffusionPipeline", "FluxPipeline"))

@@ -271,6 +271,22 @@ def check_drawing(
     yield from _sum_up(groups, of_plans, outputs, measure)
 
 # %% ../../nbs/studies/doctor_drawing.ipynb #720db33a
+def _cannot_stay(parameters: dict) -> str:
+    "Why a generator would be offloaded from this GPU and so could learn nothing; empty if not, or if unknown."
+    gpu, need = doctor_machine.gpu_memory(), doctor_machine.memory_needs({**parameters, "generator_memory": "auto"})
+    generator = need.get("generator") if gpu else None
+    if not generator:
+        return ""
+    precise = 1 if "dataset_style" in parameters and doctor_machine.has_bfloat16() else 2  # float32: twice as much
+    gb, how = generator[0] * precise, generator[1]
+    if gb * 1e9 <= 0.85 * gpu:
+        return ""
+    return (
+        f"{parameters['generator']} takes {gb:.1f} GB to learn one ({how}) and the GPU has {gpu / 1e9:.0f}: offloaded, "
+        "its parts move there one after the other, which can draw and cannot learn"
+    )
+
+
 def check_token(parameters: dict) -> Finding | None:
     "Can the generator of a run that learns a style token learn one? None where none is learned."
     model, learned = parameters.get("generator"), bool(set(_LEARNING) & set(parameters))
@@ -282,9 +298,11 @@ def check_token(parameters: dict) -> Finding | None:
 
     folder = folder_of(model)
     kind = pipeline_class(folder) if folder else ""
+    switch = "-p dataset_style false, or " if "dataset_style" in parameters else ""
     if why := no_token(model, kind):
-        cure = "-p dataset_style false, or another generator" if "dataset_style" in parameters else "another generator"
-        return Finding("missing", "style token", why, cure)
+        return Finding("missing", "style token", why, f"{switch}another generator")
+    if why := _cannot_stay(parameters):
+        return Finding("missing", "style token", why, f"{switch}a larger GPU or a smaller generator")
     if kind or family_of(model):
         return Finding("ok", "style token", f"{model} can learn one" + ("" if kind else ", by the table of families"))
     return Finding("unknown", "style token", f"whether {model} can learn one is known when it is here")

@@ -138,7 +138,7 @@ def describe_gpus(
 def _what_fits(memory: float, needs: dict[str, float], largest_part: float) -> str:
     "Which models fit so many GB; `largest_part` is that of a generator that may be offloaded, else 0."
     if needs.get("generator", 0) > 0.85 * memory and largest_part:  # memory "auto" offloads it
-        names = {"generator": "generator, offloaded"}
+        names = {"generator": "generator, offloaded: it learns no style token"}
         needs = {names.get(model, model): largest_part if model in names else gb for model, gb in needs.items()}
     tight = []
     for model, gb in needs.items():

@@ -37,6 +37,13 @@ def gpu_memory() -> int:
 
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
 
+
+def has_bfloat16() -> bool:
+    "Does the GPU compute in bfloat16? Where it does not, what learns is in float32."
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
 # %% ../../nbs/studies/doctor_machine.ipynb #eeed5c85
 def loaded_bytes(
     files: Iterable[Path],  # safetensors
