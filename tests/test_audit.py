@@ -19,6 +19,7 @@ from PIL import Image
 from synthnb import train
 from synthnb.core.intervals import mean_interval
 from synthnb.data import LabelledImages, real_overlap
+from synthnb.datasets import layout
 from synthnb.datasets.layout import read_layout
 from synthnb.datasets.listed import list_folder
 from synthnb.evaluate import gain_by_class
@@ -305,6 +306,21 @@ def test_a_metadata_file_of_json_lines_is_a_table(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     found = list_folder(tmp_path)
     assert found["train"].classes == ("cat", "dog") and sum(map(len, found.values())) == 8
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.filterwarnings("error")
+def test_numbers_in_a_table_stay_as_they_are_written(suffix, tmp_path):
+    rows = [{"file_name": "a.png", "label": 7}, {"file_name": "b.png", "label": None}]
+    if suffix == ".jsonl":
+        rows[0] |= {"id": 12345678901234567890123, "taken": "2020-01-01\u2028"}
+        (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    else:
+        pd.DataFrame(rows).astype({"label": "Int64"}).to_parquet(tmp_path / "metadata.parquet")
+    table = layout._read(tmp_path / f"metadata{suffix}")
+    assert table.label.tolist() == ["7", ""]
+    if suffix == ".jsonl":
+        assert table.id.tolist() == ["12345678901234567890123", ""] and table.taken[0] == "2020-01-01\u2028"
 
 
 def test_a_table_that_says_no_classes_is_mentioned(tmp_path):

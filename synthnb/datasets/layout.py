@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/datasets/layout.ipynb #44d86f81
 import csv
+import json
 import os
 import re
 import unicodedata
@@ -106,14 +107,25 @@ _LIKE_SPLITS = (
 )  # mentioned, not read
 
 # %% ../../nbs/datasets/layout.ipynb #0af37ee3
+def _read_lines(path: Path) -> "pd.DataFrame":
+    "A JSON object in each line; ValueError for another thing."
+    import pandas as pd
+
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line is no JSON object")
+    return pd.DataFrame(rows, dtype=object)
+
+
 def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
     "All cells as text; ValueError for a file that is no table."
     import pandas as pd
 
     try:
         if path.suffix.lower() in (".parquet", ".jsonl"):
-            lines = path.suffix.lower() == ".jsonl"  # Hugging Face's metadata.jsonl
-            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False) if lines else pd.read_parquet(path)
+            # Hugging Face's metadata.jsonl; NumPy would make 1.0 of a 1 where another row has none
+            lines, kept = path.suffix.lower() == ".jsonl", "numpy_nullable"
+            table = _read_lines(path) if lines else pd.read_parquet(path, dtype_backend=kept)
             return table.astype(object).where(table.notna(), "").map(str)
         content = path.read_bytes()
         coding = (
