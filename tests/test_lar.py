@@ -23,7 +23,9 @@ from synthnb.models.clip import image_features
 from synthnb.models.llm import open_llm
 from synthnb.models.meanings import Candidate
 from synthnb.models.merging import merge
-from synthnb.models.names import same_phrase
+from synthnb.models.names import same_phrase, unknown_names
+from synthnb.prompts.request import PromptRequest
+from synthnb.prompts.words import clean, clean_answer
 
 torch.set_num_threads(1)
 
@@ -399,6 +401,17 @@ def test_a_meaning_has_no_markup_of_a_list():
         "crane bird": ("tall", 3),
         "tower": ("", 3),
     }
+
+
+def test_signs_that_tell_names_apart_stay():
+    names = ["C", "C++", "C#", "F", "F#", "NET", ".NET", "5 €", "5 £", "♂ lion", "♀ lion", "-5", "5"]
+    assert len({same_phrase(name) for name in names}) == len(names) == len({clean(name) for name in names}) + 1  # -5
+    assert len(merge([Candidate(phrase=name, source="llm") for name in names])) == len(names)
+    assert PromptRequest({name: name for name in names[:-1]}, 1).phrases["C++"] == "C++"
+    assert unknown_names("glyphworld/clip", {"C": ["C"], "C++": ["C++"]}) == ["C++"]
+    assert same_phrase("A C++ logo!") == same_phrase("the C++ logo") and clean_answer("## C# code, #3") == "C# code, 3"
+    with pytest.raises(ValueError, match="'A' and 'A-' have the same words in a prompt, 'A'"):
+        PromptRequest({"A": "A", "A-": "A-"}, 1)
 
 
 @pytest.mark.parametrize("one, other", [("दिन", "दीन"), ("กี่", "กู้"), ("ꦏꦶ", "ꦏꦸ")])

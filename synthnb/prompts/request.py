@@ -25,7 +25,8 @@ def _check_phrases(phrases: dict[str, str]) -> None:
         if not name.strip() or not words:
             raise ValueError(f"class {name!r} has the phrase {phrase!r}: both need words")
         if words in seen:
-            raise ValueError(f"classes {seen[words]!r} and {name!r} are both {phrase!r}: give each a phrase of its own")
+            same = f"have the same words in a prompt, {clean(phrase)!r}"
+            raise ValueError(f"classes {seen[words]!r} and {name!r} {same}: give each a phrase of its own")
         seen[words] = name
     if not phrases:
         raise ValueError("no classes: give class names and their phrases")

@@ -10,9 +10,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from ..models.names import bare_words
+
 # %% ../../nbs/prompts/words.ipynb #3ba3ea2d
 BRACKETS = set("<>{}[]|\\`_")  # what `clean` takes out of every text
 _TAG = re.compile(r"<[^<>]{0,60}>")
+_DOTTED = re.compile(r"\.[^\W\d_]")  # .NET
 _UNPRINTABLE = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
 
 # %% ../../nbs/prompts/words.ipynb #e2dcf3a9
@@ -28,11 +31,12 @@ def clean(
         kind = unicodedata.category(c)
         if kind != "Cf" or c in "\u200c\u200d":  # the two joiners are letters' business; other invisible ones go
             kept.append(" " if c in BRACKETS or kind in _UNPRINTABLE else c)
-    return " ".join("".join(kept).split()).strip(" ,.;:!?-–—•…")
+    line = " ".join("".join(kept).split())
+    return "." * bool(_DOTTED.match(line)) + line.strip(" ,.;:!?-–—•…")
 
 # %% ../../nbs/prompts/words.ipynb #68c4b078
 _BULLET = re.compile(r"^\s*(?:[-•–]|\d{1,2}[.)])\s+")
-_EMPHASIS = re.compile(r"[*#~^\"“”„«»]+")
+_EMPHASIS = re.compile(r"[*~^\"“”„«»]+|(?<!\w)#+")  # but C#
 
 
 def clean_answer(text: str) -> str:
@@ -41,10 +45,9 @@ def clean_answer(text: str) -> str:
 
 # %% ../../nbs/prompts/words.ipynb #76582e40
 def same_words(text: str) -> str:
-    "`text` without case, punctuation and articles: two ideas with the same words are one."
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    words = "".join(" " if unicodedata.category(c)[0] in "PSZC" else c for c in folded).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the")) or folded.strip()
+    "`text` without case, punctuation (but for C++ and the like) and articles: two ideas with the same words are one."
+    words = [word for word in bare_words(text) if word not in ("a", "an", "the")]
+    return " ".join(words) or unicodedata.normalize("NFKC", text).casefold().strip()
 
 # %% ../../nbs/prompts/words.ipynb #8aa7f6e1
 _AN = re.compile(r"""(?ix) ^(?:
