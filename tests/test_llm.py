@@ -886,3 +886,25 @@ def test_a_key_is_nowhere(server, tmp_path, monkeypatch, caplog, capfd):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+@pytest.mark.parametrize(
+    "text, read",  # what stands in the reply, and its phrases; None: asked again
+    [
+        ("{'senses': [{'phrase': 'it's', 'looks': 'x'}]}", ["it's"]),
+        ("{'senses': [{'phrase': 'bishop's hat', 'looks': 'tall'}]}", ["bishop's hat"]),
+        ("{'senses': [{'phrase': 'x', 'looks': 'it's'}]}", None),
+        ("{'senses': [{'phrase': 'd'or', 'looks': 'l'or'}]}", None),
+        ("{'senses': [{'phrase': 'crane's, 'looks': 'x'}]}", None),
+        ("{'senses': [{'phrase': '5' tall', 'looks': 'say 'x', it's'}]}", None),
+        ("{'senses': [{'phrase': \"it's\", 'looks': 'caf\\u00e9'}]}", ["it's"]),
+        ('{"senses": [{"phrase": "the "big" one", "looks": "x",}]}', ['the "big" one']),
+    ],
+)
+def test_an_apostrophe_between_pythons_quotes_is_read_right_or_asked_about(text, read):
+    reply = Reply(text, "stop", 1, 20)
+    if read is None:
+        with pytest.raises(ValueError, match="its JSON is broken or cut"):
+            read_answer(reply, QUESTIONS[0], Senses)
+    else:
+        assert [sense.phrase for sense in read_answer(reply, QUESTIONS[0], Senses).senses] == read
