@@ -10,9 +10,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
@@ -562,3 +564,10 @@ def test_a_style_is_not_found_again_for_a_generator_that_was_tuned(tiny, tmp_pat
     pipe.unet.conv_out.weight.data += 0.1
     with pytest.raises(ValueError, match="belongs to another run .generator was"):
         learn(pipe, NOISE, WORDS, tmp_path / "style.safetensors", steps=1, **FAST)
+
+
+@pytest.mark.parametrize("kind", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"])
+def test_a_generator_of_other_noise_than_betas_is_refused(kind):
+    pipe = SimpleNamespace(scheduler=getattr(diffusers, kind)())
+    with pytest.raises(ValueError, match=f"noise of {kind}, which has no betas"):
+        tokens.training_scheduler(pipe)

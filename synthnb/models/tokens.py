@@ -94,6 +94,11 @@ def condition(
 # %% ../../nbs/models/tokens.ipynb #0a75b5b7
 def training_scheduler(pipe: DiffusionPipeline) -> DDPMScheduler:
     "The noise that the generator was trained with; ValueError for one that predicts neither noise nor velocity."
+    if "beta_start" not in pipe.scheduler.config:  # flow matching and EDM: DDPM's own betas would be taken, silently
+        kind = type(pipe.scheduler).__name__
+        raise ValueError(
+            f"this generator was trained with the noise of {kind}, which has no betas: it cannot learn here"
+        )
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
         predicts = f"this generator predicts {scheduler.config.prediction_type!r}"
