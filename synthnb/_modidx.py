@@ -2794,6 +2794,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'synthnb/studies/exchange.py'),
                                           'synthnb.studies.exchange._real_curve': ( 'studies/exchange.html#_real_curve',
                                                                                     'synthnb/studies/exchange.py'),
+                                          'synthnb.studies.exchange._seed_curves': ( 'studies/exchange.html#_seed_curves',
+                                                                                     'synthnb/studies/exchange.py'),
                                           'synthnb.studies.exchange.exchange_rate': ( 'studies/exchange.html#exchange_rate',
                                                                                       'synthnb/studies/exchange.py'),
                                           'synthnb.studies.exchange.exchange_rates': ( 'studies/exchange.html#exchange_rates',

@@ -27,7 +27,7 @@ from synthnb.evaluate import (
     verdicts,
 )
 from synthnb.studies.calibration import calibration_error, calibration_floor
-from synthnb.studies.exchange import exchange_rate, show_exchange
+from synthnb.studies.exchange import _possible, exchange_rate, show_exchange
 
 torch.set_num_threads(1)
 
@@ -253,7 +253,7 @@ def test_where_the_curve_is_flat_images_that_gain_nothing_are_worth_nothing(leve
     "seeds, said",  # accuracies of each seed with 1, 4 and 16 real images
     [
         ([(0.5, 0.8, 0.75)] * 3, "over real images alone accuracy falls from 4 to 16 (80.0 to 75.0 %)"),
-        ([(0.5, 0.7, 0.8), (0.5, 0.7, 0.8), (0.6, 0.5, 0.8)], "accuracy falls somewhere in 1 of 3 seeds"),
+        ([(0.5, 0.7, 0.8), (0.5, 0.7, 0.8), (0.6, 0.5, 0.8)], ""),
         ([(0.5, 0.7, 0.7)] * 3, ""),
     ],
 )
@@ -265,3 +265,12 @@ def test_a_curve_of_real_images_that_falls_is_told(seeds, said):
     assert said in str(found) and ("isotonic" in str(found)) == bool(said)
     label = show_exchange(rows, found, "bridged").axes[0].get_legend_handles_labels()[1][0]
     assert ("fitted" in label) == bool(said)
+
+
+@pytest.mark.parametrize("real", [4, 16])
+def test_the_interval_of_a_rate_holds_the_truth_where_the_curve_is_flat(real):
+    rng, shots, held = np.random.default_rng(0), np.array([1.0, 4.0, 16.0]), 0
+    for _ in range(400):  # twenty seeds; real images beyond four add nothing, and synthetic ones neither
+        reference = np.array([0.5, 0.8, 0.8]) + rng.normal(0, 0.02, (20, 3))
+        held += _possible(shots, reference, 0.8 + rng.normal(0, 0.02, 20), np.array([float(real)]), 0.95)[0]
+    assert 0.92 < held / 400 < 0.98, "levelled seed by seed it held the truth in 85 %"
