@@ -317,6 +317,13 @@ def test_losses_are_those_of_the_example(world, scans, phrases):
     assert torch.allclose(style.rows[0][0], table[-1], atol=1e-5)
 
 
+def test_no_timestep_lies_beyond_the_last(world, scans, monkeypatch):
+    latents = encode_images(world, scans)
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full((size,), 1 - 2**-24))  # the largest that it draws
+    assert draw_step(latents, 10, 0, stratified=True).timesteps.max() == 999
+    assert draw_step(latents, 10, 0).timesteps.max() == 999
+
+
 def test_generating_with_it_is_ordinary(world, scans, phrases, tmp_path):
     pipe = copy.deepcopy(world)
     token = add_style(pipe, learn(world, scans, phrases, steps=2, num_vectors=2, **FAST))

@@ -81,7 +81,7 @@ def draw_step(latents: Latents, batch_size: int, seed: int, timesteps: int = 100
     spread, noise = torch.randn(shape, generator=g), torch.randn(shape, generator=g)
     t = torch.rand(batch_size, generator=g)
     t = (torch.arange(batch_size) + t) / batch_size if stratified else t
-    return Draw(images, spread, noise, (t * timesteps).long())
+    return Draw(images, spread, noise, (t * timesteps).long().clamp(max=timesteps - 1))  # float32 rounds up to 1
 
 # %% ../../nbs/models/latents.ipynb #4b3093ad
 def sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
