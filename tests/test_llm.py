@@ -634,6 +634,36 @@ def test_a_refusal_in_the_place_of_a_meaning_is_none(words):
         read_answer(Reply(GOOD.replace("crane bird", words), "stop", 1, 20), QUESTIONS[0], Senses)
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["a poster that says 'I apologize'", "a card with the words Lo siento in red", "the song title Mi dispiace"],
+)
+def test_words_of_a_refusal_within_a_meaning_are_no_refusal(words):
+    answer = read_answer(Reply(GOOD.replace("crane bird", words), "stop", 1, 20), QUESTIONS[0], Senses)
+    assert words in [sense.phrase for sense in answer.senses]
+
+
+@pytest.mark.parametrize(
+    "text, looks",
+    [
+        ('{"senses": [{"phrase": "C# logo", // the language\n "looks": "#1"}]}', "#1"),
+        ("{'senses': [{'phrase': 'C# logo', 'looks': \"letters 'A', 'B' and 'C'\"}]}", "letters 'A', 'B' and 'C'"),
+        ('{"senses": [{"phrase": "C# logo", "looks": "letters \\"A\\", \\"B\\"",}]}', 'letters "A", "B"'),
+    ],
+)
+def test_comments_and_quoted_lists_are_mended_right(text, looks):
+    (sense,) = read_answer(Reply(text, "stop", 1, 20), QUESTIONS[0], Senses).senses
+    assert (sense.phrase, sense.looks) == ("C# logo", looks)
+
+
+def test_a_whole_but_wrong_answer_is_corrected_though_chatter_after_it_was_cut():
+    wrong = json.dumps({"senses": "none"}) + " and so on"
+    answers = iter([completion(wrong, "length"), completion(GOOD)])
+    found, error, requests = asked(lambda body: next(answers))
+    assert found == ["crane bird"] and [body["max_tokens"] for body in requests] == [512, 512], error
+    assert [len(body["messages"]) for body in requests] == [2, 4]
+
+
 def test_a_long_answer_gets_more_tokens_once():
     def verbose(body, needs=1000):
         whole = body["max_tokens"] >= needs
@@ -884,10 +914,6 @@ def test_a_key_is_nowhere(server, tmp_path, monkeypatch, caplog, capfd):
     assert not [text for text in found if key[3:] in text]
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-
-
 @pytest.mark.parametrize(
     "text, read",  # what stands in the reply, and its phrases; None: asked again
     [
@@ -908,3 +934,7 @@ def test_an_apostrophe_between_pythons_quotes_is_read_right_or_asked_about(text,
             read_answer(reply, QUESTIONS[0], Senses)
     else:
         assert [sense.phrase for sense in read_answer(reply, QUESTIONS[0], Senses).senses] == read
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -6,8 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/cli/keeping.ipynb #42ecd85d
+import tempfile
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -277,7 +277,7 @@ _Trained = Annotated[
     ),
 ]
 _Images = Annotated[Path, typer.Argument(exists=True, metavar="IMAGES", help="A folder of images, or one image.")]
-_Table = Annotated[Path | None, typer.Option(help="A CSV for the answers.  [default: print them]")]
+_Table = Annotated[Path | None, typer.Option(dir_okay=False, help="A CSV for the answers.  [default: print them]")]
 _ItsClip = Annotated[
     str,
     typer.Option(
@@ -293,18 +293,18 @@ def classify(classifier: _Trained, images: _Images, out: _Table = None, clip: _I
     from synthnb.core.files import whole_file
     from synthnb.studies import keeping
 
-    with whole_file(out) if out else nullcontext() as partial:
-        if out and partial:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            partial.touch()  # what cannot be written is refused now, not after all images
-        with before_start():
-            answers = keeping.classify(classifier, images, clip=clip).round({"probability": 4})
-        table, faulty = answers.drop(columns="fault"), answers[answers.fault != ""]
-        if partial:
-            table.to_csv(partial, index=False)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):  # where nothing can be written is said now, not after all images
+            pass
+    with before_start():
+        answers = keeping.classify(classifier, images, clip=clip).round({"probability": 4})
+    table, faulty = answers.drop(columns="fault"), answers[answers.fault != ""]
     if out is None:
         typer.echo(table.to_csv(index=False).rstrip())
     else:
+        with whole_file(out) as partial:
+            table.to_csv(partial, index=False)
         counts = ", ".join(f"{name} {count}" for name, count in table["class"].value_counts().items() if name)
         typer.echo(f"{len(table) - len(faulty)} images: {counts}\n{out}")
     for fault in faulty.fault:

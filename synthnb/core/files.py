@@ -30,8 +30,9 @@ def whole_file(
     try:
         yield partial
         os.replace(partial, path)
-    except OSError as error:  # of a full disk Python names no file, or the one that is copied
-        if error.errno and (error.errno in (errno.ENOSPC, errno.EDQUOT) or str(partial) in str(error)):
+    except OSError as error:  # of a full disk Python names no file
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None
+        if error.errno and (full or str(partial) in str(error)):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     finally:

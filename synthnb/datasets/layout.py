@@ -126,7 +126,10 @@ def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
             # Hugging Face's metadata.jsonl; NumPy would make 1.0 of a 1 where another row has none
             lines, kept = path.suffix.lower() == ".jsonl", "numpy_nullable"
             table = _read_lines(path) if lines else pd.read_parquet(path, dtype_backend=kept)
-            return table.astype(object).where(table.notna(), "").map(str)
+            cells = table.astype(object).where(table.notna(), "")
+            # pandas writes whole numbers as 7.0 where a row has none
+            whole = lambda cell: int(cell) if isinstance(cell, float) and cell.is_integer() and not lines else cell
+            return cells.map(whole).map(str)
         content = path.read_bytes()
         coding = (
             "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"

@@ -22,6 +22,7 @@ from synthnb.models.questions import (
     AGAIN,
     CLOSES,
     CONTROL,
+    CutAnswer,
     Message,
     Question,
     Reply,
@@ -107,6 +108,7 @@ class Job:
     error: str = ""  # what was wrong with it
     stale: bool = False  # the cache holds an answer that no longer passes the check
     more: int = 1  # times as many tokens as were asked for, after thoughts or answers that were cut
+    longer: bool = False  # has the next reply more room than the last, in which nothing is to be mended then
 
     def seed(self) -> int:
         "31 bits, which every server takes; another one for every try."
@@ -117,7 +119,7 @@ class Job:
         "Four times as many tokens for the next reply, if the model has room for them."
         try:
             llm.check(self.question.messages, replace(sampling, max_tokens=4 * self.more * sampling.max_tokens))
-            self.more *= 4
+            self.more, self.longer = 4 * self.more, True
         except ValueError:
             pass
 
@@ -125,7 +127,7 @@ class Job:
 def next_chat(job: Job, llm, sampling: Sampling) -> list[Message]:
     "The question; after a malformed reply with that reply and its error, if the model can read as much."
     messages = list(job.question.messages)
-    if not job.error or job.more > 1:  # what was thought is nothing to be mended
+    if not job.error or job.longer:
         return messages
     # an empty message or two of one role in a row break many templates
     bad = CONTROL.sub(" ", CLOSES.split(job.bad)[-1]).strip()[:4000] or "(nothing)"
@@ -219,7 +221,7 @@ def ask_round(asking: Asking, jobs: list[Job], found: dict[str, Answer], bar: tq
 
 def keep_reply(asking: Asking, job: Job, reply: Reply | Exception) -> Answer | None:
     "Read one reply: an answer goes into the cache, and so does a malformed reply, which gives none."
-    job.tries += 1
+    job.tries, job.longer = job.tries + 1, False
     if isinstance(reply, Exception):
         job.bad, job.error = "", str(reply)
         return None
@@ -230,7 +232,7 @@ def keep_reply(asking: Asking, job: Job, reply: Reply | Exception) -> Answer | N
         job.bad, job.error = reply.text, str(error)
         cache.put_malformed(job.key, job.earlier + job.tries - 1, about, job.request, reply.text, job.error)
         # An answer that is merely long is given more room once; what is cut then, too, goes round in circles
-        if isinstance(error, UnfinishedThought) or (reply.finish == "length" and job.more == 1):
+        if isinstance(error, UnfinishedThought) or (isinstance(error, CutAnswer) and job.more == 1):
             job.think_longer(asking.llm, asking.sampling)
         return None
     cache.put(job.key, about, job.request, reply, value.model_dump_json(), job.tries + job.earlier, job.stale)

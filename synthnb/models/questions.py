@@ -141,6 +141,10 @@ MARKS = re.compile(rf"{OPENS.pattern}|{CLOSES.pattern}|<\|channel>", re.IGNORECA
 class UnfinishedThought(ValueError):
     "A reply that ended before the model had done with thinking: more tokens may help."
 
+
+class CutAnswer(ValueError):
+    "A reply that ended in the midst of its answer: more tokens may help."
+
 # %% ../../nbs/models/questions.ipynb #7e49e59c
 def _after_thoughts(text: str) -> str:
     "What a model says when it has thought. Raises `UnfinishedThought` if a thought is not closed."
@@ -165,12 +169,12 @@ def _after_thoughts(text: str) -> str:
 _REFUSAL = re.compile(
     r"\bi(['’]m| am) (very )?(sorry|unable|not (able|allowed|comfortable))\b"
     r"|\bi (can['’]?t|cannot|can not|won['’]t) (help|assist|provide|answer|comply|fulfil|create|do)"
-    r"|\bi (can['’]?t|cannot|can not|won['’]t) (be able|generate|depict)"
-    r"|\bi apologi[sz]e\b|\bi (must|have to) (decline|refuse)\b|\bas an? (ai|(large )?language model)\b"
-    # in the languages that `_check_words` takes for that of the question
-    r"|\bes tut mir leid\b|\bje (suis désolée?|ne peux pas)\b|\blo siento\b|\bno puedo (ayudar|proporcionar)"
-    r"|\bmi dispiace\b|\bnon posso (aiutar|fornir)|\bdesculpe, (mas )?não posso\b|\bhet spijt me\b|\bprzykro mi\b",
-    re.IGNORECASE,
+    r"|\bi (can['’]?t|cannot|can not|won['’]t) (be able|generate|depict)|\bas an ai\b"
+    # at the start alone, since texts are on posters and in songs; also in some languages with Latin letters
+    r"|^\W*(i apologi[sz]e|i (must|have to) (decline|refuse)|as an? (large )?language model"
+    r"|es tut mir leid|je (suis désolée?|ne peux pas)|lo siento|no puedo (ayudar|proporcionar)"
+    r"|mi dispiace|non posso (aiutar|fornir)|desculpe, (mas )?não posso|het spijt me|przykro mi)\b",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -190,7 +194,7 @@ def _find_object(text: str, cut: bool = False) -> str:
     if len(whole) > 1:
         raise ValueError("there is more than one JSON object in it")
     if cut and not whole:
-        raise ValueError("its JSON is cut")
+        raise CutAnswer("its JSON is cut")
     return whole[0] if whole else _mend_object(broken)
 
 # %% ../../nbs/models/questions.ipynb #1a2d4d37
@@ -258,8 +262,12 @@ def _mend_object(broken: list[str]) -> str:
         raise fault from None
     if not isinstance(value, dict) or len(re.findall(r"""(["'])\w+\1\s*:""", text)) > _keys_in(value):
         raise fault
-    uncommented = re.sub(r"//[^\n]*|/\*.*?\*/|#[^\n]*", "", text, flags=re.DOTALL)
-    if _letters(mended) not in (_letters(text), _letters(uncommented)) or any(map(_JSON_INSIDE.search, strings(value))):
+    outside = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?\*/|#[^\n]*', re.DOTALL)  # a string, or a comment outside
+    uncommented = outside.sub(lambda part: part[1] or "", text)
+    joined = any(
+        _JSON_INSIDE.search(words) and json.dumps(words, ensure_ascii=False) not in text for words in strings(value)
+    )
+    if joined or _letters(mended) not in (_letters(text), _letters(uncommented)):
         raise fault
     return mended
 
