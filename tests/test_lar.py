@@ -413,6 +413,32 @@ def test_signs_that_tell_names_apart_stay():
     with pytest.raises(ValueError, match="'A' and 'A-' have the same words in a prompt, 'A'"):
         PromptRequest({"A": "A", "A-": "A-"}, 1)
 
+    apart = [("C++11", "C+ 11"), ("C++11", "C 11"), ("C#11", "C 11"), ("Notepad++2", "Notepad+ 2"), ("−5", "5")]
+    assert not [pair for pair in apart if same_phrase(pair[0]) == same_phrase(pair[1])]
+    assert len({same_phrase(name) for name in ("B", "B♭", "B♯")}) == 3
+
+
+@pytest.mark.parametrize(
+    "form, plain",
+    [
+        ("−5", "-5"),
+        ("–5", "-5"),
+        ("Covid -19", "Covid-19"),
+        ("C♯", "C#"),
+        ("salt+pepper", "salt pepper"),
+        ("LEGO® brick", "LEGO brick"),
+        ("© stamp ✓", "stamp"),
+        ("5°", "5"),
+        ("♀️ lion", "♀ lion"),
+        ("crane bird 🐦", "crane bird"),
+        ("sun ☀️", "sun"),
+        ("runner 🏃🏽‍♀️", "runner"),
+        ("key 5️⃣", "key 5"),
+    ],
+)
+def test_signs_that_tell_no_names_apart_go(form, plain):
+    assert same_phrase(form) == same_phrase(plain)
+
 
 @pytest.mark.parametrize("one, other", [("दिन", "दीन"), ("กี่", "กู้"), ("ꦏꦶ", "ꦏꦸ")])
 def test_words_that_differ_in_vowel_signs_alone_are_two_meanings(one, other):

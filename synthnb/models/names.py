@@ -40,18 +40,20 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFKC", plain_text(name)).casefold()
 
 
-_SIGNS = re.compile(r"(?<=[^\W_])[+#]+(?![^\W_])|(?<!\S)\.(?=[^\W\d_])|(?<!\S)[+−-](?=\d)")  # C++, C#; .NET; -5
+_SIGNS = re.compile(r"(?<=[^\W_])([+#]{2,}|#|\+(?![^\W_]))|(?<!\S)\.(?=[^\W\d_])|^[+-](?=\d)")  # C++, C#; .NET; -5
+_EMOJI_FORM = re.compile("\u200d[♂♀]|[\ufe0e\ufe0f\u20e3]")  # what follows an emoji and says how it is drawn
+_ALIKE = str.maketrans("−–‐♯", "---#")
 
 
 def bare_words(text: str) -> list[str]:
     "The words without case, hyphens, underscores and punctuation; signs that tell names apart stay: C++, .NET, 5 €."
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = _EMOJI_FORM.sub(" ", unicodedata.normalize("NFKC", text).casefold().translate(_ALIKE)).strip()
     signs = {place for sign in _SIGNS.finditer(folded) for place in range(*sign.span())}
 
     def told(place: int, c: str) -> str:
         # By category: \w leaves out the vowel signs of Hindi, Thai and more, and दिन (day) would be दीन (poor)
         kind = unicodedata.category(c)
-        if kind in ("So", "Sc") or c == "%":
+        if kind == "Sc" or c in "%♂♀⚥♭":  # not all symbols: a ® or an emoji makes no other meaning
             return f" {c} "
         return c if place in signs or kind[0] not in "PSZC" else " "
 
