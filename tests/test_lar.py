@@ -412,6 +412,9 @@ def test_signs_that_tell_names_apart_stay():
     assert same_phrase("A C++ logo!") == same_phrase("the C++ logo") and clean_answer("## C# code, #3") == "C# code, 3"
     with pytest.raises(ValueError, match="'A' and 'A-' have the same words in a prompt, 'A'"):
         PromptRequest({"A": "A", "A-": "A-"}, 1)
+    for one, other in [("3×3", "3 3"), ("Tom & Jerry", "Tom Jerry"), ("a crane", "Crane")]:
+        with pytest.raises(ValueError, match=f"differ in case, articles or signs alone, '{one}' and '{other}'"):
+            PromptRequest({"one": one, "other": other}, 1)
 
     apart = [("C++11", "C+ 11"), ("C++11", "C 11"), ("C#11", "C 11"), ("Notepad++2", "Notepad+ 2"), ("−5", "5")]
     assert not [pair for pair in apart if same_phrase(pair[0]) == same_phrase(pair[1])]

@@ -18,14 +18,17 @@ from .words import clean, same_words
 
 # %% ../../nbs/prompts/request.ipynb #55ab2990
 def _check_phrases(phrases: dict[str, str]) -> None:
-    "Raise `ValueError` for classes without a phrase, and for two that would get the same prompts."
+    "Raise `ValueError` for classes without a phrase, and for two with phrases that are not told apart."
     seen: dict[str, str] = {}
     for name, phrase in phrases.items():
         words = same_words(clean(phrase))
         if not name.strip() or not words:
             raise ValueError(f"class {name!r} has the phrase {phrase!r}: both need words")
         if words in seen:
+            earlier = phrases[seen[words]]
             same = f"have the same words in a prompt, {clean(phrase)!r}"
+            if clean(earlier) != clean(phrase):  # such prompts would differ, but in nothing that tells classes apart
+                same = f"have phrases that differ in case, articles or signs alone, {earlier!r} and {phrase!r}"
             raise ValueError(f"classes {seen[words]!r} and {name!r} {same}: give each a phrase of its own")
         seen[words] = name
     if not phrases:
