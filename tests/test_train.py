@@ -723,13 +723,12 @@ def _three_classes() -> LabelledImages:
 
 
 @pytest.mark.parametrize(
-    "name, size, said",  # weights of one size, a network that can read one, sizes that its parts do not divide
+    "name, size, said",  # weights of one size, a network that can read one
     [
         ("levit_128s", 96, "its weights stages.0"),
         ("mixer_s32_224", 96, "its weights blocks.0.mlp_tokens"),
         ("pit_ti_224", 96, "its weights pos_embed"),
         ("efficientformer_l1", 96, "The size of tensor a"),
-        ("xcit_nano_12_p16_224", 100, "should divide image dimensions evenly"),
     ],
 )
 def test_a_network_of_one_size_says_so_at_another(name, size, said, tmp_path):
@@ -737,6 +736,58 @@ def test_a_network_of_one_size_says_so_at_another(name, size, said, tmp_path):
     with pytest.raises(ValueError, match=f"made for images of 224 pixels and cannot see {size}: .*{said}") as error:
         load_classifier(tmp_path, 3, image_size=size)
     assert "Give image_size: 224" in str(error.value) and len(str(error.value)) < 400
+    assert "a ViT" not in str(error.value) and ".. " not in str(error.value)
+
+
+def test_a_network_saved_for_a_size_is_said_to_be_made_for_that_one(tmp_path):
+    "Not for that of its architecture, at which it cannot be opened either."
+    save_classifier(timm.create_model("levit_128s", num_classes=3, img_size=96), tmp_path)
+    for size in (128, 224):
+        with pytest.raises(ValueError, match=f"made for images of 96 pixels and cannot see {size}: .* image_size: 96,"):
+            load_classifier(tmp_path, 3, image_size=size)
+    assert load_classifier(tmp_path, 3, image_size=96).num_classes == 3
+
+
+SMALL_VIT = {"embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 3}
+
+
+def test_a_network_for_images_that_are_not_square_is_opened(tmp_path):
+    "JSON keeps the pair as a list."
+    net = timm.create_model("vit_tiny_patch16_224", img_size=(64, 32), **SMALL_VIT)
+    saved = save_classifier(net, tmp_path / "vit")
+    assert load_classifier(saved, 3)(torch.zeros(1, 3, 64, 32)).shape == (1, 3)
+    assert load_classifier(saved, 3, img_size=(32, 96))(torch.zeros(1, 3, 32, 96)).shape == (1, 3)
+    assert load_classifier(saved, 3, image_size=48)(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
+    save_classifier(timm.create_model("levit_128s", num_classes=3, img_size=(64, 32)), tmp_path / "levit")
+    with pytest.raises(ValueError, match="made for images of 64x32 pixels and cannot see 64: .*Give images of that"):
+        load_classifier(tmp_path / "levit", 3, image_size=64)
+
+
+def test_a_network_of_one_size_says_so_at_a_size_that_its_patches_do_not_divide(tmp_path):
+    save_classifier(timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, **SMALL_VIT), tmp_path)
+    with pytest.raises(ValueError, match=r"patch size \(16\)\. Give image_size: 224, .* a ResNet or a ConvNeXt$"):
+        load_classifier(tmp_path, 3, image_size=100)
+
+
+def test_a_network_for_grey_images_says_so_at_another_size_too(tmp_path):
+    save_classifier(timm.create_model("vit_tiny_patch16_224", in_chans=1, **SMALL_VIT), tmp_path)
+    with pytest.raises(ValueError, match="reads 1-channel images"):
+        load_classifier(tmp_path, 3, image_size=64)
+
+
+@pytest.mark.parametrize(
+    "name, size, small",  # the first two resize their input themselves, the last is refused when it is made for 100
+    [
+        ("crossvit_tiny_240", 32, {"num_classes": 3}),
+        ("samvit_base_patch16", 32, SMALL_VIT | {"global_attn_indexes": ()}),
+        ("xcit_nano_12_p16_224", 100, {"num_classes": 3}),
+    ],
+)
+def test_a_network_that_reads_a_size_without_being_made_for_it_is_opened_as_it_is(name, size, small, tmp_path):
+    net = timm.create_model(name, **small)
+    opened = load_classifier(save_classifier(net, tmp_path), image_size=size).eval()
+    images = torch.rand(2, 3, size, size)
+    assert torch.equal(opened(images), net.eval()(images))
 
 
 def test_a_network_for_one_size_takes_the_images_size(tmp_path, monkeypatch):

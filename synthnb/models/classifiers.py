@@ -130,33 +130,55 @@ def only_head(model: TimmModel) -> Iterator[nn.Module]:
             parameter.requires_grad_(True)
 
 # %% ../../nbs/models/classifiers.ipynb #ded8dd5b
-def _with_size(about: dict, image_size: int, model_args: dict) -> dict:
-    "Arguments for a model that is made for one size of images and takes no other, such as DINOv2 with 518 pixels."
-    made_for = model_args.get("img_size") or (about.get("input_size") or (3, image_size))[-1]
-    return (
-        model_args | {"img_size": image_size}
-        if image_size and about.get("fixed_input_size") and made_for != image_size
-        else model_args
+def _height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    return height, width
+
+
+def made_for(about: dict, model_args: dict) -> tuple[int, int]:
+    "Height and width of the images that a network is made for, by its configuration and what it was made with."
+    return _height_and_width(model_args.get("img_size") or (about.get("input_size") or (3, 0, 0))[1:])
+
+
+def _create(
+    source: str | Path, name: str, about: dict, image_size: int, saved: dict, arguments: dict, **fixed
+) -> TimmModel:
+    """`timm.create_model` for images of `image_size`, where a network is made for one size and takes no other.
+
+    `saved` are the arguments that it was saved with. ValueError in words where it cannot be made for that size."""
+    made = made_for(about, saved)
+    size = _height_and_width(image_size or arguments.get("img_size") or made)
+    if not about.get("fixed_input_size"):
+        return timm.create_model(name, **saved | arguments | fixed)
+    unsized = saved | {key: value for key, value in arguments.items() if key != "img_size"} | fixed
+    if size == made:
+        return timm.create_model(name, **unsized)
+    channels = unsized.get("in_chans") or (about.get("input_size") or (3,))[0]
+    first = None
+    # CrossViT and SAM's network read any size as they are, and fail where they are made for another
+    for sized in ({"img_size": size[0] if size[0] == size[1] else size}, {}):
+        try:
+            net = timm.create_model(name, **unsized | sized).eval()
+            with torch.inference_mode():  # some are made for any size and read one
+                net(torch.zeros(1, channels, *size))
+            return net.train()
+        except (RuntimeError, AssertionError, IndexError, TypeError) as error:  # timm's and torch's, without the sizes
+            first = first or error
+    raise ValueError(f"classifier {source} {_why_not(made, size, str(first))}") from first
+
+
+def _why_not(made: tuple[int, int], size: tuple[int, int], error: str) -> str:
+    "What a network is made for, why it cannot see another size, and what to do."
+    weights = re.findall(r"size mismatch for (\S+):", error)
+    reason = (
+        f"its weights {weights[0]} fit that size alone" if weights else error.strip().partition("\n")[0].rstrip(".")
     )
-
-
-def _create(source: str | Path, name: str, about: dict, **arguments) -> TimmModel:
-    "`timm.create_model`; ValueError in words where a network of one size cannot be made for that of `img_size`."
-    made_for, size = (about.get("input_size") or (3, 0))[-1], arguments.get("img_size")
-    if not about.get("fixed_input_size") or size in (None, made_for):
-        return timm.create_model(name, **arguments)
-    try:
-        net = timm.create_model(name, **arguments).eval()
-        with torch.inference_mode():  # some are made for any size and read one
-            net(torch.zeros(1, 3, size, size))
-        return net.train()
-    except (RuntimeError, AssertionError, IndexError, TypeError) as error:  # timm's and torch's, without the sizes
-        weights = re.findall(r"size mismatch for (\S+):", str(error))
-        reason = f"its weights {weights[0]} fit that size alone" if weights else str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"classifier {source} is made for images of {made_for} pixels and cannot see {size}: {reason}. "
-            f"Give image_size: {made_for}, or a classifier for any size, such as a ResNet, a ConvNeXt or a ViT"
-        ) from error
+    is_made_for, given = (str(h) if h == w else f"{h}x{w}" for h, w in (made, size))
+    cure = f"image_size: {is_made_for}" if made[0] == made[1] else "images of that size"
+    return (
+        f"is made for images of {is_made_for} pixels and cannot see {given}: {reason}. "
+        f"Give {cure}, or a classifier for any size, such as a ResNet or a ConvNeXt"
+    )
 
 # %% ../../nbs/models/classifiers.ipynb #a8b2e283
 HEAD_FILE = "head.safetensors"  # in a folder of `studies.keeping.keep_best`: a classifier of a CLIP's features
@@ -188,14 +210,12 @@ def _from_folder(folder: Path, image_size: int, model_args: dict) -> TimmModel:
             f"{folder} holds no model.safetensors: other formats are not loaded, convert them first"
         )
     told = about.get("pretrained_cfg") or timm.get_pretrained_cfg(architecture).to_dict()
-    sized = _with_size(told, image_size, (about.get("model_args") or {}) | model_args)
-    model_args = model_args | {name: value for name, value in sized.items() if name == "img_size"}
+    create = partial(_create, folder, about=told, image_size=image_size, saved=about.get("model_args") or {})
     if about.get("last_layer") == _UNIT_LENGTH:
-        args = (about.get("model_args") or {}) | model_args
-        net = _create(folder, architecture, told, num_classes=about["num_classes"], pretrained_cfg=told, **args)
+        net = create(architecture, arguments=model_args, num_classes=about["num_classes"], pretrained_cfg=told)
         net.pretrained_cfg["label_names"] = about.get("label_names")
         return _with_probe(net, load_file(folder / "model.safetensors"))
-    return _create(folder, f"local-dir:{folder}", told, pretrained=True, **model_args)
+    return create(f"local-dir:{folder}", arguments=model_args, pretrained=True)
 
 
 def _classes_of(file: Path, name: str) -> int:
@@ -209,11 +229,11 @@ def _classes_of(file: Path, name: str) -> int:
     return 0
 
 # %% ../../nbs/models/classifiers.ipynb #722af591
-def _from_file(file: Path, name: str, num_classes: int, model_args: dict) -> TimmModel:
+def _from_file(file: Path, name: str, num_classes: int, image_size: int, model_args: dict) -> TimmModel:
     "The model `name` with the weights of a safetensors file that has `num_classes`, every weight in its place."
     overlay = {"file": str(file), "num_classes": num_classes}  # without the number timm drops a head of another size
     about = timm.get_pretrained_cfg(name).to_dict()
-    return _create(name, name, about, pretrained=True, pretrained_cfg_overlay=overlay, **model_args)
+    return _create(name, name, about, image_size, {}, model_args, pretrained=True, pretrained_cfg_overlay=overlay)
 
 # %% ../../nbs/models/classifiers.ipynb #4ace1b69
 def _known(name: str) -> str:
@@ -256,7 +276,7 @@ def _from_hub(model: str, image_size: int, model_args: dict) -> TimmModel:
     name = (config.hf_hub_filename or "model.safetensors").replace("open_clip_pytorch_model", "open_clip_model")
     name = Path(name).with_suffix(".safetensors").name
     file = _fetched(model, config.hf_hub_id, name)
-    return _from_file(file, model, config.num_classes, _with_size(config.to_dict(), image_size, model_args))
+    return _from_file(file, model, config.num_classes, image_size, model_args)
 
 # %% ../../nbs/models/classifiers.ipynb #85e23683
 def load_classifier(
@@ -282,8 +302,7 @@ def load_classifier(
             raise ValueError(
                 f"{path.name} alone does not say what model it is: give its timm name, name={name!r} is none"
             )
-        sized = _with_size(timm.get_pretrained_cfg(name).to_dict(), image_size, model_args)
-        net = _from_file(path, name, _classes_of(path, name), sized)
+        net = _from_file(path, name, _classes_of(path, name), image_size, model_args)
     else:
         net = _from_hub(str(model), image_size, model_args)
     channels = getattr(net, "_model_args", {}).get("in_chans") or net.pretrained_cfg.get("input_size", (3,))[0]
