@@ -17,6 +17,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'synthnb.bridge._read_weights': ('bridge.html#_read_weights', 'synthnb/bridge.py'),
                                 'synthnb.bridge._result': ('bridge.html#_result', 'synthnb/bridge.py'),
                                 'synthnb.bridge._run_file': ('bridge.html#_run_file', 'synthnb/bridge.py'),
+                                'synthnb.bridge._seen': ('bridge.html#_seen', 'synthnb/bridge.py'),
                                 'synthnb.bridge._settled': ('bridge.html#_settled', 'synthnb/bridge.py'),
                                 'synthnb.bridge._start': ('bridge.html#_start', 'synthnb/bridge.py'),
                                 'synthnb.bridge._write_weights': ('bridge.html#_write_weights', 'synthnb/bridge.py'),

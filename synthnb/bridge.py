@@ -28,7 +28,7 @@ from .core.renamed import old_import, takes_old_names
 from .core.streams import stream
 from .data import ImageSet, check_size, join
 from .dualbn import convert, domains
-from .models.classifiers import fresh, load_classifier, only_head, reset_blocks, reset_head
+from .models.classifiers import fresh, load_classifier, made_for, only_head, reset_blocks, reset_head
 from .train import TrainConfig, Watch, fit
 from .training.augmentation import TimmPolicy
 from .training.checkpoints import Checkpoint, History, stage_key
@@ -226,11 +226,16 @@ def _last_training(spec: Method, config: TransferConfig) -> TrainConfig:
     return training
 
 # %% ../nbs/08_bridge.ipynb #72ad282b
-def _model_args(config: TransferConfig, images: ImageSet | None = None) -> dict:
+def _seen(config: TransferConfig, images: ImageSet | None) -> tuple[int, int]:
+    "Height and width of the images that the network will see; zeros where nothing says it."
+    size = config.training.image_size
+    return (size, size) if size else (images and images.held) or (0, 0)
+
+
+def _model_args(config: TransferConfig, images: ImageSet | None) -> dict:
     "What `load_classifier` is told: a network that is made for one size of images is made for the size of this run."
-    height, width = (images and images.held) or (0, 0)
-    size = config.training.image_size or (height if height == width else 0)
-    return {"image_size": size} | (config.model_args or {})
+    height, width = _seen(config, images)
+    return {"image_size": height if height == width else 0} | (config.model_args or {})
 
 
 def train_method(
@@ -279,7 +284,7 @@ def run_method(
     _check_run(method, (real, synthetic, test, watch.val), size, runtime)
     spec = METHODS[method]
     if spec.stage1 and (spec.dual or spec.new_blocks):  # other networks are refused before they cost a stage 1
-        _check_network(method, model, config)
+        _check_network(method, model, config, real)
     if not spec.needs_synthetic:
         synthetic = None  # so that the run does not depend on it
     stage1_seed = seed if config.stage1_seed is None else config.stage1_seed
@@ -366,17 +371,19 @@ def check_methods(
         checked.add(kind)
 
 
-def _check_network(method: str, model: str | Path, config: TransferConfig) -> None:
+def _check_network(method: str, model: str | Path, config: TransferConfig, images: ImageSet | None = None) -> None:
     "ValueError where a network lacks what a method changes, or tells no classes apart: of two images of each kind."
-    spec, net = METHODS[method], load_classifier(model, 2, **_model_args(config))
-    size = config.training.image_size or net.pretrained_cfg["input_size"][-1]
+    spec, net = METHODS[method], load_classifier(model, 2, **_model_args(config, images))
+    height, width = _seen(config, images)
+    if not height:
+        height, width = made_for(net.pretrained_cfg, getattr(net, "_model_args", {}))
     try:
         net = reset_blocks(net, spec.new_blocks) if spec.new_blocks else net
         net = convert(net, spec.dual) if spec.dual else net
         with torch.inference_mode(), domains(net.eval(), torch.tensor([False, False, True, True])):
-            shape = tuple(net(torch.zeros(4, 3, size, size)).shape)
+            shape = tuple(net(torch.zeros(4, 3, height, width)).shape)
     except (ValueError, RuntimeError, AssertionError) as error:  # the last two are timm's, for a size that does not fit
-        reason = f"{model} at {size} pixels cannot be trained by method {method!r}: {error}"
+        reason = f"{model} at {height}x{width} pixels cannot be trained by method {method!r}: {error}"
         raise ValueError(f"{reason}. Take another classifier or image_size, or leave this method out") from error
     if shape != (4, 2):
         raise ValueError(f"{model} gives numbers of shape {shape} for 4 images of 2 classes: it is no classifier")

@@ -338,6 +338,23 @@ def test_a_classifier_that_a_later_method_cannot_train_is_refused_before_the_fir
     check_methods(["vanilla", "bridged"], classifier=tmp_path, config=config)
 
 
+def test_a_classifier_is_checked_at_the_size_of_images_in_memory(digits_and_renders, tmp_path, monkeypatch):
+    "As it is trained; it had been checked at the 224 pixels of its architecture."
+    net = timm.create_model("vit_tiny_patch16_224", embed_dim=24, depth=2, num_heads=2, num_classes=3)
+    save_classifier(net, tmp_path)
+    seen, load = [], bridge.load_classifier
+
+    def look(*given, **told):
+        net = load(*given, **told)
+        net.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape[-2:])))
+        return net
+
+    monkeypatch.setattr(bridge, "load_classifier", look)
+    few, test = digits_and_renders["real"], digits_and_renders["test"]
+    run_method("bridged+new_block", tmp_path, few, few, test, replace(CONFIG, steps=(1, 1)), runtime=CPU)
+    assert set(seen) == {(32, 32)}
+
+
 def test_all_experiments_with_methods_check_the_classifier():
     for path in Path(__file__).parents[1].glob("nbs/experiments/*.ipynb"):
         text = path.read_text(encoding="utf-8")
