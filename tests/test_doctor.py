@@ -313,6 +313,8 @@ def test_a_style_token_is_asked_about(generator, given, state, told, tmp_path, m
         (10, True, {"dataset_style": True}, "ok"),
         (10, False, {"dataset_style": True}, "missing"),
         (10, True, {"style_steps": 10}, "missing"),  # dsi_study learns in float32
+        (6, True, {"dataset_style": True, "device": "cpu"}, "ok"),
+        (6, True, {"dataset_style": True, "device": "cuda:0"}, "missing"),
         (0, False, {"dataset_style": True}, "ok"),
     ],
 )

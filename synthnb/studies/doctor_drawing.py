@@ -273,6 +273,8 @@ def check_drawing(
 # %% ../../nbs/studies/doctor_drawing.ipynb #720db33a
 def _cannot_stay(parameters: dict) -> str:
     "Why a generator would be offloaded from this GPU and so could learn nothing; empty if not, or if unknown."
+    if not parameters.get("device", "auto").startswith(("auto", "cuda")):
+        return ""  # nothing is offloaded elsewhere
     gpu, need = doctor_machine.gpu_memory(), doctor_machine.memory_needs({**parameters, "generator_memory": "auto"})
     generator = need.get("generator") if gpu else None
     if not generator:
