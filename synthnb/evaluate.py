@@ -227,7 +227,7 @@ def _gains(by_method: dict[str, list], against: str, level: float, margin: float
     judged = judge(differences, test_errors, margin=margin, level=level)
     return unpaired | {method: _compared(verdict) for method, verdict in judged.items()}
 
-
+# %% ../nbs/09_evaluate.ipynb #1afdba77
 def _unpaired(seeds: Sequence[int], reference_seeds: Sequence[int], against: str) -> str:
     "Why a method with these seeds is not compared with the reference."
     if not reference_seeds:

@@ -116,7 +116,7 @@ def _read_lines(path: Path) -> "pd.DataFrame":
         raise ValueError("a line is no JSON object")
     return pd.DataFrame(rows, dtype=object)
 
-
+# %% ../../nbs/datasets/layout.ipynb #7c2a9273
 def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
     "All cells as text; ValueError for a file that is no table."
     import pandas as pd

@@ -166,7 +166,7 @@ def _create(
             first = first or error
     raise ValueError(f"classifier {source} {_why_not(made, size, str(first))}") from first
 
-
+# %% ../../nbs/models/classifiers.ipynb #4281e6e4
 def _why_not(made: tuple[int, int], size: tuple[int, int], error: str) -> str:
     "What a network is made for, why it cannot see another size, and what to do."
     weights = re.findall(r"size mismatch for (\S+):", error)

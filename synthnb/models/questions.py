@@ -271,7 +271,7 @@ def _mend_object(broken: list[str]) -> str:
         raise fault
     return mended
 
-
+# %% ../../nbs/models/questions.ipynb #7a3bb112
 _JSON_INSIDE = re.compile(r"""["']\s*([\]}]|[,:]\s*["'])""")  # the end of a text, taken for a part of it
 
 

@@ -188,25 +188,14 @@ def show_exchange(
     for accuracies in reference:
         axis.plot(shots, 100 * accuracies, ".", color="0.75")
     mean = _real_curve(shots, reference, places)
-    axis.plot(
-        np.exp(places), 100 * mean, color="C0", label=f"real images alone ({against}{', fitted' * bool(found.fall)})"
-    )
+    alone = f"real images alone ({against}{', fitted' * bool(found.fall)})"
+    axis.plot(np.exp(places), 100 * mean, color="C0", label=alone)
     axis.plot([found.real] * len(reached), 100 * reached, ".", color="0.75")
-    axis.plot(
-        found.real,
-        100 * reached.mean(),
-        "o",
-        color="C2",
-        label=f"{method}, {found.synthetic} synthetic images per class",
-    )
+    level = 100 * reached.mean()
+    axis.plot(found.real, level, "o", color="C2", label=f"{method}, {found.synthetic} synthetic images per class")
     if math.isfinite(found.worth):
-        ends = found.real, found.real + found.worth
-        axis.annotate(
-            "",
-            (ends[1], 100 * reached.mean()),
-            (ends[0], 100 * reached.mean()),
-            arrowprops={"arrowstyle": "->", "color": "C2"},
-        )
+        arrow = {"arrowstyle": "->", "color": "C2"}
+        axis.annotate("", (found.real + found.worth, level), (found.real, level), arrowprops=arrow)
     axis.set(xscale="log", xlabel="real images per class", ylabel="accuracy in %", title=title)
     axis.set_xticks(shots, [str(n) for n in shots])
     axis.minorticks_off()

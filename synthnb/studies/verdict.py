@@ -188,8 +188,7 @@ def _compare_at(shots: int, rows: Sequence[Mapping], results: Mapping) -> Compar
     else:
         rival = reference
     answer = _answered(stored, rows, rival) if stored and rival["method"] == stored["alternative"] else None
-    if answer:
-        generated[answer.method] = True
+    generated |= {answer.method: True} if answer else {}
     with_gain = [row for row in rows if generated[row["method"]] and row["method"] in judged]
     if not with_gain:
         return None
