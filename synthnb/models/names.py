@@ -50,14 +50,14 @@ def bare_words(text: str) -> list[str]:
     folded = _EMOJI_FORM.sub(" ", unicodedata.normalize("NFKC", text).casefold().translate(_ALIKE)).strip()
     signs = {place for sign in _SIGNS.finditer(folded) for place in range(*sign.span())}
 
-    def told(place: int, c: str) -> str:
+    def kept(place: int, c: str) -> str:
         # By category: \w leaves out the vowel signs of Hindi, Thai and more, and दिन (day) would be दीन (poor)
         kind = unicodedata.category(c)
         if kind == "Sc" or c in "%♂♀⚥♭":  # not all symbols: a ® or an emoji makes no other meaning
             return f" {c} "
         return c if place in signs or kind[0] not in "PSZC" else " "
 
-    return "".join(told(place, c) for place, c in enumerate(folded)).split()
+    return "".join(kept(place, c) for place, c in enumerate(folded)).split()
 
 
 def same_phrase(phrase: str) -> str:

@@ -18,7 +18,7 @@ from .words import clean, same_words
 
 # %% ../../nbs/prompts/request.ipynb #55ab2990
 def _check_phrases(phrases: dict[str, str]) -> None:
-    "Raise `ValueError` for classes without a phrase, and for two with phrases that are not told apart."
+    "Raise `ValueError` for classes without a phrase, and for two whose phrases are the same words."
     seen: dict[str, str] = {}
     for name, phrase in phrases.items():
         words = same_words(clean(phrase))
