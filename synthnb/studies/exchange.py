@@ -69,10 +69,12 @@ class Exchange:
         return 100 * self.worth / self.synthetic
 
     def __str__(self) -> str:
-        return f"{self._worth}; {self.fall}, where a rising (isotonic) curve is fitted" if self.fall else self._worth
+        return (
+            f"{self._sentence}; {self.fall}, where a rising (isotonic) curve is fitted" if self.fall else self._sentence
+        )
 
     @property
-    def _worth(self) -> str:
+    def _sentence(self) -> str:
         start = f"{self.synthetic} synthetic images per class, beside {self.real} real"
         if math.isinf(self.worth):
             side = f"more than {self.largest - self.real}" if self.worth > 0 else "fewer than were measured"
