@@ -79,6 +79,11 @@ def kept(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"(\d+) of \d+ images are kept", text)]
 
 
+def without_small_disk(printed: str) -> str:
+    """What is printed where there is room enough: how many GB are free is the machine's, not the guide's."""
+    return re.sub(r"^(missing: .+), disk$", r"\1", printed, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", WALK)
 def test_commands_print_what_the_guide_says(walked, name):
     for block, status, printed, errors in walked[name]:
@@ -89,7 +94,9 @@ def test_commands_print_what_the_guide_says(walked, name):
             parts = [
                 re.sub(ROUNDED, lambda number: r"[+-]?\d+" + r"[.]\d" * ("." in number[0]), part) for part in parts
             ]
-            assert re.fullmatch(".*".join(parts), printed.strip(), re.DOTALL), f"{block.code}\n{printed}"
+            assert re.fullmatch(".*".join(parts), without_small_disk(printed).strip(), re.DOTALL), (
+                f"{block.code}\n{printed}"
+            )
             for said, is_so in zip(kept(block.output), kept(printed), strict=True):
                 assert abs(said - is_so) <= 3, f"{block.code}\n{printed}"
 
