@@ -109,9 +109,7 @@ class Layout:
     root: Path  # that paths of files are below
     how: str  # in a sentence
     classes: tuple[str, ...]  # index = label
-    splits: dict[
-        str, list[tuple[str, int]]
-    ]  # train, val, test as far as there are: file and label; train alone where it has no splits
+    splits: dict[str, list[tuple[str, int]]]  # train, val, test as far as there are: file, label; else train alone
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()  # what may not be as it was meant
     own_splits: bool = False
@@ -152,66 +150,24 @@ _WORDS = {  # in the languages that folders of photographs come in; without acce
     "тест тестирование 测试 測試 テスト 테스트",
 }
 _UNLABELLED = ("unlabelled", "unlabeled", "unsup", "unsupervised", "unsuplabel", "extra")
-_BESIDE = {
-    "edges",
-    "contours",
-    "boxes",
-    "bbox",
-    "bboxes",
-    "xml",
-    "json",
-    "overlay",
-    "overlays",
-    "heatmaps",
-    "normals",
-    "disparity",
-    "instance",
-    "instances",
-    "semantic",
-    "panoptic",
-    "visualization",
-    "imagesets",
-}  # what lies beside images and masks
-_BARE_PARTS = re.compile(
-    r"(fold|batch|chunk|subset|shard)s?[\W_]*\d+", re.IGNORECASE
-)  # in which images may lie without classes
+_BESIDE = frozenset(
+    (
+        "edges contours boxes bbox bboxes xml json overlay overlays heatmaps normals disparity instance instances "
+        "semantic panoptic visualization imagesets"
+    ).split()
+)  # what lies beside images and masks
+# In which images may lie without classes
+_BARE_PARTS = re.compile(r"(fold|batch|chunk|subset|shard)s?[\W_]*\d+", re.IGNORECASE)
 _PARTS = re.compile(r"(fold|batch|part|chunk|subset|shard|session|group)s?[\W_]*(\d+|[a-z])", re.IGNORECASE)
 
 # %% ../../nbs/datasets/folders.ipynb #807cc615
-_IMAGES = (
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "jpegimages",
-    "jpgimages",
-    "photo",
-    "photos",
-    "picture",
-    "pictures",
-    "rgb",
-    "frames",
-    "raw",
+_IMAGES = tuple("image images img imgs jpegimages jpgimages photo photos picture pictures rgb frames raw".split())
+MASK_WORDS = frozenset(
+    (
+        "mask masks label labels annotation annotations annots segmentation segmentations segmentationclass "
+        "segmentationobject groundtruth gt trimap trimaps depth seg"
+    ).split()
 )
-MASK_WORDS = {
-    "mask",
-    "masks",
-    "label",
-    "labels",
-    "annotation",
-    "annotations",
-    "annots",
-    "segmentation",
-    "segmentations",
-    "segmentationclass",
-    "segmentationobject",
-    "groundtruth",
-    "gt",
-    "trimap",
-    "trimaps",
-    "depth",
-    "seg",
-}
 
 
 def _bare(name: str) -> str:
@@ -245,9 +201,8 @@ def _refuse_masks(root: Path, folder: _Folder) -> None:
     if masks and images and len(masks) + len(images) + len(beside) == len(folder.folders):
         raise ValueError(
             f"{root / folder.path}: {' and '.join(map(repr, sorted(folder.folders)))} look like the images and the "
-            f"masks or labels of "
-            f"another task, not like classes: give a folder with one sub-folder of images per class, or a CSV of "
-            f"(file, label)"
+            "masks or labels of another task, not like classes: give a folder with one sub-folder of images per class, "
+            "or a CSV of (file, label)"
         )
 
 # %% ../../nbs/datasets/folders.ipynb #a4a89a7a
@@ -258,15 +213,13 @@ def _refuse_parts(root: Path, folder: _Folder, filled: dict[str, _Folder]) -> No
     if all(_BARE_PARTS.fullmatch(name) for name in filled) and not any(below):
         raise ValueError(
             f"{root / folder.path}: {few_names(filled)} look like parts of one set, not like classes: give a folder "
-            f"with one sub-folder of "
-            f"images per class, or a CSV of (file, label)"
+            "with one sub-folder of images per class, or a CSV of (file, label)"
         )
     if len(filled) > 1 and all(_PARTS.fullmatch(name) for name in filled) and len(set.intersection(*below)) > 1:
         inner = sorted(next(iter(filled.values())).holding())
         raise ValueError(
             f"{root / folder.path}: {few_names(filled)} look like parts of one set with the classes {few_names(inner)} "
-            f"below each, not like classes: "
-            f"put all images of one class into one folder, or give a CSV of (file, label)"
+            "below each, not like classes: put all images of one class into one folder, or give a CSV of (file, label)"
         )
 
 
@@ -328,8 +281,7 @@ def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: l
     if len(shared) > 1:
         notes.append(
             f"each of the classes {few_names(filled)} holds folders {few_names(sorted(shared))}, which are read as "
-            f"one: if those are the classes, "
-            f"put them on top"
+            "one: if those are the classes, put them on top"
         )
     return {name: _without_masks(child, left_out) for name, child in filled.items()}
 
@@ -379,8 +331,7 @@ def _find_splits(root: Path, folder: _Folder, left_out: list[LeftOut], notes: li
         if split in splits:
             raise ValueError(
                 f"{root / folder.path}: {splits[split].path!r} and {folder.folders[name].path!r} both look like "
-                f"{split}: "
-                f"rename one of them to train, val or test, or join them"
+                f"{split}: rename one of them to train, val or test, or join them"
             )
         splits[split] = folder.folders[name]
     for name in set(folder.folders) - set(named):
