@@ -140,14 +140,12 @@ def _count_reasons(left_out: Iterable[LeftOut]) -> str:
 # %% ../../nbs/datasets/folders.ipynb #cf4ba7d8
 _WORDS = {  # in the languages that folders of photographs come in; without accents, see `_bare`
     "train": "train training trn xtrain trainingsdaten lernen lerndaten entrenamiento entrenar entreno apprentissage "
-    "entrainement treino treinamento "
-    "addestramento allenamento trening uczenie opleiding egitim обучение тренировка 训练 訓練 学習 훈련 학습",
+    "entrainement treino treinamento addestramento allenamento trening uczenie opleiding egitim обучение "
+    "тренировка 训练 訓練 学習 훈련 학습",
     "val": "val valid validation validate dev development xval validierung validierungsdaten validacion validacao "
-    "validazione walidacja validatie "
-    "dogrulama валидация 验证 驗證 検証 검증",
+    "validazione walidacja validatie dogrulama валидация 验证 驗證 検証 검증",
     "test": "test testing tst eval evaluation holdout xtest testdaten prueba pruebas evaluacion teste testes "
-    "avaliacao prova testowe toets "
-    "тест тестирование 测试 測試 テスト 테스트",
+    "avaliacao prova testowe toets тест тестирование 测试 測試 テスト 테스트",
 }
 _UNLABELLED = ("unlabelled", "unlabeled", "unsup", "unsupervised", "unsuplabel", "extra")
 _BESIDE = frozenset(

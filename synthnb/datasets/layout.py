@@ -37,73 +37,25 @@ if TYPE_CHECKING:  # for tables only
 # %% ../../nbs/datasets/layout.ipynb #def2bae0
 FRACTIONS = (0.6, 0.2, 0.2)  # train, val and test of a folder or table that has no splits of its own
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
-_FILE_COLUMNS = (
-    "file",
-    "filename",
-    "file_name",
-    "path",
-    "filepath",
-    "file_path",
-    "image",
-    "image_path",
-    "img",
-    "img_path",
-    "image_name",
-    "image_file",
-    "image_filename",
-    "filenames",
-    "dateiname",
-    "datei",
-    "bild",
-    "fichier",
-    "archivo",
-    "imagen",
-    "arquivo",
-    "imagem",
-    "文件名",
-    "ファイル名",
-    "id",
-    "image_id",
+_FILE_COLUMNS = tuple(
+    (
+        "file filename file_name path filepath file_path image image_path img img_path image_name image_file "
+        "image_filename filenames dateiname datei bild fichier archivo imagen arquivo imagem 文件名 ファイル名 "
+        "id image_id"
+    ).split()
 )
 
 # %% ../../nbs/datasets/layout.ipynb #b2573540
-_LABEL_COLUMNS = (
-    "label",
-    "class",
-    "class_name",
-    "classname",
-    "label_name",
-    "labelname",
-    "class_label",
-    "category",
-    "target",
-    "species",
-    "labels",
-    "breed",
-    "klasse",
-    "kategorie",
-    "classe",
-    "clase",
-    "etiqueta",
-    "categoria",
-    "类别",
-    "标签",
-    "ラベル",
+_LABEL_COLUMNS = tuple(
+    (
+        "label class class_name classname label_name labelname class_label category target species labels breed klasse "
+        "kategorie classe clase etiqueta categoria 类别 标签 ラベル"
+    ).split()
 )
 _SPLIT_COLUMNS = ("split", "subset", "set", "partition")
 _CAPTIONS = ("text", "caption", "captions", "prompt", "description", "additional_feature")  # of Hugging Face's files
-_LIKE_SPLITS = (
-    "is_train",
-    "is_test",
-    "is_val",
-    "is_valid",
-    "is_training",
-    "train",
-    "test",
-    "valid",
-    "fold",
-    "kfold",
-    "cv_fold",
+_LIKE_SPLITS = tuple(
+    "is_train is_test is_val is_valid is_training train test valid fold kfold cv_fold".split()
 )  # mentioned, not read
 
 # %% ../../nbs/datasets/layout.ipynb #0af37ee3
@@ -243,8 +195,7 @@ def _check_rows(path: Path, table: "pd.DataFrame") -> None:
         labels = sorted(set(table.label[table.place == files[0]]))
         raise ValueError(
             f"{path}: labels disagree: {len(files)} files have more than one, such as {shown(files[0])}: "
-            f"{few_names(labels)}. "
-            f"Leave one row of each file"
+            f"{few_names(labels)}. Leave one row of each file"
         )
     if len(files := splits_of.index[splits_of > 1]):
         raise ValueError(

@@ -91,8 +91,7 @@ def open_image(
         if sixteen and upright.mode in ("RGB", "RGBA") and (peak := np.max(upright.getextrema()[:3])) < 16:
             warnings.warn(
                 f"a colour image of 16 bits a channel uses a part of them only and is nearly black ({peak} of 255 at "
-                f"most): "
-                f"save it with 8 bits a channel"
+                f"most): save it with 8 bits a channel"
             )
         return _over_white(_eight_bits(upright) if upright.mode.startswith(("I", "F")) else upright)
 
