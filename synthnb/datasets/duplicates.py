@@ -7,6 +7,7 @@ __all__ = ['content_hashes']
 
 # %% ../../nbs/datasets/duplicates.ipynb #d0c4decf
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -207,7 +208,12 @@ def widest_directions(
 
 def projected(thumbs: torch.Tensor, basis: torch.Tensor) -> np.ndarray:  # float32 [N, directions]
     "Thumbnails in some directions."
-    return torch.cat([batch.float() @ basis for batch in thumbs.split(4096)]).numpy()
+    # Written in place, here and below: a small result that is kept of each batch would lie behind the batch's large
+    # temporary in memory, and keep the allocator from using that place again
+    points = torch.empty(len(thumbs), basis.shape[1])
+    for batch, target in zip(thumbs.split(4096), points.split(4096)):
+        torch.mm(batch.float(), basis, out=target)
+    return points.numpy()
 
 
 def _half_thumbnails(images: torch.Tensor) -> torch.Tensor:  # float16 [N, 256]
@@ -245,28 +251,36 @@ def _filled(thumbs: torch.Tensor) -> torch.Tensor:  # int64 [M]
     return torch.cat([batch.any(1) for batch in thumbs.split(2**16)]).nonzero().flatten()
 
 
+def _distinct(pairs: torch.Tensor) -> torch.Tensor:  # int64 [K, 2], in order
+    "Each pair once; `unique(dim=0)` makes a tensor of each row, and needs 30 times the time and 8 times the memory."
+    width = int(pairs[:, 1].max()) + 1 if len(pairs) else 1
+    single = (pairs[:, 0] * width + pairs[:, 1]).unique()
+    return torch.stack([single // width, single % width], 1)
+
+
 def _near_of_many(a: torch.Tensor, b: torch.Tensor, alike: float) -> torch.Tensor:  # int64 [K, 2]
     "As `_near_all`, by a tree."
     if len(a) < len(b):
         return _near_of_many(b, a, alike).flip(1)
-    pairs = [torch.zeros(0, 2, dtype=torch.int64)]
-    many = _half_thumbnails(a)
+    pairs, many = array("q"), _half_thumbnails(a)
     for of_b, of_a in _near_by_tree(many if a is b else _half_thumbnails(b), many, alike):
         for i, j in zip(of_a.split(2**13), of_b.split(2**13)):
             correlation = (thumbnails(a[i]) * thumbnails(b[j])).sum(1)
-            pairs.append(torch.stack([i, j], 1)[correlation >= alike])
-    return torch.cat(pairs)
+            pairs.frombytes(torch.stack([i, j], 1)[correlation >= alike].numpy().tobytes())
+    return torch.from_numpy(np.array(pairs)).view(-1, 2)
 
 # %% ../../nbs/datasets/duplicates.ipynb #6f58788f
-def _best_three(candidates: torch.Tensor, similar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    "Of each row of candidates [B, K], some of them named twice, the most similar three above 0.7: rows and candidates."
+_BEST = 3
+
+
+def _best_of(candidates: torch.Tensor, similar: torch.Tensor, best: torch.Tensor) -> None:
+    "Into `best` [B, 3]: of each row of candidates [B, K], some named twice, the most similar three above 0.7, else -1."
     similar, order = similar.sort(1, descending=True)
     candidates, by_candidate = candidates.gather(1, order).sort(dim=1, stable=True)
     similar = similar.gather(1, by_candidate)
     similar[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = -1
-    value, best = similar.topk(min(3, similar.shape[1]), 1)
-    rows, column = (value > 0.7).nonzero().T
-    return rows, candidates[rows, best[rows, column]]
+    value, column = similar.topk(min(_BEST, similar.shape[1]), 1)
+    best.fill_(-1)[:, : column.shape[1]] = candidates.gather(1, column).where(value > 0.7, -1)
 
 
 def _neighbours(points: np.ndarray, tree: KDTree) -> torch.Tensor:  # int32 [N, K]
@@ -279,28 +293,28 @@ def _neighbours(points: np.ndarray, tree: KDTree) -> torch.Tensor:  # int32 [N, 
     return torch.from_numpy(nearest)
 
 # %% ../../nbs/datasets/duplicates.ipynb #54e09d11
-def _nearest_of_few(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor, same: bool) -> Iterator[torch.Tensor]:
-    "Pairs [K, 2] of each of `right` with the three most similar of those of `left` that it is near, however turned."
-    turns = _symmetries(_TURNS).flatten(1)
-    for j in torch.arange(len(right)).split(1024):
+def _nearest_of_few(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor, same: bool) -> torch.Tensor:
+    "Of each of `right` the three most similar of those of `left` that it is near, however turned [M, 3], else -1."
+    turns, best = _symmetries(_TURNS).flatten(1), torch.empty(len(right), _BEST, dtype=torch.int64)
+    for j, of_batch in zip(torch.arange(len(right)).split(1024), best.split(1024)):
         near_batch = near[:, j].long()  # [8, B, K]
         turned_thumbs = right[j].float()[:, turns].transpose(0, 1)
         similar = [(left[neighbour].float() * turned_thumbs).sum(-1) for neighbour in near_batch.unbind(-1)]
         similarity = torch.stack(similar, -1)
         similarity[(near_batch == j[:, None]) & same] = 0
-        rows, i = _best_three(near_batch.transpose(0, 1).flatten(1), similarity.transpose(0, 1).flatten(1))
-        yield torch.stack([i, j[rows]], 1)
+        _best_of(near_batch.transpose(0, 1).flatten(1), similarity.transpose(0, 1).flatten(1), of_batch)
+    return best
 
 
-def _nearest_of_many(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor, same: bool) -> Iterator[torch.Tensor]:
-    "The same of each of `left` with those of `right`; `near` counts the eight symmetries of `right` on, one by one."
-    turns = _symmetries(_TURNS).flatten(1)
-    for i in torch.arange(len(left)).split(1024):
+def _nearest_of_many(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor, same: bool) -> torch.Tensor:
+    "The same of each of `left` [N, 3]; `near` counts the eight symmetries of `right` on, one by one."
+    turns, best = _symmetries(_TURNS).flatten(1), torch.empty(len(left), _BEST, dtype=torch.int64)
+    for i, of_batch in zip(torch.arange(len(left)).split(1024), best.split(1024)):
         symmetry, near_batch = near[i].long() // len(right), near[i].long() % len(right)
         similarity = (right[near_batch].float().gather(2, turns[symmetry]) * left[i].float()[:, None]).sum(-1)
         similarity[(near_batch == i[:, None]) & same] = 0
-        rows, j = _best_three(near_batch, similarity)
-        yield torch.stack([i[rows], j], 1)
+        _best_of(near_batch, similarity, of_batch)
+    return best
 
 # %% ../../nbs/datasets/duplicates.ipynb #ac914ad7
 def _candidates_of_many(left: torch.Tensor, right: torch.Tensor, same: bool) -> torch.Tensor:  # int64 [K, 2]
@@ -312,9 +326,11 @@ def _candidates_of_many(left: torch.Tensor, right: torch.Tensor, same: bool) -> 
     turned = np.stack([projected(right, basis[turn.argsort()]) for turn in turns])  # of right[:, turn]
     tree = KDTree(points, 32, balanced_tree=False)
     near = torch.stack([_neighbours(turned_points, tree) for turned_points in turned])
-    pairs = [*_nearest_of_few(left, right, near, same)]
+    of_right = _nearest_of_few(left, right, near, same)
     near = _neighbours(points, KDTree(turned.reshape(-1, 8), 32, balanced_tree=False))
-    return torch.cat(pairs + [*_nearest_of_many(left, right, near, same)])
+    of_left = _nearest_of_many(left, right, near, same)
+    (j, of_j), (i, of_i) = (best.ge(0).nonzero().T for best in (of_right, of_left))
+    return torch.cat([torch.stack([of_right[j, of_j], j], 1), torch.stack([i, of_left[i, of_i]], 1)])
 
 # %% ../../nbs/datasets/duplicates.ipynb #7911bb11
 def _filled_thumbnails(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [M], float16 [M, 256]
@@ -331,16 +347,16 @@ def _copied_of_many(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # int64 
     candidates = _candidates_of_many(left, right, same)
     del left, right  # half a gigabyte for a million
     candidates = torch.stack([of_a[candidates[:, 0]], of_b[candidates[:, 1]]], 1)
-    candidates = (candidates.sort(1).values if same else candidates).unique(dim=0)
-    copied = [torch.zeros(0, 2, dtype=torch.int64)]
+    candidates = _distinct(candidates.sort(1).values if same else candidates)
+    copied = array("q")
     for batch in candidates.split(4096):
         (i, of_i), (j, of_j) = (column.unique(return_inverse=True) for column in batch.T)
         images, others = a[i], b[j]
         turned = _symmetries(thumbnails(others).view(-1, 16, 16)).flatten(2)
         pairs = set(zip(of_i.tolist(), of_j.tolist()))
         copies = _verified(_grey(images, 32), _grey(others, 32), thumbnails(images), turned, pairs, False)
-        copied.append(torch.stack([i[copies[:, 0]], j[copies[:, 1]]], 1))
-    copied_all = torch.cat(copied)
+        copied.frombytes(torch.stack([i[copies[:, 0]], j[copies[:, 1]]], 1).numpy().tobytes())
+    copied_all = torch.from_numpy(np.array(copied)).view(-1, 2)
     return torch.cat([copied_all, copied_all.flip(1)]) if same else copied_all
 
 # %% ../../nbs/datasets/duplicates.ipynb #ed270707
@@ -357,7 +373,7 @@ def near_pairs(
     pairs = [_near_of_many(a, b, alike) if many else _near_all(a, b, alike)]
     if copies:
         pairs.append(_copied_of_many(a, b) if many else copied_pairs(a, b))
-    return torch.cat(pairs).unique(dim=0)
+    return _distinct(torch.cat(pairs))
 
 # %% ../../nbs/datasets/duplicates.ipynb #86b0b651
 def near_groups(
