@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -88,10 +89,9 @@ def scores_one_by_one(
 
 
 def scores_in_batches(home: ShardFolder, clip: Clip, test: LabelledImages, phrases: dict[str, list[str]]) -> np.ndarray:
-    """The same by `score_images`, into a folder of scores that is new each time."""
+    """The same by `score_images`, which finds neither scores nor CLIP's features of an earlier round."""
     clip.known.clear()
-    for old in (home.own / "curation").glob("scores-*/*.parquet"):
-        old.unlink()
+    shutil.rmtree(home.own / "curation", ignore_errors=True)
     table = score_images(home.path, clip, phrases=phrases, test=test, progress=False).table
     return table[["contrast", "test_similarity", "clip_probability", "clip_label"]].to_numpy(dtype=float)
 
