@@ -308,6 +308,19 @@ def test_two_steps_are_those_of_a_loop_written_out(scans, inverted):
     assert [record["lr"] for record in history.records] == [2e-3, pytest.approx(1e-3)], "half of a cosine"
 
 
+@pytest.mark.parametrize("shape", [(32, 96), (96, 32)])
+def test_a_picture_in_a_long_frame_is_turned_as_in_a_square_one(shape):
+    square = torch.full((4, 3, 96, 96), 200, dtype=torch.uint8)
+    square[..., 38:58, 38:58] = torch.randint(256, (4, 3, 20, 20), generator=torch.Generator().manual_seed(0)).byte()
+    inside = (..., *(slice((96 - side) // 2, (96 + side) // 2) for side in shape))
+    turned, whole = (
+        random_affine(images, torch.Generator().manual_seed(1), 30, translate=0, flip=0.5)
+        for images in (square[inside], square)
+    )
+    torch.testing.assert_close(turned, whole[inside], rtol=0, atol=0.1)
+    assert (whole - square).abs().max() > 50, "it was turned"
+
+
 def test_a_step_with_dual_norms_is_that_of_timms_split_batch_norm(scans, inverted):
     ours, theirs = convert(cnn()), convert_splitbn_model(cnn(), 2).train()
     options = {

@@ -36,11 +36,12 @@ def random_affine(
     turn, dx, dy, zoom = torch.rand(4, len(images), generator=generator) * 2 - 1
     turn, zoom = turn * math.radians(degrees), 1 + zoom * scale
     mirror = 1 - 2 * (torch.rand(len(images), generator=generator) < flip).float()
+    tall = images.shape[2] / images.shape[3]  # torch counts both sides from -1 to 1: a turn is one in pixels
     rows = [
         zoom * mirror * turn.cos(),
-        -zoom * turn.sin(),
+        -zoom * turn.sin() * tall,
         2 * translate * dx,
-        zoom * mirror * turn.sin(),
+        zoom * mirror * turn.sin() / tall,
         zoom * turn.cos(),
         2 * translate * dy,
     ]
