@@ -184,7 +184,7 @@ def compare(
     )
     prompts = list(style_prompts(dict(zip(names, names)), TOKEN).values())
     reference, ours = Reference(copy.deepcopy(pipe), images, prompts), Ours(pipe, images, prompts)
-    first = draw_step(ours.latents, batch_size, 0)
+    first = draw_step(ours.latents, batch_size, 0, 1000)
     print(
         f"  arithmetic of a step, attention apart: example {arithmetic(reference, first):.1f} GFLOP, "
         f"ours {arithmetic(ours, first):.1f}"
@@ -197,7 +197,7 @@ def compare(
     )
     ratios = []
     for i in range(rounds + 1):  # the first one warms up, and compiles
-        draws = [draw_step(ours.latents, batch_size, i * steps + k) for k in range(steps)]
+        draws = [draw_step(ours.latents, batch_size, i * steps + k, 1000) for k in range(steps)]
         (cpu_r, wall_r, losses_r), (cpu_o, wall_o, losses_o) = timed(reference, draws), timed(ours, draws)
         apart = max(abs(a - b) / a for a, b in zip(losses_r, losses_o))
         if apart > 1e-4 or not ours.untouched() or not reference.untouched():

@@ -136,21 +136,27 @@ def _fixed_loss(loss_of: Callable[[Draw], torch.Tensor], draws: Sequence[Draw]) 
         return float(torch.stack([loss_of(draw) for draw in draws]).mean())
 
 
-def _fixed_draws(latents: Latents, batch_size: int, seed: int) -> list[Draw]:
+def _fixed_draws(latents: Latents, batch_size: int, seed: int, timesteps: int) -> list[Draw]:
     "Four batches whose timesteps are evenly spread."
-    return [draw_step(latents, batch_size, seed * 1_000_003 - 1 - i, stratified=True) for i in range(4)]
+    return [draw_step(latents, batch_size, seed * 1_000_003 - 1 - i, timesteps, stratified=True) for i in range(4)]
 
 # %% ../nbs/05_dsi.ipynb #1cb54e90
 def learn(
-    run: Run, latents: Latents, loss_of: Callable[[Draw], torch.Tensor], config: InvertConfig, keeper: Keeper, bar: tqdm
+    run: Run,
+    latents: Latents,
+    loss_of: Callable[[Draw], torch.Tensor],
+    config: InvertConfig,
+    timesteps: int,  # number of them that the generator was trained with
+    keeper: Keeper,
+    bar: tqdm,
 ) -> None:
     "Take the steps that are left."
-    fixed_draws = _fixed_draws(latents, config.batch_size, config.seed)
+    fixed_draws = _fixed_draws(latents, config.batch_size, config.seed, timesteps)
     keeper.start(run)
     if not run.checks:
         run.note(_fixed_loss(loss_of, fixed_draws))
     while run.step < config.steps and not run.settled(config.patience):
-        loss = loss_of(draw_step(latents, config.batch_size, config.seed * 1_000_003 + run.step))
+        loss = loss_of(draw_step(latents, config.batch_size, config.seed * 1_000_003 + run.step, timesteps))
         loss.backward()
         run.optimiser.step()
         run.optimiser.zero_grad()
@@ -186,7 +192,7 @@ def _run(
     loss_of = partial(denoising_loss, pipe, scheduler, latents, ids)
     bar = tqdm(total=config.steps, initial=run.step, desc="style", unit="step", disable=not progress)
     with reading(pipe, rows, firsts), bar:
-        learn(run, latents, loss_of, config, keeper, bar)
+        learn(run, latents, loss_of, config, scheduler.config.num_train_timesteps, keeper, bar)
     final_rows = rows if config.patience is None else run.best
     learned = tuple(encoder_rows.detach().float().cpu() for encoder_rows in final_rows)
     losses, settings = tuple(run.losses[: run.step].tolist()), keeper.settings | {"steps": config.steps}
@@ -257,7 +263,7 @@ def rank_styles(
     "How well each style explains the real images."
     check_request(pipe, images, phrases, {"batch_size": batch_size})
     latents, scheduler = encode_images(pipe, images), training_scheduler(pipe)
-    draws, losses = _fixed_draws(latents, batch_size, seed), {}
+    draws, losses = _fixed_draws(latents, batch_size, seed, scheduler.config.num_train_timesteps), {}
     meanings = {name: phrases.get(name, name) for name in images.classes}
     for style in styles:
         ids = tokenize(pipe, list(style_prompts(meanings, style, template).values()))

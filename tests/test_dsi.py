@@ -39,6 +39,7 @@ from synthnb.glyphworld.world import folder
 from synthnb.images.denoise import TextTable
 from synthnb.images.plan import make_plan
 from synthnb.models import tokens
+from synthnb.models.finetune import FinetuneConfig, lora
 from synthnb.models.latents import draw_step, encode_images
 from synthnb.models.pipelines import load_generator
 from synthnb.models.styles import Style, add_style, load_style, save_style
@@ -311,7 +312,7 @@ def example_losses(pipe, images, prompts, draws, word: str, lr: float) -> tuple[
 def test_losses_are_those_of_the_example(world, scans, phrases):
     style = learn(world, scans, phrases, steps=6, lr=5e-3, **FAST)
     latents = encode_images(world, scans)
-    draws = [draw_step(latents, 4, step) for step in range(6)]
+    draws = [draw_step(latents, 4, step, 1000) for step in range(6)]
     losses, table = example_losses(world, scans, list(style_prompts(phrases, "<style>").values()), draws, "photo", 5e-3)
     assert style.losses == pytest.approx(losses, rel=1e-4)
     assert torch.allclose(style.rows[0][0], table[-1], atol=1e-5)
@@ -320,8 +321,25 @@ def test_losses_are_those_of_the_example(world, scans, phrases):
 def test_no_timestep_lies_beyond_the_last(world, scans, monkeypatch):
     latents = encode_images(world, scans)
     monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full((size,), 1 - 2**-24))  # the largest that it draws
-    assert draw_step(latents, 10, 0, stratified=True).timesteps.max() == 999
-    assert draw_step(latents, 10, 0).timesteps.max() == 999
+    assert draw_step(latents, 10, 0, 1000, stratified=True).timesteps.max() == 999
+    assert draw_step(latents, 10, 0, 1000).timesteps.max() == 999
+
+
+@pytest.mark.parametrize("timesteps", [50, 4000])
+def test_a_style_is_learned_at_the_timesteps_that_the_generator_has(world, scans, phrases, monkeypatch, timesteps):
+    pipe, seen = copy.copy(world), []
+    pipe.scheduler = DDIMScheduler.from_config(world.scheduler.config, num_train_timesteps=timesteps)
+    add_noise = dsi.DDPMScheduler.add_noise
+
+    def noted(scheduler, clean, noise, drawn):
+        seen.append(drawn)
+        return add_noise(scheduler, clean, noise, drawn)
+
+    monkeypatch.setattr(dsi.DDPMScheduler, "add_noise", noted)
+    learn(pipe, scans, phrases, steps=2, **FAST)
+    lora(pipe, scans, phrases, config=FinetuneConfig(steps=2, batch_size=4, check_every=2), progress=False)
+    dsi.rank_styles(pipe, scans, phrases, ["photo"], batch_size=4)
+    assert timesteps / 2 < torch.cat(seen).max() < timesteps
 
 
 def test_generating_with_it_is_ordinary(world, scans, phrases, tmp_path):

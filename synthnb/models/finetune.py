@@ -150,7 +150,7 @@ def _run(
         run = Run(weights, optimiser, torch.full((config.steps,), math.nan, device=pipe.device))
         keeper.restore(run)
         with tqdm(total=config.steps, initial=run.step, desc="LoRA", unit="step", disable=not progress) as bar:
-            learn(run, latents, loss_of, learn_config, keeper, bar)
+            learn(run, latents, loss_of, learn_config, scheduler.config.num_train_timesteps, keeper, bar)
         if config.patience is not None:
             for weight, best in zip(weights, run.best):
                 weight.data.copy_(best)

@@ -69,7 +69,13 @@ class Draw:
     timesteps: torch.Tensor  # int64 [B]
 
 
-def draw_step(latents: Latents, batch_size: int, seed: int, timesteps: int = 1000, stratified: bool = False) -> Draw:
+def draw_step(
+    latents: Latents,
+    batch_size: int,
+    seed: int,
+    timesteps: int,  # number of them that the generator was trained with
+    stratified: bool = False,
+) -> Draw:
     "A class-balanced batch; `stratified` spreads the timesteps evenly."
     g = torch.Generator().manual_seed(seed)
     order, counts = latents.by_prompt
