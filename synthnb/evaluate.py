@@ -26,6 +26,7 @@ from synthnb.core.intervals import (
     image_error,
     judge,
     mean_interval,
+    other_seeds,
     seen_from,
     wilson,
 )
@@ -232,15 +233,7 @@ def _unpaired(seeds: Sequence[int], reference_seeds: Sequence[int], against: str
     "Why a method with these seeds is not compared with the reference."
     if not reference_seeds:
         return f"not paired: no {against} here"
-    relation = " of" if set(seeds) < set(reference_seeds) else ", not"
-    return f"not paired: seeds {_listed(seeds)}{relation} {_listed(reference_seeds)}"
-
-
-def _listed(seeds: Sequence[int]) -> str:
-    "0..4, or 0, 2 where they are few or have gaps."
-    first, last = min(seeds), max(seeds)
-    whole = len(seeds) > 2 and last - first == len(seeds) - 1
-    return f"{first}..{last}" if whole else ", ".join(map(str, sorted(seeds)))
+    return f"not paired: {other_seeds(seeds, reference_seeds)}"
 
 
 def _compared(verdict: Verdict) -> dict:

@@ -6,6 +6,7 @@ import pytest
 from synthnb.core.intervals import image_error, judge
 from synthnb.evaluate import Baseline, results_table
 from synthnb.studies.alternatives import answer
+from synthnb.studies.cover import caveats, exchange_of
 from synthnb.studies.verdict import certainty, comparisons
 
 
@@ -102,6 +103,41 @@ def test_methods_with_other_seeds_are_not_paired_by_their_place():
     told = answer(base + same).record
     [found] = comparisons({"summary": as_stored(base + same + other), "answers": {"1": told}})
     assert {line.method for line in found.lines if line.gain.n} == {"a"} and found.images_counted is False
+
+
+def test_an_answer_says_which_methods_it_leaves_out_and_why():
+    "A method with fewer seeds than the others, and so the best one, was left out silently."
+    every = rows("vanilla_matched", 0.5, 0.5, 0) + rows("a", 0.6, 0.6, 80) + rows("b", 0.9, 0.9, 80, seeds=3)
+    every += rows("c", 0.9, float("nan"), 0)
+    told = answer(every)
+    assert told.best == "a" and str(told).endswith(
+        " Left out: `b` (seeds 0..2 of 0..4), `c` (not measured on validation images)."
+    )
+    limits = caveats({"answers": {"1": told.record}}, {})
+    assert limits == ["The answer with 1 real images per class leaves out " + told.left_out + "."]
+    assert "Left out" not in str(answer(every[:10])) and "left_out" not in answer(every[:10]).record
+
+
+def test_an_answer_takes_the_seeds_that_both_kinds_have():
+    base, fewer = rows("vanilla_matched", 0.5, 0.5, 0), rows("frozen", 0.55, 0.5, 0, seeds=3)
+    told = answer(base + fewer + rows("a", 0.6, 0.6, 80, seeds=3))
+    assert (told.best, told.alternative, told.verdict.gain.n) == ("a", "frozen", 3)
+    assert told.left_out == "`vanilla_matched` (seeds 0..4, not 0..2)"
+    with pytest.raises(ValueError, match=r"the seeds of one without \(a: 0, 1; vanilla_matched: 0\.\.4\): run them"):
+        answer(base + rows("a", 0.6, 0.6, 80, seeds=2))
+
+
+def test_a_page_says_why_it_has_no_exchange_rate():
+    "Where one seed of the reference was missing at four images there was no sentence, and no reason."
+    every = rows("vanilla_matched", 0.5, 0.5, 0) + rows("a", 0.6, 0.6, 80)
+    [study] = comparisons({"summary": as_stored(every)})
+    numbers = [dict(method=run.method, shots=1, seed=run.seed, value=run.accuracy) for run in every]
+    numbers += [dict(method="vanilla_matched", shots=4, seed=seed, value=0.7) for seed in range(4)]
+    told = exchange_of({"rows": numbers, "images_per_class": 80}, {}, study)
+    assert told == (
+        "No exchange rate of `a`: 'vanilla_matched' has seeds 0..3 of 0..4 with 4 real images: "
+        "it needs the same seeds as 'a' at every number of them."
+    )
 
 
 def test_unknown_errors_of_test_images_are_not_counted():

@@ -8,7 +8,7 @@ __all__ = ['Interval', 'wilson', 'bootstrap_mean', 'mean_interval', 'accuracy_in
 
 # %% ../../nbs/core/intervals.ipynb #ebb0f29a
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -299,3 +299,16 @@ def judge(
         smallest = _smallest(deviation, n, len(judged), level, power, error)
         verdicts[name] = Verdict(verdict, gain, float(corrected[name]), margin, smallest, more_seeds)
     return verdicts
+
+# %% ../../nbs/core/intervals.ipynb #5eed0a02
+def listed_seeds(seeds: Collection[int]) -> str:
+    "0..4, or 0, 2 where they are few or have gaps."
+    first, last = min(seeds), max(seeds)
+    whole = len(seeds) > 2 and last - first == len(seeds) - 1
+    return f"{first}..{last}" if whole else ", ".join(map(str, sorted(seeds)))
+
+
+def other_seeds(seeds: Collection[int], expected: Collection[int]) -> str:
+    "For a message: the seeds that there are, and those that were expected."
+    relation = " of" if set(seeds) < set(expected) else ", not"
+    return f"seeds {listed_seeds(seeds)}{relation} {listed_seeds(expected)}"

@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from torch import nn
 
-from ..core.intervals import Verdict, image_error, judge
+from ..core.intervals import Verdict, image_error, judge, listed_seeds, other_seeds
 from ..core.renamed import current_names
 from ..data import LabelledImages
 from ..evaluate import Baseline, pixel_baseline
@@ -197,6 +197,7 @@ class Answer:
     accuracy_without: float
     verdict: Verdict  # of the difference
     why: str = ""  # it decides nothing, where that is no matter of the interval
+    left_out: str = ""  # methods that could not be compared, each with the reason
 
     @property
     def advice(self) -> str:
@@ -219,17 +220,24 @@ class Answer:
             "level": gain.level,
             "seeds": gain.n,
             "verdict": self.verdict.name,
+            **({"left_out": self.left_out} if self.left_out else {}),
         }
 
     def __str__(self) -> str:
-        gain = self.verdict.gain
-        accuracies = f"{100 * self.accuracy:.1f} % against {100 * self.accuracy_without:.1f} %"
-        remarks = (_WIDER if gain.level > LEVEL else "") + (f"; {self.why}" if self.why else "")
-        return (
-            f"**{self.advice}**: `{self.best}` with generated images reaches {accuracies} of "
-            f"`{self.alternative}` without ({gain.points} points over {gain.n} seeds; "
-            f"both chosen for each seed on the validation images of the others{remarks})."
-        )
+        return _in_words(self)
+
+# %% ../../nbs/studies/alternatives.ipynb #5eed0a05
+def _in_words(told: Answer) -> str:
+    "The advice, what it rests on, and what was left out."
+    gain = told.verdict.gain
+    accuracies = f"{100 * told.accuracy:.1f} % against {100 * told.accuracy_without:.1f} %"
+    remarks = (_WIDER if gain.level > LEVEL else "") + (f"; {told.why}" if told.why else "")
+    return (
+        f"**{told.advice}**: `{told.best}` with generated images reaches {accuracies} of "
+        f"`{told.alternative}` without ({gain.points} points over {gain.n} seeds; "
+        f"both chosen for each seed on the validation images of the others{remarks})."
+        f"{f' Left out: {told.left_out}.' if told.left_out else ''}"
+    )
 
 # %% ../../nbs/studies/alternatives.ipynb #55441d82
 def answer(
@@ -241,12 +249,12 @@ def answer(
 
     For each seed both are those with the highest accuracy on the validation images of the other seeds, so that no
     seed chooses the method that it is counted for. Named are the best of all seeds. Where the seeds choose different
-    methods the interval is corrected for the number of methods (Bonferroni).
-    ValueError where no method with, or none without, synthetic images was measured on validation images."""
+    methods the interval is corrected for the number of methods (Bonferroni). A method that ran with other seeds, or
+    was not measured on validation images, is left out, and the answer says so.
+    ValueError where no method with, or none without, synthetic images was measured on validation images, and where
+    none with them ran with the seeds of one without."""
     results = current_names(results)
-    generated, alone = _measured(results, True), _measured(results, False)
-    if generated.seeds != alone.seeds:
-        raise ValueError(f"{generated.best()} and {alone.best()} need the same seeds")
+    generated, alone, left_out = _measured(results)
     pairs = list(zip(generated.chosen_runs(), alone.chosen_runs()))  # one per seed
     test_error = image_error(np.stack([run.correct.astype(float) - rival.correct for run, rival in pairs]))
     gains = [run.accuracy - rival.accuracy for run, rival in pairs]
@@ -258,12 +266,12 @@ def answer(
         verdict = replace(verdict, name="inconclusive")
     accuracy, accuracy_without = (float(np.mean([run.accuracy for run in runs])) for runs in zip(*pairs))
     why = SHARED if shared else ""
-    return Answer(generated.best(), alone.best(), accuracy, accuracy_without, verdict, why)
+    return Answer(generated.best(), alone.best(), accuracy, accuracy_without, verdict, why, left_out)
 
 # %% ../../nbs/studies/alternatives.ipynb #37dbe190
 @dataclass(frozen=True)
 class _Measured:
-    "Methods of one kind that ran with all seeds and were measured on validation images."
+    "Methods of one kind that ran with the same seeds and were measured on validation images."
 
     runs: dict[str, dict[int, Any]]  # by method and seed
 
@@ -281,8 +289,8 @@ class _Measured:
         return [self.runs[self.best(without=seed)][seed] for seed in self.seeds]
 
 
-def _measured(results: Sequence, synthetic: bool) -> _Measured:
-    "The methods with, or without, synthetic images; ValueError where there is none."
+def _by_method(results: Sequence, synthetic: bool) -> dict[str, dict[int, Any]]:
+    "Runs with, or without, synthetic images by method and seed; ValueError where there is none."
     runs: dict[str, dict[int, Any]] = {}
     for run in results:
         if (run.synthetic > 0) == synthetic and not math.isnan(run.val_accuracy):
@@ -290,5 +298,25 @@ def _measured(results: Sequence, synthetic: bool) -> _Measured:
     if not runs:
         kind = "with" if synthetic else "without"
         raise ValueError(f"no method {kind} synthetic images was measured on validation images")
-    seeds = max(runs.values(), key=len).keys()
-    return _Measured({method: by_seed for method, by_seed in runs.items() if by_seed.keys() == seeds})
+    return runs
+
+# %% ../../nbs/studies/alternatives.ipynb #5eed0a04
+def _measured(results: Sequence) -> tuple[_Measured, _Measured, str]:
+    """The methods with and without synthetic images that ran with the same seeds, as many as there are.
+
+    Third, in words, the methods that are left out. ValueError where the kinds have no seeds in common."""
+    kinds = [_by_method(results, synthetic) for synthetic in (True, False)]
+    ran = {method: frozenset(by_seed) for kind in kinds for method, by_seed in kind.items()}
+    common = set.intersection(*({ran[method] for method in kind} for kind in kinds))
+    if not common:
+        told = "; ".join(f"{method}: {listed_seeds(seeds)}" for method, seeds in ran.items())
+        advice = "run them with the same seeds"
+        raise ValueError(f"no method with synthetic images has the seeds of one without ({told}): {advice}")
+    seeds = max(common, key=lambda some: (len(some), [*ran.values()].count(some), sorted(some)))
+    why = {run.method: "not measured on validation images" for run in results}
+    why |= {method: other_seeds(own, seeds) for method, own in ran.items()}
+    left_out = ", ".join(f"`{method}` ({reason})" for method, reason in why.items() if ran.get(method) != seeds)
+    generated, alone = (
+        _Measured({method: by_seed for method, by_seed in kind.items() if ran[method] == seeds}) for kind in kinds
+    )
+    return generated, alone, left_out

@@ -190,6 +190,9 @@ def caveats(results: Mapping, record: Mapping) -> list[str]:  # Markdown
     limits = [line.replace("**", "") for line in in_bold]
     if faults := early_faults(results, record):
         limits.append(f"{faults}.")
+    for shots, told in (results.get("answers") or {}).items():
+        if told.get("left_out"):
+            limits.append(f"The answer with {shots} real images per class leaves out {told['left_out']}.")
     sets, seeds = results.get("generated_sets"), record.get("parameters", {}).get("seeds")
     if sets and isinstance(seeds, list) and sets < len(seeds):
         limits.append(
@@ -211,7 +214,7 @@ _NOT_TRAINED = re.compile(r"frozen|clip_|nearest")
 
 
 def exchange_of(results: Mapping, record: Mapping, comparison: Comparison) -> str:  # Markdown
-    "What generated images are worth in real ones, in a sentence; nothing where that was not measured."
+    "What generated images are worth in real ones, or why nothing can be said; nothing where it was not measured."
     rows = pd.DataFrame(current_names(results["rows"]))
     images = results.get("images_per_class") or record.get("parameters", {}).get("images_per_class")
     trained = [line for line in comparison.lines if line.generated and not _NOT_TRAINED.match(line.method)]
@@ -224,8 +227,8 @@ def exchange_of(results: Mapping, record: Mapping, comparison: Comparison) -> st
     method = (best or max(trained, key=lambda line: line.accuracy)).method
     try:
         rate = exchange_rate(numbered, method, comparison.shots, images, _AGAINST)
-    except ValueError:  # seeds differ between numbers of real images, or there is one number
-        return ""
+    except ValueError as error:  # seeds differ between numbers of real images, or there is one number
+        return f"No exchange rate of `{method}`: {error}."
     return f"Exchange rate of `{method}` against `{_AGAINST}`, on these test images: {rate}."
 
 

@@ -18,7 +18,7 @@ from scipy import stats
 from scipy.interpolate import PchipInterpolator
 from sklearn.isotonic import IsotonicRegression
 
-from ..core.intervals import LEAST_SEEDS
+from ..core.intervals import LEAST_SEEDS, other_seeds
 from ..core.renamed import current_names, takes_old_names
 
 # %% ../../nbs/studies/exchange.ipynb #47104b61
@@ -103,14 +103,22 @@ def _fall(shots: np.ndarray, reference: np.ndarray) -> str:
 def _aligned(rows: pd.DataFrame, method: str, against: str, real: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers of real images, the reference's accuracies [seeds, numbers], and the method's [seeds].
 
-    ValueError where seeds differ."""
+    ValueError where seeds differ, or where one accuracy is there twice."""
     rows = current_names(rows)
-    reference = rows[rows.method == against].pivot(index="seed", columns="shots", values="value").sort_index(axis=1)
+    table = rows[rows.method == against]
+    if table.duplicated(["seed", "shots"]).any():
+        raise ValueError(f"{against!r} has several accuracies of one seed and number of real images")
+    reference = table.pivot(index="seed", columns="shots", values="value").sort_index(axis=1)
     reached = rows[(rows.method == method) & (rows.shots == real)].set_index("seed").value
     if reached.empty or reference.empty:
         raise ValueError(f"no rows of {method!r} with {real} real images, or none of {against!r}")
-    if {*reached.index} != {*reference.index} or reference.isna().any(axis=None):
-        raise ValueError(f"{method!r} and {against!r} need the same seeds at every number of real images")
+    for shots in reference:
+        seeds = reference[shots].dropna().index
+        if {*reached.index} != {*seeds}:
+            raise ValueError(
+                f"{against!r} has {other_seeds(seeds, reached.index)} with {shots:g} real image{'s' * (shots != 1)}: "
+                f"it needs the same seeds as {method!r} at every number of them"
+            )
     if reference.shape[1] < 2:
         raise ValueError(f"{against!r} was measured with one number of real images: a curve needs two or more")
     return reference.columns.to_numpy(), reference.to_numpy(), reached.loc[reference.index].to_numpy()
