@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from synthnb.bridge import Runtime, TransferConfig, run_method
@@ -17,7 +19,7 @@ from synthnb.cli import app
 from synthnb.data import digits, few_shot
 from synthnb.datasets.listed import save_folder
 from synthnb.glyphworld.world import folder
-from synthnb.models.classifiers import load_classifier
+from synthnb.models.classifiers import load_classifier, made_for, save_classifier
 from synthnb.studies.alternatives import alternatives
 from synthnb.studies.keeping import Study, classify, keep_best, train_again
 from synthnb.train import TrainConfig, Watch
@@ -77,6 +79,40 @@ def test_a_kept_network_says_what_was_measured(classifier, method, tmp_path):
     about = json.loads((kept.folder / "kept.json").read_text())
     uses = method not in ("augmented", "linear_probe")
     assert (about["method"], about["seed"], about["synthetic"]) == (method, 6, 60 * uses)
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_a_kept_vit_is_asked_at_another_size_or_says_why_not(probe, tmp_path):
+    "With a probe the answer was torch's list of shapes, without one timm's assertion at the first image."
+    study, splits = study_of(folder("vit"), 3)
+    net = train_again(study, "frozen", 5) if probe else load_classifier(folder("vit"), 3)
+    kept = save_classifier(net, tmp_path / "kept", label_names=study.val.classes)
+    save_folder({"new": splits["test"].subset(range(4))}, tmp_path / "scans")
+    own = made_for(net.pretrained_cfg, net._model_args)[0]
+    assert len(classify(kept, tmp_path / "scans", image_size=own)) == 4
+    if not probe:  # its place in the image is stretched, as timm does
+        assert not classify(kept, tmp_path / "scans", image_size=2 * own).fault.any()
+        return
+    said = (
+        f"kept is made for images of {own} pixels and cannot see {2 * own}: its weights pos_embed fit that size alone"
+    )
+    for ask in (partial(classify, images=tmp_path / "scans"), load_classifier):
+        with pytest.raises(ValueError, match=f"{said}. Give image_size: {own}, or") as error:
+            ask(kept, image_size=2 * own)
+        assert "\n" not in str(error.value)
+
+
+def test_a_kept_probe_that_lost_weights_says_what_to_do(tmp_path):
+    study, _ = study_of(folder("cnn"), 3)
+    kept = save_classifier(train_again(study, "frozen", 5), tmp_path / "kept")
+    state = load_file(kept / "model.safetensors")
+    for lost in (
+        next(name for name in state if name.endswith("conv1.0.weight")),
+        next(name for name in state if name.endswith("linear.weight")),
+    ):
+        save_file({name: weight for name, weight in state.items() if name != lost}, kept / "model.safetensors")
+        with pytest.raises(ValueError, match="kept does not hold the weights .*: keep it again$"):
+            load_classifier(kept)
 
 
 def test_what_is_no_classifier_is_refused_by_name():

@@ -148,7 +148,7 @@ def _create(
     `saved` are the arguments that it was saved with. ValueError in words where it cannot be made for that size."""
     made = made_for(about, saved)
     size = _height_and_width(image_size or arguments.get("img_size") or made)
-    if not about.get("fixed_input_size"):
+    if not about.get("fixed_input_size") and "img_size" not in saved:  # made for a size, whatever it says
         return timm.create_model(name, **saved | arguments | fixed)
     unsized = saved | {key: value for key, value in arguments.items() if key != "img_size"} | fixed
     if size == made:
@@ -214,7 +214,9 @@ def _from_folder(folder: Path, image_size: int, model_args: dict) -> TimmModel:
     if about.get("last_layer") == _UNIT_LENGTH:
         net = create(architecture, arguments=model_args, num_classes=about["num_classes"], pretrained_cfg=told)
         net.pretrained_cfg["label_names"] = about.get("label_names")
-        return _with_probe(net, load_file(folder / "model.safetensors"))
+        made = made_for(told, about.get("model_args") or {})
+        size = _height_and_width(image_size or model_args.get("img_size") or made)
+        return _with_probe(net, load_file(folder / "model.safetensors"), folder, made, size)
     return create(f"local-dir:{folder}", arguments=model_args, pretrained=True)
 
 
@@ -367,11 +369,25 @@ def put_probe(
     model.set_submodule((fitting or places)[0], _Probe(weight, bias))
     return model
 
-
-def _with_probe(model: TimmModel, state: dict[str, torch.Tensor]) -> TimmModel:
-    "A network for the weights of one with a probe, every weight in its place."
-    last = next(f"{place}.linear" for place in _places_of_head(model) if f"{place}.linear.weight" in state)
-    put_probe(model, state[f"{last}.weight"], state[f"{last}.bias"]).load_state_dict(state)
+# %% ../../nbs/models/classifiers.ipynb #5eed0a06
+def _with_probe(
+    model: TimmModel,  # made for images of `size`; changed in place
+    state: dict[str, torch.Tensor],
+    folder: Path,  # for messages
+    made: tuple[int, int],  # height and width of the images that the weights are for
+    size: tuple[int, int],
+) -> TimmModel:
+    "The network with the weights of one with a probe, each in its place; ValueError in words where they do not fit."
+    last = next((f"{place}.linear" for place in _places_of_head(model) if f"{place}.linear.weight" in state), "")
+    try:
+        put_probe(model, state[f"{last}.weight"], state[f"{last}.bias"]).load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        if size != made and "size mismatch for" in str(error):
+            raise ValueError(f"classifier {folder} {_why_not(made, size, str(error))}") from error
+        raise ValueError(
+            f"classifier {folder} does not hold the weights that its config.json tells of, a network with a linear "
+            "classifier on features of unit length: keep it again"
+        ) from error
     return model
 
 # %% ../../nbs/models/classifiers.ipynb #f4368121

@@ -222,14 +222,14 @@ def _write(kept: Kept, net: TimmModel | ClipHead) -> None:
     (kept.folder / "kept.json").write_text(json.dumps(description | {"synthnb": synthnb.__version__}, indent=1) + "\n")
 
 # %% ../../nbs/studies/keeping.ipynb #1d71f2bf
-def _open(folder: Path, clip: str | Path) -> tuple[TimmModel | ClipHead, Sequence[str], _View]:
-    "A kept classifier, the names of its classes, and how it is shown images."
+def _open(folder: Path, clip: str | Path, image_size: int) -> tuple[TimmModel | ClipHead, Sequence[str], _View]:
+    "A kept classifier for images of `image_size`, the names of its classes, and how it is shown images."
     description = folder / "kept.json"
     kept = json.loads(description.read_text()) if description.is_file() else {}
     view = _View(**kept.get("view", {}))
     if kept.get("clip"):
         return _open_head(folder, kept["clip"], clip), kept["classes"], view
-    net = load_classifier(folder)
+    net = load_classifier(folder, image_size=image_size)
     names = net.pretrained_cfg.get("label_names")
     if not names or len(names) != net.num_classes:
         raise ValueError(f"{folder} does not name its classes: take a folder that `keep_best` has written")
@@ -260,9 +260,9 @@ def classify(
     """What a kept classifier says of images; one that cannot be read has no class, and its fault is told.
 
     FileNotFoundError where there are no images or the CLIP of a head is missing, ValueError where it is another CLIP,
-    and for a classifier without names of classes."""
+    for a network that cannot see `image_size`, and for a classifier without names of classes."""
     place, left_out = Path(images).expanduser(), list[LeftOut]()
-    net, names, view = _open(Path(folder).expanduser(), clip)
+    net, names, view = _open(Path(folder).expanduser(), clip, image_size)
     root = place if place.is_dir() else place.parent
     files = scan(root, left_out).below() if place.is_dir() else [place.name] * place.is_file()
     if not files:
