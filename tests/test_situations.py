@@ -492,6 +492,22 @@ def test_who_stops_a_command_is_told_what_is_kept(where, words, kept, goes_on, w
     assert status == 130 and "stopped: " in output and kept in output and goes_on in output, output
 
 
+@pytest.mark.parametrize(
+    "where, words, kept",
+    [
+        ("synthnb.studies.run.run", ["run", "quickstart", "--outputs", "."], "is kept in ."),
+        ("synthnb.studies.sweep.run_sweep", ["sweep", "grid.yaml", "--outputs", "."], "finished cells are kept"),
+    ],
+)
+def test_who_stops_a_command_twice_is_told_once_what_is_kept(where, words, kept, workshop, monkeypatch):
+    "While the page of all runs was made a second Ctrl-C said that nothing was changed and all begins again."
+    Path("grid.yaml").write_text("experiment: quickstart\ngrid:\n  seeds: [[0], [1]]\n", encoding="utf-8")
+    monkeypatch.setattr(where, interrupted)
+    monkeypatch.setattr("synthnb.studies.index.write_index", interrupted)
+    status, output = says(words)
+    assert status == 130 and output.count("stopped") == 1 and kept in output and "begins again" not in output, output
+
+
 class Talker(BaseHTTPRequestHandler):
     "A chat server that answers every question with the text `reply`."
 

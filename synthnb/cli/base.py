@@ -69,8 +69,9 @@ class _OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.TyperException):
             raise
-        except KeyboardInterrupt:
-            typer.echo("stopped: nothing that was there is changed; the same command begins again", err=True)
+        except KeyboardInterrupt as stopped:
+            if not _was_said(stopped):
+                typer.echo("stopped: nothing that was there is changed; the same command begins again", err=True)
             raise typer.Exit(130) from None
         except Exception as error:
             if ctx.params["traceback"]:
@@ -91,6 +92,14 @@ def if_stopped(
     except KeyboardInterrupt as stopped:
         typer.echo(f"stopped: {how}", err=True)
         raise typer.Exit(130) from stopped
+
+
+def _was_said(stopped: BaseException | None) -> bool:
+    """Was this a second Ctrl-C, after a command had said what is kept, and while it put things in order?"""
+    while stopped := stopped and stopped.__context__:
+        if isinstance(stopped, typer.Exit):
+            return True
+    return False
 
 # %% ../../nbs/cli/base.ipynb #9a1aaab4
 class PairedParameters(TyperCommand):
