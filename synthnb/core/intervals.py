@@ -10,6 +10,7 @@ __all__ = ['Interval', 'wilson', 'bootstrap_mean', 'mean_interval', 'accuracy_in
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -165,7 +166,17 @@ def _reach(
     test_error: float,  # see `image_error`
 ) -> np.ndarray:
     "How far a mean may lie from the truth, by seeds and by test images (which are many)."
-    return np.hypot(stdtrit(n - 1, tail) * deviation / np.sqrt(n), ndtri(tail) * test_error)
+    quantile = _quantiles(tail)[n - 1] if isinstance(n, np.ndarray) else stdtrit(n - 1, tail)
+    return np.hypot(quantile * deviation / np.sqrt(n), ndtri(tail) * test_error)
+
+
+_FORESEEN = 1000  # seeds
+
+
+@lru_cache(maxsize=64)
+def _quantiles(tail: float) -> np.ndarray:
+    "Student's t at this tail for each number of seeds up to `_FORESEEN`: all tables ask for the same few tails."
+    return stdtrit(np.arange(_FORESEEN), tail)
 
 # %% ../../nbs/core/intervals.ipynb #634efe14
 _VERDICTS = ("better", "worse", "equivalent", "inconclusive")
@@ -201,9 +212,6 @@ def seen_from(smallest: float) -> str:
     if smallest < 1:  # no difference of accuracies is larger than 100 points
         return f"differences from {100 * smallest:.1f} points on would be seen"
     return "so few seeds and images cannot show any difference"
-
-
-_FORESEEN = 1000  # seeds
 
 # %% ../../nbs/core/intervals.ipynb #5c24cd69
 def _holm(p: np.ndarray) -> np.ndarray:
