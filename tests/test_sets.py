@@ -631,6 +631,28 @@ def test_a_set_on_disk_is_refused_where_pixels_are_compared(scans, tmp_path):
     )
 
 
+def test_two_sets_are_compared_once(scans, monkeypatch):
+    """A study checks its real splits with each of its generated sets; other pixels and bounds are compared anew."""
+    compared = []
+    monkeypatch.setattr("synthnb.datasets.sets._NEAR_COUNTS", {})
+    monkeypatch.setattr(
+        "synthnb.datasets.sets.near_pairs", lambda *pair: compared.append(pair) or near_pairs(*pair, copies=False)
+    )
+    real = {split: data.subset(range(30)) for split, data in scans.items()}
+    first = check_splits(real)
+    assert len(compared) == 3
+    drawn = scans["train"].subset(range(40, 70))
+    again = check_splits(real | {"synthetic": drawn})
+    assert len(compared) == 6 and again.iloc[[0, 1, 3]].equals(first)
+    check_splits({split: data.subset(range(30)) for split, data in real.items()})
+    assert len(compared) == 6
+    dimmed = type(drawn)((drawn.images * 0.9).byte(), drawn.labels, drawn.classes, "planted")
+    with pytest.raises(ValueError, match="train & test +30 & 30 +0 +30"):
+        check_splits({"train": drawn, "test": dimmed})
+    check_splits(real, alike=0.999)
+    assert len(compared) == 10
+
+
 def test_sides_of_different_sizes_are_compared(scans):
     small = open_set("digits", 16)["test"]
     with pytest.raises(ValueError, match="nearly the same"):
@@ -674,6 +696,7 @@ def test_large_sets_are_compared_by_trees_with_the_same_result(scans, monkeypatc
     before = [near_pairs(a, b) for a, b in pairs], told(), told(alike=0.99)
     assert len(before[0][0]) > 100 and "train & test" in before[1]
     monkeypatch.setattr("synthnb.datasets.duplicates._ALL", 0)
+    monkeypatch.setattr("synthnb.datasets.sets._NEAR_COUNTS", {})  # or what was found before would be told again
     for found, expected in zip(
         (near_pairs(a, b, alike, copies=False) for a, b in pairs for alike in (0.997, 0.9)), alone
     ):
