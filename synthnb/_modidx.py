@@ -1695,6 +1695,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'synthnb/models/classifiers.py'),
                                             'synthnb.models.classifiers.can_hold_probe': ( 'models/classifiers.html#can_hold_probe',
                                                                                            'synthnb/models/classifiers.py'),
+                                            'synthnb.models.classifiers.cpu_parts': ( 'models/classifiers.html#cpu_parts',
+                                                                                      'synthnb/models/classifiers.py'),
                                             'synthnb.models.classifiers.evaluated_size': ( 'models/classifiers.html#evaluated_size',
                                                                                            'synthnb/models/classifiers.py'),
                                             'synthnb.models.classifiers.evaluation_view': ( 'models/classifiers.html#evaluation_view',

@@ -18,7 +18,7 @@ from ..core.files import did_you_mean
 from ..core.streams import stream
 from ..data import ImageSet, check_size
 from ..dualbn import domains, is_dual, strip
-from ..models.classifiers import evaluated_size, evaluation_view, normalise
+from ..models.classifiers import cpu_parts, evaluated_size, evaluation_view, normalise
 
 # %% ../../nbs/training/prediction.ipynb #75e9506a
 READINGS = {
@@ -71,7 +71,7 @@ def _adapted(model: nn.Module, batches: Iterator[torch.Tensor]) -> nn.Module:
 def predict(
     model: nn.Module,  # on any device
     images: ImageSet | torch.Tensor,  # a set, or uint8 [N, 3, H, W]
-    batch_size: int = 256,  # images per forward pass
+    batch_size: int = 256,  # images per forward pass; a CPU may take them in parts
     image_size: int = 0,  # pixels per side: needed for a set on disk; images in memory are resized to it, 0 leaves them
     workers: int = 0,  # processes that decode a set on disk
     read: str = "main",  # which branch of dual norms is asked: a name of `READINGS`
@@ -98,12 +98,12 @@ def predict(
     branches = {"auxiliary": [True], "both": [False, True]}.get(read, [False])
     model.eval()
     for batch in _chunks(*source, shuffled=False):
-        batch = normalise(model, batch.to(device))
-        by_branch = []
-        for branch in branches:
-            with domains(model, torch.full((len(batch),), branch)):
-                by_branch.append(model(batch).float().softmax(-1))
-        probabilities.append(torch.stack(by_branch).mean(0).cpu())
+        for part in cpu_parts(normalise(model, batch.to(device))):
+            by_branch = []
+            for branch in branches:
+                with domains(model, torch.full((len(part),), branch)):
+                    by_branch.append(model(part).float().softmax(-1))
+            probabilities.append(torch.stack(by_branch).mean(0).cpu())
     for layer, mode in modes:  # of each layer: some may be frozen in evaluation mode
         layer.training = mode
     return torch.cat(probabilities)
