@@ -128,9 +128,9 @@ def check_splits(
     "Table of split hygiene; ValueError with it if two splits share an image, or nearly share more than are allowed."
     check_in_memory(splits.values())
     pairs, hashes = [*combinations(splits, 2)], {name: content_hashes(data.images) for name, data in splits.items()}
-    digests, sets = ({name: kind(some) for name, some in hashes.items()} for kind in (_digest, set))
-    same = {(a, b): len(sets[a] & sets[b]) for a, b in pairs}
-    del hashes, sets  # a quarter of a gigabyte for a million
+    digests = {name: _digest(of_set) for name, of_set in hashes.items()}
+    same = {(a, b): len({*hashes[a]} & {*hashes[b]}) for a, b in pairs}
+    del hashes  # a quarter of a gigabyte for a million
     rows = []
     for a, b in pairs:
         compared = digests[a], digests[b], alike
