@@ -21,6 +21,7 @@ from timm.data.mixup import mixup_target
 from torch import nn
 
 from ..core.streams import seeded
+from ..datasets.duplicates import cache_sized
 from ..models.classifiers import normalise
 
 # %% ../../nbs/training/augmentation.ipynb #620bd698
@@ -46,8 +47,12 @@ def random_affine(
         2 * translate * dy,
     ]
     theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    turned, parts = torch.empty(images.shape, device=images.device), cache_sized(images)
+    size = len(parts[0])
+    for target, part, motion in zip(turned.split(size), parts, theta.split(size)):
+        grid = F.affine_grid(motion, list(part.shape), align_corners=False)
+        target.copy_(F.grid_sample(part.float(), grid, padding_mode="border", align_corners=False))
+    return turned
 
 # %% ../../nbs/training/augmentation.ipynb #d2b06052
 def _resizing(first: torch.Tensor, length: torch.Tensor, size: int, whole: int) -> torch.Tensor:
