@@ -6,6 +6,7 @@ is for commands that end well. Add rows to TABLE; what a row needs on disk is ma
 run once more in a process of their own.
 """
 
+import errno
 import json
 import os
 import random
@@ -506,6 +507,36 @@ def test_who_stops_a_command_twice_is_told_once_what_is_kept(where, words, kept,
     monkeypatch.setattr("synthnb.studies.index.write_index", interrupted)
     status, output = says(words)
     assert status == 130 and output.count("stopped") == 1 and kept in output and "begins again" not in output, output
+
+
+def test_a_disk_that_fills_inside_a_shard_is_named_with_what_is_needed(workshop, monkeypatch):
+    "The command said that the disk is full, and neither which nor how much is missing."
+    from synthnb.images.writer import ShardWriter
+
+    write = ShardWriter._write
+
+    def full(writer, content):
+        if writer.images == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(writer, content)
+
+    monkeypatch.setattr(ShardWriter, "_write", full)
+    status, output = says(["generate", "two.parquet", "--out", "narrow"])
+    said = r"error: the disk of \S*narrow is full: [\d.]+ MB are free, about [\d.]+ MB are needed for the rest of the plan"
+    assert status == 1 and re.search(f"{said}. 0 of 1 shards are published and whole; make space and start", output), output
+
+
+def test_a_lease_that_a_full_disk_leaves_empty_is_not_waited_for(tmp_path, monkeypatch):
+    from synthnb.images import worker
+
+    def full(owner):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.json, "dumps", full)
+        with pytest.raises(OSError, match=re.escape(str(tmp_path / "000000.0"))):
+            worker.Leases(tmp_path).claim("000000")
+    assert worker.Leases(tmp_path).claim("000000")
 
 
 class Talker(BaseHTTPRequestHandler):

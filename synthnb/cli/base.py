@@ -38,16 +38,18 @@ def before_start() -> Iterator[None]:
 def _plain_error(error: BaseException) -> str:
     """An exception as one line for people: no system number, no quoted text, no place inside this package."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        text = (
-            f"{f'{error.filename}: ' if error.filename else ''}the disk is full: make space, and give the command again"
-        )
+        place = f"{error.filename}: " if error.filename else ""
+        text = f"{place}the disk is full: make space, and give the command again"
+        if not error.filename and error.strerror not in (None, os.strerror(error.errno)):
+            text = error.strerror  # our own, which says where and how much
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         text += ": look whether you may read and write there" if isinstance(error, PermissionError) else ""
     else:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
-    lines[0] = re.sub(r"\b[A-Z]\w*(Error|Exception|Warning): ", "", lines[0])  # names of classes are for programmers
+    # names of classes and numbers of errors are for programmers
+    lines[0] = re.sub(r"\b[A-Z]\w*(Error|Exception|Warning): (\[Errno \d+\] )?", "", lines[0])
     shown = lines[0] + (" (more with `synthnb --traceback ...`)" if lines[1:] else "")
     return shown.replace(f"{Path(synthnb.__file__).resolve().parent / 'weights'}{os.sep}", "glyphworld/").replace(
         f"{Path(synthnb.__file__).parent / 'weights'}{os.sep}", "glyphworld/"

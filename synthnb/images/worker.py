@@ -12,7 +12,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,19 @@ class Lease:
 
     def __init__(self, path: Path):
         self.path = path
+
+    @classmethod
+    def take(cls, path: Path) -> "Lease | None":
+        "A new lease of this process; None where somebody else was first."
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n")
+        except FileExistsError:
+            return None
+        except OSError as error:  # of a full disk: a lease without an owner would be waited for
+            path.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        return cls(path)
 
     def beat(self, images: int) -> None:
         "Say that this many more images are drawn."
@@ -66,10 +78,7 @@ class Leases:
         if files and not self._has_run_out(name, files[-1]):
             return None
         path = self.folder / f"{name}.{int(files[-1].suffix[1:]) + 1 if files else 0}"
-        with suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
-            file.write(json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n")
-            return Lease(path)
-        return None
+        return Lease.take(path)
 
     def _has_run_out(self, name: str, path: Path) -> bool:
         try:
