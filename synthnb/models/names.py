@@ -34,10 +34,29 @@ def plain_text(
     characters = (" " if unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTIONS else c for c in text)
     return readable_name("".join(characters))[:limit].rstrip()
 
+# %% ../../nbs/models/names.ipynb #5eed0a07
+_MARKS = str.maketrans("™℠", "®®")  # signs, of which NFKC makes letters
+
+
+def _one_form(text: str) -> str:
+    "NFKC and case folded, but for signs that it would make letters or other numbers of: LEGO™, 10², 1½, Hawai´i."
+    characters, before = [], ""
+    for c in text.translate(_MARKS):
+        form = unicodedata.decomposition(c)
+        if form.startswith("<compat> 0020 "):  # an accent that stands alone, in place of an apostrophe
+            c = "'"
+        elif before.isdecimal() and form.startswith("<fraction>"):
+            characters.append(" ")
+        elif before.isdecimal() and form.startswith(("<super>", "<sub>")) and not c.isalpha():
+            characters.append("^")
+        characters.append(c)
+        before = c
+    return unicodedata.normalize("NFKC", "".join(characters)).casefold()
+
 # %% ../../nbs/models/names.ipynb #098e3580
 def same_name(name: str) -> str:
     "Equal for names that a reader would take for the same."
-    return unicodedata.normalize("NFKC", plain_text(name)).casefold()
+    return _one_form(plain_text(name))
 
 
 _SIGNS = re.compile(r"(?<=[^\W_])([+#]{2,}|#|\+(?![^\W_]))|(?<!\S)\.(?=[^\W\d_])|^[+-](?=\d)")  # C++, C#; .NET; -5
@@ -47,13 +66,13 @@ _ALIKE = str.maketrans("−–‐♯", "---#")
 
 def bare_words(text: str) -> list[str]:
     "The words without case, hyphens, underscores and punctuation; signs that tell names apart stay: C++, .NET, 5 €."
-    folded = _EMOJI_FORM.sub(" ", unicodedata.normalize("NFKC", text).casefold().translate(_ALIKE)).strip()
+    folded = _EMOJI_FORM.sub(" ", _one_form(text).translate(_ALIKE)).strip()
     signs = {place for sign in _SIGNS.finditer(folded) for place in range(*sign.span())}
 
     def kept(place: int, c: str) -> str:
         # By category: \w leaves out the vowel signs of Hindi, Thai and more, and दिन (day) would be दीन (poor)
         kind = unicodedata.category(c)
-        if kind == "Sc" or c in "%♂♀⚥♭":  # not all symbols: a ® or an emoji makes no other meaning
+        if kind == "Sc" or c in "%‰♂♀⚥♭":  # not all symbols: a ® or an emoji makes no other meaning
             return f" {c} "
         return c if place in signs or kind[0] not in "PSZC" else " "
 

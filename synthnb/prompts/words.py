@@ -15,7 +15,8 @@ from ..models.names import bare_words
 # %% ../../nbs/prompts/words.ipynb #3ba3ea2d
 BRACKETS = set("<>{}[]|\\`_")  # what `clean` takes out of every text
 _TAG = re.compile(r"<[^<>]{0,60}>")
-_DOTTED = re.compile(r"\.[^\W\d_]")  # .NET
+_FIRST = re.compile(r"\.[^\W\d_]|[-−]\d")  # .NET, -5
+_TRADE = "™℠®©℗"  # marks of who owns a name: no words
 _UNPRINTABLE = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
 
 # %% ../../nbs/prompts/words.ipynb #e2dcf3a9
@@ -30,9 +31,9 @@ def clean(
     for c in _TAG.sub(" ", unicodedata.normalize("NFC", text)):
         kind = unicodedata.category(c)
         if kind != "Cf" or c in "\u200c\u200d":  # the two joiners are letters' business; other invisible ones go
-            kept.append(" " if c in BRACKETS or kind in _UNPRINTABLE else c)
+            kept.append(" " if c in BRACKETS or c in _TRADE or kind in _UNPRINTABLE else c)
     line = " ".join("".join(kept).split())
-    return "." * bool(_DOTTED.match(line)) + line.strip(" ,.;:!?-–—•…")
+    return line[: bool(_FIRST.match(line))] + line.strip(" ,.;:!?-−–—•…")
 
 # %% ../../nbs/prompts/words.ipynb #68c4b078
 _BULLET = re.compile(r"^\s*(?:[-•–]|\d{1,2}[.)])\s+")
