@@ -11,6 +11,7 @@ import importlib.util
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -415,6 +416,15 @@ def test_experiments_fetch_before_they_ask_for_the_revision(monkeypatch):
         how = drawing.Generation("owner/model", denoising_steps=1, guidance=1.0, generator_batch=1, device="cpu")
         drawing.draw_images(PROMPTS, 1, how)
     assert fetched == [("owner/model", True)]
+
+
+def test_a_run_that_draws_otherwise_has_images_of_its_own():
+    "With another format it took the earlier run's images, or failed where some were missing."
+    how = drawing.Generation("glyphworld/generator", denoising_steps=1, guidance=1.0, generator_batch=2, device="cpu")
+    folders = [drawing.draw_images(PROMPTS, 1, replace(how, kind=kind)) for kind in ("png", "jpeg", "png")]
+    assert folders[0] == folders[2] != folders[1]
+    drawn = [json.loads((folder / ".synthnb" / "drawn_with.json").read_text())["format"] for folder in folders]
+    assert drawn == ["png", "jpeg", "png"]
 
 
 @pytest.fixture

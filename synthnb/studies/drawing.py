@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/studies/drawing.ipynb #cc19ce8d
+from ..core.devices import pick_device
 from ..core.streams import stream
 from ..diversify import PromptRequest, write_prompts
 from ..images.drawer import Drawing
@@ -102,7 +103,7 @@ class Generation:
     kind: str = "png"  # of the files: jpeg takes a quarter of the place
     compile: bool = False  # the generator, by torch.compile
 
-
+# %% ../../nbs/studies/drawing.ipynb #5eed0a08
 def draw_images(
     prompts: dict[str, list[str]],  # class name -> prompts
     images_per_class: int,
@@ -121,7 +122,12 @@ def draw_images(
         guidance=how.guidance,
         batch_size=how.generator_batch,
     )
-    folder = stage("images", generate_shards, plan=plan_hash(make_plan(prompts, images_per_class, **settings)))
+    # A folder holds images that are drawn in one way, and refuses others
+    device = str(pick_device(how.device)).partition(":")[0]
+    way = {"kind": how.kind, "compile": how.compile, "device": device}
+    otherwise = {name: value for name, value in way.items() if value not in ("png", False, "cpu")}
+    plan = plan_hash(make_plan(prompts, images_per_class, **settings))
+    folder = stage("images", generate_shards, plan=plan, **otherwise)
     generate_shards(
         write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings),
         folder,
