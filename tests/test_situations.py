@@ -522,8 +522,12 @@ def test_a_disk_that_fills_inside_a_shard_is_named_with_what_is_needed(workshop,
 
     monkeypatch.setattr(ShardWriter, "_write", full)
     status, output = says(["generate", "two.parquet", "--out", "narrow"])
-    said = r"error: the disk of \S*narrow is full: [\d.]+ MB are free, about [\d.]+ MB are needed for the rest of the plan"
-    assert status == 1 and re.search(f"{said}. 0 of 1 shards are published and whole; make space and start", output), output
+    said = (
+        r"error: the disk of \S*narrow is full: [\d.]+ MB are free, about [\d.]+ MB are needed for the rest of the plan"
+    )
+    assert status == 1 and re.search(f"{said}. 0 of 1 shards are published and whole; make space and start", output), (
+        output
+    )
 
 
 def test_a_lease_that_a_full_disk_leaves_empty_is_not_waited_for(tmp_path, monkeypatch):
