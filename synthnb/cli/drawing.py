@@ -63,7 +63,7 @@ def _nothing_to_draw(folder: Path, plan, part: slice) -> str:
     rows = sum(piece.last - piece.first for piece in wanted)
     return (
         f"finished: all {rows:,} images of this part of the plan are drawn already, {drawn:,} of them in {folder} "
-        f"({len(published):,} shards); nothing is left to do"
+        f"({len(published):,} shards, {home.drawn_with.get('format', 'image')} files); nothing is left to do"
     )
 
 # %% ../../nbs/cli/drawing.ipynb #2b94a3d2
