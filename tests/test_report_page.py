@@ -19,7 +19,7 @@ from synthnb.images.board import _PAGE_STYLE as BOARD_STYLE
 from synthnb.images.evidence import _PAGE_STYLE as EVIDENCE_STYLE
 from synthnb.studies.check import _PAGE_STYLE as CHECK_STYLE
 from synthnb.studies.claims import _open_run
-from synthnb.studies.cover import cover_html, exchange_of, gains_svg
+from synthnb.studies.cover import _caption, cover_html, exchange_of, gains_svg
 from synthnb.studies.folder import read_record, read_results
 from synthnb.studies.index import _STYLE as INDEX_STYLE
 from synthnb.studies.report_page import _of_this_run, make_page, readable_html
@@ -320,6 +320,16 @@ def test_an_answer_that_is_no_line_of_the_table_has_one_in_the_figure():
     figures = [gains_svg(comparisons(one)[0]) for one in (results, other)]
     assert [">the answer<" in figure for figure in figures] == [False, True]
     assert [figure.count('font-weight="600"') for figure in figures] == [2, 2]
+
+
+def test_the_line_of_the_answer_has_the_verdict_of_the_sentence():
+    """Under "use generated images ... +5.9 [+0.2, +11.5]" the same numbers had the mark of inconclusive: methods are
+    corrected for their number, and the answer is one comparison."""
+    comparison = comparisons(read_results(ROOT / "outputs/compare/e8765dbab018"))[0]
+    line = next(line for line in comparison.lines if line.method == comparison.answer.method)
+    assert (comparison.answer.verdict, line.verdict) == ("better", "inconclusive")
+    assert f"<title>{line.method}: better</title>" in gains_svg(comparison)
+    assert "--better" in _caption(comparison) and "one comparison" in _caption(comparison)
 
 
 def test_shares_are_in_per_cent_and_counts_are_whole():

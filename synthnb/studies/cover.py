@@ -11,6 +11,7 @@ import html
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -69,11 +70,14 @@ def _order(lines: tuple[Line, ...]) -> list[Line]:
 
 
 def _shown(comparison: Comparison) -> list[tuple[Line, str]]:
-    "What the figure shows and what it calls that; the answer on top where it is no single method's line."
+    """What the figure shows and what it calls that; the answer on top where it is no single method's line.
+
+    Where it is one, that line has the answer's verdict, which is one comparison's, as the sentence above it."""
     answer, lines = comparison.answer, _order(comparison.lines)
     if answer and abs(answer.gain.mean - comparison.row.gain.mean) > 5e-4:
         return [(answer, "the answer"), *((line, line.method) for line in lines)]
-    return [(line, line.method) for line in lines]
+    of_answer = {answer.method: answer.verdict} if answer else {}
+    return [(replace(line, verdict=of_answer.get(line.method, line.verdict)), line.method) for line in lines]
 
 # %% ../../nbs/studies/cover.ipynb #fcf29e86
 def _cut(comparison: Comparison) -> tuple[list[tuple[Line, str]], int]:
@@ -121,7 +125,7 @@ def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
     label = f"0 = {html.escape(rival.method)}, {100 * rival.accuracy:.1f} %"
     marks = [f'<text x="{zero}" y="{_TOP - 10}" text-anchor="{anchor}" fill="var(--soft)">{label}</text>']
     for i, (line, name) in enumerate(rows):
-        answer_first = rows[0][0] is comparison.answer
+        answer_first = rows[0][1] == "the answer"
         best = i == 0 if answer_first else line.method == comparison.best
         marks += _gain_row(line, name, _TOP + _ROW * i, low, high, best)
     if left_out:
@@ -259,19 +263,21 @@ _KEY = [("better", "●"), ("worse", "●"), ("equivalent", "●"), ("inconclusi
 
 def _caption(comparison: Comparison) -> str:
     "What the figure shows, and what its colours mean."
-    verdicts = {line.verdict for line in comparison.lines}
+    shown = [line for line, _ in _shown(comparison)]
+    verdicts = {line.verdict for line in shown}
     mark = '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>'
     key = [mark.format(verdict, dot) for verdict, dot in _KEY if verdict in verdicts]
     against = html.escape(comparison.against)
     text = f"Points above <code>{against}</code>, paired by seed, with {real_images(comparison.shots)}; 95 % intervals."
-    text += " Bold: the answer, of methods that validation images chose." if comparison.answer else ""
+    text += " Bold: the answer, one comparison of methods that validation images chose." if comparison.answer else ""
     text += " Grey: without generated images."
     # Lines whose interval excludes zero, and whose verdict says nothing
-    undecided = [line for line in comparison.lines if line.verdict == "inconclusive" and line.gain.side]
+    undecided = [line for line in shown if line.verdict == "inconclusive" and line.gain.side]
     if comparison.shared and any(line.generated for line in undecided):
         text += " Nothing is decided, for seeds share generated images."
     elif undecided:
-        text += " Verdicts are corrected for the number of methods, intervals are not."
+        whose = "The other verdicts" if comparison.answer else "Verdicts"
+        text += f" {whose} are corrected for the number of methods, intervals are not."
     return f"{text} {' '.join(key)}"
 
 # %% ../../nbs/studies/cover.ipynb #57829530
