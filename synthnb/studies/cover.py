@@ -137,6 +137,7 @@ def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
     return "\n".join([head, f"<title>{html.escape(title)}</title>", *marks, "</svg>"])
 
 # %% ../../nbs/studies/cover.ipynb #99f6c3b2
+_KEY = [("better", "●"), ("worse", "●"), ("equivalent", "●"), ("inconclusive", "○")]
 _FILE_STYLE = """<style>
 svg { --ink: #1b1f24; --soft: #59636e; --card: #fff; --better: #007a58; --worse: #b84a00; --equivalent: #0072b2;
   --inconclusive: #66707a }
@@ -146,9 +147,14 @@ svg { --ink: #1b1f24; --soft: #59636e; --card: #fff; --better: #007a58; --worse:
 
 
 def gains_file(comparison: Comparison, width: int = 720) -> str:
-    "The figure as an SVG file of its own, in light and in dark."
-    svg = gains_svg(comparison, f'width="{width}"')
-    return svg.replace("<title>", f"{_FILE_STYLE}\n<title>", 1) + "\n"
+    "The figure as an SVG file of its own, in light and in dark, with what its marks mean."
+    svg, verdicts = gains_svg(comparison, f'width="{width}"'), {line.verdict for line, _ in _cut(comparison)[0]}
+    height = int(svg.split('height="', 1)[1].split('"', 1)[0])
+    meaning = "Points, paired by seed, 95 % intervals. Bold: the answer. Grey: without generated images."
+    key = [f'<tspan dx="8" fill="var(--{name})">{mark} {name}</tspan>' for name, mark in _KEY if name in verdicts]
+    foot = f'<text x="2%" y="{height + 18}" font-size="12" fill="var(--soft)">{meaning}{"".join(key)}</text>\n</svg>\n'
+    svg = svg.replace(f'height="{height}"', f'height="{height + 28}"', 1).removesuffix("</svg>") + foot
+    return svg.replace("<title>", f"{_FILE_STYLE}\n<title>", 1)
 
 # %% ../../nbs/studies/cover.ipynb #96af60cf
 def _words(text: str) -> str:
@@ -258,7 +264,6 @@ COVER_STYLE = """
   .first:not(.alone) > figure:first-child > figcaption { order: 1 }
   .first:not(.alone) > figure:first-child text { stroke: var(--paper) } }
 """
-_KEY = [("better", "●"), ("worse", "●"), ("equivalent", "●"), ("inconclusive", "○")]
 
 
 def _caption(comparison: Comparison) -> str:
