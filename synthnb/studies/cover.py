@@ -151,9 +151,10 @@ def gains_file(comparison: Comparison, width: int = 720) -> str:
     svg, verdicts = gains_svg(comparison, f'width="{width}"'), {line.verdict for line, _ in _cut(comparison)[0]}
     height = int(svg.split('height="', 1)[1].split('"', 1)[0])
     meaning = "Points, paired by seed, 95 % intervals. Bold: the answer. Grey: without generated images."
-    key = [f'<tspan dx="8" fill="var(--{name})">{mark} {name}</tspan>' for name, mark in _KEY if name in verdicts]
-    foot = f'<text x="2%" y="{height + 18}" font-size="12" fill="var(--soft)">{meaning}{"".join(key)}</text>\n</svg>\n'
-    svg = svg.replace(f'height="{height}"', f'height="{height + 28}"', 1).removesuffix("</svg>") + foot
+    key = [f'<tspan dx="12" fill="var(--{name})">{mark} {name}</tspan>' for name, mark in _KEY if name in verdicts]
+    for below, text in ((18, meaning), (38, "Against 0:" + "".join(key))):
+        svg = svg.removesuffix("</svg>") + f'<text x="2%" y="{height + below}" fill="var(--soft)">{text}</text>\n</svg>'
+    svg = svg.replace(f'height="{height}"', f'height="{height + 48}"', 1) + "\n"
     return svg.replace("<title>", f"{_FILE_STYLE}\n<title>", 1)
 
 # %% ../../nbs/studies/cover.ipynb #96af60cf
