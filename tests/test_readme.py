@@ -126,7 +126,7 @@ def test_links_lead_somewhere():
 def test_the_python_that_asks_a_kept_classifier_runs(tmp_path, monkeypatch):
     guide = (ROOT / "nbs/guides/your_data.md").read_text(encoding="utf-8").partition("## Keep the best classifier")[2]
     code = "\n".join(re.findall(r"```python\n(.*?)```", guide, re.DOTALL))
-    scans, place = digits(), tmp_path / "outputs/compare/RUN/classifier"
+    scans, place = digits(), tmp_path / "mine/outputs/compare/RUN/classifier"
     save_classifier(load_classifier(folder("cnn"), 10), place, label_names=scans["test"].classes)
     save_folder({"new": scans["test"].subset(range(3))}, tmp_path / "FOLDER")
     monkeypatch.chdir(tmp_path)

@@ -138,6 +138,13 @@ def test_notebook_is_fit_to_commit(path):
     assert not bars, f"progress-bar noise: {bars[0][:80]}"
 
 
+@each(EXPERIMENTS)
+def test_figures_of_experiments_share_one_style(path):
+    code = [cell.source for cell in cells(path, "code")]
+    if any("import matplotlib.pyplot as plt" in source for source in code):
+        assert any("plt.rcParams.update(FIGURE_STYLE)" in source for source in code), "or its colours are matplotlib's"
+
+
 @each(NOTEBOOKS)
 def test_code_cells_are_short(path):
     for cell in cells(path, "code"):

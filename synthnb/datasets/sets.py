@@ -119,7 +119,7 @@ def _digest(hashes: Sequence[str]) -> str:
     "Of the images of a set, in their order."
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
-
+# %% ../../nbs/datasets/sets.ipynb #aab84ac0
 def check_splits(
     splits: dict[str, LabelledImages],  # by name, for instance train, val, test, synthetic
     alike: float = 0.997,  # correlation from which two images are one
