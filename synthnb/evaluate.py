@@ -248,7 +248,7 @@ def _compared(verdict: Verdict) -> dict:
         unpaired="",
     )
 
-# %% ../nbs/09_evaluate.ipynb #aecb17fc
+
 def _test_error(runs: Sequence, rival_runs: Sequence) -> float:
     "Standard error of a difference by the choice of the test images; 0 where single images were not kept."
     correct_of = {run.seed: getattr(run, "correct", None) for run in runs}

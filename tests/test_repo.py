@@ -145,6 +145,11 @@ def test_figures_of_experiments_share_one_style(path):
         assert any("plt.rcParams.update(FIGURE_STYLE)" in source for source in code), "or its colours are matplotlib's"
 
 
+@each([path for path in NOTEBOOKS if path.parent.name == "nbs" and path.name[:2].isdigit()])
+def test_method_notebooks_have_at_most_60_cells(path):
+    assert len(nbformat.read(path, as_version=4).cells) <= 60, "an evening's reading: join cells, or move some behind"
+
+
 @each(NOTEBOOKS)
 def test_code_cells_are_short(path):
     for cell in cells(path, "code"):
