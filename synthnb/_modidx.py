@@ -3053,6 +3053,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'synthnb/studies/report_page.py'),
                                              'synthnb.studies.report_page._relinked': ( 'studies/report_page.html#_relinked',
                                                                                         'synthnb/studies/report_page.py'),
+                                             'synthnb.studies.report_page._rounded': ( 'studies/report_page.html#_rounded',
+                                                                                       'synthnb/studies/report_page.py'),
                                              'synthnb.studies.report_page._shown': ( 'studies/report_page.html#_shown',
                                                                                      'synthnb/studies/report_page.py'),
                                              'synthnb.studies.report_page._spaced': ( 'studies/report_page.html#_spaced',

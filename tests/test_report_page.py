@@ -344,6 +344,13 @@ def test_shares_are_in_per_cent_and_counts_are_whole():
     assert ">100.0<" in readable_html(audit) and ">11.2<" in readable_html(audit)
 
 
+def test_six_places_become_three_where_the_numbers_have_them():
+    """The table of meanings said that one is ahead by 0.094589; a rate of learning stays what it is."""
+    table = pd.DataFrame({"class": ["a", "b"], "margin": [0.094589] * 2, "low": [0.01, -0.2], "lr": [1e-4, 2e-3]})
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", readable_html(table.to_html()))
+    assert cells == ["a", "0.095", "0.01", "0.0001", "b", "0.095", "-0.20", "0.0020"]
+
+
 def test_a_gain_of_less_than_a_point_stays_one():
     """Beside accuracies in per cent, 0.8 points [-0.3, 1.9] were shown as 80.0 [-30.0, 190.0]."""
     table = pd.DataFrame([("71.7", "0.8", "-0.3", "1.9")], columns=("accuracy %", "gain", "low", "high"))

@@ -76,6 +76,14 @@ def _in_percent(head, cells: list, shares: bool) -> None:
         if change and text in numbers:
             cell.string = change(text)
 
+
+def _rounded(cells: list) -> None:
+    "Leave three of the six places that pandas writes, in a column whose largest number has them."
+    long = [cell for cell in cells if re.fullmatch(r"-?\d+\.\d{6}", cell.get_text(strip=True))]
+    if max((abs(float(cell.get_text())) for cell in long), default=0) >= 0.05:
+        for cell in long:
+            cell.string = f"{float(cell.get_text()):.3f}"
+
 # %% ../../nbs/studies/report_page.ipynb #a0168e30
 def _align(table) -> None:
     "Give a table (BeautifulSoup) words in place of Python's, no numbers of rows, and numbers under each other."
@@ -96,6 +104,7 @@ def _align(table) -> None:
     for column, values in zip(zip(*rows), columns):
         if shares or any(head.endswith(" %") for head in heads):
             _in_percent(column[0], values, shares)
+        _rounded(values)
         texts = [cell.get_text(" ", strip=True) for cell in values]
         if any(texts) and all(_NUMBER.fullmatch(text) for text in texts):
             for cell in column:
