@@ -88,13 +88,26 @@ def _commit(folder: Path) -> dict[str, object]:
     except (OSError, subprocess.CalledProcessError):
         return {}
 
-
+# %% ../../nbs/studies/run.ipynb #388969f8
 def _machine() -> dict[str, object]:
-    "The kind of machine: processor family, cores, accelerator."
+    """The kind of machine: processor family and model, the instructions that torch computes with, cores, accelerator.
+
+    The same training ends elsewhere on another model: kernels round otherwise."""
     import torch  # 1 s, which a refused parameter need not wait for
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "device": device}
+    try:
+        model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:  # not on Linux
+        model = None
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "model": model[1] if model else platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "device": device,
+    }
 
 # %% ../../nbs/studies/run.ipynb #2afde68d
 @contextmanager
