@@ -6,6 +6,7 @@ Run as a script, this file is the process that asks: `python tests/test_llm.py U
 """
 
 import ast
+import asyncio
 import hashlib
 import json
 import logging
@@ -32,7 +33,7 @@ from synthnb.models.answers import AnswerCache, cached_llm
 from synthnb.models.llm import ask, open_llm
 from synthnb.models.local_llm import LocalLLM
 from synthnb.models.questions import Question, Reply, Sampling, UnfinishedThought, json_question, read_answer
-from synthnb.models.server import ServerLLM
+from synthnb.models.server import ServerLLM, request_body, send_all
 from synthnb.studies.drawing import ChatModel, write_study_prompts
 from synthnb.studies.parameters import declared_parameters
 
@@ -689,6 +690,11 @@ def test_a_server_that_asks_for_an_hour_is_asked_once():
         with pytest.raises(RuntimeError, match="asks to wait 3,600 s: start again then"):
             ask(ServerLLM(server.url, "m"), QUESTIONS, Senses, progress=False)
         assert len(server.requests) == 1
+        # Whoever reads the refusal may be slow: no request goes out meanwhile
+        llm, put = ServerLLM(server.url, "m"), []
+        body = request_body(llm, QUESTIONS[0].messages, Sampling(), 0, Senses)
+        asyncio.run(send_all(llm, [body] * 3, put.append))
+        assert len(put) == 1 and len(server.requests) == 2
 
 
 def test_further_fields_belong_to_the_key(tmp_path, local):

@@ -360,15 +360,18 @@ def plain_error(llm: ServerLLM, error: Exception, key: str) -> Exception:
 async def send_all(llm: ServerLLM, bodies: list[dict], put: Callable) -> None:
     "Send requests side by side and put (number, reply or exception) for each."
     key = os.environ.get(llm.key_env, "").strip()
-    gate, failures = asyncio.Semaphore(llm.concurrency), list[Exception]()
+    gate, failures, refusals = asyncio.Semaphore(llm.concurrency), list[Exception](), list[Exception]()
 
     async def send_one(i: int):
         async with gate:
+            if refusals:  # no other request would do better
+                return None
             if len(failures) >= 2 * llm.concurrency:
                 reason = f"not asked, since the last {len(failures)} requests all failed; the last one: {failures[-1]}"
                 return put((i, ConnectionError(reason)))
             reply = await send(llm, client, bodies[i], key)
         if isinstance(reply, _ServerRefusal):
+            refusals.append(reply)
             return put(reply)  # raised to the caller
         if isinstance(reply, Exception):
             failures.append(reply)
