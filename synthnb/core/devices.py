@@ -34,6 +34,16 @@ def pick_dtype(
         raise ValueError(f"unknown dtype {dtype!r}: use auto, float32, float16 or bfloat16")
     return found
 
+# %% ../../nbs/core/devices.ipynb #637fcf59
+def cache_sized(
+    images: torch.Tensor,  # [B, C, H, W]
+    least: int = 1,  # images in each part, where the batch has so many
+) -> tuple[torch.Tensor, ...]:
+    "Views of a batch whose floats fit into a CPU's cache; a GPU takes many at once."
+    if not len(images) or images.device.type != "cpu":
+        return images.split(1024)
+    return images.tensor_split(max(1, len(images) // max(least, 2**18 // images[0, 0].numel(), 1)))
+
 # %% ../../nbs/core/devices.ipynb #b6fbceae
 def cpu_copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "Copies on the CPU, each in memory of its own, as safetensors takes them."

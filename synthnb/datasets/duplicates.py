@@ -17,6 +17,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from ..core.devices import cache_sized
+
 # %% ../../nbs/datasets/duplicates.ipynb #505aa307
 def content_hashes(
     images: torch.Tensor,  # uint8 [N, 3, H, W]
@@ -41,17 +43,6 @@ def check_in_memory(
         )
 
 # %% ../../nbs/datasets/duplicates.ipynb #c6694b24
-def cache_sized(
-    images: torch.Tensor,  # uint8 [N, 3, H, W]
-) -> tuple[torch.Tensor, ...]:
-    """Views of a batch whose floats fit into a CPU's cache; a GPU takes many at once.
-
-    In the cache work by image is several times faster for large images.
-    """
-    of_cpu = len(images) and images.device.type == "cpu"
-    return images.split(max(1, 2**18 // images[0, 0].numel()) if of_cpu else 1024)
-
-
 def _grey(images: torch.Tensor, size: int) -> torch.Tensor:  # float32 [N, size, size]
     reduced = [
         F.interpolate(batch.float().mean(1, keepdim=True), (size, size), mode="bilinear", antialias=True)

@@ -24,10 +24,11 @@ from scipy.spatial import KDTree
 from torchcodec.decoders import decode_image
 from tqdm import tqdm
 
+from ..core.devices import cache_sized
 from ..core.files import whole_file
 from ..core.workers import usable_cores
 from ..data import ImageSet
-from ..datasets.duplicates import cache_sized, content_hashes, projected, thumbnails, widest_directions
+from ..datasets.duplicates import content_hashes, projected, thumbnails, widest_directions
 from .features import features_file, read_features, write_features
 from .folder import ShardFolder, read_tar
 from .plan import Plan

@@ -444,16 +444,6 @@ def normalise(
     layout = torch.contiguous_format if unsafe else torch.channels_last
     return ((images.float() / 255 - mean) / std).contiguous(memory_format=layout)
 
-# %% ../../nbs/models/classifiers.ipynb #414b8eae
-def cpu_parts(
-    images: torch.Tensor,  # [B, 3, H, W]
-) -> tuple[torch.Tensor, ...]:
-    """A batch in parts for a network that does not train; on a GPU it stays whole.
-
-    No part has fewer than 16 images of a larger batch: of fewer the kernels of a CPU sum in another order."""
-    fitting = max(16, 2**18 // images[0, 0].numel()) if images.device.type == "cpu" and len(images) else len(images)
-    return images.tensor_split(max(1, len(images) // max(1, fitting)))
-
 # %% ../../nbs/models/classifiers.ipynb #da368988
 def evaluated_size(
     model: TimmModel,

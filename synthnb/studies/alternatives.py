@@ -19,12 +19,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from torch import nn
 
+from ..core.devices import cache_sized
 from ..core.intervals import Verdict, image_error, judge, listed_seeds, other_seeds
 from ..core.renamed import current_names
 from ..data import LabelledImages
 from ..evaluate import Baseline, pixel_baseline
 from ..images.fidelity import Extractor, Features, extract, open_extractor
-from ..models.classifiers import TimmModel, cpu_parts, evaluation_view, load_classifier, normalise
+from ..models.classifiers import TimmModel, evaluation_view, load_classifier, normalise
 from ..models.clip import Clip, text_features
 from ..models.meanings import Candidate
 from ..models.wordnet import spoken_name
@@ -45,7 +46,7 @@ def frozen_extractor(
     def encode(images: torch.Tensor) -> torch.Tensor:
         device = next(net.parameters()).device
         inputs = normalise(net, evaluation_view(net, images.to(device), image_size))
-        parts = [net.forward_head(net.forward_features(part), pre_logits=True) for part in cpu_parts(inputs)]
+        parts = [net.forward_head(net.forward_features(part), pre_logits=True) for part in cache_sized(inputs, 16)]
         return torch.cat(parts).float().cpu()
 
     name = str(classifier) if isinstance(classifier, str | Path) else type(net).__name__

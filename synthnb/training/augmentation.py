@@ -20,8 +20,8 @@ from timm.data import Mixup, auto_augment
 from timm.data.mixup import mixup_target
 from torch import nn
 
+from ..core.devices import cache_sized
 from ..core.streams import seeded
-from ..datasets.duplicates import cache_sized
 from ..models.classifiers import normalise
 
 # %% ../../nbs/training/augmentation.ipynb #620bd698
@@ -48,8 +48,8 @@ def random_affine(
     ]
     theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.device)
     turned, parts = torch.empty(images.shape, device=images.device), cache_sized(images)
-    size = len(parts[0])
-    for target, part, motion in zip(turned.split(size), parts, theta.split(size)):
+    sizes = [len(part) for part in parts]
+    for target, part, motion in zip(turned.split(sizes), parts, theta.split(sizes)):
         grid = F.affine_grid(motion, list(part.shape), align_corners=False)
         target.copy_(F.grid_sample(part.float(), grid, padding_mode="border", align_corners=False))
     return turned

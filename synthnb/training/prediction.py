@@ -14,11 +14,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..core.devices import cache_sized
 from ..core.files import did_you_mean
 from ..core.streams import stream
 from ..data import ImageSet, check_size
 from ..dualbn import domains, is_dual, strip
-from ..models.classifiers import cpu_parts, evaluated_size, evaluation_view, normalise
+from ..models.classifiers import evaluated_size, evaluation_view, normalise
 
 # %% ../../nbs/training/prediction.ipynb #75e9506a
 READINGS = {
@@ -98,7 +99,7 @@ def predict(
     branches = {"auxiliary": [True], "both": [False, True]}.get(read, [False])
     model.eval()
     for batch in _chunks(*source, shuffled=False):
-        for part in cpu_parts(normalise(model, batch.to(device))):
+        for part in cache_sized(normalise(model, batch.to(device)), 16):
             by_branch = []
             for branch in branches:
                 with domains(model, torch.full((len(part),), branch)):
