@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -320,6 +321,14 @@ def test_an_answer_that_is_no_line_of_the_table_has_one_in_the_figure():
     figures = [gains_svg(comparisons(one)[0]) for one in (results, other)]
     assert [">the answer<" in figure for figure in figures] == [False, True]
     assert [figure.count('font-weight="600"') for figure in figures] == [2, 2]
+
+
+def test_a_figure_that_stands_alone_says_what_its_marks_mean():
+    comparison = comparisons(read_results(newest("bridge_study")))[0]
+    alone, without = gains_svg(comparison, key=True), gains_svg(replace(comparison, answer=None), key=True)
+    assert "Bold: the answer" in alone and "● better" in alone and "Grey: without" in without
+    assert "Bold" not in without and "Grey" not in gains_svg(comparison)
+    assert int(re.search(r'height="(\d+)"', alone)[1]) > max(map(int, re.findall(r' y="(\d+)"', alone)))
 
 
 def test_the_line_of_the_answer_has_the_verdict_of_the_sentence():

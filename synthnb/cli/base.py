@@ -98,9 +98,10 @@ def if_stopped(
 
 def _was_said(stopped: BaseException | None) -> bool:
     """Was this a second Ctrl-C, after a command had said what is kept, and while it put things in order?"""
-    while stopped := stopped and stopped.__context__:
+    while stopped:
         if isinstance(stopped, typer.Exit):
             return True
+        stopped = stopped.__context__
     return False
 
 # %% ../../nbs/cli/base.ipynb #9a1aaab4

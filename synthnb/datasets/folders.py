@@ -149,10 +149,10 @@ _WORDS = {  # in the languages that folders of photographs come in; without acce
 }
 _UNLABELLED = ("unlabelled", "unlabeled", "unsup", "unsupervised", "unsuplabel", "extra")
 _BESIDE = frozenset(
-    (
-        "edges contours boxes bbox bboxes xml json overlay overlays heatmaps normals disparity instance instances "
-        "semantic panoptic visualization imagesets"
-    ).split()
+    """
+    edges contours boxes bbox bboxes xml json overlay overlays heatmaps normals disparity instance instances
+    semantic panoptic visualization imagesets
+    """.split()
 )  # what lies beside images and masks
 # In which images may lie without classes
 _BARE_PARTS = re.compile(r"(fold|batch|chunk|subset|shard)s?[\W_]*\d+", re.IGNORECASE)
@@ -161,10 +161,10 @@ _PARTS = re.compile(r"(fold|batch|part|chunk|subset|shard|session|group)s?[\W_]*
 # %% ../../nbs/datasets/folders.ipynb #807cc615
 _IMAGES = tuple("image images img imgs jpegimages jpgimages photo photos picture pictures rgb frames raw".split())
 MASK_WORDS = frozenset(
-    (
-        "mask masks label labels annotation annotations annots segmentation segmentations segmentationclass "
-        "segmentationobject groundtruth gt trimap trimaps depth seg"
-    ).split()
+    """
+    mask masks label labels annotation annotations annots segmentation segmentations segmentationclass
+    segmentationobject groundtruth gt trimap trimaps depth seg
+    """.split()
 )
 
 

@@ -38,19 +38,19 @@ if TYPE_CHECKING:  # for tables only
 FRACTIONS = (0.6, 0.2, 0.2)  # train, val and test of a folder or table that has no splits of its own
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 _FILE_COLUMNS = tuple(
-    (
-        "file filename file_name path filepath file_path image image_path img img_path image_name image_file "
-        "image_filename filenames dateiname datei bild fichier archivo imagen arquivo imagem 文件名 ファイル名 "
-        "id image_id"
-    ).split()
+    """
+    file filename file_name path filepath file_path image image_path img img_path image_name image_file
+    image_filename filenames dateiname datei bild fichier archivo imagen arquivo imagem 文件名 ファイル名
+    id image_id
+    """.split()
 )
 
 # %% ../../nbs/datasets/layout.ipynb #b2573540
 _LABEL_COLUMNS = tuple(
-    (
-        "label class class_name classname label_name labelname class_label category target species labels breed klasse "
-        "kategorie classe clase etiqueta categoria 类别 标签 ラベル"
-    ).split()
+    """
+    label class class_name classname label_name labelname class_label category target species labels breed klasse
+    kategorie classe clase etiqueta categoria 类别 标签 ラベル
+    """.split()
 )
 _SPLIT_COLUMNS = ("split", "subset", "set", "partition")
 _CAPTIONS = ("text", "caption", "captions", "prompt", "description", "additional_feature")  # of Hugging Face's files

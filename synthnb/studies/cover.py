@@ -91,6 +91,19 @@ def _cut(comparison: Comparison) -> tuple[list[tuple[Line, str]], int]:
     return kept, len(rows) - len(kept)
 
 
+def _keys(rows: list[tuple[Line, str]], mark: str) -> list[str]:
+    "What the colours of these rows mean; `mark` is filled with a verdict and its dot."
+    verdicts = {line.verdict for line, _ in rows}
+    dots = {"better": "●", "worse": "●", "equivalent": "●", "inconclusive": "○"}
+    return [mark.format(verdict, dot) for verdict, dot in dots.items() if verdict in verdicts]
+
+
+def _weights(comparison: Comparison) -> list[str]:
+    "What grey and bold mean, a sentence each."
+    bold = "Bold: the answer, one comparison of methods that validation images chose."
+    return ["Grey: without generated images.", *([bold] if comparison.answer else [])]
+
+
 def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool) -> list[str]:
     "The marks of one method: its name and numbers, and under them zero and the interval."
     gain = line.gain
@@ -112,8 +125,10 @@ def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool
     return [*marks, f"{circle}<title>{html.escape(f'{line.method}: {line.verdict}')}</title></circle>"]
 
 # %% ../../nbs/studies/cover.ipynb #82aeb077
-def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
-    "Paired gains of the methods, at most ten, over the best one without generated images, as an SVG element."
+def gains_svg(comparison: Comparison, attributes: str = 'width="100%"', key: bool = False) -> str:
+    """Paired gains of the methods, at most ten, over the best one without generated images, as an SVG element.
+
+    `key` says under it what the marks mean, where no caption does."""
     rows, left_out = _cut(comparison)
     gains = [100 * value for line, _ in rows for value in (line.gain.mean, *line.gain.ends) if not math.isnan(value)]
     low, high = min(0.0, *gains), max(0.0, *gains)
@@ -131,13 +146,18 @@ def gains_svg(comparison: Comparison, attributes: str = 'width="100%"') -> str:
     if left_out:
         note = f"{left_out} more in the table below"
         marks.append(f'<text x="2%" y="{height - 8}" fill="var(--soft)">{note}</text>')
+    if key:
+        verdicts = "".join(_keys(rows, '<tspan dx="12" fill="var(--{0})">{1} {0}</tspan>'))
+        for text in ("Points, paired by seed, 95 % intervals.", *_weights(comparison), f"Against 0:{verdicts}"):
+            height += 20
+            marks.append(f'<text x="2%" y="{height - 2}" fill="var(--soft)">{text}</text>')
+        height += 8
     title = f"Paired gains over {comparison.against} in points with 95 % intervals, {real_images(comparison.shots)}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="gains" role="img" {attributes} height="{height}"'
     head += ' font-size="14" font-family="system-ui, sans-serif">'
     return "\n".join([head, f"<title>{html.escape(title)}</title>", *marks, "</svg>"])
 
 # %% ../../nbs/studies/cover.ipynb #99f6c3b2
-_KEY = [("better", "●"), ("worse", "●"), ("equivalent", "●"), ("inconclusive", "○")]
 _FILE_STYLE = """<style>
 svg { --ink: #1b1f24; --soft: #59636e; --card: #fff; --better: #007a58; --worse: #b84a00; --equivalent: #0072b2;
   --inconclusive: #66707a }
@@ -148,14 +168,8 @@ svg { --ink: #1b1f24; --soft: #59636e; --card: #fff; --better: #007a58; --worse:
 
 def gains_file(comparison: Comparison, width: int = 720) -> str:
     "The figure as an SVG file of its own, in light and in dark, with what its marks mean."
-    svg, verdicts = gains_svg(comparison, f'width="{width}"'), {line.verdict for line, _ in _cut(comparison)[0]}
-    height = int(svg.split('height="', 1)[1].split('"', 1)[0])
-    meaning = "Points, paired by seed, 95 % intervals. Bold: the answer. Grey: without generated images."
-    key = [f'<tspan dx="12" fill="var(--{name})">{mark} {name}</tspan>' for name, mark in _KEY if name in verdicts]
-    for below, text in ((18, meaning), (38, "Against 0:" + "".join(key))):
-        svg = svg.removesuffix("</svg>") + f'<text x="2%" y="{height + below}" fill="var(--soft)">{text}</text>\n</svg>'
-    svg = svg.replace(f'height="{height}"', f'height="{height + 48}"', 1) + "\n"
-    return svg.replace("<title>", f"{_FILE_STYLE}\n<title>", 1)
+    svg = gains_svg(comparison, f'width="{width}"', key=True)
+    return svg.replace("<title>", f"{_FILE_STYLE}\n<title>", 1) + "\n"
 
 # %% ../../nbs/studies/cover.ipynb #96af60cf
 def _words(text: str) -> str:
@@ -269,16 +283,13 @@ COVER_STYLE = """
 
 def _caption(comparison: Comparison) -> str:
     "What the figure shows, and what its colours mean."
-    shown = [line for line, _ in _shown(comparison)]
-    verdicts = {line.verdict for line in shown}
-    mark = '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>'
-    key = [mark.format(verdict, dot) for verdict, dot in _KEY if verdict in verdicts]
+    shown = _shown(comparison)
+    key = _keys(shown, '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>')
     against = html.escape(comparison.against)
     text = f"Points above <code>{against}</code>, paired by seed, with {real_images(comparison.shots)}; 95 % intervals."
-    text += " Bold: the answer, one comparison of methods that validation images chose." if comparison.answer else ""
-    text += " Grey: without generated images."
+    text = " ".join([text, *_weights(comparison)])
     # Lines whose interval excludes zero, and whose verdict says nothing
-    undecided = [line for line in shown if line.verdict == "inconclusive" and line.gain.side]
+    undecided = [line for line, _ in shown if line.verdict == "inconclusive" and line.gain.side]
     if comparison.shared and any(line.generated for line in undecided):
         text += " Nothing is decided, for seeds share generated images."
     elif undecided:

@@ -63,11 +63,11 @@ def _largest(value: int | list[int]) -> int:
 # %% ../../nbs/studies/doctor_drawing.ipynb #4545671c
 # what no drawn image depends on
 _TRAINING = tuple(
-    (
-        "classifier from_scratch methods method rates look_every copied norms recipe advisor stage1_steps stage1_seeds "
-        "stage2_steps curve_every batch_size steps lr severities image_size near_duplicates test_sets half_batches "
-        "checkpoint_every workers compared compile_generator kept worth hardly device threads"
-    ).split()
+    """
+    classifier from_scratch methods method rates look_every copied norms recipe advisor stage1_steps stage1_seeds
+    stage2_steps curve_every batch_size steps lr severities image_size near_duplicates test_sets half_batches
+    checkpoint_every workers compared compile_generator kept worth hardly device threads
+    """.split()
 )
 _VOLUME = ("images_per_class", "volumes", "shots")  # what says how many are drawn
 _LEARNING = ("style_steps", "token_batch")  # who has one of these draws with a token that is learned from real images
@@ -207,9 +207,9 @@ def _disk_finding(cost: Cost, free: float, of_plans: str = "") -> Finding:
 
 # %% ../../nbs/studies/doctor_drawing.ipynb #b305f2ad
 _RATE = tuple(
-    (
-        "generator denoising_steps guidance generator_batch generator_memory generator_variant image_format device"
-    ).split()
+    """
+    generator denoising_steps guidance generator_batch generator_memory generator_variant image_format device
+    """.split()
 )  # what the time for an image depends on
 
 
