@@ -427,6 +427,18 @@ def test_a_run_that_draws_otherwise_has_images_of_its_own():
     assert drawn == ["png", "jpeg", "png"]
 
 
+def test_the_key_of_a_stage_holds_what_moves_pixels():
+    """The main job's key left out compiling, the ways to save memory and the variant of the weights."""
+    plain = Drawing(device="cpu", kind="png")
+    assert plain.key == replace(plain, memory="offload", retries=9, style="a.safetensors").key == {}
+    ways = [{"kind": "jpeg"}, {"kind": "jpeg", "quality": 80}, {"compile": True}, {"memory": "4bit+offload"}]
+    ways += [{"memory": "tiled"}, {"variant": "fp16"}, {"device": "meta"}]
+    keys = [json.dumps(replace(plain, **way).key) for way in ways]
+    assert len({*keys, "{}"}) == len(ways) + 1
+    main_job = Path(__file__).parents[1].joinpath("nbs/experiments/quickstart.ipynb").read_text(encoding="utf-8")
+    assert "**settings, **how_to_draw.key)" in main_job and "drawing=how_to_draw)" in main_job
+
+
 @pytest.fixture
 def loads(monkeypatch):
     "What was loaded, by weak references: at each load, what was loaded before is gone, or rests on the CPU."

@@ -98,7 +98,7 @@ def run_worker(
     """One worker from scratch to the end."""
     before()
     folder = open_folder(path, plan)
-    made = made or _drawn_with(pipe, GENERATOR, "png", passed=_what_was_passed(pipe, folder.plan.settings))
+    made = made or _drawn_with(pipe, GENERATOR, "png", passed=_what_was_passed(pipe, folder.plan.settings, Drawing()))
     done = make_shards(
         folder,
         folder.pieces(plan.images),
@@ -151,7 +151,7 @@ def holders(folder) -> set[int]:
 
 def test_kill_9_at_random_moments_loses_and_duplicates_nothing(plan, pipe, whole, tmp_path):
     chance, undisturbed = random.Random(0), tars(whole)
-    made = _drawn_with(pipe, GENERATOR, "png", passed=_what_was_passed(pipe, plan.settings))
+    made = _drawn_with(pipe, GENERATOR, "png", passed=_what_was_passed(pipe, plan.settings, Drawing()))
     drawn, runs = (
         FORK.Value("i", 0),
         [],

@@ -45,6 +45,23 @@ class Drawing:
         if self.kind not in SUFFIXES:
             raise ValueError(f"unknown image format {self.kind!r}: use one of {', '.join(SUFFIXES)}")
 
+    @property
+    def memory_ways(self) -> str:
+        "The ways to save memory that move pixels; offloading does not."
+        return "+".join(way for way in ("4bit", "tiled") if way in self.memory.split("+"))
+
+    @property
+    def key(self) -> dict[str, object]:
+        """What moves pixels, for the key of a stage: a folder refuses images that are drawn in another way.
+
+        Nothing for PNG files that a generator draws as it comes on a CPU; the style is the plan's."""
+        from synthnb.core.devices import pick_device  # torch, which a command that draws nothing need not wait for
+
+        way = {"kind": self.kind, "compile": self.compile, "memory": self.memory_ways, "variant": self.variant}
+        way |= {"device": pick_device(self.device).type, "quality": self.quality if self.kind != "png" else 0}
+        plain = {"kind": "png", "compile": False, "memory": "", "variant": "", "device": "cpu", "quality": 0}
+        return {name: value for name, value in way.items() if value != plain[name]}
+
 # %% ../../nbs/images/drawer.ipynb #f990eec9
 def _drawn_with(
     pipe: "DiffusionPipeline",
@@ -137,7 +154,7 @@ def open_pipeline(
     return pipe
 
 # %% ../../nbs/images/drawer.ipynb #5f61b5ae
-def _what_was_passed(pipe: "DiffusionPipeline", settings: Settings, memory: str = "auto", variant: str = "") -> dict:
+def _what_was_passed(pipe: "DiffusionPipeline", settings: Settings, drawing: Drawing) -> dict:
     "What decides about pixels beside a plan's own columns: the arguments of the pipeline's call above all."
     from synthnb.generate import plan_call
     from synthnb.models.pipelines import lora_revision
@@ -145,9 +162,8 @@ def _what_was_passed(pipe: "DiffusionPipeline", settings: Settings, memory: str 
     passed: dict = {"call": plan_call(pipe, pd.Series(settings.columns()))}
     if settings.lora:
         passed["lora"] = {"name": settings.lora, "weight": settings.lora_weight, "sha256": lora_revision(settings.lora)}
-    if ways := "+".join(way for way in ("4bit", "tiled") if way in memory.split("+")):  # offloading moves no pixel
-        passed["memory"] = ways
-    return passed | ({"variant": variant} if variant else {})
+    ways = {"memory": drawing.memory_ways, "variant": drawing.variant}
+    return passed | {name: way for name, way in ways.items() if way}
 
 # %% ../../nbs/images/drawer.ipynb #c85d5794
 Draw = Callable[[pd.DataFrame], Iterator["DrawnBatch"]]  # rows of a plan -> finished batches
@@ -169,7 +185,7 @@ def open_drawer(
     pipe = open_pipeline(settings, generator, drawing)
     clip = load_clip(drawing.clip, drawing.clip_weights or None, drawing.device) if drawing.clip else None
     known_as = f"{clip.name} {clip.fingerprint}" if clip else ""
-    passed = _what_was_passed(pipe, settings, drawing.memory, drawing.variant)
+    passed = _what_was_passed(pipe, settings, drawing)
     written = drawing.kind, drawing.quality, _style_id(drawing.style)
     made = _drawn_with(pipe, generator, *written, known_as, drawing.compile, passed)
     if settings.revision not in ("", made["revision"]):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/studies/drawing.ipynb #cc19ce8d
-from ..core.devices import pick_device
 from ..core.streams import stream
 from ..diversify import PromptRequest, write_prompts
 from ..images.drawer import Drawing
@@ -122,16 +121,13 @@ def draw_images(
         guidance=how.guidance,
         batch_size=how.generator_batch,
     )
-    # A folder holds images that are drawn in one way, and refuses others
-    device = str(pick_device(how.device)).partition(":")[0]
-    way = {"kind": how.kind, "compile": how.compile, "device": device}
-    otherwise = {name: value for name, value in way.items() if value not in ("png", False, "cpu")}
+    drawing = Drawing(device=how.device, kind=how.kind, compile=how.compile)
     plan = plan_hash(make_plan(prompts, images_per_class, **settings))
-    folder = stage("images", generate_shards, plan=plan, **otherwise)
+    folder = stage("images", generate_shards, plan=plan, **drawing.key)
     generate_shards(
         write_plan(folder.with_suffix(".parquet"), prompts, images_per_class, **settings),
         folder,
         place,
-        drawing=Drawing(device=how.device, kind=how.kind, compile=how.compile),
+        drawing=drawing,
     )
     return folder
