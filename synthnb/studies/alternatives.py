@@ -229,16 +229,16 @@ class Answer:
         return _in_words(self)
 
 # %% ../../nbs/studies/alternatives.ipynb #5eed0a05
-def _in_words(told: Answer) -> str:
+def _in_words(given: Answer) -> str:
     "The advice, what it rests on, and what was left out."
-    gain = told.verdict.gain
-    accuracies = f"{100 * told.accuracy:.1f} % against {100 * told.accuracy_without:.1f} %"
-    remarks = (_WIDER if gain.level > LEVEL else "") + (f"; {told.why}" if told.why else "")
+    gain = given.verdict.gain
+    accuracies = f"{100 * given.accuracy:.1f} % against {100 * given.accuracy_without:.1f} %"
+    remarks = (_WIDER if gain.level > LEVEL else "") + (f"; {given.why}" if given.why else "")
     return (
-        f"**{told.advice}**: `{told.best}` with generated images reaches {accuracies} of "
-        f"`{told.alternative}` without ({gain.points} points over {gain.n} seeds; "
+        f"**{given.advice}**: `{given.best}` with generated images reaches {accuracies} of "
+        f"`{given.alternative}` without ({gain.points} points over {gain.n} seeds; "
         f"both chosen for each seed on the validation images of the others{remarks})."
-        f"{f' Left out: {told.left_out}.' if told.left_out else ''}"
+        f"{f' Left out: {given.left_out}.' if given.left_out else ''}"
     )
 
 # %% ../../nbs/studies/alternatives.ipynb #55441d82
@@ -311,9 +311,9 @@ def _measured(results: Sequence) -> tuple[_Measured, _Measured, str]:
     ran = {method: frozenset(by_seed) for kind in kinds for method, by_seed in kind.items()}
     common = set.intersection(*({ran[method] for method in kind} for kind in kinds))
     if not common:
-        told = "; ".join(f"{method}: {listed_seeds(seeds)}" for method, seeds in ran.items())
+        seeds_of_all = "; ".join(f"{method}: {listed_seeds(seeds)}" for method, seeds in ran.items())
         advice = "run them with the same seeds"
-        raise ValueError(f"no method with synthetic images has the seeds of one without ({told}): {advice}")
+        raise ValueError(f"no method with synthetic images has the seeds of one without ({seeds_of_all}): {advice}")
     seeds = max(common, key=lambda some: (len(some), [*ran.values()].count(some), sorted(some)))
     why = {run.method: "not measured on validation images" for run in results}
     why |= {method: other_seeds(own, seeds) for method, own in ran.items()}
