@@ -16,7 +16,7 @@ CELLS = [
     "#| export\ndef hello() -> str:\n    return 'hello'",
     "import sys\nfrom pathlib import Path\n"
     "print(' 50%|#####     | 1/2 [00:00<00:00]\\r100%|##########| 2/2 [00:01<00:00]', file=sys.stderr)\n"
-    "print('a warning', file=sys.stderr)\nprint(hello(), Path.cwd().name)",
+    "print('a warning', file=sys.stderr)\nprint(hello(), Path.cwd().name)\nprint('in', Path.home() / '.cache')",
     "#| eval: false\nraise SystemExit",
     "#| slow\nprint('slow ran')",
 ]
@@ -62,7 +62,7 @@ def test_run_stores_outputs_without_noise(repo):
     path = repo / "nbs" / "00_words.ipynb"
     done = tool(repo, "run_notebook", "nbs/00_words.ipynb")
     assert done.returncode == 0, done.stderr
-    assert sorted(printed(path).splitlines()) == ["a warning", "hello nbs"]
+    assert sorted(printed(path).splitlines()) == ["a warning", "hello nbs", "in ~/.cache"]
     assert "def hello" in (repo / "synthnb" / "words.py").read_text()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert tool(repo, "check_sync").returncode == 0

@@ -52,6 +52,16 @@ class SkippingClient(NotebookClient):
         return await super().async_execute_cell(cell, cell_index, *args, **kwargs)
 
 
+def without_home(outputs: list) -> None:
+    """Write `~` for this machine's home folder in all text."""
+    home = re.compile(re.escape(str(Path.home())) + r"(?=/)")
+    for output in outputs:
+        data = output.get("data", {})
+        data.update({kind: home.sub("~", text) for kind, text in data.items() if kind.startswith("text/")})
+        if "text" in output:
+            output.text = home.sub("~", output.text)
+
+
 def without_progress(outputs: list) -> list:
     """`outputs` without progress bars and widgets; other lines of stderr stay."""
     kept = []
@@ -109,6 +119,7 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = without_progress(cell.outputs)
+            without_home(cell.outputs)
             in_256_colours(cell.outputs)
     notebook.metadata.pop("widgets", None)
     partial = path.with_name(f"_partial-{path.name}")  # nbdev passes over names with an underscore
