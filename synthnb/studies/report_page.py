@@ -130,7 +130,6 @@ def _fold(table, soup) -> None:
     summary.string = "Optimiser steps of each method"
     details.extend([summary, aside])
     table.insert_after(details)
-    aside.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
 
 
 def _over(table, against: str) -> None:
@@ -139,6 +138,63 @@ def _over(table, against: str) -> None:
         cell.string = f"paired gain over {against}"
 
 # %% ../../nbs/studies/report_page.ipynb #d8a895ec
+_PHONE = 366  # pixels of its width that a page leaves to a table
+_LETTER, _PADDING = 7.6, 10  # pixels, of a wide font
+
+
+def _even(table) -> None:
+    "Give each row of pandas all its cells, and the names of its index the row of the other heads."
+    for cell in table.find_all(rowspan=True):
+        following = cell.find_parent("tr").find_next_siblings("tr")[: int(cell["rowspan"]) - 1]
+        position = len(cell.find_previous_siblings(["th", "td"]))
+        del cell["rowspan"]
+        for row in following:
+            row.insert(position, copy.copy(cell))
+    rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
+    if len(rows) < 2 or len(rows[0]) != len(rows[1]) or any(cell.name == "td" for cell in rows[0] + rows[1]):
+        return
+    texts = [(above.get_text(strip=True), below.get_text(strip=True)) for above, below in zip(*rows[:2])]
+    if any(all(pair) for pair in texts) or not texts[0][1]:
+        return
+    for cell, pair in zip(rows[0], texts):
+        cell.string = "".join(pair)
+    rows[1][0].find_parent("tr").decompose()
+
+
+def _column_names(rows: list) -> tuple[list[str], int]:
+    "The name of each column, from all rows of heads above the first value, and how many such rows there are."
+    above = next((i for i, row in enumerate(rows) if any(cell.name == "td" for cell in row)), len(rows))
+    named = [
+        [cell.get_text(" ", strip=True) for cell in row for _ in range(int(cell.get("colspan", 1)))] for row in rows
+    ]
+    return [" ".join(filter(None, column)) for column in zip(*named[:above])], above
+
+
+def _for_phones(table) -> None:
+    "Mark a table that a phone cannot show side by side, and give its values the names of their columns."
+    rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
+    names, above = _column_names(rows)
+    if not 0 < above < len(rows) or {len(row) for row in rows[above:]} != {len(names)}:
+        return
+    whole = [row for i, row in enumerate(rows) if i >= above or len(row) == len(names)]
+    widths = [max(map(_needed, column)) for column in zip(*whole)]
+    if sum(widths) * _LETTER + len(widths) * _PADDING <= _PHONE:
+        return
+    table["class"] = [*table.get("class", []), "by-row"]
+    for row in table.find_all("tr")[:above]:
+        row["class"] = "heads"
+    for row in rows[above:]:
+        for cell, name in zip(row, names):
+            cell["data-name"] = name
+
+
+def _needed(cell) -> int:
+    "Letters of a cell that stand in one line: of a number all, else the longest word."
+    text = cell.get_text(" ", strip=True)
+    in_one = cell.name == "td" and "number" in cell.get("class", [])
+    return len(text) if in_one else max(map(len, text.split()), default=0)
+
+# %% ../../nbs/studies/report_page.ipynb #73a128e8
 def readable_html(text: str, against: str = "") -> str:
     "HTML of an output with its tables made readable; styles of pandas go, the page has its own."
     soup = BeautifulSoup(text, "html.parser")
@@ -148,11 +204,15 @@ def readable_html(text: str, against: str = "") -> str:
         del table["border"]
         for row in table.find_all("tr"):
             del row["style"]
+        _even(table)
         _align(table)
         _fold(table, soup)
         if against:
             _over(table, against)
-        table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+    for table in soup.find_all("table"):
+        _for_phones(table)
+        if table.parent.name == "[document]" or "scroll" not in table.parent.get("class", []):
+            table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
     for cell in soup.find_all("td", string=re.compile(r"`[^`]+`|\d%")):
         text = re.sub(
             "`([^`]+)`", r"<code>\1</code>", html.escape(re.sub(r"(\d)%", r"\1 %", cell.get_text()), quote=False)
@@ -199,7 +259,17 @@ details.code pre { padding: .6rem; background: var(--card); border: 1px solid va
 img { max-width: 100%; height: auto; border-radius: .4rem } .output > img { background: #fff; padding: 2px }
 th, td { overflow-wrap: normal } td code { white-space: nowrap }
 .cell > table { display: block; overflow-x: auto } .about { margin-top: 3rem; color: var(--soft); font-size: .85rem }
-@media (max-width: 40rem) { body { padding: 1rem .75rem 3rem } }
+@media (max-width: 60rem) { table { font-size: .82rem } th, td { padding: .3rem }
+  th.number, td.number { white-space: normal } }
+@media (max-width: 40rem) { body { padding: 1rem .75rem 3rem } table { font-size: .78rem }
+  th, td { padding: .25rem .3rem }
+  td code { white-space: normal; overflow-wrap: anywhere } td:first-child code { white-space: nowrap }
+  .by-row, .by-row tbody { display: block } .by-row .heads { display: none }
+  .by-row tr { display: flex; flex-wrap: wrap; gap: 0 .9rem; padding: .4rem 0; border-top: 1px solid var(--line) }
+  .by-row td, .by-row th { border: 0; padding: 0; white-space: normal; text-align: left; min-width: 0 }
+  .by-row :is(td, th):empty { display: none }
+  .by-row [data-name]:not([data-name=""])::before { content: attr(data-name) " "; color: var(--soft);
+    font-weight: 400 } }
 @media (prefers-color-scheme: dark) { img.drawing { filter: invert(.89) hue-rotate(180deg) } }
 @media print { nav, details.code { display: none } img.drawing { filter: none } }
 """
