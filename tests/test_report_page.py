@@ -114,9 +114,9 @@ def test_nothing_sticks_out_and_the_first_screen_answers(browser, pages, width, 
             assert all(name[2] < numbers[1] for name, numbers in zip(rows[::2], rows[1::2])), "a name runs into numbers"
             assert min(box["x"] for box in boxes) >= 0 and max(box["x"] + box["width"] for box in boxes) <= width
             assert min(box["height"] for box in boxes) > 12, "letters stay as large as text"
-            if images := page.query_selector(".first figure:nth-child(2) img"):
-                box = images.bounding_box()
-                assert box["y"] + box["height"] / 3 < height, f"{name}: the images are in the first screen"
+        for what in ("figure:nth-child(2) img", ".sure"):
+            box = page.query_selector(f".first {what}").bounding_box()
+            assert box["y"] + box["height"] < height, f"{name}: {what} is in the first screen"
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", dark)[:3])) < 380) == (scheme == "dark")
         page.close()

@@ -10,6 +10,7 @@ import base64
 import html
 import math
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -52,8 +53,8 @@ def explain(method: str) -> str:
     return METHODS[name].about if name in METHODS else EXPLANATIONS.get(name, "")
 
 # %% ../../nbs/studies/cover.ipynb #e484611f
-_ROW, _TOP = 39, 26  # pixels
-_MOST = 10  # rows, with which the first screen of a phone holds the figure and a part of the images
+_ROW, _TOP = 29, 24  # pixels
+_MOST = 10  # rows, with which the first screen of a phone holds the figure, the images and how sure the verdict is
 
 
 def _placed(value: float, low: float, high: float) -> str:
@@ -110,18 +111,18 @@ def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool
     zero, start, mean, end = (_placed(100 * value, low, high) for value in (0, gain.low, gain.mean, gain.high))
     weight = ' font-weight="600"' if best else ""
     ink = "var(--ink)" if line.generated else "var(--soft)"
-    colour, middle = f"var(--{line.verdict or 'inconclusive'})", y + 26
-    across = f'x1="{zero}" x2="{zero}" y1="{middle - 8}" y2="{middle + 8}"'  # not through the numbers
+    colour, middle = f"var(--{line.verdict or 'inconclusive'})", y + 21
+    across = f'x1="{zero}" x2="{zero}" y1="{middle - 5}" y2="{middle + 6}"'  # not through the numbers
     marks = [
         f'<line {across} stroke="var(--soft)" stroke-dasharray="3 3"/>',
-        f'<text x="2%" y="{y + 14}" fill="{ink}"{weight}>{html.escape(name)}</text>',
-        f'<text x="98%" y="{y + 14}" text-anchor="end" fill="{ink}"{weight}>{gain.points}</text>',
+        f'<text x="2%" y="{y + 13}" fill="{ink}"{weight}>{html.escape(name)}</text>',
+        f'<text x="98%" y="{y + 13}" text-anchor="end" fill="{ink}"{weight}>{gain.points}</text>',
     ]
     if not gain.is_empty:
         along = f'x1="{start}" x2="{end}" y1="{middle}" y2="{middle}"'
         marks.append(f'<line {along} stroke="{colour}" stroke-width="3" stroke-linecap="round"/>')
     fill = colour if line.verdict in ("better", "worse", "equivalent") else "var(--card)"
-    circle = f'<circle cx="{mean}" cy="{middle}" r="5.5" fill="{fill}" stroke="{colour}" stroke-width="2.5">'
+    circle = f'<circle cx="{mean}" cy="{middle}" r="5" fill="{fill}" stroke="{colour}" stroke-width="2.5">'
     return [*marks, f"{circle}<title>{html.escape(f'{line.method}: {line.verdict}')}</title></circle>"]
 
 # %% ../../nbs/studies/cover.ipynb #82aeb077
@@ -261,23 +262,28 @@ _AGAINST = "vanilla_matched"  # trains on real images alone, for as many steps
 
 # %% ../../nbs/studies/cover.ipynb #cd05d4d6
 COVER_STYLE = """
-.cover > p { max-width: 60rem } .cover .verdict { font-size: 1.55rem; line-height: 1.3; margin: .35rem 0 .6rem;
-  text-wrap: balance } .cover .verdict code { font-size: .9em } .kicker { margin: 0; color: var(--soft);
-  font-size: .9rem }
-.first { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 1rem; margin: .9rem 0;
-  align-items: start } .first.alone { grid-template-columns: minmax(0, 1fr); max-width: 46rem }
+.cover > p, .sure > p { max-width: 60rem } .cover .verdict { font-size: 1.55rem; line-height: 1.3;
+  margin: .35rem 0 .6rem; text-wrap: balance } .cover .verdict code { font-size: .9em } .kicker { margin: 0;
+  color: var(--soft); font-size: .9rem } .sure > p { margin: 0 0 .6rem }
+.first { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: .8rem 1rem; margin: .9rem 0;
+  align-items: start } .first > .sure { grid-column: 1 / 3 } .first.alone > * { grid-column: 1 / 3; max-width: 46rem }
 .first figure { margin: 0; padding: .75rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .5rem } figcaption { font-size: .85rem; color: var(--soft) }
-.first img { display: block; max-width: 100%; max-height: 24rem; margin: 0 auto .4rem }
+.first img { display: block; max-width: 100%; max-height: 21rem; margin: 0 auto .4rem }
+.first > :first-child img { max-height: 24rem }
 .caveats { padding: .6rem 1rem .6rem 2rem; margin: .6rem 0; background: var(--tint); border-radius: .5rem }
 .gains { display: block } .gains text { paint-order: stroke; stroke: var(--card); stroke-width: .3em }
 .key { white-space: nowrap } .key b { font-size: 1.2em; line-height: 0 }
-@media (max-width: 40rem) { .cover .verdict { font-size: 1.15rem } .first { grid-template-columns: minmax(0, 1fr) }
-  .cover > p { font-size: .85rem; margin: .4rem 0 } .first { gap: .5rem } .first img { max-height: 14rem }
-  /* what the gains say stands under the images, which would else lie below a phone's first screen */
-  .first:not(.alone) > figure:first-child { display: contents }
-  .first:not(.alone) > figure:first-child > figcaption { order: 1 }
-  .first:not(.alone) > figure:first-child text { stroke: var(--paper) } }
+@media (max-width: 40rem) { .kicker { font-size: .75rem; line-height: 1.3 } .cover .verdict { font-size: 1.1rem;
+    line-height: 1.25; margin: .2rem 0 .3rem; text-wrap: wrap }
+  .cover > p, .sure > p { font-size: .8rem; line-height: 1.35; margin: .3rem 0 } .sure > p { margin: 0 }
+  .first { grid-template: auto / 9.5rem minmax(0, 1fr); gap: .4rem .6rem; margin: .4rem 0 }
+  .first > * { grid-column: 1 / 3 } .first figure { padding: .3rem }
+  .first .beside { grid-column: 1 } .first > .beside + .sure { grid-column: 2 }
+  .first img { max-height: 14rem; margin-bottom: .2rem } .first figcaption { font-size: .75rem; line-height: 1.35 }
+  /* what the figure shows stands under the images, which would else lie below a phone's first screen */
+  .first > figure:first-child { display: contents } .first > figure:first-child > * { grid-column: 1 / 3 }
+  .first > figure:first-child > figcaption { order: 1 } .first > figure:first-child text { stroke: var(--paper) } }
 """
 
 
@@ -303,10 +309,16 @@ _BESIDE = ("beside", "synthetic", "drawn")  # names of figures of images, the be
 _GENERATED_ONLY = ("guidance_study", "imagenet_study", "prompt_ladder", "volume_study")
 
 
+_WIDE = 1.7  # width by height of images for which a phone needs its whole width
+
+
 def _figure(file: Path, caption: str, kind: str = "") -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
-    image = f'<img{kind} src="data:image/png;base64,{data}" alt="{caption}">'
-    return f"<figure>{image}<figcaption>{caption}.</figcaption></figure>"
+    "A file as an HTML figure; `kind` is the class of the image, without which it is one of images."
+    content = file.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])  # of every PNG
+    image = f'<img class="{kind}" src="data:image/png;base64,{base64.b64encode(content).decode()}" alt="{caption}">'
+    beside = "" if kind or width > _WIDE * height else ' class="beside"'  # what a phone shows beside the text
+    return f"<figure{beside}>{image}<figcaption>{caption}.</figcaption></figure>"
 
 
 def _figure_files(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -348,15 +360,17 @@ def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> s
         figures = [f"<figure>{gains_svg(compared[0])}<figcaption>{_caption(compared[0])}</figcaption></figure>"]
     else:
         main = _main_figure(folder, results)
-        figures = [_figure(*main, ' class="drawing"')] if main else []
+        figures = [_figure(*main, "drawing")] if main else []
     if image := _image_of(folder, record.get("experiment", "")):
         figures.append(_figure(*image))
+    paragraphs = [f"<p>{_words(paragraph)}</p>" for paragraph in _beside_verdict(results, record)]
+    sure = [f'<div class="sure">{paragraph}</div>' for paragraph in paragraphs[:1]]
     lines = [
         f'<p class="kicker">{html.escape(title)}</p>',
         f'<h1 class="verdict">{_words(verdict_line(results))}</h1>',
         f'<p class="soft">{_words(what_was_run(results, record))}.</p>',
-        f'<div class="first{" alone" if len(figures) < 2 else ""}">{"".join(figures)}</div>' if figures else "",
-        *(f"<p>{_words(paragraph)}</p>" for paragraph in _beside_verdict(results, record)),
+        f'<div class="first{" alone" if len(figures) < 2 else ""}">{"".join(figures + sure)}</div>',
+        *paragraphs[1:],
     ]
     if limits := caveats(results, record):
         lines.append(f'<ul class="caveats">{"".join(f"<li>{_words(limit)}</li>" for limit in limits)}</ul>')
