@@ -122,7 +122,7 @@ def test_newest_first_and_failures_in_sight(page):
         and "points" not in failed.inner_text()
     )
     assert page.query_selector(".run.DONE .told").inner_text() == (
-        "Bridged minus vanilla is +6.1 points [+3.6, +8.6]: significantly better."
+        "Use bridged, not vanilla: that is +6.1 points [+3.6, +8.6]."
     )
     assert "at work now" in page.query_selector(".run.RUNNING").inner_text()
 

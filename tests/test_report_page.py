@@ -389,3 +389,17 @@ def test_heads_and_rows_of_a_table_with_an_index_stand_even():
     assert "rowspan" not in page and page.count(">DSI<") == 2 and page.count("<tr") == 3
     wide = readable_html(pd.concat({f"a head of this {i}": table for i in range(6)}, axis=1).to_html())
     assert 'data-name="a head of this 3 KID"' in wide and wide.count('class="heads"') == 2
+
+
+@every_run
+def test_a_study_of_something_else_says_what_to_do(run):
+    """Under "LAR+CD+SD minus naive, mixed_per_batch, is +1.0 points" a reader had to find out what to do."""
+    results = read_results(run)
+    if is_of_methods(results) or not outcomes(results):
+        pytest.skip("it compares methods, or has no number of its own")
+    told, [main, *_] = verdict_line(results), outcomes(results)
+    assert re.match("Use |Do not use |Choose |Beware of |It is the same |Not decided: ", told), told
+    assert main.effect_text in told, "the number is the stored one"
+    low, high = main.interval or (-1, 1)
+    decided = main.verdict not in ("inconclusive", "measured") or (main.verdict == "measured" and not low <= 0 <= high)
+    assert told.startswith("Not decided") == (not decided), told

@@ -25,6 +25,7 @@ from synthnb.studies.verdict import (
     Comparison,
     Line,
     advice,
+    certainty,
     comparisons,
     early_faults,
     how_sure,
@@ -345,9 +346,11 @@ def _main_figure(folder: Path, results: Mapping) -> tuple[Path, str] | None:
 # %% ../../nbs/studies/cover.ipynb #1c9d0c3c
 def _beside_verdict(results: Mapping, record: Mapping) -> list[str]:  # Markdown
     "Paragraphs under the verdict: how sure it is and the exchange rate; the same of other numbers of real images."
-    compared = comparisons(results) if is_of_methods(results) else []
-    rates = [exchange_of(results, record, comparison) for comparison in compared] or [""]
-    heads = [how_sure(results), *map(advice, compared[1:])]
+    compared, sure = comparisons(results), how_sure(results)
+    if not is_of_methods(results):  # a study of something else says, too, whether generated images helped
+        return list(filter(None, [sure, *(f"{advice(one)} {certainty(one)}" for one in compared)]))
+    rates = [exchange_of(results, record, comparison) for comparison in compared]
+    heads = [sure, *map(advice, compared[1:])]
     paragraphs = [" ".join(filter(None, sentences)) for sentences in zip(heads, rates)]
     return [paragraph for paragraph in paragraphs if paragraph]
 

@@ -358,19 +358,84 @@ def outcomes(
     return [Outcome(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in results["verdicts"]]
 
 # %% ../../nbs/studies/verdict.ipynb #1b2a436a
-_JUDGED = {"better": ": significantly better", "worse": ": significantly worse"}
+_WITHOUT = "real only"  # what studies of volumes compare with
 
 
-def _sentence(outcome: Outcome) -> str:
-    "An outcome of a study that is not about all methods."
-    claim = outcome.claim.replace(": ", " ").replace(" - ", " minus ")
-    claim += "," if "," in claim else ""
-    text = f"{claim} is {outcome.effect_text}{_JUDGED.get(outcome.verdict, '')}"
-    if outcome.reason:
-        text += f"; {outcome.reason}"
-    return f"Not decided: {text}." if outcome.verdict == "inconclusive" else f"{text[:1].upper()}{text[1:]}."
+def _two(claim: str) -> tuple[str, str, str]:
+    "The two things that a claim compares, and where; numbers of something are named by it."
+    first, second = _DIFFERENCE.split(claim, maxsplit=1)
+    second, _, where = second.partition(", ")
+    method, _, number = first.rpartition(", ")
+    if (many := re.fullmatch(r"(\d+) (.+)", second)) and number.isdigit():
+        return f"{number} {many[2]}", many[1], ", ".join(filter(None, (method, where)))
+    named = [part if part == _WITHOUT else f"`{part}`" for part in (first, second)]
+    return named[0], named[1], where
+
+
+def _of_two(outcome: Outcome) -> str:
+    "Which of two to use, as far as it is decided."
+    first, second, where = _two(outcome.claim)
+    at, points = f" ({where})" * bool(where), outcome.effect_text
+    if outcome.verdict == "inconclusive":
+        points += f"; {outcome.reason}" * bool(outcome.reason)
+        if second == _WITHOUT:
+            return f"Not decided: generated images, {first}, are not shown to gain or to harm{at}: {points}."
+        verb = "are" if first[0].isdigit() else "is"
+        return f"Not decided: {first} {verb} not shown to differ from {second}{at}: {points}."
+    if outcome.verdict == "equivalent":
+        return f"It is the same whether {first} or {second} is used{at}: {points}."
+    better = outcome.verdict == "better"
+    if second == _WITHOUT:
+        return f"{'Use' if better else 'Do not use'} generated images, {first}{at}: that is {points}."
+    if better:
+        return f"Use {first}, not {second}{at}: that is {points}."
+    return f"Do not use {first} but {second}{at}: the first is {points} from it."
 
 # %% ../../nbs/studies/verdict.ipynb #5bbc5e78
+_OF_SETTINGS = re.compile(r"([^,]*)(?:, (.*))?, best (?:-|minus) worst (.*?)(?: as chosen by other seeds)?")
+_GAP = re.compile(r"gap from (.*) to (.*), closed by (.*)")
+_DEFECT = re.compile(r"gain added by (.*), the largest of (\d+)")
+
+
+def _of_settings(outcome: Outcome, method: str, where: str | None, setting: str) -> str:
+    "The best of several settings less the worst, which is above zero whatever is true."
+    told = f"with `{method}`{f' ({where})' * bool(where)} the best is {outcome.effect_text} above the worst"
+    if outcome.interval and outcome.interval[0] > 0:
+        return f"Choose the {setting} by validation images: {told}."
+    told += f"; {outcome.reason}" * bool(outcome.reason)
+    return f"Not decided: no {setting} is shown to beat another, so keep the default: {told}."
+
+
+def _of_gap(outcome: Outcome, start: str, end: str, means: str) -> str:
+    "How much nearer something comes to the real images, which is no accuracy."
+    low, high = outcome.interval or (math.nan, math.nan)
+    told = f"it closes {outcome.effect_text} of the gap from {start} to {end}"
+    if low > 0:
+        return f"Use {means} for images that are nearer to {end}: {told}. Accuracy is another question: see below."
+    if high < 0:
+        return f"Do not use {means}, which is farther from {end}: {told}."
+    return f"Not decided: {means} is not shown to come nearer to {end}: {told}."
+
+
+def _of_defect(outcome: Outcome, defect: str, of: str) -> str:
+    "What a defect of a protocol adds to a gain."
+    told = f"{outcome.effect_text}, the most of {of} defects"
+    if outcome.interval and outcome.interval[0] > 0:
+        return f"Beware of a study with this defect: {defect}. To the gain that is reported it adds {told}."
+    return f"Not decided: no defect is shown to add to the gain that is reported: {defect} adds {told}."
+
+# %% ../../nbs/studies/verdict.ipynb #c18c0484
+def _sentence(outcome: Outcome) -> str:
+    "An outcome of a study that is not about all methods: what to do, where something is decided."
+    for pattern, told in ((_OF_SETTINGS, _of_settings), (_GAP, _of_gap), (_DEFECT, _of_defect)):
+        if found := pattern.fullmatch(outcome.claim):
+            return told(outcome, *found.groups())
+    if _DIFFERENCE.search(outcome.claim) and outcome.verdict != "measured":
+        return _of_two(outcome)
+    claim = outcome.claim.replace(": ", " ") + "," * ("," in outcome.claim)
+    return f"{claim[:1].upper()}{claim[1:]} is {outcome.effect_text}{f'; {outcome.reason}' * bool(outcome.reason)}."
+
+# %% ../../nbs/studies/verdict.ipynb #7ef518bd
 def is_of_methods(results: Mapping) -> bool:
     "Does a run ask whether generated images help?"
     claims = [outcome.claim for outcome in outcomes(results)]
@@ -394,8 +459,9 @@ def how_sure(results: Mapping) -> str:
     if is_of_methods(results):
         return certainty(comparisons(results)[0])
     main = outcomes(results)[:1]
-    has_interval = main and main[0].interval
-    return "95 % interval over seeds, on these test images." if has_interval else ""
+    if not main or not main[0].interval:
+        return ""
+    return f"95 % interval over {f'{main[0].seeds} ' * bool(main[0].seeds)}seeds, on these test images."
 
 
 _FAULTY = ("0.0.1",)  # versions whose first runs, with one generated set for all seeds, had faults of method
