@@ -24,7 +24,7 @@ from synthnb.studies.cover import _caption, cover_html, exchange_of, gains_svg
 from synthnb.studies.folder import read_record, read_results
 from synthnb.studies.index import _STYLE as INDEX_STYLE
 from synthnb.studies.report_page import _of_this_run, make_page, readable_html
-from synthnb.studies.verdict import HELP, advice, comparisons, is_of_methods, outcomes, verdict_line
+from synthnb.studies.verdict import HELP, advice, comparisons, is_of_methods, outcomes, source_comparison, verdict_line
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMMITTED = ["git", "ls-files", "outputs/*/*/DONE"]  # whoever runs the tests may have runs of their own there
@@ -403,3 +403,22 @@ def test_a_study_of_something_else_says_what_to_do(run):
     low, high = main.interval or (-1, 1)
     decided = main.verdict not in ("inconclusive", "measured") or (main.verdict == "measured" and not low <= 0 <= high)
     assert told.startswith("Not decided") == (not decided), told
+
+
+def test_the_figure_of_prompt_ladder_shows_what_its_verdict_speaks_of():
+    """Its first screen had twelve panels of a thumb's width."""
+    run = newest("prompt_ladder")
+    results, page = read_results(run), front(run)
+    [figure] = re.findall('<svg class="gains".*?</svg>|<svg [^>]*class="gains".*?</svg>', page, re.DOTALL)
+    main, sources = outcomes(results)[0], source_comparison(results)
+    [bold] = re.findall(r'text-anchor="end" [^>]*font-weight="600">([^<]*)<', figure)
+    assert main.effect_text == bold.replace(" [", " points [") and "The main result" not in page
+    assert {line.method for line in sources.lines} == {"naive", "LAR", "LAR+CD", "LAR+SD", "LAR+CD+SD", "real only"}
+    told = next(line for line in results["conclusion"].splitlines() if "LAR against naive, mixed_per_batch" in line)
+    gain = next(line.gain for line in sources.lines if line.method == "LAR")
+    assert f"in domain {gain.points} points" in told, "the numbers are those of the study"
+    old = next(run for run in RUNS if run.parent.name == "prompt_ladder" and run != newest("prompt_ladder"))
+    assert {line.verdict for line in source_comparison(read_results(old)).lines if line.generated} <= {
+        "",
+        "inconclusive",
+    }

@@ -31,6 +31,7 @@ from synthnb.studies.verdict import (
     how_sure,
     is_of_methods,
     real_images,
+    source_comparison,
     verdict_line,
 )
 
@@ -127,10 +128,11 @@ def _gain_row(line: Line, name: str, y: int, low: float, high: float, best: bool
     return [*marks, f"{circle}<title>{html.escape(f'{line.method}: {line.verdict}')}</title></circle>"]
 
 # %% ../../nbs/studies/cover.ipynb #82aeb077
-def gains_svg(comparison: Comparison, attributes: str = 'width="100%"', key: bool = False) -> str:
+def gains_svg(comparison: Comparison, attributes: str = 'width="100%"', key: bool = False, where: str = "") -> str:
     """Paired gains of the methods, at most ten, over the best one without generated images, as an SVG element.
 
-    `key` says under it what the marks mean, where no caption does."""
+    `key` says under it what the marks mean, where no caption does; `where` is said of them, else how many real images
+    there were."""
     rows, left_out = _cut(comparison)
     gains = [100 * value for line, _ in rows for value in (line.gain.mean, *line.gain.ends) if not math.isnan(value)]
     low, high = min(0.0, *gains), max(0.0, *gains)
@@ -154,7 +156,8 @@ def gains_svg(comparison: Comparison, attributes: str = 'width="100%"', key: boo
             height += 20
             marks.append(f'<text x="2%" y="{height - 2}" fill="var(--soft)">{text}</text>')
         height += 8
-    title = f"Paired gains over {comparison.against} in points with 95 % intervals, {real_images(comparison.shots)}"
+    where = where or real_images(comparison.shots)
+    title = f"Paired gains over {comparison.against} in points with 95 % intervals, {where}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="gains" role="img" {attributes} height="{height}"'
     head += ' font-size="14" font-family="system-ui, sans-serif">'
     return "\n".join([head, f"<title>{html.escape(title)}</title>", *marks, "</svg>"])
@@ -288,6 +291,14 @@ COVER_STYLE = """
 """
 
 
+def _caption_of_sources(comparison: Comparison) -> str:
+    "What a figure of sources of images shows, and what its colours mean."
+    key = _keys(_shown(comparison), '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>')
+    text = f"Points above <code>{html.escape(comparison.against)}</code>, paired by seed, in domain; 95 % intervals. "
+    text += "Grey: without generated images. Bold: what the verdict compares; other verdicts are corrected for their "
+    return f"{text}number. Other tests: in the sections below. {' '.join(key)}"
+
+
 def _caption(comparison: Comparison) -> str:
     "What the figure shows, and what its colours mean."
     shown = _shown(comparison)
@@ -361,6 +372,9 @@ def cover_html(results: Mapping, record: Mapping, folder: Path, title: str) -> s
     folder = Path(folder)
     if compared:
         figures = [f"<figure>{gains_svg(compared[0])}<figcaption>{_caption(compared[0])}</figcaption></figure>"]
+    elif sources := source_comparison(results):
+        drawn = gains_svg(sources, where="in domain")
+        figures = [f"<figure>{drawn}<figcaption>{_caption_of_sources(sources)}</figcaption></figure>"]
     else:
         main = _main_figure(folder, results)
         figures = [_figure(*main, "drawing")] if main else []

@@ -435,6 +435,44 @@ def _sentence(outcome: Outcome) -> str:
     claim = outcome.claim.replace(": ", " ") + "," * ("," in outcome.claim)
     return f"{claim[:1].upper()}{claim[1:]} is {outcome.effect_text}{f'; {outcome.reason}' * bool(outcome.reason)}."
 
+# %% ../../nbs/studies/verdict.ipynb #0eaf21b0
+_IN_DOMAIN = "in domain"  # the test that a claim without one is about
+
+
+def source_comparison(results: Mapping) -> Comparison | None:
+    "All sources of images beside the one that the claim names second; None for a study of something else."
+    rows, stated = current_names(results.get("rows") or []), outcomes(results)
+    if not stated or not rows or not {"source", "method", "test"} <= set(rows[0]):
+        return None
+    main = stated[0]
+    first, _, rest = main.claim.partition(" - ")
+    second, _, method = rest.partition(", ")
+    values = {}  # by source and seed
+    for row in rows:
+        if row["test"] == _IN_DOMAIN and (row["method"] == method or row["source"] == _WITHOUT):
+            values.setdefault(row["source"], {})[row["seed"]] = row["value"]
+    if not {first, second} <= set(values) or len({frozenset(seeds) for seeds in values.values()}) != 1:
+        return None
+    zero = values[second]
+    differences = {
+        name: [by_seed[seed] - zero[seed] for seed in zero] for name, by_seed in values.items() if name != second
+    }
+    shared, lines = shares_images(results), []
+    for name, verdict in judge(differences).items():
+        told = "inconclusive" if verdict.name == "equivalent" else verdict.name  # test images are not counted
+        told = main.verdict if name == first else "inconclusive" if shared else told
+        lines.append(Line(name, _mean(values[name]), verdict.gain, told, name != _WITHOUT))
+    compared = next(line for line in lines if line.method == first)
+    if not math.isclose(100 * compared.gain.mean, main.effect, abs_tol=1e-3):
+        return None  # the claim is about something else
+    nothing = Interval(math.nan, math.nan, math.nan, 0)
+    lines.append(Line(second, _mean(zero), nothing, "", second != _WITHOUT))
+    return Comparison(0, second, first, False, True, False, tuple(lines), None, shared)
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+    return sum(by_seed.values()) / len(by_seed)
+
 # %% ../../nbs/studies/verdict.ipynb #7ef518bd
 def is_of_methods(results: Mapping) -> bool:
     "Does a run ask whether generated images help?"
