@@ -381,3 +381,10 @@ def test_commands_would_be_taken(path, monkeypatch):
 def test_wrong_commands_are_refused(call, said, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert said in refused(shlex.split(call))
+
+
+def test_every_figure_of_the_guides_is_linked():
+    pages = [ROOT / "README.md", *(ROOT / "nbs/guides").glob("*.md")]
+    linked = "".join(page.read_text(encoding="utf-8") for page in pages)
+    figures = sorted((ROOT / "nbs/guides/figures").iterdir())
+    assert [file.name for file in figures if f"figures/{file.name}" not in linked] == []

@@ -20,7 +20,6 @@ from synthnb.studies.verdict import Comparison, _against, advice, comparisons, r
 BLOCK = re.compile(r"<!-- results (\S+) -->\n.*?<!-- /results -->", re.DOTALL)  # figures and verdict, on top
 TABLE = re.compile(r"<!-- table -->\n.*?<!-- /table -->", re.DOTALL)  # all methods, further down
 FIGURE = ROOT / "nbs/guides/figures/gains.svg"
-IMAGES = "nbs/guides/figures/images.png"  # of tools/draw_front.py, for a run that kept no images of its own
 SHOWN = 2  # numbers of real images in the table
 
 
@@ -62,13 +61,13 @@ def results_block(run: Path) -> tuple[str, str, str]:
     compared = [one for one in comparisons(results) if one.shots][:SHOWN]
     at, parameters, machine = run.relative_to(ROOT).as_posix(), record["parameters"], record["machine"]
     own = run / "figures/beside.png"
-    images = own.relative_to(ROOT).as_posix() if own.is_file() else IMAGES
+    images = [f"![real images beside generated ones]({own.relative_to(ROOT).as_posix()})"] if own.is_file() else []
     took = f"{record['seconds'] / 60:.0f} minutes on {machine['cores']} busy cores ({machine['device']})"
     if any(stage["found"] for stage in record.get("stages", ())):  # what an earlier start had made took no time
         took = f"{machine['cores']} cores ({machine['device']})"
     top = [
         f"![paired gains of each method]({FIGURE.relative_to(ROOT).as_posix()})",
-        f"![real images beside generated ones]({images})",
+        *images,
         "",
         f"**{advice(compared[0])}**",
         own_network(results, parameters, compared[0]),
