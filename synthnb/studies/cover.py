@@ -290,7 +290,7 @@ COVER_STYLE = """
   .first > figure:first-child > figcaption { order: 1 } .first > figure:first-child text { stroke: var(--paper) } }
 """
 
-
+# %% ../../nbs/studies/cover.ipynb #5259d753
 def _caption_of_sources(comparison: Comparison) -> str:
     "What a figure of sources of images shows, and what its colours mean."
     key = _keys(_shown(comparison), '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>')

@@ -160,7 +160,7 @@ def _even(table) -> None:
         cell.string = "".join(pair)
     rows[1][0].find_parent("tr").decompose()
 
-
+# %% ../../nbs/studies/report_page.ipynb #bfffc1c0
 def _column_names(rows: list) -> tuple[list[str], int]:
     "The name of each column, from all rows of heads above the first value, and how many such rows there are."
     above = next((i for i, row in enumerate(rows) if any(cell.name == "td" for cell in row)), len(rows))
