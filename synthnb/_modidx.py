@@ -3203,6 +3203,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'synthnb/studies/verdict.py'),
                                          'synthnb.studies.verdict._answered': ( 'studies/verdict.html#_answered',
                                                                                 'synthnb/studies/verdict.py'),
+                                         'synthnb.studies.verdict._by_source': ( 'studies/verdict.html#_by_source',
+                                                                                 'synthnb/studies/verdict.py'),
                                          'synthnb.studies.verdict._compare_at': ( 'studies/verdict.html#_compare_at',
                                                                                   'synthnb/studies/verdict.py'),
                                          'synthnb.studies.verdict._counts_images': ( 'studies/verdict.html#_counts_images',

@@ -211,7 +211,7 @@ def readable_html(text: str, against: str = "") -> str:
             _over(table, against)
     for table in soup.find_all("table"):
         _for_phones(table)
-        if table.parent.name == "[document]" or "scroll" not in table.parent.get("class", []):
+        if table.find_parent(class_="scroll") is None:
             table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
     for cell in soup.find_all("td", string=re.compile(r"`[^`]+`|\d%")):
         text = re.sub(

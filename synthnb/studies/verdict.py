@@ -439,6 +439,15 @@ def _sentence(outcome: Outcome) -> str:
 _IN_DOMAIN = "in domain"  # the test that a claim without one is about
 
 
+def _by_source(rows: Sequence[Mapping], method: str) -> dict[str, dict[int, float]]:
+    "Accuracy in domain of one method with each source of images, and without any, by seed."
+    values: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["test"] == _IN_DOMAIN and (row["method"] == method or row["source"] == _WITHOUT):
+            values.setdefault(row["source"], {})[row["seed"]] = row["value"]
+    return values
+
+
 def source_comparison(results: Mapping) -> Comparison | None:
     "All sources of images beside the one that the claim names second; None for a study of something else."
     rows, stated = current_names(results.get("rows") or []), outcomes(results)
@@ -447,27 +456,32 @@ def source_comparison(results: Mapping) -> Comparison | None:
     main = stated[0]
     first, _, rest = main.claim.partition(" - ")
     second, _, method = rest.partition(", ")
-    values = {}  # by source and seed
-    for row in rows:
-        if row["test"] == _IN_DOMAIN and (row["method"] == method or row["source"] == _WITHOUT):
-            values.setdefault(row["source"], {})[row["seed"]] = row["value"]
+    values = _by_source(rows, method)
     if not {first, second} <= set(values) or len({frozenset(seeds) for seeds in values.values()}) != 1:
         return None
-    zero = values[second]
-    differences = {
-        name: [by_seed[seed] - zero[seed] for seed in zero] for name, by_seed in values.items() if name != second
-    }
+    zero = values.pop(second)
+    differences = {name: [by_seed[seed] - zero[seed] for seed in zero] for name, by_seed in values.items()}
     shared, lines = shares_images(results), []
     for name, verdict in judge(differences).items():
-        told = "inconclusive" if verdict.name == "equivalent" else verdict.name  # test images are not counted
-        told = main.verdict if name == first else "inconclusive" if shared else told
+        told = "inconclusive" if shared or verdict.name == "equivalent" else verdict.name  # test images are not counted
+        told = main.verdict if name == first else told
         lines.append(Line(name, _mean(values[name]), verdict.gain, told, name != _WITHOUT))
     compared = next(line for line in lines if line.method == first)
     if not math.isclose(100 * compared.gain.mean, main.effect, abs_tol=1e-3):
         return None  # the claim is about something else
     nothing = Interval(math.nan, math.nan, math.nan, 0)
     lines.append(Line(second, _mean(zero), nothing, "", second != _WITHOUT))
-    return Comparison(0, second, first, False, True, False, tuple(lines), None, shared)
+    return Comparison(
+        shots=0,
+        against=second,
+        best=first,
+        by_validation=False,
+        corrected=True,
+        images_counted=False,
+        lines=tuple(lines),
+        answer=None,
+        shared=shared,
+    )
 
 
 def _mean(by_seed: Mapping[int, float]) -> float:
