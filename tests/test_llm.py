@@ -7,6 +7,7 @@ Run as a script, this file is the process that asks: `python tests/test_llm.py U
 
 import ast
 import asyncio
+import copy
 import hashlib
 import json
 import logging
@@ -776,6 +777,57 @@ def test_a_model_that_also_reads_images_is_asked(tmp_path):
     llm = LocalLLM(tmp_path / "m", "cpu")
     (reply,) = llm.replies([QUESTIONS[0].messages], Sampling(max_tokens=5), [0])
     assert reply.answer_tokens <= 5 and reply.prompt_tokens == llm.count_tokens(QUESTIONS[0].messages)
+
+
+TEMPLATES = {
+    "no system role": (  # Phi-3-mini, as it came out
+        "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') %}{{'<|user|>' + '\n' + "
+        "message['content'] + '<|end|>' + '\n' + '<|assistant|>' + '\n'}}{% elif (message['role'] == 'assistant') %}"
+        "{{message['content'] + '<|end|>' + '\n'}}{% endif %}{% endfor %}"
+    ),
+    "lines": (  # SmolVLM
+        "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] "
+        "== 'image' %}{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == "
+        "'text' %}{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}"
+        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    ),
+    "parts of the user's": (  # as LLaVA's, without a system
+        "{% for message in messages if message['role'] != 'system' %}{{'<|im_start|>' + message['role'] + ' '}}"
+        "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] }}"
+        "{% endfor %}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_no_template_loses_a_word_of_a_question(local, template):
+    from synthnb.models.local_llm import chat_tokens
+
+    tokenizer = copy.deepcopy(local.tokenizer)
+    tokenizer.chat_template = template
+    written = tokenizer.decode(chat_tokens(tokenizer, QUESTIONS[0].messages))
+    for message in QUESTIONS[0].messages:
+        assert written.count(message["content"]) == 1
+    tokenizer.chat_template = "{% for message in messages %}{{ message['role'] }}{% endfor %}"
+    with pytest.raises(ValueError, match="leaves out what is asked"):
+        chat_tokens(tokenizer, QUESTIONS[0].messages)
+
+
+CLOCKS = {
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ date_string }}": "26 Jul 2024",  # Llama 3.2
+    "{{ strftime_now('%Y-%m-%d') }}": "2024-07-26",  # gpt-oss, Mistral Small
+    "{{ strftime_now('%B %d, %Y') }}": "July 26, 2024",  # Granite
+}
+
+
+@pytest.mark.parametrize("clock, day", CLOCKS.items(), ids=CLOCKS.values())
+def test_the_same_seed_says_the_same_on_another_day(local, clock, day):
+    from synthnb.models.local_llm import chat_tokens
+
+    tokenizer = copy.deepcopy(local.tokenizer)
+    tokenizer.chat_template = f"Today: {clock}|{{% for m in messages %}}{{{{ m.content }}}}{{% endfor %}}"
+    assert tokenizer.decode(chat_tokens(tokenizer, QUESTIONS[0].messages)).startswith(f"Today: {day}|")
 
 
 # ---- experiments that ask a server

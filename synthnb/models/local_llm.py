@@ -255,19 +255,45 @@ class LocalLLM:
         return in_order(self.stream(chats, sampling_of(self.extra, sampling), seeds))
 
 # %% ../../nbs/models/local_llm.ipynb #69c6a832
+# The day that Llama's template takes where it has no clock
+_SAME_DAY = (
+    "{%- macro strftime_now(form) -%}{{ form | replace('%Y', '2024') | replace('%m', '07') | replace('%B', 'July')"
+    " | replace('%b', 'Jul') | replace('%d', '26') | replace('%A', 'Friday') }}{%- endmacro -%}"
+)
+
+
+def _forms(messages: Sequence[Message]) -> list[list[dict]]:
+    "A chat as templates want it: as it is, with the system's text in front of the user's, and both in parts."
+    plain = list({str(form): form for form in (list(messages), merged_system(messages))}.values())
+    parts = [[m | {"content": [{"type": "text", "text": m["content"]}]} for m in form] for form in plain]
+    return [*plain, *parts]
+
+
+def _is_whole(text: str, messages: Sequence[Message]) -> bool:
+    "Does a written chat hold every word that is said to the model?"
+    written = "".join(text.split())
+    return all("".join(m["content"].split()) in written for m in messages if m["role"] != "assistant")
+
+
 def chat_tokens(tokenizer, messages: Sequence[Message], extra: dict | None = None) -> list[int]:
-    "Token ids of a chat in the model's own template, up to where the reply begins."
+    """Token ids of a chat in the model's own template, up to where the reply begins.
+
+    Raises `ValueError` for a template that leaves out what the model is asked."""
     further = further_fields(extra or {})
     further |= further.pop("chat_template_kwargs", {})  # as vLLM calls them
     options = {"enable_thinking": False} | further  # templates ignore what they do not know
     options |= {"tokenize": False, "add_generation_prompt": True}
-    try:
-        text = tokenizer.apply_chat_template(list(messages), **options)
-    except TemplateError:  # some models know no system role
-        if len(merged := merged_system(messages)) == len(messages):
-            raise
-        text = tokenizer.apply_chat_template(merged, **options)
-    return tokenizer(text, add_special_tokens=False).input_ids
+    options["chat_template"] = _SAME_DAY + tokenizer.get_chat_template(options.get("chat_template"))
+    failure: Exception | None = None
+    for form in _forms(messages):
+        try:
+            text = tokenizer.apply_chat_template(form, **options)
+        except (TemplateError, TypeError) as error:  # it knows no system role, or no parts
+            failure = failure or error
+        else:
+            if _is_whole(text, messages):
+                return tokenizer(text, add_special_tokens=False).input_ids
+    raise failure or ValueError("the model's chat template leaves out what is asked: take another model")
 
 
 def checked_tokens(llm: LocalLLM, messages: Sequence[Message], sampling: Sampling) -> list[int]:
