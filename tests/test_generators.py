@@ -365,6 +365,12 @@ def test_what_is_no_lora_is_refused(lora, tmp_path):
     save_file({"transformer.single_blocks.0.lora_A.weight": torch.zeros(2, 8)}, other)
     with pytest.raises(ValueError, match="other.safetensors"):
         opened(lora=str(other))
+    part = tmp_path / "part.safetensors"  # as SDXL's is for a distilled one with fewer blocks: diffusers adds the rest
+    save_file({name.replace("up_blocks.0", "up_blocks.7"): tensor for name, tensor in load_file(lora).items()}, part)
+    with pytest.raises(
+        ValueError, match=r"of the \d+ layers that .*part.safetensors changes.* has \d+: it was made for"
+    ):
+        opened(lora=str(part))
     (tmp_path / "pickled.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match="pickled"):
         opened(lora=str(tmp_path / "pickled.bin"))
@@ -385,6 +391,48 @@ def test_scheduler_options_are_used_recorded_and_needed(tmp_path):
         next(draw_batches(leading, rows, batch_size=2))
     with pytest.raises(ValueError, match="has no option 'spacing'"):
         opened(scheduler_options={"spacing": "trailing"})
+
+
+LDM = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+V_ZERO = dict(prediction_type="v_prediction", rescale_betas_zero_snr=True)  # as NoobAI's SDXL
+SD3, FLOWS = dict(shift=3.0), dict(use_flow_sigmas=True, prediction_type="flow_prediction")
+
+
+@pytest.mark.parametrize(
+    "own, settings, new, options, told",
+    [
+        ("FlowMatchEulerDiscrete", SD3, "DPMSolverMultistep", {}, "use_flow_sigmas.*or leave it its own"),
+        ("FlowMatchEulerDiscrete", SD3, "DPMSolverMultistep", {"use_flow_sigmas": True}, "prediction_type"),
+        ("FlowMatchEulerDiscrete", SD3, "EulerDiscrete", {}, "flow matching.*: leave it its own"),
+        ("FlowMatchEulerDiscrete", SD3, "DDIM", {}, "flow matching"),
+        ("DPMSolverMultistep", FLOWS, "IPNDM", {}, "flow matching"),
+        ("PNDM", LDM, "FlowMatchEulerDiscrete", {}, "betas"),
+        ("PNDM", LDM, "EDMEuler", {}, "EDM"),
+        ("EDMDPMSolverMultistep", {}, "DPMSolverMultistep", {}, "EDM"),  # as Playground 2.5
+        ("EulerDiscrete", LDM | V_ZERO, "HeunDiscrete", {}, "rescale_betas_zero_snr"),
+        ("EulerDiscrete", LDM | V_ZERO, "DDIM", {}, ""),
+        ("FlowMatchEulerDiscrete", SD3, "DPMSolverMultistep", FLOWS, ""),
+        ("FlowMatchEulerDiscrete", SD3, "FlowMatchHeunDiscrete", {}, ""),
+        ("DPMSolverMultistep", FLOWS | {"flow_shift": 3.0}, "FlowMatchEulerDiscrete", {}, ""),  # as Sana
+        ("DPMSolverMultistep", FLOWS | {"flow_shift": 3.0}, "UniPCMultistep", {}, ""),
+        ("EDMEuler", {}, "EDMDPMSolverMultistep", {}, ""),
+    ],
+)
+def test_a_scheduler_of_other_noise_is_refused(own, settings, new, options, told):
+    "Diffusers takes it, and draws nonsense."
+    from synthnb.models.pipelines import _use_scheduler
+
+    class_of = lambda name: getattr(diffusers, f"{name}Scheduler")
+    pipe = SimpleNamespace(scheduler=class_of(own)(**settings))
+    if told:
+        with pytest.raises(ValueError, match=told):
+            _use_scheduler(pipe, class_of(new).__name__, options)
+        assert type(pipe.scheduler) is class_of(own)
+        return
+    _use_scheduler(pipe, class_of(new).__name__, options)
+    assert type(pipe.scheduler) is class_of(new)
+    if shift := settings.get("shift", settings.get("flow_shift")):
+        assert pipe.scheduler.config["shift" if new.startswith("FlowMatch") else "flow_shift"] == shift
 
 
 def test_the_record_holds_what_was_passed(tmp_path):

@@ -74,20 +74,55 @@ def quiet_loading():
         transformers_logging.enable_progress_bar()
 
 # %% ../../nbs/models/pipelines.ipynb #9cf311e6
+def _parameters(scheduler: type[SchedulerMixin]) -> set[str]:
+    return set(inspect.signature(scheduler.__init__).parameters) - {"self", "kwargs"}
+
+
+def _noise_of(scheduler: SchedulerMixin) -> str:
+    "What kind of noise a scheduler takes away. A configuration also holds what its class does not read."
+    name, known, config = type(scheduler).__name__, _parameters(type(scheduler)), scheduler.config
+    flows = "use_flow_sigmas" in known and config.use_flow_sigmas
+    if name.startswith("FlowMatch") or (flows and config.prediction_type == "flow_prediction"):
+        return "flow matching"
+    if name.startswith("EDM"):
+        return "EDM"
+    return "betas" if "beta_start" in known and not flows else name
+
+
+def _check_noise(own: SchedulerMixin, new: SchedulerMixin) -> None:
+    "Raise `ValueError` if a generator was trained with other noise than a scheduler takes away."
+    trained, taken, name = _noise_of(own), _noise_of(new), type(new).__name__
+    if trained != taken:
+        can_flow = trained == "flow matching" and "use_flow_sigmas" in _parameters(type(new))
+        flow = 'give it the scheduler_options {"use_flow_sigmas": true, "prediction_type": "flow_prediction"}, or '
+        raise ValueError(
+            f"the generator was trained with the noise of {type(own).__name__} ({trained}), and {name} takes away "
+            f"another ({taken}): {flow if can_flow else ''}leave it its own scheduler"
+        )
+    zero = "rescale_betas_zero_snr"
+    if own.config.get(zero) and zero not in _parameters(type(new)):
+        raise ValueError(f"the generator was trained with {zero}, which {name} has not: take another scheduler")
+
+# %% ../../nbs/models/pipelines.ipynb #d8f7befc
 def _use_scheduler(
     pipe: DiffusionPipeline,
     name: str = "",  # a class of diffusers: "DDIMScheduler", ...; "" keeps the pipeline's own
     options: dict | None = None,  # of its configuration: {"timestep_spacing": "trailing"}
 ) -> None:
-    "Exchange the pipeline's scheduler. Raises `ValueError` for a scheduler or an option that diffusers does not have."
+    "Exchange the pipeline's scheduler. Raises `ValueError` for one that diffusers does not have, or of other noise."
     scheduler: type[SchedulerMixin] | None = getattr(diffusers, name, None) if name else type(pipe.scheduler)
     if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
         names = ", ".join(sorted(n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")))
         raise ValueError(f"diffusers has no scheduler {name!r}; it has: {names}")
-    known = sorted(set(inspect.signature(scheduler.__init__).parameters) - {"self", "kwargs"})
+    known = sorted(_parameters(scheduler))
     if unknown := sorted(set(options or {}) - set(known)):
         raise ValueError(f"{scheduler.__name__} has no option {unknown[0]!r}; it has: {', '.join(known)}")
-    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **(options or {}))
+    shifts = {"shift", "flow_shift"}  # two names of one part of the noise schedule
+    own_shifts = [pipe.scheduler.config[name] for name in shifts & _parameters(type(pipe.scheduler))]
+    kept = dict.fromkeys(shifts & set(known), own_shifts[0]) if own_shifts else {}
+    new = scheduler.from_config(pipe.scheduler.config, **kept | (options or {}))
+    _check_noise(pipe.scheduler, new)
+    pipe.scheduler = new
 
 # %% ../../nbs/models/pipelines.ipynb #186227a7
 def pool_at_end(pipe: DiffusionPipeline) -> None:
@@ -256,6 +291,20 @@ def lora_revision(lora: str | Path) -> str:
     return hashlib.sha256(_lora_file(lora).read_bytes()).hexdigest()[:12] if lora else ""
 
 # %% ../../nbs/models/pipelines.ipynb #6c34d12c
+def _check_whole_lora(pipe: DiffusionPipeline, file: Path) -> None:
+    "Raise `ValueError` if only a part of a LoRA's layers found its place in the denoiser: it is another generator's."
+    found = pipe.lora_state_dict(str(file.parent), weight_name=file.name, use_safetensors=True)
+    names = found[0] if isinstance(found, tuple) else found  # as diffusers calls them, whatever the file does
+    held = [name for name in names if re.search(r"^(?!text_encoder).*lora(_B|\.up|_up)\.weight", name)]
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    placed = sum("lora" in getattr(layer, "lora_B", ()) for layer in denoiser.modules())
+    if placed < len(held):
+        raise ValueError(
+            f"of the {len(held)} layers that {file} changes, the denoiser of "
+            f"this {type(pipe).__name__} has {placed}: it was made for another generator"
+        )
+
+# %% ../../nbs/models/pipelines.ipynb #8a329ea5
 def _add_lora(
     pipe: DiffusionPipeline,
     lora: str | Path,  # as in `_lora_file`
@@ -275,6 +324,7 @@ def _add_lora(
         raise ValueError(f"{file} does not fit {type(pipe).__name__}: {str(error).strip().splitlines()[0]}") from error
     if not any("lora" in names for names in pipe.get_list_adapters().values()):
         raise ValueError(f"{file} holds nothing for {type(pipe).__name__}: it is no LoRA, or one for another family")
+    _check_whole_lora(pipe, file)
     quantized = any(getattr(part, "hf_quantizer", None) is not None for part in pipe.components.values())
     if quantized:
         pipe.set_adapters(["lora"], [weight])  # 4 bits have no room for a sum
