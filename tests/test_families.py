@@ -42,7 +42,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from synthnb.diversify import PromptRequest, compose
 from synthnb.generate import draw_batches, plan_call
 from synthnb.images.plan import make_plan
-from synthnb.models.families import FAMILIES, describe_family, family_of, no_token, unusual_settings
+from synthnb.models.families import FAMILIES, call_pipeline, describe_family, family_of, no_token, unusual_settings
 from synthnb.models.pipeline_files import _check_part
 from synthnb.prompts.grammar import _token_counts, tokenizers_of
 
@@ -533,6 +533,46 @@ def kandinsky():
     )
 
 
+def cogview4():
+    torch.manual_seed(41)
+    network = diffusers.CogView4Transformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=4,
+        num_attention_heads=4,
+        out_channels=4,
+        text_embed_dim=16,
+        time_embed_dim=8,
+        condition_dim=4,
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
+    )
+    text = transformers.GlmModel(llm_config(transformers.GlmConfig)).eval()
+    return diffusers.CogView4Pipeline(tokenizer(1024, "left"), text, decoder(), network.eval(), scheduler)
+
+
+def ernie_image():
+    torch.manual_seed(43)
+    network = diffusers.ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=16,
+        rope_axes_dim=(4, 6, 6),
+    )
+    klein, config = flux2_klein(), llm_config(transformers.Qwen3Config)
+    text, writer = transformers.Qwen3Model(config).eval(), transformers.Qwen3ForCausalLM(config).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return diffusers.ErnieImagePipeline(
+        network.eval(), klein.vae, text, tokenizer(512), scheduler, writer, tokenizer(20)
+    )
+
+
 # ---------------------------------------------------------------- what is expected of each
 
 GUIDED = dict(guidance_scale=5.0)
@@ -567,6 +607,7 @@ FAMILY = {
         GUIDED | dict(use_resolution_binning=False),
         True,
     ),
+    "CogView4": (cogview4, 32, dict(guidance_scale=1.0), GUIDED, True),  # no mask: drawn one by one
     "Kandinsky 2.2": (
         kandinsky,
         64,
@@ -654,6 +695,31 @@ def test_a_family_is_drawn_as_its_pipeline_draws_it(name):
             drawn(name, planned(name, 5.0, NEGATIVE))
     with pytest.raises(ValueError, match="negative prompt"):
         drawn(name, planned(name, 1.0, NEGATIVE))
+
+
+def test_the_prompts_of_the_plan_are_drawn_and_no_others(monkeypatch):
+    "Ernie's and LongCat's pipelines let a chat model write others, unless they are told not to."
+    pipe, read = ernie_image(), []
+    pipe.set_progress_bar_config(disable=True)
+    encode = pipe.encode_prompt
+    monkeypatch.setattr(pipe, "encode_prompt", lambda prompts, *rest: read.extend(prompts) or encode(prompts, *rest))
+    plan = make_plan(PROMPTS, 1, seed=0, model="tiny", steps=1, guidance=1.0, size=16, batch_size=2)
+    first = [next(draw_batches(pipe, plan, batch_size=2, retries=0)).images for _ in range(2)]
+    assert read == 2 * list(plan.prompt) and first[0].equal(first[1])
+
+
+def test_an_image_is_found_under_either_name(monkeypatch):
+    from diffusers.pipelines.kandinsky5.pipeline_output import KandinskyImagePipelineOutput
+
+    def draw(self, prompt, num_inference_steps, output_type, generator):
+        drawn.append(prompt)
+        return KandinskyImagePipelineOutput(image=np.full((len(prompt), 8, 8, 3), len(drawn) / 4, np.float32))
+
+    drawn = []
+    pipe = type("Kandinsky5T2IPipeline", (), {"__call__": draw, "device": torch.device("cpu")})()
+    pixels, flagged = call_pipeline(pipe, {"num_inference_steps": 1}, ["a", "b"], [1, 2])
+    assert pixels[:, 0, 0, 0].tolist() == [0.25, 0.5] and flagged == [False, False]
+    assert drawn == [["a"], ["b"]], "a longer prompt would move the other's image"
 
 
 # ---------------------------------------------------------------- compiling, the table, memory

@@ -106,6 +106,8 @@ def call_arguments(
         call["use_resolution_binning"] = False
     if "guidance_schedule" in known:
         call["guidance_schedule"] = None  # Ideogram: one scale, or one for each step
+    rewriting = ("enable_prompt_rewrite", "use_pe")  # LongCat, Ernie: a chat model would write prompts of its own
+    call |= dict.fromkeys([option for option in rewriting if option in known], False)
     call |= _guidance(pipe, guide, float(guidance))
     if negative_prompt:
         if "negative_prompt" not in known or guide.way in ("embedded", ""):
@@ -140,6 +142,9 @@ def _guidance(pipe: "DiffusionPipeline", guide: _Guide, guidance: float) -> dict
     return dict.fromkeys(guide.names, guidance)
 
 # %% ../../nbs/models/families.ipynb #9c62d4d7
+_ALONE = ("CogView4Pipeline", "GlmImagePipeline", "Kandinsky5T2IPipeline")
+
+
 def call_pipeline(
     pipe: "DiffusionPipeline",
     call: dict[str, object],  # from `call_arguments`
@@ -149,12 +154,15 @@ def call_pipeline(
     "One batch by the pipeline's own loop. Raises `ValueError` if it draws another size than asked for."
     import torch
 
+    if type(pipe).__name__ in _ALONE and len(prompts) > 1:
+        drawn = [call_pipeline(pipe, call, [prompt], [seed]) for prompt, seed in zip(prompts, seeds)]
+        return torch.cat([images for images, _ in drawn]), [mark for _, marks in drawn for mark in marks]
     negative = {"negative_prompt": [call["negative_prompt"]] * len(prompts)} if "negative_prompt" in call else {}
     generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
     if negative and getattr(pipe, "prior_prior", None) is not None:
         generators *= 2  # Kandinsky's prior draws for the negative prompts, too, and asks for a generator each
     result = pipe(prompt=prompts, **call | negative, output_type="np", generator=generators)
-    pixels = result.images
+    pixels = result.images if hasattr(result, "images") else result.image  # Kandinsky 5
     if not isinstance(pixels, torch.Tensor):
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if call.get("height") not in (None, pixels.shape[-2]):
