@@ -463,9 +463,11 @@ def evaluation_view(
     Shapes: images uint8 [B, 3, H, W].
     """
     height, width = (image_size, image_size) if image_size else images.shape[-2:]
-    larger = evaluated_size(model, min(height, width))
-    told = (getattr(model, "pretrained_cfg", None) or {}).get("interpolation")
-    if min(images.shape[-2:]) != larger:
-        mode = InterpolationMode.BILINEAR if told == "bilinear" else InterpolationMode.BICUBIC
-        images = TF.resize(images, larger, mode, antialias=True)
+    told = getattr(model, "pretrained_cfg", None) or {}
+    wanted, found = [evaluated_size(model, min(height, width))], [min(images.shape[-2:])]  # the short side
+    if told.get("crop_mode") == "squash":  # the whole image, whatever its shape
+        wanted, found = [evaluated_size(model, side) for side in (height, width)], list(images.shape[-2:])
+    if found != wanted:
+        mode = InterpolationMode.BILINEAR if told.get("interpolation") == "bilinear" else InterpolationMode.BICUBIC
+        images = TF.resize(images, wanted, mode, antialias=True)
     return TF.center_crop(images, [height, width])
