@@ -274,7 +274,7 @@ def _is_whole(text: str, messages: Sequence[Message]) -> bool:
     written = "".join(text.split())
     return all("".join(m["content"].split()) in written for m in messages if m["role"] != "assistant")
 
-
+# %% ../../nbs/models/local_llm.ipynb #3be3f069
 def chat_tokens(tokenizer, messages: Sequence[Message], extra: dict | None = None) -> list[int]:
     """Token ids of a chat in the model's own template, up to where the reply begins.
 
