@@ -267,6 +267,24 @@ def test_a_curve_of_real_images_that_falls_is_told(seeds, said):
     assert ("fitted" in label) == bool(said)
 
 
+@pytest.mark.parametrize(
+    "levels, real, reached",  # accuracies with 1, 4 and 16 real images, and with synthetic ones beside `real`
+    [
+        ((0.12, 0.2, 0.7), 4, 0.45),  # steeper with more images, as from scratch: it was 5.5 more [6.0, 6.0]
+        ((0.5, 0.4, 0.6), 4, 0.45),
+        ((0.5, 0.7, 0.8), 4, 0.7),  # the reference itself, all but noise: it was 0.0 more [12.0, -3.0]
+        ((0.8, 0.6, 0.7), 1, 0.7),
+    ],
+)
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 0.004])
+def test_the_interval_of_a_rate_holds_the_rate(levels, real, reached, noise):
+    shifts = [0.01 * (seed - 2.5) for seed in range(6)]
+    rows = [("vanilla_matched", n, s, x + shifts[s]) for n, x in zip((1, 4, 16), levels) for s in range(6)]
+    rows += [("bridged", real, s, reached + shifts[s] + noise * (-1) ** s) for s in range(6)]
+    found = exchange_rate(pd.DataFrame(rows, columns=["method", "shots", "seed", "value"]), "bridged", real, 80)
+    assert found.low <= found.worth <= found.high and math.isfinite(found.worth)
+
+
 @pytest.mark.parametrize("real", [4, 16])
 def test_the_interval_of_a_rate_holds_the_truth_where_the_curve_is_flat(real):
     rng, shots, held = np.random.default_rng(0), np.array([1.0, 4.0, 16.0]), 0

@@ -153,10 +153,12 @@ def exchange_rate(
     if len(reached) >= LEAST_SEEDS:
         is_possible = _possible(shots.astype(float), reference, reached, np.exp(places), level)
         inside = np.flatnonzero(is_possible)
-        # None is possible: the worth is surely above, or below, all of them
+        # None is possible: the worth is surely above, or below, all of them, or between two that are looked at
         first, last = (inside[0], inside[-1]) if len(inside) else (_GRID - 1, 0)
         low = -math.inf if is_possible[0] or best == -math.inf else float(np.exp(places[first])) - real
         high = math.inf if is_possible[-1] or best == math.inf else float(np.exp(places[last])) - real
+    if math.isfinite(best) and not math.isnan(low):
+        low, high = min(low, best), max(high, best)  # the isotonic fit may read it elsewhere
     return Exchange(real, synthetic, best, low, high, int(shots[-1]), _fall(shots, reference))
 
 # %% ../../nbs/studies/exchange.ipynb #e94df5e9
@@ -164,7 +166,9 @@ def _possible(
     shots: np.ndarray, reference: np.ndarray, reached: np.ndarray, numbers: np.ndarray, level: float
 ) -> np.ndarray:
     "Which numbers of real images may be worth as much, by t tests against the lowest and the highest curve."
-    bounds = np.stack([_bounds(shots, accuracies, numbers) for accuracies in reference])  # [seeds, 2, numbers]
+    low, high = np.stack([_bounds(shots, accuracies, numbers) for accuracies in reference], 1)  # [seeds, numbers] each
+    read = _seed_curves(shots, reference, np.log(numbers))  # outside of them where the measured curve gets steeper
+    bounds = np.stack([np.minimum(low, read), np.maximum(high, read)], 1)  # [seeds, 2, numbers]
     gap = reached[:, None, None] - bounds
     reach = stats.t.ppf((1 + level) / 2, len(reached) - 1) * gap.std(0, ddof=1) / math.sqrt(len(reached))
     return (gap.mean(0)[0] + reach[0] >= 0) & (gap.mean(0)[1] - reach[1] <= 0)
