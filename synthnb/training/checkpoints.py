@@ -152,8 +152,9 @@ class Run:
         return tensors | ({"recent": torch.stack(self.recent)} if self.recent else {})
 
     def facts(self) -> dict:
-        "Everything else."
-        numbers = [entry for entry in self.optimiser_state() if not torch.is_tensor(entry[2])]
+        "Everything else; number types, such as Adafactor's, follow from the settings."
+        no_number = torch.Tensor | torch.dtype
+        numbers = [entry for entry in self.optimiser_state() if not isinstance(entry[2], no_number)]
         return {"history": vars(self.history), "optimiser": numbers}
 
     def optimiser_state(self) -> list[tuple[str, str, object]]:
@@ -197,12 +198,14 @@ def _set_optimiser(optimiser: torch.optim.Optimizer, entries: list[tuple[str, st
     for owner, name, value in entries:
         state[owner][name] = value
     numbers = sorted(int(owner[1:]) for owner in state if owner[0] == "g")
-    groups = [state.pop(f"g{number}") for number in numbers]
+    made = optimiser.state_dict()["param_groups"]
+    groups = [group | state.pop(f"g{number}") for group, number in zip(made, numbers, strict=True)]
     optimiser.load_state_dict({"state": {int(i): values for i, values in state.items()}, "param_groups": groups})
-    # Fused steps read moments in the layout of their weights, and a file keeps none
-    for parameter, values in optimiser.state.items():
-        moments = [name for name, value in values.items() if torch.is_tensor(value) and value.shape == parameter.shape]
-        values |= {name: torch.empty_like(parameter).copy_(values[name]) for name in moments}
+    # Fused steps read moments in the layout of their weights, and a file keeps none; torch gives all the weights' type
+    for (parameter, values), kept in zip(optimiser.state.items(), state.values()):
+        moments = {name: value for name, value in kept.items() if torch.is_tensor(value)}
+        moments = {name: value for name, value in moments.items() if value.shape == parameter.shape}
+        values |= {name: torch.empty_like(parameter, dtype=value.dtype).copy_(value) for name, value in moments.items()}
 
 # %% ../../nbs/training/checkpoints.ipynb #8ddebd79
 @dataclass(frozen=True)
