@@ -26,7 +26,7 @@ from .core.devices import cpu_copies
 from .core.files import check_chosen, whole_file
 from .core.renamed import old_import, takes_old_names
 from .core.streams import stream
-from .data import ImageSet, check_size, join
+from .data import ImageSet, check_same_classes, check_size, join
 from .dualbn import convert, domains
 from .models.classifiers import fresh, load_classifier, made_for, only_head, reset_blocks, reset_head
 from .train import TrainConfig, Watch, fit
@@ -251,6 +251,7 @@ def train_method(
     runtime: Runtime = Runtime(),
 ) -> tuple[nn.Module, History, bool]:  # the classifier, its last stage, and whether stage 1 was found in the store
     "Train by one method. Dual norms keep both branches, for `predict(read=...)`; `dualbn.strip` leaves the main one."
+    check_same_classes(real, [synthetic] if synthetic else [])
     first_images = synthetic if spec.stage1 == "synthetic" else real
     assert first_images is not None, "`_check_run` has asked for it"
     config = replace(config, model_args=_model_args(config, real))
@@ -401,7 +402,7 @@ def _check_run(method: str, sets: _Sets, image_size: int, runtime: Runtime) -> N
     if METHODS[method].needs_synthetic and not (synthetic and len(synthetic)):
         raise ValueError(f"method {method!r} needs synthetic images and got none")
     given_sets = [data for data in sets if data is not None]
-    _check_classes(real, given_sets[1:])
+    check_same_classes(real, given_sets[1:])
     _check_sizes(given_sets, image_size)
     if METHODS[method].last == "joined" and synthetic is not None and (real.held is None) != (synthetic.held is None):
         raise ValueError(
@@ -410,15 +411,6 @@ def _check_run(method: str, sets: _Sets, image_size: int, runtime: Runtime) -> N
         )
     if empty := [name for name, n in real.per_class.items() if not n]:
         raise ValueError(f"{real} has no images of {empty[0]!r}")
-
-# %% ../nbs/08_bridge.ipynb #1b690904
-def _check_classes(real: ImageSet, others: Sequence[ImageSet]) -> None:
-    "ValueError for a set with other classes, or with these in another order."
-    for data in others:
-        if data.classes != real.classes:
-            alike = sorted(data.classes) == sorted(real.classes)
-            order = "; only their order differs: `data.ordered` puts it right" if alike else ""
-            raise ValueError(f"{data} and {real} have different classes: {data.classes} and {real.classes}{order}")
 
 # %% ../nbs/08_bridge.ipynb #fbf3f8de
 def _check_sizes(sets: Sequence[ImageSet], image_size: int) -> None:

@@ -172,6 +172,15 @@ def join(
             raise ValueError(f"one of {first} and {other} is in memory and one on disk: make them alike")
     return first.joined(others, name or " + ".join(data.name for data in sets))
 
+# %% ../nbs/01_data.ipynb #54c5657d
+def check_same_classes(data: ImageSet, others: Sequence[ImageSet]) -> None:
+    "ValueError for a set with other classes, or with these in another order: its labels would mean something else."
+    for other in others:
+        if other.classes != data.classes:
+            alike = sorted(other.classes) == sorted(data.classes)
+            order = "; only their order differs: `data.ordered` puts it right" if alike else ""
+            raise ValueError(f"{other} and {data} have different classes: {other.classes} and {data.classes}{order}")
+
 # %% ../nbs/01_data.ipynb #cbf79c4d
 def check_size(images: ImageSet, image_size: int) -> None:
     "ValueError for a set on disk without the size that its images are to be read at."

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .core.files import did_you_mean
 from .core.streams import seeded, stream
-from .data import ImageSet, check_size
+from .data import ImageSet, check_same_classes, check_size
 from .dualbn import domains, gap, has_gap, is_dual
 from .training.augmentation import mixing, random_affine, random_resized_crop, ready, sized
 from .training.checkpoints import Checkpoint, History, Run, stage_key
@@ -261,6 +261,7 @@ def _check(model: nn.Module, loader: Loader, config: TrainConfig, watch: Watch =
     counts = loader.counts
     if watch.val is not None:
         check_size(watch.val, config.image_size)
+        check_same_classes(loader.sets[0][0], [watch.val])
     if config.steps < 1:
         raise ValueError(f"steps must be 1 or more, got {config.steps}")
     if sum(counts) < 2:

@@ -25,8 +25,9 @@ from synthnb.core.streams import PURPOSES
 from synthnb.data import LabelledImages, check_disjoint, digits, few_shot, ordered, split_by_content
 from synthnb.datasets.listed import ListedImages, list_folder, save_folder
 from synthnb.glyphworld.world import folder, rendered_digits
-from synthnb.models.classifiers import save_classifier
-from synthnb.train import TrainConfig, Watch, _domain_loss, with_recipe
+from synthnb.models.classifiers import load_classifier, save_classifier
+from synthnb.studies.alternatives import alternatives
+from synthnb.train import TrainConfig, Watch, _domain_loss, fit, with_recipe
 from synthnb.training import checkpoints
 from synthnb.training.augmentation import TimmPolicy, ready
 from synthnb.training.prediction import READINGS, predict
@@ -267,6 +268,21 @@ def test_few_images_in_memory_and_many_on_disk_train_together(digits_and_renders
         for synthetic, config in ((in_files["synthetic"], AT32), (digits_and_renders["synthetic"], SHORT))
     ]
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("which", ["fit", "train_method", "alternatives"])
+def test_a_set_with_the_classes_in_another_order_is_refused(which):
+    train, val, _ = digits().values()
+    few = few_shot(train, 2)
+    turned, one_step = ordered(val, val.classes[::-1]), TrainConfig(steps=1, batch_size=4)
+    with pytest.raises(ValueError, match="only their order differs"):
+        if which == "fit":  # it said 0 % of a set that it knew
+            fit(load_classifier(folder("cnn"), 10), few, one_step, device="cpu", watch=Watch(turned), progress=False)
+        elif which == "train_method":
+            config = TransferConfig(one_step, (1, 1))
+            train_method(METHODS["bridged"], folder("cnn"), few, turned, config, runtime=Runtime(device="cpu"))
+        else:
+            alternatives({0: few}, {0: turned}, val, val, 2, folder("cnn"), 32)
 
 
 def test_a_set_on_disk_is_ordered_or_says_that_its_pixels_are_needed(in_files):

@@ -22,7 +22,7 @@ from torch import nn
 from ..core.devices import cache_sized
 from ..core.intervals import Verdict, image_error, judge, listed_seeds, other_seeds
 from ..core.renamed import current_names
-from ..data import LabelledImages
+from ..data import LabelledImages, check_same_classes
 from ..evaluate import Baseline, pixel_baseline
 from ..images.fidelity import Extractor, Features, extract, open_extractor
 from ..models.classifiers import TimmModel, evaluation_view, load_classifier, normalise
@@ -159,6 +159,7 @@ def alternatives(
     phrases: Mapping[str, str] | None = None,  # class -> what to call it before CLIP
 ) -> list[Baseline]:
     "Rows for each seed: pixels, frozen features, CLIP; probes with and without the synthetic images."
+    check_same_classes(test, [*few.values(), *synthetic.values(), val])
     rows = [pixel_baseline(real, test, seed, shots, val) for seed, real in few.items()]
     networks = {"frozen": frozen_extractor(classifier, image_size)}
     if clip is not None:
