@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -193,6 +194,18 @@ def _on_ray(work: str, job: dict, pool: Pool, should_stop: Callable[[], bool]) -
     return failures
 
 # %% ../../nbs/core/workers.ipynb #08abcc59
+def _said_once(failures: list[str]) -> list[str]:
+    "Failures of which those that differ in the worker and in counts alone are one, which says how many there are."
+    alike: dict[tuple[str, str], list[str]] = {}
+    for failure in failures:
+        worker, _, reason = failure.partition(" (")
+        kind = re.sub(r"worker \d+", "", worker), re.sub(r"[\d.,]+", "", reason)
+        alike.setdefault(kind, []).append(failure)
+    return [
+        first + (f", and {len(others)} more in the same way" if others else "") for first, *others in alike.values()
+    ]
+
+# %% ../../nbs/core/workers.ipynb #12236dc1
 def run_workers(
     work: str,  # "module:function", which takes what it is told and `gone`; on a cluster, `gone` is None
     told: dict,  # the job, the same for all workers, as JSON has it
@@ -209,8 +222,8 @@ def run_workers(
         raise Stopped("stopped")
     if len(failures) == pool.workers:
         all_failed = "all tasks failed" if pool.ray else "all workers died"
-        raise RuntimeError(f"{all_failed}: {'; '.join(failures)}. What is done stays; start again to go on")
-    return failures
+        raise RuntimeError(f"{all_failed}: {'; '.join(_said_once(failures))}. What is done stays; start again to go on")
+    return _said_once(failures)
 
 # %% ../../nbs/core/workers.ipynb #2fac212a
 @contextmanager
