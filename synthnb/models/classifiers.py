@@ -12,7 +12,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -212,11 +212,11 @@ def _from_folder(folder: Path, image_size: int, model_args: dict) -> TimmModel:
     told = about.get("pretrained_cfg") or timm.get_pretrained_cfg(architecture).to_dict()
     create = partial(_create, folder, about=told, image_size=image_size, saved=about.get("model_args") or {})
     if about.get("last_layer") == _UNIT_LENGTH:
-        net = create(architecture, arguments=model_args, num_classes=about["num_classes"], pretrained_cfg=told)
-        net.pretrained_cfg["label_names"] = about.get("label_names")
         made = made_for(told, about.get("model_args") or {})
         size = _height_and_width(image_size or model_args.get("img_size") or made)
-        return _with_probe(net, load_file(folder / "model.safetensors"), folder, made, size)
+        net, state = _body(folder, partial(create, architecture, arguments=model_args), about, told, size != made)
+        net.pretrained_cfg["label_names"] = about.get("label_names")
+        return _with_probe(net, state, folder)
     return create(f"local-dir:{folder}", arguments=model_args, pretrained=True)
 
 
@@ -370,20 +370,34 @@ def put_probe(
     return model
 
 # %% ../../nbs/models/classifiers.ipynb #5eed0a06
+def _body(
+    folder: Path, create: Callable[..., TimmModel], about: dict, told: dict, stretched: bool
+) -> tuple[TimmModel, dict[str, torch.Tensor]]:
+    "The network of a folder with a probe, and its weights: for images of another size timm stretches those of places."
+    state, classes = load_file(folder / "model.safetensors"), about["num_classes"]
+    if not stretched:
+        return create(num_classes=classes, pretrained_cfg=told), state
+    # told of another number of classes, timm leaves the last layer alone; the probe's is none that it knows
+    body = {name: weight for name, weight in state.items() if not re.search(r"\.linear\.(weight|bias)$", name)}
+    weights = {"state_dict": body, "num_classes": classes + 1}
+    net = create(num_classes=classes, pretrained_cfg=told | weights, pretrained=True)
+    net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key not in weights}
+    there = net.state_dict()
+    return net, {
+        name: weight if there.get(name, weight).shape == weight.shape else there[name] for name, weight in state.items()
+    }
+
+# %% ../../nbs/models/classifiers.ipynb #e214dc19
 def _with_probe(
-    model: TimmModel,  # made for images of `size`; changed in place
+    model: TimmModel,  # changed in place
     state: dict[str, torch.Tensor],
     folder: Path,  # for messages
-    made: tuple[int, int],  # height and width of the images that the weights are for
-    size: tuple[int, int],
 ) -> TimmModel:
     "The network with the weights of one with a probe, each in its place; ValueError in words where they do not fit."
     last = next((f"{place}.linear" for place in _places_of_head(model) if f"{place}.linear.weight" in state), "")
     try:
         put_probe(model, state[f"{last}.weight"], state[f"{last}.bias"]).load_state_dict(state)
     except (KeyError, RuntimeError) as error:
-        if size != made and "size mismatch for" in str(error):
-            raise ValueError(f"classifier {folder} {_why_not(made, size, str(error))}") from error
         raise ValueError(
             f"classifier {folder} does not hold the weights that its config.json tells of, a network with a linear "
             "classifier on features of unit length: keep it again"

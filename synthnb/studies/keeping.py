@@ -233,7 +233,13 @@ def _open(folder: Path, clip: str | Path, image_size: int) -> tuple[TimmModel | 
     names = net.pretrained_cfg.get("label_names")
     if not names or len(names) != net.num_classes:
         raise ValueError(f"{folder} does not name its classes: take a folder that `keep_best` has written")
-    return net, names, replace(view, size=view.size or net.pretrained_cfg["input_size"][-1])
+    own = view.size or net.pretrained_cfg["input_size"][-1]
+    if image_size not in (0, own):
+        said = (
+            f"{folder} is for images of {own} pixels and is shown {image_size}: how good it is there was not measured"
+        )
+        warnings.warn(said, stacklevel=3)
+    return net, names, replace(view, size=own)
 
 
 def _open_head(folder: Path, needs: Mapping[str, str], clip: str | Path) -> ClipHead:
