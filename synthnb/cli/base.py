@@ -44,7 +44,8 @@ def _plain_error(error: BaseException) -> str:
             text = error.strerror  # our own, which says where and how much
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        text += ": look whether you may read and write there" if isinstance(error, PermissionError) else ""
+        closed = isinstance(error, PermissionError) or error.errno == errno.EROFS
+        text += ": look whether you may read and write there" if closed and error.filename else ""
     else:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]

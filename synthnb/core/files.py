@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -36,7 +36,8 @@ def whole_file(
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only disk, which says so even of a file that is not there
+            partial.unlink(missing_ok=True)
 
 # %% ../../nbs/core/files.ipynb #455a5929
 def free_bytes(
