@@ -56,11 +56,11 @@ class Decisions:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with _transaction(self.path) as database:
                 database.execute(_TABLE)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise ValueError(f"{self.path} cannot be used for decisions ({error}): name another file") from error
 
     def say(self, rows: Iterable[tuple[str, str, str]], reviewer: str, time: str = "") -> None:

@@ -6,9 +6,11 @@
 __all__ = ['read_shards']
 
 # %% ../../nbs/images/folder.ipynb #1c23d75c
+import errno
 import io
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -119,7 +121,12 @@ def bind(folder: ShardFolder, made: dict) -> None:
     if not folder.drawn_with:
         with whole_file(folder.own / "drawn_with.json") as partial:
             partial.write_text(json.dumps(made, indent=1), encoding="utf-8")
-    if changes := describe_changes(folder.drawn_with, made):
+    refuse_changes(folder, folder.drawn_with, made)
+
+
+def refuse_changes(folder: ShardFolder, there: dict, made: dict) -> None:
+    "Raise `ValueError` if what has drawn a folder's images is not what is to draw more of them."
+    if changes := describe_changes(there, made):
         advice = "go on with those, or choose another folder"
         raise ValueError(f"{folder.path} was begun with other settings ({changes}): {advice}")
 
@@ -159,6 +166,24 @@ def _check_same_plan(path: Path, plan: Plan) -> None:
             raise ValueError(
                 f"{path} holds the images of another plan ({changes}): choose another folder, or that plan"
             )
+
+# %% ../../nbs/images/folder.ipynb #e8c4e3ca
+def curation_folder(home: ShardFolder) -> Path:
+    "Where scores and kept lists lie, made if need be; `OSError` says what to do where nothing can be written."
+    place, folder = home.own / "curation", shlex.quote(str(home.path.resolve()))
+    try:
+        place.mkdir(exist_ok=True)
+        with whole_file(place / "probe") as probe:
+            probe.touch()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise type(error)(
+            error.errno,
+            f"cannot write into {place} ({error.strerror}), where scores and kept lists lie: take a folder of yours "
+            f"with links to its shards: mkdir NEW; cp -r {folder}/.synthnb NEW; ln -s {folder}/*.tar NEW",
+        ) from error
+    return place
 
 # %% ../../nbs/images/folder.ipynb #681404bc
 def _stream_shards(folder: str | Path) -> Iterator[tuple[bytes, dict]]:

@@ -30,7 +30,7 @@ from ..core.workers import usable_cores
 from ..data import ImageSet
 from ..datasets.duplicates import content_hashes, projected, thumbnails, widest_directions
 from .features import features_file, read_features, write_features
-from .folder import ShardFolder, read_tar
+from .folder import ShardFolder, curation_folder, read_tar
 from .plan import Plan
 from ..models.clip import Clip, text_features
 from ..models.meanings import DEFAULT_TEMPLATES, Candidate
@@ -431,8 +431,8 @@ def score_images(
         "templates": list(templates) if clip else [],
         "real": {name: {"images": len(thumbs), "hash": _digest(thumbs)} for name, thumbs in references.items()},
     }
-    place = home.own / "curation" / f"scores-{_digest(about)}"
-    place.mkdir(parents=True, exist_ok=True)
+    place = curation_folder(home) / f"scores-{_digest(about)}"
+    place.mkdir(exist_ok=True)
     with whole_file(place / "about.json") as partial:
         partial.write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
     sidecars = {name: home.sidecar(name) for name in sorted(home.published())}
