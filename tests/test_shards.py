@@ -46,14 +46,18 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from synthnb.core.files import whole_file
 from synthnb.core.workers import Pool
 from synthnb.dsi import initial_style
 from synthnb.generate import draw_batches
 from synthnb.glyphworld import world as glyphworld
+from synthnb.images.curate import Filters, curate, read_kept, write_kept
+from synthnb.images.decisions import Decisions, decisions_path
 from synthnb.images.drawer import Drawing, _drawn_with, _what_was_passed
 from synthnb.images.folder import _stream_shards, open_folder, read_shards
 from synthnb.images.inspection import replay, why
 from synthnb.images.plan import write_plan
+from synthnb.images.scores import score_images
 from synthnb.images.shards import Budget, estimate_cost, generate_shards, verify
 from synthnb.images.worker import make_shards
 from synthnb.images.writer import embedded_record
@@ -283,7 +287,7 @@ def small_disk(tmp_path):
     if mounted.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
     yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)  # a plan that an error holds is still open
 
 
 def test_full_disk_is_said_and_gone_on_from(plan, pipe, whole, small_disk):
@@ -320,6 +324,27 @@ def test_read_only_folder_is_refused_before_anything_is_loaded(plan, small_disk)
     with pytest.raises(OSError, match=f"cannot write into {small_disk}/x"):
         generate_shards(plan, small_disk / "x", generator=GENERATOR)
     assert time.monotonic() - begun < 2
+
+
+def test_a_read_only_folder_is_curated_through_links_as_the_refusal_says(whole, small_disk, tmp_path_factory):
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    shared = shutil.copytree(whole, small_disk / "it's shared")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OSError, match=r"cannot write into .* \(Read-only file system\), where scores") as refused:
+        score_images(shared, progress=False)
+    own = tmp_path_factory.mktemp("own")
+    subprocess.run(str(refused.value).partition("shards: ")[2], shell=True, check=True, cwd=own)
+    curation = curate(score_images(own / "NEW", progress=False), Filters(blank=2.0))
+    assert len(read_kept(write_kept(curation, progress=False))) == 80
+    with pytest.raises(ValueError, match="cannot be used for decisions .*: name another file"):
+        Decisions(decisions_path(shared))
+
+
+def test_a_file_on_a_read_only_disk_is_named_by_its_own_name(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OSError) as refused, whole_file(small_disk / "check.html") as partial:
+        partial.write_text("page")
+    assert refused.value.filename == str(small_disk / "check.html")
 
 
 # ---- damage
@@ -700,6 +725,17 @@ def test_images_are_scored_where_they_are_drawn(pipe, tmp_path):
         generate_shards(more, tmp_path / "shards", drawing=PNG, **common)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"kind": "jpeg"}, {"kind": "webp", "quality": 80}, {"compile": True}, {"memory": "tiled"}, {"clip": "ViT-B-32"}],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_a_finished_folder_refuses_other_options_as_an_unfinished_one(plan, whole, asked):
+    with pytest.raises(ValueError, match="begun with other settings .* choose another folder"):
+        generate_shards(plan, whole, GENERATOR, drawing=replace(PNG, **asked), progress=False)
+    assert generate_shards(plan, whole, GENERATOR, drawing=PNG, progress=False).images == 0
+
+
 # ---- readers
 
 
@@ -807,6 +843,7 @@ def test_ctrl_c_then_a_dead_worker_then_the_end(pipe, tmp_path, warm_workers):
 
 def test_a_mistake_in_every_worker_is_said(plan, tmp_path, warm_workers):
     (tmp_path / "model").mkdir()
-    with pytest.raises(RuntimeError, match="all workers died.*no model_index.json"):
+    with pytest.raises(RuntimeError, match="all workers died.*no model_index.json") as refused:
         generate_shards(plan, tmp_path / "shards", tmp_path / "model", pool=Pool(2), progress=False)
+    assert str(refused.value).count("no model_index.json") == 1 and "and 1 more" in str(refused.value)
     assert leftovers(tmp_path / "shards") == []

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..core.files import whole_file
-from .folder import ShardFolder
+from .folder import ShardFolder, refuse_changes
 from .plan import Settings
 from .writer import SUFFIXES
 
@@ -44,6 +44,13 @@ class Drawing:
     def __post_init__(self):
         if self.kind not in SUFFIXES:
             raise ValueError(f"unknown image format {self.kind!r}: use one of {', '.join(SUFFIXES)}")
+
+    @property
+    def asked(self) -> dict[str, object]:
+        "What is known of `drawn_with` before a model is opened."
+        quality = self.quality if self.kind != "png" else 0
+        written = {"format": self.kind, "quality": quality, "compiled": self.compile, "clip": str(self.clip)}
+        return written | {"memory": self.memory_ways, "variant": self.variant}
 
     @property
     def memory_ways(self) -> str:
@@ -126,6 +133,19 @@ def settle_style(folder: ShardFolder, path: str | Path | None) -> None:
     if path:
         with whole_file(folder.own / "style.safetensors") as partial:
             shutil.copyfile(path, partial)
+
+
+def refuse_other_options(folder: ShardFolder, drawing: Drawing) -> None:
+    """Raise `ValueError` if a begun folder has images that were drawn or written in another way.
+
+    No model is opened for it, so that a finished folder is asked, too.
+    """
+    if there := folder.drawn_with:
+        asked, usual = drawing.asked, Drawing().asked
+        before = {name: there.get(name, usual[name]) for name in asked}
+        if asked["clip"] and before["clip"]:  # whether it is the same CLIP is seen where it is opened
+            asked["clip"] = before["clip"]
+        refuse_changes(folder, before, asked)
 
 # %% ../../nbs/images/drawer.ipynb #b7633159
 def open_pipeline(

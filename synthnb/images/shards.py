@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..core.costs import Cost
 from ..core.files import free_bytes
 from ..core.workers import Pool, Stopped, finish_first, refresh, run_workers
-from .drawer import Drawing, open_drawer, settle_style
+from .drawer import Drawing, open_drawer, refuse_other_options, settle_style
 from .folder import Piece, ShardFolder, cut_shards, open_folder, read_tar
 from .plan import Plan, describe_changes
 from .worker import Leases, make_shards
@@ -217,6 +217,7 @@ def generate_shards(
     plan = plan if isinstance(plan, Plan) else Plan(plan)
     home = open_folder(folder, plan)
     settle_style(home, drawing.style)
+    refuse_other_options(home, drawing)
     published = home.published()
     pieces = budget.pieces([piece for piece in home.pieces(plan.images)[shards] if piece.name not in published])
     watched, path = Progress(home, pieces), home.path.resolve()
