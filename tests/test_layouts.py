@@ -4,6 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from synthnb.data import LabelledImages
 from synthnb.datasets.layout import read_layout
 from synthnb.datasets.reading import image_folder
+from synthnb.datasets.sets import list_set
 from synthnb.generate import show_beside
 
 
@@ -199,3 +201,18 @@ def test_folders_without_tables_are_looked_through_once(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "scan", counted)
     monkeypatch.setattr(layout, "scan", counted)
     assert len(read_layout(tmp_path).classes) == 2 and tops == [tmp_path]
+
+
+def test_images_inside_of_parquet_are_named_with_hf(tmp_path):
+    """What `hf download` and `synthnb export --format parquet` write was "only one ('data')" class."""
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    content = [{"bytes": put(tmp_path / "x.png", i).read_bytes(), "path": None} for i in range(4)]
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    rows = datasets.Dataset.from_dict({"image": content, "label": [0, 1, 0, 1]}, features=kinds)
+    for split in ("train", "test"):
+        rows.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
+    for given in ("set", "set/data", "set/data/train-00000-of-00001.parquet"):
+        folder = (tmp_path / given).parent if given.endswith(".parquet") else tmp_path / given
+        with pytest.raises(ValueError, match=f"give it to a run as hf:{folder} "):
+            read_layout(tmp_path / given)
+        assert list_set(f"hf:{folder}")["train"].classes == ("cat", "dog")

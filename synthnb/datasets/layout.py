@@ -342,11 +342,13 @@ def read_layout(
     """
     root = Path(source).expanduser()
     if root.is_file():
+        _refuse_images_inside(root.parent, [root])
         return _read_table(root)
     tables = _tables_in(root)
     try:
         layout = read_folder(root)
     except ValueError as error:
+        _refuse_images_inside(root, root.rglob("*.parquet"))
         labelling = [table for table in tables if _names_labels(table)]
         if len(labelling) == 1:
             return _read_table(labelling[0])
@@ -367,6 +369,22 @@ def _tables_in(folder: Path) -> list[Path]:
     "The tables that lie in a folder."
     paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
     return [path for path in paths if path.is_file() and not path.name.startswith(".")]
+
+
+def _refuse_images_inside(root: Path, files: Iterable[Path]) -> None:
+    "ValueError for a data set of Hugging Face, whose parquet files hold the images themselves."
+    from pyarrow import ArrowException, parquet, types
+
+    file = next((file for file in files if file.suffix.lower() == ".parquet" and file.is_file()), None)
+    try:
+        kinds = parquet.read_schema(file).types if file else []
+    except (ArrowException, OSError):  # whoever reads it as a table says what is wrong
+        return
+    if file and any(types.is_struct(kind) and {"bytes", "path"} <= {part.name for part in kind} for kind in kinds):
+        raise ValueError(
+            f"{shown(root)} is a data set of Hugging Face, its images inside of {shown(file.relative_to(root))}: "
+            f"give it to a run as hf:{shown(root)} (`synthnb check` and `prompts` read image files only)"
+        )
 
 
 def _split_tables(root: Path) -> dict[str, str]:
