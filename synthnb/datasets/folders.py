@@ -281,7 +281,20 @@ def _read_classes(root: Path, folder: _Folder, left_out: list[LeftOut], notes: l
             f"each of the classes {few_names(filled)} holds folders {few_names(sorted(shared))}, which are read as "
             "one: if those are the classes, put them on top"
         )
+    notes += _families(filled)
     return {name: _without_masks(child, left_out) for name, child in filled.items()}
+
+# %% ../../nbs/datasets/folders.ipynb #40455918
+def _families(filled: dict[str, _Folder]) -> list[str]:
+    "What has to be said of animals/cat, animals/dog and things/cup: the classes may be those below."
+    inner = [f"{name}/{below}" for name, child in filled.items() for below in child.holding()]
+    names = {name_key(path.partition("/")[2]) for path in inner}
+    if any(child.images for child in filled.values()) or not len(filled) < len(inner) == len(names):
+        return []
+    return [
+        f"images lie in folders below the classes, such as {few_names(inner, 2)}, and none in {few_names(filled)} "
+        "themselves: if those below are the classes, put them on top"
+    ]
 
 # %% ../../nbs/datasets/folders.ipynb #6fccd252
 def _without_masks(folder: _Folder, left_out: list[LeftOut]) -> list[str]:
