@@ -216,3 +216,35 @@ def test_images_inside_of_parquet_are_named_with_hf(tmp_path):
         with pytest.raises(ValueError, match=f"give it to a run as hf:{folder} "):
             read_layout(tmp_path / given)
         assert list_set(f"hf:{folder}")["train"].classes == ("cat", "dog")
+
+
+def test_folders_below_the_classes_that_may_be_the_classes_are_said(tmp_path):
+    """Two classes, animals and things, were read without a word."""
+    for i, name in enumerate(["animals/cat", "animals/dog", "things/cup", "things/mug"]):
+        put(tmp_path / name / "1.png", i)
+    found = read_layout(tmp_path)
+    assert (
+        found.classes == ("animals", "things")
+        and "such as 'animals/cat', 'animals/dog' and 2 more, and none" in found.told()
+    )
+    put(tmp_path / "animals" / "1.png", 9)
+    assert read_layout(tmp_path).told() == ""
+
+
+def test_blanks_beside_the_commas_of_a_table_are_no_part_of_a_name(tmp_path):
+    files = [put(tmp_path / f"{i}.png", i).name for i in range(4)]
+    rows = [f'"{("cat", "dog, wild")[i % 2]}" , {file}' for i, file in enumerate(files)]
+    (tmp_path / "labels.csv").write_text("label, file\n" + "\n".join(rows))
+    assert read_layout(tmp_path).classes == ("cat", "dog, wild")
+
+
+@pytest.mark.parametrize("mark", "|;")
+def test_several_labels_in_one_cell_are_no_class(tmp_path, mark):
+    """cat|wet and dog|wet were classes beside cat and dog."""
+    rows = [{"file": put(tmp_path / f"{i}.png", i).name, "label": label} for i, label in enumerate(("cat", "dog"))]
+    rows += [{"file": put(tmp_path / "2.png", 2).name, "label": f"cat{mark}wet"}]
+    write(tmp_path / "labels.csv", rows)
+    with pytest.raises(ValueError, match="'label' holds several labels of an image, such as 'cat.wet': give one"):
+        read_layout(tmp_path)
+    write(tmp_path / "labels.csv", [*rows[:2], {"file": "2.png", "label": f"AC{mark}DC"}])
+    assert len(read_layout(tmp_path).classes) == 3

@@ -12,6 +12,7 @@ import os
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,14 @@ def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row with too many cells, which would be cut
             return pd.read_csv(
-                path, sep=mark, dtype=str, keep_default_na=False, encoding=coding, nrows=rows, index_col=False
+                path,
+                sep=mark,
+                dtype=str,
+                keep_default_na=False,
+                encoding=coding,
+                nrows=rows,
+                index_col=False,
+                skipinitialspace=True,  # file, label
             )
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -258,10 +266,16 @@ def _rows_of(path: Path, images: list[str]) -> tuple["pd.DataFrame", list[str]]:
             f"it has {few_names(map(str, table.columns), 8)}: name them so in the first line"
         )
     like_splits = [str(name) for name in table.columns if str(name).strip().casefold() in _LIKE_SPLITS and not split]
-    table = pd.DataFrame({"file": table[file], "label": table[label], "split": table[split] if split else ""})
+    table = pd.DataFrame(
+        {"file": table[file], "label": table[label].str.strip(), "split": table[split] if split else ""}
+    )
     lists = table.label[table.label.str.match(r"[\[{]")]
     if path.suffix.lower() in (".jsonl", ".parquet") and len(lists):
         raise ValueError(f"{path}: the column {label!r} holds lists, such as {lists.iloc[0]}: give one label per image")
+    if several := _several_labels(table.label):
+        raise ValueError(
+            f"{path}: the column {label!r} holds several labels of an image, such as {several!r}: give one per image"
+        )
     places = _places(path.parent, list(dict.fromkeys(table.file)), images)
     table["place"] = [places.get(name, "") for name in table.file]
     if missing := [name for name in dict.fromkeys(table.file) if name and name not in places]:
@@ -275,6 +289,17 @@ def _rows_of(path: Path, images: list[str]) -> tuple["pd.DataFrame", list[str]]:
     table["split"] = table.split.map(words)
     _check_rows(path, table)
     return table, _table_notes(like_splits, places)
+
+# %% ../../nbs/datasets/layout.ipynb #3b469ad1
+def _several_labels(labels: Iterable[str]) -> str:
+    "A label such as cat|wet beside dog|wet, whose parts are labels of other images, too; empty where there is none."
+    for mark in "|;":
+        parts = {label: label.split(mark) for label in sorted(set(labels))}
+        times = Counter(part.strip() for split in parts.values() for part in split)
+        for label, split in parts.items():
+            if len(split) > 1 and any(times[part.strip()] > 1 for part in split):
+                return label
+    return ""
 
 # %% ../../nbs/datasets/layout.ipynb #6d1ab79d
 def _table_notes(unread: list[str], places: Iterable[str]) -> list[str]:
