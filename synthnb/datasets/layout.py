@@ -70,6 +70,9 @@ def _read_lines(path: Path) -> "pd.DataFrame":
     return pd.DataFrame(rows, dtype=object)
 
 # %% ../../nbs/datasets/layout.ipynb #7c2a9273
+_AS_TEXT: dict = dict(dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True)  # for pandas
+
+
 def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
     "All cells as text; ValueError for a file that is no table."
     import pandas as pd
@@ -91,16 +94,7 @@ def _read(path: Path, rows: int | None = None) -> "pd.DataFrame":
         mark = max(",;\t|", key=head.count)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row with too many cells, which would be cut
-            return pd.read_csv(
-                path,
-                sep=mark,
-                dtype=str,
-                keep_default_na=False,
-                encoding=coding,
-                nrows=rows,
-                index_col=False,
-                skipinitialspace=True,  # file, label
-            )
+            return pd.read_csv(path, sep=mark, encoding=coding, nrows=rows, **_AS_TEXT)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} cannot be read as a table: it is not in UTF-8. Save it as CSV in UTF-8, with columns file and "
@@ -390,12 +384,6 @@ def read_layout(
     return replace(layout, notes=(*layout.notes, note)) if contrary else layout
 
 # %% ../../nbs/datasets/layout.ipynb #23ff2253
-def _tables_in(folder: Path) -> list[Path]:
-    "The tables that lie in a folder."
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
-    return [path for path in paths if path.is_file() and not path.name.startswith(".")]
-
-
 def _refuse_images_inside(root: Path, files: Iterable[Path]) -> None:
     "ValueError for a data set of Hugging Face, whose parquet files hold the images themselves."
     from pyarrow import ArrowException, parquet, types
@@ -410,6 +398,12 @@ def _refuse_images_inside(root: Path, files: Iterable[Path]) -> None:
             f"{shown(root)} is a data set of Hugging Face, its images inside of {shown(file.relative_to(root))}: "
             f"give it to a run as hf:{shown(root)} (`synthnb check` and `prompts` read image files only)"
         )
+
+# %% ../../nbs/datasets/layout.ipynb #b6dab8b3
+def _tables_in(folder: Path) -> list[Path]:
+    "The tables that lie in a folder."
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in TABLES)
+    return [path for path in paths if path.is_file() and not path.name.startswith(".")]
 
 
 def _split_tables(root: Path) -> dict[str, str]:
