@@ -134,7 +134,7 @@ def settle_style(folder: ShardFolder, path: str | Path | None) -> None:
         with whole_file(folder.own / "style.safetensors") as partial:
             shutil.copyfile(path, partial)
 
-
+# %% ../../nbs/images/drawer.ipynb #ff31569e
 def refuse_other_options(folder: ShardFolder, drawing: Drawing) -> None:
     """Raise `ValueError` if a begun folder has images that were drawn or written in another way.
 
