@@ -447,7 +447,7 @@ def _by_source(rows: Sequence[Mapping], method: str) -> dict[str, dict[int, floa
             values.setdefault(row["source"], {})[row["seed"]] = row["value"]
     return values
 
-
+# %% ../../nbs/studies/verdict.ipynb #2f74c9c5
 def source_comparison(results: Mapping) -> Comparison | None:
     "All sources of images beside the one that the claim names second; None for a study of something else."
     rows, stated = current_names(results.get("rows") or []), outcomes(results)
