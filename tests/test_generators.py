@@ -35,6 +35,7 @@ from synthnb.models.latents import encode_images
 from synthnb.models.pipeline_files import check_generator_folder
 from synthnb.models.pipelines import GeneratorConfig, _check_memory, fetch_generator, load_generator, lora_revision
 from synthnb.studies import drawing
+from synthnb.studies.stages import stages_folder
 
 torch.set_num_threads(1)
 GENERATOR = str(glyphworld.folder("generator"))
@@ -532,7 +533,7 @@ def loads(monkeypatch):
 def test_one_large_model_is_open_at_a_time_in_quickstart(loads, monkeypatch, tmp_path):
     import nbformat
 
-    monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
+    stages_folder.cache_clear()  # another test of this process may have made the same stages
     monkeypatch.chdir(tmp_path)
     notebook = nbformat.read(Path(drawing.__file__).parents[2] / "nbs/experiments/quickstart.ipynb", 4)
     space = {"display": lambda *told: None, "__name__": "quickstart"}

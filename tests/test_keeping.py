@@ -22,6 +22,7 @@ from synthnb.glyphworld.world import folder
 from synthnb.models.classifiers import load_classifier, made_for, save_classifier
 from synthnb.studies.alternatives import alternatives
 from synthnb.studies.keeping import Study, classify, keep_best, train_again
+from synthnb.studies.stages import stages_folder
 from synthnb.train import TrainConfig, Watch
 from synthnb.training.prediction import predict
 
@@ -125,7 +126,7 @@ def test_what_is_no_classifier_is_refused_by_name():
 
 
 def test_quickstart_keeps_and_the_command_line_asks(tmp_path, monkeypatch):
-    monkeypatch.setenv("SYNTHNB_OUTPUTS", str(tmp_path))
+    stages_folder.cache_clear()  # another test of this process may have made the same stages
     monkeypatch.chdir(tmp_path)
     notebook = nbformat.read(ROOT / "nbs/experiments/quickstart.ipynb", 4)
     space = {"display": lambda *told: None, "__name__": "quickstart"}
