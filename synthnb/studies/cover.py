@@ -291,9 +291,12 @@ COVER_STYLE = """
 """
 
 # %% ../../nbs/studies/cover.ipynb #5259d753
+_HTML_KEY = '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>'  # of a verdict and its mark
+
+
 def _caption_of_sources(comparison: Comparison) -> str:
     "What a figure of sources of images shows, and what its colours mean."
-    key = _keys(_shown(comparison), '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>')
+    key = _keys(_shown(comparison), _HTML_KEY)
     text = f"Points above <code>{html.escape(comparison.against)}</code>, paired by seed, in domain; 95 % intervals. "
     text += "Grey: without generated images. Bold: what the verdict compares; other verdicts are corrected for their "
     return f"{text}number. Other tests: in the sections below. {' '.join(key)}"
@@ -302,7 +305,7 @@ def _caption_of_sources(comparison: Comparison) -> str:
 def _caption(comparison: Comparison) -> str:
     "What the figure shows, and what its colours mean."
     shown = _shown(comparison)
-    key = _keys(shown, '<span class="key"><b style="color: var(--{0})">{1}</b> {0}</span>')
+    key = _keys(shown, _HTML_KEY)
     against = html.escape(comparison.against)
     text = f"Points above <code>{against}</code>, paired by seed, with {real_images(comparison.shots)}; 95 % intervals."
     text = " ".join([text, *_weights(comparison)])
