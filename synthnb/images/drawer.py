@@ -64,10 +64,9 @@ class Drawing:
         Nothing for PNG files that a generator draws as it comes on a CPU; the style is the plan's."""
         from synthnb.core.devices import pick_device  # torch, which a command that draws nothing need not wait for
 
-        way = {"kind": self.kind, "compile": self.compile, "memory": self.memory_ways, "variant": self.variant}
-        way |= {"device": pick_device(self.device).type, "quality": self.quality if self.kind != "png" else 0}
-        plain = {"kind": "png", "compile": False, "memory": "", "variant": "", "device": "cpu", "quality": 0}
-        return {name: value for name, value in way.items() if value != plain[name]}
+        way = self.asked | {"device": pick_device(self.device).type}
+        plain = Drawing(kind="png").asked | {"device": "cpu"}
+        return {name: value for name, value in way.items() if name != "clip" and value != plain[name]}
 
 # %% ../../nbs/images/drawer.ipynb #f990eec9
 def _drawn_with(
