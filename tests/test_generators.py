@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
+import transformers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -31,9 +32,10 @@ from synthnb.images.inspection import replay, why
 from synthnb.images.plan import make_plan, write_plan
 from synthnb.images.shards import generate_shards
 from synthnb.models import pipelines
+from synthnb.models.gpu_memory import check_memory, place_pipeline
 from synthnb.models.latents import encode_images
 from synthnb.models.pipeline_files import check_generator_folder
-from synthnb.models.pipelines import GeneratorConfig, _check_memory, fetch_generator, load_generator, lora_revision
+from synthnb.models.pipelines import GeneratorConfig, fetch_generator, load_generator, lora_revision
 from synthnb.studies import drawing
 from synthnb.studies.stages import stages_folder
 
@@ -243,11 +245,11 @@ def test_memory_is_passed_on(monkeypatch):
         (4e6, {"tiled"}, "to"),
     ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place, free=free: (free, free))
-        pipelines._place_pipeline(large, gpu, ways)
+        place_pipeline(large, gpu, ways)
         assert large.asked[-1] == (expected, "cuda"), (free, ways)
     assert tiles == [1]
     with pytest.raises(ValueError, match="cannot work in tiles"):
-        pipelines._place_pipeline(Recorder(), gpu, {"tiled"})
+        place_pipeline(Recorder(), gpu, {"tiled"})
 
 
 def test_what_saves_memory_is_refused_where_it_cannot(monkeypatch):
@@ -259,17 +261,17 @@ def test_what_saves_memory_is_refused_where_it_cannot(monkeypatch):
         ("4bit+tiled", torch.device("mps"), "needs an NVIDIA GPU"),
     ):
         with pytest.raises(ValueError, match=why_not):
-            _check_memory(memory, place)
+            check_memory(memory, place)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install 'synthnb\\[4bit\\]'"):
-        _check_memory("4bit", gpu)
+        check_memory("4bit", gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    assert _check_memory("4bit+offload", gpu) == {"4bit", "offload"}
+    assert check_memory("4bit+offload", gpu) == {"4bit", "offload"}
 
 
 def test_four_bits_are_asked_of_diffusers(monkeypatch):
     asked = {}
-    for library in (diffusers, pipelines.transformers):
+    for library in (diffusers, transformers):
         monkeypatch.setattr(library.BitsAndBytesConfig, "post_init", lambda self: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(
@@ -295,7 +297,7 @@ def test_four_bits_are_asked_of_diffusers(monkeypatch):
     mapping = asked["quantization_config"].quant_mapping
     assert set(mapping) == {"transformer", "text_encoder_2"}
     assert isinstance(mapping["transformer"], diffusers.BitsAndBytesConfig) and isinstance(
-        mapping["text_encoder_2"], pipelines.transformers.BitsAndBytesConfig
+        mapping["text_encoder_2"], transformers.BitsAndBytesConfig
     )
     assert all(
         one.load_in_4bit and one.bnb_4bit_quant_type == "nf4" and one.bnb_4bit_compute_dtype == torch.bfloat16

@@ -20,9 +20,8 @@ from pathlib import Path
 import diffusers
 import torch
 import torch.nn.functional as F
-import transformers
 from accelerate.utils.memory import clear_device_cache
-from diffusers import DiffusionPipeline, PipelineQuantizationConfig, SchedulerMixin
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -33,6 +32,7 @@ from ..core.devices import pick_device, pick_dtype
 from ..core.files import tensor_names
 from .clip import Clip
 from .families import call_parameters, family_of, no_token
+from .gpu_memory import ROOM, check_memory, four_bits, place_pipeline
 from .hub import FETCHING, explain_loading
 from .names import KNOWN_NAMES, model_folder
 from .pipeline_files import check_generator_folder, check_single_file, only_variant
@@ -173,93 +173,6 @@ def _compile_parts(pipe: DiffusionPipeline, backend: str = "inductor") -> None:
     if decoder is not None:
         decoder.compile(dynamic=False, backend=backend)
 
-# %% ../../nbs/models/pipelines.ipynb #0796a0d5
-_MEMORY = ("auto", "offload", "tiled", "4bit")
-
-
-def _check_memory(
-    memory: str,  # one of MEMORY, or some of them: "offload+tiled"
-    device: torch.device,
-) -> set[str]:
-    "The ways to save memory. Raises `ValueError` for what there is not, or cannot be had here."
-    ways = set(memory.split("+"))
-    if unknown := sorted(ways - set(_MEMORY)):
-        raise ValueError(
-            f"memory is {memory!r}, and {unknown[0]!r} is none of {', '.join(_MEMORY)} (several: offload+tiled)"
-        )
-    if "offload" in ways and device.type == "cpu":
-        moves = "memory='offload' moves parts between a GPU and the computer's memory"
-        raise ValueError(f"{moves}, and this runs on the CPU: leave it at 'auto'")
-    if "4bit" in ways and device.type != "cuda":
-        raise ValueError(f"memory='4bit' needs an NVIDIA GPU, and this runs on {device.type}: leave it at 'auto'")
-    if "4bit" in ways and importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("memory='4bit' needs the package bitsandbytes: pip install 'synthnb[4bit]'")
-    return ways
-
-# %% ../../nbs/models/pipelines.ipynb #5049b386
-def _is_large(part: str, entry: object, libraries: set[str]) -> bool:
-    "Is this entry of a model_index.json the denoiser, or a text encoder other than CLIP's, which are small?"
-    if not re.fullmatch(r"(unet|transformer|text_encoder)(_\d)?", part):
-        return False
-    if not isinstance(entry, list) or len(entry) != 2 or entry[0] not in libraries:
-        return False
-    return not str(entry[1]).startswith("CLIP")
-
-
-def _four_bits(
-    model: str,
-    revision: str | None,
-    dtype: torch.dtype,  # that is computed in
-) -> PipelineQuantizationConfig:
-    "4 bits a weight for the denoiser and the text encoders but CLIP's, which are small."
-    options = dict(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    libraries = {"diffusers": diffusers.BitsAndBytesConfig, "transformers": transformers.BitsAndBytesConfig}
-    index = DiffusionPipeline.load_config(model, revision=revision)
-    large = {part: entry[0] for part, entry in index.items() if _is_large(part, entry, set(libraries))}
-    if not large:
-        raise ValueError(f"{model} has no part that can be loaded with 4 bits: leave memory at 'auto'")
-    mapping = {part: libraries[library](**options) for part, library in large.items()}
-    return PipelineQuantizationConfig(quant_mapping=mapping)
-
-# %% ../../nbs/models/pipelines.ipynb #f42f0521
-_ROOM = 0.85  # share of a GPU's memory for weights; the rest is for what is computed
-
-
-def _weights_bytes(pipe: DiffusionPipeline) -> int:
-    "Bytes of all weights of a pipeline, as they were loaded."
-    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    return sum(
-        tensor.numel() * tensor.element_size() for part in parts for tensor in (*part.parameters(), *part.buffers())
-    )
-
-
-def _fits(pipe: DiffusionPipeline, gpu: torch.device) -> bool:
-    "Is there room for all weights at once? Logs it if there is not."
-    needed, free = _weights_bytes(pipe), torch.cuda.mem_get_info(gpu)[0]
-    if needed <= _ROOM * free:
-        return True
-    sizes = "the weights of %s take %.1f GB, and %.1f GB of the GPU are free"
-    _log.warning(
-        f"{sizes}: parts are moved there only while they compute", type(pipe).__name__, needed / 1e9, free / 1e9
-    )
-    return False
-
-# %% ../../nbs/models/pipelines.ipynb #e0f2d930
-def _place_pipeline(
-    pipe: DiffusionPipeline,
-    device: torch.device,
-    ways: set[str],  # from `_check_memory`
-) -> None:
-    "Put a pipeline where it will draw."
-    if "tiled" in ways:
-        if not hasattr(getattr(pipe, "vae", None), "enable_tiling"):
-            raise ValueError(f"the decoder of {type(pipe).__name__} cannot work in tiles: leave 'tiled' out of memory")
-        pipe.vae.enable_tiling()
-    if "offload" in ways or ("auto" in ways and device.type == "cuda" and not _fits(pipe, device)):
-        pipe.enable_model_cpu_offload(device=device)
-    else:
-        pipe.to(device)
-
 # %% ../../nbs/models/pipelines.ipynb #73ca7691
 def _lora_file(
     lora: str | Path,  # a safetensors file, a folder with one, `owner/name` or `owner/name/file.safetensors` on the hub
@@ -343,7 +256,7 @@ class GeneratorConfig:
     scheduler_options: dict | None = None  # of the scheduler's configuration: {"timestep_spacing": "trailing"}
     lora: str = ""  # see `_add_lora`
     lora_weight: float = 1.0
-    memory: str = "auto"  # of the GPU: see `_check_memory`
+    memory: str = "auto"  # of the GPU: see `check_memory`
     compile: bool = False  # the denoiser and the decoder: minutes at the first batch, for GPUs and long runs
 
 
@@ -368,7 +281,7 @@ def _from_pretrained(
     try:
         with quiet_loading():
             if "4bit" in ways:
-                options["quantization_config"] = _four_bits(str(model), config.revision, dtype)
+                options["quantization_config"] = four_bits(str(model), config.revision, dtype)
             return DiffusionPipeline.from_pretrained(str(model), **options)
     except FETCHING as error:
         raise RuntimeError(f"generator {str(model)!r} could not be opened: {explain_loading(model, error)}") from error
@@ -397,7 +310,7 @@ def load_generator(
 ) -> DiffusionPipeline:
     "Open a text-to-image pipeline: safetensors only, no remote code; fetched only if `model` is a hub id."
     picked_device = pick_device(device)
-    picked_dtype, ways = pick_dtype(dtype, picked_device), _check_memory(config.memory, picked_device)
+    picked_dtype, ways = pick_dtype(dtype, picked_device), check_memory(config.memory, picked_device)
     pipe = _from_pretrained(model, picked_dtype, ways, config)
     call_parameters(pipe)  # refuses what draws no image from a prompt
     if _NEEDS_IMAGE.search(kind := type(pipe).__name__):
@@ -412,7 +325,7 @@ def load_generator(
     if config.lora:
         _add_lora(pipe, config.lora, config.lora_weight)
     pipe.set_progress_bar_config(disable=True)
-    _place_pipeline(pipe, picked_device, ways)
+    place_pipeline(pipe, picked_device, ways)
     if config.compile:
         _compile_parts(pipe)
     return pipe
@@ -449,7 +362,7 @@ def _too_large(model: str | Path, kind: str, gpu: torch.device, dtype: str | tor
     if gpu.type != "cuda" or family is None or (folder and (folder / KNOWN_NAMES).is_file()):  # shipped ones are tiny
         return ""
     width, total = pick_dtype(dtype, gpu).itemsize, torch.cuda.mem_get_info(gpu)[1]
-    if (needed := family.weights_gb() * width / 2 * 1e9) <= _ROOM * total:
+    if (needed := family.weights_gb() * width / 2 * 1e9) <= ROOM * total:
         return ""
     return (
         f"{model} takes about {needed / 1e9:.1f} GB and the GPU has {total / 1e9:.1f}: so its parts would move there "
