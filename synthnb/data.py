@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from .core.streams import stream
 from .datasets.duplicates import check_in_memory, content_hashes
@@ -269,6 +268,8 @@ def digits(
     size: int = 32,  # pixels per side, by bicubic interpolation from 8
 ) -> dict[str, LabelledImages]:
     "The fixed splits train (897), val (300) and test (600) of `sklearn.datasets.load_digits`, white on black."
+    from sklearn.datasets import load_digits  # other sets need not wait for scikit-learn
+
     scans = load_digits()
     grey = [Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8)) for scan in scans.images]
     pixels = np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in grey])

@@ -86,6 +86,12 @@ def test_a_grid_is_looked_at_without_torch(home):
     assert imported("doctor", grid, "--no-measure") == []
 
 
+def test_reading_a_set_waits_for_no_library_of_models():
+    script = f"import sys, synthnb.datasets.sets; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['torch', 'scipy']"
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_doctor_counts_what_a_shipped_set_trains_with(name, tmp_path):
     opened = open_target(name)["train"]

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from scipy.io import loadmat
-from timm.data import ImageNetInfo
-from torchvision import datasets as torchvision_sets
 
 from .known import DATA_FOLDER, NAMED, NamedSet, data_root
 from .listed import ListedImages, file_bytes
@@ -52,8 +51,9 @@ def prompt_name(
 # %% ../../nbs/datasets/named.ipynb #a0dcf540
 def imagenet_names() -> tuple[str, ...]:
     "Names of the 1,000 classes, in the order of the synsets."
-    # here, as it brings transformers: a second that no other set needs
+    # here, as they bring transformers and torchvision: seconds that no other set needs
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+    from timm.data import ImageNetInfo
 
     names = [name.split(" / ")[0] for name in IMAGENET_CLASSNAMES]
     times, words = Counter(names), ImageNetInfo("imagenet-1k").label_descriptions()
@@ -70,10 +70,13 @@ def imagenet_indices(
     return [int(index) for index in listed.read_bytes().split()]
 
 # %% ../../nbs/datasets/named.ipynb #2fda6a00
+if TYPE_CHECKING:
+    from torchvision.datasets import VisionDataset
+
 _Files = list[tuple[Path, int]]  # with labels
 
 
-def _files_of(opened: torchvision_sets.VisionDataset) -> _Files:
+def _files_of(opened: "VisionDataset") -> _Files:
     "Files and labels of a torchvision set."
     attributes = vars(opened)
     pairs = attributes.get("samples", attributes.get("_samples"))  # folders of classes; Stanford Cars
@@ -92,6 +95,8 @@ def _files_of(opened: torchvision_sets.VisionDataset) -> _Files:
 
 def _read_torchvision(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, _Files]]:
     "A set that has a class with splits in torchvision."
+    from torchvision import datasets as torchvision_sets
+
     kind = getattr(torchvision_sets, facts.torchvision)
     options = {"download": True} if download and not facts.dead else {}
     opened = {split: kind(root, split=name, **options) for split, name in facts.splits.items()}
@@ -100,7 +105,9 @@ def _read_torchvision(facts: NamedSet, root: Path, download: bool) -> tuple[list
 # %% ../../nbs/datasets/named.ipynb #852bf712
 def _read_sun397(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], dict[str, _Files]]:
     "The first of the ten partitions."
-    opened = torchvision_sets.SUN397(root)
+    from torchvision.datasets import SUN397
+
+    opened = SUN397(root)
     home = root / "SUN397"
     by_name = {f"/{path.relative_to(home).as_posix()}": (path, label) for path, label in _files_of(opened)}
     splits = {}
@@ -118,7 +125,9 @@ def _read_caltech101(facts: NamedSet, root: Path, download: bool) -> tuple[list[
     splits: dict[str, _Files] = {"train": [], "test": []}
     if not (home.is_dir() or download):
         raise FileNotFoundError(f"there is no folder {home}")  # torchvision would make one
-    opened = torchvision_sets.Caltech101(root, download=download)
+    from torchvision.datasets import Caltech101
+
+    opened = Caltech101(root, download=download)
     for label, name in enumerate(opened.categories):
         draw_order = lambda path: hashlib.sha256(f"{name}/{path.name}".encode()).digest()
         files = sorted((home / name).glob("*.jpg"), key=draw_order)
@@ -155,6 +164,8 @@ def _read_cub(facts: NamedSet, root: Path, download: bool) -> tuple[list[str], d
 # %% ../../nbs/datasets/named.ipynb #52f92b21
 def _read_imagenet(facts: NamedSet, root: Path, download: bool, name: str) -> tuple[list[str], dict[str, _Files]]:
     "Folders of synsets; what ImageNet calls val is the test set."
+    from timm.data import ImageNetInfo
+
     synsets, indices = ImageNetInfo("imagenet-1k").label_names(), imagenet_indices(name)
     folders = [str(i) if name == "imagenet-v2" else synsets[i] for i in indices]
     homes = {"train": "imagenet/train", "test": "imagenet/val"} if name == "imagenet" else {"test": facts.where}

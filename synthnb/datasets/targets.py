@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import datasets as torchvision_sets
 
 from ..data import LabelledImages, split_by_content
 from .duplicates import near_pairs
@@ -69,6 +68,8 @@ def _whole(kind: str, root: Path | None) -> dict[str, tuple[np.ndarray, np.ndarr
     "Pixels and labels of the full set's own train and test images; None where it does not lie there."
     if not kind or root is None:
         return None
+    from torchvision import datasets as torchvision_sets  # shipped images need not wait for it
+
     try:
         opened = {split: getattr(torchvision_sets, kind)(root, train=split == "train") for split in ("train", "test")}
     except RuntimeError:  # torchvision's word for "not there"
