@@ -227,6 +227,7 @@ def front(pages: set[Path], stage: Path) -> str:
     """README but for its table and its list of links, which this site has itself."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8").partition("\n## Results")[0]
+    text = re.sub(r'<img src="([^"]+)" alt="([^"]+)" width="\d+"> ?', r"![\2](\1)\n", text)
     return LINK.sub(lambda found: linked(found, readme, pages, stage), re.sub(r"<!-- .*? -->\n", "", text))
 
 

@@ -20,6 +20,7 @@ from synthnb.studies.verdict import Comparison, _against, advice, comparisons, r
 BLOCK = re.compile(r"<!-- results (\S+) -->\n.*?<!-- /results -->", re.DOTALL)  # figures and verdict, on top
 TABLE = re.compile(r"<!-- table -->\n.*?<!-- /table -->", re.DOTALL)  # all methods, further down
 FIGURE = ROOT / "nbs/guides/figures/gains.svg"
+GAINS_WIDE = 480  # pixels, of which a name and a gain need 300
 SHOWN = 2  # numbers of real images in the table
 
 
@@ -61,13 +62,16 @@ def results_block(run: Path) -> tuple[str, str, str]:
     compared = [one for one in comparisons(results) if one.shots][:SHOWN]
     at, parameters, machine = run.relative_to(ROOT).as_posix(), record["parameters"], record["machine"]
     own = run / "figures/beside.png"
-    images = [f"![real images beside generated ones]({own.relative_to(ROOT).as_posix()})"] if own.is_file() else []
+    shown = [(FIGURE, "paired gains of each method", GAINS_WIDE)]
+    shown += [(own, "real images beside generated ones", 830 - 10 - GAINS_WIDE)] if own.is_file() else []
+    images = [
+        f'<img src="{file.relative_to(ROOT).as_posix()}" alt="{what}" width="{wide}">' for file, what, wide in shown
+    ]
     took = f"{record['seconds'] / 60:.0f} minutes on {machine['cores']} busy cores ({machine['device']})"
     if any(stage["found"] for stage in record.get("stages", ())):  # what an earlier start had made took no time
         took = f"{machine['cores']} cores ({machine['device']})"
     top = [
-        f"![paired gains of each method]({FIGURE.relative_to(ROOT).as_posix()})",
-        *images,
+        " ".join(images),  # side by side where a page is 830 pixels wide, as on GitHub
         "",
         f"**{advice(compared[0])}**",
         own_network(results, parameters, compared[0]),
@@ -84,7 +88,7 @@ def results_block(run: Path) -> tuple[str, str, str]:
         f"|{'---|' * (len(compared) + 1)}",
     ]
     lines += [f"|`{line.method}`|{'|'.join(cell(one, line.method) for one in compared)}|" for line in compared[0].lines]
-    return "\n".join(line for line in top).strip() + "\n", "\n".join(lines) + "\n", gains_file(compared[0])
+    return "\n".join(line for line in top).strip() + "\n", "\n".join(lines) + "\n", gains_file(compared[0], GAINS_WIDE)
 
 
 def updated(readme: str, run: Path | None = None) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from textwrap import wrap
 
 import pandas as pd
 
@@ -152,7 +153,8 @@ def gains_svg(comparison: Comparison, attributes: str = 'width="100%"', key: boo
         marks.append(f'<text x="2%" y="{height - 8}" fill="var(--soft)">{note}</text>')
     if key:
         verdicts = "".join(_keys(rows, '<tspan dx="12" fill="var(--{0})">{1} {0}</tspan>'))
-        for text in ("Points, paired by seed, 95 % intervals.", *_weights(comparison), f"Against 0:{verdicts}"):
+        weights = [part for text in _weights(comparison) for part in wrap(text, 60)]  # narrow, beside images
+        for text in ("Points, paired by seed, 95 % intervals.", *weights, f"Against 0:{verdicts}"):
             height += 20
             marks.append(f'<text x="2%" y="{height - 2}" fill="var(--soft)">{text}</text>')
         height += 8
