@@ -29,7 +29,8 @@ from ..models.classifiers import TimmModel, evaluation_view, load_classifier, no
 from ..models.clip import Clip, text_features
 from ..models.meanings import Candidate
 from ..models.wordnet import spoken_name
-from .verdict import ENOUGH, LEVEL, SHARED
+from .outcome import ENOUGH
+from .verdict import LEVEL, SHARED
 from ..training.prediction import class_mean
 
 # %% ../../nbs/studies/alternatives.ipynb #b4b44576

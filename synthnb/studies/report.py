@@ -16,7 +16,8 @@ from IPython.display import Markdown, display
 # %% ../../nbs/studies/report.ipynb #1493eab0
 from ..core.renamed import current_names
 from .folder import run_folder, write_json
-from .verdict import as_record, make_outcomes
+from .outcome import as_record
+from .verdict import make_outcomes
 
 if TYPE_CHECKING:  # scipy, which a report need not wait for
     from synthnb.core.intervals import Interval
