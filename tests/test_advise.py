@@ -9,9 +9,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from synthnb.bridge import Runtime, TransferConfig
 from synthnb.core.intervals import paired_difference
-from synthnb.studies.advise import Advice, more_helps
+from synthnb.data import LabelledImages
+from synthnb.glyphworld.world import folder
+from synthnb.studies.advise import Advice, Probe, advise, more_helps
+from synthnb.train import TrainConfig
 
 
 def rows(values: dict[int, list[float]]) -> pd.DataFrame:
@@ -114,3 +119,15 @@ def test_a_baseline_is_no_method_that_beat_the_advice():
         }
     )
     assert "was the best method of the full runs" in probe.outcome(table) and "nearest" not in probe.outcome(table)
+
+
+def test_copies_among_the_validation_images_do_not_stop_the_advisor():
+    """`split_by_content` keeps the copies of an image in one split, so any split may have some."""
+    pixels = torch.randint(256, (12, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = LabelledImages(pixels, torch.arange(2).repeat_interleave(6), ("a", "b"), "mine")
+    with_a_copy = images.subset([0, 0, *range(1, 5), *range(6, 12)])
+    config, probe = TransferConfig(TrainConfig(batch_size=4), steps=(1, 1)), Probe(seeds=(0, 1))
+    methods = ("vanilla_matched", "mixed_per_batch")
+    sets = images, images, with_a_copy
+    advice = advise(folder("cnn"), *sets, config, methods=methods, probe=probe, runtime=Runtime(device="cpu"))
+    assert advice.images == 10

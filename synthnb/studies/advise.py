@@ -127,7 +127,9 @@ def advise(
     if not 0 < probe.effort <= 1:
         raise ValueError(f"effort must be above 0 and at most 1, got {probe.effort}")
     short = replace(config, steps=probe.steps(config.steps))
-    per_class = min(probe.images_per_class, *val.per_class.values())
+    # Of distinct ones, which `few_shot` draws: a file that is there twice stays in one split
+    distinct = val.subset(val.draw(lambda sizes: [probe.images_per_class] * len(sizes), 0))
+    per_class = min(distinct.per_class.values())
     subset = few_shot(val, per_class, seed=stream(0, "probe images"))
     seeds = [stream(seed, "probe") for seed in probe.seeds]
     accuracies, seconds = {}, 0.0
