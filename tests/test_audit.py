@@ -129,10 +129,13 @@ def test_a_network_from_scratch_sees_the_same_images(cnn):
         assert new.pretrained_cfg[name] == cnn.pretrained_cfg[name], name
 
 
-def test_a_run_is_not_found_for_another_view(cnn):
+@pytest.mark.parametrize("view", [{"crop_pct": 0.6}, {"crop_mode": "squash"}], ids=["crop_pct", "crop_mode"])
+def test_a_run_is_not_found_for_another_view(cnn, view):
     other = copy.deepcopy(cnn)
-    other.pretrained_cfg = dict(cnn.pretrained_cfg) | {"crop_pct": 0.6}
-    assert stage_key(cnn, [], {}) != stage_key(other, [], {})
+    other.pretrained_cfg = dict(cnn.pretrained_cfg) | view
+    wide = torch.arange(3 * 32 * 48).view(1, 3, 32, 48).to(torch.uint8)
+    seen = [classifiers.evaluation_view(net, wide, 32) for net in (cnn, other)]
+    assert not torch.equal(*seen) and stage_key(cnn, [], {}) != stage_key(other, [], {})
 
 
 def test_a_policy_crops_straight_to_the_size_of_the_network():

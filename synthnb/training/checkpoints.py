@@ -99,7 +99,7 @@ def stage_key(
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     config = getattr(model, "pretrained_cfg", None) or {}
     # no weights, and they decide what is computed and seen
-    told = [config.get(name) for name in ("architecture", "mean", "std", "crop_pct", "interpolation")]
+    told = [config.get(name) for name in ("architecture", "mean", "std", "crop_pct", "crop_mode", "interpolation")]
     learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     model_settings = [getattr(model, "_model_args", None), *told, learns]
     prints = [None if data is None else data.fingerprint() for data in sets]
