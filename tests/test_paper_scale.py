@@ -2,6 +2,7 @@
 
 Every single one runs to the end on tiny random models in the exact formats."""
 
+import ast
 import json
 import os
 import shutil
@@ -531,6 +532,39 @@ def test_volume_study_runs_to_the_end(here, monkeypatch):
     assert {row["test"] for row in found["rows"]} == {"in domain", "inverted", "textured", "corrupted"} and found[
         "glyphworld"
     ] is False
+
+
+def test_no_cell_of_a_study_is_found_for_another_view_or_other_weights(here, monkeypatch):
+    "The images are held at `keep_size`, so they are the same at every size that the network sees."
+    monkeypatch.chdir(here)
+    shutil.copytree(here / "resnet18", here / "retrained")
+
+    def found_cells(**changed) -> list[bool]:
+        mine = {"real_data": "mine", "classifier": "./retrained", "generator": "./sd15", "meaning": "{class}"}
+        few = {"shots": 1, "volumes": [0, 1], "norms": ["shared"], "half_batches": False, "steps": 1, "keep_size": 40}
+        small = {"denoising_steps": 1, "device": "cpu"}
+        done = run(EXPERIMENTS / "volume_study.ipynb", mine | few | small | changed, here / "outputs", progress=False)
+        stages = json.loads((done / "run.json").read_text())["stages"]
+        return [stage["found"] for stage in stages if stage["stage"].startswith("cell-")]
+
+    assert found_cells(image_size=32) == [False] * 2
+    assert found_cells(image_size=24) == [False] * 2
+    assert found_cells(image_size=24, from_scratch=False) == [False] * 2
+    torch.manual_seed(1)
+    small = dict(channels=(8, 16, 16, 32))
+    save_classifier(timm.create_model("resnet18", num_classes=1000, **small), here / "retrained", small)
+    assert found_cells(image_size=24, from_scratch=False) == [False] * 2
+
+
+def test_stages_are_called_by_what_a_model_is_not_by_its_name():
+    "A folder keeps its name when its weights are replaced."
+    for notebook in EXPERIMENTS.glob("[!_.]*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+        stages = [call for call in calls if getattr(call.func, "id", "") in ("stage", "remembered", "dict")]
+        named = {word.arg for call in stages for word in call.keywords if ast.unparse(word.value) == "classifier"}
+        assert not named, notebook.name
 
 
 def test_imagenet_study_runs_to_the_end(here, monkeypatch, warm_workers):
