@@ -6,7 +6,7 @@ import ast
 import json
 import os
 import shutil
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -394,11 +394,16 @@ def test_bridge_study_runs_to_the_end(here, monkeypatch):
 
 
 def test_quickstart_runs_to_the_end(here, monkeypatch):
-    found = results(
+    shutil.copytree(here / "sd15", here / "in two precisions")
+    whole = StableDiffusionPipeline.from_pretrained(here / "sd15")
+    whole.to(torch.float16).save_pretrained(here / "in two precisions", variant="fp16")
+    ask = partial(
+        results,
         "quickstart.yaml",
         here,
         monkeypatch,
         **MINE,
+        generator="./in two precisions",
         clip="./clip",
         clip_weights="",
         shots=2,
@@ -406,12 +411,14 @@ def test_quickstart_runs_to_the_end(here, monkeypatch):
         prompts_per_class=2,
         token_and_styles="half",
     )
+    found = ask()
     [written] = (here / "outputs/quickstart").glob("*/prompts.csv")
     book = pd.read_csv(written, keep_default_na=False)
     assert book.prompt.str.contains("<style>").tolist() == [True, False] * 3, "the token in every other prompt"
     assert not (book.prompt.str.contains("<style>") & (book["style"] != "")).any(), "no prompt has both"
     assert {row["method"] for row in found["rows"]} >= {"vanilla_matched", "bridged++", "mixed_per_batch+dual"}
     assert list(found["phrases"]) == ["club", "star", "three"] and found["style"] and found["glyphworld"] is False
+    assert ask(generator_variant="fp16")["style"] != found["style"], "other weights learn a token of their own"
 
 
 def test_transfer_volume_runs_to_the_end(here, monkeypatch):
