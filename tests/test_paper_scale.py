@@ -563,6 +563,22 @@ def test_no_cell_of_a_study_is_found_for_another_view_or_other_weights(here, mon
     assert found_cells(image_size=24, from_scratch=False) == [False] * 2
 
 
+def test_what_generated_images_are_worth_counts_all_of_them(here, monkeypatch):
+    "Curated images differ in number from class to class; the smallest class is not what was trained on."
+    monkeypatch.chdir(here)
+    own_pictures(here / "generated", seed=3)
+    shutil.move(here / "generated/train", here / "curated")
+    for name, left in (("three", 1), ("club", 4), ("star", 4)):
+        for file in sorted((here / "curated" / name).glob("*.png"))[left:]:
+            file.unlink()
+    small = {"stage1_steps": 1, "stage2_steps": 1, "batch_size": 8, "image_size": 32, "device": "cpu"}
+    methods = {"methods": ["vanilla_matched", "bridged"], "shots": [1, 2], "seeds": [0], "advisor": False}
+    images = {"real_data": "mine", "images": "curated", "classifier": "./resnet18"}
+    done = run(EXPERIMENTS / "compare.ipynb", images | small | methods, here / "outputs", progress=False)
+    found = json.loads((done / "results.json").read_text())
+    assert found["images_per_class"] == 3 and found["exchange"][0]["says"].startswith("3 synthetic images per class")
+
+
 def test_stages_are_called_by_what_a_model_is_not_by_its_name():
     "A folder keeps its name when its weights are replaced."
     for notebook in EXPERIMENTS.glob("[!_.]*.ipynb"):
