@@ -81,3 +81,15 @@ def test_nothing_sticks_out(browser, pages, width, scheme):  # noqa: F811
         assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 380) == (scheme == "dark"), path.name
         page.screenshot(path=path.with_name(f"{path.stem}-{width}-{scheme}.png"))
         page.close()
+
+
+def test_a_number_is_not_broken_on_a_phone(browser, pages):  # noqa: F811
+    page = browser.new_page()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(pages[1].as_uri())
+    lines = page.evaluate("""[...document.querySelectorAll("td:last-child")].map(cell => {
+      const range = document.createRange(); range.selectNodeContents(cell.firstChild);
+      return [cell.firstChild.textContent.trim(), range.getClientRects().length]; })""")
+    numbers = [(text, count) for text, count in lines if re.fullmatch(r"-?[\d.]+", text)]
+    assert numbers and all(count == 1 for _, count in numbers), numbers
+    page.close()

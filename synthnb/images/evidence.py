@@ -145,7 +145,8 @@ table { width: 100% } th, td { border: 0; padding: .15em .6em .15em 0 }
 td:last-child { white-space: nowrap } td:nth-child(2) { overflow-wrap: break-word }
 img { height: 64px; image-rendering: pixelated; margin: 2px }
 pre { white-space: pre-wrap; font-size: .75em; color: var(--soft) }
-@media (max-width: 40rem) { td:nth-child(2) { display: none } td:last-child { white-space: normal } }"""
+@media (max-width: 40rem) {
+  td:nth-child(2) { display: none } td:last-child { white-space: normal; overflow-wrap: normal } }"""
 
 # %% ../../nbs/images/evidence.ipynb #3acaf19d
 _HEAD = """<!DOCTYPE html>
