@@ -239,7 +239,7 @@ def _near_by_tree(few: torch.Tensor, many: torch.Tensor, alike: float) -> Iterat
 
 def _filled(thumbs: torch.Tensor) -> torch.Tensor:  # int64 [M]
     "Rows of the thumbnails that are not blank."
-    return torch.cat([batch.any(1) for batch in thumbs.split(2**16)]).nonzero().flatten()
+    return torch.cat([batch.any(1) for batch in thumbs.split(2**12)]).nonzero().flatten()
 
 
 def _distinct(pairs: torch.Tensor) -> torch.Tensor:  # int64 [K, 2], in order
@@ -287,7 +287,7 @@ def _neighbours(points: np.ndarray, tree: KDTree) -> torch.Tensor:  # int32 [N, 
 def _nearest_of_few(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor, same: bool) -> torch.Tensor:
     "Of each of `right` the three most similar of those of `left` that it is near, however turned [M, 3], else -1."
     turns, best = _symmetries(_TURNS).flatten(1), torch.empty(len(right), _BEST, dtype=torch.int64)
-    for j, of_batch in zip(torch.arange(len(right)).split(1024), best.split(1024)):
+    for j, of_batch in zip(torch.arange(len(right)).split(256), best.split(256)):  # for the heap, see `projected`
         near_batch = near[:, j].long()  # [8, B, K]
         turned_thumbs = right[j].float()[:, turns].transpose(0, 1)
         similar = [(left[neighbour].float() * turned_thumbs).sum(-1) for neighbour in near_batch.unbind(-1)]
@@ -300,7 +300,7 @@ def _nearest_of_few(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor,
 def _nearest_of_many(left: torch.Tensor, right: torch.Tensor, near: torch.Tensor, same: bool) -> torch.Tensor:
     "The same of each of `left` [N, 3]; `near` counts the eight symmetries of `right` on, one by one."
     turns, best = _symmetries(_TURNS).flatten(1), torch.empty(len(left), _BEST, dtype=torch.int64)
-    for i, of_batch in zip(torch.arange(len(left)).split(1024), best.split(1024)):
+    for i, of_batch in zip(torch.arange(len(left)).split(256), best.split(256)):
         symmetry, near_batch = near[i].long() // len(right), near[i].long() % len(right)
         similarity = (right[near_batch].float().gather(2, turns[symmetry]) * left[i].float()[:, None]).sum(-1)
         similarity[(near_batch == i[:, None]) & same] = 0
