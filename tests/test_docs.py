@@ -73,6 +73,7 @@ def site(tmp_path_factory):
 
 def test_every_source_has_a_page_and_a_line_in_the_index(site):
     folder, pages = site
+    assert [path.name for path in folder.parent.iterdir()] == ["docs"], "nothing is left beside the site"
     listed = pages[folder / "index.html"].links
     text = re.sub("<[^>]*>", "", unescape((folder / "index.html").read_text(encoding="utf-8"))).replace("’", "'")
     sources = [source for part in build_docs.parts().values() for source in part]

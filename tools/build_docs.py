@@ -252,17 +252,22 @@ def build(out: Path) -> list[Path]:
     listed = parts()
     pages = {source for sources in listed.values() for source in sources}
     with tempfile.TemporaryDirectory() as folder:
-        stage = Path(folder).resolve()
+        stage, site = (
+            Path(folder).resolve() / "pages",
+            Path(folder).resolve() / "site",
+        )  # MyST-NB leaves files beside it
+        stage.mkdir()
         for source in pages:
             if not is_report(source):
                 lay_out(source, pages, stage)
         reports = report_pages(pages, stage)
         (stage / "index.md").write_text(index(listed, api_pages(stage), front(pages, stage)), encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
         # In a process of its own: Sphinx changes the signatures of the functions that it describes.
         options = ["-q", "-b", "html", "-c", str(ROOT / "tools/docs"), "-d", f"{stage}/.doctrees"]
-        if subprocess.run([sys.executable, "-m", "sphinx", *options, str(stage), str(out)]).returncode:
+        if subprocess.run([sys.executable, "-m", "sphinx", *options, str(stage), str(site)]).returncode:
             sys.exit("the site could not be built")
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(site, out)
         mark_drawings(out)
         for place, text in reports.items():
             (out / place).write_text(text, encoding="utf-8")
