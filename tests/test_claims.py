@@ -74,7 +74,8 @@ def test_a_claim_is_run_by_its_experiment_here(monkeypatch):
 def test_how_long_a_claim_takes_is_said_before_and_that_it_goes_on(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     _, text = says("claim", "label-ambiguity", "--dry-run")
-    assert re.search(r"^the committed run with these settings took [0-9.]+ minutes on \d+ cores \(", text, re.MULTILINE)
+    took = r"^the committed run with these settings took (\d+ s|[0-9.]+ minutes) on \d+ cores \("
+    assert re.search(took, text, re.MULTILINE)
     assert "the same command goes on from there" in text
     other = before_lines(ROOT, "bridge_study", {"shots": [1, 2], "classifier": "glyphworld/cnn", "threads": 99})
     assert "with other settings (shots)" in other[0]
