@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from synthnb.studies.folder import sole_writer
@@ -154,6 +155,28 @@ def test_links_and_thumbnails_lead_to_files(page, outputs):
     )
     page.click(".run.DONE .links a >> text=report")
     assert page.inner_text("h1") == "a report"
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_figure_is_whole_whatever_its_shape(browser, outputs, width):
+    """Figures higher than wide, such as six panels, lost their lower half."""
+    figures = list(outputs.glob("*/*/figures/z.png"))
+    for file, shape in zip(figures, ((900, 300), (300, 900))):
+        plt.imsave(file, np.zeros(shape))
+    page = browser.new_page()
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(write_index(outputs).as_uri())
+    boxes = [
+        (thumb.bounding_box(), thumb.query_selector("img").bounding_box())
+        for thumb in page.query_selector_all("a.thumb")
+    ]
+    placeholder = "field => { field.value = field.placeholder; return [field.scrollWidth, field.clientWidth]; }"
+    needed, there = page.evaluate(placeholder, page.query_selector("input[name=text]"))
+    page.close()
+    assert len(figures) == len(boxes) == 2
+    for frame, image in boxes:
+        assert image["height"] <= frame["height"] and image["y"] + image["height"] <= frame["y"] + frame["height"] + 1
+    assert needed <= there, "what to type is cut"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -109,9 +109,9 @@ input, select { font: inherit; font-size: 1rem; color: var(--ink); background: v
 .run { display: grid; grid-template-columns: 11rem minmax(0, 1fr); gap: 1rem; background: var(--card);
   border: 1px solid var(--line); border-radius: .5rem; padding: .75rem }
 .run[hidden] { display: none } .run h2 { margin: 0; font-size: 1.05rem; overflow-wrap: anywhere }
-.thumb { width: 11rem; height: 7.5rem; border-radius: .25rem; background: var(--tint); display: grid;
-  place-items: center; color: var(--soft); font-size: .85rem; overflow: hidden }
-.thumb img { width: 100%; height: 100%; object-fit: contain; background: #fff }
+.thumb { position: relative; width: 11rem; height: 7.5rem; border-radius: .25rem; background: var(--tint);
+  display: grid; place-items: center; color: var(--soft); font-size: .85rem; overflow: hidden }
+.thumb img { position: absolute; width: 100%; height: 100%; object-fit: contain; background: #fff }
 .head { display: flex; flex-wrap: wrap; gap: .1rem .75rem; align-items: baseline } .told { margin: .35rem 0;
   font-size: 1.05rem; overflow-wrap: anywhere }
 .run.FAILED .told { color: var(--failed); font: .875rem/1.45 ui-monospace, monospace }
@@ -166,7 +166,7 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 {% if sweeps %}<p>Sweeps: {% for sweep in sweeps %}<a href="{{ sweep.link }}">{{ sweep.name }}</a>
 <span class="soft">({{ sweep.counts }})</span>{{ ", " if not loop.last }}{% endfor %}</p>{% endif %}
 <form class="bar" hidden><label class="grow">Filter<input name="text" type="search"
-  placeholder="words of a name, parameter, result or error"></label>
+  placeholder="name, result or error"></label>
 <label>Experiment<select name="experiment"><option value="">all</option>
 {% for name in experiments %}<option>{{ name }}</option>{% endfor %}</select></label>
 <label>Status<select name="status"><option value="">all</option>
