@@ -93,3 +93,32 @@ def test_a_number_is_not_broken_on_a_phone(browser, pages):  # noqa: F811
     numbers = [(text, count) for text, count in lines if re.fullmatch(r"-?[\d.]+", text)]
     assert numbers and all(count == 1 for _, count in numbers), numbers
     page.close()
+
+
+def test_no_answer_is_cut_on_a_phone(browser, pages):  # noqa: F811
+    """A sweep's values and verdicts and the board's table of all classes ended behind the right edge."""
+    for path in pages[2:]:
+        page = browser.new_page()
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto(path.as_uri())
+        cut = "[...document.querySelectorAll('.scroll')].filter(table => table.scrollWidth > table.clientWidth + 1)"
+        assert page.evaluate(f"{cut}.map(table => table.innerText)") == [], path.name
+        unnamed = "[...document.querySelectorAll('td')].filter(cell => cell.dataset.name === undefined)"
+        told = page.evaluate(f"{unnamed}.map(cell => cell.innerText).filter(text => text)")
+        assert set(told) <= {"FAILED", "e" * 200}, "every value has its column's name beside it"
+        page.close()
+
+
+def test_the_figure_of_a_sweep_turns_dark(browser, tmp_path):  # noqa: F811
+    path = tmp_path / "sweep.html"
+    Image.new("RGB", (60, 40), "white").save(tmp_path / "figure.png")
+    about = dict(name="a", counts="none", base={}, figure="figure.png")
+    path.write_text(sweep_page(pd.DataFrame(), ["lr"], [], **about), encoding="utf-8")
+    page = browser.new_page()
+    filters = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.goto(path.as_uri())
+        filters.append(page.evaluate("getComputedStyle(document.images[0]).filter"))
+    page.close()
+    assert filters[0] == "none" and "invert" in filters[1]

@@ -28,8 +28,17 @@ table { border-collapse: collapse; font-size: .9rem }
 th, td { padding: .35rem .75rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line) }
 tr:first-child > th { border-top: 0; color: var(--soft); font-weight: 600 }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+@media (prefers-color-scheme: dark) { img.drawing { filter: invert(.89) hue-rotate(180deg) } }
+@media (max-width: 40rem) {
+  .by-row, .by-row tbody { display: block } .by-row .heads { display: none }
+  .by-row tr { display: flex; flex-wrap: wrap; gap: 0 .9rem; padding: .4rem 0; border-top: 1px solid var(--line) }
+  .by-row td, .by-row th { border: 0; padding: 0; white-space: normal; text-align: left; min-width: 0 }
+  .by-row :is(td, th):empty { display: none }
+  .by-row [data-name]:not([data-name=""])::before { content: attr(data-name) " "; color: var(--soft);
+    font-weight: 400 } }
 @media print { :root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb;
   --link: #000; --tint: #eee; --done: #12703a; --failed: #b3261e; --unfinished: #8a5300; --better: #007a58;
   --worse: #b84a00; --equivalent: #0072b2; --inconclusive: #555 } body { max-width: none; padding: 0; font-size: 11pt }
-  section, figure, tr, img { break-inside: avoid } h2, h3 { break-after: avoid } .scroll { overflow: visible } }
+  section, figure, tr, img { break-inside: avoid } h2, h3 { break-after: avoid } .scroll { overflow: visible }
+  img.drawing { filter: none } }
 """

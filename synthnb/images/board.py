@@ -226,8 +226,10 @@ is the mean cosine distance of CLIP features, distance is KID to real images in 
 </section>
 {% endfor %}
 <h2>All classes</h2>
-<div class="scroll"><table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}
+<div class="scroll"><table class="by-row">
+<tr class="heads">{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>
+{% for cell in row.cells %}<td data-name="{{ columns[loop.index0] }}">{{ cell }}</td>{% endfor %}
 <td><span class="bar" style="width:{{ row.width }}px"></span></td></tr>
 {% endfor %}</table></div></body></html>
 """)

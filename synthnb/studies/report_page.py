@@ -263,15 +263,8 @@ th, td { overflow-wrap: normal } td code { white-space: nowrap }
   th.number, td.number { white-space: normal } }
 @media (max-width: 40rem) { body { padding: 1rem .75rem 3rem } table { font-size: .78rem }
   th, td { padding: .25rem .3rem }
-  td code { white-space: normal; overflow-wrap: anywhere } td:first-child code { white-space: nowrap }
-  .by-row, .by-row tbody { display: block } .by-row .heads { display: none }
-  .by-row tr { display: flex; flex-wrap: wrap; gap: 0 .9rem; padding: .4rem 0; border-top: 1px solid var(--line) }
-  .by-row td, .by-row th { border: 0; padding: 0; white-space: normal; text-align: left; min-width: 0 }
-  .by-row :is(td, th):empty { display: none }
-  .by-row [data-name]:not([data-name=""])::before { content: attr(data-name) " "; color: var(--soft);
-    font-weight: 400 } }
-@media (prefers-color-scheme: dark) { img.drawing { filter: invert(.89) hue-rotate(180deg) } }
-@media print { nav, details.code { display: none } img.drawing { filter: none } }
+  td code { white-space: normal; overflow-wrap: anywhere } td:first-child code { white-space: nowrap } }
+@media print { nav, details.code { display: none } }
 """
 
 # %% ../../nbs/studies/report_page.ipynb #3881058f

@@ -150,7 +150,8 @@ def draw_sweep(
 _TABLE_STYLE = """
 .scroll { background: var(--card); border: 1px solid var(--line); border-radius: .5rem }
 table { width: 100% } tr:first-child > th { white-space: nowrap }
-img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: .5rem }
+img { max-width: 100%; background: #fff; border-radius: .5rem }
+@media (max-width: 40rem) { .by-row tr { padding: .4rem .75rem } }
 """
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
@@ -159,16 +160,20 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <h1>Sweep: {{ name }}</h1>
 <p class="soft">{{ counts }}{% if has_table %} All rows: <a href="table.parquet">table.parquet</a>.{% endif %}
 {% if base %} Same for all cells: <code>{{ base }}</code>{% endif %}</p>
-{% if figure %}<p><img src="{{ figure }}"
+{% if figure %}<p><img src="{{ figure }}" class="drawing"
   alt="Mean value of each method with its 95 % interval, over the parameters that differ"></p>{% endif %}
-{% if summary %}<h2>Means over seeds, with 95 % intervals</h2><div class="scroll"><table>
-<tr>{% for name in columns %}<th>{{ name }}{% endfor %}<th class="number">value<th class="number">seeds</tr>
-{% for row in summary %}<tr>{% for value in row.setting %}<td>{{ value }}{% endfor %}
-<td class="number">{{ row.value }}<td class="number">{{ row.n }}</tr>
+{% if summary %}<h2>Means over seeds, with 95 % intervals</h2><div class="scroll"><table class="by-row">
+<tr class="heads">{% for name in columns %}<th>{{ name }}{% endfor %}
+<th class="number">value<th class="number">seeds</tr>
+{% for row in summary %}<tr>
+{% for value in row.setting %}<td data-name="{{ columns[loop.index0] }}">{{ value }}{% endfor %}
+<td class="number" data-name="value">{{ row.value }}<td class="number" data-name="seeds">{{ row.n }}</tr>
 {% endfor %}</table></div>{% endif %}
-<h2>Cells</h2><div class="scroll"><table>
-<tr><th>cell{% for name in varied %}<th>{{ name }}{% endfor %}<th>state<th>result</tr>
-{% for cell in cells %}<tr><td>{{ loop.index0 }}{% for value in cell["values"] %}<td>{{ value }}{% endfor %}
+<h2>Cells</h2><div class="scroll"><table class="by-row">
+<tr class="heads"><th>cell{% for name in varied %}<th>{{ name }}{% endfor %}<th>state<th>result</tr>
+{% for cell in cells %}<tr><td data-name="cell">{{ loop.index0 }}
+{% for value in cell["values"] %}<td data-name="{{ varied[loop.index0] }}">{{ value }}
+{% endfor %}
 <td class="state {{ cell.state }}">{{ cell.state }}
 <td>{% if cell.link %}<a href="{{ cell.link }}">{{ cell.told }}</a>{% else %}{{ cell.told }}{% endif %}</tr>
 {% endfor %}</table></div></html>"""
