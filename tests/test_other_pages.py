@@ -122,3 +122,29 @@ def test_the_figure_of_a_sweep_turns_dark(browser, tmp_path):  # noqa: F811
         filters.append(page.evaluate("getComputedStyle(document.images[0]).filter"))
     page.close()
     assert filters[0] == "none" and "invert" in filters[1]
+
+
+def test_shares_are_written_as_in_reports(pages):
+    """One page wrote 93%, another 93 %."""
+    for path in pages:
+        text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        assert not re.findall(r"\d%", text), path.name
+    assert re.search(r"CLIP sees it in \d+ % \[\d+, \d+\] of 8", pages[2].read_text(encoding="utf-8"))
+
+
+def test_a_folder_keeps_its_small_letters(browser, tmp_path):  # noqa: F811
+    """Its refusal began with "Photos needs", of a folder that is called photos."""
+    (tmp_path / "photos").mkdir()
+    page = browser.new_page()
+    page.goto(write_check(check_images(tmp_path / "photos", 32), tmp_path / "check.html").as_uri())
+    first = "getComputedStyle(document.querySelector('.told'), '::first-letter').textTransform"
+    told = page.inner_text(".told"), page.evaluate(first)
+    page.close()
+    assert told[0].startswith(("photos", str(tmp_path))) and told[1] == "none", told
+
+
+def test_no_page_speaks_of_what_only_the_papers_readers_know(pages):
+    """They said "as paper B draws" and "LAR", and nothing of what these are."""
+    told, meanings = (path.read_text(encoding="utf-8") for path in pages[:2])
+    assert "paper B" not in told and "Label ambiguity resolution (LAR)" in meanings
+    assert "generated images per class are 3,000" in told

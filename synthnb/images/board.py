@@ -153,11 +153,11 @@ def make_board(
 # %% ../../nbs/images/board.ipynb #a795682a
 def _figures(row: pd.Series) -> str:
     "The numbers of a class in words."
-    agreement = f"{row.agreement:.0%} [{row.low:.0%}, {row.high:.0%}] of {row.planned:.0f}"
+    agreement = f"{100 * row.agreement:.0f} % [{100 * row.low:.0f}, {100 * row.high:.0f}] of {row.planned:.0f}"
     phrases = [
         f"CLIP sees it in {agreement}, mean probability {row.probability:.2f}",
-        f"blank {row.blank:.0%}",
-        f"copies {row.copies:.0%}",
+        f"blank {100 * row.blank:.0f} %",
+        f"copies {100 * row.copies:.0f} %",
         f"diversity {row.diversity:.2f}",
     ]
     if "distance" in row.index:
@@ -237,10 +237,10 @@ is the mean cosine distance of CLIP features, distance is KID to real images in 
 # %% ../../nbs/images/board.ipynb #e82b1479
 _HEADS = {
     "planned": ("images planned", "{:.0f}"),
-    "agreement": ("CLIP sees it", "{:.0%}"),
+    "agreement": ("CLIP sees it", "{:.0f} %"),
     "probability": ("probability", "{:.2f}"),
-    "blank": ("blank", "{:.0%}"),
-    "copies": ("copies", "{:.0%}"),
+    "blank": ("blank", "{:.0f} %"),
+    "copies": ("copies", "{:.0f} %"),
     "diversity": ("diversity", "{:.2f}"),
     "distance": ("distance to real", "{:.3g}"),
 }
@@ -258,7 +258,8 @@ def _board_html(board: Board, title: str = "Can it draw this?") -> str:
 
 def _page_row(name: str, row: pd.Series, heads: dict[str, tuple[str, str]]) -> dict:
     "A class in the table of all: its cells, and the width of its bar in pixels."
-    cells = ["" if math.isnan(row[key]) else form.format(row[key]) for key, (_, form) in heads.items()]
+    shown = {key: row[key] * (100 if form.endswith("%") else 1) for key, (_, form) in heads.items()}
+    cells = ["" if math.isnan(shown[key]) else form.format(shown[key]) for key, (_, form) in heads.items()]
     return {"cells": [plain_text(name), *cells], "width": 0 if math.isnan(row.agreement) else round(60 * row.agreement)}
 
 

@@ -169,7 +169,7 @@ _CARDS = """{% for c in cards %}
 <table>
 {% for s in c.senses %}
 <tr{% if s.chosen %} class="chosen"{% endif %}>
-<td>{{ s.phrase }}{% if s.looks %} <small>{{ s.looks }}</small>{% endif %}
+<td>{{ s.phrase }}{% if s.looks %}<small>: {{ s.looks }}</small>{% endif %}
 {% for m in s.notes %}<br><small>{{ m }}</small>{% endfor %}</td><td>{{ s.source }}</td>
 <td>{% if s.score %}<div class="bar"><div class="value" style="left:0;width:{{ s.width }}%"></div>
 <div class="first" style="left:{{ s.first }}%"></div>
@@ -250,11 +250,12 @@ def _evidence_html(
     settled = sum(c.override is not None for c, _ in order)
     counts = f"{n} classes: {n - unsure} decided ({settled} by override), {unsure} undecided"
     about = {key: getattr(resolutions, key) for key in ("method", "clip", "templates", "score")}
+    about["method"] = about["method"].replace("LAR", "Label ambiguity resolution (LAR)")
     notice = WORDNET_NOTICE if any(map(_shows_wordnet, resolutions.classes)) else ""
     names = [c.name for c, _ in order]
     cards = [_card(c, note, features, thumbs, names.count(c.name) == 1) for c, note in order]
     about |= dict(
-        title=title, style=STYLE + _PAGE_STYLE, counts=counts, level=f"{resolutions.level:.0%}", notice=notice
+        title=title, style=STYLE + _PAGE_STYLE, counts=counts, level=f"{100 * resolutions.level:.0f} %", notice=notice
     )
     return _PAGE.render(cards=cards, **about)
 

@@ -87,7 +87,7 @@ def _cost(classes: int) -> Finding:
     images, memory = classes * _DRAWN, gpu_memory()
     gpu = f"a GPU of {memory / 1e9:.0f} GB" if memory else "no GPU"
     message = (
-        f"{_DRAWN:,} generated images per class, as paper B draws, are {images:,}: about "
+        f"{_DRAWN:,} generated images per class are {images:,}: about "
         f"{in_words(images * 50 / A100_RATE)} of an A100 with Stable Diffusion 1.5, which needs 4 GB of GPU memory in "
         f"half precision. This machine has {gpu}. `synthnb doctor` says it for the models of a run"
     )
@@ -155,7 +155,8 @@ _PAGE_STYLE = """
 section { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .75rem 1rem;
 margin: .6rem 0; overflow-wrap: anywhere }
 section > b { display: inline-block }
-section > b::first-letter, section > div.told::first-letter { text-transform: uppercase } .badge { float: right;
+section > b::first-letter, section > div.told:not(.named)::first-letter { text-transform: uppercase }
+.badge { float: right;
 font-weight: 600; font-size: .8rem } .badge.ok { color: var(--done) }
 .badge.look { color: var(--unfinished) } .badge.refused { color: var(--failed) } details { margin-top: .4rem }
 li { margin: .15rem 0 } .groups { display: flex; flex-wrap: wrap; gap: .75rem; margin: .5rem 0 }
@@ -172,7 +173,8 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <p class="verdict">{{ verdict }}</p>{% if how %}<p class="soft">{{ how }}</p>
 {% endif %}
 {% for finding in findings %}<section><span class="badge {{ finding.state }}">{{ words[finding.state] }}</span>
-<b>{{ finding.what }}</b><div class="told">{{ with_code(finding.told) }}</div>
+<b>{{ finding.what }}</b>
+<div class="told{{ " named" if finding.told.startswith(own) }}">{{ with_code(finding.told) }}</div>
 {% if finding.groups %}<div class="groups">{% for group in finding.groups[:shown_groups] %}<div class="group">
 {% for path in group[:6] %}<figure>{% if images[path] %}<img alt="" src="{{ images[path] }}">
 {% endif %}{{ path }}</figure>
@@ -228,6 +230,7 @@ def check_page(check: Check) -> str:
         findings=sorted(check.findings, key=lambda finding: ("refused", "look", "ok").index(finding.state)),
         words=_WORDS,
         with_code=with_code,
+        own=(str(check.root), shown(check.root.name or check.root)),  # a name keeps its small letters
         images=_images(check),
         counts=_counts(layout) if layout else [],
         splits=list(layout.splits) if layout and layout.own_splits else ["images"],

@@ -201,10 +201,16 @@ def _sizes(images: list[Seen], size: int, fit: str) -> Finding:
     kept = [part_kept(image.width, image.height, "crop") for image in images]
     (width, height), count = Counter((image.width, image.height) for image in images).most_common(1)[0]
     choice = "is what is chosen" if fit == "crop" else f"is not what is chosen (fit: {fit})"
-    message = (
+    pixels = (
         f"shorter sides of {shorter[0]} to {shorter[-1]} pixels, half of them {shorter[len(shorter) // 2]} or more; "
-        f"the most frequent size is {width} x {height} ({many(count, 'image')}). Images become {size} x {size}: "
-        f"crop keeps {np.mean(kept):.0%} of an image's area on average, {min(kept):.0%} at least, and {choice}; "
+        f"the most frequent size is {width} x {height} ({many(count, 'image')})"
+    )
+    if count == len(images):
+        pixels = f"every image is {width} x {height} pixels"
+    area = f"{100 * np.mean(kept):.0f} % of an image's area"
+    area += f" on average, {100 * min(kept):.0f} % at least," if count < len(images) else ""
+    message = (
+        f"{pixels}. Images become {size} x {size}: crop keeps {area} and {choice}; "
         "pad keeps all of it on white, resize squeezes it"
     )
     return Finding("sizes", "look" if np.mean(kept) < 0.6 and fit == "crop" else "ok", message)
