@@ -399,9 +399,8 @@ def test_a_study_of_something_else_says_what_to_do(run):
     if is_of_methods(results) or not outcomes(results):
         pytest.skip("it compares methods, or has no number of its own")
     told, [main, *_] = verdict_line(results), outcomes(results)
-    if (
-        main.verdict == "measured" and main.interval is None and not main.reason
-    ):  # compared with nothing: there is nothing to decide
+    if (main.verdict, main.interval, main.reason) == ("measured", None, ""):
+        # A value that is compared with nothing decides nothing
         assert told == f"{main.claim[0].upper()}{main.claim[1:]} is {main.effect_text}."
         return
     assert re.match("Use |Do not use |Choose |Beware of |It is the same |Not decided: ", told), told

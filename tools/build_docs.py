@@ -252,10 +252,8 @@ def build(out: Path) -> list[Path]:
     listed = parts()
     pages = {source for sources in listed.values() for source in sources}
     with tempfile.TemporaryDirectory() as folder:
-        stage, site = (
-            Path(folder).resolve() / "pages",
-            Path(folder).resolve() / "site",
-        )  # MyST-NB leaves files beside it
+        # The site is made there, too: MyST-NB leaves a folder of images beside it
+        stage, site = (Path(folder).resolve() / name for name in ("pages", "site"))
         stage.mkdir()
         for source in pages:
             if not is_report(source):

@@ -237,10 +237,10 @@ is the mean cosine distance of CLIP features, distance is KID to real images in 
 # %% ../../nbs/images/board.ipynb #e82b1479
 _HEADS = {
     "planned": ("images planned", "{:.0f}"),
-    "agreement": ("CLIP sees it", "{:.0f} %"),
+    "agreement": ("CLIP sees it", "{:.0%}"),
     "probability": ("probability", "{:.2f}"),
-    "blank": ("blank", "{:.0f} %"),
-    "copies": ("copies", "{:.0f} %"),
+    "blank": ("blank", "{:.0%}"),
+    "copies": ("copies", "{:.0%}"),
     "diversity": ("diversity", "{:.2f}"),
     "distance": ("distance to real", "{:.3g}"),
 }
@@ -258,8 +258,8 @@ def _board_html(board: Board, title: str = "Can it draw this?") -> str:
 
 def _page_row(name: str, row: pd.Series, heads: dict[str, tuple[str, str]]) -> dict:
     "A class in the table of all: its cells, and the width of its bar in pixels."
-    shown = {key: row[key] * (100 if form.endswith("%") else 1) for key, (_, form) in heads.items()}
-    cells = ["" if math.isnan(shown[key]) else form.format(shown[key]) for key, (_, form) in heads.items()]
+    shown = {key: form.format(row[key]).replace("%", " %") for key, (_, form) in heads.items()}
+    cells = ["" if math.isnan(row[key]) else text for key, text in shown.items()]
     return {"cells": [plain_text(name), *cells], "width": 0 if math.isnan(row.agreement) else round(60 * row.agreement)}
 
 
