@@ -59,8 +59,9 @@ class Comparison(_Strict):
     unit: str = "points"  # points are shares times 100
     primary: Literal["", "before", "during", "after"] = ""  # the claim's verdict rests on it; when it was fixed
     experiment: str = ""  # another one than the claim's
-    # parameters of the run; a list holds alternatives, null stands for a parameter it does not have
-    where: Annotated[dict[str, Scalar | list[Scalar]], BeforeValidator(current_settings)] = {}
+    # parameters of the run; a list holds alternatives (lists, where a parameter is one), null stands for a parameter it
+    # does not have
+    where: Annotated[dict[str, Scalar | list[Scalar | list[Scalar]]], BeforeValidator(current_settings)] = {}
     each: dict[str, list[Scalar]] = {}  # one comparison for every value, which all sides share
     generated: bool = (
         True  # do the sides rest on generated images? Then each seed needs a generated set of its own for a verdict
