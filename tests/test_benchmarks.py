@@ -16,8 +16,8 @@ from synthnb.glyphworld.world import folder
 from synthnb.models.clip import Clip, load_clip
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-SCRIPT, TRAINING, CLIP, CURATION = (
-    FOLDER / name for name in ("h_gpu.py", "h2_h3_training.py", "h4_clip.py", "r_curation.py")
+SCRIPT, LARGE, TRAINING, CLIP, CURATION = (
+    FOLDER / name for name in ("h_gpu.py", "h_large_generators.py", "h2_h3_training.py", "h4_clip.py", "r_curation.py")
 )
 
 
@@ -43,6 +43,18 @@ def test_the_gpu_script_runs_at_a_small_size():
     )
     assert float(rates["H1b"]) > float(rates["H1"]), "28 passes of the network in place of 100"
     assert "floor" not in told, "a CPU has no share of a GPU's floor"
+
+
+def test_the_script_of_large_generators_runs_at_a_small_size(monkeypatch):
+    rates = re.findall(r"^H6 (\S+), .*: ([\d.]+) images a second, (\d+)% of the floor's", small(LARGE), re.MULTILINE)
+    assert [name for name, *_ in rates] == ["SDXL", "FLUX.1-schnell"]
+    assert all(float(rate) > 0 and 0 < int(share) < 100 for _, rate, share in rates)
+    monkeypatch.syspath_prepend(FOLDER)
+    large = importlib.import_module(LARGE.stem)
+    # Of the published weights, counted elsewhere: 1.589 TFLOP a pass at 512 px, and 2.515 for the decoder
+    row = large.Row("SDXL", 512, 2, 5.0, 1)
+    assert row.passes == 4, "a guided step is two"
+    assert large.operations(row) == pytest.approx((4 * 1.589 + 2.515) * 1e12, rel=1e-3)
 
 
 def test_the_training_script_runs_at_a_small_size():
@@ -99,7 +111,7 @@ def test_each_round_of_scoring_lets_clip_see_all_images(tmp_path, monkeypatch):
         assert sum(seen) == 2 * 20 * rounds
 
 
-@pytest.mark.parametrize("script", [SCRIPT, TRAINING])
+@pytest.mark.parametrize("script", [SCRIPT, LARGE, TRAINING])
 def test_without_a_gpu_it_says_what_to_do(script):
     run = subprocess.run([*WARM, script], capture_output=True, text=True, env=os.environ | ALONE)
     assert run.returncode == 1 and "no GPU here: --small" in run.stderr
