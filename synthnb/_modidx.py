@@ -2999,6 +2999,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'synthnb.studies.outcome._of_defect': ( 'studies/outcome.html#_of_defect',
                                                                                  'synthnb/studies/outcome.py'),
                                          'synthnb.studies.outcome._of_gap': ('studies/outcome.html#_of_gap', 'synthnb/studies/outcome.py'),
+                                         'synthnb.studies.outcome._of_images': ( 'studies/outcome.html#_of_images',
+                                                                                 'synthnb/studies/outcome.py'),
                                          'synthnb.studies.outcome._of_settings': ( 'studies/outcome.html#_of_settings',
                                                                                    'synthnb/studies/outcome.py'),
                                          'synthnb.studies.outcome._of_two': ('studies/outcome.html#_of_two', 'synthnb/studies/outcome.py'),

@@ -61,22 +61,31 @@ def _two(claim: str) -> tuple[str, str, str]:
     return named[0], named[1], where
 
 
+def _of_images(outcome: Outcome, recipe: str, where: str) -> str:
+    "Whether generated images, made and trained on by a recipe, are of use beside the real ones alone."
+    images, points = f"generated images ({'; '.join(filter(None, (recipe, where)))})", outcome.effect_text
+    if outcome.verdict == "inconclusive":
+        points += f"; {outcome.reason}" * bool(outcome.reason)
+        return f"Not decided: {images} are not shown to gain or to harm: {points}."
+    if outcome.verdict == "equivalent":
+        return f"It is the same with {images} as with real ones only: {points}."
+    use = "Use" if outcome.verdict == "better" else "Do not use"
+    return f"{use} {images}: that is {points} against real ones only."
+
+
 def _of_two(outcome: Outcome) -> str:
     "Which of two to use, as far as it is decided."
     first, second, where = _two(outcome.claim)
+    if second == WITHOUT:
+        return _of_images(outcome, first.strip("`"), where)
     at, points = f" ({where})" * bool(where), outcome.effect_text
     if outcome.verdict == "inconclusive":
         points += f"; {outcome.reason}" * bool(outcome.reason)
-        if second == WITHOUT:
-            return f"Not decided: generated images, {first}, are not shown to gain or to harm{at}: {points}."
         verb = "are" if first[0].isdigit() else "is"
         return f"Not decided: {first} {verb} not shown to differ from {second}{at}: {points}."
     if outcome.verdict == "equivalent":
         return f"It is the same whether {first} or {second} is used{at}: {points}."
-    better = outcome.verdict == "better"
-    if second == WITHOUT:
-        return f"{'Use' if better else 'Do not use'} generated images, {first}{at}: that is {points}."
-    if better:
+    if outcome.verdict == "better":
         return f"Use {first}, not {second}{at}: that is {points}."
     return f"Do not use {first} but {second}{at}: the first is {points} from it."
 
