@@ -115,6 +115,20 @@ def shown(page) -> list[str]:
     return [card.query_selector("code").inner_text() for card in page.query_selector_all(".run") if card.is_visible()]
 
 
+def test_many_parameters_are_folded_and_searched_all_the_same(browser, tmp_path):
+    """Ten parameters filled a card on a phone."""
+    run_folder(tmp_path, "volume_study", "0" * 12, 1, "DONE", **{f"parameter{n}": n for n in range(10)})
+    page = browser.new_page()
+    page.goto(write_index(tmp_path).as_uri())
+    told = page.query_selector(".run").inner_text()
+    assert "parameter3: 3" in told and "6 more parameters" in told and "parameter4: 4" not in told
+    page.fill("input[name=text]", "parameter9: 9")
+    assert len(shown(page)) == 1
+    page.click("summary")
+    assert "parameter9: 9" in page.query_selector(".run").inner_text()
+    page.close()
+
+
 def test_newest_first_and_failures_in_sight(page):
     assert [name[0] for name in shown(page)] == ["3", "1", "2", "0"], "the run at work was touched just now"
     failed = page.query_selector(".run.FAILED")

@@ -112,6 +112,7 @@ input, select { font: inherit; font-size: 1rem; color: var(--ink); background: v
 .thumb { position: relative; width: 11rem; height: 7.5rem; border-radius: .25rem; background: var(--tint);
   display: grid; place-items: center; color: var(--soft); font-size: .85rem; overflow: hidden }
 .thumb img { position: absolute; width: 100%; height: 100%; object-fit: contain; background: #fff }
+@media (prefers-color-scheme: dark) { .thumb img { filter: brightness(.75) } }
 .head { display: flex; flex-wrap: wrap; gap: .1rem .75rem; align-items: baseline } .told { margin: .35rem 0;
   font-size: 1.05rem; overflow-wrap: anywhere }
 .run.FAILED .told { color: var(--failed); font: .875rem/1.45 ui-monospace, monospace }
@@ -184,7 +185,10 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 {% if run.took %}<span>{{ run.took }}</span>{% endif %}
 <span>run <code>{{ run.run }}</code></span>
 {% if run.commit %}<span>commit <code>{{ run.commit }}</code>{{ " with changes" if run.changed }}</span>{% endif %}
-{% for one in run.given %}<code class="chip">{{ one }}</code>{% endfor %}</div>
+{% for one in run.given[:4] %}<code class="chip">{{ one }}</code>{% endfor %}
+{% if run.given[4:] %}<details><summary>{{ run.given[4:] | length }} more parameters</summary>
+{% for one in run.given[4:] %}<code class="chip">{{ one }}</code>
+{% endfor %}</details>{% endif %}</div>
 <div class="links">{% for name, link in run.links %}<a href="{{ link }}">{{ name }}</a>{% endfor %}</div></div></li>
 {% endfor %}</ol>
 <p class="none-found" hidden>No run is like that. Clear the filter to see all.</p>
