@@ -24,10 +24,15 @@ def _shape(panels: int) -> dict:
 
 
 def _finish(axes: np.ndarray, places: list[str], xlabel: str, ylabel: str, title: str) -> None:
-    "Name the panels; the first one has the legend, and those without test images are empty."
+    "Name the panels; the legend stands above all of them, and those without test images are empty."
     for axis, where in zip(axes, places):
         axis.set(xlabel=xlabel, ylabel=ylabel, title=f"{title}{where}")
-    axes[0].legend(fontsize=8)
+    named = axes[0].get_legend_handles_labels()
+    if axes[0].get_legend():
+        axes[0].get_legend().remove()
+    figure, columns = axes[0].figure, min(len(axes), 3)
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(named[1]) // columns))  # room for the legend's lines
+    figure.legend(*named, loc="outside upper center", ncols=columns, fontsize=8)
     for axis in axes[len(places) :]:
         axis.axis("off")
 
