@@ -28,7 +28,7 @@ from synthnb.glyphworld.world import folder
 from synthnb.images.denoise import DenoisingLoop, TextTable
 from synthnb.images.writer import ShardWriter
 
-BARS = {"R1": (1.8, 2.3), "R2": (4.0, 6.0)}
+BARS = {"R1": (1.8, 2.3), "R2": (4.5, 6.0)}
 GUIDED = (0.25, 0.6)  # R2's guidance interval
 FAST = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else torch.float32
 WIDTHS = {"random": (64, 128, 256, 256), "wide": (128, 256, 512, 512)}  # Stable Diffusion has 320, 640, 1280, 1280
