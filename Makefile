@@ -39,8 +39,7 @@ test: $(READY) ## what CI runs: notebooks clean, modules in sync, format, lint, 
 	@echo "notebooks, from $$(date +%T)"
 	@$(TESTING) $(BIN)/nbdev_test --n_workers 2 --do_print
 	@echo "tests, from $$(date +%T)"
-	@# three on two cores: a quarter of their time is waiting, for servers, killed workers and a browser
-	@$(TESTING) $(BIN)/python -m pytest -q -n 3 --dist loadfile --max-worker-restart 0 --durations=10 tests
+	@$(TESTING) $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --durations=10 tests
 
 nb: $(READY) ## run a notebook top to bottom and store its outputs: make nb NB=nbs/02_lar.ipynb
 	@test -n "$(NB)" || { echo "which notebook? make nb NB=nbs/02_lar.ipynb"; exit 2; }
