@@ -28,7 +28,8 @@ table { border-collapse: collapse; font-size: .9rem }
 th, td { padding: .35rem .75rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line) }
 tr:first-child > th { border-top: 0; color: var(--soft); font-weight: 600 }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-@media (prefers-color-scheme: dark) { img.drawing { filter: invert(.89) hue-rotate(180deg) } }
+@media (prefers-color-scheme: dark) { img.drawing { filter: invert(.89) hue-rotate(180deg) }
+  .thumb img { filter: brightness(.75) } }
 @media (max-width: 40rem) {
   .by-row, .by-row tbody { display: block } .by-row .heads { display: none }
   .by-row tr { display: flex; flex-wrap: wrap; gap: 0 .9rem; padding: .4rem 0; border-top: 1px solid var(--line) }

@@ -112,7 +112,6 @@ input, select { font: inherit; font-size: 1rem; color: var(--ink); background: v
 .thumb { position: relative; width: 11rem; height: 7.5rem; border-radius: .25rem; background: var(--tint);
   display: grid; place-items: center; color: var(--soft); font-size: .85rem; overflow: hidden }
 .thumb img { position: absolute; width: 100%; height: 100%; object-fit: contain; background: #fff }
-@media (prefers-color-scheme: dark) { .thumb img { filter: brightness(.75) } }
 .head { display: flex; flex-wrap: wrap; gap: .1rem .75rem; align-items: baseline } .told { margin: .35rem 0;
   font-size: 1.05rem; overflow-wrap: anywhere }
 .run.FAILED .told { color: var(--failed); font: .875rem/1.45 ui-monospace, monospace }
