@@ -1,14 +1,16 @@
 """H6: images a second, memory and share of the floor of Stable Diffusion XL and FLUX.1-schnell, at their real size with
 random weights.
 
-`python benchmarks/h_large_generators.py` where a GPU with 48 GiB is (SDXL: 20), and nothing else at work: each network
-as it comes, then compiled, through `draw_batches`; every rate is printed when it is known. The floor is arithmetic
-alone: what PyTorch counts for the denoiser's passes and the decoder, by the rate at which this very GPU multiplies
-large matrices. `--count` prints the operations, which needs no GPU; `--small` takes tiny relatives of both and runs
-anywhere, to see that it runs. There is no bar yet: nothing was measured.
+`python benchmarks/h_large_generators.py` where a GPU with 80 GiB is, and nothing else at work: each network as it
+comes, then compiled (`--networks`, `--ways` choose), through `draw_batches` and against one `pipe(prompt)` after the
+other; every rate is printed when it is known. The floor is arithmetic alone: what PyTorch counts for the denoiser's
+passes, the texts and the decoder, by the rate at which this very GPU multiplies large matrices. `--count` prints the
+operations, which needs no GPU; `--small` takes tiny relatives of both and runs anywhere, to see that it runs. There
+is no bar yet: nothing was measured.
 """
 
 import argparse
+import gc
 import platform
 import resource
 import statistics
@@ -39,6 +41,7 @@ from transformers import (
 
 from synthnb.generate import draw_batches
 from synthnb.glyphworld.world import folder
+from synthnb.images.denoise import MemoryRoom
 from synthnb.images.plan import make_plan
 from synthnb.models.pipelines import _compile_parts
 
@@ -127,7 +130,14 @@ def sdxl_network(small: bool) -> UNet2DConditionModel:
     )
 
 
+def scheduler_on_the_cpu(kind: type, **settings):
+    "A scheduler as files make it: its steps are worked out by NumPy, whatever device the networks are made on."
+    with torch.device("cpu"):
+        return kind(**settings)
+
+
 def sdxl(small: bool) -> StableDiffusionXLPipeline:
+    noise = dict(beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading")
     return StableDiffusionXLPipeline(
         decoder(small, 4, 1024, scaling_factor=0.13025),
         clip_text(CLIPTextModel, small, 768, 12, 12),
@@ -135,7 +145,7 @@ def sdxl(small: bool) -> StableDiffusionXLPipeline:
         tokenizer(77),
         tokenizer(77),
         sdxl_network(small),
-        EulerDiscreteScheduler(beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"),
+        scheduler_on_the_cpu(EulerDiscreteScheduler, **noise),
         add_watermarker=False,
     )
 
@@ -162,11 +172,11 @@ def flux(small: bool) -> FluxPipeline:
     )
     unused = dict(use_quant_conv=False, use_post_quant_conv=False)
     return FluxPipeline(
-        FlowMatchEulerDiscreteScheduler(shift=1.0),
+        scheduler_on_the_cpu(FlowMatchEulerDiscreteScheduler, shift=1.0),
         decoder(small, 16, 1024, scaling_factor=0.3611, shift_factor=0.1159, **unused),
         clip_text(CLIPTextModel, small, 768, 12, 12),
         tokenizer(77),
-        T5EncoderModel(T5Config(vocab_size=32128 if small else 49408, feed_forward_proj="gated-gelu", **text)),
+        T5EncoderModel(T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", **text)),
         tokenizer(512),
         flux_network(small),
     )
@@ -175,9 +185,20 @@ def flux(small: bool) -> FluxPipeline:
 PIPELINES = {"SDXL": sdxl, "FLUX.1-schnell": flux}
 
 
-def operations(row: Row, small: bool = False) -> float:
-    """Floating-point operations for one image: the denoiser's passes and the decoder, counted by PyTorch on tensors
-    without storage. Texts are left out: each distinct one is encoded once."""
+def text_operations(row: Row, small: bool = False) -> float:
+    "Floating-point operations for the texts of one image, in every text encoder: its prompt, and where guided none."
+    with torch.device("meta"):
+        pipe = PIPELINES[row.network](small)
+    towers = [(pipe.text_encoder, 77), (pipe.text_encoder_2, 77 if row.network == "SDXL" else 512)]
+    with FlopCounterMode(display=False) as count, torch.no_grad():
+        for tower, length in towers:
+            tower(torch.zeros(1, length, dtype=torch.int64, device="meta"))
+    return count.get_total_flops() * (row.passes // row.steps)
+
+
+def image_operations(row: Row, small: bool = False) -> float:
+    """Floating-point operations for one image but for its texts: the denoiser's passes and the decoder, counted by
+    PyTorch on tensors without storage."""
     side, count = row.size // 8, FlopCounterMode(display=False)
     with torch.device("meta"), torch.no_grad():
         if row.network == "SDXL":
@@ -233,24 +254,56 @@ def matrix_rate(device: str, dtype: torch.dtype, side: int, rounds: int = 5) -> 
     return 2 * side**3 / min(seconds[1:])
 
 
-def rate_of(pipe, row: Row, batches: int, rounds: int) -> float:
-    "Images a second that come from the loop as bytes, the median of some rounds after one that does not count."
-    rates = []
+def rate_of(pipe, row: Row, batches: int, rounds: int) -> tuple[float, int]:
+    """Images a second that come from the loop as bytes, the median of some rounds after one that does not count; and
+    the fewest that memory let draw at once in those rounds."""
+    rates, room = [], MemoryRoom(row.batch)
     for i in range(rounds + 1):
         how = dict(seed=i, model=row.network, steps=row.steps, guidance=row.guidance, size=row.size)
         prompts = {name: [f"a photo of {name}"] for name in ("a heart", "an anchor")}
         plan = make_plan(prompts, row.batch * batches // 2, **how)
         start = time.perf_counter()
-        drawn = sum(len(batch.images) for batch in draw_batches(pipe, plan, batch_size=row.batch, retries=0))
-        rates.append(drawn / (time.perf_counter() - start))
-    return statistics.median(rates[1:])
+        drawn = list(draw_batches(pipe, plan, batch_size=row.batch, retries=0, room=room))
+        rates.append(sum(len(batch.images) for batch in drawn) / (time.perf_counter() - start))
+    return statistics.median(rates[1:]), min(batch.at_once for batch in drawn)
+
+
+def rate_of_plain_loop(pipe, row: Row, images: int) -> float:
+    "Images a second of one `pipe(prompt)` after the other, after one that does not count."
+    how = dict(num_inference_steps=row.steps, guidance_scale=row.guidance, height=row.size, width=row.size)
+    for i in range(images + 1):
+        if i == 1:
+            start = time.perf_counter()
+        pipe("a photo of a heart", generator=torch.Generator().manual_seed(i), **how)
+    return images / (time.perf_counter() - start)
 
 
 def peak_memory(device: str) -> str:
-    "The most that the device had held, or on a CPU the process."
+    "The most that the device has held since it was last forgotten; on a CPU the process."
     if device == "cuda":
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU"
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+
+
+def measure(network: str, rows: list[Row], counts: dict[Row, float], asked: argparse.Namespace, rate: float) -> None:
+    "Print a line for each row of a network and each way."
+    device, name = ("cuda", torch.cuda.get_device_name()) if torch.cuda.is_available() else ("cpu", platform.machine())
+    pipe = build(network, asked.small, device, torch.bfloat16 if device == "cuda" else torch.float32)
+    few = asked.small
+    plain = {row: rate_of_plain_loop(pipe, row, 1 if few else 2) for row in rows}
+    for way in asked.ways:
+        if way == "compiled":
+            _compile_parts(pipe)
+        for row in rows:
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            images, at_once = rate_of(pipe, row, 1 if few else 2, 1 if few else asked.rounds)
+            print(
+                f"H6 {row}, {at_once} at once, on {name}, {way}: {images:.3g} images a second, "
+                f"{images / plain[row]:.2f}x of one by one; {images * counts[row] / rate:.0%} of the floor's "
+                f"{rate / counts[row]:.3g}; peak {peak_memory(device)}",
+                flush=True,
+            )
 
 
 def main() -> int:
@@ -258,37 +311,29 @@ def main() -> int:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--networks", nargs="*", default=list(PIPELINES), choices=list(PIPELINES))
+    parser.add_argument("--ways", nargs="*", default=["as it comes", "compiled"], choices=["as it comes", "compiled"])
     asked = parser.parse_args()
-    rows, gpu = SMALL if asked.small else ROWS, torch.cuda.is_available()
-    counts = {row: operations(row, asked.small) for row in rows}
+    gpu = torch.cuda.is_available()
+    rows = [row for row in (SMALL if asked.small else ROWS) if row.network in asked.networks]
+    counts = {row: image_operations(row, asked.small) + text_operations(row, asked.small) for row in rows}
     for row, count in counts.items():
         print(f"{row}: {count / 1e12:.4g} TFLOP an image", flush=True)
     if asked.count:
         return 0
     if asked.small:
         torch.set_num_threads(1)
+        asked.ways = ["as it comes"]
     if not (gpu or asked.small):
         sys.exit("no GPU here: --small shows that the script runs, --count counts its operations")
-    device, name = ("cuda", torch.cuda.get_device_name()) if gpu else ("cpu", platform.machine())
     dtype = torch.bfloat16 if gpu else torch.float32
-    rate = matrix_rate(device, dtype, 256 if asked.small else 8192)
-    print(
-        f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}: {rate / 1e12:.4g} TFLOP/s in products"
-    )
-    for network in PIPELINES:
-        pipe = build(network, asked.small, device, dtype)
-        for way in ["as it comes"] if asked.small else ["as it comes", "compiled"]:
-            if way == "compiled":
-                _compile_parts(pipe)
-            for row in (row for row in rows if row.network == network):
-                images = rate_of(pipe, row, 1 if asked.small else 2, 1 if asked.small else asked.rounds)
-                share = images * counts[row] / rate
-                print(
-                    f"H6 {row}, batch {row.batch}, on {name}, {way}: {images:.3g} images a second, "
-                    f"{share:.0%} of the floor's {rate / counts[row]:.3g}; peak {peak_memory(device)}",
-                    flush=True,
-                )
-        del pipe
+    rate = matrix_rate("cuda" if gpu else "cpu", dtype, 256 if asked.small else 8192)
+    print(f"torch {torch.__version__}, diffusers {diffusers.__version__}: {rate / 1e12:.4g} TFLOP/s in products")
+    for network in asked.networks:
+        measure(network, [row for row in rows if row.network == network], counts, asked, rate)
+        gc.collect()  # a compiled network refers to itself
+        if gpu:
+            torch.cuda.empty_cache()
     return 0
 
 
