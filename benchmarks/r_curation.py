@@ -89,8 +89,8 @@ def scores_one_by_one(
 
 
 def scores_in_batches(home: ShardFolder, clip: Clip, test: LabelledImages, phrases: dict[str, list[str]]) -> np.ndarray:
-    """The same by `score_images`, which finds neither scores nor CLIP's features of an earlier round."""
-    clip.known.clear()
+    """The same by `score_images`, which finds neither scores nor CLIP's features of an earlier round; texts are encoded
+    once for both, in the warm-up."""
     shutil.rmtree(home.own / "curation", ignore_errors=True)
     table = score_images(home.path, clip, phrases=phrases, test=test, progress=False).table
     return table[["contrast", "test_similarity", "clip_probability", "clip_label"]].to_numpy(dtype=float)
