@@ -256,7 +256,7 @@ def matrix_rate(device: str, dtype: torch.dtype, side: int, rounds: int = 5) -> 
 
 def rate_of(pipe, row: Row, batches: int, rounds: int) -> tuple[float, int]:
     """Images a second that come from the loop as bytes, the median of some rounds after one that does not count; and
-    the fewest that memory let draw at once in those rounds."""
+    how many memory let draw at once, which only ever falls."""
     rates, room = [], MemoryRoom(row.batch)
     for i in range(rounds + 1):
         how = dict(seed=i, model=row.network, steps=row.steps, guidance=row.guidance, size=row.size)
@@ -289,15 +289,15 @@ def measure(network: str, rows: list[Row], counts: dict[Row, float], asked: argp
     "Print a line for each row of a network and each way."
     device, name = ("cuda", torch.cuda.get_device_name()) if torch.cuda.is_available() else ("cpu", platform.machine())
     pipe = build(network, asked.small, device, torch.bfloat16 if device == "cuda" else torch.float32)
-    few = asked.small
-    plain = {row: rate_of_plain_loop(pipe, row, 1 if few else 2) for row in rows}
+    batches, rounds = (1, 1) if asked.small else (2, asked.rounds)
+    plain = {row: rate_of_plain_loop(pipe, row, batches) for row in rows}
     for way in asked.ways:
         if way == "compiled":
             _compile_parts(pipe)
         for row in rows:
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            images, at_once = rate_of(pipe, row, 1 if few else 2, 1 if few else asked.rounds)
+            images, at_once = rate_of(pipe, row, batches, rounds)
             print(
                 f"H6 {row}, {at_once} at once, on {name}, {way}: {images:.3g} images a second, "
                 f"{images / plain[row]:.2f}x of one by one; {images * counts[row] / rate:.0%} of the floor's "
